@@ -1,0 +1,1 @@
+"""Smaller and faster variants of an artefact, and what they cost in accuracy."""

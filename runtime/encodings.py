@@ -1,0 +1,90 @@
+"""Token ids in, vectors out: the two structs that cross every boundary of the runtime. They know nothing of models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Embeddings", "Encodings"]
+
+
+@dataclass(frozen=True, slots=True)
+class Encodings:
+    """Tokenised texts, ragged: padding is a property of a target, not of a text.
+
+    Attributes:
+        ids: token ids with their special tokens, int32, (total_tokens,).
+        offsets: where each text's ids begin and the last one ends, int64, (n + 1,).
+        dropped: tokens that truncation cut from each text, int32, (n,).
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    dropped: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, special ones included, int64, (n,)."""
+        return np.diff(self.offsets)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.offsets[-1])
+
+    @classmethod
+    def from_lists(cls, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> Encodings:
+        """Joins rows of token ids; nothing counts as dropped."""
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        arrays = [np.asarray(row, np.int32) for row in rows]
+        ids = np.concatenate(arrays) if arrays else np.zeros(0, np.int32)
+        return cls(ids, offsets, np.zeros(len(rows), np.int32))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Encodings]) -> Encodings:
+        """Joins encodings, in order."""
+        lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
+        offsets = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        if not parts:
+            return cls(np.zeros(0, np.int32), offsets, np.zeros(0, np.int32))
+        return cls(
+            np.concatenate([part.ids for part in parts]), offsets, np.concatenate([part.dropped for part in parts])
+        )
+
+    def select(self, rows: NDArray[np.int64]) -> Encodings:
+        """The given rows, in the given order.
+
+        Args:
+            rows: row indices, int64, (m,).
+        """
+        lengths = self.lengths[rows]
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        # Index of every wanted token: its place in the output, moved by the distance between the two row starts.
+        shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        return Encodings(self.ids[np.arange(offsets[-1]) + shift], offsets, self.dropped[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What a text becomes.
+
+    Attributes:
+        vectors: float32, (n, dimension), in the order of the texts.
+        tokens: tokens that the model saw of each text, special ones included, int64, (n,).
+        dropped: tokens that truncation cut from each text, int32, (n,).
+    """
+
+    vectors: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    dropped: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.vectors)

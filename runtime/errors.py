@@ -1,0 +1,97 @@
+"""Fletcher's error tree. Third-party exceptions are translated into it once, at the boundary where they arise.
+
+    FletcherError
+    ├── CardError                a model card is malformed or unknown
+    ├── SourceError              a model's files cannot be fetched or are refused
+    │   └── ChecksumError        a file is not the one that was published
+    ├── CheckpointError          a checkpoint that cannot be converted without guessing
+    ├── ArtifactError            an artefact folder is missing, damaged, of another version, or being written
+    │   └── CanaryError          a session does not reproduce the artefact's reference vectors
+    ├── MissingPackageError      an optional package is not installed; names the extra
+    ├── ProviderError            an execution provider cannot run this graph on this machine
+    ├── InputError               texts, token ids, files or options that cannot be used as given
+    ├── VerificationError        an artefact does not reproduce the reference model
+    └── ServiceError             the server cannot answer now
+        ├── OverloadedError      the queue is full; carries the seconds after which to retry
+        ├── DeadlineError        the request's deadline passed before it was computed
+        └── StoppingError        the server is stopping and admits nothing more
+"""
+
+from fletcher.model_zoo.errors import CardError, ChecksumError, FletcherError, SourceError
+
+__all__ = [
+    "ArtifactError",
+    "CanaryError",
+    "CardError",
+    "CheckpointError",
+    "ChecksumError",
+    "DeadlineError",
+    "FletcherError",
+    "InputError",
+    "MissingPackageError",
+    "OverloadedError",
+    "ProviderError",
+    "ServiceError",
+    "SourceError",
+    "StoppingError",
+    "VerificationError",
+]
+
+
+class CheckpointError(FletcherError):
+    """A checkpoint whose architecture, configuration or tensors Fletcher does not author exactly."""
+
+
+class ArtifactError(FletcherError):
+    """An artefact folder is missing, damaged, of an unknown format version, or being written by somebody else."""
+
+
+class CanaryError(ArtifactError):
+    """A session does not reproduce the artefact's canary: it must not serve."""
+
+
+class MissingPackageError(FletcherError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed: pip install 'longbow-fletcher[{extra}]'"
+        )
+        self.package = package
+        self.extra = extra
+
+
+class ProviderError(FletcherError):
+    """An execution provider is not available here, or would not run the graph where it was asked to."""
+
+
+class InputError(FletcherError):
+    """Texts, token ids, files or options that cannot be used as given."""
+
+
+class VerificationError(FletcherError):
+    """The artefact's vectors are not those of the reference model."""
+
+
+class ServiceError(FletcherError):
+    """The server cannot answer this request now."""
+
+
+class OverloadedError(ServiceError):
+    """The queue is full.
+
+    Attributes:
+        retry_after: seconds after which a retry has a chance.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineError(ServiceError):
+    """The request's deadline passed before it was computed."""
+
+
+class StoppingError(ServiceError):
+    """The server is stopping: what was admitted is answered, nothing more is admitted."""
