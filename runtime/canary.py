@@ -1,0 +1,112 @@
+"""The canary: a few texts, their token ids and the vectors that they must become, carried by every artefact.
+
+A load that does not reproduce it is refused, so a server can never come up with wrong vectors. The file is a safetensors
+file, readable without Fletcher: `ids` int32 (total_tokens,), `offsets` int64 (n + 1,), `vectors` float32 (n, dimension);
+its metadata hold the texts (JSON) and where the vectors come from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .encodings import Encodings
+from .errors import ArtifactError
+
+__all__ = ["Canary", "CanaryResult", "check_vectors", "read_canary", "write_canary"]
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """What a load must reproduce.
+
+    Attributes:
+        texts: the texts as the tokenizer sees them, prompts included.
+        encodings: their token ids.
+        vectors: the reference, float32, (n, dimension).
+        origin: where the vectors come from, for people to read.
+    """
+
+    texts: tuple[str, ...]
+    encodings: Encodings
+    vectors: NDArray[np.float32]
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryResult:
+    """What a session made of the canary.
+
+    Attributes:
+        passed: whether every vector is within the tolerance.
+        min_cosine: smallest cosine with the reference.
+        max_abs: largest absolute difference of an element.
+        reason: empty, or what was out of tolerance.
+    """
+
+    passed: bool
+    min_cosine: float
+    max_abs: float
+    reason: str
+
+
+def write_canary(path: Path, canary: Canary) -> None:
+    """Writes the canary as a safetensors file."""
+    tensors = {"ids": canary.encodings.ids, "offsets": canary.encodings.offsets, "vectors": canary.vectors}
+    metadata = {"texts": json.dumps(canary.texts, ensure_ascii=True), "origin": canary.origin}
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata=metadata)
+
+
+def read_canary(path: Path) -> Canary:
+    """Reads a canary.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or incomplete.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            ids, offsets, vectors = (file.get_tensor(name) for name in ("ids", "offsets", "vectors"))
+        texts = tuple(json.loads(metadata["texts"]))
+        origin = metadata["origin"]
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ArtifactError(f"the canary {path} cannot be read ({error}): convert the checkpoint again") from error
+    if not len(texts) == len(offsets) - 1 == len(vectors):
+        raise ArtifactError(
+            f"the canary {path} has {len(texts)} texts, {len(offsets) - 1} rows of ids and {len(vectors)} vectors, "
+            "which should be as many: convert the checkpoint again"
+        )
+    return Canary(texts, Encodings(ids, offsets, np.zeros(len(texts), np.int32)), vectors, origin)
+
+
+def check_vectors(
+    vectors: NDArray[np.float32], reference: NDArray[np.float32], *, min_cosine: float, max_abs: float | None
+) -> CanaryResult:
+    """Compares a session's vectors with the canary's.
+
+    Args:
+        vectors: float32, (n, dimension).
+        reference: float32, (n, dimension).
+        min_cosine: smallest cosine allowed.
+        max_abs: largest absolute difference of an element allowed; None checks the angle alone.
+    """
+    if vectors.shape != reference.shape:
+        return CanaryResult(False, -1.0, float("inf"), f"shape {vectors.shape} instead of {reference.shape}")
+    if not np.isfinite(vectors).all():
+        return CanaryResult(False, -1.0, float("inf"), "a vector holds NaN or infinity")
+    ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosine = float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)))
+    difference = float(np.abs(ours - theirs).max())
+    reasons = []
+    if cosine < min_cosine:
+        reasons.append(f"cosine {cosine:.9f}, at least {min_cosine} wanted")
+    if max_abs is not None and difference > max_abs:
+        reasons.append(f"max abs difference {difference:.2e}, at most {max_abs:.0e} wanted")
+    return CanaryResult(not reasons, cosine, difference, "; ".join(reasons))
