@@ -1,5 +1,7 @@
 """How a model runs: artefacts, tokenising, batches, sessions, and the `Encoder` that joins them."""
 
+from .artifact import Artifact, Variant
+from .encoder import Encoder
 from .encodings import Embeddings, Encodings
 
-__all__ = ["Embeddings", "Encodings"]
+__all__ = ["Artifact", "Embeddings", "Encoder", "Encodings", "Variant"]

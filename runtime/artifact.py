@@ -1,10 +1,10 @@
 """The artefact folder: its manifest, reading it, writing it whole or not at all, and stamping what was verified.
 
-    fletcher.json              the manifest (below)
-    tokenizer.json
-    weights.fp32.safetensors   shared by the graphs of one precision
-    cpu-fp32.onnx              a small graph; its weights lie in the file above
-    canary.safetensors         what a load must reproduce
+fletcher.json              the manifest (below)
+tokenizer.json
+weights.fp32.safetensors   shared by the graphs of one precision
+cpu-fp32.onnx              a small graph; its weights lie in the file above
+canary.safetensors         what a load must reproduce
 """
 
 from __future__ import annotations
@@ -283,7 +283,9 @@ def new_artifact(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path).absolute()
     if path.exists() and not ((path / MANIFEST).is_file() or (path.is_dir() and not any(path.iterdir()))):
-        raise ArtifactError(f"{path} exists and is no artefact: it is not replaced. Choose another folder, or remove it")
+        raise ArtifactError(
+            f"{path} exists and is no artefact: it is not replaced. Choose another folder, or remove it"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with _only_writer(path):
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -297,14 +299,24 @@ def new_artifact(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _only_writer(path: Path) -> Iterator[None]:
-    """Holds a lock file beside `path`; it stays, since removing it would let a third writer in beside a waiting second."""
+    """Holds a lock file beside `path` and removes it at the end."""
     lock = path.parent / f".{path.name}.lock"
-    with lock.open("w") as stream:
+    with contextlib.ExitStack() as stack:
+        while True:
+            stream = stack.enter_context(lock.open("w"))
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ArtifactError(
+                    f"another process is writing {path}: wait for it, or choose another folder"
+                ) from None
+            # The writer before may have removed the file between our open and our lock: then lock the new one.
+            if lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                break
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(f"another process is writing {path}: wait for it, or choose another folder") from None
-        yield
+            yield
+        finally:
+            lock.unlink()
 
 
 def _replace(path: Path, new: Path) -> None:

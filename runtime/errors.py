@@ -1,20 +1,20 @@
 """Fletcher's error tree. Third-party exceptions are translated into it once, at the boundary where they arise.
 
-    FletcherError
-    ├── CardError                a model card is malformed or unknown
-    ├── SourceError              a model's files cannot be fetched or are refused
-    │   └── ChecksumError        a file is not the one that was published
-    ├── CheckpointError          a checkpoint that cannot be converted without guessing
-    ├── ArtifactError            an artefact folder is missing, damaged, of another version, or being written
-    │   └── CanaryError          a session does not reproduce the artefact's reference vectors
-    ├── MissingPackageError      an optional package is not installed; names the extra
-    ├── ProviderError            an execution provider cannot run this graph on this machine
-    ├── InputError               texts, token ids, files or options that cannot be used as given
-    ├── VerificationError        an artefact does not reproduce the reference model
-    └── ServiceError             the server cannot answer now
-        ├── OverloadedError      the queue is full; carries the seconds after which to retry
-        ├── DeadlineError        the request's deadline passed before it was computed
-        └── StoppingError        the server is stopping and admits nothing more
+FletcherError
+├── CardError                a model card is malformed or unknown
+├── SourceError              a model's files cannot be fetched or are refused
+│   └── ChecksumError        a file is not the one that was published
+├── CheckpointError          a checkpoint that cannot be converted without guessing
+├── ArtifactError            an artefact folder is missing, damaged, of another version, or being written
+│   └── CanaryError          a session does not reproduce the artefact's reference vectors
+├── MissingPackageError      an optional package is not installed; names the extra
+├── ProviderError            an execution provider cannot run this graph on this machine
+├── InputError               texts, token ids, files or options that cannot be used as given
+├── VerificationError        an artefact does not reproduce the reference model
+└── ServiceError             the server cannot answer now
+    ├── OverloadedError      the queue is full; carries the seconds after which to retry
+    ├── DeadlineError        the request's deadline passed before it was computed
+    └── StoppingError        the server is stopping and admits nothing more
 """
 
 from fletcher.model_zoo.errors import CardError, ChecksumError, FletcherError, SourceError

@@ -6,8 +6,8 @@
     (2, 384)
 """
 
-from fletcher.runtime import Embeddings
+from fletcher.runtime import Embeddings, Encoder
 
-__all__ = ["Embeddings", "__version__"]
+__all__ = ["Embeddings", "Encoder", "__version__"]
 
 __version__ = "0.1.0"
