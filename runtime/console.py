@@ -16,10 +16,11 @@ A tool declares its commands with typer and hands the app to `run`:
 
 `run` gives every command, at any depth, without a line in the command itself:
 
-- `--json`, `--debug` and `--config FILE` (also before the command's name, also `FLETCHER_JSON=1`, `FLETCHER_DEBUG=1`, `FLETCHER_CONFIG`);
-- an environment variable for each option: `FLETCHER_`, the command's words, the option's (`FLETCHER_MODEL_EXPORT_OUTPUT`);
-- values from one TOML file, a table per command with the long options' names as keys (`[model.export]`, `output = "x"`);
-  the command line wins over the environment, and that over the file; an unknown key is an error;
+- `--json`, `--debug` and `--config FILE`, also before the command's name, also as `FLETCHER_JSON=1`, `FLETCHER_DEBUG=1`
+  and `FLETCHER_CONFIG`;
+- an environment variable for each option: `FLETCHER_`, the command's words, the option (`FLETCHER_MODEL_EXPORT_OUTPUT`);
+- values from one TOML file, a table per command, its keys the long options' names (`[model.export]`, `output = "x"`); the
+  command line wins over the environment, and that over the file; an unknown key is an error;
 - one clear message on stderr in place of a stack trace, and the exit codes of `EXIT`.
 
 It knows neither models nor servers.
@@ -85,6 +86,8 @@ def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own wo
     app = typer.Typer(
         name=name,
         help=help,
+        epilog="Every option can also be an environment variable (FLETCHER_COMMAND_OPTION) or stand in a TOML file "
+        "(--config, a table per command).",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -132,7 +135,7 @@ def explain(error: OSError) -> str:
     """
     where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}no space is left to write to; free some space or choose another place. Nothing half-written was kept"
+        return f"{where}no space is left; free some or write elsewhere. Nothing half-written was kept"
     if error.errno == errno.ENOENT:
         return f"{where}no such file or folder"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -227,6 +230,7 @@ def _equip(command: Any, words: tuple[str, ...], settings: _Settings, common: li
         # Options that name a variable keep it; `--version` and completion end the run, so a variable would be a trap.
         if long_name and param.envvar is None and param.expose_value and not param.is_eager:
             param.envvar = "_".join((*words, long_name)).upper().replace("-", "_")
+            param.show_envvar = False  # the epilog tells the rule; a name per option would fill half of the help
     for name, child in getattr(command, "commands", {}).items():
         if not hasattr(child, "commands"):
             child.params.extend(common)
