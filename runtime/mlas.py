@@ -38,7 +38,7 @@ class MlasSession:
             ProviderError: ONNX Runtime would not run it on the CPU provider.
         """
         try:
-            import onnxruntime  # noqa: PLC0415
+            import onnxruntime
         except ImportError as error:
             raise MissingPackageError("onnxruntime", "cpu", "running an artefact") from error
         options = onnxruntime.SessionOptions()
@@ -49,7 +49,7 @@ class MlasSession:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session: Any = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
-        except Exception as error:  # noqa: BLE001  pybind maps ONNX Runtime's statuses to a dozen unrelated classes
+        except Exception as error:
             raise ArtifactError(f"ONNX Runtime cannot load {graph}: {error}") from error
         if self._session.get_providers() != [PROVIDER]:
             raise ProviderError(f"{graph} was to run on {PROVIDER}, and runs on {self._session.get_providers()}")

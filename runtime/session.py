@@ -60,7 +60,7 @@ def open_session(artifact: Artifact, variant: Variant, *, threads: int) -> Sessi
         ArtifactError: the graph file cannot be loaded.
     """
     if variant.target == "cpu":
-        from .mlas import MlasSession  # noqa: PLC0415  onnxruntime is optional and takes 100 ms to import
+        from .mlas import MlasSession
 
         return MlasSession(Path(artifact.path / variant.file), threads=threads)
     raise ProviderError(

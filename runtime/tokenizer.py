@@ -39,7 +39,7 @@ class Tokenizer:
         """
         try:
             self._tokenizer = HuggingFaceTokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  tokenizers raises bare Exception for every failure
+        except Exception as error:
             raise ArtifactError(f"{path} is no tokenizer that can be read: {error}") from error
         # A checkpoint's file may carry truncation and padding of its training run: both would be silent here.
         self._tokenizer.no_truncation()
