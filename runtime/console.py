@@ -18,9 +18,9 @@ A tool declares its commands with typer and hands the app to `run`:
 
 - `--json`, `--debug` and `--config FILE`, also before the command's name, also as `FLETCHER_JSON=1`, `FLETCHER_DEBUG=1`
   and `FLETCHER_CONFIG`;
-- an environment variable for each option: `FLETCHER_`, the command's words, the option (`FLETCHER_MODEL_EXPORT_OUTPUT`);
-- values from one TOML file, a table per command, its keys the long options' names (`[model.export]`, `output = "x"`); the
-  command line wins over the environment, and that over the file; an unknown key is an error;
+- an environment variable per option: `FLETCHER_`, the command's words, the option (`FLETCHER_MODEL_EXPORT_OUTPUT`);
+- values from one TOML file, a table per command, its keys the long options' names (`[model.export]`, `output = "x"`);
+  the command line wins over the environment, and that over the file; an unknown key is an error;
 - one clear message on stderr in place of a stack trace, and the exit codes of `EXIT`.
 
 It knows neither models nor servers.
@@ -28,18 +28,14 @@ It knows neither models nor servers.
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import signal
 import sys
-import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Annotated, Any, Final, NoReturn
 
@@ -47,6 +43,8 @@ import typer
 import typer.main
 
 from .errors import FletcherError
+from .options import Settings, common_options, long_name
+from .oserrors import explain
 from .reporter import Reporter
 
 __all__ = ["EXIT", "ExitCodes", "explain", "make_app", "reporter", "run"]
@@ -64,16 +62,6 @@ class ExitCodes:
 
 
 EXIT: Final = ExitCodes()
-
-
-@dataclass(slots=True)
-class _Settings:
-    """What the common options said; one per `run`, carried as the context's `obj`."""
-
-    prog: str
-    as_json: bool = False
-    debug: bool = False
-    config: Path | None = None
 
 
 def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own word)
@@ -105,7 +93,7 @@ def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own wo
 
 def reporter(ctx: typer.Context) -> Reporter:
     """The reporter that tells this command's progress and result in the way the user asked for (`--json` or not)."""
-    settings: _Settings = ctx.obj
+    settings: Settings = ctx.obj
     return Reporter(as_json=settings.as_json)
 
 
@@ -118,34 +106,13 @@ def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
     """
     prog = app.info.name or "fletcher"
     command = typer.main.get_command(app)
-    settings = _Settings(prog)
-    common = typer.main.get_command(_common_options()).params
+    settings = Settings(prog)
+    common = common_options()
     command.params.extend(common)
     _equip(command, ("FLETCHER",), settings, common)
     with _exit_on_terminate():
         command(None if args is None else list(args), prog_name=prog, obj=settings)
     raise SystemExit(0)
-
-
-def explain(error: OSError) -> str:
-    """An operating system's error as a sentence that says what to do.
-
-    Args:
-        error: an error from opening, reading or writing a file or a socket.
-    """
-    where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{where}no space is left; free some or write elsewhere. Nothing half-written was kept"
-    if error.errno == errno.ENOENT:
-        return f"{where}no such file or folder"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"{where}permission denied by the file system ({error.strerror})"
-    if error.errno == errno.EADDRINUSE:
-        return f"{where}the address is already in use; stop the process that listens there or choose another port"
-    return f"{where}{error.strerror or error}"
-
-
-# The options that every command has -----------------------------------------------------------------------------------
 
 
 def _print_version(value: bool) -> None:
@@ -156,133 +123,25 @@ def _print_version(value: bool) -> None:
         raise typer.Exit
 
 
-def _set_json(ctx: typer.Context, value: bool) -> None:
-    ctx.obj.as_json |= value
-
-
-def _set_debug(ctx: typer.Context, value: bool) -> None:
-    ctx.obj.debug |= value
-
-
-def _set_config(ctx: typer.Context, value: Path | None) -> None:
-    """Reads the command's table; being eager, it runs before the other options look for their values."""
-    if ctx.resilient_parsing:  # shell completion
-        return
-    if value is not None:
-        ctx.obj.config = value
-    if ctx.parent is not None and ctx.obj.config is not None:
-        ctx.default_map = _read_table(ctx.obj.config, ctx)
-
-
-def _common_options() -> typer.Typer:
-    """A throwaway app: typer's public way to build option objects, whose classes differ between its versions."""
-    app = typer.Typer(add_completion=False)
-    panel = "Common options"
-
-    def common(as_json: bool = False, debug: bool = False, config: Path | None = None) -> None: ...
-
-    common.__annotations__ = {
-        "as_json": Annotated[
-            bool,
-            typer.Option(
-                "--json",
-                callback=_set_json,
-                expose_value=False,
-                envvar="FLETCHER_JSON",
-                rich_help_panel=panel,
-                help="Print the result as JSON on stdout, everything else on stderr.",
-            ),
-        ],
-        "debug": Annotated[
-            bool,
-            typer.Option(
-                "--debug",
-                callback=_set_debug,
-                is_eager=True,
-                expose_value=False,
-                envvar="FLETCHER_DEBUG",
-                rich_help_panel=panel,
-                help="Show stack traces.",
-            ),
-        ],
-        "config": Annotated[
-            Path | None,
-            typer.Option(
-                "--config",
-                callback=_set_config,
-                is_eager=True,
-                expose_value=False,
-                envvar="FLETCHER_CONFIG",
-                metavar="FILE.toml",
-                rich_help_panel=panel,
-                help="Take options from this file, a table per command.",
-            ),
-        ],
-    }
-    app.command()(common)
-    return app
-
-
-def _equip(command: Any, words: tuple[str, ...], settings: _Settings, common: list[Any]) -> None:
+def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: list[Any]) -> None:
     """Adds the common options, environment variables and the error guard to a command and those below it."""
     for param in command.params:
-        long_name = _long_name(param)
+        name = long_name(param)
         # Options that name a variable keep it; `--version` and completion end the run, so a variable would be a trap.
-        if long_name and param.envvar is None and param.expose_value and not param.is_eager:
-            param.envvar = "_".join((*words, long_name)).upper().replace("-", "_")
+        if name and param.envvar is None and param.expose_value and not param.is_eager:
+            param.envvar = "_".join((*words, name)).upper().replace("-", "_")
             param.show_envvar = False  # the epilog tells the rule; a name per option would fill half of the help
-    for name, child in getattr(command, "commands", {}).items():
+    for word, child in getattr(command, "commands", {}).items():
         if not hasattr(child, "commands"):
             child.params.extend(common)
             child.callback = _guarded(child.callback, settings)
-        _equip(child, (*words, name), settings, common)
-
-
-def _long_name(param: Any) -> str | None:
-    """`token-budget` of `--token-budget`; None for an argument."""
-    return next((option[2:] for option in param.opts if option.startswith("--")), None)
-
-
-def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
-    """The command's table of the TOML file, keyed by parameter name."""
-    words: list[str] = []
-    above: Any = ctx
-    while above.parent is not None:
-        words.insert(0, str(above.info_name))
-        above = above.parent
-    try:
-        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise typer.BadParameter(explain(error), param_hint="--config") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{path} is not a TOML file: {error}", param_hint="--config") from error
-    for depth, word in enumerate(words):
-        table = table.get(word, {})
-        if not isinstance(table, dict):
-            wanted = ".".join(words[: depth + 1])
-            raise typer.BadParameter(f"{path}: {wanted} must be a table: [{wanted}]", param_hint="--config")
-    names = {_long_name(param) or param.name: param.name for param in ctx.command.params if param.expose_value}
-    values: dict[str, Any] = {}
-    for key, value in table.items():
-        option = key.replace("_", "-") if key.replace("_", "-") in names else key
-        if option not in names:
-            close = get_close_matches(key, [str(name) for name in names], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(sorted(map(str, names)))}"
-            raise typer.BadParameter(
-                f"{path}: [{'.'.join(words)}] has no option {key!r}; {hint}", param_hint="--config"
-            )
-        # Strings go through the same conversion as the command line's words.
-        if isinstance(value, list):
-            values[str(names[option])] = [str(item) for item in value]
-        else:
-            values[str(names[option])] = value if isinstance(value, bool) else str(value)
-    return values
+        _equip(child, (*words, word), settings, common)
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
-def _guarded(callback: Callable[..., Any], settings: _Settings) -> Callable[..., Any]:
+def _guarded(callback: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
     """The command's function with its failures told in one message."""
 
     @functools.wraps(callback)
@@ -308,7 +167,7 @@ def _guarded(callback: Callable[..., Any], settings: _Settings) -> Callable[...,
     return guarded
 
 
-def _fail(settings: _Settings, message: str) -> NoReturn:
+def _fail(settings: Settings, message: str) -> NoReturn:
     if settings.debug:
         traceback.print_exc()
     typer.echo(f"{settings.prog}: error: {message}", err=True)
@@ -316,7 +175,7 @@ def _fail(settings: _Settings, message: str) -> NoReturn:
 
 
 def _tell_unexpected(
-    settings: _Settings, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    settings: Settings, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """Stands in for Python's stack trace: whatever comes here is a defect of Fletcher, not the user's."""
     typer.echo(
