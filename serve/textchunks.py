@@ -1,0 +1,68 @@
+"""What the readers of text files give: chunks of consecutive texts with the other columns beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import pyarrow as pa
+
+from fletcher.runtime.errors import InputError
+
+__all__ = ["CHUNK_CHARACTERS", "CHUNK_TEXTS", "TextChunk", "TextSource", "refuse_reserved"]
+
+#: Texts that a chunk holds: enough to sort by length into even batches, little enough to stay in memory.
+CHUNK_TEXTS: Final = 4096
+
+#: A chunk ends early when its texts reach this many characters, so that long documents cannot fill the memory.
+CHUNK_CHARACTERS: Final = 32 * 2**20
+
+#: Columns that the output adds, and that the input must therefore not carry.
+_RESERVED: Final = ("text", "vector")
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """Consecutive texts of a file.
+
+    Attributes:
+        first_row: row number of the first text, from 0.
+        texts: the texts, in the file's order.
+        carried: the other columns; where there are any, as many rows as texts.
+    """
+
+    first_row: int
+    texts: list[str]
+    carried: pa.RecordBatch
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """An open file of texts.
+
+    Attributes:
+        name: the file, for messages.
+        total: texts in it, or None where only reading it would tell.
+        schema: of the columns that are carried along.
+        chunks: the texts; to be read once.
+    """
+
+    name: str
+    total: int | None
+    schema: pa.Schema
+    chunks: Iterator[TextChunk]
+
+
+def refuse_reserved(name: str, others: Iterable[str], column: str) -> None:
+    """Refuses input whose other columns have names that the output needs.
+
+    Raises:
+        InputError: one of them is "text" or "vector".
+    """
+    for other in others:
+        if other in _RESERVED:
+            raise InputError(
+                f"{name}: besides the texts in {column!r} it has {other!r}, a name that the output needs; "
+                f"rename it or leave it out"
+            )

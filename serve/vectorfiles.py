@@ -1,0 +1,178 @@
+"""Vectors to files: npy, parquet, Arrow. A file appears under its name whole or not at all. Knows nothing of models."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fletcher.runtime.errors import InputError
+
+from .textchunks import TextChunk
+
+__all__ = ["VECTOR_SUFFIXES", "VectorWriter", "open_vectors"]
+
+VECTOR_SUFFIXES: Final = (".npy", ".parquet", ".arrow")
+
+#: Bytes of a parquet row group: large enough to compress well, small enough to read one at a time.
+ROW_GROUP_BYTES: Final = 32 * 2**20
+
+
+class VectorWriter(Protocol):
+    """Takes chunks in the order of the file."""
+
+    def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
+        """Appends a chunk.
+
+        Args:
+            chunk: texts and the columns beside them.
+            vectors: float32, (len(chunk.texts), dimension).
+        """
+
+    def finish(self) -> None:
+        """Completes the file's content."""
+
+
+@contextmanager
+def open_vectors(path: Path, dimension: int, carried: pa.Schema, *, force: bool = False) -> Iterator[VectorWriter]:
+    """A writer for the format that the suffix names: `.npy` (n, dimension) float32, or the columns `id`, `text`, `vector`
+    and the carried ones as `.parquet` (zstd) or `.arrow` (IPC file).
+
+    The content goes to a temporary file beside the target, which takes the target's name at the end, and is removed if
+    anything fails before.
+
+    Args:
+        path: the file to write.
+        dimension: length of a vector.
+        carried: columns beside the texts; an `id` among them replaces the row number.
+        force: replace a file that exists.
+
+    Raises:
+        InputError: an unknown suffix, no such folder, or the file exists.
+        OSError: it cannot be written, for example because the disk is full.
+    """
+    if path.suffix.lower() not in VECTOR_SUFFIXES:
+        raise InputError(
+            f"{path}: the suffix {path.suffix!r} names no format of vectors; use {', '.join(VECTOR_SUFFIXES)}"
+        )
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
+    _refuse_existing(path, force=force)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("xb") as file:
+            writer = _open_writer(path.suffix.lower(), file, dimension, carried)
+            try:
+                yield writer
+            except BaseException:
+                # pyarrow's writers complete themselves when they are collected, then into a closed file.
+                with contextlib.suppress(OSError, ValueError):
+                    writer.finish()
+                raise
+            writer.finish()
+            file.flush()
+            os.fsync(file.fileno())
+        _refuse_existing(path, force=force)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _refuse_existing(path: Path, *, force: bool) -> None:
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; choose another name, or replace it with --force")
+
+
+def _open_writer(suffix: str, file: IO[bytes], dimension: int, carried: pa.Schema) -> VectorWriter:
+    if suffix == ".npy":
+        return _NpyWriter(file, dimension)
+    schema = _output_schema(dimension, carried)
+    return _ParquetWriter(file, schema) if suffix == ".parquet" else _ArrowWriter(file, schema)
+
+
+class _NpyWriter:
+    """The header's place is kept free at the start and filled once the number of rows is known."""
+
+    def __init__(self, file: IO[bytes], dimension: int) -> None:
+        self._file = file
+        self._dimension = dimension
+        self._rows = 0
+        self._header()
+
+    def _header(self) -> None:
+        # numpy pads the header for a first axis of any length, so the second writing covers the first exactly.
+        shape = (self._rows, self._dimension)
+        np.lib.format.write_array_header_1_0(self._file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+
+    def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
+        self._file.write(np.ascontiguousarray(vectors, "<f4").data)
+        self._rows += len(chunk.texts)
+
+    def finish(self) -> None:
+        self._file.seek(0)
+        self._header()
+
+
+class _ParquetWriter:
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._schema = schema
+        # Vectors have no repeated values for a dictionary to save.
+        self._writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False)
+        self._waiting: list[pa.RecordBatch] = []
+
+    def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
+        self._waiting.append(_output_batch(self._schema, chunk, vectors))
+        if sum(batch.nbytes for batch in self._waiting) >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self._waiting, self._schema)
+        self._waiting = []
+        self._writer.write_table(table, row_group_size=max(len(table), 1))
+
+    def finish(self) -> None:
+        if self._waiting:
+            self._flush()
+        self._writer.close()
+
+
+class _ArrowWriter:
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pa.ipc.new_file(file, schema)
+
+    def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
+        self._writer.write_batch(_output_batch(self._schema, chunk, vectors))
+
+    def finish(self) -> None:
+        self._writer.close()
+
+
+def _output_schema(dimension: int, carried: pa.Schema) -> pa.Schema:
+    own_id = carried.field("id") if "id" in carried.names else pa.field("id", pa.int64(), nullable=False)
+    vector = pa.list_(pa.field("item", pa.float32(), nullable=False), dimension)
+    fields = [own_id, pa.field("text", pa.string(), nullable=False), pa.field("vector", vector, nullable=False)]
+    return pa.schema([*fields, *(field for field in carried if field.name != "id")])
+
+
+def _output_batch(schema: pa.Schema, chunk: TextChunk, vectors: NDArray[np.float32]) -> pa.RecordBatch:
+    made = {
+        "id": pa.array(np.arange(chunk.first_row, chunk.first_row + len(chunk.texts), dtype=np.int64)),
+        "text": pa.array(chunk.texts, pa.string()),
+        "vector": pa.FixedSizeListArray.from_arrays(
+            pa.array(np.ascontiguousarray(vectors).ravel()), type=schema.field("vector").type
+        ),
+    }
+    carried = chunk.carried.schema.names
+    columns = [chunk.carried.column(name) if name in carried else made[name] for name in schema.names]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
