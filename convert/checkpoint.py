@@ -1,0 +1,162 @@
+"""A checkpoint folder as Fletcher reads it: configuration and memory-mapped safetensors, nothing computed, nothing guessed."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime.errors import CheckpointError
+
+__all__ = ["Checkpoint", "StoredTensor"]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+#: safetensors' names of the element types that a checkpoint's weights may have.
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as it lies on disk.
+
+    Attributes:
+        name: its name in the checkpoint.
+        shape: its shape.
+        dtype: its element type.
+        file: where it lies.
+        start: byte where it begins.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    file: Path
+    start: int
+
+    def read(self) -> NDArray[Any]:
+        """The tensor, memory-mapped and read-only."""
+        if 0 in self.shape:
+            return np.zeros(self.shape, self.dtype)
+        return np.memmap(self.file, self.dtype, "r", self.start, self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a checkpoint folder holds.
+
+    Attributes:
+        folder: the folder.
+        config: its `config.json`.
+        tensors: its tensors by name, those of every shard together.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, StoredTensor] = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Reads the configuration and the safetensors headers.
+
+        Raises:
+            CheckpointError: a file is missing, truncated or malformed.
+        """
+        config = read_json(folder / "config.json")
+        tensors = {tensor.name: tensor for file in _weight_files(folder) for tensor in read_header(file)}
+        return cls(folder, config, tensors)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(int(np.prod(t.shape, dtype=np.int64)) * t.dtype.itemsize for t in self.tensors.values())
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / SINGLE).is_file():
+        return [folder / SINGLE]
+    if (folder / INDEX).is_file():
+        shards = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        for shard in shards:
+            if not isinstance(shard, str) or Path(shard).name != shard:
+                raise CheckpointError(f"{folder / INDEX} names the shard {shard!r}, which is not a file beside it")
+            if not (folder / shard).is_file():
+                raise CheckpointError(f"{folder} lacks {shard}, which {INDEX} names: fetch the checkpoint again")
+        return [folder / shard for shard in shards]
+    raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}: Fletcher reads safetensors only")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointError: no such file, or no JSON object in it.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{file.parent} has no {file.name}: is it a HuggingFace checkpoint?") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds {type(value).__name__}, where a JSON object was expected")
+    return value
+
+
+def read_header(file: Path) -> Iterator[StoredTensor]:
+    """The tensors of a safetensors file, checked against its size.
+
+    Source of the format: the README of github.com/huggingface/safetensors.
+
+    Raises:
+        CheckpointError: the file is truncated or malformed, or holds an element type that no weight has.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > min(size - 8, MAX_HEADER):
+                raise CheckpointError(
+                    f"{file} is truncated or no safetensors file: its header should have {length} bytes, "
+                    f"the file has {size}. Fetch it again"
+                )
+            header = json.loads(stream.read(length))
+        for name, entry in header.items():
+            if name == "__metadata__":
+                continue
+            if entry["dtype"] not in DTYPES:
+                raise CheckpointError(
+                    f"{file}: the tensor {name} has the element type {entry['dtype']}, of no weight known"
+                )
+            dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+            begin, end = entry["data_offsets"]
+            if 8 + length + end > size:
+                raise CheckpointError(
+                    f"{file} is truncated: the tensor {name} should end at byte {8 + length + end}, "
+                    f"the file has {size}. Fetch it again"
+                )
+            if end - begin != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+                raise CheckpointError(
+                    f"{file} is malformed: the tensor {name} of shape {shape} has {end - begin} bytes"
+                )
+            yield StoredTensor(name, shape, dtype, file, 8 + length + begin)
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is no safetensors file that can be read: {error}. Fetch it again") from error

