@@ -14,7 +14,7 @@ from .graph import GraphBuilder
 __all__ = ["AUTHORED", "check_activation", "emit_activation"]
 
 AUTHORED = frozenset(
-    [
+    {
         "gelu",
         "gelu_fast",
         "gelu_new",
@@ -25,8 +25,9 @@ AUTHORED = frozenset(
         "relu",
         "sigmoid",
         "silu",
-    ]
-    + ["swish", "tanh"]
+        "swish",
+        "tanh",
+    }
 )
 
 _OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}

@@ -1,4 +1,4 @@
-"""A checkpoint folder as Fletcher reads it: configuration and memory-mapped safetensors, nothing computed, nothing guessed."""
+"""A checkpoint folder as Fletcher reads it: configuration and memory-mapped safetensors; nothing computed or guessed."""
 
 from __future__ import annotations
 

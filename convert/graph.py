@@ -9,6 +9,7 @@ import json
 import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -55,12 +56,12 @@ class GraphBuilder:
         self._outputs.append(_value_info(info))
         self.outputs.append(info)
 
-    def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: object) -> str:
+    def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
         """Adds a node with one output, which has the node's name."""
         return self.nodes(operator, inputs, name, (name,), **attributes)[0]
 
     def nodes(
-        self, operator: str, inputs: Sequence[str], name: str, outputs: Sequence[str], **attributes: object
+        self, operator: str, inputs: Sequence[str], name: str, outputs: Sequence[str], **attributes: Any
     ) -> tuple[str, ...]:
         """Adds a node with several outputs."""
         if clash := self._names.intersection(outputs):

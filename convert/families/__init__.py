@@ -31,7 +31,7 @@ def describe(checkpoint: Checkpoint) -> Architecture:
         CheckpointError: the family is not authored, or the checkpoint cannot be converted without guessing.
     """
     family = checkpoint.config.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise CheckpointError(
             f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}"
         )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fletcher.runtime.errors import CheckpointError
 
 from ..checkpoint import Checkpoint
+from .harmless_keys import HARMLESS
 
 __all__ = ["Config"]
 
-#: Keys of transformers' PretrainedConfig, and of the tools that write one, which leave an encoder's inference as it is.
-HARMLESS = frozenset(
-    ["_attn_implementation_autoset", "_attn_implementation_internal", "_name_or_path", "architectures", "attention_probs_dropout_prob", "attn_implementation", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout", "cls_token_id", "dtype", "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "hidden_dropout_prob", "id2label", "initializer_range", "is_encoder_decoder", "label2id", "length_penalty", "mask_token_id", "max_length", "min_length", "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels", "num_return_sequences", "output_attentions", "output_hidden_states", "output_past", "output_scores", "pad_token_id", "prefix", "problem_type", "remove_invalid_values", "repetition_penalty", "return_dict", "return_dict_in_generate", "sentence_transformers", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tie_word_embeddings", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p", "unk_token_id", "use_bfloat16", "use_cache"]
-)
 #: Keys that must have the value that leaves the mathematics alone, if they are there.
-NEUTRAL = {"is_decoder": False, "add_cross_attention": False, "cross_attention_hidden_size": None, "pruned_heads": {}}
+NEUTRAL: Mapping[str, object] = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "pruned_heads": {},
+}
 
 
 class Config:
