@@ -154,7 +154,7 @@ def _format_fields(result: object) -> Iterator[str]:
         return
     width = max((len(str(key)) for key in result), default=0)
     for key, value in result.items():
-        yield f"{str(key).replace('_', ' '):<{width}}  {_format_cell(value)}"
+        yield f"{str(key).replace('_', ' '):<{width}}  {_format_cell(value)}".rstrip()
 
 
 def _format_table(table: Table) -> Iterator[str]:

@@ -18,13 +18,6 @@ _TYPES: Final = {
     "string": pa.string(),
     "json": pa.string(),
 }
-    "bool": pa.bool_(),
-    "int": pa.int64(),
-    "long": pa.int64(),
-    "float": pa.float64(),
-    "string": pa.string(),
-    "json": pa.string(),
-}
 
 #: What two kinds become together; "int" is one that a double holds exactly, "long" any other of 64 bits.
 _JOINED: Final = {frozenset(("int", "float")): "float", frozenset(("int", "long")): "long"}

@@ -44,13 +44,13 @@ _FORMATS: Final[dict[str, TextFormat]] = {
 
 @contextmanager
 def open_texts(
-    path: str, *, text_format: TextFormat | None = None, column: str = "text", chunk_texts: int = CHUNK_TEXTS
+    path: str, *, text_format: str | None = None, column: str = "text", chunk_texts: int = CHUNK_TEXTS
 ) -> Iterator[TextSource]:
     """Opens a file of texts; errors of its content may come only while the chunks are read.
 
     Args:
         path: the file, or "-" for standard input (txt, jsonl or csv).
-        text_format: None goes by the file's suffix; standard input is then txt.
+        text_format: one of `TextFormat`; None goes by the file's suffix, and standard input is then txt.
         column: the key or column that holds the text; a txt file has none.
         chunk_texts: most texts in a chunk.
 
@@ -60,7 +60,7 @@ def open_texts(
     """
     if chunk_texts < 1:
         raise InputError(f"a chunk of {chunk_texts} texts was asked for; it needs at least 1")
-    chosen = text_format or _format_of(path)
+    chosen = _format_of(path) if text_format is None else _named_format(text_format)
     with ExitStack() as stack:
         if chosen in ("parquet", "arrow"):
             if path == STDIN:
@@ -97,6 +97,13 @@ def _format_of(path: str) -> TextFormat:
             f"or say with --format which it is: {', '.join(get_args(TextFormat))}"
         )
     return _FORMATS[suffix]
+
+
+def _named_format(name: str) -> TextFormat:
+    for known in get_args(TextFormat):
+        if name == known:
+            return known  # type: ignore[no-any-return]
+    raise InputError(f"the format {name!r} is unknown; use one of {', '.join(get_args(TextFormat))}")
 
 
 @contextmanager

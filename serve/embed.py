@@ -1,0 +1,122 @@
+"""The bulk job: a file of texts becomes a file of vectors. It knows neither file formats nor maths."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime import Encoder
+from fletcher.runtime.reporter import Progress
+
+from .textchunks import TextChunk, TextSource
+from .vectorfiles import open_vectors
+
+__all__ = ["EmbedSummary", "embed_file"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSummary:
+    """What a bulk job did.
+
+    Attributes:
+        output: the file of vectors.
+        model: the card's name.
+        variant: the graph that ran.
+        provider: where it ran.
+        texts: vectors written.
+        dimension: length of each.
+        tokens: tokens that the model saw.
+        truncated_texts: texts that were longer than the model's limit.
+        dropped_tokens: tokens that were cut from them.
+        seconds: from the first text read to the file in its place; loading the model is not in it.
+        texts_per_second: texts by these seconds.
+        tokens_per_second: tokens by these seconds.
+    """
+
+    output: Path
+    model: str
+    variant: str
+    provider: str
+    texts: int
+    dimension: int
+    tokens: int
+    truncated_texts: int
+    dropped_tokens: int
+    seconds: float
+    texts_per_second: float
+    tokens_per_second: float
+
+
+def embed_file(
+    encoder: Encoder,
+    source: TextSource,
+    output: Path,
+    *,
+    input_type: str | None,
+    dimensions: int | None,
+    force: bool,
+    progress: Progress,
+) -> EmbedSummary:
+    """Embeds every text of a source, in its order.
+
+    Args:
+        encoder: the model.
+        source: texts, from `open_texts`.
+        output: file to write: npy, parquet or arrow.
+        input_type: "query", "document", … as for `Encoder.tokenize`; None is "document".
+        dimensions: a Matryoshka length of the model, or None for the full one.
+        force: replace `output` if it exists.
+        progress: counts texts and tokens.
+
+    Raises:
+        InputError: a text, an option or a file that cannot be used; nothing is left under `output`.
+        OSError: the output cannot be written; nothing is left under `output`.
+    """
+    encoder.shorten(np.empty((0, encoder.dimension), np.float32), dimensions)  # refuse before a file is begun
+    started = time.monotonic()
+    texts = tokens = truncated = dropped = 0
+    with open_vectors(output, dimensions or encoder.dimension, source.schema, force=force) as writer:
+        for chunk, vectors, counts, cut in _embedded(encoder, source, input_type, dimensions):
+            writer.write(chunk, vectors)
+            progress.advance(len(chunk.texts), int(counts.sum()))
+            texts += len(chunk.texts)
+            tokens += int(counts.sum())
+            truncated += int(np.count_nonzero(cut))
+            dropped += int(cut.sum())
+    seconds = time.monotonic() - started
+    return EmbedSummary(
+        output=output,
+        model=encoder.card.name,
+        variant=encoder.variant.name,
+        provider=encoder.provider,
+        texts=texts,
+        dimension=dimensions or encoder.dimension,
+        tokens=tokens,
+        truncated_texts=truncated,
+        dropped_tokens=dropped,
+        seconds=round(seconds, 3),
+        texts_per_second=round(texts / seconds, 1),
+        tokens_per_second=round(tokens / seconds, 1),
+    )
+
+
+def _embedded(
+    encoder: Encoder, source: TextSource, input_type: str | None, dimensions: int | None
+) -> Iterator[tuple[TextChunk, NDArray[np.float32], NDArray[np.int64], NDArray[np.int32]]]:
+    """Each chunk with its vectors, tokens and dropped tokens."""
+    # The encoder reads ahead on a thread of its own: the chunks that it took wait here for their vectors.
+    taken: deque[TextChunk] = deque()
+
+    def texts() -> Iterator[list[str]]:
+        for chunk in source.chunks:
+            taken.append(chunk)
+            yield chunk.texts
+
+    for embeddings in encoder.stream(texts(), input_type=input_type, dimensions=dimensions):
+        yield taken.popleft(), embeddings.vectors, embeddings.tokens, embeddings.dropped
