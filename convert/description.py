@@ -23,6 +23,8 @@ __all__ = [
     "Module",
     "Normalize",
     "Pooling",
+    "RelativeBias",
+    "Rotary",
 ]
 
 
@@ -59,8 +61,40 @@ class Embedding:
 
 
 @dataclass(frozen=True, slots=True)
+class Rotary:
+    """Rotary positions: pairs of a head's first elements, turned by an angle that grows with the position.
+
+    Attributes:
+        name: of its table in the graph; equal for layers that share one.
+        frequencies: radians a position, one for each pair, as float32 values; whatever scaling a family has is in them.
+        interleaved: the pairs are neighbours (0, 1), (2, 3), …; otherwise element i goes with i + len(frequencies).
+        factor: what cosines and sines are multiplied with (YaRN's attention factor).
+    """
+
+    name: str
+    frequencies: tuple[float, ...]
+    interleaved: bool = False
+    factor: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeBias:
+    """A learnt number added to each score by the distance of its two tokens, in T5's logarithmic buckets (MPNet).
+
+    Attributes:
+        table: (buckets, heads); half of the buckets are for keys before the query, half for those after it.
+        max_distance: from here on all distances share the last bucket.
+    """
+
+    table: Weight
+    max_distance: int = 128
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     """Multi-head self-attention over each text.
+
+    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's and the learnt bias, inside the window.
 
     Attributes:
         query: (hidden, heads · head_size).
@@ -69,6 +103,12 @@ class Attention:
         output: (heads · head_size, hidden).
         num_heads: heads.
         scale: what the scores are multiplied with.
+        rotary: positions that turn queries and keys.
+        window: how many tokens to each side of itself a token sees; None is all of them.
+        alibi: slope of each head: -slope · |distance| is added to the scores.
+        relative_bias: learnt bias; one object, shared by the layers that share the table.
+        query_norm: over (heads · head_size) of the projected query, if the family has one.
+        key_norm: same, of the key.
     """
 
     query: Linear
@@ -77,6 +117,12 @@ class Attention:
     output: Linear
     num_heads: int
     scale: float
+    rotary: Rotary | None = None
+    window: int | None = None
+    alibi: tuple[float, ...] | None = None
+    relative_bias: RelativeBias | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)

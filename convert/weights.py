@@ -6,8 +6,9 @@ that the peak memory stays near the size of the largest tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,27 @@ class TensorReader:
         weight = Weight(f"{name}.weight", (num_in, num_out), lambda: np.ascontiguousarray(_as_float32(stored).T))
         return Linear(weight, self.take(f"{name}.bias", (num_out,)) if bias else None)
 
+    def linears(self, name: str, num_in: int, parts: Mapping[str, int], *, bias: bool = True) -> tuple[Linear, ...]:
+        """Several products that lie in one tensor, one above the other, as `NAME.PART`.
+
+        Args:
+            name: of the tensors, without `.weight` and `.bias`.
+            num_in: width of the input.
+            parts: width of each output, in the order in which they lie.
+            bias: whether `NAME.bias` exists.
+        """
+        total = sum(parts.values())
+        weight = self._find(f"{name}.weight", (total, num_in), ())
+        biases = self._find(f"{name}.bias", (total,), ()) if bias else None
+        linears, start = [], 0
+        for part, size in parts.items():
+            rows = slice(start, start + size)
+            matrix = Weight(f"{name}.{part}.weight", (num_in, size), partial(_transposed_rows, weight, rows))
+            vector = biases and Weight(f"{name}.{part}.bias", (size,), partial(_as_float32, biases, rows))
+            linears.append(Linear(matrix, vector))
+            start += size
+        return tuple(linears)
+
     def norm(self, name: str, size: int, epsilon: float, *, bias: bool = True) -> Norm:
         """`NAME.weight` and `NAME.bias`, or TensorFlow's old `gamma` and `beta`."""
         weight = self.take(f"{name}.weight", (size,), aliases=(f"{name}.gamma",))
@@ -180,15 +202,19 @@ def constant(name: str, array: NDArray[Any]) -> Weight:
     return Weight(name, values.shape, lambda: values)
 
 
-def _as_float32(stored: StoredTensor) -> NDArray[np.float32]:
-    """The values in float32, finite.
+def _transposed_rows(stored: StoredTensor, rows: slice) -> NDArray[np.float32]:
+    return np.ascontiguousarray(_as_float32(stored, rows).T)
+
+
+def _as_float32(stored: StoredTensor, rows: slice = slice(None)) -> NDArray[np.float32]:
+    """The values in float32, finite; of some rows, if asked.
 
     Raises:
         CheckpointError: the tensor is no float, or holds NaN or infinity.
     """
     if stored.dtype.kind in "iub":
         raise CheckpointError(f"{stored.file}: the tensor {stored.name} has the element type {stored.dtype}, no float")
-    values = np.asarray(stored.read()).astype(np.float32, copy=False)
+    values = np.asarray(stored.read()[rows]).astype(np.float32, copy=False)
     # A sum is finite unless an element is not (or, for weights near 1e38, by overflow: then look at each).
     if not np.isfinite(np.sum(values)) and not np.isfinite(values).all():
         raise CheckpointError(
