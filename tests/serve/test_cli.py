@@ -1,0 +1,178 @@
+"""The commands of `fletcher-serve`, with an encoder whose vectors are worked out by hand, and as a user starts them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime.console import run
+from fletcher.serve.cli import app
+
+
+class Lengths:
+    """A text's vector is its length twice; four tokens at most, one a character."""
+
+    dimension = 2
+    max_tokens = 4
+    provider = "by hand"
+    card = type("Card", (), {"name": "lengths"})
+    variant = type("Variant", (), {"name": "hand-fp32"})
+
+    def __enter__(self) -> Lengths:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def shorten(self, vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+        return vectors[:, :dimensions]
+
+    def stream(self, chunks: Any, *, input_type: str | None, dimensions: int | None) -> Any:
+        for chunk in chunks:
+            lengths = np.array([len(text) for text in chunk])
+            vectors = np.stack([lengths, lengths], axis=1).astype(np.float32)
+            yield Embeddings(self.shorten(vectors, dimensions), np.minimum(lengths, 4), np.maximum(lengths - 4, 0))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the command asked `Encoder.load` for."""
+    calls: list[dict[str, Any]] = []
+
+    def load(path: Path, **options: Any) -> Lengths:
+        calls.append({"path": path, **options})
+        return Lengths()
+
+    monkeypatch.setattr(Encoder, "load", load)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    return calls
+
+
+def call(*args: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        run(app, args)
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"body": "a", "n": 1}\n{"body": "four"}\n{"body": "eleven long"}\n')
+    return path
+
+
+def test_embed_json(
+    asked: list[dict[str, Any]], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.npy"
+    options = ["--column", "body", "--workers", "1", "--token-budget", "64", "--chunk-size", "2", "--json"]
+    assert call("embed", "model", "-i", str(source), "-o", str(output), *options) == 0
+    told = capsys.readouterr()
+    summary = json.loads(told.out)
+    assert summary.pop("seconds") > 0
+    assert summary.pop("texts_per_second") > 0
+    assert summary.pop("tokens_per_second") > 0
+    assert summary == {
+        "output": str(output),
+        "model": "lengths",
+        "variant": "hand-fp32",
+        "provider": "by hand",
+        "texts": 3,
+        "dimension": 2,
+        "tokens": 9,
+        "truncated_texts": 1,
+        "dropped_tokens": 7,
+    }
+    assert "embedding: 3/3 texts" in told.err
+    assert "warning: 1 of 3 texts were longer than 4 tokens and were truncated: 7 tokens" in told.err
+    np.testing.assert_array_equal(np.load(output), [[1, 1], [4, 4], [11, 11]])
+    assert asked == [{"path": Path("model"), "variant": None, "workers": 1, "token_budget": 64}]
+
+
+def test_embed_for_people(
+    asked: list[dict[str, Any]], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        call("embed", "m", "-i", str(source), "-o", str(tmp_path / "o.npy"), "--column", "body", "--dimensions", "1")
+        == 0
+    )
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["texts"].strip() == "3"
+    assert lines["dimension"].strip() == "1"
+    assert lines["truncated texts"].strip() == "1"
+
+
+def test_embed_of_no_texts_warns(
+    asked: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in.txt").touch()
+    assert call("embed", "m", "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "o.npy")) == 0
+    assert "holds no text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "told"),
+    [
+        (["-i", "none.txt", "-o", "o.npy"], 1, "none.txt: no such file or folder"),
+        (["-i", "in.txt", "-o", "o.xls"], 1, "'.xls' names no format of vectors"),
+        (["-i", "in.txt", "-o", "there.npy"], 1, "there.npy exists"),
+        (["-i", "in.txt", "-o", "o.npy", "--format", "pdf"], 1, "the format 'pdf' is unknown"),
+        (["-i", "in.txt", "-o", "o.npy", "--chunk-size", "0"], 2, "chunk-size"),
+        (["-i", "in.txt"], 2, "output"),
+    ],
+)
+def test_embed_that_cannot_be_done(
+    args: list[str],
+    code: int,
+    told: str,
+    asked: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in.txt").write_text("a\n")
+    Path("there.npy").write_bytes(b"older")
+    assert call("embed", "m", *args) == code
+    assert told in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "there.npy"]
+    assert Path("there.npy").read_bytes() == b"older"
+
+
+def test_a_folder_that_is_no_artefact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in.txt").write_text("a\n")
+    assert call("embed", str(tmp_path), "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "o.npy")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("fletcher-serve: error: ")
+    assert str(tmp_path) in error
+    assert "Traceback" not in error
+
+
+BLOCKED = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+from fletcher.serve.cli import main
+main()
+"""
+
+
+def test_without_pyarrow_the_error_names_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("a\n")
+    command = [sys.executable, "-c", BLOCKED.format(package="pyarrow"), "embed", "m", "-i", "in.txt", "-o", "o.npy"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'longbow-fletcher[serve]'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,172 @@
+"""The bulk job: every text gets its own vector, in order, with counts that add up, and nothing stays after a failure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime.canary import read_canary
+from fletcher.runtime.errors import InputError
+from fletcher.serve.embed import EmbedSummary, embed_file
+from fletcher.serve.textfiles import open_texts
+
+LIMIT = 6
+
+
+@dataclass
+class Counter:
+    texts: int = 0
+    tokens: int = 0
+
+    def advance(self, *amounts: int) -> None:
+        self.texts += amounts[0]
+        self.tokens += amounts[1]
+
+
+class Lengths:
+    """Stands in for an encoder: a text's vector is its length, its first character and its input type's length.
+
+    One token a character, at most `LIMIT`, so that every number can be worked out by hand. It reads one chunk ahead, as
+    the real one does.
+    """
+
+    dimension = 3
+    provider = "by hand"
+
+    def __init__(self) -> None:
+        self.card = cast("object", type("Card", (), {"name": "lengths"}))
+        self.variant = type("Variant", (), {"name": "hand-fp32"})
+
+    def shorten(self, vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+        if dimensions not in (None, 2, 3):
+            raise InputError(f"no {dimensions} dimensions")
+        return vectors[:, :dimensions]
+
+    def stream(
+        self, chunks: Iterable[Sequence[str]], *, input_type: str | None = None, dimensions: int | None = None
+    ) -> Iterator[Embeddings]:
+        ahead: list[Sequence[str]] = []
+        for chunk in chunks:
+            ahead.append(chunk)
+            if len(ahead) == 2:
+                yield self._embed(ahead.pop(0), input_type, dimensions)
+        for chunk in ahead:
+            yield self._embed(chunk, input_type, dimensions)
+
+    def _embed(self, texts: Sequence[str], input_type: str | None, dimensions: int | None) -> Embeddings:
+        rows = [[len(text), ord(text[0]) if text else 0, len(input_type or "")] for text in texts]
+        lengths = np.array([len(text) for text in texts], np.int64)
+        vectors = self.shorten(np.array(rows, np.float32), dimensions)
+        return Embeddings(vectors, np.minimum(lengths, LIMIT), np.maximum(lengths - LIMIT, 0).astype(np.int32))
+
+
+TEXTS = ["a", "bb", "", "a longer one", "ccc", "the longest of all", "z"]
+EXPECTED = np.array([[len(text), ord(text[0]) if text else 0, 5] for text in TEXTS], np.float32)
+
+
+def embed(
+    source: Path, output: Path, *, chunk_texts: int = 2, dimensions: int | None = None, force: bool = False
+) -> tuple[EmbedSummary, Counter]:
+    progress = Counter()
+    with open_texts(str(source), chunk_texts=chunk_texts) as texts:
+        summary = embed_file(
+            cast(Encoder, Lengths()),
+            texts,
+            output,
+            input_type="query",
+            dimensions=dimensions,
+            force=force,
+            progress=progress,
+        )
+    return summary, progress
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "in.txt"
+    path.write_text("".join(text + "\n" for text in TEXTS))
+    return path
+
+
+@pytest.mark.parametrize("chunk_texts", [1, 2, 100])
+def test_vectors_are_in_the_files_order(chunk_texts: int, source: Path, tmp_path: Path) -> None:
+    embed(source, tmp_path / "out.npy", chunk_texts=chunk_texts)
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), EXPECTED)
+
+
+def test_columns_stay_beside_their_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": list("abcdefg"), "text": TEXTS, "year": range(7)}), tmp_path / "in.parquet")
+    embed(tmp_path / "in.parquet", tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["id"].to_pylist() == list("abcdefg")
+    assert table["text"].to_pylist() == TEXTS
+    assert table["year"].to_pylist() == list(range(7))
+    np.testing.assert_array_equal(np.array(table["vector"].to_pylist()), EXPECTED)
+
+
+def test_summary_and_progress_add_up(source: Path, tmp_path: Path) -> None:
+    summary, progress = embed(source, tmp_path / "out.npy")
+    # Characters 1, 2, 0, 12, 3, 18, 1; six of each text are seen.
+    assert (summary.texts, summary.tokens, summary.truncated_texts, summary.dropped_tokens) == (7, 19, 2, 18)
+    assert (progress.texts, progress.tokens) == (7, 19)
+    assert (summary.model, summary.variant, summary.provider, summary.dimension) == (
+        "lengths",
+        "hand-fp32",
+        "by hand",
+        3,
+    )
+    assert summary.seconds > 0
+
+
+def test_shorter_vectors(source: Path, tmp_path: Path) -> None:
+    summary, _ = embed(source, tmp_path / "out.npy", dimensions=2)
+    assert summary.dimension == 2
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), EXPECTED[:, :2])
+
+
+def test_dimensions_that_the_model_has_not_are_refused_before_a_file_is_begun(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no 5 dimensions"):
+        embed(source, tmp_path / "out.npy", dimensions=5)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_fault_late_in_the_input_leaves_no_output(tmp_path: Path) -> None:
+    source = tmp_path / "in.txt"
+    source.write_bytes(b"fine\n" * 50 + b"\xff\n")
+    with pytest.raises(InputError, match="line 51"):
+        embed(source, tmp_path / "out.npy")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_no_texts(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_bytes(b"")
+    summary, _ = embed(tmp_path / "in.txt", tmp_path / "out.npy")
+    assert (summary.texts, np.load(tmp_path / "out.npy").shape) == (0, (0, 3))
+
+
+def test_the_real_model_gives_its_published_vectors(minilm_artifact: Path, tmp_path: Path) -> None:
+    """The canary's texts, whose vectors the model's authors' own code computed, through the whole job."""
+    with Encoder.load(minilm_artifact, workers=1) as encoder:
+        canary = read_canary(encoder.artifact.canary_file)
+        pq.write_table(pa.table({"text": list(canary.texts)}), tmp_path / "in.parquet")
+        with open_texts(str(tmp_path / "in.parquet"), chunk_texts=3) as texts:
+            summary = embed_file(
+                encoder,
+                texts,
+                tmp_path / "out.npy",
+                input_type="raw",
+                dimensions=None,
+                force=False,
+                progress=Counter(),
+            )
+    assert summary.texts == len(canary.texts)
+    assert summary.tokens == canary.encodings.num_tokens
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), canary.vectors, rtol=0, atol=1e-5)
