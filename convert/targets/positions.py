@@ -1,0 +1,146 @@
+"""Positions inside attention: rotary tables, and one additive bias for windows, ALiBi and learnt relative positions.
+
+Both are computed once a run of the graph, whatever the number of layers that share them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..description import Architecture, Attention, RelativeBias, Rotary
+from ..graph import GraphBuilder
+from ..weights import Weight, constant
+from .layout import Layout
+
+__all__ = ["Positions", "buckets", "emit_positions", "rotary_tables"]
+
+#: Added to the scores outside a window. exp underflows to 0 for it, and it is finite, so that a row with nothing in sight
+#: (padding) gets equal weights where -inf would give NaN.
+OUT_OF_SIGHT = -1e30
+
+_Bias = tuple[int | None, tuple[float, ...] | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Names of values that attention layers share.
+
+    Attributes:
+        tables: by a `Rotary`'s name, cosines and sines of each token, float32, (1, tokens, pairs).
+        biases: by what distinguishes them, float32, (1, heads or 1, longest, longest).
+    """
+
+    tables: Mapping[str, tuple[str, str]]
+    biases: Mapping[_Bias, str]
+
+    def bias_of(self, attention: Attention) -> str:
+        """The bias that this layer adds to its scores; empty for none."""
+        return self.biases.get(_bias_key(attention), "")
+
+
+def emit_positions(graph: GraphBuilder, architecture: Architecture, layout: Layout) -> Positions:
+    """Adds what the layers of an architecture need, each different table and bias once."""
+    attentions = [layer.attention for layer in architecture.layers]
+    rotaries = {rotary.name: rotary for rotary in (part.rotary for part in attentions) if rotary is not None}
+    tables = {name: _emit_table(graph, rotary, architecture.max_positions, layout) for name, rotary in rotaries.items()}
+    different = {_bias_key(part): part for part in attentions if _bias_key(part) != (None, None, None)}
+    if not different:
+        return Positions(tables, {})
+    one = graph.constant([1])
+    query = graph.node("Unsqueeze", [layout.steps, one], "positions/query")
+    distance = graph.node("Sub", [layout.steps, query], "positions/distance")  # key - query, (longest, longest)
+    absolute = graph.node("Abs", [distance], "positions/absolute_distance")
+    biases = {
+        key: _emit_bias(graph, part, architecture.max_positions, distance, absolute, f"positions/bias.{index}")
+        for index, (key, part) in enumerate(different.items())
+    }
+    return Positions(tables, biases)
+
+
+def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines and sines, (positions, pairs).
+
+    The angle is rounded to float32 as in every PyTorch implementation: at position 8000 that alone moves it by up to 2e-4,
+    and the models were trained so.
+    """
+    steps = np.arange(num_positions, dtype=np.float32)
+    angles = np.outer(steps, np.array(rotary.frequencies, np.float32)).astype(np.float64)
+    return (
+        (np.cos(angles) * rotary.factor).astype(np.float32),
+        (np.sin(angles) * rotary.factor).astype(np.float32),
+    )
+
+
+def buckets(distances: NDArray[np.int64], num_buckets: int, max_distance: int) -> NDArray[np.int64]:
+    """T5's bucket of each distance (key - query), for attention in both directions.
+
+    Half of the buckets are for distances above 0; of each half, one half is a bucket a distance, the rest grows
+    logarithmically up to `max_distance`. In float32, as transformers computes it: at a boundary the rounding decides.
+
+    Source: `relative_position_bucket` in transformers' modeling_mpnet.py.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    size = np.abs(distances)
+    scaled = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact))
+    scaled = scaled / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
+    far = np.minimum(exact + scaled.astype(np.int64), half - 1)
+    bucket: NDArray[np.int64] = np.where(distances > 0, half, 0) + np.where(size < exact, size, far)
+    return bucket
+
+
+def _bias_key(attention: Attention) -> _Bias:
+    learnt = attention.relative_bias
+    return attention.window, attention.alibi, None if learnt is None else learnt.table.name
+
+
+def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, layout: Layout) -> tuple[str, str]:
+    """Each token's row of the tables.
+
+    `RotaryEmbedding` could look positions up by itself, but refuses more tokens than the table has rows (ONNX Runtime 1.32:
+    "Updating cos_cache and sin_cache … is not currently supported"), and all texts of a batch are one text here.
+    """
+    parts = []
+    for name, table in zip(("cos", "sin"), rotary_tables(rotary, num_positions), strict=True):
+        weight = graph.weight(constant(f"{rotary.name}.{name}", table))
+        rows = graph.node("Gather", [weight, layout.positions], f"positions/{rotary.name}/{name}_rows")
+        parts.append(graph.node("Unsqueeze", [rows, graph.constant([0])], f"positions/{rotary.name}/{name}"))
+    return parts[0], parts[1]
+
+
+def _emit_bias(
+    graph: GraphBuilder, attention: Attention, num_positions: int, distance: str, absolute: str, name: str
+) -> str:
+    terms = []
+    if attention.alibi is not None:
+        slopes = graph.constant(-np.array(attention.alibi, np.float32)[:, None, None])
+        steps = graph.node("Cast", [absolute], f"{name}/steps", to=1)
+        terms.append(graph.node("Mul", [steps, slopes], f"{name}/alibi"))  # (heads, longest, longest)
+    if attention.relative_bias is not None:
+        table = graph.weight(_by_distance(attention.relative_bias, num_positions))
+        index = graph.node("Add", [distance, graph.constant(num_positions - 1)], f"{name}/index")
+        terms.append(graph.node("Gather", [table, index], f"{name}/learnt", axis=1))  # (heads, longest, longest)
+    if not terms:
+        terms.append(graph.constant(np.zeros((1, 1, 1), np.float32)))
+    total = terms[0] if len(terms) == 1 else graph.node("Add", terms, f"{name}/sum")
+    if attention.window is not None:
+        visible = graph.node("LessOrEqual", [absolute, graph.constant(attention.window)], f"{name}/visible")
+        total = graph.node("Where", [visible, total, graph.constant(OUT_OF_SIGHT)], f"{name}/in_window")
+    return graph.node("Unsqueeze", [total, graph.constant([0])], name)
+
+
+def _by_distance(bias: RelativeBias, num_positions: int) -> Weight:
+    """The learnt table looked up for each distance from 1 - positions to positions - 1: (heads, 2 · positions - 1)."""
+    num_buckets, num_heads = bias.table.shape
+    distances = np.arange(1 - num_positions, num_positions, dtype=np.int64)
+    index = buckets(distances, num_buckets, bias.max_distance)
+    return Weight(
+        f"{bias.table.name}.by_distance",
+        (num_heads, len(distances)),
+        lambda: np.ascontiguousarray(bias.table.load()[index].T),
+    )
