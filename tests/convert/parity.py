@@ -1,0 +1,343 @@
+"""Parity with HuggingFace: a tiny random model through Fletcher and through transformers, text by text.
+
+A family's test makes a transformers model, hands it to `Parity.of`, and calls `check`. The expected vectors are always
+transformers' own, in float32, with eager attention, one text at a time: padding cannot touch them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.families import describe
+from fletcher.convert.graph import write_weights
+from fletcher.convert.modules import read_modules
+from fletcher.convert.targets.cpu import emit_cpu
+from fletcher.model_zoo.card import ModelCard, PoolingMode
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.session import Session
+
+__all__ = [
+    "BERT_TOKENS",
+    "ROBERTA_TOKENS",
+    "Parity",
+    "SpecialTokens",
+    "load",
+    "make_card",
+    "randomize",
+    "save_checkpoint",
+]
+
+Rows = Sequence[tuple[int, ...]]
+Vectors = NDArray[np.float32]
+
+#: A vector has one part a mode, so that every token of a text is seen, and the first and last one alone too.
+POOLING: tuple[PoolingMode, ...] = ("cls", "mean", "max", "lasttoken")
+BATCHES = (1, 2, 3, 7)
+MIXED = (3, 1, 9, 2, 17, 5, 12)  # lengths of seven texts; the harness adds the longest one possible
+
+#: How far from transformers an element may be, and how far from itself in another batch. The vectors are not normalised:
+#: their elements are of the order of 1 to 10.
+TOLERANCE = 1e-5
+BATCH_TOLERANCE = 1e-6
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SpecialTokens:
+    """Ids and names of the tokens around a text.
+
+    Attributes:
+        names: the vocabulary's first entries, in order of their ids.
+        start: id of the first token.
+        end: id of the last token.
+        pad: id of padding.
+    """
+
+    names: tuple[str, ...]
+    start: int
+    end: int
+    pad: int
+
+
+BERT_TOKENS = SpecialTokens(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), start=2, end=3, pad=0)
+ROBERTA_TOKENS = SpecialTokens(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), start=0, end=2, pad=1)
+
+
+def randomize(model: Any, seed: int = 0, std: float = 0.2) -> Any:
+    """Fills a model with weights none of which can be left out unseen, and readies it for inference with eager attention.
+
+    Every bias is nonzero, every norm's weight differs from 1, all rows of every table differ, padding's row included.
+
+    Args:
+        model: transformers' model.
+        seed: of the random numbers.
+        std: standard deviation of tables, products and biases.
+
+    Returns:
+        The model.
+    """
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model.set_attn_implementation("eager")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.empty_like(parameter).normal_(0.0, std, generator=generator)
+            is_norm = "norm" in name.lower() and name.endswith("weight")
+            parameter.copy_(1.0 + noise if is_norm else noise)
+    return model.eval()
+
+
+def save_checkpoint(model: Any, folder: Path, tokens: SpecialTokens = BERT_TOKENS, **options: Any) -> Path:
+    """Writes `config.json`, safetensors and a `tokenizer.json` whose words are `w0`, `w1`, ….
+
+    Args:
+        model: what to save.
+        folder: where to.
+        tokens: the tokenizer's special tokens.
+        options: of `save_pretrained`, such as `max_shard_size`.
+
+    Returns:
+        The folder.
+    """
+    model.save_pretrained(folder, **options)
+    size = model.config.vocab_size
+    names = [*tokens.names, *(f"w{index}" for index in range(size - len(tokens.names)))]
+    unknown = next(name for name in tokens.names if "unk" in name.lower())
+    tokenizer = Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token=unknown))
+    tokenizer.pre_tokenizer = Whitespace()
+    start, end = tokens.names[tokens.start], tokens.names[tokens.end]
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, tokens.start), (end, tokens.end)]
+    )
+    tokenizer.add_special_tokens(list(tokens.names))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def make_card(folder: Path, hidden: int, longest: int, **changes: Any) -> ModelCard:
+    """A card for a tiny checkpoint: `POOLING`, not normalised.
+
+    Args:
+        folder: the checkpoint, for its `model_type`.
+        hidden: width of a token vector.
+        longest: most tokens.
+        changes: fields that differ.
+    """
+    fields: dict[str, Any] = {
+        "name": "tiny",
+        "family": str(Checkpoint.open(folder).config.get("model_type")),
+        "dimension": hidden * len(changes.get("pooling", POOLING)),
+        "max_tokens": longest,
+        "pooling": POOLING,
+        "normalize": False,
+        "licence": "Apache-2.0",
+    }
+    return ModelCard(**(fields | changes))
+
+
+def load(folder: Path, card: ModelCard) -> Session:
+    """Describes, emits and loads a checkpoint, as `export` does between fetching and the canary.
+
+    Args:
+        folder: the checkpoint; the graph is written into its subfolder `graph`.
+        card: pooling and width.
+
+    Raises:
+        CheckpointError: Fletcher refuses the checkpoint.
+    """
+    checkpoint = Checkpoint.open(folder)
+    architecture = describe(checkpoint)
+    modules = read_modules(checkpoint, card, architecture.hidden_size)
+    graph = emit_cpu(dataclasses.replace(architecture, modules=modules), card.dimension)
+    output = folder / "graph"
+    output.mkdir(exist_ok=True)
+    graph.save(output / "cpu.onnx", write_weights(output / "weights.safetensors", graph.weights.values()))
+    return MlasSession(output / "cpu.onnx", threads=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """A model on both sides.
+
+    Attributes:
+        model: transformers' encoder.
+        session: Fletcher's.
+        tokens: special tokens.
+        vocabulary: ids are below this.
+        longest: most tokens of a text.
+        sides: where transformers may pad. With "left" and `absolute`, positions are handed to it.
+        absolute: whether transformers counts positions over padding, too, unless it is told.
+        extra: further inputs of transformers' model by the shape of `input_ids`, such as token types.
+    """
+
+    model: Any
+    session: Session
+    tokens: SpecialTokens
+    vocabulary: int
+    longest: int
+    sides: tuple[Literal["left", "right"], ...] = ("right", "left")
+    absolute: bool = True
+    extra: Callable[[tuple[int, int]], dict[str, torch.Tensor]] = lambda shape: {}
+
+    @classmethod
+    def of(
+        cls,
+        model: Any,
+        folder: Path,
+        longest: int,
+        tokens: SpecialTokens = BERT_TOKENS,
+        *,
+        encoder: Any = None,
+        **options: Any,
+    ) -> Parity:
+        """Saves a model and loads it through Fletcher.
+
+        Args:
+            model: transformers' model with random weights, see `randomize`; may be one with a head.
+            folder: where the checkpoint is to lie.
+            longest: most tokens of a text.
+            tokens: special tokens.
+            encoder: the model's encoder, if it is one with a head.
+            options: other fields.
+        """
+        save_checkpoint(model, folder, tokens)
+        session = load(folder, make_card(folder, model.config.hidden_size, longest))
+        return cls(encoder or model, session, tokens, model.config.vocab_size, longest, **options)
+
+    def rows(self, lengths: Sequence[int], seed: int = 0) -> list[tuple[int, ...]]:
+        """Random texts of the given lengths, in start and end tokens where they have room; none has a padding token."""
+        generator = np.random.default_rng([seed, *lengths])
+        texts = []
+        for length in lengths:
+            ids = generator.integers(len(self.tokens.names), self.vocabulary, length).tolist()
+            if length > 1:
+                ids[0], ids[-1] = self.tokens.start, self.tokens.end
+            texts.append(tuple(ids))
+        return texts
+
+    def fletcher(self, rows: Rows) -> Vectors:
+        """Fletcher's vectors of one batch, (texts, dimension)."""
+        vectors = self.session.run(Encodings.from_lists(rows))
+        assert np.isfinite(vectors).all(), "NaN or infinity"
+        return vectors
+
+    def huggingface(self, rows: Rows) -> Vectors:
+        """transformers' vectors, one text at a time, (texts, dimension)."""
+        return np.stack([self._alone(row) for row in rows])
+
+    def padded(self, rows: Rows, side: Literal["left", "right"], width: int) -> Vectors:
+        """transformers' vectors of one padded batch.
+
+        Args:
+            rows: the texts.
+            side: where the padding goes.
+            width: tokens of the rectangle.
+        """
+        ids = torch.full((len(rows), width), self.tokens.pad)
+        mask = torch.zeros_like(ids)
+        for index, row in enumerate(rows):
+            place = slice(width - len(row), None) if side == "left" else slice(len(row))
+            ids[index, place] = torch.tensor(row)
+            mask[index, place] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask, **self.extra((len(rows), width))}
+        if side == "left" and self.absolute:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad():
+            hidden = self.model(**inputs).last_hidden_state
+        return np.stack([_pool(hidden[index][mask[index].bool()]) for index in range(len(rows))])
+
+    def check(self) -> None:
+        """Every claim of this file.
+
+        Raises:
+            AssertionError: one does not hold.
+        """
+        self.check_batches()
+        self.check_padding()
+        self.check_company()
+
+    def check_batches(self) -> None:
+        """Every batch size with every length agrees with transformers."""
+        mixed = tuple(min(length, self.longest) for length in MIXED)
+        for lengths in ((1,) * 7, (2,) * 7, (7,) * 7, (self.longest,) * 7, mixed, (self.longest, *mixed[1:])):
+            rows = self.rows(lengths)
+            for batch in BATCHES:
+                _assert_close(
+                    self.fletcher(rows[:batch]), self.huggingface(rows[:batch]), TOLERANCE, f"{batch} of {lengths}"
+                )
+
+    def check_padding(self) -> None:
+        """transformers' padded batches agree with Fletcher, which has no padding: the masks mean the same."""
+        rows = self.rows([min(length, self.longest) for length in MIXED])
+        vectors = self.fletcher(rows)
+        for side in self.sides:
+            _assert_close(vectors, self.padded(rows, side, self.longest), TOLERANCE, f"padding on the {side}")
+
+    def check_sensitivity(self, *without_effect: str) -> None:
+        """Every parameter moves the vectors far enough to be missed: what Fletcher left out, `check_batches` would see.
+
+        Args:
+            without_effect: ends of names of parameters that do nothing, such as a pooler's. A key's bias is one of them: it
+                adds the same to every score of a query, and softmax does not see that.
+        """
+        rows = self.rows([7, 5])
+        whole = np.stack([_pool(self._hidden(row)) for row in rows])
+        for name, parameter in self.model.named_parameters():
+            if name.endswith(without_effect):
+                continue
+            kept = parameter.data.clone()
+            parameter.data.zero_()
+            moved = float(np.abs(np.stack([_pool(self._hidden(row)) for row in rows]) - whole).max())
+            parameter.data.copy_(kept)
+            assert moved > 100 * TOLERANCE, f"without {name} the vectors move by {moved:.3g} only"
+
+    def check_company(self) -> None:
+        """A text's vector depends on no other text of its batch, on no order, and on no padding of the rectangle."""
+        rows = self.rows([min(length, self.longest - 1) for length in MIXED])
+        together = self.fletcher(rows)
+        for row, vector in zip(rows, together, strict=True):
+            _assert_close(self.fletcher([row])[0], vector, BATCH_TOLERANCE, f"alone, of {len(row)} tokens")
+        order = np.random.default_rng(0).permutation(len(rows))
+        _assert_close(self.fletcher([rows[index] for index in order]), together[order], BATCH_TOLERANCE, "permuted")
+        longer = [*rows, *self.rows([self.longest] * 2, seed=1)]
+        _assert_close(self.fletcher(longer)[: len(rows)], together, BATCH_TOLERANCE, "beside longer texts")
+
+    @functools.cached_property
+    def _alone(self) -> Callable[[tuple[int, ...]], Vectors]:
+        return functools.cache(lambda row: _pool(self._hidden(row)))
+
+    def _hidden(self, row: tuple[int, ...]) -> torch.Tensor:
+        """transformers' token vectors of one text, (tokens, hidden)."""
+        with torch.no_grad():
+            states: torch.Tensor = self.model(
+                input_ids=torch.tensor([row]), **self.extra((1, len(row)))
+            ).last_hidden_state
+        return states[0]
+
+
+def _pool(hidden: torch.Tensor) -> Vectors:
+    """The modes of `POOLING` side by side, from the vectors of a text's own tokens, (tokens, hidden)."""
+    parts = (hidden[0], hidden.mean(0), hidden.amax(0), hidden[-1])
+    return torch.cat(parts).numpy()
+
+
+def _assert_close(ours: Vectors, theirs: Vectors, tolerance: float, what: str) -> None:
+    assert ours.shape == theirs.shape, f"{what}: shape {ours.shape}, not {theirs.shape}"
+    assert np.isfinite(theirs).all(), f"{what}: the reference has NaN or infinity"
+    difference = float(np.abs(ours - theirs).max())
+    assert difference <= tolerance, f"{what}: max abs {difference:.3g} exceeds {tolerance:g}"
