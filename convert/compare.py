@@ -1,0 +1,178 @@
+"""How close two sets of vectors of the same texts are: angles, elements, neighbours, order. It knows no model.
+
+A vector with NaN or infinity is never close to anything: its cosine counts as -1 and its difference as infinity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime.errors import InputError
+
+__all__ = ["MAX_PAIRWISE", "NEIGHBOURS", "Comparison", "compare", "similarities"]
+
+#: How many nearest neighbours have to agree.
+NEIGHBOURS = 10
+
+#: Texts whose pairs are looked at: all pairs of n texts take 8 n² bytes, twice; more texts are thinned out evenly.
+MAX_PAIRWISE = 2048
+
+#: Similarities closer than this are a tie, which either order satisfies: equal texts (an empty one and one of spaces)
+#: have equal vectors, and float32 noise in a cosine is about 1e-7.
+TIE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Vectors against their reference.
+
+    Attributes:
+        cosines: each text's cosine with its reference, float64, (n,).
+        differences: each text's largest absolute difference of an element, float64, (n,).
+        cosine_mean: mean of `cosines`.
+        cosine_p1: their first percentile.
+        cosine_min: their minimum.
+        max_abs: maximum of `differences`.
+        worst: index of the text with the smallest cosine; of equal ones, that with the largest difference.
+        neighbours: share of each text's ten nearest other texts that the reference has among its ten, mean over the texts.
+        spearman: rank correlation of the pairwise similarities.
+    """
+
+    cosines: NDArray[np.float64]
+    differences: NDArray[np.float64]
+    cosine_mean: float
+    cosine_p1: float
+    cosine_min: float
+    max_abs: float
+    worst: int
+    neighbours: float
+    spearman: float
+
+
+def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Comparison:
+    """Compares vectors with their reference.
+
+    Two zero vectors agree (cosine 1), a zero vector and another one do not (cosine 0). With too few texts to have
+    neighbours or an order of pairs, those figures are 1.
+
+    Args:
+        vectors: (n, dimension), n at least 1.
+        reference: (n, dimension).
+
+    Raises:
+        InputError: the shapes differ, or there is no text.
+    """
+    if vectors.shape != reference.shape or vectors.ndim != 2 or len(vectors) == 0:
+        raise InputError(
+            f"vectors of shape {vectors.shape} cannot be compared with a reference of shape {reference.shape}: "
+            "both must be (texts, dimension), with at least one text"
+        )
+    ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
+    broken = ~(np.isfinite(ours).all(axis=1) & np.isfinite(theirs).all(axis=1))
+    ours[broken], theirs[broken] = 0.0, 0.0
+    differences = np.abs(ours - theirs).max(axis=1, initial=0.0)
+    cosines = _cosines(ours, theirs)
+    differences[broken], cosines[broken] = np.inf, -1.0
+
+    rows = _thin(len(ours))
+    ours_pairs, their_pairs = _similarities(ours[rows]), _similarities(theirs[rows])
+    return Comparison(
+        cosines=cosines,
+        differences=differences,
+        cosine_mean=float(cosines.mean()),
+        cosine_p1=float(np.percentile(cosines, 1)),
+        cosine_min=float(cosines.min()),
+        max_abs=float(differences.max()),
+        worst=int(np.lexsort((-differences, cosines))[0]),
+        neighbours=_agreement(ours_pairs, their_pairs, broken[rows]),
+        spearman=0.0 if broken.any() else _spearman(_upper(ours_pairs), _upper(their_pairs)),
+    )
+
+
+def similarities(vectors: NDArray[np.float32], count: int) -> NDArray[np.float64]:
+    """Cosines of about `count` pairs of different texts, spread evenly over all pairs; the same pairs for the same n.
+
+    Args:
+        vectors: (n, dimension); NaN and infinity count as zero.
+        count: most pairs wanted.
+
+    Returns:
+        float64, (pairs,); empty for fewer than two texts.
+    """
+    clean = vectors.astype(np.float64)
+    clean[~np.isfinite(clean).all(axis=1)] = 0.0
+    pairs = _upper(_similarities(clean[_thin(len(clean))]))
+    return pairs[np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs)), dtype=np.int64))]
+
+
+def _cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Row by row, (n,)."""
+    norms, their_norms = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
+    products = norms * their_norms
+    cosines = np.sum(ours * theirs, axis=1) / np.where(products == 0, 1.0, products)
+    both_zero = (norms == 0) & (their_norms == 0)
+    return np.where(both_zero, 1.0, cosines).clip(-1.0, 1.0)
+
+
+def _similarities(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cosines of every pair, (n, n)."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(norms == 0, 1.0, norms)
+    return np.asarray(unit @ unit.T)
+
+
+def _thin(count: int) -> NDArray[np.int64]:
+    """At most `MAX_PAIRWISE` of `count` indices, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(count, MAX_PAIRWISE), dtype=np.int64))
+
+
+def _upper(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Every pair of different texts once."""
+    return pairs[np.triu_indices(len(pairs), 1)]
+
+
+def _agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], broken: NDArray[np.bool_]) -> float:
+    """Mean share of common neighbours; a broken text has none and is nobody's.
+
+    Args:
+        ours: similarities, (n, n).
+        theirs: the reference's, (n, n).
+        broken: texts whose vector is not finite, (n,).
+    """
+    count = len(ours)
+    nearest = min(NEIGHBOURS, count - 1)
+    if nearest == 0:
+        return 0.0 if broken.any() else 1.0
+    ours, theirs = ours.copy(), theirs.copy()
+    ours[:, broken] = -np.inf
+    np.fill_diagonal(ours, -np.inf)
+    np.fill_diagonal(theirs, -np.inf)
+    found = np.argpartition(-ours, nearest - 1, axis=1)[:, :nearest]
+    # One of ours agrees if the reference holds it at least as near as its own tenth.
+    tenth = -np.partition(-theirs, nearest - 1, axis=1)[:, nearest - 1]
+    agreed = np.take_along_axis(theirs, found, axis=1) >= tenth[:, None] - TIE
+    agreed &= ~broken[found]
+    agreed[broken] = False
+    return float(agreed.mean())
+
+
+def _spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    """Rank correlation; 1 if neither side has an order to compare, 0 if only one has."""
+    # Rounded to float64's own noise in a dot product: equal texts have equal similarities and share a rank.
+    ranks, their_ranks = _ranks(ours.round(12)), _ranks(theirs.round(12))
+    ranks -= ranks.mean() if len(ranks) else 0.0
+    their_ranks -= their_ranks.mean() if len(ranks) else 0.0
+    power, their_power = float(ranks @ ranks), float(their_ranks @ their_ranks)
+    if power == 0 or their_power == 0:
+        return 1.0 if power == their_power else 0.0
+    return float(ranks @ their_ranks / np.sqrt(power * their_power))
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 0, equal values sharing the mean of theirs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return ((ends - counts) + (ends - 1))[inverse] / 2.0

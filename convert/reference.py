@@ -1,0 +1,175 @@
+"""The reference: the HuggingFace model in float32, as its authors published it, one text at a time.
+
+One text at a time, so that padding cannot touch a vector; eager attention, the plainest of the kernels. torch and
+transformers are imported here and nowhere else, when a `Reference` is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
+from fletcher.runtime.errors import CheckpointError, InputError, MissingPackageError
+
+from .reference_modules import Module, build_modules
+
+__all__ = ["Reference"]
+
+#: Weights that a checkpoint may lack: BERT's pooler, which no sentence vector uses.
+UNUSED_WEIGHTS = ("pooler.",)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A checkpoint that torch runs.
+
+    Attributes:
+        card: its settings.
+        tokenizer: transformers' fast tokenizer.
+        model: transformers' model, in evaluation mode.
+        modules: what comes after it.
+        tools: versions of what computes, by package.
+    """
+
+    card: ModelCard
+    tokenizer: Any
+    model: Any
+    modules: tuple[Module, ...]
+    tools: dict[str, str]
+
+    @classmethod
+    def load(cls, folder: str | Path, card: ModelCard) -> Reference:
+        """Loads a checkpoint folder; never runs code that came with it.
+
+        Args:
+            folder: `config.json`, safetensors weights, the tokenizer, and sentence-transformers' modules if any.
+            card: longest input, prompts, and pooling where the folder does not say.
+
+        Raises:
+            MissingPackageError: torch or transformers is not installed.
+            CheckpointError: transformers cannot load it, or would make up weights.
+        """
+        folder = Path(folder)
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise MissingPackageError(error.name or "torch", "verify", "comparing with the HuggingFace model") from None
+        transformers.utils.logging.disable_progress_bar()  # this command tells its own progress
+        local = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+            model, loading = transformers.AutoModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                use_safetensors=True,
+                output_loading_info=True,
+                **local,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            raise CheckpointError(f"transformers {transformers.__version__} cannot load {folder}: {error}") from error
+        made_up = sorted(name for name in loading["missing_keys"] if not name.startswith(UNUSED_WEIGHTS))
+        if made_up:
+            raise CheckpointError(
+                f"{folder} lacks weights that transformers {transformers.__version__} would initialise at random: "
+                f"{', '.join(made_up[:5])}. It cannot be a reference"
+            )
+        if not tokenizer.is_fast:
+            raise CheckpointError(f"{folder} has no fast tokenizer (tokenizer.json)")
+        if _lowercases(folder):
+            _lowercase_first(tokenizer)
+        tools = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
+        return cls(card, tokenizer, model.eval(), tuple(build_modules(folder, card)), tools)
+
+    def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> list[list[int]]:
+        """Token ids with special tokens, after the prompt was put before and the end was cut off.
+
+        Args:
+            texts: any.
+            input_type: whose prompt to add; None means document.
+
+        Raises:
+            InputError: an input type that the card does not know.
+        """
+        prompt = self._prompt(input_type)
+        # One by one: a batch may be padded by what tokenizer.json says.
+        return [
+            self.tokenizer(prompt + text, truncation=True, max_length=self.card.max_tokens, padding=False)["input_ids"]
+            for text in texts
+        ]
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text, special tokens included, before truncation and without a prompt."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return len(backend.encode(text).ids)
+
+    def embed(
+        self, rows: Sequence[Sequence[int]], *, each: Callable[[int], None] = lambda tokens: None
+    ) -> NDArray[np.float32]:
+        """Vectors of token ids.
+
+        Args:
+            rows: token ids of each text, special tokens included.
+            each: called with a text's number of tokens after it was computed.
+
+        Returns:
+            float32, (n, dimension).
+
+        Raises:
+            InputError: a text without any token.
+        """
+        import torch
+
+        vectors = []
+        for index, row in enumerate(rows):
+            if not len(row):
+                raise InputError(
+                    f"text {index} has no token, so the reference model has no vector for it: leave it out"
+                )
+            ids = torch.tensor([list(row)], dtype=torch.long)
+            with torch.no_grad():
+                state = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+                for module in self.modules:
+                    state = module(state)
+            vectors.append(state.numpy().astype(np.float32))
+            each(len(row))
+        return np.stack(vectors) if vectors else np.zeros((0, self.card.dimension), np.float32)
+
+    def _prompt(self, input_type: str | None) -> str:
+        wanted = "document" if input_type is None else input_type
+        if wanted == RAW:
+            return ""
+        if wanted in self.card.prompts or wanted in INPUT_TYPES:
+            return self.card.prompts.get(wanted, "")
+        known = ", ".join(dict.fromkeys((*INPUT_TYPES, RAW, *self.card.prompts)))
+        raise InputError(f"input type {wanted!r} is unknown to {self.card.name}: it has {known}")
+
+
+def _lowercases(folder: Path) -> bool:
+    """Whether sentence-transformers was told to lowercase texts, whatever the tokenizer does."""
+    file = folder / "sentence_bert_config.json"
+    if not file.is_file():
+        return False
+    try:
+        return bool(msgspec.json.decode(file.read_bytes()).get("do_lower_case", False))
+    except msgspec.MsgspecError as error:
+        raise CheckpointError(f"{file} is no JSON ({error}): fetch the checkpoint again") from error
+
+
+def _lowercase_first(tokenizer: Any) -> None:
+    """Puts lowercasing before the tokenizer's own normalisation, as sentence-transformers does."""
+    from tokenizers import normalizers
+
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer is not None else [])
+    backend.normalizer = normalizers.Sequence(steps)

@@ -1,0 +1,221 @@
+"""What comes after the transformer in the reference model: sentence-transformers' modules, one text at a time.
+
+Written from sentence-transformers' documentation of its modules and checked against it in the tests. It shares nothing
+with the graphs that it judges. Tensors' own methods are enough for most of it, so torch is imported where it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Module", "build_modules"]
+
+#: One step from (tokens, hidden) to (dimension,), or from one vector to the next.
+Module = Callable[["Tensor"], "Tensor"]
+
+#: Modes in the order in which sentence-transformers concatenates them, under the keys of its older configs.
+MODE_KEYS: Mapping[str, str] = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+def build_modules(folder: Path, card: ModelCard) -> list[Module]:
+    """The steps after the transformer: those of the checkpoint's `modules.json`, else the card's pooling and normalisation.
+
+    Args:
+        folder: the checkpoint.
+        card: says pooling and normalisation where the checkpoint does not.
+
+    Raises:
+        CheckpointError: a module that is not known here, or one whose files are unusable.
+    """
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return [_pooling(card.pooling)] + ([_normalize] if card.normalize else [])
+    modules: list[Module] = []
+    for entry in _read_json(listing):
+        kind = str(entry["type"]).rsplit(".", 1)[-1]
+        if kind == "Transformer":
+            continue
+        if kind not in _BUILDERS or not str(entry["type"]).startswith("sentence_transformers."):
+            raise CheckpointError(
+                f"{listing} has a module {entry['type']!r}; the reference knows {', '.join(_BUILDERS)}"
+            )
+        modules.append(_BUILDERS[kind](folder / entry["path"], card))
+    return modules
+
+
+# Pooling --------------------------------------------------------------------------------------------------------------
+
+
+def _first(tokens: Tensor) -> Tensor:
+    return tokens[0]
+
+
+def _last(tokens: Tensor) -> Tensor:
+    return tokens[-1]
+
+
+def _max(tokens: Tensor) -> Tensor:
+    return tokens.amax(dim=0)
+
+
+def _mean(tokens: Tensor) -> Tensor:
+    return tokens.sum(dim=0) / len(tokens)
+
+
+def _mean_sqrt(tokens: Tensor) -> Tensor:
+    return tokens.sum(dim=0) / len(tokens) ** 0.5
+
+
+def _weighted_mean(tokens: Tensor) -> Tensor:
+    """Weights 1, 2, 3 … by position (SGPT, arXiv 2202.08904)."""
+    weights = tokens.new_ones(len(tokens), 1).cumsum(dim=0)
+    return (tokens * weights).sum(dim=0) / weights.sum()
+
+
+_POOLING: Mapping[str, Module] = {
+    "cls": _first,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt,
+    "weightedmean": _weighted_mean,
+    "lasttoken": _last,
+}
+
+
+def _pooling(modes: Sequence[str]) -> Module:
+    """Pools (tokens, hidden) to (modes · hidden,)."""
+    unknown = sorted(set(modes) - set(_POOLING))
+    if unknown or not modes:
+        raise CheckpointError(f"pooling {', '.join(unknown) or 'without a mode'}: known are {', '.join(_POOLING)}")
+
+    def pool(tokens: Tensor) -> Tensor:
+        import torch
+
+        return torch.cat([_POOLING[mode](tokens) for mode in modes])
+
+    return pool
+
+
+def _load_pooling(folder: Path, card: ModelCard) -> Module:
+    config = _read_json(folder / "config.json")
+    if not config.get("include_prompt", True) and card.prompts:
+        raise CheckpointError(
+            f"{folder} leaves the prompt's tokens out of pooling (include_prompt is false), which Fletcher does not do"
+        )
+    modes = config.get("pooling_mode", [mode for key, mode in MODE_KEYS.items() if config.get(key)])
+    return _pooling([modes] if isinstance(modes, str) else modes)
+
+
+# Dense, LayerNorm, Normalize ------------------------------------------------------------------------------------------
+
+
+def _normalize(vector: Tensor) -> Tensor:
+    """L2 norm 1; a zero vector stays zero, as in `torch.nn.functional.normalize`."""
+    return vector / vector.norm().clamp(min=1e-12)
+
+
+def _load_normalize(folder: Path, card: ModelCard) -> Module:
+    _only_sentences(folder)
+    return _normalize
+
+
+def _load_dense(folder: Path, card: ModelCard) -> Module:
+    config = _only_sentences(folder)
+    activation = _activation(folder, config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    tensors = _load_tensors(folder, {"linear.weight"}, {"linear.bias", "residual.weight"})
+    weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
+    if (bias is not None) != config.get("bias", True):
+        raise CheckpointError(f"{folder}: config.json says bias {config.get('bias', True)}, the weights say otherwise")
+    residual = config.get("use_residual", False)
+
+    def dense(vector: Tensor) -> Tensor:
+        projected = weight @ vector
+        if bias is not None:
+            projected = projected + bias
+        projected = activation(projected)
+        if not residual:
+            return projected
+        return projected + (tensors["residual.weight"] @ vector if "residual.weight" in tensors else vector)
+
+    return dense
+
+
+def _load_layer_norm(folder: Path, card: ModelCard) -> Module:
+    tensors = _load_tensors(folder, {"norm.weight", "norm.bias"}, set())
+
+    def layer_norm(vector: Tensor) -> Tensor:
+        centred = vector - vector.mean()
+        # 1e-5 is torch.nn.LayerNorm's own default, which sentence-transformers leaves.
+        return centred / (centred.square().mean() + 1e-5).sqrt() * tensors["norm.weight"] + tensors["norm.bias"]
+
+    return layer_norm
+
+
+_BUILDERS: Mapping[str, Callable[[Path, ModelCard], Module]] = {
+    "Pooling": _load_pooling,
+    "Dense": _load_dense,
+    "LayerNorm": _load_layer_norm,
+    "Normalize": _load_normalize,
+}
+
+
+def _activation(folder: Path, name: str) -> Module:
+    """A class of torch.nn by its full name; nothing else is imported, since that would run a stranger's code."""
+    import torch
+
+    kind = getattr(torch.nn, name.rsplit(".", 1)[-1], None)
+    if not name.startswith("torch.nn.") or not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
+        raise CheckpointError(f"{folder} has the activation {name!r}: only classes of torch.nn are known")
+    module: Module = kind()
+    return module
+
+
+def _only_sentences(folder: Path) -> dict[str, Any]:
+    """The module's config, refused if the module works on something else than the sentence's vector."""
+    file = folder / "config.json"
+    config: dict[str, Any] = _read_json(file) if file.is_file() else {}
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise CheckpointError(f"{file} has {key} {config[key]!r}: only 'sentence_embedding' is known")
+    return config
+
+
+def _load_tensors(folder: Path, wanted: set[str], optional: set[str]) -> dict[str, Tensor]:
+    """The module's weights in float32.
+
+    Raises:
+        CheckpointError: no safetensors file, or other tensors than those.
+    """
+    from safetensors.torch import load_file
+
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"{folder} has no model.safetensors; weights are read from safetensors files only")
+    tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
+    if not wanted <= set(tensors) <= wanted | optional:
+        raise CheckpointError(f"{file} holds {', '.join(sorted(tensors))}; wanted are {', '.join(sorted(wanted))}")
+    return tensors
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return msgspec.json.decode(file.read_bytes())
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}): fetch the checkpoint again") from error

@@ -1,0 +1,100 @@
+"""The built-in texts: every length, the same on every run, and files of texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+from fletcher.convert.texts import EDGES, SENTENCES, lengths_to, read_texts, text_of_length, texts_for
+from fletcher.runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    """A small WordPiece tokenizer with two special tokens around a text."""
+    built = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    built.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    alphabet = sorted({char for text in SENTENCES for char in text if char.isascii() and char.isprintable()})
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=400,
+        special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]"],
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    built.train_from_iterator(SENTENCES, trainer)
+    built.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return built
+
+
+def test_every_length_occurs_and_some_are_too_long(tokenizer: Tokenizer) -> None:
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text).ids)
+
+    texts = texts_for(count, 128)
+    lengths = {count(text) for text in texts}
+    assert set(range(2, 131)) <= lengths
+    assert max(lengths) >= 256
+    assert len(texts) == len(set(texts))
+    assert set(EDGES) | set(SENTENCES) <= set(texts)
+    assert texts == texts_for(count, 128)
+
+
+def test_text_of_length_is_exact_and_starts_where_it_is_told(tokenizer: Tokenizer) -> None:
+    for length in (2, 3, 17, 500):
+        assert len(tokenizer.encode(text_of_length(length, lambda text: len(tokenizer.encode(text).ids))).ids) == length
+    text = text_of_length(40, lambda text: len(tokenizer.encode(text).ids), start=3)
+    assert text.startswith(SENTENCES[3][:20])
+
+
+def test_the_texts_can_be_encoded_and_cover_what_breaks_tokenizers() -> None:
+    joined = "".join((*EDGES, *SENTENCES))
+    joined.encode()
+    assert {"", " "} <= set(EDGES)
+    for char in ("\x00", "\u200d", "🎉", "面", "я", "خ", "ह", "빵", "\U0010fffd", "\u0301"):
+        assert char in joined
+
+
+def test_long_models_have_every_length_to_512_and_the_limit() -> None:
+    assert lengths_to(1) == [1]
+    assert lengths_to(256) == list(range(1, 257))
+    lengths = lengths_to(8192)
+    assert lengths[:512] == list(range(1, 513))
+    assert lengths[-2:] == [8191, 8192]
+    assert len(lengths) < 530
+
+
+def test_read_texts_takes_a_text_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_bytes("\ufeffone\r\n\ntwo\u2028still two\n".encode())
+    assert read_texts(file) == ["one", "", "two\u2028still two"]
+
+
+def test_read_texts_takes_jsonl(tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text('{"text": "a\\nb", "id": 7}\n\n{"text": ""}\n', encoding="utf-8")
+    assert read_texts(file) == ["a\nb", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "fine"}\n{"txt": "x"}\n', "line 2"),
+        ("a.jsonl", b'{"text": 3}', "line 1"),
+        ("a.jsonl", b"not json", "line 1"),
+        ("a.txt", b"", "holds no text"),
+        ("a.txt", b"good\n\xff", "not UTF-8"),
+    ],
+)
+def test_read_texts_says_what_is_wrong(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read_texts(tmp_path / name)
+
+
+def test_read_texts_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        read_texts(tmp_path / "missing.txt")
