@@ -1,0 +1,90 @@
+"""`HOST:PORT` as people write it, and sockets that are theirs or a clear error."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.oserrors import explain
+
+__all__ = ["Addresses", "HostPort", "bind", "parse"]
+
+#: Connections that may wait to be accepted; the system caps it.
+BACKLOG = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a server listens.
+
+    Attributes:
+        http: URL of the HTTP door, or None if it is shut.
+        flight: URL of the Flight door, or None if it is shut.
+    """
+
+    http: str | None
+    flight: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """An address to listen on; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse(text: str, option: str) -> HostPort:
+    """Reads `HOST:PORT`, `:PORT` or `[IPV6]:PORT`.
+
+    Args:
+        text: what the user wrote.
+        option: where it was written, for the error.
+
+    Raises:
+        InputError: it is something else.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise InputError(
+            f"{option} is {text!r}, and must be HOST:PORT with a port from 0 to 65535, such as 127.0.0.1:8080"
+        )
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise InputError(f"{option} is {text!r}: write an IPv6 address in brackets, as [::1]:8080")
+    return HostPort(host or "127.0.0.1", int(port))
+
+
+def bind(address: HostPort, option: str) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        InputError: the port is taken, the address is not this machine's, or the system does not allow it.
+    """
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise InputError(f"{option} {address}: the host {address.host!r} is unknown ({error.strerror})") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A port whose last connections linger may be taken again; one where somebody listens may not.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(
+                f"{option} {address}: the port is in use. Stop the program that listens there, or choose another port with "
+                f"{option} {HostPort(address.host, 0)} (0 takes a free one)"
+            ) from error
+        raise InputError(f"{option} {address}: cannot listen there ({explain(error)})") from error
+    return listener

@@ -1,0 +1,312 @@
+"""The one engine behind every door: it admits requests, forms batches, computes them on its workers, and answers.
+
+It knows nothing of HTTP or Flight: a door submits texts or token ids and gets a future.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime import Embeddings, Encodings
+from fletcher.runtime.errors import FletcherError, OverloadedError, ProviderError, StoppingError
+
+from .backend import Backend
+from .backlog import Backlog, Piece, Request
+from .metrics import Metrics
+
+__all__ = ["Engine"]
+
+logger = logging.getLogger("fletcher.serve.engine")
+
+#: A request of at most this many characters is tokenised on the caller's thread: under a millisecond, and cheaper than
+#: handing it to another one. The event loop is such a caller, so the bound is also what it may be held up.
+INLINE_CHARACTERS = 2048
+
+#: Tokens that may wait: 4 MB of ids, and minutes of work for a laptop, which `MAX_WAIT_SECONDS` cuts short.
+MAX_QUEUE_TOKENS = 1 << 20
+
+#: Seconds that a request may be expected to wait. The usual clients give up after 60.
+MAX_WAIT_SECONDS = 30.0
+
+
+class Engine:
+    """Texts or token ids in, futures of `Embeddings` out. Safe to use from any thread; a context manager that stops itself.
+
+    Attributes:
+        encoder: what computes.
+        metrics: what it counts in.
+    """
+
+    def __init__(
+        self,
+        encoder: Backend,
+        *,
+        max_queue_tokens: int = MAX_QUEUE_TOKENS,
+        max_wait_seconds: float = MAX_WAIT_SECONDS,
+        metrics: Metrics | None = None,
+    ) -> None:
+        """
+        Args:
+            encoder: the model; it stays the caller's to close, after the engine has stopped.
+            max_queue_tokens: tokens that may wait; above it requests are refused.
+            max_wait_seconds: seconds that a request may be expected to wait before it is computed.
+            metrics: where to count; None counts for nobody.
+        """
+        self.encoder = encoder
+        self.metrics = Metrics() if metrics is None else metrics
+        self._backlog = Backlog(max_tokens=max_queue_tokens, max_wait=max_wait_seconds, workers=encoder.workers)
+        self._failures = 0
+        self.metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: self._backlog.tokens)
+        self.metrics.gauge(
+            "fletcher_open_requests", "Requests admitted and not yet answered", lambda: self._backlog.open_requests
+        )
+        self._tokenizers = ThreadPoolExecutor(encoder.workers, thread_name_prefix="fletcher-tokenize")
+        self._threads = [
+            threading.Thread(target=self._work, name=f"fletcher-worker-{number}", daemon=True)
+            for number in range(encoder.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it admits nothing more."""
+        return self._backlog.stopping
+
+    @property
+    def failures(self) -> int:
+        """Batches that the session failed so far: whoever tells others that the model is well asks it again after one."""
+        return self._failures
+
+    @property
+    def open_requests(self) -> int:
+        """Requests admitted and not yet answered."""
+        return self._backlog.open_requests
+
+    def check_dimensions(self, dimensions: int | None) -> None:
+        """Refuses a vector length before anything is computed.
+
+        Raises:
+            InputError: the model does not offer it.
+        """
+        self.encoder.shorten(np.empty((0, self.encoder.dimension), np.float32), dimensions)
+
+    def submit(
+        self, inputs: Sequence[str] | Encodings, *, input_type: str | None = None, dimensions: int | None = None
+    ) -> Future[Embeddings]:
+        """Admits a request of any size. Its vectors are those that it would get alone.
+
+        Cancelling the future drops what of it has not been computed.
+
+        Args:
+            inputs: texts, or token ids that are ready.
+            input_type: which prompt the texts get; None is "document". Token ids get none.
+            dimensions: a Matryoshka length; None is the model's full one.
+
+        Returns:
+            The embeddings, in the order of the inputs. Texts that turn out to be unusable fail here or in the future.
+
+        Raises:
+            InputError: the inputs, the input type or the dimensions cannot be used.
+            OverloadedError: too much waits already.
+            StoppingError: the server is stopping.
+        """
+        if dimensions is not None:
+            self.check_dimensions(dimensions)
+        if isinstance(inputs, Encodings):
+            request = self._admit(inputs.num_tokens, dimensions)
+            self._enqueue(request, inputs)
+            return request.future
+        characters = sum(map(len, inputs))
+        # English has about four characters a token; two keep the estimate on the safe side until the real count is known.
+        cost = min(characters // 2 + 4 * len(inputs), len(inputs) * self.encoder.max_tokens)
+        request = self._admit(cost, dimensions)
+        if characters > INLINE_CHARACTERS:
+            job = self._tokenizers.submit(self._tokenize, request, inputs, input_type)
+            job.add_done_callback(partial(self._tokenized, request))
+            return request.future
+        try:
+            encodings = self._tokenize(request, inputs, input_type)
+        except BaseException:
+            self._abandon(request)
+            raise
+        self._enqueue(request, encodings)
+        return request.future
+
+    def stop_admitting(self) -> None:
+        """Refuses everything from now on; what was admitted is still answered."""
+        self._backlog.stop()
+
+    def stop(self, drain_seconds: float = 30.0) -> bool:
+        """Stops admitting, answers what was admitted, and ends the threads.
+
+        Args:
+            drain_seconds: how long that may take; what is left then fails with `StoppingError`.
+
+        Returns:
+            Whether everything was answered.
+        """
+        self._backlog.stop()
+        drained = self._backlog.wait_until_drained(drain_seconds)
+        self._tokenizers.shutdown(wait=drained, cancel_futures=True)
+        for request in self._backlog.close():
+            self._fail(
+                request, StoppingError(f"the server stopped before it came to this request ({drain_seconds:g} s)")
+            )
+        if drained:
+            for thread in self._threads:
+                thread.join()
+        return drained
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _admit(self, cost: int, dimensions: int | None) -> Request:
+        try:
+            request = self._backlog.admit(cost, dimensions)
+        except (OverloadedError, StoppingError) as error:
+            self.metrics.refused("overloaded" if isinstance(error, OverloadedError) else "stopping")
+            raise
+        self.metrics.admitted.inc()
+        return request
+
+    def _tokenize(self, request: Request, texts: Sequence[str], input_type: str | None) -> Encodings | None:
+        if request.future.cancelled():
+            return None
+        started = time.perf_counter()
+        encodings = self.encoder.tokenize(texts, input_type)
+        self.metrics.tokenization.observe(time.perf_counter() - started)
+        return encodings
+
+    def _tokenized(self, request: Request, job: Future[Encodings | None]) -> None:
+        if job.cancelled():
+            error: BaseException | None = StoppingError("the server stopped before it came to this request")
+        else:
+            error = job.exception()
+        if error is not None:
+            self._abandon(request, error)
+        else:
+            self._enqueue(request, job.result())
+
+    def _abandon(self, request: Request, error: BaseException | None = None) -> None:
+        """Ends a request that never reaches the queue; without an error its caller has it already."""
+        self._backlog.abandon(request)
+        if error is not None:
+            self._fail(request, error)
+        elif request.close():
+            self._backlog.settle()
+
+    def _enqueue(self, request: Request, encodings: Encodings | None) -> None:
+        if encodings is None:  # cancelled while it waited for the tokenizer
+            self._abandon(request)
+        elif len(encodings):
+            try:
+                self._backlog.push(request, encodings)
+            except StoppingError as error:
+                self._fail(request, error)
+        else:
+            self._backlog.abandon(request)
+            request.encodings = encodings
+            self._answer(request, np.empty((0, self.encoder.dimension), np.float32))
+
+    def _work(self) -> None:
+        """A worker's life."""
+        budget = self.encoder.token_budget
+        while (pieces := self._backlog.take(budget)) is not None:
+            self._compute(pieces)
+
+    def _compute(self, pieces: Sequence[Piece]) -> None:
+        """Runs one batch and answers the requests that it completes."""
+        batch = (
+            pieces[0].encodings if len(pieces) == 1 else Encodings.concatenate([piece.encodings for piece in pieces])
+        )
+        started = time.perf_counter()
+        try:
+            vectors = self.encoder.run(batch)
+            finite = self._check(vectors, len(batch))
+        except Exception as error:
+            # Whatever it is, it must fail its own request only, and never the thread that serves all the others.
+            self._failures += 1
+            if len(pieces) > 1:
+                for piece in pieces:
+                    self._compute([piece])
+                return
+            if not isinstance(error, FletcherError):
+                logger.exception("a batch of %d tokens failed", batch.num_tokens)
+            self._fail(pieces[0].request, error)
+            return
+        seconds = time.perf_counter() - started
+        self._count_batch(batch, pieces, started, seconds)
+        start = 0
+        for piece in pieces:
+            end = start + len(piece.encodings)
+            if finite is not None and not finite[start:end].all():
+                self._fail(piece.request, ProviderError("the session gave NaN or infinity, which is no vector"))
+            elif piece.rows is None:
+                self._answer(piece.request, vectors[start:end])
+            elif (whole := piece.request.fill(piece.rows, vectors[start:end])) is not None:
+                self._answer(piece.request, whole)
+            start = end
+
+    def _check(self, vectors: NDArray[np.float32], rows: int) -> NDArray[np.bool_] | None:
+        """Which rows are finite, or None where all are."""
+        if vectors.shape != (rows, self.encoder.dimension):
+            raise ProviderError(f"the session gave vectors of shape {vectors.shape} for {rows} texts")
+        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
+        if finite.all():
+            return None
+        self._failures += 1
+        return finite
+
+    def _count_batch(self, batch: Encodings, pieces: Sequence[Piece], started: float, seconds: float) -> None:
+        if batch.num_tokens * 2 >= self.encoder.token_budget:
+            self._backlog.measured(batch.num_tokens, seconds)
+        metrics = self.metrics
+        metrics.batch_seconds.observe(seconds)
+        metrics.batch_tokens.observe(batch.num_tokens)
+        metrics.batch_texts.observe(len(batch))
+        metrics.tokens.inc(batch.num_tokens)
+        for piece in pieces:
+            metrics.queued.observe(started - piece.request.admitted)
+
+    def _answer(self, request: Request, vectors: NDArray[np.float32]) -> None:
+        if not request.close():
+            return
+        encodings = request.encodings
+        if request.future.set_running_or_notify_cancel():
+            if request.dimensions is not None:
+                vectors = self.encoder.shorten(vectors, request.dimensions)
+            self.metrics.vectors.inc(len(encodings))
+            dropped = int(encodings.dropped.sum())
+            if dropped:
+                self.metrics.dropped.inc(dropped)
+            request.future.set_result(Embeddings(vectors, encodings.lengths, encodings.dropped))
+        else:
+            self.metrics.cancelled.inc()
+        self._backlog.settle()
+
+    def _fail(self, request: Request, error: BaseException) -> None:
+        if not request.close():
+            return
+        if not isinstance(error, FletcherError):
+            failure = ProviderError(f"the session failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            error = failure
+        if request.future.set_running_or_notify_cancel():
+            request.future.set_exception(error)
+        self._backlog.settle()

@@ -1,0 +1,53 @@
+"""What a door refuses before the engine sees it. All are `InputError`: the table of statuses tells them apart.
+
+InputError
+├── FieldError               a field of a request cannot be used; names it
+├── UnknownModelError        the server has no model of that name
+├── UnknownRouteError        nothing answers at that path, action or descriptor
+├── MethodError              the path answers, but not to this HTTP method
+└── TooLargeError            the body is larger than the server takes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fletcher.runtime.errors import InputError
+
+__all__ = ["FieldError", "MethodError", "TooLargeError", "UnknownModelError", "UnknownRouteError"]
+
+
+class FieldError(InputError):
+    """A field of a request that cannot be used.
+
+    Attributes:
+        field: its name as the client wrote it, with indices (`input[3]`), or None where the whole body is meant.
+    """
+
+    def __init__(self, message: str, field: str | None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class UnknownModelError(InputError):
+    """The server has no model of that name."""
+
+
+class UnknownRouteError(InputError):
+    """Nothing answers at that path, action or descriptor."""
+
+
+class MethodError(InputError):
+    """The path answers, but not to this HTTP method.
+
+    Attributes:
+        allowed: the methods that it answers to.
+    """
+
+    def __init__(self, message: str, allowed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
+
+
+class TooLargeError(InputError):
+    """The body is larger than the server takes."""

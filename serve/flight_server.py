@@ -1,0 +1,185 @@
+"""The Flight door: `DoExchange(embed)` and its descriptions, on pyarrow's gRPC server."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from fletcher import __version__
+from fletcher.runtime.errors import FletcherError, ServiceError
+
+from .addresses import HostPort
+from .engine import Engine
+from .errors import UnknownRouteError
+from .flight_errors import flight_error
+from .flight_exchange import Exchange
+from .flight_middleware import RequestIdFactory, request_id
+from .flight_schema import DEFAULT_COLUMN, EmbedOptions, output_schema, read_options
+from .readiness import Readiness
+from .served import ServedModel
+
+__all__ = ["FlightServer"]
+
+logger = logging.getLogger("fletcher.serve.flight")
+
+EMBED = b"embed"
+ACTIONS = {
+    "info": "The served model and the server, as JSON",
+    "health": "Whether the process lives and its canary passed, as JSON",
+}
+
+
+class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
+    """The Flight door: open from its construction to `stop`."""
+
+    def __init__(self, engine: Engine, model: ServedModel, readiness: Readiness, address: HostPort) -> None:
+        """
+        Args:
+            engine: what answers.
+            model: what is served.
+            readiness: what `health` asks.
+            address: where to listen; port 0 takes a free one.
+
+        Raises:
+            ServiceError: gRPC cannot listen there.
+        """
+        self._engine = engine
+        self._model = model
+        self._readiness = readiness
+        self._exchanges: set[Exchange] = set()
+        self._lock = threading.Lock()
+        try:
+            super().__init__(f"grpc://{address}", middleware={"request-id": RequestIdFactory()})
+        except (pa.ArrowException, OSError) as error:
+            raise ServiceError(f"Flight cannot listen on {address}: {error}") from error
+        self.url = f"grpc://{HostPort(address.host, self.port)}"
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Embeds a stream of record batches."""
+        with self._call("exchange", context):
+            exchange = Exchange(self._engine, self._model, self._options(descriptor), reader, writer, context)
+            with self._lock:
+                self._exchanges.add(exchange)
+            try:
+                exchange.run()
+            finally:
+                with self._lock:
+                    self._exchanges.discard(exchange)
+
+    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
+        """What `DoExchange` answers with for this descriptor."""
+        with self._call("info", context):
+            return self._info(descriptor, self._options(descriptor))
+
+    def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
+        """The one descriptor that there is."""
+        with self._call("list", context):
+            return iter([self._info(fl.FlightDescriptor.for_path(EMBED), EmbedOptions())])
+
+    def list_actions(self, context: Any) -> list[Any]:
+        """What `DoAction` answers to."""
+        return list(ACTIONS.items())
+
+    def do_action(self, context: Any, action: Any) -> Iterator[Any]:
+        """`info` or `health`."""
+        with self._call("action", context):
+            if action.type == "info":
+                body = msgspec.json.encode({"server": "fletcher", "version": __version__, "model": self._model})
+            elif action.type == "health":
+                reason = self._readiness.reason()
+                body = msgspec.json.encode({"status": "ok", "ready": not reason, "reason": reason})
+            else:
+                raise UnknownRouteError(f"there is no action {action.type!r}; there are {', '.join(ACTIONS)}")
+            return iter([fl.Result(pa.py_buffer(body))])
+
+    def stop(self, drain_seconds: float) -> None:
+        """Waits until what was read is answered, ends the streams whose clients say nothing, and closes.
+
+        Args:
+            drain_seconds: how long that may take.
+        """
+        deadline = time.monotonic() + drain_seconds
+        closing = threading.Thread(target=self.shutdown, name="fletcher-flight-close", daemon=True)
+        closing.start()
+        while closing.is_alive() and time.monotonic() < deadline and not self._all_idle():
+            closing.join(0.05)
+        closing.join(0.2)  # gRPC sends what was written last
+        if closing.is_alive():
+            _hang_up(self.port)
+            closing.join(max(deadline - time.monotonic(), 1.0))
+
+    def _all_idle(self) -> bool:
+        with self._lock:
+            return all(exchange.idle for exchange in self._exchanges)
+
+    def _options(self, descriptor: Any) -> EmbedOptions:
+        if descriptor.descriptor_type == fl.DescriptorType.CMD:
+            return read_options(descriptor.command, self._model)
+        if list(descriptor.path) != [EMBED]:
+            path = [part.decode(errors="replace") for part in descriptor.path]
+            raise UnknownRouteError(f'there is nothing at the path {path}; there is ["embed"]')
+        return EmbedOptions()
+
+    def _info(self, descriptor: Any, options: EmbedOptions) -> Any:
+        texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
+        schema = output_schema(texts, self._model, options.dimensions)
+        return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
+
+    @contextmanager
+    def _call(self, route: str, context: Any) -> Iterator[None]:
+        """Counts and logs a call, and translates its error, once."""
+        started = time.perf_counter()
+        fields: dict[str, object] = {"request_id": request_id(context), "route": route}
+        status = "ok"
+        try:
+            yield
+        except FletcherError as error:
+            translated = flight_error(error)
+            status = type(translated).__name__
+            self._engine.metrics.failed(error)
+            level = logging.ERROR if isinstance(translated, fl.FlightInternalError) else logging.INFO
+            logger.log(
+                level, "call failed", extra={"fields": fields | {"error": type(error).__name__, "reason": str(error)}}
+            )
+            raise translated from None
+        except (fl.FlightError, pa.ArrowException, OSError) as error:
+            status = "left"
+            logger.info("client left", extra={"fields": fields | {"error": type(error).__name__}})
+            raise fl.FlightCancelledError("the client left") from None
+        except Exception:
+            # The last resort: a defect of ours, which pyarrow would send to the client with its traceback.
+            status = "FlightInternalError"
+            logger.exception("call failed", extra={"fields": fields})
+            raise flight_error(FletcherError("internal error")) from None
+        finally:
+            self._engine.metrics.answered("flight", route, status, time.perf_counter() - started)
+
+
+def _hang_up(port: int) -> None:
+    """Ends the connections that clients keep open on a port of this process.
+
+    gRPC's `Shutdown` waits for every stream, and pyarrow gives it no deadline and a call no way to be cancelled, so a client
+    that holds a stream open and says nothing would keep the process alive.
+    """
+    for entry in Path("/dev/fd").iterdir():
+        try:
+            connection = socket.socket(fileno=int(entry.name))
+        except OSError:
+            continue  # a file, or closed since
+        try:
+            if connection.getsockname()[1] == port and connection.getpeername():
+                connection.shutdown(socket.SHUT_RDWR)
+        except (OSError, IndexError):
+            continue  # a listening or a local socket
+        finally:
+            connection.detach()

@@ -1,0 +1,88 @@
+"""Prometheus metrics of every stage. Names that the earlier Fletcher had keep their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+#: Seconds: half a millisecond (one short text, a small model) to a minute (a long list on a busy server).
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+#: Tokenising a short text takes tens of microseconds.
+FINE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+class Metrics:
+    """One server's metrics, in a registry of their own, so that several servers fit in a process."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "fletcher_requests",
+            "Requests answered, by door, route and status",
+            ["door", "route", "status"],
+            registry=registry,
+        )
+        self._errors = Counter("fletcher_errors", "Requests that failed, by error type", ["type"], registry=registry)
+        self._refused = Counter(
+            "fletcher_admission_refused", "Requests refused at the door", ["reason"], registry=registry
+        )
+        self._duration = Histogram(
+            "fletcher_request_duration_seconds",
+            "From a request's arrival to its answer",
+            ["door", "route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.admitted = Counter("fletcher_admission_admitted", "Requests that the engine admitted", registry=registry)
+        self.cancelled = Counter("fletcher_requests_cancelled", "Requests whose client left first", registry=registry)
+        self.vectors = Counter("fletcher_vectors_processed", "Vectors answered", registry=registry)
+        self.tokens = Counter("fletcher_tokens_processed", "Tokens that the model computed", registry=registry)
+        self.dropped = Counter("fletcher_tokens_dropped", "Tokens cut by truncation", registry=registry)
+        self.tokenization = Histogram(
+            "fletcher_tokenization_duration_seconds",
+            "Tokenising one request",
+            buckets=FINE_SECONDS,
+            registry=registry,
+        )
+        self.queued = Histogram(
+            "fletcher_queue_duration_seconds", "From admission to a batch", buckets=SECONDS, registry=registry
+        )
+        self.batch_seconds = Histogram(
+            "fletcher_batch_duration_seconds", "Computing one batch", buckets=SECONDS, registry=registry
+        )
+        self.batch_tokens = Histogram("fletcher_batch_tokens", "Tokens of a batch", buckets=COUNTS, registry=registry)
+        self.batch_texts = Histogram("fletcher_batch_texts", "Texts of a batch", buckets=COUNTS, registry=registry)
+        # Looking a child up by its labels takes a lock and a dict of tuples; the few there are, are kept.
+        self._requests_of: dict[tuple[str, str, str], Counter] = {}
+        self._duration_of: dict[tuple[str, str], Histogram] = {}
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Adds a value that is read when somebody scrapes."""
+        Gauge(name, text, registry=self.registry).set_function(value)
+
+    def answered(self, door: str, route: str, status: int | str, seconds: float) -> None:
+        """Counts one request. `route` is from a short list, never what a client wrote."""
+        key = (door, route, str(status))
+        if key not in self._requests_of:
+            self._requests_of[key] = self._requests.labels(*key)
+            self._duration_of[key[:2]] = self._duration.labels(*key[:2])
+        self._requests_of[key].inc()
+        self._duration_of[key[:2]].observe(seconds)
+
+    def failed(self, error: BaseException) -> None:
+        """Counts an error by its class."""
+        self._errors.labels(type(error).__name__).inc()
+
+    def refused(self, reason: str) -> None:
+        """Counts a request that was not admitted."""
+        self._refused.labels(reason).inc()
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,122 @@
+"""OpenAI's shapes as structs: what `/v1/embeddings` and `/v1/models` take and give, and their errors.
+
+Extensions of Fletcher's: the request's `input_type`, and each item's `tokens_seen` and `tokens_dropped`. OpenAI's own clients
+ignore what they do not know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "EmbeddingItem",
+    "EmbeddingList",
+    "EmbeddingRequest",
+    "ErrorBody",
+    "ErrorDetail",
+    "Model",
+    "ModelList",
+    "Usage",
+]
+
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+
+#: msgspec takes one kind of list in a union; `openai_input` tells the four shapes apart, and the schema names them.
+Input = Annotated[
+    str | list[str | TokenId | list[TokenId]],
+    Meta(
+        description="A text, a list of texts, one text's token ids, or a list of token id lists (special tokens included).",
+        extra_json_schema={
+            "examples": ["a text", ["a text", "another"]],
+        },
+    ),
+]
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `POST /v1/embeddings` takes."""
+
+    input: Input
+    model: Annotated[str, Meta(description="Name of the served model, as `/v1/models` lists it.")]
+    encoding_format: Annotated[
+        Literal["float", "base64"],
+        Meta(description="`base64` is the bytes of little-endian float32, four a dimension."),
+    ] = "float"
+    dimensions: Annotated[int, Meta(ge=1, lt=1 << 31, description="One of the model's Matryoshka lengths.")] | None = (
+        None
+    )
+    user: Annotated[str | None, Meta(description="Accepted for OpenAI's clients; neither used nor logged.")] = None
+    input_type: Annotated[
+        str | None,
+        Meta(
+            description="Which prompt of the model's the texts get: `query`, `document` (if left out), `clustering`, "
+            "`classification`, another of its card, or `raw` for none. Token ids get none."
+        ),
+    ] = None
+
+
+class EmbeddingItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One text's vector."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | bytes
+    tokens_seen: Annotated[int, Meta(description="Tokens that the model saw, special ones included.")]
+    tokens_dropped: Annotated[int, Meta(description="Tokens that truncation cut.")]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens that the model computed."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
+    """What `POST /v1/embeddings` gives."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingItem]
+    model: str
+    usage: Usage
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """One served model; OpenAI's four fields, and what a client of vectors wants to know."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    dimension: int
+    dimensions: list[int]
+    max_tokens: int
+    input_types: list[str]
+    variant: str
+    provider: str
+    digest: str
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
+    """What `GET /v1/models` gives."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong, in OpenAI's words."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Every error's body."""
+
+    error: ErrorDetail

@@ -1,0 +1,103 @@
+"""One table from the error tree to the statuses of HTTP and Flight. A test holds it complete.
+
+Arrow Flight's servers (pyarrow 26) can send these gRPC codes only: INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED,
+DEADLINE_EXCEEDED, UNAVAILABLE, UNAUTHENTICATED, PERMISSION_DENIED, CANCELLED, INTERNAL. There is no RESOURCE_EXHAUSTED
+(`TransportStatusCode` in Arrow's cpp/src/arrow/flight/transport.h), so an overloaded server is UNAVAILABLE there, with
+the seconds to wait in the error's extra info.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fletcher.model_zoo.errors import CardError, ChecksumError, FletcherError, SourceError
+from fletcher.runtime.errors import (
+    ArtifactError,
+    CanaryError,
+    CheckpointError,
+    DeadlineError,
+    InputError,
+    MissingPackageError,
+    OverloadedError,
+    ProviderError,
+    ServiceError,
+    StoppingError,
+    VerificationError,
+)
+
+from .errors import FieldError, MethodError, TooLargeError, UnknownModelError, UnknownRouteError
+
+__all__ = ["STATUSES", "FlightCode", "Status", "public_message", "retry_after", "status_of"]
+
+FlightCode = Literal["INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL"]
+
+#: Seconds after which a client that met a stopping server may try again: another one has had time to come up.
+STOPPING_RETRY_AFTER = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How an error looks from outside.
+
+    Attributes:
+        http: status code.
+        kind: `type` of OpenAI's error object.
+        code: `code` of OpenAI's error object.
+        flight: gRPC status code on Arrow Flight.
+    """
+
+    http: int
+    kind: str
+    code: str | None
+    flight: FlightCode
+
+
+_BROKEN = Status(500, "server_error", "internal_error", "INTERNAL")
+_UNREADY = Status(503, "server_error", "unavailable", "UNAVAILABLE")
+
+STATUSES: Mapping[type[FletcherError], Status] = {
+    FletcherError: _BROKEN,
+    CardError: _BROKEN,
+    SourceError: _BROKEN,
+    ChecksumError: _BROKEN,
+    CheckpointError: _BROKEN,
+    ArtifactError: _BROKEN,
+    CanaryError: _UNREADY,
+    MissingPackageError: _BROKEN,
+    ProviderError: Status(500, "server_error", "model_failed", "INTERNAL"),
+    VerificationError: _BROKEN,
+    InputError: Status(400, "invalid_request_error", None, "INVALID_ARGUMENT"),
+    FieldError: Status(400, "invalid_request_error", "invalid_value", "INVALID_ARGUMENT"),
+    UnknownModelError: Status(404, "invalid_request_error", "model_not_found", "NOT_FOUND"),
+    UnknownRouteError: Status(404, "invalid_request_error", "unknown_url", "NOT_FOUND"),
+    MethodError: Status(405, "invalid_request_error", "method_not_allowed", "INVALID_ARGUMENT"),
+    TooLargeError: Status(413, "invalid_request_error", "request_too_large", "INVALID_ARGUMENT"),
+    ServiceError: _UNREADY,
+    OverloadedError: Status(429, "rate_limit_error", "overloaded", "UNAVAILABLE"),
+    DeadlineError: Status(504, "server_error", "deadline_exceeded", "DEADLINE_EXCEEDED"),
+    StoppingError: Status(503, "server_error", "stopping", "UNAVAILABLE"),
+}
+
+
+def status_of(error: FletcherError) -> Status:
+    """The status of an error's class, or of its nearest ancestor that has one."""
+    for kind in type(error).__mro__:
+        if kind in STATUSES:
+            return STATUSES[kind]
+    return _BROKEN
+
+
+def public_message(error: FletcherError) -> str:
+    """What a client may read. A failure of the server's own can name files and providers: those stay in its log."""
+    if isinstance(error, InputError | ServiceError):
+        return str(error)
+    return "the server failed on this request; its log has the details under this request's id"
+
+
+def retry_after(error: FletcherError) -> float | None:
+    """Seconds after which a retry has a chance, or None where a retry is pointless."""
+    if isinstance(error, OverloadedError):
+        return error.retry_after
+    return STOPPING_RETRY_AFTER if isinstance(error, StoppingError) else None

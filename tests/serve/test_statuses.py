@@ -1,0 +1,50 @@
+"""The table of statuses covers the whole error tree."""
+
+from __future__ import annotations
+
+import pytest
+
+import fletcher.runtime.errors
+import fletcher.serve.errors
+from fletcher.runtime.errors import FletcherError, InputError, OverloadedError, ProviderError, StoppingError
+from fletcher.serve.statuses import STATUSES, public_message, retry_after, status_of
+
+
+def tree(root: type[FletcherError]) -> set[type[FletcherError]]:
+    return {root}.union(*(tree(child) for child in root.__subclasses__()))
+
+
+def test_every_error_has_its_own_line() -> None:
+    public = {
+        getattr(module, name)
+        for module in (fletcher.runtime.errors, fletcher.serve.errors)
+        for name in module.__all__
+    }
+    assert public == set(STATUSES)
+    ours = {error for error in tree(FletcherError) if error.__module__.startswith(("fletcher.runtime", "fletcher.serve"))}
+    assert ours <= set(STATUSES)
+
+
+@pytest.mark.parametrize("error", sorted(STATUSES, key=lambda error: error.__name__))
+def test_clients_are_blamed_for_inputs_only(error: type[FletcherError]) -> None:
+    status = STATUSES[error]
+    blamed = issubclass(error, InputError) or error is OverloadedError
+    assert (400 <= status.http < 500) is blamed
+    assert (status.flight in ("INVALID_ARGUMENT", "NOT_FOUND")) is issubclass(error, InputError)
+
+
+def test_an_error_of_elsewhere_has_its_ancestors_status() -> None:
+    class Elsewhere(StoppingError): ...
+
+    assert status_of(Elsewhere("x")) == STATUSES[StoppingError]
+
+
+def test_failures_of_the_servers_own_do_not_name_files() -> None:
+    assert "/secret" not in public_message(ProviderError("cannot read /secret/path"))
+    assert public_message(InputError("row 3")) == "row 3"
+
+
+def test_only_what_passes_by_itself_says_when_to_retry() -> None:
+    assert retry_after(OverloadedError("full", 7.0)) == 7.0
+    assert retry_after(StoppingError("stopping")) is not None
+    assert retry_after(InputError("no")) is None
