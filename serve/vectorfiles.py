@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +39,9 @@ class VectorWriter(Protocol):
     def finish(self) -> None:
         """Completes the file's content."""
 
+    def discard(self) -> None:
+        """Lets go of the file without another write."""
+
 
 @contextmanager
 def open_vectors(path: Path, dimension: int, carried: pa.Schema, *, force: bool = False) -> Iterator[VectorWriter]:
@@ -74,12 +76,10 @@ def open_vectors(path: Path, dimension: int, carried: pa.Schema, *, force: bool 
             writer = _open_writer(path.suffix.lower(), file, dimension, carried)
             try:
                 yield writer
+                writer.finish()
             except BaseException:
-                # pyarrow's writers complete themselves when they are collected, then into a closed file.
-                with contextlib.suppress(OSError, ValueError):
-                    writer.finish()
+                writer.discard()
                 raise
-            writer.finish()
             file.flush()
             os.fsync(file.fileno())
         _refuse_existing(path, force=force)
@@ -122,6 +122,9 @@ class _NpyWriter:
         self._file.seek(0)
         self._header()
 
+    def discard(self) -> None:
+        """Nothing is held back."""
+
 
 class _ParquetWriter:
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
@@ -145,6 +148,10 @@ class _ParquetWriter:
             self._flush()
         self._writer.close()
 
+    def discard(self) -> None:
+        # It would complete the file when it is collected, whenever that is, and fail on the closed one.
+        self._writer.is_open = False
+
 
 class _ArrowWriter:
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
@@ -156,6 +163,9 @@ class _ArrowWriter:
 
     def finish(self) -> None:
         self._writer.close()
+
+    def discard(self) -> None:
+        """It writes nothing of its own accord."""
 
 
 def _output_schema(dimension: int, carried: pa.Schema) -> pa.Schema:

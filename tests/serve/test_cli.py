@@ -40,6 +40,12 @@ class Lengths:
             yield Embeddings(self.shorten(vectors, dimensions), np.minimum(lengths, 4), np.maximum(lengths - 4, 0))
 
 
+@pytest.fixture(autouse=True)
+def hook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts back what `run` sets for a process that it has to itself."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the command asked `Encoder.load` for."""
@@ -50,7 +56,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return Lengths()
 
     monkeypatch.setattr(Encoder, "load", load)
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     return calls
 
 
