@@ -45,7 +45,7 @@ CHOSEN_SENTENCES = (0, 1, 4, 10, 16, 19, 21, 24, 26)
 
 
 def canary_texts(reference: Reference) -> list[str]:
-    """About two dozen texts as the tokenizer sees them, prompts included; the last one is truncated where that is not too long."""
+    """About two dozen texts as the tokenizer sees them, prompts included; the last is truncated if not too long."""
     texts = [text for text in EDGES if text in CHOSEN_EDGES] + [SENTENCES[index] for index in CHOSEN_SENTENCES]
     limit = reference.card.max_tokens
     for start, length in enumerate(LENGTHS):
@@ -93,9 +93,9 @@ def write_card_canary(
         checkout = fetch(source or card.name)
         # A folder's path says nothing to others, and the card's digests say that it is the published checkpoint.
         origin = card.name if source is None or Path(source).is_dir() else checkout.source
-        for file, digest in card.sha256.items():
-            if checkout.sha256.get(file, digest) != digest:
-                raise CheckpointError(f"{file} of {checkout.source} is not the one that the card of {name} pins")
+        for part, digest in card.sha256.items():
+            if checkout.sha256.get(part, digest) != digest:
+                raise CheckpointError(f"{part} of {checkout.source} is not the one that the card of {name} pins")
         canary = make_canary(Reference.load(checkout.folder, card), origin)
         file = output or Path(fletcher.model_zoo.__path__[0]) / "canaries" / f"{card.name}.safetensors"
         write_canary(file, canary)

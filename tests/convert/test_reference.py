@@ -16,11 +16,12 @@ from fletcher.convert.texts import EDGES, SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.errors import CheckpointError, InputError
 
+from .tiny import MAX_TOKENS, save_bert, save_modules
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
-MAX_TOKENS = 20
 POOLINGS = (
     ("cls",),
     ("mean",),
@@ -45,21 +46,7 @@ def one_thread() -> Iterator[None]:
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers, hidden size 32, over the letters of the built-in sentences."""
     folder = tmp_path_factory.mktemp("bert")
-    letters = sorted({char for text in SENTENCES for char in text.lower() if not char.isspace()})
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
-    ids = {token: index for index, token in enumerate(vocabulary)}
-    transformers.BertTokenizerFast(vocab=ids).save_pretrained(folder)
-    torch.manual_seed(11)
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-    )
-    transformers.BertModel(config).eval().save_pretrained(folder)
+    save_bert(folder)
     return folder
 
 
@@ -167,18 +154,7 @@ def test_lowercasing_that_sentence_transformers_was_told_to_do(bert: Path, tmp_p
     ids = transformers.AutoTokenizer.from_pretrained(bert).get_vocab()
     transformers.BertTokenizerFast(vocab=ids, do_lower_case=False).save_pretrained(tmp_path)
     cased = vectors_of(Reference.load(tmp_path, card()))
-    names = {"0": ("Transformer", ""), "1": ("Pooling", "1_Pooling")}
-    modules = [
-        {"idx": int(index), "name": index, "path": path, "type": f"sentence_transformers.models.{name}"}
-        for index, (name, path) in names.items()
-    ]
-    (tmp_path / "modules.json").write_text(json.dumps(modules))
-    (tmp_path / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True}
-    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    settings = {"max_seq_length": MAX_TOKENS, "do_lower_case": True}
-    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(settings))
-
+    save_modules(tmp_path, normalize=False, do_lower_case=True)
     model = library.SentenceTransformer(str(tmp_path), device="cpu")
     expected = np.stack([model.encode([text], show_progress_bar=False)[0] for text in (*SENTENCES, *EDGES)])
     np.testing.assert_allclose(vectors_of(Reference.load(tmp_path, card())), expected, rtol=2e-6, atol=2e-6)

@@ -1,0 +1,55 @@
+"""A BERT so small that tests can run it a thousand times, with random weights, over the built-in sentences' letters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import transformers
+
+from fletcher.convert.texts import SENTENCES
+
+MAX_TOKENS = 20
+HIDDEN = 32
+
+
+def save_bert(folder: Path) -> None:
+    """Writes config, weights and tokenizer: two layers, hidden size 32, a token a letter."""
+    letters = sorted({char for text in SENTENCES for char in text.lower() if not char.isspace()})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    transformers.BertTokenizerFast(vocab=ids).save_pretrained(folder)
+    torch.manual_seed(11)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=HIDDEN,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    transformers.BertModel(config).eval().save_pretrained(folder)
+
+
+def save_modules(folder: Path, *, normalize: bool = True, **settings: object) -> None:
+    """Writes sentence-transformers' files beside a checkpoint: mean pooling, and L2 normalisation if asked for.
+
+    Args:
+        folder: the checkpoint.
+        normalize: whether a Normalize module follows.
+        settings: more keys of `sentence_bert_config.json`.
+    """
+    paths = {"Transformer": "", "Pooling": "1_Pooling"} | ({"Normalize": "2_Normalize"} if normalize else {})
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for index, (name, path) in enumerate(paths.items())
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    for path in filter(None, paths.values()):
+        (folder / path).mkdir()
+    pooling = {"word_embedding_dimension": HIDDEN, "pooling_mode_mean_tokens": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    limits = {"max_seq_length": MAX_TOKENS, **settings}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(limits))
