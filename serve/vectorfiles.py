@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -126,11 +127,34 @@ class _NpyWriter:
         """Nothing is held back."""
 
 
+class _Sink(io.RawIOBase):
+    """What pyarrow writes to: the file, until it is let go.
+
+    A parquet writer completes its file when it is collected, whenever that is: without this it would then write to a closed
+    file and fail where nobody can catch it.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file: IO[bytes] | None = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        return len(data) if self._file is None else self._file.write(data)
+
+    def let_go(self) -> None:
+        """Everything written from now on goes nowhere."""
+        self._file = None
+
+
 class _ParquetWriter:
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         self._schema = schema
+        self._sink = _Sink(file)
         # Vectors have no repeated values for a dictionary to save.
-        self._writer = pq.ParquetWriter(file, schema, compression="zstd", use_dictionary=False)
+        self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", use_dictionary=False)
         self._waiting: list[pa.RecordBatch] = []
 
     def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
@@ -149,7 +173,7 @@ class _ParquetWriter:
         self._writer.close()
 
     def discard(self) -> None:
-        # It would complete the file when it is collected, whenever that is, and fail on the closed one.
+        self._sink.let_go()
         self._writer.is_open = False
 
 
