@@ -33,12 +33,13 @@ class LearnedPositions:
     """A table of absolute positions.
 
     Attributes:
-        table: (positions, width).
-        offset: row of a text's first token (RoBERTa's family begins after the padding index).
+        table: (positions, width); a text's first token has row 0, unless there is a padding id.
+        padding_id: RoBERTa's way of counting. The row of this number is for padding, and for a token of this id that stands
+            inside a text; such tokens are not counted. The first counted token has the row after it.
     """
 
     table: Weight
-    offset: int = 0
+    padding_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,8 @@ class Layer:
         feed_forward: its feed-forward part.
         feed_forward_norm: beside it.
         norm_first: pre-norm.
+        attention_norm_again: post-norm only: the layer's input is added, and normed, a second time, so that the attention's
+            part is norm(x + norm(x + f(x))) (JinaBERT with query norms).
     """
 
     name: str
@@ -161,6 +164,7 @@ class Layer:
     feed_forward: FeedForward
     feed_forward_norm: Norm
     norm_first: bool = False
+    attention_norm_again: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,17 @@ class Config:
             raise CheckpointError(f"{self._file}: {key} is {value!r}, where a positive integer was expected")
         return value
 
+    def count(self, key: str, default: int) -> int:
+        """A token id, or another number that may be 0.
+
+        Raises:
+            CheckpointError: no such number.
+        """
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise CheckpointError(f"{self._file}: {key} is {value!r}, where 0 or a positive integer was expected")
+        return value
+
     def number(self, key: str, default: float | None = None) -> float:
         """A positive real number.
 
@@ -57,6 +68,18 @@ class Config:
         """Whatever stands there; the caller checks it."""
         self._asked.add(key)
         return self._values.get(key, default)
+
+    def ignore(self, *keys: str) -> None:
+        """Counts keys as known: they concern training, or heads that no embedding uses."""
+        self._asked.update(keys)
+
+    def where(self, key: str) -> str:
+        """File and key, for messages."""
+        return f"{self._file}: {key}"
+
+    def refusal(self, reason: str) -> CheckpointError:
+        """The error to raise for a reason that concerns several keys."""
+        return CheckpointError(f"{self._file}: {reason}")
 
     def must_be(self, key: str, *allowed: object) -> None:
         """

@@ -39,11 +39,20 @@ def emit_feed_forward(graph: GraphBuilder, part: FeedForward, hidden: str, name:
 
 
 def side_by_side(parts: tuple[Linear, ...], name: str) -> Linear:
-    """Several products of one input as one, which MLAS runs faster than three small ones."""
-    weight = concatenate(f"{name}.weight", [part.weight for part in parts], axis=1)
+    """Several products of one input as one, which MLAS runs faster than three small ones.
+
+    The new weights are named after the old ones, `self.query_key_value`, so that layers which share those share these.
+
+    Args:
+        parts: either each has a bias or none.
+        name: of the node, for the message.
+    """
+    stems = [part.weight.name.removesuffix(".weight").rpartition(".") for part in parts]
+    joined = f"{stems[0][0]}.{'_'.join(last for _, _, last in stems)}"
+    weight = concatenate(f"{joined}.weight", [part.weight for part in parts], axis=1)
     biases = [part.bias for part in parts if part.bias is not None]
     if not biases:
         return Linear(weight, None)
     if len(biases) != len(parts):
         raise ValueError(f"{name}: either every part has a bias or none")
-    return Linear(weight, concatenate(f"{name}.bias", biases, axis=0))
+    return Linear(weight, concatenate(f"{joined}.bias", biases, axis=0))

@@ -9,6 +9,8 @@ The graph eats `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (tex
 
 from __future__ import annotations
 
+import numpy as np
+
 from fletcher.runtime.artifact import TensorInfo
 
 from ..description import Architecture, Embedding, Layer
@@ -54,8 +56,8 @@ def _emit_embedding(graph: GraphBuilder, embedding: Embedding, ids: str, layout:
         hidden = graph.node("Add", [hidden, graph.weight(embedding.token_type)], "embeddings/with_token_type")
     if embedding.positions is not None:
         index = layout.positions
-        if embedding.positions.offset:
-            index = graph.node("Add", [index, graph.constant(embedding.positions.offset)], "embeddings/position_ids")
+        if embedding.positions.padding_id is not None:
+            index = _emit_counted_positions(graph, embedding.positions.padding_id, ids, layout)
         positions = graph.node("Gather", [graph.weight(embedding.positions.table), index], "embeddings/position")
         hidden = graph.node("Add", [hidden, positions], "embeddings/sum")
     if embedding.norm is not None:
@@ -65,6 +67,25 @@ def _emit_embedding(graph: GraphBuilder, embedding: Embedding, ids: str, layout:
     return hidden
 
 
+def _emit_counted_positions(graph: GraphBuilder, padding_id: int, ids: str, layout: Layout) -> str:
+    """How many tokens of the text, up to each one, are no padding tokens; a padding token has 0. Then the padding id more.
+
+    Source: `create_position_ids_from_input_ids` in transformers' modeling_roberta.py.
+    """
+    padding = graph.node("Equal", [ids, graph.constant(np.int32(padding_id))], "embeddings/is_padding")
+    counts = graph.node("Cast", [graph.node("Not", [padding], "embeddings/counts")], "embeddings/counts_int64", to=7)
+    before = graph.node("CumSum", [counts, graph.constant(0)], "embeddings/counted_before", exclusive=1)
+    # That runs over all packed tokens: less what was counted before the text's own first token.
+    longest = graph.node("Shape", [layout.steps], "embeddings/longest")
+    text = graph.node("Div", [layout.packed, longest], "embeddings/text")
+    start = graph.node("Gather", [layout.starts, text], "embeddings/start")
+    skipped = graph.node("Gather", [before, start], "embeddings/counted_before_text")
+    earlier = graph.node("Sub", [before, skipped], "embeddings/counted_earlier")
+    nth = graph.node("Add", [earlier, counts], "embeddings/nth")
+    nth_or_0 = graph.node("Mul", [nth, counts], "embeddings/nth_or_0")
+    return graph.node("Add", [nth_or_0, graph.constant(padding_id)], "embeddings/position_ids")
+
+
 def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, layout: Layout, positions: Positions) -> str:
     """norm(x + f(x)), or x + f(norm(x)) for pre-norm."""
     name = layer.name
@@ -72,9 +93,13 @@ def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, layout: Layout, 
     if layer.norm_first and layer.attention_norm is not None:
         attended = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
     attended = emit_attention(graph, layer.attention, attended, layout, positions, f"{name}/attention")
-    hidden = graph.node("Add", [attended, hidden], f"{name}/attention/residual")
+    inputs = hidden
+    hidden = graph.node("Add", [attended, inputs], f"{name}/attention/residual")
     if not layer.norm_first and layer.attention_norm is not None:
         hidden = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
+    if layer.attention_norm_again is not None:
+        hidden = graph.node("Add", [hidden, inputs], f"{name}/attention/residual_again")
+        hidden = emit_norm(graph, layer.attention_norm_again, hidden, f"{name}/attention/norm_again")
     widened = hidden
     if layer.norm_first:
         widened = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")

@@ -1,0 +1,38 @@
+"""ELECTRA: BERT, with narrow tables and a projection behind them where the sizes differ.
+
+Source: transformers' modeling_electra.py (`ElectraModel`).
+"""
+
+from __future__ import annotations
+
+from ..checkpoint import Checkpoint
+from ..description import Architecture
+from ..weights import TensorReader
+from .config import Config
+from .post_norm import BERT_NAMES, read_embedding, read_layer, read_sizes
+
+__all__ = ["describe_electra"]
+
+
+def describe_electra(checkpoint: Checkpoint) -> Architecture:
+    """`model_type: electra`.
+
+    Raises:
+        CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
+    """
+    config = Config(checkpoint)
+    sizes = read_sizes(config)
+    width = config.integer("embedding_size", 128)
+    types = config.integer("type_vocab_size", 2)
+    config.ignore("summary_type", "summary_use_proj", "summary_activation", "summary_last_dropout")
+    config.finish()
+
+    tensors = TensorReader(checkpoint, prefixes=("electra.",))
+    projection = None if width == sizes.hidden else "embeddings_project"
+    embedding = read_embedding(tensors, sizes, width=width, types=types, projection=projection)
+    layers = tuple(read_layer(tensors, sizes, BERT_NAMES, f"encoder.layer.{index}") for index in range(sizes.layers))
+    # A buffer of older versions; the heads, which no sentence embedding uses.
+    tensors.ignore("embeddings.position_ids", "discriminator_predictions.", "generator_predictions.")
+    tensors.ignore("generator_lm_head.", "classifier.", "qa_outputs.", "sequence_summary.")
+    tensors.finish()
+    return Architecture("electra", sizes.hidden, embedding, layers, max_positions=sizes.positions)

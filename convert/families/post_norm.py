@@ -1,0 +1,195 @@
+"""What BERT and its descendants share: sizes by name, one sum of embeddings, layers of norm(x + f(x)).
+
+A family differs in how it calls its tensors (`Names`) and its sizes (`Keys`), and in what it adds or leaves out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..activations import check_activation
+from ..description import Attention, Embedding, FeedForward, Layer, LearnedPositions, RelativeBias
+from ..weights import Linear, TensorReader
+from .config import Config
+
+__all__ = ["BERT_KEYS", "BERT_NAMES", "Keys", "Names", "Sizes", "read_embedding", "read_layer", "read_sizes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What a family's `config.json` calls its sizes.
+
+    Attributes:
+        hidden: width of a token vector.
+        intermediate: width inside the feed-forward part.
+        heads: attention heads.
+        layers: number of layers.
+        activation: of the feed-forward part.
+        epsilon: of every norm; None where the family fixes it.
+    """
+
+    hidden: str = "hidden_size"
+    intermediate: str = "intermediate_size"
+    heads: str = "num_attention_heads"
+    layers: str = "num_hidden_layers"
+    activation: str = "hidden_act"
+    epsilon: str | None = "layer_norm_eps"
+
+
+BERT_KEYS = Keys()
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes themselves.
+
+    Attributes:
+        hidden: width of a token vector.
+        intermediate: width inside the feed-forward part.
+        heads: attention heads.
+        layers: number of layers.
+        vocabulary: rows of the word table.
+        positions: rows of the position table.
+        epsilon: of every norm.
+        activation: transformers' name of it.
+    """
+
+    hidden: int
+    intermediate: int
+    heads: int
+    layers: int
+    vocabulary: int
+    positions: int
+    epsilon: float
+    activation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a family calls the tensors of a layer, without the layer's own prefix and without `.weight` and `.bias`."""
+
+    query: str
+    key: str
+    value: str
+    output: str
+    attention_norm: str
+    up: str
+    down: str
+    feed_forward_norm: str
+
+
+BERT_NAMES = Names(
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    output="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    up="intermediate.dense",
+    down="output.dense",
+    feed_forward_norm="output.LayerNorm",
+)
+
+
+def read_sizes(config: Config, keys: Keys = BERT_KEYS, *, activation: str = "gelu") -> Sizes:
+    """Reads the sizes; every descendant of BERT has the epsilon 1e-12 where nothing else is said.
+
+    Args:
+        config: where they stand.
+        keys: under which names.
+        activation: the family's own, where the file says nothing.
+
+    Raises:
+        CheckpointError: one is missing, no size, or not authored.
+    """
+    hidden, heads = config.integer(keys.hidden), config.integer(keys.heads)
+    if hidden % heads:
+        raise config.refusal(f"{keys.hidden} {hidden} is no multiple of {keys.heads} {heads}")
+    config.must_be("position_embedding_type", "absolute", None)
+    return Sizes(
+        hidden=hidden,
+        intermediate=config.integer(keys.intermediate),
+        heads=heads,
+        layers=config.integer(keys.layers),
+        vocabulary=config.integer("vocab_size"),
+        positions=config.integer("max_position_embeddings"),
+        epsilon=1e-12 if keys.epsilon is None else config.number(keys.epsilon, 1e-12),
+        activation=check_activation(config.value(keys.activation, activation), config.where(keys.activation)),
+    )
+
+
+def read_embedding(
+    tensors: TensorReader,
+    sizes: Sizes,
+    *,
+    width: int | None = None,
+    types: int | None,
+    padding_id: int | None = None,
+    projection: str | None = None,
+) -> Embedding:
+    """Word, position and token type, summed and normed.
+
+    Args:
+        tensors: the checkpoint's.
+        sizes: the model's.
+        width: of the tables; None is the hidden size.
+        types: rows of the token type table; None where the family has none.
+        padding_id: see `LearnedPositions`.
+        projection: name of the product from the tables' width to the hidden size, if there is one.
+    """
+    width = sizes.hidden if width is None else width
+    table = "embeddings.token_type_embeddings.weight"
+    return Embedding(
+        word=tensors.take("embeddings.word_embeddings.weight", (sizes.vocabulary, width)),
+        positions=LearnedPositions(
+            tensors.take("embeddings.position_embeddings.weight", (sizes.positions, width)), padding_id
+        ),
+        token_type=None if types is None else tensors.row(table, (types, width), 0),
+        norm=tensors.norm("embeddings.LayerNorm", width, sizes.epsilon),
+        projection=None if projection is None else tensors.linear(projection, width, sizes.hidden),
+    )
+
+
+def read_layer(
+    tensors: TensorReader,
+    sizes: Sizes,
+    names: Names,
+    prefix: str,
+    *,
+    name: str | None = None,
+    relative_bias: RelativeBias | None = None,
+) -> Layer:
+    """One layer.
+
+    Args:
+        tensors: the checkpoint's.
+        sizes: the model's.
+        names: of the layer's tensors.
+        prefix: what stands before them.
+        name: of the layer's nodes; None is the prefix.
+        relative_bias: the learnt bias that all layers share, if the family has one.
+    """
+
+    def linear(part: str, num_in: int, num_out: int) -> Linear:
+        return tensors.linear(f"{prefix}.{part}", num_in, num_out)
+
+    hidden = sizes.hidden
+    attention = Attention(
+        query=linear(names.query, hidden, hidden),
+        key=linear(names.key, hidden, hidden),
+        value=linear(names.value, hidden, hidden),
+        output=linear(names.output, hidden, hidden),
+        num_heads=sizes.heads,
+        scale=1 / math.sqrt(hidden // sizes.heads),
+        relative_bias=relative_bias,
+    )
+    feed_forward = FeedForward(
+        up=linear(names.up, hidden, sizes.intermediate),
+        down=linear(names.down, sizes.intermediate, hidden),
+        activation=sizes.activation,
+    )
+    attention_norm, feed_forward_norm = (
+        tensors.norm(f"{prefix}.{norm}", hidden, sizes.epsilon)
+        for norm in (names.attention_norm, names.feed_forward_norm)
+    )
+    return Layer(name or prefix, attention, attention_norm, feed_forward, feed_forward_norm)
