@@ -5,11 +5,13 @@ pyarrow, the HTTP stack and onnxruntime are imported by the command that needs t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 
 from fletcher.runtime.console import make_app, reporter, run
@@ -18,6 +20,9 @@ from fletcher.runtime.errors import MissingPackageError
 __all__ = ["app", "main"]
 
 app = make_app("fletcher-serve", "Text embeddings from a Fletcher artefact: a server, and bulk jobs.")
+
+#: Address that shuts a door.
+_OFF: Final = "off"
 
 #: Packages of the extra `serve`.
 _SERVE_PACKAGES: Final = frozenset({"httptools", "prometheus_client", "pyarrow", "starlette", "uvicorn", "uvloop"})
@@ -92,6 +97,60 @@ def embed(
             f"truncated: {summary.dropped_tokens:,} tokens have no part in the vectors"
         )
     report.result(summary)
+
+
+@app.command("run")
+def serve(
+    ctx: typer.Context,
+    directory: Directory,
+    http: Annotated[
+        str,
+        typer.Option(
+            "--http", metavar="HOST:PORT", help="Where HTTP listens; port 0 takes a free one, off is no HTTP."
+        ),
+    ] = "127.0.0.1:8080",
+    flight: Annotated[
+        str, typer.Option("--flight", metavar="HOST:PORT", help="Where Arrow Flight listens; as for HTTP.")
+    ] = "127.0.0.1:8815",
+    name: Annotated[
+        str | None, typer.Option("--name", help="The model's name in requests and answers.  [default: the card's]")
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option("--drain-seconds", min=0, help="How long requests under way may take after the signal to stop."),
+    ] = 30.0,
+    workers: Workers = None,
+    token_budget: TokenBudget = None,
+    variant: VariantName = None,
+) -> None:
+    """Serves an artefact over HTTP (OpenAI's API) and Arrow Flight until SIGTERM or Ctrl+C.
+
+    What was admitted before the signal is answered. With --json the addresses are one line of JSON on stdout.
+    """
+    report = reporter(ctx)
+    with _serve_packages("fletcher-serve run"):
+        from .server import Addresses, run_server
+    from fletcher.runtime import Encoder
+
+    def announce(addresses: Addresses) -> None:
+        if report.as_json:
+            typer.echo(msgspec.json.encode(addresses).decode())
+        else:
+            report.line(f"serving {name or encoder.card.name} ({encoder.variant.name} on {encoder.provider})")
+            for door, url in (("HTTP", addresses.http), ("Flight", addresses.flight)):
+                if url is not None:
+                    report.line(f"{door} on {url}")
+        sys.stdout.flush()
+
+    with Encoder.load(directory, variant=variant, workers=workers, token_budget=token_budget) as encoder:
+        run_server(
+            encoder,
+            http=None if http == _OFF else http,
+            flight=None if flight == _OFF else flight,
+            model_name=name,
+            drain_seconds=drain_seconds,
+            on_listening=announce,
+        )
 
 
 @contextmanager
