@@ -71,7 +71,7 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Com
             "both must be (texts, dimension), with at least one text"
         )
     ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
-    broken = ~(np.isfinite(ours).all(axis=1) & np.isfinite(theirs).all(axis=1))
+    broken = np.logical_not(np.isfinite(np.concatenate([ours, theirs], axis=1)).all(axis=1))
     ours[broken], theirs[broken] = 0.0, 0.0
     differences = np.abs(ours - theirs).max(axis=1, initial=0.0)
     cosines = _cosines(ours, theirs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def _to_svg(name: str, draw: Callable[[Axes], None]) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingPackageError("matplotlib", "verify", "an HTML report") from None
-    settings = {
+    settings: dict[Any, Any] = {  # matplotlib types the keys as literals
         "svg.fonttype": "none",  # text stays text, in the page's font
         "svg.hashsalt": name,  # ids differ between the plots of a page, and not between runs
         "font.family": "sans-serif",

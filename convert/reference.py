@@ -62,7 +62,8 @@ class Reference:
             import transformers
         except ImportError as error:
             raise MissingPackageError(error.name or "torch", "verify", "comparing with the HuggingFace model") from None
-        transformers.utils.logging.disable_progress_bar()  # this command tells its own progress
+        told: Any = transformers.utils.logging
+        told.disable_progress_bar()  # this command tells its own progress
         local = {"local_files_only": True, "trust_remote_code": False}
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)

@@ -6,6 +6,7 @@ with the graphs that it judges. Tensors' own methods are enough for most of it, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def _mean(tokens: Tensor) -> Tensor:
 
 
 def _mean_sqrt(tokens: Tensor) -> Tensor:
-    return tokens.sum(dim=0) / len(tokens) ** 0.5
+    return tokens.sum(dim=0) / math.sqrt(len(tokens))
 
 
 def _weighted_mean(tokens: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ def _load_pooling(folder: Path, card: ModelCard) -> Module:
 
 def _normalize(vector: Tensor) -> Tensor:
     """L2 norm 1; a zero vector stays zero, as in `torch.nn.functional.normalize`."""
-    return vector / vector.norm().clamp(min=1e-12)
+    return vector / vector.square().sum().sqrt().clamp(min=1e-12)
 
 
 def _load_normalize(folder: Path, card: ModelCard) -> Module:

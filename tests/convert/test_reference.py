@@ -152,7 +152,7 @@ def test_lowercasing_that_sentence_transformers_was_told_to_do(bert: Path, tmp_p
     library = pytest.importorskip("sentence_transformers")
     transformers.AutoModel.from_pretrained(bert).save_pretrained(tmp_path)
     ids = transformers.AutoTokenizer.from_pretrained(bert).get_vocab()
-    transformers.BertTokenizerFast(vocab=ids, do_lower_case=False).save_pretrained(tmp_path)
+    transformers.BertTokenizer(vocab=ids, do_lower_case=False).save_pretrained(tmp_path)
     cased = vectors_of(Reference.load(tmp_path, card()))
     save_modules(tmp_path, normalize=False, do_lower_case=True)
     model = library.SentenceTransformer(str(tmp_path), device="cpu")

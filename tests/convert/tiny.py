@@ -19,7 +19,7 @@ def save_bert(folder: Path) -> None:
     letters = sorted({char for text in SENTENCES for char in text.lower() if not char.isspace()})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     ids = {token: index for index, token in enumerate(vocabulary)}
-    transformers.BertTokenizerFast(vocab=ids).save_pretrained(folder)
+    transformers.BertTokenizer(vocab=ids).save_pretrained(folder)
     torch.manual_seed(11)
     config = transformers.BertConfig(
         vocab_size=len(vocabulary),
@@ -30,7 +30,7 @@ def save_bert(folder: Path) -> None:
         max_position_embeddings=64,
         initializer_range=0.2,
     )
-    transformers.BertModel(config).eval().save_pretrained(folder)
+    transformers.BertModel(config).save_pretrained(folder)
 
 
 def save_modules(folder: Path, *, normalize: bool = True, **settings: object) -> None:
