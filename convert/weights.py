@@ -136,7 +136,9 @@ class TensorReader:
         for part, size in parts.items():
             rows = slice(start, start + size)
             matrix = Weight(f"{name}.{part}.weight", (num_in, size), partial(_transposed_rows, weight, rows))
-            vector = biases and Weight(f"{name}.{part}.bias", (size,), partial(_as_float32, biases, rows))
+            vector = (
+                None if biases is None else Weight(f"{name}.{part}.bias", (size,), partial(_as_float32, biases, rows))
+            )
             linears.append(Linear(matrix, vector))
             start += size
         return tuple(linears)

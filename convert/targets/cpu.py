@@ -72,7 +72,7 @@ def _emit_counted_positions(graph: GraphBuilder, padding_id: int, ids: str, layo
 
     Source: `create_position_ids_from_input_ids` in transformers' modeling_roberta.py.
     """
-    padding = graph.node("Equal", [ids, graph.constant(np.int32(padding_id))], "embeddings/is_padding")
+    padding = graph.node("Equal", [ids, graph.constant(np.array(padding_id, np.int32))], "embeddings/is_padding")
     counts = graph.node("Cast", [graph.node("Not", [padding], "embeddings/counts")], "embeddings/counts_int64", to=7)
     before = graph.node("CumSum", [counts, graph.constant(0)], "embeddings/counted_before", exclusive=1)
     # That runs over all packed tokens: less what was counted before the text's own first token.

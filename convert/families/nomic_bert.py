@@ -1,0 +1,229 @@
+"""NomicBERT: post-norm, rotary positions, gated units, no biases; nomic-embed-text v1 and v1.5.
+
+There are two layouts of one architecture, and of either may be the configuration and the tensors: the original repository's
+(`n_embd`, `Wqkv`, `fc11`) and that of transformers' own class (`hidden_size`, `q_proj`, `up_proj`).
+
+Sources: modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors; transformers' modeling_nomic_bert.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+from fletcher.runtime.errors import CheckpointError
+
+from ..activations import check_activation
+from ..checkpoint import Checkpoint
+from ..description import Architecture, Attention, Embedding, FeedForward, Layer, Rotary
+from ..weights import Linear, TensorReader
+from .config import Config
+from .values import agreed, frequencies, head_size, read_rotary, switch
+
+__all__ = ["describe_nomic_bert"]
+
+#: What the original's `activation_function` does to the gate; None for a plain unit, which has the exact GELU.
+GATES = {"swiglu": "silu", "geglu": "gelu", "glu": "sigmoid", "gelu": None}
+#: The original rounds the width of gated units up to a multiple of this.
+MULTIPLE = 256
+#: Of training, of kernels with the same results, of heads, or of GPT-2's configuration, which the original inherits.
+UNUSED = (
+    "attn_pdrop",
+    "dense_seq_output",
+    "embd_pdrop",
+    "fused_bias_fc",
+    "fused_dropout_add_ln",
+    "n_ctx",
+    "reorder_and_upcast_attn",
+    "resid_pdrop",
+    "scale_attn_by_inverse_layer_idx",
+    "scale_attn_weights",
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+    "use_flash_attn",
+    "use_xentropy",
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Shape:
+    """What a configuration says, whichever layout it has."""
+
+    hidden: int
+    intermediate: int
+    heads: int
+    num_layers: int
+    vocabulary: int
+    positions: int
+    types: int
+    epsilon: float
+    activation: str
+    gated: bool
+    rotary: Rotary
+    attention_bias: bool
+    up_bias: bool
+    down_bias: bool
+
+
+def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
+    """`model_type: nomic_bert`.
+
+    `rotary_scaling_factor` makes the original rescale its positions for batches longer than `max_trained_positions`: a vector
+    then depends on its batch. Up to that length it changes nothing, so that is where `max_positions` ends.
+
+    Raises:
+        CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
+    """
+    shape = _read_shape(checkpoint)
+    hidden = shape.hidden
+    tensors = TensorReader(checkpoint, prefixes=("nomic_bert.", "bert.", "model."))
+    original = tensors.has("emb_ln.weight")
+    token_type = None
+    if shape.types:
+        token_type = tensors.row("embeddings.token_type_embeddings.weight", (shape.types, hidden), 0)
+    embedding = Embedding(
+        word=tensors.take("embeddings.word_embeddings.weight", (shape.vocabulary, hidden)),
+        positions=None,
+        token_type=token_type,
+        norm=tensors.norm("emb_ln" if original else "embeddings.LayerNorm", hidden, shape.epsilon),
+    )
+    read = _original_layer if original else _transformers_layer
+    layers = tuple(read(tensors, shape, index) for index in range(shape.num_layers))
+    tensors.ignore("pooler.", "cls.", "classifier.")
+    tensors.finish()
+    return Architecture("nomic_bert", hidden, embedding, layers, max_positions=shape.positions)
+
+
+def _read_shape(checkpoint: Checkpoint) -> _Shape:
+    config, file = Config(checkpoint), checkpoint.folder / "config.json"
+    original = config.value("n_embd") is not None
+    hidden = _count(agreed(config, file, "n_embd", "hidden_size"), file, "n_embd or hidden_size")
+    heads = _count(agreed(config, file, "n_head", "num_attention_heads"), file, "n_head or num_attention_heads")
+    size = head_size(file, hidden, heads)
+    config.must_be("head_dim", size, None)
+    vocabulary = config.integer("vocab_size", 30528)
+    multiple = config.integer("pad_vocab_size_multiple", 1)
+    activation, gated = _activation(config, file)
+    intermediate = _intermediate(config, file, hidden, gated)
+    positions = config.integer("n_positions" if original else "max_position_embeddings", 2048)
+    # Files with both names have the original's longest text in n_positions, and its training length in the other.
+    config.ignore("max_position_embeddings")
+    trained = config.integer("max_trained_positions", 2048)
+    if config.value("rotary_scaling_factor") is not None:
+        positions = min(positions, trained)
+    shape = _Shape(
+        hidden=hidden,
+        intermediate=intermediate,
+        heads=heads,
+        num_layers=_count(agreed(config, file, "n_layer", "num_hidden_layers"), file, "n_layer or num_hidden_layers"),
+        vocabulary=-(-vocabulary // multiple) * multiple,
+        positions=positions,
+        types=config.count("type_vocab_size", 2),
+        epsilon=agreed(config, file, "layer_norm_epsilon", "layer_norm_eps", default=1e-5 if original else 1e-12),
+        activation=activation,
+        gated=gated,
+        rotary=_rotary(config, file, size, original),
+        attention_bias=switch(config, file, "qkv_proj_bias", original),
+        up_bias=switch(config, file, "mlp_fc1_bias", original),
+        down_bias=switch(config, file, "mlp_fc2_bias", original),
+    )
+    for key in ("causal", "parallel_block", "parallel_block_tied_norm", "prenorm", "rotary_head_dim", "use_rms_norm"):
+        config.must_be(key, False, None)
+    config.must_be("num_heads_kv", None, heads)
+    config.ignore(*UNUSED)
+    config.finish()
+    return shape
+
+
+def _activation(config: Config, file: Path) -> tuple[str, bool]:
+    """The activation, and whether it is a gate's."""
+    old, new = config.value("activation_function"), config.value("hidden_act")
+    if old is None:
+        return check_activation("silu" if new is None else new, f"{file}: hidden_act"), True
+    if old not in GATES:
+        raise CheckpointError(f"{file}: activation_function is {old!r}; Fletcher authors {', '.join(GATES)}")
+    gate = GATES[old]
+    if new is not None and new != (gate or "gelu"):
+        raise CheckpointError(f"{file} contradicts itself: activation_function is {old!r}, hidden_act is {new!r}")
+    return gate or "gelu", gate is not None
+
+
+def _intermediate(config: Config, file: Path, hidden: int, gated: bool) -> int:
+    width = agreed(config, file, "n_inner", "intermediate_size", default=8 * hidden // 3 if gated else 4 * hidden)
+    width = _count(width, file, "n_inner or intermediate_size")
+    if config.value("n_embd") is None or not gated:
+        return width
+    return -(-width // MULTIPLE) * MULTIPLE
+
+
+def _rotary(config: Config, file: Path, size: int, original: bool) -> Rotary:
+    """The positions; of two sets of keys, both must say the same."""
+    config.must_be("rotary_emb_scale_base", None)
+    parameters = config.value("rope_parameters")
+    if not original:
+        return read_rotary(parameters, file, "rotary", size, theta=1000.0)
+    width = config.number("rotary_emb_fraction", 0) * size
+    if width != int(width) or int(width) % 2 or width > size:
+        raise CheckpointError(f"{file}: rotary_emb_fraction gives {width:g} of {size} elements, no even number of them")
+    rotary = Rotary(
+        "rotary",
+        frequencies(config.number("rotary_emb_base", 10_000), int(width)),
+        interleaved=switch(config, file, "rotary_emb_interleaved", False),
+    )
+    if parameters is not None and read_rotary(parameters, file, "rotary", size, theta=1000.0) != rotary:
+        raise CheckpointError(
+            f"{file} contradicts itself: rope_parameters is {parameters!r}, the rotary_emb keys differ"
+        )
+    return rotary
+
+
+def _original_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
+    hidden, name = shape.hidden, f"encoder.layers.{index}"
+    widths = {"query": hidden, "key": hidden, "value": hidden}
+    query, key, value = tensors.linears(f"{name}.attn.Wqkv", hidden, widths, bias=shape.attention_bias)
+    output = tensors.linear(f"{name}.attn.out_proj", hidden, hidden, bias=shape.attention_bias)
+    first, second = ("fc11", "fc12") if shape.gated else ("fc1", None)
+    up = tensors.linear(f"{name}.mlp.{first}", hidden, shape.intermediate, bias=shape.up_bias)
+    gate = second and tensors.linear(f"{name}.mlp.{second}", hidden, shape.intermediate, bias=shape.up_bias)
+    down = tensors.linear(f"{name}.mlp.fc2", shape.intermediate, hidden, bias=shape.down_bias)
+    return Layer(
+        name,
+        _attention(shape, query, key, value, output),
+        tensors.norm(f"{name}.norm1", hidden, shape.epsilon),
+        FeedForward(up, down, shape.activation, gate or None),
+        tensors.norm(f"{name}.norm2", hidden, shape.epsilon),
+    )
+
+
+def _transformers_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
+    hidden, name = shape.hidden, f"layers.{index}"
+    query, key, value, output = (
+        tensors.linear(f"{name}.self_attn.{part}_proj", hidden, hidden, bias=shape.attention_bias) for part in "qkvo"
+    )
+    up, gate = (
+        tensors.linear(f"{name}.mlp.{part}_proj", hidden, shape.intermediate, bias=shape.up_bias)
+        for part in ("up", "gate")
+    )
+    down = tensors.linear(f"{name}.mlp.down_proj", shape.intermediate, hidden, bias=shape.down_bias)
+    return Layer(
+        name,
+        _attention(shape, query, key, value, output),
+        tensors.norm(f"{name}.post_attention_layernorm", hidden, shape.epsilon),
+        FeedForward(up, down, shape.activation, gate),
+        tensors.norm(f"{name}.post_mlp_layernorm", hidden, shape.epsilon),
+    )
+
+
+def _attention(shape: _Shape, query: Linear, key: Linear, value: Linear, output: Linear) -> Attention:
+    scale = 1 / math.sqrt(shape.hidden // shape.heads)
+    return Attention(query, key, value, output, shape.heads, scale, rotary=shape.rotary)
+
+
+def _count(value: object, file: Path, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise CheckpointError(f"{file}: {what} is {value!r}, where a positive integer was expected")
+    return value
