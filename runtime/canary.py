@@ -61,6 +61,7 @@ def write_canary(path: Path, canary: Canary) -> None:
     tensors = {"ids": canary.encodings.ids, "offsets": canary.encodings.offsets, "vectors": canary.vectors}
     metadata = {"texts": json.dumps(canary.texts, ensure_ascii=True), "origin": canary.origin}
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata=metadata)
+    path.chmod(0o644)  # the library makes it 0600, which a server under another user could not read
 
 
 def read_canary(path: Path) -> Canary:
@@ -75,12 +76,12 @@ def read_canary(path: Path) -> Canary:
             ids, offsets, vectors = (file.get_tensor(name) for name in ("ids", "offsets", "vectors"))
         texts = tuple(json.loads(metadata["texts"]))
         origin = metadata["origin"]
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ArtifactError(f"the canary {path} cannot be read ({error}): convert the checkpoint again") from error
-    if not len(texts) == len(offsets) - 1 == len(vectors):
+    if not texts or not len(texts) == len(offsets) - 1 == len(vectors):
         raise ArtifactError(
             f"the canary {path} has {len(texts)} texts, {len(offsets) - 1} rows of ids and {len(vectors)} vectors, "
-            "which should be as many: convert the checkpoint again"
+            "which should be as many, and some: convert the checkpoint again"
         )
     return Canary(texts, Encodings(ids, offsets, np.zeros(len(texts), np.int32)), vectors, origin)
 
@@ -105,8 +106,9 @@ def check_vectors(
     cosine = float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)))
     difference = float(np.abs(ours - theirs).max())
     reasons = []
-    if cosine < min_cosine:
+    # Written so that NaN in the reference fails: "not at least", never "less than".
+    if not cosine >= min_cosine:
         reasons.append(f"cosine {cosine:.9f}, at least {min_cosine} wanted")
-    if max_abs is not None and difference > max_abs:
+    if max_abs is not None and not difference <= max_abs:
         reasons.append(f"max abs difference {difference:.2e}, at most {max_abs:.0e} wanted")
     return CanaryResult(not reasons, cosine, difference, "; ".join(reasons))
