@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from .encodings import Encodings
 from .errors import ArtifactError, InputError
+from .longtexts import PIECE, cuts_safely, pieces
 
 __all__ = ["Tokenizer"]
 
 #: Texts tokenised in one call: bounds the `Encoding` objects (about 100 bytes a token) that live at once.
 CHUNK = 1024
+
+#: Pieces of a long text tokenised in one call, for the same reason.
+PIECES = 16
 
 
 class Tokenizer:
@@ -45,15 +50,14 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
-        self.vocabulary_size = self._tokenizer.get_vocab_size(with_added_tokens=True)
-        empty = self._tokenizer.encode("")
-        probe = self._tokenizer.encode("a")
-        ordinary = [index for index, special in enumerate(probe.special_tokens_mask) if not special]
-        self._num_prefix = ordinary[0] if ordinary else len(empty.ids)
-        self._num_suffix = len(empty.ids) - self._num_prefix
-        if max_tokens <= len(empty.ids):
+        # Ids may have gaps, so their number does not bound them.
+        self.vocabulary_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        self._cuts_safely = cuts_safely(self._tokenizer)
+        self._prefix, self._suffix = _special_ids(self._tokenizer, path)
+        num_special = len(self._prefix) + len(self._suffix)
+        if max_tokens <= num_special:
             raise ArtifactError(
-                f"a longest input of {max_tokens} tokens leaves no room beside the tokenizer's {len(empty.ids)} "
+                f"a longest input of {max_tokens} tokens leaves no room beside the tokenizer's {num_special} "
                 "special tokens: choose a larger --max-tokens"
             )
 
@@ -67,18 +71,34 @@ class Tokenizer:
             return Encodings.concatenate(
                 [self.encode(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)]
             )
+        # The library takes a tuple or a list of two strings for a pair, and would join them.
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(_explain(texts))
         try:
+            if any(len(text) > PIECE for text in texts) and self._cuts_safely:
+                return self.truncate(
+                    [self._encode_long(text) if len(text) > PIECE else self._ids(text) for text in texts]
+                )
+            if len(texts) == 1:
+                return self.truncate([self._ids(texts[0])])
             # `encode_batch_fast` leaves out the character offsets, which nobody reads here.
-            encodings = self._tokenizer.encode_batch_fast(texts) if len(texts) != 1 else [self._encode_one(texts[0])]
+            return self.truncate([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)])
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain(texts)) from None
-        return self.truncate([encoding.ids for encoding in encodings])
 
-    def _encode_one(self, text: str) -> object:
+    def _ids(self, text: str) -> list[int]:
         # A batch of one costs rayon's dispatch; the plain call does not.
-        return self._tokenizer.encode(text)
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids
 
-    def truncate(self, rows: Sequence[Sequence[int]]) -> Encodings:
+    def _encode_long(self, text: str) -> NDArray[np.int32]:
+        parts = [np.array(self._prefix, np.int32)]
+        for group in _groups(pieces(text), PIECES):
+            encodings = self._tokenizer.encode_batch_fast(group, add_special_tokens=False)
+            parts += [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return np.concatenate([*parts, np.array(self._suffix, np.int32)])
+
+    def truncate(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> Encodings:
         """Joins rows of ids, special tokens included, cutting each to `max_tokens`."""
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         dropped = np.maximum(lengths - self.max_tokens, 0)
@@ -91,9 +111,34 @@ class Tokenizer:
             ids[start:end] = row
         return Encodings(ids, offsets, dropped.astype(np.int32))
 
-    def _cut(self, row: Sequence[int]) -> list[int]:
-        suffix = list(row[len(row) - self._num_suffix :])
-        return [*row[: self.max_tokens - self._num_suffix], *suffix]
+    def _cut(self, row: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
+        ids = np.asarray(row, np.int32)
+        num_suffix = len(self._suffix)
+        return np.concatenate([ids[: self.max_tokens - num_suffix], ids[len(ids) - num_suffix :]])
+
+
+def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before a text, and those that it puts behind it.
+
+    Raises:
+        ArtifactError: it has special tokens, and no text shows where they go.
+    """
+    special: list[int] = tokenizer.encode("").ids
+    if not special:
+        return [], []
+    # A vocabulary of one script may make nothing of another's letters: then a token of its own will do.
+    vocabulary = sorted(tokenizer.get_vocab(with_added_tokens=False), key=len)
+    for probe in ("a", "0", ".", "的", *vocabulary[:1000]):
+        mask = tokenizer.encode(probe).special_tokens_mask
+        if 0 in mask:
+            num_prefix = mask.index(0)
+            return special[:num_prefix], special[num_prefix:]
+    raise ArtifactError(f"{path} makes special tokens only of every text that was tried: it is no tokenizer for texts")
+
+
+def _groups(items: Iterator[str], size: int) -> Iterator[list[str]]:
+    while group := list(islice(items, size)):
+        yield group
 
 
 def _explain(texts: Sequence[str]) -> str:
