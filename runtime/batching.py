@@ -7,13 +7,18 @@ from numpy.typing import NDArray
 
 __all__ = ["plan_batches"]
 
+#: How many times the token budget the padded rectangle of attention may hold. Without a bound, one text of 512 tokens and
+#: 512 of one token would attend in 513 rows of 512: hundreds of times the work and the memory.
+PADDED_BUDGETS = 2
+
 
 def plan_batches(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
     """Groups texts of similar length into batches of at most `token_budget` tokens, longest first.
 
     Similar lengths keep the attention's padded squares small (everything else in a packed graph has no padding). The
-    longest go first so that the last batches are the cheap ones and workers finish together. A text longer than the budget
-    is a batch of its own.
+    longest go first so that the last batches are the cheap ones and workers finish together. Where the next text is much
+    shorter, so that padded to the longest the batch would hold more than `PADDED_BUDGETS` budgets, a new batch begins. A
+    text longer than the budget is a batch of its own.
 
     Args:
         lengths: tokens of each text, int64, (n,).
@@ -28,7 +33,9 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[
     start = 0
     while start < len(order):
         base = totals[start - 1] if start else 0
-        end = max(int(np.searchsorted(totals, base + token_budget, side="right")), start + 1)
+        by_tokens = int(np.searchsorted(totals, base + token_budget, side="right"))
+        by_rectangle = start + PADDED_BUDGETS * token_budget // max(int(lengths[order[start]]), 1)
+        end = max(min(by_tokens, by_rectangle), start + 1)
         batches.append(order[start:end])
         start = end
     return batches
