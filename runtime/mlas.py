@@ -55,8 +55,20 @@ class MlasSession:
             raise ProviderError(f"{graph} was to run on {PROVIDER}, and runs on {self._session.get_providers()}")
 
     def run(self, batch: Encodings) -> NDArray[np.float32]:
-        """Computes one batch on the calling thread, without the GIL: vectors, float32, (n, dimension)."""
-        vectors: NDArray[np.float32] = self._session.run(None, {"input_ids": batch.ids, "offsets": batch.offsets})[0]
+        """Computes one batch on the calling thread, without the GIL: vectors, float32, (n, dimension).
+
+        Raises:
+            ProviderError: the session was closed, or ONNX Runtime cannot compute the batch.
+        """
+        session = self._session  # `close` may come from another thread
+        if session is None:
+            raise ProviderError("the session was closed and cannot compute: load the artefact again")
+        try:
+            vectors: NDArray[np.float32] = session.run(None, {"input_ids": batch.ids, "offsets": batch.offsets})[0]
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            raise ProviderError(
+                f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens: {error}"
+            ) from error
         return vectors
 
     def close(self) -> None:
