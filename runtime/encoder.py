@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ TOKEN_BUDGET = 512
 
 DEFAULT_INPUT_TYPE = "document"
 
+#: torch's defaults of `nn.functional.layer_norm` and `nn.functional.normalize`.
+LAYER_NORM_EPSILON = 1e-5
+NORMALIZE_EPSILON = 1e-12
+
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
@@ -45,9 +50,13 @@ class _Pending:
             for future in self.futures:
                 future.result()
         finally:
-            for future in self.futures:
-                future.cancel()
+            self.cancel()
         return self.vectors
+
+    def cancel(self) -> None:
+        """Forgets the batches that no worker has begun."""
+        for future in self.futures:
+            future.cancel()
 
 
 class Encoder:
@@ -114,13 +123,17 @@ class Encoder:
         chosen = artifact.variant(variant)
         tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
         encoder = cls(artifact, chosen, open_session(artifact, chosen, threads=1), tokenizer, workers, token_budget)
-        result = encoder.check_canary()
-        if not result.passed:
+        try:
+            result = encoder.check_canary()
+            if not result.passed:
+                raise CanaryError(
+                    f"{artifact.path} ({chosen.name} on {encoder.provider}) does not reproduce its canary: "
+                    f"{result.reason}. It would serve wrong vectors, so it is not loaded: convert the checkpoint again, "
+                    "or choose another variant"
+                )
+        except BaseException:
             encoder.close()
-            raise CanaryError(
-                f"{artifact.path} ({chosen.name} on {encoder.provider}) does not reproduce its canary: {result.reason}. "
-                "It would serve wrong vectors, so it is not loaded: convert the checkpoint again, or choose another variant"
-            )
+            raise
         return encoder
 
     @property
@@ -152,14 +165,20 @@ class Encoder:
                 for no prompt; None is "document".
 
         Raises:
-            InputError: an unknown input type, or a text that is no valid Unicode string.
+            InputError: an unknown input type, a text that is no valid Unicode string, or one that has no token at all.
         """
         if isinstance(texts, str):
             raise InputError("texts is one string: pass a list of strings")
         prompt = self.prompt(input_type)
         if prompt:
             texts = [prompt + text if isinstance(text, str) else text for text in texts]
-        return self._tokenizer.encode(texts)
+        encodings = self._tokenizer.encode(texts)
+        if not encodings.lengths.all():
+            raise InputError(
+                f"text {int(np.argmin(encodings.lengths))} has no token, and the tokenizer of {self.card.name} adds no "
+                "special ones, so there is nothing to embed: leave it out"
+            )
+        return encodings
 
     def prompt(self, input_type: str | None = None) -> str:
         """The prefix of an input type; empty where the model has none.
@@ -180,19 +199,25 @@ class Encoder:
         """Takes token ids that the caller made, special tokens included, and truncates them.
 
         Raises:
-            InputError: an empty row, or an id outside the vocabulary.
+            InputError: an empty row, an id outside the vocabulary, or one that is no whole number.
         """
         size = self._tokenizer.vocabulary_size
-        for index, row in enumerate(rows):
-            if not len(row):
+        arrays = [np.asarray(row) for row in rows]
+        for index, ids in enumerate(arrays):
+            if not ids.size:
                 raise InputError(f"row {index} of token ids is empty: it needs at least one id")
-            for token in (min(row), max(row)):
+            if ids.ndim != 1 or ids.dtype.kind not in "iu":
+                raise InputError(f"row {index} of token ids holds something else than whole numbers below 2^63")
+            for token in (int(ids.min()), int(ids.max())):
                 if not 0 <= token < size:
                     raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to {size - 1}")
-        return self._tokenizer.truncate(rows)
+        return self._tokenizer.truncate([ids.astype(np.int32) for ids in arrays])
 
     def run(self, batch: Encodings) -> NDArray[np.float32]:
         """Computes one batch on the calling thread, without the GIL.
+
+        A batch that `plan_batches` would not have formed (more tokens than the budget, or lengths so uneven that attention
+        would be mostly padding) is computed in parts.
 
         Args:
             batch: at least one text.
@@ -201,15 +226,24 @@ class Encoder:
             Vectors, float32, (n, dimension), in the order of the batch.
 
         Raises:
-            ProviderError: the session gave NaN or infinity.
+            ProviderError: the session gave NaN or infinity, failed, or was closed.
         """
-        vectors = self._session.run(batch)
+        vectors = self._run_parts(batch)
         if not np.isfinite(vectors).all():
             rows = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
             raise ProviderError(
                 f"{self.variant.name} on {self.provider} gave NaN or infinity for row {rows[0]} of a batch of {len(batch)}: "
                 "the vectors are not used. Verify the artefact, or choose another variant"
             )
+        return vectors
+
+    def _run_parts(self, batch: Encodings) -> NDArray[np.float32]:
+        parts = plan_batches(batch.lengths, self.token_budget)
+        if len(parts) == 1:
+            return self._session.run(batch)
+        vectors = np.empty((len(batch), self.dimension), np.float32)
+        for rows in parts:
+            vectors[rows] = self._session.run(batch.select(rows))
         return vectors
 
     def compute(self, encodings: Encodings) -> NDArray[np.float32]:
@@ -223,13 +257,16 @@ class Encoder:
             vectors[rows] = self.run(encodings.select(rows))
 
         batches = plan_batches(encodings.lengths, self.token_budget)
-        return _Pending(encodings, vectors, [self._pool.submit(work, rows) for rows in batches])
+        try:
+            return _Pending(encodings, vectors, [self._pool.submit(work, rows) for rows in batches])
+        except RuntimeError as error:  # what a pool that was shut down raises
+            raise ProviderError(f"the encoder of {self.artifact.path} was closed: load the artefact again") from error
 
     def shorten(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
         """Cuts vectors to one of the model's Matryoshka dimensions.
 
         The order is the model's own: layer norm without weights (where the card says so), cut, L2. Layer norm after the
-        graph's L2 equals layer norm before it, since both are blind to scale and the L2 that follows removes the rest.
+        graph's L2 equals layer norm before it but for the vector's length, which the L2 that follows sets anew.
 
         Args:
             vectors: float32, (n, dimension).
@@ -247,10 +284,12 @@ class Encoder:
             offered = ", ".join(map(str, dict.fromkeys([self.dimension, *self.card.matryoshka])))
             raise InputError(f"{self.card.name} gives vectors of {offered} dimensions, not of {dimensions}")
         if self.card.layer_norm_before_truncation:
-            vectors = vectors - vectors.mean(axis=1, keepdims=True)
+            centred = vectors - vectors.mean(axis=1, keepdims=True)
+            vectors = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
         cut = vectors[:, :dimensions]
         if self.card.normalize:
-            return cut / np.linalg.norm(cut, axis=1, keepdims=True)
+            norms: NDArray[np.float32] = np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), NORMALIZE_EPSILON)
+            return cut / norms
         return np.ascontiguousarray(cut)
 
     def embed(
@@ -299,15 +338,18 @@ class Encoder:
 
         with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
             reading = reader.submit(read)
-            computing: _Pending | None = None
-            while (encodings := reading.result()) is not None:
-                reading = reader.submit(read)
-                following = self._start(encodings)
-                if computing is not None:
-                    yield finish(computing)
-                computing = following
-            if computing is not None:
-                yield finish(computing)
+            started: deque[_Pending] = deque()
+            try:
+                while (encodings := reading.result()) is not None:
+                    reading = reader.submit(read)
+                    started.append(self._start(encodings))
+                    if len(started) > 1:
+                        yield finish(started.popleft())
+                while started:
+                    yield finish(started.popleft())
+            finally:  # the chunks failed, or the caller has enough
+                for pending in started:
+                    pending.cancel()
 
     def check_canary(self) -> CanaryResult:
         """Runs the canary on this session: the tokenizer must give its ids, and the graph its vectors."""
