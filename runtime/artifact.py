@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -206,15 +207,21 @@ class Artifact:
                     f"{path} has artefact format {version}, this Fletcher reads format {FORMAT_VERSION}: "
                     "convert the checkpoint again, or install the Fletcher that wrote it"
                 )
-            return cls(path, msgspec.json.decode(text, type=Manifest))
-        except msgspec.MsgspecError as error:
+            manifest = msgspec.json.decode(text, type=Manifest)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ArtifactError(f"{file} is damaged ({error}): convert the checkpoint again") from error
+        _check_names(file, manifest)
+        return cls(path, manifest)
 
     @property
     def digest(self) -> str:
-        """What the vectors depend on, as one hex digest: the sha256 of every file's name and sha256."""
-        joined = "\n".join(f"{name} {info.sha256}" for name, info in sorted(self.manifest.files.items()))
-        return hashlib.sha256(joined.encode()).hexdigest()
+        """What the vectors depend on, as one hex digest: of every file's name and sha256, and of the card.
+
+        The card is in it for the prompts and the longest input, which no file knows.
+        """
+        lines = [f"{name} {info.sha256}" for name, info in sorted(self.manifest.files.items())]
+        card = msgspec.json.encode(self.manifest.card, order="deterministic")
+        return hashlib.sha256("\n".join(lines).encode() + b"\n" + card).hexdigest()
 
     @property
     def tokenizer_file(self) -> Path:
@@ -265,6 +272,20 @@ class _FormatOnly(msgspec.Struct):
     format: int
 
 
+def _check_names(file: Path, manifest: Manifest) -> None:
+    """
+    Raises:
+        ArtifactError: a file is used that the manifest has no digest of, or one outside the folder is named.
+    """
+    used = {TOKENIZER, CANARY, *(name for v in manifest.variants for name in (v.file, v.weights))}
+    if missing := sorted(used - set(manifest.files)):
+        raise ArtifactError(
+            f"{file} is damaged (it has no size and sha256 of {', '.join(missing)}): convert the checkpoint again"
+        )
+    if outside := [name for name in manifest.files if Path(name).name != name]:
+        raise ArtifactError(f"{file} is damaged (it names {outside[0]!r}): convert the checkpoint again")
+
+
 def hash_file(file: Path) -> str:
     """The file's sha256, hex."""
     with file.open("rb") as stream:
@@ -275,26 +296,33 @@ def hash_file(file: Path) -> str:
 def new_artifact(path: str | Path) -> Iterator[Path]:
     """A folder to write an artefact into, which takes its name only when the block ends well.
 
-    Until then it lies beside `path` under a temporary name; an error removes it. Whatever stood at `path` before must be an
-    artefact or empty, and is replaced in one rename. `write_manifest` belongs at the end of the block.
+    Until then it lies beside `path` under a temporary name; an error removes it, and what a killed process left behind goes
+    with the next success. Whatever stood at `path` before must be an artefact or empty; it steps aside, and comes back if
+    the new one cannot take its place. Where `path` is a link, the folder that it leads to is meant.
+    `write_manifest` belongs at the end of the block.
 
     Raises:
         ArtifactError: `path` is something else than an artefact, or another process is writing it.
     """
-    path = Path(path).absolute()
-    if path.exists() and not ((path / MANIFEST).is_file() or (path.is_dir() and not any(path.iterdir()))):
-        raise ArtifactError(
-            f"{path} exists and is no artefact: it is not replaced. Choose another folder, or remove it"
-        )
+    path = Path(path).resolve()
+    _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _only_writer(path):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.new.", dir=path.parent))
         try:
             temporary.chmod(0o755)
             yield temporary
             _replace(path, temporary)
+            _remove_leftovers(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.exists() and not ((path / MANIFEST).is_file() or (path.is_dir() and not any(path.iterdir()))):
+        raise ArtifactError(
+            f"{path} exists and is no artefact: it is not replaced. Choose another folder, or remove it"
+        )
 
 
 @contextlib.contextmanager
@@ -311,30 +339,51 @@ def _only_writer(path: Path) -> Iterator[None]:
                     f"another process is writing {path}: wait for it, or choose another folder"
                 ) from None
             # The writer before may have removed the file between our open and our lock: then lock the new one.
-            if lock.exists() and os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
-                break
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
+                    break
         try:
             yield
         finally:
-            lock.unlink()
+            lock.unlink(missing_ok=True)
 
 
 def _replace(path: Path, new: Path) -> None:
     """Puts `new` at `path`. A folder cannot be renamed over a full one, so the old one steps aside first."""
+    _check_replaceable(path)  # once more: conversion took a while
     if not path.exists():
         new.rename(path)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-    path.rename(old / path.name)
-    new.rename(path)
-    shutil.rmtree(old)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        path.rename(aside / path.name)
+        try:
+            new.rename(path)
+        except BaseException:
+            (aside / path.name).rename(path)
+            raise
+    finally:
+        # Only if something stands at `path` again: otherwise the old artefact is in here, and the only one.
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes the temporary folders of writers of `path` that were killed; the lock says that none is alive."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(new|old)\.\w{{8}}")
+    for folder in path.parent.iterdir():
+        if pattern.fullmatch(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `fletcher.json` atomically."""
     temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
-    temporary.replace(folder / MANIFEST)
+    try:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
+        temporary.replace(folder / MANIFEST)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def describe_files(folder: Path) -> dict[str, FileInfo]:
@@ -343,18 +392,26 @@ def describe_files(folder: Path) -> dict[str, FileInfo]:
     return {file.name: FileInfo(file.stat().st_size, hash_file(file)) for file in files}
 
 
-def stamp(path: str | Path, verification: Verification) -> Artifact:
+def stamp(path: str | Path, verification: Verification, *, digest: str | None = None) -> Artifact:
     """Records a successful verification in the manifest; no other file changes, so the digest stays.
 
+    Args:
+        path: the artefact's folder.
+        verification: what to record.
+        digest: of the artefact that was verified; another one at `path` by now is refused.
+
     Raises:
-        ArtifactError: the artefact cannot be read, or another process is writing it.
+        ArtifactError: the artefact cannot be read or was replaced, or another process is writing it.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()
+    Artifact.open(path)  # before a lock file is left beside something that is none
     with _only_writer(path):
-        manifest = Artifact.open(path).manifest
+        artifact = Artifact.open(path)
+        if digest not in (None, artifact.digest):
+            raise ArtifactError(f"{path} was replaced while it was verified, so nothing is recorded: verify it again")
         variants = tuple(
             msgspec.structs.replace(variant, measured=verification.figures.get(variant.name, variant.measured))
-            for variant in manifest.variants
+            for variant in artifact.manifest.variants
         )
-        write_manifest(path, msgspec.structs.replace(manifest, verified=verification, variants=variants))
-    return Artifact.open(path)
+        write_manifest(path, msgspec.structs.replace(artifact.manifest, verified=verification, variants=variants))
+        return Artifact.open(path)
