@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +82,32 @@ class Checkpoint:
             CheckpointError: a file is missing, truncated or malformed.
         """
         config = read_json(folder / "config.json")
-        tensors = {tensor.name: tensor for file in _weight_files(folder) for tensor in read_header(file)}
+        tensors: dict[str, StoredTensor] = {}
+        for file in _weight_files(folder):
+            for tensor in read_header(file):
+                if known := tensors.get(tensor.name):
+                    raise CheckpointError(
+                        f"the tensor {tensor.name} lies in {known.file} and in {file}: which one counts?"
+                    )
+                tensors[tensor.name] = tensor
         return cls(folder, config, tensors)
 
     @property
     def num_bytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(int(np.prod(t.shape, dtype=np.int64)) * t.dtype.itemsize for t in self.tensors.values())
+        return sum(math.prod(t.shape) * t.dtype.itemsize for t in self.tensors.values())
 
 
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        shards = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+        places = read_json(folder / INDEX).get("weight_map")
+        if not isinstance(places, dict):
+            raise CheckpointError(
+                f"{folder / INDEX} has no weight_map, which says where the tensors lie: fetch it again"
+            )
+        shards = sorted(set(places.values()), key=str)
         for shard in shards:
             if not isinstance(shard, str) or Path(shard).name != shard:
                 raise CheckpointError(f"{folder / INDEX} names the shard {shard!r}, which is not a file beside it")
@@ -114,7 +127,7 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{file.parent} has no {file.name}: is it a HuggingFace checkpoint?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{file} holds {type(value).__name__}, where a JSON object was expected")
@@ -122,7 +135,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_header(file: Path) -> Iterator[StoredTensor]:
-    """The tensors of a safetensors file, checked against its size.
+    """The tensors of a safetensors file, checked against its size; one that is tied to another comes under each name.
 
     Source of the format: the README of github.com/huggingface/safetensors.
 
@@ -139,24 +152,32 @@ def read_header(file: Path) -> Iterator[StoredTensor]:
                     f"the file has {size}. Fetch it again"
                 )
             header = json.loads(stream.read(length))
+        metadata = header.pop("__metadata__", {})
         for name, entry in header.items():
-            if name == "__metadata__":
-                continue
             if entry["dtype"] not in DTYPES:
                 raise CheckpointError(
                     f"{file}: the tensor {name} has the element type {entry['dtype']}, of no weight known"
                 )
             dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
             begin, end = entry["data_offsets"]
+            if any(not isinstance(number, int) or number < 0 for number in (*shape, begin, end)):
+                raise CheckpointError(
+                    f"{file} is malformed: the tensor {name} of shape {shape} lies from byte {begin} to {end}"
+                )
             if 8 + length + end > size:
                 raise CheckpointError(
                     f"{file} is truncated: the tensor {name} should end at byte {8 + length + end}, "
                     f"the file has {size}. Fetch it again"
                 )
-            if end - begin != int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+            if end - begin != math.prod(shape) * dtype.itemsize:
                 raise CheckpointError(
                     f"{file} is malformed: the tensor {name} of shape {shape} has {end - begin} bytes"
                 )
-            yield StoredTensor(name, shape, dtype, file, 8 + length + begin)
-    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+            stored = StoredTensor(name, shape, dtype, file, 8 + length + begin)
+            yield stored
+            # Tied weights are stored once; `safetensors.torch.save_model` notes their other names in the metadata.
+            for alias, kept in metadata.items():
+                if kept == name and alias not in header:
+                    yield replace(stored, name=alias)
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} is no safetensors file that can be read: {error}. Fetch it again") from error

@@ -114,6 +114,9 @@ def _read_dense(folder: Path, path: str, width: int) -> Dense:
             )
     if config.get("in_features") != width:
         raise CheckpointError(f"{folder / 'config.json'}: in_features is {config.get('in_features')}, {width} arrive")
+    num_out = config.get("out_features")
+    if isinstance(num_out, bool) or not isinstance(num_out, int) or num_out < 1:
+        raise CheckpointError(f"{folder / 'config.json'}: out_features is {num_out!r}, a positive integer was expected")
     activation = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1]
     if activation not in ACTIVATIONS:
         raise CheckpointError(
@@ -121,7 +124,7 @@ def _read_dense(folder: Path, path: str, width: int) -> Dense:
             f"Fletcher authors {', '.join(ACTIVATIONS)}"
         )
     tensors = _reader(folder)
-    linear = tensors.linear("linear", width, int(config["out_features"]), bias=bool(config.get("bias", True)))
+    linear = tensors.linear("linear", width, num_out, bias=bool(config.get("bias", True)))
     tensors.finish()
     return Dense(linear.renamed(path), ACTIVATIONS[activation])
 

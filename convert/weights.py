@@ -216,9 +216,11 @@ def _as_float32(stored: StoredTensor, rows: slice = slice(None)) -> NDArray[np.f
     """
     if stored.dtype.kind in "iub":
         raise CheckpointError(f"{stored.file}: the tensor {stored.name} has the element type {stored.dtype}, no float")
-    values = np.asarray(stored.read()[rows]).astype(np.float32, copy=False)
-    # A sum is finite unless an element is not (or, for weights near 1e38, by overflow: then look at each).
-    if not np.isfinite(np.sum(values)) and not np.isfinite(values).all():
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is infinite, and found below
+        values = np.asarray(stored.read()[rows]).astype(np.float32, copy=False)
+        # A sum is finite unless an element is not (or, for weights near 1e38, by overflow: then look at each).
+        finite = bool(np.isfinite(np.sum(values))) or bool(np.isfinite(values).all())
+    if not finite:
         raise CheckpointError(
             f"{stored.file}: the tensor {stored.name} holds NaN or infinity: the checkpoint is damaged"
         )
