@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tokenizers import Tokenizer, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
 from tokenizers.processors import TemplateProcessing
 
 from fletcher.runtime.errors import CheckpointError
@@ -13,6 +16,29 @@ from fletcher.runtime.errors import CheckpointError
 from .checkpoint import Checkpoint, read_json
 
 __all__ = ["write_tokenizer"]
+
+#: transformers' names of the one tokenizer that a `vocab.txt` is read as.
+BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
+
+_SPECIAL = (
+    ("unk_token", "[UNK]"),
+    ("sep_token", "[SEP]"),
+    ("cls_token", "[CLS]"),
+    ("pad_token", "[PAD]"),
+    ("mask_token", "[MASK]"),
+)
+
+#: Keys of tokenizer_config.json, the normalizer's attribute, and what BertTokenizer takes where the key is missing.
+_NORMALIZER = (
+    ("do_lower_case", "lowercase", True),
+    ("strip_accents", "strip_accents", None),
+    ("tokenize_chinese_chars", "handle_chinese_chars", True),
+)
+
+_SAVE_FAST = (
+    "Save a fast tokenizer beside the checkpoint: "
+    "python -c \"import transformers as t; t.AutoTokenizer.from_pretrained('FOLDER').save_pretrained('FOLDER')\""
+)
 
 
 def write_tokenizer(checkpoint: Checkpoint, path: Path, vocabulary_size: int) -> None:
@@ -26,6 +52,8 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path, vocabulary_size: int) ->
     Raises:
         CheckpointError: no tokenizer that Fletcher reads, or one with more ids than the embeddings have rows.
     """
+    config = checkpoint.folder / "tokenizer_config.json"
+    settings = read_json(config) if config.is_file() else {}
     source = checkpoint.folder / "tokenizer.json"
     vocabulary = checkpoint.folder / "vocab.txt"
     if source.is_file():
@@ -33,8 +61,9 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path, vocabulary_size: int) ->
             tokenizer = Tokenizer.from_file(str(source))
         except Exception as error:  # tokenizers raises bare Exception for every failure
             raise CheckpointError(f"{source} is no tokenizer that can be read: {error}") from error
+        _check_settings(checkpoint.folder, settings, tokenizer)
     elif vocabulary.is_file():
-        tokenizer = _from_vocabulary(checkpoint.folder, vocabulary)
+        tokenizer = _from_vocabulary(checkpoint.folder, vocabulary, settings)
     else:
         raise CheckpointError(f"{checkpoint.folder} has neither tokenizer.json nor vocab.txt")
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
@@ -47,17 +76,45 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path, vocabulary_size: int) ->
     tokenizer.save(str(path), pretty=False)
 
 
-def _from_vocabulary(folder: Path, vocabulary: Path) -> Tokenizer:
+def _check_settings(folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """transformers lets `tokenizer_config.json` overrule a BERT `tokenizer.json` (BertTokenizer.__init__): they must agree.
+
+    Raises:
+        CheckpointError: they do not.
+    """
+    if settings.get("tokenizer_class") not in BERT_CLASSES or not isinstance(tokenizer.normalizer, BertNormalizer):
+        return
+    for key, attribute, default in _NORMALIZER:
+        wanted, found = settings.get(key, default), getattr(tokenizer.normalizer, attribute)
+        if wanted != found:
+            raise CheckpointError(
+                f"{folder}: tokenizer.json has {attribute} {found}, and tokenizer_config.json {key} {wanted}, which "
+                "transformers would use. Make them agree in a copy of the checkpoint"
+            )
+
+
+def _from_vocabulary(folder: Path, vocabulary: Path, settings: Mapping[str, Any]) -> Tokenizer:
     """BERT's WordPiece, as transformers' BertTokenizer builds it from `vocab.txt` and `tokenizer_config.json`."""
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    lines = vocabulary.read_text(encoding="utf-8").splitlines()
-    ids = {token: index for index, token in enumerate(lines)}
-    unknown, separator, start = (settings.get(key, default) for key, default in _SPECIAL)
+    kind = settings.get("tokenizer_class")
+    if kind not in (None, *BERT_CLASSES) or settings.get("do_basic_tokenize", True) is not True:
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json, and its vocab.txt is for {kind or 'a BertTokenizer'} with settings that "
+            f"Fletcher does not author. {_SAVE_FAST}"
+        )
+    if (folder / "added_tokens.json").is_file():
+        raise CheckpointError(f"{folder} has no tokenizer.json, but added tokens beside its vocab.txt. {_SAVE_FAST}")
+    try:
+        # Lines end at newlines alone: a vocabulary may hold U+2028, at which `splitlines` would split.
+        with vocabulary.open(encoding="utf-8") as stream:
+            ids = {line.rstrip("\n"): index for index, line in enumerate(stream)}
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{vocabulary} cannot be read: {error}") from error
+    unknown, separator, start, padding, mask = (_token(settings.get(key), default) for key, default in _SPECIAL)
     for token in (unknown, separator, start):
         if token not in ids:
             raise CheckpointError(f"{vocabulary} lacks the special token {token!r}")
     tokenizer = Tokenizer(WordPiece(ids, unk_token=unknown))
-    tokenizer.normalizer = normalizers.BertNormalizer(
+    tokenizer.normalizer = BertNormalizer(
         clean_text=True,
         handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
         strip_accents=settings.get("strip_accents"),
@@ -69,8 +126,12 @@ def _from_vocabulary(folder: Path, vocabulary: Path) -> Tokenizer:
         pair=f"{start}:0 $A:0 {separator}:0 $B:1 {separator}:1",
         special_tokens=[(start, ids[start]), (separator, ids[separator])],
     )
-    tokenizer.add_special_tokens([token for token in ("[PAD]", unknown, start, separator, "[MASK]") if token in ids])
+    tokenizer.add_special_tokens([token for token in (padding, unknown, start, separator, mask) if token in ids])
     return tokenizer
 
 
-_SPECIAL = (("unk_token", "[UNK]"), ("sep_token", "[SEP]"), ("cls_token", "[CLS]"))
+def _token(value: Any, default: str) -> str:
+    """A special token of `tokenizer_config.json`: its text, or an AddedToken's fields."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else default
