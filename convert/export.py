@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+import re
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +16,7 @@ import onnx
 import fletcher
 from fletcher.model_zoo import Checkout, ModelCard, Progress, canary_path, fetch, read_card
 from fletcher.model_zoo.card import Accuracy, PoolingMode
+from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.runtime import Artifact, Encoder, Variant
 from fletcher.runtime.artifact import (
     CANARY,
@@ -144,8 +146,7 @@ def export(
 def _settle_card(checkout: Checkout, pooling: PoolingMode | None, max_tokens: int | None) -> ModelCard:
     """The zoo's card or one read from the checkpoint, with the user's longest input."""
     if checkout.card is None:
-        name = Path(checkout.source).name if Path(checkout.source).is_dir() else checkout.source
-        return read_card(checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens)
+        return read_card(checkout.folder, name=_model_name(checkout.source), pooling=pooling, max_tokens=max_tokens)
     card = checkout.card
     if pooling is not None and (pooling,) != card.pooling:
         raise InputError(
@@ -156,6 +157,18 @@ def _settle_card(checkout: Checkout, pooling: PoolingMode | None, max_tokens: in
     if max_tokens > card.max_tokens:
         raise InputError(f"--max-tokens {max_tokens} exceeds the {card.max_tokens} that the card of {card.name} allows")
     return msgspec.structs.replace(card, max_tokens=max_tokens)
+
+
+def _model_name(source: str) -> str:
+    """A card's name from a canonical source: the folder's, repository's or first package's, in the letters of a name."""
+    match parse_location(source):
+        case FolderSource(path=path):
+            name = path.name
+        case HubSource(repository=repository):
+            name = repository.rpartition("/")[2]
+        case PackageSource(requirements=requirements):
+            name = requirements[0].partition("==")[0]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 
 def _write(
@@ -217,7 +230,11 @@ def _own_canary(artifact: Artifact, variant: Variant) -> Canary:
     """What this graph makes of a few texts, one at a time: it shows later damage, not that the graph is right."""
     card = artifact.manifest.card
     tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
-    texts = tuple(dict.fromkeys(["", *SENTENCES[::4], *(prompt + SENTENCES[0] for prompt in card.prompts.values())]))
+    candidates = dict.fromkeys(["", *SENTENCES[::4], *(prompt + SENTENCES[0] for prompt in card.prompts.values())])
+    # Without special tokens, the empty text has no token, and so no vector.
+    texts = tuple(text for text in candidates if len(tokenizer.encode([text]).ids))
+    if not texts:
+        raise CheckpointError(f"the tokenizer of {artifact.manifest.origin.source} makes no token of any text")
     encodings = tokenizer.encode(texts)
     with open_session(artifact, variant, threads=1) as session:
         rows = [session.run(encodings.select(np.array([row]))) for row in range(len(texts))]
