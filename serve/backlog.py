@@ -155,7 +155,7 @@ class Backlog:
         self._drained = threading.Condition(self._lock)
         self._waiting: deque[Request] = deque()
         self._tokens = 0
-        self._open = 0
+        self._open: set[Request] = set()
         self._stopping = False
         self._closed = False
         self._tokens_per_second: float | None = None
@@ -168,7 +168,7 @@ class Backlog:
     @property
     def open_requests(self) -> int:
         """Requests admitted and not yet answered."""
-        return self._open
+        return len(self._open)
 
     @property
     def stopping(self) -> bool:
@@ -191,9 +191,10 @@ class Backlog:
                 raise StoppingError("the server is stopping: send the request to another one, or again later")
             if self._tokens:
                 self._check_room(cost)
+            request = Request(cost, dimensions)
             self._tokens += cost
-            self._open += 1
-        return Request(cost, dimensions)
+            self._open.add(request)
+        return request
 
     def _check_room(self, cost: int) -> None:
         speed = self._tokens_per_second
@@ -230,13 +231,13 @@ class Backlog:
             self._tokens -= request.cost
             request.cost = 0
 
-    def settle(self) -> None:
-        """Counts one request as answered."""
+    def settle(self, request: Request) -> None:
+        """Counts a request as answered."""
         with self._lock:
-            self._settle()
+            self._settle(request)
 
-    def _settle(self) -> None:
-        self._open -= 1
+    def _settle(self, request: Request) -> None:
+        self._open.discard(request)
         if not self._open:
             self._drained.notify_all()
 
@@ -298,7 +299,7 @@ class Backlog:
         request.cost = 0
         if request.close():
             request.future.set_running_or_notify_cancel()
-            self._settle()
+            self._settle(request)
 
     def stop(self) -> None:
         """Admits nothing more."""
@@ -311,10 +312,10 @@ class Backlog:
             return self._drained.wait_for(lambda: not self._open, seconds)
 
     def close(self) -> list[Request]:
-        """Ends `take` for every worker; returns the requests that still waited."""
+        """Ends `take` for every worker; returns the requests that nobody has answered, those under way included."""
         with self._lock:
             self._stopping = self._closed = True
-            left = list(self._waiting)
+            left = list(self._open)
             self._waiting.clear()
             self._tokens = 0
             self._arrival.notify_all()

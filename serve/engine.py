@@ -209,7 +209,7 @@ class Engine:
         if error is not None:
             self._fail(request, error)
         elif request.close():
-            self._backlog.settle()
+            self._backlog.settle(request)
 
     def _enqueue(self, request: Request, encodings: Encodings | None) -> None:
         if encodings is None:  # cancelled while it waited for the tokenizer
@@ -298,7 +298,7 @@ class Engine:
             request.future.set_result(Embeddings(vectors, encodings.lengths, encodings.dropped))
         else:
             self.metrics.cancelled.inc()
-        self._backlog.settle()
+        self._backlog.settle(request)
 
     def _fail(self, request: Request, error: BaseException) -> None:
         if not request.close():
@@ -309,4 +309,4 @@ class Engine:
             error = failure
         if request.future.set_running_or_notify_cancel():
             request.future.set_exception(error)
-        self._backlog.settle()
+        self._backlog.settle(request)

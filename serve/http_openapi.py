@@ -8,7 +8,7 @@ import msgspec
 
 from fletcher import __version__
 
-from .openai_types import EmbeddingList, EmbeddingRequest, ErrorBody, Model, ModelList
+from .openai_types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, ErrorBody, Model, ModelList
 
 __all__ = ["openapi_document"]
 
@@ -53,7 +53,7 @@ def openapi_document(max_body_bytes: int) -> Schema:
         "requestBody": {
             "required": True,
             "content": {"application/json": {"schema": request, "example": example}},
-            "description": f"At most {max_body_bytes} bytes and 2048 inputs.",
+            "description": f"At most {max_body_bytes} bytes and {MAX_INPUTS} inputs.",
         },
         "responses": {
             "200": _answer("The vectors, in the order of the inputs", embeddings),

@@ -6,6 +6,7 @@ Chosen by `benchmarks/http_stacks`.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 
@@ -56,7 +57,8 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=max(1, round(drain_seconds)),
+            # The engine keeps the limit and answers what it drops; uvicorn's own, which cancels, is for what hangs.
+            timeout_graceful_shutdown=math.ceil(drain_seconds) + 2,
         )
         self._server = _Announcing(config)
         self._listener = listener

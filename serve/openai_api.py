@@ -14,6 +14,7 @@ from fletcher.runtime.errors import FletcherError
 
 from .errors import FieldError, UnknownModelError
 from .openai_types import (
+    MAX_INPUTS,
     EmbeddingItem,
     EmbeddingList,
     EmbeddingRequest,
@@ -27,9 +28,6 @@ from .served import ServedModel
 from .statuses import public_message, status_of
 
 __all__ = ["Inputs", "decode_request", "describe", "encode_embeddings", "encode_error", "list_models", "read_inputs"]
-
-#: OpenAI's own limit.
-MAX_INPUTS = 2048
 
 #: Rows encoded between two looks at the event loop: 64 of 1,024 floats take about 3 ms.
 SLICE_ROWS = 64

@@ -6,12 +6,13 @@ ignore what they do not know.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "MAX_INPUTS",
     "EmbeddingItem",
     "EmbeddingList",
     "EmbeddingRequest",
@@ -22,7 +23,12 @@ __all__ = [
     "Usage",
 ]
 
+#: OpenAI's own limit.
+MAX_INPUTS = 2048
+
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+
+_IDS_SCHEMA: Final = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
 #: msgspec takes one kind of list in a union; `openai_input` tells the four shapes apart, and the schema names them.
 Input = Annotated[
@@ -30,6 +36,12 @@ Input = Annotated[
     Meta(
         description="A text, a list of texts, one text's token ids, or a list of token id lists (special tokens included).",
         extra_json_schema={
+            "oneOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_INPUTS},
+                _IDS_SCHEMA,
+                {"type": "array", "items": _IDS_SCHEMA, "minItems": 1, "maxItems": MAX_INPUTS},
+            ],
             "examples": ["a text", ["a text", "another"]],
         },
     ),
@@ -45,9 +57,10 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Literal["float", "base64"],
         Meta(description="`base64` is the bytes of little-endian float32, four a dimension."),
     ] = "float"
-    dimensions: Annotated[int, Meta(ge=1, lt=1 << 31, description="One of the model's Matryoshka lengths.")] | None = (
-        None
-    )
+    dimensions: Annotated[
+        Annotated[int, Meta(ge=1, lt=1 << 31)] | None,
+        Meta(description="One of the lengths that `/v1/models` lists; the model's full one if left out."),
+    ] = None
     user: Annotated[str | None, Meta(description="Accepted for OpenAI's clients; neither used nor logged.")] = None
     input_type: Annotated[
         str | None,

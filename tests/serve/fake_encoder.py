@@ -56,7 +56,9 @@ def ids_of(text: str) -> list[int]:
 
 def vector_of(ids: Sequence[int]) -> NDArray[np.float32]:
     """Element k is the sum of ids[j] * (j + 1)**k, modulo 1009: no two short texts share one by accident."""
-    total = [sum(int(token) * (place + 1) ** power for place, token in enumerate(ids)) % 1009 for power in range(DIMENSION)]
+    total = [
+        sum(int(token) * (place + 1) ** power for place, token in enumerate(ids)) % 1009 for power in range(DIMENSION)
+    ]
     return np.array(total, np.float32)
 
 

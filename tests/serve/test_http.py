@@ -269,8 +269,14 @@ def test_request_ids_go_in_and_out(http: httpx.Client) -> None:
 def test_logs_carry_the_id_and_never_the_text(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "fletcher")
     http.post("/v1/embeddings", json={"model": "fake-model", "input": "TELLTALE"}, headers={"x-request-id": "good-1"})
-    http.post("/v1/embeddings", json={"model": "fake-model", "input": ["TELLTALE", 3]}, headers={"x-request-id": "bad-1"})
-    http.post("/v1/embeddings", json={"model": "fake-model", "input": [POISON, "TELLTALE"]}, headers={"x-request-id": "ugly-1"})
+    http.post(
+        "/v1/embeddings", json={"model": "fake-model", "input": ["TELLTALE", 3]}, headers={"x-request-id": "bad-1"}
+    )
+    http.post(
+        "/v1/embeddings",
+        json={"model": "fake-model", "input": [POISON, "TELLTALE"]},
+        headers={"x-request-id": "ugly-1"},
+    )
     logged = [str(record.__dict__) for record in caplog.records]
     for request_id in ("good-1", "bad-1", "ugly-1"):
         assert any(request_id in line for line in logged)
@@ -311,6 +317,7 @@ def test_many_clients_at_once_each_get_their_own(http_url: str) -> None:
 def test_overload_is_429_with_retry_after_and_nothing_else(fake_encoder: FakeEncoder) -> None:
     fake_encoder.gate.clear()
     with Server(fake_encoder, http="127.0.0.1:0", flight=None, max_queue_tokens=64) as server:
+
         def ask(index: int) -> httpx.Response:
             with httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS) as client:
                 return embed(client, input=f"text {index:02}")

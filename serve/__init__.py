@@ -1,0 +1,1 @@
+"""Requests in, vectors out: one engine behind every door (HTTP, Arrow Flight)."""
