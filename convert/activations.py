@@ -16,8 +16,11 @@ __all__ = ["AUTHORED", "check_activation", "emit_activation"]
 AUTHORED = frozenset(
     {
         "gelu",
+        "gelu_accurate",
         "gelu_fast",
         "gelu_new",
+        "gelu_python",
+        "gelu_python_tanh",
         "gelu_pytorch_tanh",
         "identity",
         "linear",
@@ -61,10 +64,10 @@ def emit_activation(graph: GraphBuilder, activation: str, value: str, name: str)
     """
     if activation in ("identity", "linear"):
         return value
-    if activation == "gelu":
+    if activation in ("gelu", "gelu_python"):
         return graph.node("Gelu", [value], name)
-    # 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): three names, the last with its constants rounded to 0.7978845608.
-    if activation in ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"):
+    # 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))): five names, the last with its constant rounded to 0.7978845608.
+    if activation in ("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate", "gelu_fast"):
         return graph.node("Gelu", [value], name, approximate="tanh")
     if activation in ("silu", "swish", "quick_gelu"):
         scale = 1.702 if activation == "quick_gelu" else 1.0

@@ -68,6 +68,7 @@ HARMLESS = frozenset(
         "top_p",
         "torch_dtype",
         "torchscript",
+        "transformers.js_config",
         "transformers_version",
         "typical_p",
         "unk_token_id",

@@ -1,0 +1,48 @@
+"""Sizes of the tiny models: three layers, so that there is a first, a middle and a last one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+__all__ = ["POSITIONS", "SIZES", "UNSEEN", "Tensors", "edit_config", "edit_tensors", "rename_tensors"]
+
+Tensors = dict[str, NDArray[Any]]
+
+POSITIONS = 40
+
+#: Arguments of the configurations that follow BERT's names.
+SIZES: dict[str, Any] = {
+    "vocab_size": 120,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "max_position_embeddings": POSITIONS,
+}
+
+#: Ends of parameters' names that move no vector: softmax does not see a key's bias, and nobody asks for the pooler.
+UNSEEN = ("key.bias", "pooler.dense.weight", "pooler.dense.bias")
+
+
+def edit_config(folder: Path, *without: str, **changes: Any) -> None:
+    """Changes keys of `config.json`, and takes some out."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in config.items() if key not in without}))
+
+
+def rename_tensors(folder: Path, rename: Callable[[str], str]) -> None:
+    """Gives the tensors of `model.safetensors` other names."""
+    edit_tensors(folder, lambda tensors: {rename(name): tensor for name, tensor in tensors.items()})
+
+
+def edit_tensors(folder: Path, edit: Callable[[Tensors], Tensors]) -> None:
+    """Writes `model.safetensors` again with other tensors."""
+    file = folder / "model.safetensors"
+    save_file(edit(load_file(file)), file)
