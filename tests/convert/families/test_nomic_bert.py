@@ -1,0 +1,256 @@
+"""NomicBERT against transformers' class, and against a re-statement for what that class does not have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch.nn import functional
+from transformers import NomicBertConfig, NomicBertForMaskedLM, NomicBertModel
+
+from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.families import describe
+from fletcher.runtime.errors import CheckpointError
+
+from ..parity import BERT_TOKENS, Parity, load, make_card, randomize
+from .restated import Restated, half_turned, neighbours_turned
+
+LONGEST = 24
+VOCABULARY, HIDDEN, HEADS, INNER, LAYERS = 64, 32, 4, 256, 2
+GATES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "swiglu": functional.silu,
+    "geglu": functional.gelu,
+    "glu": torch.sigmoid,
+}
+
+
+class Nomic(Restated):
+    """The original: norm(x + f(x)), y · g(gate) with y from fc11 and the gate from fc12, and a part of each head turned.
+
+    Formulas: "Nomic Embed", arxiv 2402.01613, section 4; modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors.
+    """
+
+    def __init__(self, **changes: Any) -> None:
+        config: dict[str, Any] = {
+            "model_type": "nomic_bert",
+            "activation_function": "swiglu",
+            "attn_pdrop": 0.0,
+            "causal": False,
+            "layer_norm_epsilon": 1e-12,
+            "max_trained_positions": 2048,
+            "mlp_fc1_bias": False,
+            "mlp_fc2_bias": False,
+            "n_embd": HIDDEN,
+            "n_head": HEADS,
+            "n_inner": INNER,
+            "n_layer": LAYERS,
+            "n_positions": LONGEST,
+            "pad_vocab_size_multiple": 16,
+            "parallel_block": False,
+            "parallel_block_tied_norm": False,
+            "prenorm": False,
+            "qkv_proj_bias": False,
+            "rotary_emb_base": 1000,
+            "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False,
+            "rotary_emb_scale_base": None,
+            "rotary_scaling_factor": None,
+            "scale_attn_weights": True,
+            "summary_type": "cls_index",
+            "tie_word_embeddings": True,
+            "type_vocab_size": 2,
+            "use_flash_attn": True,
+            "use_rms_norm": False,
+            "vocab_size": 60,
+        }
+        config |= changes
+        gated = config["activation_function"] in GATES
+        shapes: dict[str, tuple[int, ...]] = {"embeddings.word_embeddings.weight": (VOCABULARY, HIDDEN)}
+        if config["type_vocab_size"]:
+            shapes["embeddings.token_type_embeddings.weight"] = (config["type_vocab_size"], HIDDEN)
+        shapes |= {"emb_ln.weight": (HIDDEN,), "emb_ln.bias": (HIDDEN,)}
+        for index in range(LAYERS):
+            name = f"encoder.layers.{index}"
+            products = {
+                "attn.Wqkv": (3 * HIDDEN, HIDDEN, config["qkv_proj_bias"]),
+                "attn.out_proj": (HIDDEN, HIDDEN, config["qkv_proj_bias"]),
+                "mlp.fc2": (HIDDEN, INNER, config["mlp_fc2_bias"]),
+            }
+            for part in ("fc11", "fc12") if gated else ("fc1",):
+                products[f"mlp.{part}"] = (INNER, HIDDEN, config["mlp_fc1_bias"])
+            for part, (rows, columns, bias) in products.items():
+                shapes[f"{name}.{part}.weight"] = (rows, columns)
+                if bias:
+                    shapes[f"{name}.{part}.bias"] = (rows,)
+            for part in ("norm1", "norm2"):
+                shapes |= {f"{name}.{part}.weight": (HIDDEN,), f"{name}.{part}.bias": (HIDDEN,)}
+        super().__init__(config, shapes, LONGEST)
+
+    def forward(self, ids: torch.Tensor, bias: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        config = self.settings
+        epsilon = config["layer_norm_epsilon"]
+        width = int(HIDDEN // HEADS * config["rotary_emb_fraction"])
+        pairs = config["rotary_emb_base"] ** -(torch.arange(0, width, 2).float() / width)
+        turn = neighbours_turned if config["rotary_emb_interleaved"] else half_turned
+        hidden = self.tensors["embeddings.word_embeddings.weight"][ids]
+        if config["type_vocab_size"]:
+            hidden = hidden + self.tensors["embeddings.token_type_embeddings.weight"][0]
+        hidden = self.norm("emb_ln", hidden, epsilon)
+        for index in range(LAYERS):
+            name = f"encoder.layers.{index}"
+            qkv = self.linear(f"{name}.attn.Wqkv", hidden).reshape(*ids.shape, 3, HEADS, HIDDEN // HEADS)
+            query, key = (turn(qkv[:, :, part], positions, pairs) for part in (0, 1))
+            context = self.attend(query, key, qkv[:, :, 2], bias)
+            hidden = self.norm(f"{name}.norm1", hidden + self.linear(f"{name}.attn.out_proj", context), epsilon)
+            if gate := GATES.get(config["activation_function"]):
+                inner = self.linear(f"{name}.mlp.fc11", hidden) * gate(self.linear(f"{name}.mlp.fc12", hidden))
+            else:
+                inner = functional.gelu(self.linear(f"{name}.mlp.fc1", hidden))
+            hidden = self.norm(f"{name}.norm2", hidden + self.linear(f"{name}.mlp.fc2", inner), epsilon)
+        return hidden
+
+
+BIASES = {"qkv_proj_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rotary_emb_interleaved": True},
+        {"rotary_emb_fraction": 0.5},
+        {"rotary_emb_fraction": 0.5, "rotary_emb_interleaved": True, "rotary_emb_base": 50},
+        {"activation_function": "geglu", **BIASES},
+        {"activation_function": "glu"},
+        {"activation_function": "gelu", "mlp_fc1_bias": True},
+        {"type_vocab_size": 0, "layer_norm_epsilon": 1e-3},
+    ],
+    ids=["v1.5", "interleaved", "half", "half_interleaved", "geglu_biases", "glu", "gelu", "no_types"],
+)
+def test_parity_with_the_original(tmp_path: Path, changes: dict[str, Any]) -> None:
+    parity = Nomic(**changes).parity(tmp_path, HIDDEN, VOCABULARY)
+    parity.check()
+    parity.check_sensitivity()
+
+
+def _config(**changes: Any) -> NomicBertConfig:
+    fields: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": 40,
+        "max_position_embeddings": LONGEST,
+        "attn_implementation": "eager",
+    }
+    return NomicBertConfig(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 40.0}, "hidden_act": "gelu"},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 1000.0}},
+    ],
+    ids=["default", "theta", "linear"],
+)
+def test_parity_with_transformers(tmp_path: Path, changes: dict[str, Any]) -> None:
+    parity = Parity.of(randomize(NomicBertModel(_config(**changes))), tmp_path, LONGEST)
+    parity.check()
+    parity.check_sensitivity()
+
+
+@pytest.mark.parametrize(("original", "name"), [(True, "attn.Wqkv.weight"), (False, "self_attn.q_proj.weight")])
+def test_both_sets_of_tensor_names(tmp_path: Path, original: bool, name: str) -> None:
+    model = randomize(NomicBertModel(_config()))
+    model.save_pretrained(tmp_path, save_original_format=original)
+    assert any(tensor.endswith(name) for tensor in Checkpoint.open(tmp_path).tensors)
+    session = load(tmp_path, make_card(tmp_path, HIDDEN, LONGEST))
+    Parity(model, session, BERT_TOKENS, VOCABULARY, LONGEST).check_batches()
+
+
+def test_the_restatement_is_what_transformers_computes(tmp_path: Path) -> None:
+    """transformers loads the original's tensors: two references, one vector."""
+    nomic = Nomic()
+    keys = {
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": INNER,
+        "max_position_embeddings": LONGEST,
+        "hidden_act": "silu",
+        "layer_norm_eps": 1e-12,
+        "vocab_size": VOCABULARY,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0},
+    }
+    nomic.save(tmp_path, **keys)
+    model = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    ids = torch.tensor([[2, 9, 31, 12, 3]])
+    with torch.no_grad():
+        assert torch.allclose(model(ids).last_hidden_state, nomic(ids).last_hidden_state, atol=1e-5)
+    # The published v1.5 has both sets of keys, too.
+    session = load(tmp_path, make_card(tmp_path, HIDDEN, LONGEST))
+    Parity(model, session, BERT_TOKENS, VOCABULARY, LONGEST).check()
+
+
+def test_a_model_saved_with_its_head(tmp_path: Path) -> None:
+    model = randomize(NomicBertForMaskedLM(_config()))
+    Parity.of(model, tmp_path, LONGEST, encoder=model.nomic_bert).check_batches()
+
+
+def test_positions_end_where_dynamic_scaling_would_begin(tmp_path: Path) -> None:
+    """v1: beyond its training length a vector would depend on the batch's longest text."""
+    changes = {"rotary_scaling_factor": 2, "n_positions": 8192, "max_trained_positions": 2048}
+    assert describe(Checkpoint.open(Nomic(**changes).save(tmp_path / "v1"))).max_positions == 2048
+    del changes["rotary_scaling_factor"]
+    assert describe(Checkpoint.open(Nomic(**changes).save(tmp_path / "v1.5"))).max_positions == 8192
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"activation_function": "gelu_new"}, "activation_function"),
+        ({"prenorm": True}, "prenorm"),
+        ({"parallel_block": True}, "parallel_block"),
+        ({"use_rms_norm": True}, "use_rms_norm"),
+        ({"causal": True}, "causal"),
+        ({"rotary_emb_scale_base": 512}, "rotary_emb_scale_base"),
+        ({"rotary_emb_fraction": 0.0}, "rotary_emb_fraction"),
+        ({"rotary_emb_fraction": 0.3}, "rotary_emb_fraction"),
+        ({"rotary_emb_interleaved": "no"}, "rotary_emb_interleaved"),
+        ({"rope_parameters": {"rope_theta": 7.0}}, "contradicts itself"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"hidden_size": 48}, "contradicts itself"),
+        ({"hidden_act": "relu"}, "contradicts itself"),
+        ({"num_heads_kv": 2}, "num_heads_kv"),
+        ({"head_dim": 16}, "head_dim"),
+        ({"num_experts": 8}, "num_experts"),
+        ({"n_embd": 0}, "n_embd"),
+        ({"qkv_proj_bias": True}, "Wqkv.bias"),
+        ({"n_inner": 200, "activation_function": "gelu"}, "fc1.weight"),
+    ],
+)
+def test_what_is_not_authored_is_refused_by_name(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    folder = Nomic().save(tmp_path, **changes)
+    with pytest.raises(CheckpointError, match=named):
+        describe(Checkpoint.open(folder))
+
+
+def test_a_surplus_tensor_is_refused(tmp_path: Path) -> None:
+    nomic = Nomic()
+    nomic.tensors["encoder.layers.0.attn.q_ln.weight"] = torch.nn.Parameter(torch.ones(HIDDEN))
+    with pytest.raises(CheckpointError, match="q_ln"):
+        describe(Checkpoint.open(nomic.save(tmp_path)))
+
+
+def test_gated_units_are_as_wide_as_the_original_makes_them(tmp_path: Path) -> None:
+    """It rounds n_inner up to a multiple of 256."""
+    folder = Nomic().save(tmp_path, n_inner=200)
+    assert json.loads((folder / "config.json").read_text())["n_inner"] == 200
+    assert describe(Checkpoint.open(folder)).layers[0].feed_forward.up.weight.shape == (HIDDEN, 256)
