@@ -1,0 +1,36 @@
+"""An artefact so small that a test may make its own: a random BERT, in the tests' own folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fletcher.convert.export import export
+from fletcher.model_zoo.progress import silent
+
+from ..convert.tiny import save_bert, save_modules
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random BERT with mean pooling and L2, longest input 20 tokens: read it, never write it."""
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    save_bert(folder)
+    save_modules(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """Its artefact: read it, never write it."""
+    path = tmp_path_factory.mktemp("tiny") / "artifact"
+    export(str(tiny_checkpoint), path, progress=silent)
+    return path
+
+
+@pytest.fixture
+def own_artifact(tmp_path: Path, tiny_artifact: Path) -> Path:
+    """A copy that the test may damage."""
+    return Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))

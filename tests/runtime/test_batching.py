@@ -1,0 +1,41 @@
+"""Which texts run together: every one once, within the budgets."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fletcher.runtime.batching import PADDED_BUDGETS, plan_batches
+
+
+def plan(lengths: list[int], budget: int) -> list[list[int]]:
+    return [rows.tolist() for rows in plan_batches(np.array(lengths, np.int64), budget)]
+
+
+def test_the_longest_go_first_and_equals_keep_their_order() -> None:
+    assert plan([3, 5, 3, 8, 5], 10) == [[3], [1, 4], [0, 2]]
+
+
+def test_a_text_beyond_the_budget_is_alone() -> None:
+    assert plan([2, 900, 2], 512) == [[1], [0, 2]]
+
+
+def test_short_texts_are_not_padded_to_a_long_one() -> None:
+    # 500 + 12 tokens fit the budget of 512, but 13 rows of 500 are 6,500 places; 1,024 are allowed.
+    assert plan([500, *[1] * 12], 512) == [[0, 1], [*range(2, 13)]]
+
+
+def test_no_text_is_no_batch() -> None:
+    assert plan([], 512) == []
+
+
+@given(st.lists(st.integers(0, 600), max_size=200), st.integers(1, 700))
+def test_every_text_is_in_one_batch_within_the_budgets(lengths: list[int], budget: int) -> None:
+    batches = plan(lengths, budget)
+    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
+    for rows in batches:
+        sizes = [lengths[row] for row in rows]
+        assert len(rows) == 1 or sum(sizes) <= budget
+        assert len(rows) == 1 or len(rows) * max(sizes) <= PADDED_BUDGETS * budget
+        assert sizes == sorted(sizes, reverse=True)

@@ -1,0 +1,62 @@
+"""ONNX Runtime's CPU provider: what it refuses is told in Fletcher's errors, and its memory has a ceiling."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import ArtifactError, MissingPackageError, ProviderError
+from fletcher.runtime.mlas import MlasSession
+
+
+def test_a_graph_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(ArtifactError, match=r"cannot load .*graph\.onnx"):
+        MlasSession(tmp_path / "graph.onnx", threads=1)
+
+
+def test_weights_that_are_missing_are_told(own_artifact: Path) -> None:
+    variant = Artifact.open(own_artifact).variant()
+    (own_artifact / variant.weights).unlink()
+    with pytest.raises(ArtifactError, match="cannot load"):
+        MlasSession(own_artifact / variant.file, threads=1)
+
+
+def test_a_batch_that_cannot_be_computed_is_told(tiny_artifact: Path) -> None:
+    with MlasSession(tiny_artifact / "cpu-fp32.onnx", threads=1) as session:
+        assert session.provider == "MLAS"
+        with pytest.raises(ProviderError, match="cannot compute a batch of 1 texts and 2 tokens"):
+            session.run(Encodings.from_lists([[1, 1_000_000]]))
+        assert session.run(Encodings.from_lists([[1, 2]])).shape == (1, 32)  # and goes on
+    with pytest.raises(ProviderError, match="closed"):
+        session.run(Encodings.from_lists([[1, 2]]))
+
+
+def test_without_onnxruntime_the_extra_is_named(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[cpu\]"):
+        MlasSession(tiny_artifact / "cpu-fp32.onnx", threads=1)
+
+
+def test_memory_does_not_grow_with_the_number_of_shapes(tiny_artifact: Path) -> None:
+    """Peers' arenas did (ORT 11118, fastembed 222): after the largest batch, other shapes must add nothing."""
+    rng = np.random.default_rng(0)
+    process = psutil.Process()
+    with MlasSession(tiny_artifact / "cpu-fp32.onnx", threads=1) as session:
+
+        def run(shapes: int) -> None:
+            for _ in range(shapes):
+                lengths = rng.integers(1, 20, size=rng.integers(1, 24))
+                session.run(Encodings.from_lists([[5] * int(length) for length in lengths]))
+
+        session.run(Encodings.from_lists([[5] * 20] * 24))
+        run(300)
+        before = process.memory_info().rss
+        run(1500)
+        assert process.memory_info().rss - before < 8 << 20

@@ -1,0 +1,201 @@
+"""The runtime's tokenizer against transformers', token by token, and special tokens of every arrangement."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import AddedToken, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers.models import BPE, WordLevel, WordPiece
+from tokenizers.processors import TemplateProcessing
+
+from fletcher.convert.texts import EDGES, SENTENCES
+from fletcher.runtime import longtexts
+from fletcher.runtime.errors import ArtifactError, InputError
+from fletcher.runtime.longtexts import cuts_safely, pieces
+from fletcher.runtime.tokenizer import CHUNK, Tokenizer
+
+HOSTILE = (
+    *EDGES,
+    *SENTENCES,
+    "".join(map(chr, range(0x20, 0x250))),
+    "".join(chr(code) for code in range(0x300, 0x370)),  # marks without a letter
+    "[SEP][CLS] a [MASK]b [UNK]",
+    "##ing un##known",
+    "\u0130\u0131 ſ ẞ ŉ",  # lower case that changes length
+    "\ufdfa\ufb03\u3392",
+    "a\u2028b\u2029c\x0bd\x0ce",
+    "\ud7ff\ue000\uffff\U00010000\U0010ffff",
+    "1\u20e3 \u00ad soft\u00adhyphen",
+)
+
+
+@pytest.fixture(scope="module")
+def minilm(minilm_artifact: Path) -> Tokenizer:
+    return Tokenizer(minilm_artifact / "tokenizer.json", 256)
+
+
+@pytest.fixture(scope="module")
+def reference(minilm_checkpoint: Path) -> Any:
+    return transformers.AutoTokenizer.from_pretrained(minilm_checkpoint)
+
+
+def _rows(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    encodings = tokenizer.encode(texts)
+    bounds = encodings.offsets.tolist()
+    return [encodings.ids[start:end].tolist() for start, end in pairwise(bounds)]
+
+
+def test_ids_are_transformers(minilm: Tokenizer, reference: Any) -> None:
+    expected = [reference(text, truncation=True, max_length=256, padding=False)["input_ids"] for text in HOSTILE]
+    assert _rows(minilm, list(HOSTILE)) == expected
+    assert [_rows(minilm, [text])[0] for text in HOSTILE] == expected
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_ids_of_any_text_are_transformers(minilm: Tokenizer, reference: Any, texts: list[str]) -> None:
+    assert _rows(minilm, texts) == [reference(text, padding=False)["input_ids"] for text in texts]
+
+
+def test_any_number_of_texts_keeps_its_order(minilm: Tokenizer) -> None:
+    texts = [f"number {index}" for index in range(2 * CHUNK + 3)]
+    encodings = minilm.encode(texts)
+    assert len(encodings) == len(texts)
+    for index in (0, CHUNK - 1, CHUNK, 2 * CHUNK, len(texts) - 1):
+        start, end = encodings.offsets[index : index + 2].tolist()
+        assert encodings.ids[start:end].tolist() == _rows(minilm, [texts[index]])[0]
+
+
+# Long texts -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from([*HOSTILE, " ", ".", "\n", "[SEP]", "面", "\u0301", "\x1f", "\x85"]), max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_a_text_in_pieces_has_the_ids_of_the_whole(minilm: Tokenizer, parts: list[str]) -> None:
+    text = "".join(parts)
+    backend = HuggingFaceTokenizer.from_str(minilm._tokenizer.to_str())
+    whole = backend.encode(text, add_special_tokens=False).ids
+    before = longtexts.PIECE
+    longtexts.PIECE = 5
+    try:
+        cut = list(pieces(text))
+    finally:
+        longtexts.PIECE = before
+    assert "".join(cut) == text
+    assert [index for piece in cut for index in backend.encode(piece, add_special_tokens=False).ids] == whole
+
+
+def test_a_long_text_has_transformers_ids_and_count(minilm: Tokenizer, reference: Any) -> None:
+    text = " ".join(HOSTILE) * 50
+    assert len(text) > 2 * longtexts.PIECE
+    encodings = minilm.encode(["a", text, "b"])
+    start, end = encodings.offsets[1:3].tolist()
+    whole = reference(text, padding=False, verbose=False)["input_ids"]
+    assert encodings.ids[start:end].tolist() == [*whole[:255], whole[-1]]
+    assert encodings.dropped.tolist() == [0, len(whole) - 256, 0]
+
+
+def test_only_tokenizers_whose_words_end_at_blanks_are_cut(minilm: Tokenizer) -> None:
+    assert cuts_safely(minilm._tokenizer)
+    spaced = HuggingFaceTokenizer.from_str(minilm._tokenizer.to_str())
+    spaced.add_tokens([AddedToken("two words")])
+    assert not cuts_safely(spaced)
+    bytes_level = HuggingFaceTokenizer(BPE())
+    bytes_level.pre_tokenizer = pre_tokenizers.ByteLevel()
+    assert not cuts_safely(bytes_level)
+
+
+# Special tokens of every arrangement --------------------------------------------------------------------------------------
+
+
+def _save(path: Path, template: str | None, vocabulary: dict[str, int], model: Any = None) -> Path:
+    tokenizer = HuggingFaceTokenizer(model or WordLevel(vocabulary, unk_token="u"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if template is not None:
+        tokenizer.post_processor = TemplateProcessing(
+            single=template, special_tokens=[(name, vocabulary[name]) for name in ("S", "T", "E")]
+        )
+    tokenizer.save(str(path))
+    return path
+
+
+VOCABULARY = {"u": 0, "S": 1, "T": 2, "E": 3, "a": 4, "b": 5, "c": 6, "d": 7}
+
+
+@pytest.mark.parametrize("template", ["S T $A E E", "$A E", "S $A", "S T E $A", None])
+@pytest.mark.parametrize("limit", [5, 6, 7, 20])
+def test_truncation_is_transformers_for_every_template(tmp_path: Path, template: str | None, limit: int) -> None:
+    file = _save(tmp_path / "tokenizer.json", template, VOCABULARY)
+    reference = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
+    for text in ("", "a", "a b c d", "a b c d " * 5, "S E a T b c d d"):
+        expected = reference(text, truncation=True, max_length=limit)["input_ids"]
+        encodings = Tokenizer(file, limit).encode([text])
+        assert encodings.ids.tolist() == expected
+        assert encodings.dropped[0] == len(reference(text)["input_ids"]) - len(expected)
+
+
+def test_special_tokens_are_found_without_latin_letters(tmp_path: Path) -> None:
+    """A vocabulary that drops unknown letters: the usual probe, "a", would show no ordinary token."""
+    vocabulary = {"S": 0, "T": 1, "E": 2, "ж": 3}
+    file = _save(tmp_path / "tokenizer.json", "S $A E", vocabulary, BPE(vocabulary, []))
+    encodings = Tokenizer(file, 3).encode(["жжжж"])
+    assert encodings.ids.tolist() == [0, 3, 2] and encodings.dropped.tolist() == [3]
+
+
+def test_truncation_and_padding_of_the_file_are_not_used(tmp_path: Path) -> None:
+    tokenizer = HuggingFaceTokenizer.from_file(str(_save(tmp_path / "t.json", "S $A E", VOCABULARY)))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9, pad_id=0)
+    tokenizer.save(str(tmp_path / "t.json"))
+    encodings = Tokenizer(tmp_path / "t.json", 6).encode(["a b c", "a"])
+    assert encodings.ids.tolist() == [1, 4, 5, 6, 3, 1, 4, 3] and encodings.offsets.tolist() == [0, 5, 8]
+
+
+def test_ids_with_gaps_are_all_in_the_vocabulary(tmp_path: Path) -> None:
+    file = _save(tmp_path / "t.json", None, {"u": 0, "a": 9})
+    assert Tokenizer(file, 4).vocabulary_size == 10
+
+
+def test_a_limit_that_leaves_no_room_for_text_is_refused(tmp_path: Path) -> None:
+    file = _save(tmp_path / "t.json", "S T $A E", VOCABULARY)
+    with pytest.raises(ArtifactError, match="3 tokens leaves no room beside the tokenizer's 3 special tokens"):
+        Tokenizer(file, 3)
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "t.json").write_text('{"version": "1.0"')
+    with pytest.raises(ArtifactError, match=r"t\.json is no tokenizer that can be read"):
+        Tokenizer(tmp_path / "t.json", 8)
+    with pytest.raises(ArtifactError, match=r"missing\.json"):
+        Tokenizer(tmp_path / "missing.json", 8)
+
+
+def test_lowercase_words_with_lone_surrogates_are_told_by_place(minilm: Tokenizer) -> None:
+    with pytest.raises(InputError, match=r"text 2 holds the lone surrogate U\+DC00 at character 3"):
+        minilm.encode(["a", "b", "abc\udc00"])
+    with pytest.raises(InputError, match="text 0 holds"):
+        minilm.encode(["x " * longtexts.PIECE + "\udc00"])
+
+
+def test_cased_wordpiece_in_pieces(tmp_path: Path) -> None:
+    """Without stripping, marks are words of their own, and a cut may come right before one."""
+    vocabulary = {name: index for index, name in enumerate(["u", "a", "##b", ".", "面", "\u0301", "##\u0301"])}
+    tokenizer = HuggingFaceTokenizer(WordPiece(vocabulary, unk_token="u"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    assert cuts_safely(tokenizer)
+    text = "ab.\u0301ab 面\u0301 ab\x1fab" * 3
+    before, longtexts.PIECE = longtexts.PIECE, 1
+    try:
+        cut = list(pieces(text))
+    finally:
+        longtexts.PIECE = before
+    assert len(cut) > 6
+    assert [index for piece in cut for index in tokenizer.encode(piece).ids] == tokenizer.encode(text).ids
