@@ -29,7 +29,7 @@ _SERVE_PACKAGES: Final = frozenset({"httptools", "prometheus_client", "pyarrow",
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The artefact's folder, written by fletcher-convert.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", help="Threads that compute, each on one core.  [default: one per processor]")
+    int | None, typer.Option("--workers", help="Threads that compute, each on one core; one per processor if left out.")
 ]
 TokenBudget = Annotated[int | None, typer.Option("--token-budget", help="Tokens that a batch should hold.")]
 VariantName = Annotated[
@@ -113,7 +113,7 @@ def serve(
         str, typer.Option("--flight", metavar="HOST:PORT", help="Where Arrow Flight listens; as for HTTP.")
     ] = "127.0.0.1:8815",
     name: Annotated[
-        str | None, typer.Option("--name", help="The model's name in requests and answers.  [default: the card's]")
+        str | None, typer.Option("--name", help="The model's name in requests and answers; the card's if left out.")
     ] = None,
     drain_seconds: Annotated[
         float,
