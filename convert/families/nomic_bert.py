@@ -29,6 +29,7 @@ GATES = {"swiglu": "silu", "geglu": "gelu", "glu": "sigmoid", "gelu": None}
 MULTIPLE = 256
 #: Of training, of kernels with the same results, of heads, or of GPT-2's configuration, which the original inherits.
 UNUSED = (
+    "add_pooling_layer",
     "attn_pdrop",
     "dense_seq_output",
     "embd_pdrop",
@@ -134,6 +135,8 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
     for key in ("causal", "parallel_block", "parallel_block_tied_norm", "prenorm", "rotary_head_dim", "use_rms_norm"):
         config.must_be(key, False, None)
     config.must_be("num_heads_kv", None, heads)
+    config.must_be("norm_mlp", False, None)
+    config.must_be("num_experts", 0, None)
     config.ignore(*UNUSED)
     config.finish()
     return shape
