@@ -27,7 +27,7 @@ from .reference import Reference
 from .texts import EDGES, SENTENCES, texts_for
 from .verification import TextResult, TokenizerResult, VariantResult, VerificationReport, excerpt
 
-__all__ = ["Probe", "compare_ids", "judge", "verify", "verify_with"]
+__all__ = ["Probe", "compare_ids", "fetch_reference", "judge", "verify", "verify_with", "versions"]
 
 #: What a precision must reach where the card does not say; others have the tolerance that their variant carries.
 DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
@@ -83,15 +83,11 @@ def verify(
         MissingPackageError: torch or transformers is not installed.
     """
     artifact = Artifact.open(path)
-    origin = artifact.manifest.origin
-    checkout = fetch(reference or origin.source)
-    if reference is None:
-        _check_origin(checkout.sha256, origin.sha256, origin.source)
-    revision = f"@{checkout.revision}" if checkout.revision and checkout.revision not in checkout.source else ""
+    folder, name = fetch_reference(artifact, reference)
     report = verify_with(
         path,
-        Reference.load(checkout.folder, artifact.manifest.card),
-        name=f"{checkout.source}{revision}",
+        Reference.load(folder, artifact.manifest.card),
+        name=name,
         texts=texts,
         variant=variant,
         reporter=reporter,
@@ -99,6 +95,28 @@ def verify(
     if report.verdict == "passed" and report.complete:
         stamp(path, report.stamp)
     return report
+
+
+def fetch_reference(artifact: Artifact, source: str | None) -> tuple[Path, str]:
+    """Fetches the checkpoint to compare with.
+
+    Args:
+        artifact: what is verified.
+        source: SOURCE of the checkpoint; None is the one that the artefact was made from.
+
+    Returns:
+        Its folder, and what reports call it.
+
+    Raises:
+        SourceError: it cannot be fetched.
+        ChecksumError: it is no longer the checkpoint that the artefact was made from.
+    """
+    origin = artifact.manifest.origin
+    checkout = fetch(source or origin.source)
+    if source is None:
+        _check_origin(checkout.sha256, origin.sha256, origin.source)
+    revision = f"@{checkout.revision}" if checkout.revision and checkout.revision not in checkout.source else ""
+    return checkout.folder, f"{checkout.source}{revision}"
 
 
 def verify_with(
@@ -145,7 +163,7 @@ def verify_with(
         digest=artifact.digest,
         reference=name,
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        tools={**_versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **reference.tools},
+        tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **reference.tools},
         complete=len(variants) == len(artifact.manifest.variants),
         tokenizer=ids[0],  # every variant has the same tokenizer file
         variants=tuple(results),
@@ -278,7 +296,7 @@ def _check_origin(found: Mapping[str, str], recorded: Mapping[str, str], source:
         )
 
 
-def _versions(*packages: str) -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
     """Versions of those packages that are installed: onnxruntime has a flavour for each kind of hardware."""
     found = {}
     for package in packages:

@@ -1,0 +1,220 @@
+"""Where each point lies in transformers' models: one table a family, module path to point.
+
+Source: the `modeling_*.py` of transformers 5. A module that a checkpoint has no use for is absent or the identity, and gives
+no point (ALBERT's projection, ModernBERT's first norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from fletcher.runtime.errors import InputError
+
+__all__ = ["FAMILIES", "Family", "Tap", "taps_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """A tensor that goes into or comes out of a module.
+
+    Attributes:
+        path: the module; empty for the layer itself.
+        side: which end.
+        argument: which positional argument, on the way in.
+        part: which of `parts` equal parts of the last axis.
+        parts: into how many the last axis is cut.
+    """
+
+    path: str
+    side: Literal["in", "out"]
+    argument: int = 0
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family's points.
+
+    Attributes:
+        embeddings: by point; several taps are added up.
+        layer: regular expression of the layers' paths; a layer that runs several times is several layers.
+        points: by point, paths relative to the layer.
+        rotary: whether what reaches the attention function was rotated after its projection.
+        bias: what is added to the scores besides the mask, where the family does not call transformers' attention function.
+        softmax: the weights, where the family does not call it.
+        final_norm: path of the norm after the last layer.
+    """
+
+    embeddings: Mapping[str, tuple[Tap, ...]]
+    layer: str
+    points: Mapping[str, Tap]
+    rotary: bool = False
+    bias: Tap | None = None
+    softmax: Tap | None = None
+    final_norm: str | None = None
+
+
+def _into(path: str, argument: int = 0) -> Tap:
+    return Tap(path, "in", argument)
+
+
+def _out(path: str, part: int = 0, parts: int = 1) -> Tap:
+    return Tap(path, "out", part=part, parts=parts)
+
+
+def _attention(query: str, key: str, value: str, output: str, norm: str) -> dict[str, Tap]:
+    """Post-norm attention: norm(x + output(context))."""
+    return {
+        "attention/query": _out(query),
+        "attention/key": _out(key),
+        "attention/value": _out(value),
+        "attention/context": _into(output),
+        "attention/output": _out(output),
+        "attention/residual": _into(norm),
+        "attention/norm": _out(norm),
+    }
+
+
+def _feed_forward(up: str, down: str, norm: str) -> dict[str, Tap]:
+    """Post-norm feed-forward part: norm(x + down(activation(up(x))))."""
+    return {
+        "feed_forward/up": _out(up),
+        "feed_forward/activation": _into(down),
+        "feed_forward/down": _out(down),
+        "feed_forward/residual": _into(norm),
+        "feed_forward/norm": _out(norm),
+    }
+
+
+def _embeddings(*tables: Literal["token_type", "position"], projection: str | None = None) -> dict[str, tuple[Tap, ...]]:
+    """Tables that are added in the order of Fletcher's graphs, then a LayerNorm."""
+    word = _out("embeddings.word_embeddings")
+    points: dict[str, tuple[Tap, ...]] = {"word": (word,)}
+    if "token_type" in tables:
+        points["with_token_type"] = (word, _out("embeddings.token_type_embeddings"))
+    if "position" in tables:
+        points["position"] = (_out("embeddings.position_embeddings"),)
+        points["sum"] = (_into("embeddings.LayerNorm"),)
+    points["norm"] = (_out("embeddings.LayerNorm"),)
+    if projection is not None:
+        points["projection"] = (_out(projection),)
+    return points
+
+
+_BERT_ATTENTION = _attention(
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+)
+_BERT_FEED_FORWARD = _feed_forward("intermediate.dense", "output.dense", "output.LayerNorm")
+
+_BERT = Family(
+    embeddings=_embeddings("token_type", "position", projection="embeddings_project"),  # ELECTRA's, where it has one
+    layer=r"encoder\.layer\.\d+",
+    points={**_BERT_ATTENTION, **_BERT_FEED_FORWARD},
+)
+_DISTILBERT = Family(
+    embeddings=_embeddings("position"),
+    layer=r"transformer\.layer\.\d+",
+    points={
+        **_attention("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm"),
+        **_feed_forward("ffn.lin1", "ffn.lin2", "output_layer_norm"),
+    },
+)
+_MPNET = Family(
+    embeddings=_embeddings("position"),
+    layer=r"encoder\.layer\.\d+",
+    points={
+        **_attention(
+            "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm"
+        ),
+        **_BERT_FEED_FORWARD,
+    },
+    bias=_into("attention.attn", 2),  # position_bias
+    softmax=_out("attention.attn.dropout"),  # the identity when a model does not train
+)
+_ALBERT = Family(
+    embeddings=_embeddings("token_type", "position", projection="encoder.embedding_hidden_mapping_in"),
+    layer=r"encoder\.albert_layer_groups\.\d+\.albert_layers\.\d+",
+    points={
+        **_attention(
+            "attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm"
+        ),
+        **_feed_forward("ffn", "ffn_output", "full_layer_layer_norm"),
+    },
+)
+_NOMIC_BERT = Family(
+    embeddings=_embeddings("token_type"),
+    layer=r"layers\.\d+",
+    points={
+        **_attention(
+            "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"
+        ),
+        "feed_forward/up": _out("mlp.up_proj"),
+        "feed_forward/gate": _out("mlp.gate_proj"),
+        "feed_forward/activation": _out("mlp.act_fn"),
+        "feed_forward/gated": _into("mlp.down_proj"),
+        "feed_forward/down": _out("mlp.down_proj"),
+        "feed_forward/residual": _into("post_mlp_layernorm"),
+        "feed_forward/norm": _out("post_mlp_layernorm"),
+    },
+    rotary=True,
+)
+_MODERNBERT = Family(
+    embeddings={"word": (_out("embeddings.tok_embeddings"),), "norm": (_out("embeddings.norm"),)},
+    layer=r"layers\.\d+",
+    points={
+        "attention/norm": _out("attn_norm"),
+        "attention/query": _out("attn.Wqkv", 0, 3),
+        "attention/key": _out("attn.Wqkv", 1, 3),
+        "attention/value": _out("attn.Wqkv", 2, 3),
+        "attention/context": _into("attn.Wo"),
+        "attention/output": _out("attn.Wo"),
+        "attention/residual": _into("mlp_norm"),
+        "feed_forward/norm": _out("mlp_norm"),
+        "feed_forward/up": _out("mlp.Wi", 1, 2),
+        "feed_forward/gate": _out("mlp.Wi", 0, 2),
+        "feed_forward/activation": _out("mlp.act"),
+        "feed_forward/gated": _into("mlp.Wo"),
+        "feed_forward/down": _out("mlp.Wo"),
+        "feed_forward/residual": _out(""),
+    },
+    rotary=True,
+    final_norm="final_norm",
+)
+
+#: By transformers' `model_type`.
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "albert": _ALBERT,
+        "bert": _BERT,
+        "camembert": _BERT,
+        "distilbert": _DISTILBERT,
+        "electra": _BERT,
+        "modernbert": _MODERNBERT,
+        "mpnet": _MPNET,
+        "nomic_bert": _NOMIC_BERT,
+        "roberta": _BERT,
+        "xlm-roberta": _BERT,
+    }
+)
+
+
+def taps_of(model_type: str) -> Family:
+    """The table of a family.
+
+    Raises:
+        InputError: there is none.
+    """
+    if model_type not in FAMILIES:
+        raise InputError(
+            f"layers of the model type {model_type!r} cannot be compared with transformers: known are "
+            f"{', '.join(FAMILIES)}. Verify without --layers, or compare two variants with --against and --on"
+        )
+    return FAMILIES[model_type]

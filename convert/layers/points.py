@@ -1,0 +1,154 @@
+"""The points at which a graph is compared: which of its values mean what, and in which order they are computed.
+
+Points are found by the names that the emitters give their nodes. A point's `key` is the same on every target and for the
+reference model, whatever the family calls its layers: `layers.3/attention/query`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+import onnx
+
+__all__ = [
+    "EMBEDDING_POINTS",
+    "LAYER_POINTS",
+    "SCORE_POINTS",
+    "Kind",
+    "Point",
+    "find_points",
+    "layer_of",
+    "title_of",
+]
+
+
+class Kind(Enum):
+    """What the first axes of a value count."""
+
+    TOKENS = "tokens"  # (tokens, width) packed, or (texts, longest, width)
+    SCORES = "scores"  # (texts, heads, longest, longest)
+    TEXTS = "texts"  # (texts, width)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A value of a graph that is compared.
+
+    Attributes:
+        key: its name in every graph and in the reference.
+        kind: its layout.
+        node: the node that computes it.
+        value: the node's output; for scores, the node's context, since the scores are no value of the served graph.
+    """
+
+    key: str
+    kind: Kind
+    node: str
+    value: str
+
+
+EMBEDDING_POINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "word": "word embedding",
+        "with_token_type": "word and token type embedding",
+        "position": "position embedding",
+        "sum": "sum of the embeddings",
+        "norm": "LayerNorm of the embeddings",
+        "projection": "projection of the embeddings",
+    }
+)
+
+#: What the operator `Attention` keeps to itself, in the order in which it computes it.
+SCORE_POINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "attention/raw_scores": "raw scores",
+        "attention/scaled_scores": "scaled scores",
+        "attention/mask": "mask: who may be seen",
+        "attention/biased_scores": "scores with bias",
+        "attention/softmax": "softmax, padding included",
+        "attention/softmax_sums": "sums of the softmax's rows",
+    }
+)
+
+LAYER_POINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "attention/query": "query projection",
+        "attention/key": "key projection",
+        "attention/value": "value projection",
+        "attention/query/norm": "LayerNorm of the query",
+        "attention/key/norm": "LayerNorm of the key",
+        "attention/query/rotated": "rotated query (RoPE)",
+        "attention/key/rotated": "rotated key (RoPE)",
+        **SCORE_POINTS,
+        "attention/context": "context",
+        "attention/output": "attention output",
+        "attention/residual": "attention residual",
+        "attention/norm": "LayerNorm of the attention",
+        "attention/residual_again": "second attention residual",
+        "attention/norm_again": "second LayerNorm of the attention",
+        "feed_forward/up": "up projection",
+        "feed_forward/gate": "gate projection",
+        "feed_forward/activation": "activation",
+        "feed_forward/gated": "gated activation",
+        "feed_forward/down": "down projection",
+        "feed_forward/residual": "feed-forward residual",
+        "feed_forward/norm": "LayerNorm of the feed-forward part",
+    }
+)
+
+_LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|feed_forward)/.+)")
+_MODULE = re.compile(r"(?P<module>modules\.\d+)/.+")
+_KEY = re.compile(r"layers\.(?P<layer>\d+)/(?P<part>.+)")
+
+
+def find_points(model: onnx.ModelProto) -> list[Point]:
+    """The points of a graph, in the order in which it computes them."""
+    layers: dict[str, int] = {}
+    points: dict[str, Point] = {}
+    for node in model.graph.node:
+        for value in node.output:
+            if value.startswith("embeddings/") and value.removeprefix("embeddings/") in EMBEDDING_POINTS:
+                points[value] = Point(value, Kind.TOKENS, node.name, value)
+            elif value == "final_norm":
+                points[value] = Point(value, Kind.TOKENS, node.name, value)
+            elif module := _MODULE.fullmatch(value):
+                # What a module gives is the last value that bears its name: drop the earlier one, to keep the order.
+                points.pop(module["module"], None)
+                points[module["module"]] = Point(module["module"], Kind.TEXTS, node.name, value)
+            elif layer := _LAYER.fullmatch(value):
+                index = layers.setdefault(layer["prefix"], len(layers))
+                for point in _points_of_layer(f"layers.{index}", layer["part"], node, value):
+                    points[point.key] = point
+    return list(points.values())
+
+
+def title_of(point: Point | str) -> str:
+    """A point's name for people.
+
+    Args:
+        point: a point, or the key of one that a graph lacks.
+    """
+    key = point if isinstance(point, str) else point.key
+    if key.startswith("embeddings/"):
+        return EMBEDDING_POINTS[key.removeprefix("embeddings/")]
+    if match := _KEY.fullmatch(key):
+        return f"layer {match['layer']}: {LAYER_POINTS[match['part']]}"
+    if isinstance(point, Point) and point.kind is Kind.TEXTS:
+        return f"module {key.removeprefix('modules.')}: {point.value.rpartition('/')[2]}"
+    return key.replace("_", " ")
+
+
+def layer_of(key: str) -> int | None:
+    """The layer that a point belongs to."""
+    match = _KEY.fullmatch(key)
+    return int(match["layer"]) if match else None
+
+
+def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[Point]:
+    if node.op_type == "Attention":
+        return [Point(f"{layer}/{score}", Kind.SCORES, node.name, value) for score in SCORE_POINTS]
+    return [Point(f"{layer}/{part}", Kind.TOKENS, node.name, value)] if part in LAYER_POINTS else []

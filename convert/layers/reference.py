@@ -1,0 +1,218 @@
+"""The reference's side: every point of transformers' model on one text, recorded by forward hooks. torch only here.
+
+Query, key, mask and scale are recorded where the model calls transformers' `eager_attention_forward`, which is wrapped while
+a text is traced; scores are then computed from them in float32. MPNet does not call it: its scores come from its query and
+key projections and the bias that its attention module is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..reference import Reference
+from .families import Family, Tap, taps_of
+from .probe import OUT_OF_SIGHT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
+
+__all__ = ["Tracer"]
+
+#: The function that a model calls for its attention when it is loaded with `attn_implementation="eager"`.
+ATTENTION_FUNCTION = "eager_attention_forward"
+
+
+class Tracer:
+    """Hooks on a reference model. A context manager: afterwards the model is as it was."""
+
+    def __init__(self, reference: Reference) -> None:
+        """
+        Raises:
+            InputError: a family without a table of points.
+        """
+        self._reference = reference
+        self._model: Any = reference.model
+        self._family: Family = taps_of(str(self._model.config.model_type))
+        self._modules: dict[str, Any] = dict(self._model.named_modules())
+        self._stack = contextlib.ExitStack()
+        self._found: dict[str, Tensor] = {}
+        self._layer = -1
+
+    def run(self, row: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+        """Every point of one text, by key; shapes as in `GraphProbe.run`. The order is that of computation.
+
+        Args:
+            row: token ids, special tokens included.
+        """
+        import torch
+
+        self._found, self._layer = {}, -1
+        ids = torch.tensor([list(row)], dtype=torch.long)
+        with torch.no_grad():
+            state = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+            if not self._has_attention_function:
+                for layer in range(self._layer + 1):
+                    self._score_by_taps(f"layers.{layer}")
+            self._drop_idle_activations()
+            points = {key: self._found[key] for key in self._ordered_keys()}
+            for index, module in enumerate(self._reference.modules):
+                state = module(state)
+                points[f"modules.{index}"] = state
+        return {key: value.numpy().astype(np.float32) for key, value in points.items()}
+
+    def _drop_idle_activations(self) -> None:
+        """A graph has no node for an activation that does nothing (`linear`)."""
+        for layer in range(self._layer + 1):
+            name = f"layers.{layer}/feed_forward"
+            before = self._found.get(f"{name}/gate", self._found[f"{name}/up"])
+            if before.equal(self._found[f"{name}/activation"]):
+                del self._found[f"{name}/activation"]
+
+    # Hooks ------------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Tracer:
+        with contextlib.ExitStack() as stack:
+            for point, taps in self._family.embeddings.items():
+                if self._exist(taps):
+                    for tap in taps:
+                        self._tap(stack, tap.path, tap, lambda point=point: f"embeddings/{point}")  # type: ignore[misc]
+            layers = [path for path in self._modules if re.fullmatch(self._family.layer, path)]
+            for path in layers:
+                stack.callback(self._modules[path].register_forward_pre_hook(self._next_layer).remove)
+                for point, tap in self._layer_taps():
+                    full = f"{path}.{tap.path}" if tap.path else path
+                    if full in self._modules and not self._is_identity(full):
+                        self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
+            if self._family.final_norm is not None:
+                self._tap(stack, self._family.final_norm, Tap("", "out"), lambda: "final_norm")
+            if self._has_attention_function:
+                stack.enter_context(self._wrapped_attention())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _layer_taps(self) -> list[tuple[str, Tap]]:
+        extra = {"attention/bias": self._family.bias, "attention/softmax": self._family.softmax}
+        return [*self._family.points.items(), *((key, tap) for key, tap in extra.items() if tap is not None)]
+
+    def _exist(self, taps: Sequence[Tap]) -> bool:
+        return all(tap.path in self._modules for tap in taps)
+
+    def _is_identity(self, path: str) -> bool:
+        return type(self._modules[path]).__name__ == "Identity"
+
+    def _next_layer(self, *_: object) -> None:
+        self._layer += 1
+
+    def _tap(self, stack: contextlib.ExitStack, path: str, tap: Tap, key: Callable[[], str]) -> None:
+        """Records a module's input or output; a second tensor for the same point is added to the first."""
+
+        def keep(value: Any) -> None:
+            tensor: Tensor = value[0] if isinstance(value, tuple) else value
+            tensor = tensor.chunk(tap.parts, dim=-1)[tap.part][0]  # the only text
+            self._found[key()] = self._found[key()] + tensor if key() in self._found else tensor
+
+        handle: RemovableHandle
+        if tap.side == "out":
+            handle = self._modules[path].register_forward_hook(lambda module, given, output: keep(output))
+        else:
+            handle = self._modules[path].register_forward_pre_hook(lambda module, given: keep(given[tap.argument]))
+        stack.callback(handle.remove)
+
+    # Scores -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _has_attention_function(self) -> bool:
+        return hasattr(sys.modules[type(self._model).__module__], ATTENTION_FUNCTION)
+
+    @contextlib.contextmanager
+    def _wrapped_attention(self) -> Iterator[None]:
+        """Wraps the attention function of the model's own file: `get_interface` looks it up at each call."""
+        file = sys.modules[type(self._model).__module__]
+        original = getattr(file, ATTENTION_FUNCTION)
+
+        def attend(
+            module: Any,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            attention_mask: Tensor | None,
+            scaling: float | None = None,
+            **rest: Any,
+        ) -> tuple[Tensor, Tensor]:
+            output, softmax = original(module, query, key, value, attention_mask, scaling=scaling, **rest)
+            layer = f"layers.{self._layer}"
+            if self._family.rotary:
+                self._found[f"{layer}/attention/query/rotated"] = _side_by_side(query)
+                self._found[f"{layer}/attention/key/rotated"] = _side_by_side(key)
+            scale = 1 / math.sqrt(query.shape[-1]) if scaling is None else scaling
+            bias = None if attention_mask is None else attention_mask[0]
+            self._score(layer, query[0], key[0], scale, bias, softmax[0])
+            return output, softmax
+
+        setattr(file, ATTENTION_FUNCTION, attend)
+        try:
+            yield
+        finally:
+            setattr(file, ATTENTION_FUNCTION, original)
+
+    def _score_by_taps(self, layer: str) -> None:
+        heads = self._model.config.num_attention_heads
+        query, key = (
+            self._found[f"{layer}/attention/{name}"].unflatten(-1, (heads, -1)).transpose(0, 1)
+            for name in ("query", "key")
+        )
+        bias = self._found.pop(f"{layer}/attention/bias")
+        softmax = self._found.pop(f"{layer}/attention/softmax")
+        # The tap took the first of a batch of one already: (heads, tokens, tokens).
+        self._score(layer, query, key, 1 / math.sqrt(query.shape[-1]), bias, softmax)
+
+    def _score(self, layer: str, query: Tensor, key: Tensor, scale: float, bias: Tensor | None, softmax: Tensor) -> None:
+        """Records scores of one text.
+
+        Args:
+            layer: prefix of the keys.
+            query: (heads, tokens, head_size).
+            key: same.
+            scale: of the products.
+            bias: mask and bias, (heads or 1, tokens, tokens).
+            softmax: (heads, tokens, tokens).
+        """
+        raw = query @ key.transpose(1, 2)
+        scaled = raw * scale
+        biased = scaled if bias is None else scaled + bias
+        seen = biased - scaled > -OUT_OF_SIGHT
+        name = f"{layer}/attention"
+        self._found[f"{name}/raw_scores"] = raw
+        self._found[f"{name}/scaled_scores"] = scaled
+        self._found[f"{name}/mask"] = seen.float()
+        self._found[f"{name}/biased_scores"] = biased.masked_fill(~seen, 0.0)
+        self._found[f"{name}/softmax"] = softmax
+        self._found[f"{name}/softmax_sums"] = softmax.new_ones(softmax.shape[:-1])
+
+    def _ordered_keys(self) -> list[str]:
+        """Keys by place: embeddings, layers, final norm. Inside a layer as they were recorded, which is good enough to say
+        where a point stands that the graph lacks."""
+        place = {"embeddings": -1, "final_norm": self._layer + 1}
+
+        def rank(key: str) -> int:
+            first = key.partition("/")[0]
+            return place[first] if first in place else int(first.removeprefix("layers."))
+
+        return sorted(self._found, key=rank)
+
+
+def _side_by_side(heads: Tensor) -> Tensor:
+    """(1, heads, tokens, size) to (tokens, heads · size)."""
+    return heads[0].transpose(0, 1).flatten(1)

@@ -1,0 +1,254 @@
+"""Layer by layer: a variant against transformers' model, or against another variant of the same artefact.
+
+In order: vocabulary and token ids, every weight, every point of the graph on batches of several sizes and lengths, and at
+last the session that is served against the graph that was looked into. See `probe`, `reference` and `weights`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime.artifact import Artifact, Variant
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.session import open_session
+
+from ..checkpoint import Checkpoint
+from ..description import Architecture
+from ..families import describe
+from ..graph import GraphBuilder
+from ..modules import read_modules
+from ..reference import Reference
+from ..targets.cpu import emit_cpu
+from ..verify import fetch_reference, versions
+from ..weights import Weight
+from .batches import Rows, plan
+from .compare import ROUNDOFF, compare_values, tolerance_of
+from .points import layer_of
+from .probe import GraphProbe, Values
+from .reference import Tracer
+from .results import LayersReport, PointResult
+from .tally import Tally
+from .tokens import compare_tokenizers, open_tokenizer
+from .weights import compare_weights
+
+__all__ = ["compare_variants", "verify_layers"]
+
+#: Who writes the graphs whose values have known names and whose inputs are packed tokens.
+EMITTERS: Mapping[str, Callable[[Architecture, int], GraphBuilder]] = MappingProxyType({"cpu": emit_cpu})
+
+
+def verify_layers(
+    path: str | Path,
+    *,
+    reference: str | None = None,
+    texts: Sequence[str] | None = None,
+    variant: str | None = None,
+    reporter: Reporter,
+) -> LayersReport:
+    """Compares a variant with the HuggingFace model at every point; writes nothing.
+
+    A failure is told by the report's verdict; `LayersReport.raise_if_failed` turns it into an error.
+
+    Args:
+        path: the artefact's folder.
+        reference: SOURCE of the checkpoint to compare with; None is the one that the artefact was made from.
+        texts: looked into besides the built-in ones.
+        variant: which one; None is the artefact's first.
+        reporter: is told what goes on.
+
+    Raises:
+        InputError: a variant or a family that cannot be compared layer by layer.
+        ArtifactError: the artefact cannot be read, or is damaged.
+        SourceError: the reference cannot be fetched.
+        ChecksumError: a file of the artefact is damaged, or the reference is not the checkpoint that it was made from.
+        CheckpointError: Fletcher or transformers cannot load the reference.
+        MissingPackageError: torch or transformers is not installed.
+    """
+    artifact = Artifact.open(path)
+    chosen = _find_variant(artifact, variant)
+    artifact.check_files()
+    card = artifact.manifest.card
+    folder, name = fetch_reference(artifact, reference)
+    model = Reference.load(folder, card)
+    batches = plan(open_tokenizer(artifact), card.max_tokens, texts or ())
+    with GraphProbe(artifact.path / chosen.file) as probe, Tracer(model) as tracer:
+        results = [*compare_tokenizers(artifact, model, texts or ())]
+        reporter.line("comparing the weights with the checkpoint's")
+        results += compare_weights(probe.model, artifact.path, _expected_weights(folder, card, chosen))
+
+        def trace(rows: Rows) -> Values:
+            traces = [tracer.run(row) for row in rows]
+            return {key: [values[key] for values in traces] for key in traces[0]}
+
+        values = _compare_values(artifact, chosen, probe, trace, chosen.precision, batches, reporter)
+    return _report(artifact, chosen, name, model.tools, batches, [*results, *values])
+
+
+def compare_variants(
+    path: str | Path, *, against: str, on: str, texts: Sequence[str] | None = None, reporter: Reporter
+) -> LayersReport:
+    """Compares a variant with another one of the same artefact, at every point that both have; writes nothing.
+
+    Args:
+        path: the artefact's folder.
+        against: the variant that is taken for right, by its name, or by its target if there is one of it.
+        on: the variant that is judged, with the tolerance of the coarser precision of the two.
+        texts: looked into besides the built-in ones.
+        reporter: is told what goes on.
+
+    Raises:
+        InputError: a variant that cannot be compared layer by layer, or one with itself.
+        ArtifactError: the artefact cannot be read, is damaged, or lacks a variant.
+    """
+    artifact = Artifact.open(path)
+    right, judged = _find_variant(artifact, against), _find_variant(artifact, on)
+    if right.name == judged.name:
+        raise InputError(f"{right.name} would be compared with itself: name two variants by --against and --on")
+    artifact.check_files()
+    batches = plan(open_tokenizer(artifact), artifact.manifest.card.max_tokens, texts or ())
+    coarser = max(right.precision, judged.precision, key=lambda precision: ROUNDOFF[precision])
+    with GraphProbe(artifact.path / right.file) as other, GraphProbe(artifact.path / judged.file) as probe:
+        common = {point.key for point in other.points} & {point.key for point in probe.points}
+        probe.points = [point for point in probe.points if point.key in common]
+
+        def read(rows: Rows) -> Values:
+            values, _ = other.run(Encodings.from_lists(rows))
+            return {key: value for key, value in values.items() if key in common}
+
+        values = _compare_values(artifact, judged, probe, read, coarser, batches, reporter)
+    return _report(artifact, judged, right.name, {}, batches, values)
+
+
+def _find_variant(artifact: Artifact, name: str | None) -> Variant:
+    """A variant by its name, or by its target if the artefact has one of it.
+
+    Raises:
+        ArtifactError: there is none.
+        InputError: its values have no names that are known here, or its precision has no tolerance.
+    """
+    of_target = [variant for variant in artifact.manifest.variants if variant.target == name]
+    variant = of_target[0] if len(of_target) == 1 else artifact.variant(name)
+    if variant.exporter != "fletcher" or variant.target not in EMITTERS:
+        raise InputError(
+            f"{variant.name} was written by {variant.exporter} for {variant.target}: only graphs that Fletcher wrote for "
+            f"{', '.join(EMITTERS)} can be compared layer by layer. Verify it without --layers"
+        )
+    if variant.precision not in ROUNDOFF:
+        raise InputError(
+            f"{variant.name} cannot be compared layer by layer, only {', '.join(ROUNDOFF)} can. "
+            "Verify it without --layers"
+        )
+    return variant
+
+
+def _expected_weights(folder: Path, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:
+    """The weights that `export` would write for a variant now."""
+    checkpoint = Checkpoint.open(folder)
+    architecture = describe(checkpoint)
+    modules = read_modules(checkpoint, card, architecture.hidden_size)
+    return EMITTERS[variant.target](dataclasses.replace(architecture, modules=modules), card.dimension).weights
+
+
+def _compare_values(
+    artifact: Artifact,
+    variant: Variant,
+    probe: GraphProbe,
+    expect: Callable[[Rows], Values],
+    precision: str,
+    batches: Sequence[Rows],
+    reporter: Reporter,
+) -> list[PointResult]:
+    """Every point of the graph over all batches, and the served session's vectors against the probed graph's.
+
+    Args:
+        artifact: where the variant lies.
+        variant: the one that is judged.
+        probe: its graph.
+        expect: what the reference has on each text of a batch.
+        precision: whose tolerance holds.
+        batches: token ids.
+        reporter: is told what goes on.
+    """
+    tally = Tally(probe.points)
+    served, probed = [], []
+    num_tokens = [sum(map(len, rows)) for rows in batches]
+    units = ("texts", "tokens")
+    total = sum(map(len, batches))
+    with (
+        open_session(artifact, variant, threads=1) as session,
+        reporter.progress(f"layers of {variant.name}", total=total, units=units) as progress,
+    ):
+        for rows, tokens in zip(batches, num_tokens, strict=True):
+            batch = Encodings.from_lists(rows)
+            values, vectors = probe.run(batch)
+            tally.add(values, expect(rows), batch.lengths.tolist())
+            served.append(session.run(batch))
+            probed.append(vectors)
+            progress.advance(len(rows), tokens)
+    depth = 1 + max((layer for point in probe.points if (layer := layer_of(point.key)) is not None), default=-1)
+
+    def tolerance(key: str) -> float:
+        layer = layer_of(key)
+        after = 0 if key.startswith("embeddings/") else depth
+        return tolerance_of(precision, key, after if layer is None else layer)
+
+    results = tally.results(tolerance)
+    return [*results, _compare_session(np.concatenate(served), np.concatenate(probed), tolerance("vectors"))]
+
+
+def _compare_session(
+    served: NDArray[np.float32], probed: NDArray[np.float32], tolerance: float
+) -> PointResult:
+    """The session that is served, with the optimiser on, against the graph that was looked into.
+
+    Args:
+        served: vectors, (texts, dimension).
+        probed: same.
+        tolerance: of the relative error.
+    """
+    difference = compare_values(served, probed)
+    return PointResult(
+        section="session",
+        point="vectors of the served session",
+        key="session/vectors",
+        node="vectors",
+        shape=("texts", served.shape[1]),
+        max_abs=difference.max_abs,
+        relative=difference.relative,
+        cosine=difference.cosine,
+        tolerance=tolerance,
+        verdict="passed" if difference.relative <= tolerance else "failed",
+        note="optimised by ONNX Runtime, against the graph as it was written",
+    )
+
+
+def _report(
+    artifact: Artifact,
+    variant: Variant,
+    reference: str,
+    tools: Mapping[str, str],
+    batches: Sequence[Rows],
+    points: Sequence[PointResult],
+) -> LayersReport:
+    return LayersReport(
+        model=artifact.manifest.card.name,
+        artifact=str(artifact.path),
+        digest=artifact.digest,
+        variant=variant.name,
+        reference=reference,
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **tools},
+        batches=tuple(tuple(map(len, rows)) for rows in batches),
+        points=tuple(points),
+    )
