@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from openai import OpenAI
 
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.console import run
@@ -158,6 +161,46 @@ def test_a_folder_that_is_no_artefact(tmp_path: Path, capsys: pytest.CaptureFixt
     assert error.startswith("fletcher-serve: error: ")
     assert str(tmp_path) in error
     assert "Traceback" not in error
+
+
+def start(*args: str) -> subprocess.Popen[str]:
+    command = [str(Path(sys.executable).parent / "fletcher-serve"), *args]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_run_tells_its_addresses_answers_and_ends_in_order(minilm_artifact: Path) -> None:
+    ports = ("--http", "127.0.0.1:0", "--flight", "off", "--name", "mine", "--workers", "1", "--json")
+    process = start("run", str(minilm_artifact), *ports)
+    try:
+        assert process.stdout is not None
+        addresses = json.loads(process.stdout.readline())
+        assert addresses["flight"] is None
+        with OpenAI(base_url=f"{addresses['http']}/v1", api_key="none", max_retries=0) as client:
+            assert [model.id for model in client.models.list()] == ["mine"]
+            assert len(client.embeddings.create(model="mine", input="a text").data[0].embedding) == 384
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_run_on_a_port_in_use_names_the_option(minilm_artifact: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = start("run", str(minilm_artifact), "--http", address, "--flight", "off", "--workers", "1")
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"--http {address}: the port is in use" in error
+    assert "Traceback" not in error
+
+
+def test_run_without_a_door_is_refused(minilm_artifact: Path) -> None:
+    process = start("run", str(minilm_artifact), "--http", "off", "--flight", "off", "--workers", "1")
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "needs one of them" in error
 
 
 BLOCKED = """
