@@ -15,21 +15,12 @@ from transformers import (
 )
 
 from ..parity import Parity, randomize
-from .tiny import POSITIONS
-
-SIZES: dict[str, Any] = {
-    "vocab_size": 120,
-    "dim": 48,
-    "n_layers": 3,
-    "n_heads": 4,
-    "hidden_dim": 56,
-    "max_position_embeddings": POSITIONS,
-}
+from .tiny import DISTILBERT_SIZES, POSITIONS
 
 
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_parity(tmp_path: Path, activation: str) -> None:
-    model = randomize(DistilBertModel(DistilBertConfig(**SIZES, activation=activation)))
+    model = randomize(DistilBertModel(DistilBertConfig(**DISTILBERT_SIZES, activation=activation)))
     parity = Parity.of(model, tmp_path, POSITIONS)
     parity.check()
     parity.check_sensitivity("k_lin.bias")
@@ -37,7 +28,7 @@ def test_parity(tmp_path: Path, activation: str) -> None:
 
 def test_sinusoidal_positions(tmp_path: Path) -> None:
     """The table is stored, so that the sines survive; the other weights are random."""
-    model = DistilBertModel(DistilBertConfig(**SIZES, sinusoidal_pos_embds=True))
+    model = DistilBertModel(DistilBertConfig(**DISTILBERT_SIZES, sinusoidal_pos_embds=True))
     sines = model.embeddings.position_embeddings.weight.detach().clone()
     assert sines[0, :2].tolist() == [0, 1]  # sin(0), cos(0)
     randomize(model).embeddings.position_embeddings.weight.data.copy_(sines)
@@ -48,5 +39,5 @@ def test_sinusoidal_positions(tmp_path: Path) -> None:
     "kind", [DistilBertForMaskedLM, DistilBertForQuestionAnswering, DistilBertForSequenceClassification]
 )
 def test_a_head_is_left_out(tmp_path: Path, kind: Any) -> None:
-    model = randomize(kind(DistilBertConfig(**SIZES)))
+    model = randomize(kind(DistilBertConfig(**DISTILBERT_SIZES)))
     Parity.of(model, tmp_path, POSITIONS, encoder=model.distilbert).check_batches()

@@ -150,7 +150,7 @@ def test_a_published_configuration(tmp_path: Path, name: str, optional: bool) ->
     tokens = ROBERTA_TOKENS if offset else BERT_TOKENS
     text = json.dumps(config)
     (tmp_path / "config.json").write_text(text)
-    model = randomize(AutoModel.from_config(AutoConfig.from_pretrained(tmp_path)))
+    model = randomize(AutoModel.from_config(AutoConfig.from_pretrained(tmp_path)))  # type: ignore[no-untyped-call]
     save_checkpoint(model, tmp_path, tokens)
     (tmp_path / "config.json").write_text(text)
     session = load(tmp_path, make_card(tmp_path, 48, POSITIONS - offset))

@@ -20,23 +20,15 @@ from fletcher.model_zoo.progress import silent
 from fletcher.runtime.errors import CheckpointError, FletcherError
 
 from ..parity import BERT_TOKENS, ROBERTA_TOKENS, load, make_card, randomize, save_checkpoint
-from .tiny import POSITIONS, SIZES, Tensors, edit_config, edit_tensors
+from .tiny import DISTILBERT_SIZES, POSITIONS, SIZES, Tensors, edit_config, edit_tensors
 
-DISTILBERT = {
-    "vocab_size": 120,
-    "dim": 48,
-    "n_layers": 3,
-    "n_heads": 4,
-    "hidden_dim": 56,
-    "max_position_embeddings": POSITIONS,
-}
 NARROW = SIZES | {"embedding_size": 16}
 
 MODELS: dict[str, Callable[[], Any]] = {
     "albert": lambda: transformers.AlbertModel(transformers.AlbertConfig(**NARROW)),
     "bert": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
     "camembert": lambda: transformers.CamembertModel(transformers.CamembertConfig(**SIZES)),
-    "distilbert": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTILBERT)),
+    "distilbert": lambda: transformers.DistilBertModel(transformers.DistilBertConfig(**DISTILBERT_SIZES)),
     "electra": lambda: transformers.ElectraModel(transformers.ElectraConfig(**NARROW)),
     "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
     "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SIZES)),

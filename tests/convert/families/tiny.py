@@ -10,7 +10,16 @@ from typing import Any
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-__all__ = ["POSITIONS", "SIZES", "UNSEEN", "Tensors", "edit_config", "edit_tensors", "rename_tensors"]
+__all__ = [
+    "DISTILBERT_SIZES",
+    "POSITIONS",
+    "SIZES",
+    "UNSEEN",
+    "Tensors",
+    "edit_config",
+    "edit_tensors",
+    "rename_tensors",
+]
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -23,6 +32,16 @@ SIZES: dict[str, Any] = {
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "intermediate_size": 56,
+    "max_position_embeddings": POSITIONS,
+}
+
+#: The same in DistilBERT's names.
+DISTILBERT_SIZES: dict[str, Any] = {
+    "vocab_size": 120,
+    "dim": 48,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 56,
     "max_position_embeddings": POSITIONS,
 }
 
