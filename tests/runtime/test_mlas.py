@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from fletcher.runtime.artifact import Artifact
@@ -46,8 +46,10 @@ def test_without_onnxruntime_the_extra_is_named(tiny_artifact: Path, monkeypatch
 
 def test_memory_does_not_grow_with_the_number_of_shapes(tiny_artifact: Path) -> None:
     """Peers' arenas did (ORT 11118, fastembed 222): after the largest batch, other shapes must add nothing."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("needs /proc")
     rng = np.random.default_rng(0)
-    process = psutil.Process()
     with MlasSession(tiny_artifact / "cpu-fp32.onnx", threads=1) as session:
 
         def run(shapes: int) -> None:
@@ -57,6 +59,11 @@ def test_memory_does_not_grow_with_the_number_of_shapes(tiny_artifact: Path) -> 
 
         session.run(Encodings.from_lists([[5] * 20] * 24))
         run(300)
-        before = process.memory_info().rss
+        before = resident(statm)
         run(1500)
-        assert process.memory_info().rss - before < 8 << 20
+        assert resident(statm) - before < 8 << 20
+
+
+def resident(statm: Path) -> int:
+    """Bytes of this process in memory."""
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,86 @@
+"""The canary: what is out of tolerance fails, whatever way it is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fletcher.runtime.canary import Canary, check_vectors, read_canary, write_canary
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import ArtifactError
+
+TEXTS = ("", "a\x00b", "日本 \U0001f600")
+UNIT = np.eye(3, 4, dtype=np.float32)
+
+
+def canary() -> Canary:
+    return Canary(TEXTS, Encodings.from_lists([[1], [1, 2], [3]]), UNIT, "by hand")
+
+
+def test_a_canary_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    write_canary(tmp_path / "c.safetensors", canary())
+    found = read_canary(tmp_path / "c.safetensors")
+    assert found.texts == TEXTS and found.origin == "by hand"
+    assert np.array_equal(found.vectors, UNIT)
+    assert found.encodings.ids.tolist() == [1, 1, 2, 3] and found.encodings.offsets.tolist() == [0, 1, 3, 4]
+    assert set(load_file(tmp_path / "c.safetensors")) == {"ids", "offsets", "vectors"}
+
+
+def test_files_that_are_no_canary_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "c.safetensors"
+    for content in (b"", b"not safetensors at all", b"\xff" * 64):
+        file.write_bytes(content)
+        with pytest.raises(ArtifactError, match="cannot be read"):
+            read_canary(file)
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_canary(tmp_path / "missing.safetensors")
+    ids, offsets = np.array([1], np.int32), np.array([0, 1], np.int64)
+    save_file({"ids": ids, "offsets": offsets}, file, metadata={"texts": '["a"]', "origin": ""})
+    with pytest.raises(ArtifactError, match="vectors"):
+        read_canary(file)
+    for texts in ('["a", "b"]', "[]"):
+        save_file({"ids": ids, "offsets": offsets, "vectors": UNIT[:1]}, file, metadata={"texts": texts, "origin": ""})
+        with pytest.raises(ArtifactError, match="should be as many"):
+            read_canary(file)
+    for texts in ("no json", "5"):
+        save_file({"ids": ids, "offsets": offsets, "vectors": UNIT[:1]}, file, metadata={"texts": texts, "origin": ""})
+        with pytest.raises(ArtifactError, match="cannot be read"):
+            read_canary(file)
+
+
+def test_an_empty_canary_proves_nothing(tmp_path: Path) -> None:
+    write_canary(tmp_path / "c.safetensors", Canary((), Encodings.from_lists([]), UNIT[:0], ""))
+    with pytest.raises(ArtifactError, match="0 texts"):
+        read_canary(tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "reason"),
+    [
+        (UNIT, ""),
+        (UNIT + np.float32(5e-7), ""),
+        (UNIT * np.float32(1.001), "max abs difference 1.00e-03, at most 1e-05 wanted"),
+        (UNIT[:, ::-1], "cosine 0.0"),
+        (UNIT[:2], "shape (2, 4) instead of (3, 4)"),
+        (np.full((3, 4), np.nan, np.float32), "NaN or infinity"),
+        (np.where(UNIT == 1, np.float32(np.inf), UNIT), "NaN or infinity"),
+        (np.zeros((3, 4), np.float32), "cosine 0.0"),
+    ],
+)
+def test_vectors_are_judged_by_angle_and_distance(vectors: np.ndarray, reason: str) -> None:
+    result = check_vectors(vectors, UNIT, min_cosine=0.999999, max_abs=1e-5)
+    assert result.passed == (not reason)
+    assert reason in result.reason
+
+
+def test_without_a_distance_only_the_angle_counts() -> None:
+    assert check_vectors(UNIT * 3, UNIT, min_cosine=0.999999, max_abs=None).passed
+
+
+def test_a_reference_that_is_no_number_passes_nothing() -> None:
+    broken = np.where(UNIT == 1, np.float32(np.nan), UNIT)
+    assert not check_vectors(UNIT, broken, min_cosine=0.9, max_abs=1e-5).passed
+    assert not check_vectors(UNIT, broken, min_cosine=0.9, max_abs=None).passed
