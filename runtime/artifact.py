@@ -305,9 +305,9 @@ def new_artifact(path: str | Path) -> Iterator[Path]:
         ArtifactError: `path` is something else than an artefact, or another process is writing it.
     """
     path = Path(path).resolve()
-    _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _only_writer(path):
+        _check_replaceable(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.new.", dir=path.parent))
         try:
             temporary.chmod(0o755)
