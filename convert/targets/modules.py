@@ -62,6 +62,8 @@ def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, layout: L
         ramp = graph.node("Add", [layout.steps, graph.constant(1)], f"{name}/ramp")
         weights = graph.node("Mul", [weights, graph.node("Cast", [ramp], f"{name}/ramp_float", to=1)], f"{name}/ramped")
     total = graph.node("ReduceSum", [weights, graph.constant([1])], f"{name}/total", keepdims=1)
+    # sentence-transformers' floor: a text without a token becomes zeros, not NaN.
+    total = graph.node("Max", [total, graph.constant(1e-9)], f"{name}/total_floor")
     if mode == "mean_sqrt_len_tokens":
         total = graph.node("Sqrt", [total], f"{name}/root")
     weights = graph.node("Div", [weights, total], f"{name}/weights")
