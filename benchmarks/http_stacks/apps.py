@@ -1,0 +1,208 @@
+"""The candidates: `POST /v1/embeddings`, one text in, one base64 vector of 384 float32 out, over a stub that costs nothing.
+
+`fletcher` is the server's own application over its own engine, with an encoder that costs next to nothing: its difference to
+`bare` is what admission, batching, the workers' threads, metrics and errors cost.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+DIMENSION = 384
+
+
+class Request(msgspec.Struct):
+    input: str
+    model: str
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class Item(msgspec.Struct):
+    embedding: bytes
+    index: int = 0
+    object: str = "embedding"
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Answer(msgspec.Struct):
+    data: list[Item]
+    model: str
+    usage: Usage
+    object: str = "list"
+
+
+_vector = np.random.default_rng(0).standard_normal(DIMENSION).astype(np.float32)
+_decoder = msgspec.json.Decoder(Request)
+_encoder = msgspec.json.Encoder()
+
+
+async def stub(text: str) -> NDArray[np.float32]:
+    """The engine's place."""
+    return _vector
+
+
+async def answer(body: bytes) -> bytes:
+    """What msgspec makes of a request: the same in every candidate that may choose its own JSON."""
+    request = _decoder.decode(body)
+    vector = await stub(request.input)
+    return _encoder.encode(Answer([Item(vector.tobytes())], request.model, Usage(8, 8)))
+
+
+async def bare(scope: Any, receive: Any, send: Any) -> None:
+    """ASGI itself."""
+    message = await receive()
+    body = message["body"]
+    while message.get("more_body"):
+        message = await receive()
+        body += message["body"]
+    content = await answer(body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
+
+
+def starlette() -> Any:
+    """Starlette's router, request and response, with msgspec's JSON."""
+    from starlette.applications import Starlette
+    from starlette.requests import Request as StarletteRequest
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+    async def embeddings(request: StarletteRequest) -> Response:
+        return Response(await answer(await request.body()), media_type="application/json")
+
+    return Starlette(routes=[Route("/v1/embeddings", embeddings, methods=["POST"])])
+
+
+def litestar() -> Any:
+    """Litestar as it is meant: typed data in, a struct out."""
+    from litestar import Litestar, post
+
+    @post("/v1/embeddings", status_code=200)
+    async def embeddings(data: Request) -> Answer:
+        vector = await stub(data.input)
+        return Answer([Item(vector.tobytes())], data.model, Usage(8, 8))
+
+    return Litestar([embeddings], openapi_config=None)
+
+
+def fletcher() -> Any:
+    """The real application and engine over an encoder that costs next to nothing."""
+    from fletcher.model_zoo.card import ModelCard
+    from fletcher.runtime import Encodings
+    from fletcher.serve.engine import Engine
+    from fletcher.serve.http_app import HttpApp
+    from fletcher.serve.readiness import Readiness
+    from fletcher.serve.served import ServedModel
+
+    class Nothing:
+        """Eight tokens a text, and vectors from one table."""
+
+        card = ModelCard(
+            name="bench",
+            family="bert",
+            dimension=DIMENSION,
+            max_tokens=256,
+            pooling=("mean",),
+            normalize=True,
+            licence="MIT",
+        )
+        artifact = type("Artifact", (), {"digest": "0"})()
+        variant = type("Variant", (), {"name": "none"})()
+        provider = "none"
+        dimension = DIMENSION
+        max_tokens = 256
+        workers = 1
+        token_budget = 512
+        table = np.zeros((1024, DIMENSION), np.float32)
+
+        def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings:
+            return Encodings.from_lists([[1, 2, 3, 4, 5, 6, 7, 8]] * len(texts))
+
+        def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings:
+            return Encodings.from_lists(rows)
+
+        def run(self, batch: Encodings) -> NDArray[np.float32]:
+            return self.table[: len(batch)]
+
+        def shorten(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
+            return vectors
+
+        def check_canary(self) -> Any:
+            raise NotImplementedError
+
+    encoder = Nothing()
+    engine = Engine(encoder)
+    return HttpApp(engine, ServedModel.of(encoder), Readiness(engine))
+
+
+def application(name: str) -> Any:
+    """A candidate's ASGI application."""
+    makers = {"bare": lambda: bare, "starlette": starlette, "litestar": litestar, "fletcher": fletcher}
+    return makers[name]()
+
+
+def serve_uvicorn(name: str, port: int) -> None:
+    """uvicorn as `fletcher.serve.http_server` configures it."""
+    import uvicorn
+
+    uvicorn.run(
+        application(name),
+        host="127.0.0.1",
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+
+
+def serve_granian(name: str, port: int, loop: str) -> None:
+    """Granian with one worker and one runtime thread: what one event loop can be compared with."""
+    from granian import Granian
+    from granian.constants import HTTPModes, Interfaces, Loops
+
+    Granian(
+        f"{Path(__file__).stem}:granian_{name}",
+        address="127.0.0.1",
+        port=port,
+        interface=Interfaces.ASGINL,
+        workers=1,
+        runtime_threads=1,
+        loop=Loops(loop),
+        http=HTTPModes.http1,
+        websockets=False,
+        log_enabled=False,
+        working_dir=Path(__file__).parent,
+        factory=True,
+    ).serve()
+
+
+def granian_bare() -> Any:
+    """Granian's worker process looks candidates up by name."""
+    return bare
+
+
+granian_starlette, granian_litestar, granian_fletcher = starlette, litestar, fletcher
+
+if __name__ == "__main__":
+    stack, candidate, port_text, *rest = sys.argv[1:]
+    if stack == "uvicorn":
+        serve_uvicorn(candidate, int(port_text))
+    else:
+        serve_granian(candidate, int(port_text), rest[0])

@@ -1,0 +1,163 @@
+"""Which HTTP stack costs least for many concurrent one-text requests.
+
+    python benchmarks/http_stacks/run.py [--rounds 5] [--requests 5000] [--connections 64] [--json FILE]
+
+Every candidate is a server process of its own on the loopback; a load process sends one short text a request. Rounds are
+interleaved, so that what else happens on the machine hits all of them. Reported are the server processes' CPU time a request
+(user and system, children included) and requests a second, as medians, and as ratios to the first candidate in the same
+round. Needs `.[cpu,serve,dev]`, and `pip install starlette granian litestar` for the candidates that Fletcher does not use;
+a candidate whose package is missing is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A server and an application on it."""
+
+    name: str
+    command: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+CANDIDATES = (
+    Candidate("uvicorn, bare ASGI", ("uvicorn", "bare"), ("uvicorn",)),
+    Candidate("uvicorn, Starlette", ("uvicorn", "starlette"), ("uvicorn", "starlette")),
+    Candidate("uvicorn, Litestar", ("uvicorn", "litestar"), ("uvicorn", "litestar")),
+    Candidate("Granian, bare ASGI, uvloop", ("granian", "bare", "uvloop"), ("granian",)),
+    Candidate("Granian, bare ASGI, rloop", ("granian", "bare", "rloop"), ("granian", "rloop")),
+    Candidate("Granian, Starlette, uvloop", ("granian", "starlette", "uvloop"), ("granian", "starlette")),
+    Candidate("uvicorn, Fletcher's app and engine", ("uvicorn", "fletcher"), ("uvicorn",)),
+    Candidate("Granian, Fletcher's app and engine", ("granian", "fletcher", "uvloop"), ("granian",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One candidate in one round."""
+
+    cpu_ms: float
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def start(candidate: Candidate) -> tuple[subprocess.Popen[bytes], int]:
+    """A server process that accepts connections, and its port."""
+    port = free_port()
+    stack, app, *rest = candidate.command
+    process = subprocess.Popen([sys.executable, str(HERE / "apps.py"), stack, app, str(port), *rest])
+    for _ in range(200):
+        if process.poll() is not None:
+            raise SystemExit(f"{candidate.name} did not start")
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            time.sleep(0.1)
+        else:
+            return process, port
+    raise SystemExit(f"{candidate.name} does not listen")
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """CPU time of a process and of the children that live."""
+    times = [member.cpu_times() for member in [process, *process.children(recursive=True)]]
+    return sum(each.user + each.system for each in times)
+
+
+def measure(process: psutil.Process, port: int, connections: int, requests: int) -> Round:
+    before = cpu_seconds(process)
+    command = [
+        sys.executable,
+        str(HERE / "load.py"),
+        str(port),
+        f"--connections={connections}",
+        f"--requests={requests}",
+    ]
+    result = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=600).stdout)
+    used = cpu_seconds(process) - before
+    return Round(1000 * used / requests, requests / result["seconds"], result["p50_ms"], result["p99_ms"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=5000, help="a candidate and round")
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--json", type=Path, help="where to write every round")
+    options = parser.parse_args()
+    candidates = [each for each in CANDIDATES if all(map(importlib.util.find_spec, each.packages))]
+    servers: list[subprocess.Popen[bytes]] = []
+    rounds: dict[str, list[Round]] = {each.name: [] for each in candidates}
+    try:
+        ports = []
+        for each in candidates:
+            server, port = start(each)
+            servers.append(server)
+            ports.append(port)
+        for number in range(options.rounds + 1):
+            for each, server, port in zip(candidates, servers, ports, strict=True):
+                requests = options.requests if number else options.requests // 5
+                result = measure(psutil.Process(server.pid), port, options.connections, requests)
+                if number:  # round 0 warms up
+                    rounds[each.name].append(result)
+    finally:
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait(30)
+    report(rounds, options)
+
+
+def report(rounds: dict[str, list[Round]], options: argparse.Namespace) -> None:
+    reference = next(iter(rounds.values()))
+    table = Table("stack", "CPU ms/request", "ratio", "requests/s", "ratio", "p50 ms", "p99 ms")
+    for name, results in rounds.items():
+        pairs = list(zip(results, reference, strict=True))
+        table.add_row(
+            name,
+            f"{statistics.median(each.cpu_ms for each in results):.3f}",
+            f"{statistics.median(each.cpu_ms / first.cpu_ms for each, first in pairs):.2f}",
+            f"{statistics.median(each.per_second for each in results):.0f}",
+            f"{statistics.median(each.per_second / first.per_second for each, first in pairs):.2f}",
+            f"{statistics.median(each.p50_ms for each in results):.1f}",
+            f"{statistics.median(each.p99_ms for each in results):.1f}",
+        )
+    Console().print(table)
+    if options.json is not None:
+        document = {
+            "python": platform.python_version(),
+            "processors": psutil.cpu_count(),
+            "connections": options.connections,
+            "requests": options.requests,
+            "rounds": {name: [asdict(each) for each in results] for name, results in rounds.items()},
+        }
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
