@@ -1,0 +1,210 @@
+"""Checkpoint folders: safetensors of every kind as torch reads them, and damaged ones told."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fletcher.convert.checkpoint import INDEX, SINGLE, Checkpoint, read_header, read_json
+from fletcher.convert.weights import TensorReader
+from fletcher.runtime.errors import CheckpointError
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    return tmp_path
+
+
+def raw(file: Path, header: Any, data: bytes = b"") -> Path:
+    """A safetensors file with that header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return file
+
+
+def entry(shape: list[Any], offsets: list[Any], dtype: str = "F32") -> dict[str, Any]:
+    return {"t": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_weights_of_every_float_are_torchs_in_float32(folder: Path, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    exact = torch.randn(37, 5, generator=generator, dtype=torch.float64) * 10.0 ** torch.randint(-7, 4, (37, 1))
+    tensors = {"odd": torch.zeros(3, dtype=torch.uint8), "w": exact.to(dtype), "b": exact[0].clone().to(dtype)}
+    save_file(tensors, folder / SINGLE)
+    reader = TensorReader(Checkpoint.open(folder), prefixes=())
+    weight, vector = reader.take("w", (37, 5)), reader.take("b", (5,))
+    assert np.array_equal(weight.load(), exact.to(dtype).to(torch.float32).numpy())
+    assert np.array_equal(vector.load(), exact[0].to(dtype).to(torch.float32).numpy())
+    assert weight.load().dtype == np.float32
+    assert np.array_equal(reader.row("w", (37, 5), 3).load(), exact[3].to(dtype).to(torch.float32).numpy())
+
+
+def test_a_linear_is_transposed_and_several_in_one_tensor_are_taken_apart(folder: Path) -> None:
+    weight, bias = torch.arange(24.0).reshape(6, 4), torch.arange(6.0)
+    save_file({"l.weight": weight, "l.bias": bias}, folder / SINGLE)
+    reader = TensorReader(Checkpoint.open(folder), prefixes=())
+    linear = reader.linear("l", 4, 6)
+    assert linear.bias is not None
+    assert np.array_equal(linear.weight.load(), weight.T.numpy()) and np.array_equal(linear.bias.load(), bias.numpy())
+    one, two = reader.linears("l", 4, {"one": 2, "two": 4})
+    assert one.bias is not None and two.bias is not None
+    assert np.array_equal(one.weight.load(), weight[:2].T.numpy())
+    assert np.array_equal(two.weight.load(), weight[2:].T.numpy())
+    assert np.array_equal(two.bias.load(), bias[2:].numpy()) and two.weight.shape == (4, 4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_no_numbers_are_refused(folder: Path, value: float, dtype: torch.dtype) -> None:
+    tensor = torch.ones(40, dtype=dtype)
+    tensor[17] = value
+    save_file({"w": tensor}, folder / SINGLE)
+    weight = TensorReader(Checkpoint.open(folder), prefixes=()).take("w", (40,))
+    with pytest.raises(CheckpointError, match="the tensor w holds NaN or infinity"):
+        weight.load()
+
+
+def test_weights_whose_sum_overflows_are_numbers(folder: Path) -> None:
+    save_file({"w": torch.full((40,), 3e38)}, folder / SINGLE)
+    assert TensorReader(Checkpoint.open(folder), prefixes=()).take("w", (40,)).load()[7] == np.float32(3e38)
+
+
+def test_weights_beyond_float32_are_refused(folder: Path) -> None:
+    save_file({"w": torch.full((2,), 1e200, dtype=torch.float64)}, folder / SINGLE)
+    with pytest.raises(CheckpointError, match="NaN or infinity"):
+        TensorReader(Checkpoint.open(folder), prefixes=()).take("w", (2,)).load()
+
+
+def test_missing_surplus_misshapen_and_whole_number_tensors_are_named(folder: Path) -> None:
+    save_file({"a": torch.ones(2), "b": torch.ones(3, dtype=torch.int64), "c": torch.ones(1)}, folder / SINGLE)
+    reader = TensorReader(Checkpoint.open(folder), prefixes=())
+    with pytest.raises(CheckpointError, match=r"tensor a has shape \(2,\), config.json implies \(3,\)"):
+        reader.take("a", (3,))
+    with pytest.raises(CheckpointError, match=r"lacks the tensor missing of shape \(1,\)"):
+        reader.take("missing", (1,))
+    with pytest.raises(CheckpointError, match="element type int64, no float"):
+        reader.take("b", (3,)).load()
+    with pytest.raises(CheckpointError, match="'bert' does not use: c"):
+        reader.finish()
+    reader.ignore("c")
+    reader.finish()
+
+
+# Shards -------------------------------------------------------------------------------------------------------------------
+
+
+def shard(folder: Path, weight_map: Any) -> None:
+    save_file({"a": torch.ones(2)}, folder / "one.safetensors")
+    save_file({"b": torch.ones(3)}, folder / "two.safetensors")
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 20}, "weight_map": weight_map}))
+
+
+def test_shards_are_read_together(folder: Path) -> None:
+    shard(folder, {"a": "one.safetensors", "b": "two.safetensors"})
+    checkpoint = Checkpoint.open(folder)
+    assert {name: tensor.shape for name, tensor in checkpoint.tensors.items()} == {"a": (2,), "b": (3,)}
+    assert checkpoint.num_bytes == 20
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "message"),
+    [
+        ({"a": "three.safetensors"}, r"lacks three\.safetensors"),
+        ({"a": "../one.safetensors"}, "not a file beside it"),
+        ({"a": 5}, "not a file beside it"),
+        ([], "has no weight_map"),
+        (None, "has no weight_map"),
+    ],
+)
+def test_an_odd_index_is_told(folder: Path, weight_map: Any, message: str) -> None:
+    shard(folder, weight_map)
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.open(folder)
+
+
+def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
+    shard(folder, {"a": "one.safetensors", "b": "two.safetensors"})
+    save_file({"a": torch.zeros(2), "b": torch.ones(3)}, folder / "two.safetensors")
+    with pytest.raises(CheckpointError, match=r"tensor a lies in .*one.* and in .*two"):
+        Checkpoint.open(folder)
+
+
+# Damage -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_truncated_file_is_told_wherever_it_ends(folder: Path) -> None:
+    save_file({"w": torch.ones(100), "v": torch.ones(7)}, folder / SINGLE)
+    whole = (folder / SINGLE).read_bytes()
+    for size in (0, 5, 8, 30, len(whole) // 2, len(whole) - 1):
+        (folder / SINGLE).write_bytes(whole[:size])
+        with pytest.raises(CheckpointError, match=r"model\.safetensors.*[Ff]etch it again"):
+            Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"no json",
+        b"[" * 100_000,
+        b'{"t": {"dtype": "F32"',
+        b"\xff\xfe{}",
+        [],
+        {"t": 5},
+        {"t": {"dtype": "F32", "shape": [2]}},
+        entry([2], [0]),
+        entry([2], [0, 4]),
+        entry([2], [8, 0]),
+        entry([2], [-8, 0]),
+        entry([-1, -2], [0, 8]),
+        entry([2.0], [0, 8]),
+        entry(["2"], [0, 8]),
+        entry([2**32, 2**32], [0, 0]),
+        entry([2], [0, 8], "F8_E4M3"),
+        entry([2], [0, 8], "nonsense"),
+    ],
+)
+def test_a_malformed_header_is_told(tmp_path: Path, header: Any) -> None:
+    file = raw(tmp_path / "x.safetensors", header, bytes(8))
+    with pytest.raises(CheckpointError, match=r"x\.safetensors"):
+        list(read_header(file))
+
+
+def test_a_header_that_claims_gigabytes_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "x.safetensors"
+    file.write_bytes(struct.pack("<Q", 2**62) + b"{}")
+    with pytest.raises(CheckpointError, match="header should have 4611686018427387904 bytes"):
+        list(read_header(file))
+
+
+def test_empty_and_scalar_tensors_are_read(tmp_path: Path) -> None:
+    save_file({"none": torch.zeros(0, 4), "one": torch.tensor(2.5)}, tmp_path / "x.safetensors")
+    tensors = {tensor.name: tensor.read() for tensor in read_header(tmp_path / "x.safetensors")}
+    assert tensors["none"].shape == (0, 4)
+    assert tensors["one"].shape == () and float(tensors["one"]) == 2.5
+
+
+def test_no_weights_and_no_config_are_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no config\.json: is it a HuggingFace checkpoint"):
+        Checkpoint.open(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x02")
+    with pytest.raises(CheckpointError, match="reads safetensors only"):
+        Checkpoint.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"a": "\xff"}', b"[" * 100_000, b"5"])
+def test_json_that_is_no_object_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read_json(tmp_path / "config.json")
