@@ -52,7 +52,9 @@ def _check_vectors(card: ModelCard, where: str) -> None:
     for key, number in (("dimension", card.dimension), ("max_tokens", card.max_tokens)):
         if number < 1:
             raise _refuse(where, key, f"must be at least 1, not {number}")
-    if not card.pooling:
+    if card.output != "vectors":
+        _check_head(card, where)
+    elif not card.pooling:
         raise _refuse(where, "pooling", "must name at least one mode")
     if len(set(card.pooling)) != len(card.pooling):
         raise _refuse(where, "pooling", f"names a mode twice: {', '.join(card.pooling)}")
@@ -65,6 +67,25 @@ def _check_vectors(card: ModelCard, where: str) -> None:
                 f"{list(card.matryoshka)} must fall strictly, from below `dimension` ({card.dimension}) to at least 1",
             )
         previous = dimension
+
+
+def _check_head(card: ModelCard, where: str) -> None:
+    for key, value in (("pooling", card.pooling), ("matryoshka", card.matryoshka)):
+        if value:
+            raise _refuse(where, key, f"is for vectors, and the output is {card.output}: remove it")
+    if (card.output == "scores") != (card.activation is not None) or (card.output == "scores") != bool(card.labels):
+        raise _refuse(where, "labels", "and `activation` belong to the output scores, and to no other")
+    if card.labels and len(card.labels) != card.dimension:
+        raise _refuse(where, "labels", f"has {len(card.labels)} names, `dimension` says {card.dimension} scores")
+    late = card.late_interaction
+    if (card.output == "token_vectors") != (late is not None):
+        raise _refuse(where, "late_interaction", "belongs to the output token_vectors, and to no other")
+    if late is not None:
+        lengths = [late.query_tokens, late.document_tokens, late.expansion.length if late.expansion else 1]
+        if min(lengths) < 1 or max(lengths) > card.max_tokens:
+            raise _refuse(
+                where, "late_interaction", f"has lengths {lengths}; 1 to `max_tokens` ({card.max_tokens}) fit"
+            )
 
 
 def _check_prompts(card: ModelCard, where: str) -> None:

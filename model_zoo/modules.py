@@ -93,11 +93,11 @@ def read_modules(folder: Path, hidden: int) -> Modules | None:
     kinds = [module.type.rpartition(".")[2] for module in modules]
     # Dropout does nothing at inference.
     order = [kind for kind in kinds if kind != "Dropout"]
-    expected = ["Transformer", "Pooling", *["Dense"] * order.count("Dense"), *["Normalize"] * ("Normalize" in order)]
-    if order != expected:
+    inner = [kind for kind in order if kind in ("Dense", "LayerNorm")]
+    if order != ["Transformer", "Pooling", *inner, *["Normalize"] * ("Normalize" in order)]:
         raise CardError(
             f"{file}: its modules are {', '.join(kinds) or 'none'}; Fletcher reproduces Transformer, Pooling, any number "
-            "of Dense, and Normalize at the end"
+            "of Dense and LayerNorm, and Normalize at the end"
         )
     places = dict(zip(kinds, modules, strict=True))
     if places["Transformer"].path:

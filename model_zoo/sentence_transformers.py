@@ -14,6 +14,7 @@ import msgspec
 from .card import INPUT_TYPES, RAW, ModelCard, PoolingMode
 from .consistency import check_card
 from .errors import CardError
+from .heads import Head, find_head, read_entries, read_late_interaction, read_scoring
 from .modules import Modules, read_json, read_modules
 
 __all__ = ["read_card"]
@@ -43,6 +44,7 @@ class _Config(msgspec.Struct):
     max_position_embeddings: int | None = None
     n_positions: int | None = None  # nomic_bert's spelling
     pad_token_id: int | None = None
+    vocab_size: int | None = None
 
 
 class _Transformer(msgspec.Struct):
@@ -60,7 +62,12 @@ class _Prompts(msgspec.Struct):
 
 
 def read_card(
-    folder: Path, *, name: str, pooling: str | Sequence[str] | None = None, max_tokens: int | None = None
+    folder: Path,
+    *,
+    name: str,
+    pooling: str | Sequence[str] | None = None,
+    max_tokens: int | None = None,
+    head: Head | None = None,
 ) -> ModelCard:
     """The card of a checkpoint folder, as its own files describe it.
 
@@ -70,15 +77,21 @@ def read_card(
         pooling: one mode, several, or several with commas; needed where the checkpoint does not say, and refused where
             it says something else.
         max_tokens: a limit below the checkpoint's own; it cannot exceed what the position table holds.
+        head: what the model is for, where the checkpoint leaves that open.
 
     Raises:
-        CardError: a file is missing or malformed, something that Fletcher cannot reproduce is asked for, pooling is not
-            said or contradicts, or `max_tokens` is too long.
+        CardError: a file is missing or malformed, something that Fletcher cannot reproduce is asked for, pooling or the head
+            is not said or contradicts, or `max_tokens` is too long.
     """
     config = _read(folder / "config.json", _Config)
     hidden = config.hidden_size or config.dim or config.n_embd
     if not hidden:
         raise CardError(f"{folder / 'config.json'}: has no hidden_size, so the vectors' length is unknown")
+    found = find_head(folder, head, pooled=pooling is not None)
+    if found != "embedding":
+        if pooling is not None:
+            raise CardError(f"--pooling is for vectors, and {folder} is for {found}: leave it away")
+        return check_card(_head_card(folder, config, found, hidden, name, max_tokens), str(folder))
     modules = read_modules(folder, hidden)
     modes = _pooling(folder, modules, pooling)
     prompts = _prompts(folder)
@@ -97,6 +110,62 @@ def read_card(
         prompts=prompts,
     )
     return check_card(card, str(folder))
+
+
+def _head_card(folder: Path, config: _Config, head: Head, hidden: int, name: str, asked: int | None) -> ModelCard:
+    """The card of a reranker, a SPLADE or a ColBERT model."""
+    limit = _max_tokens(folder, config, asked)
+    card = ModelCard(
+        name=name,
+        family=config.model_type,
+        dimension=config.vocab_size or 0,
+        max_tokens=limit,
+        pooling=(),
+        normalize=False,
+        licence=_UNSTATED,
+    )
+    if head == "classification":
+        scoring = read_scoring(folder)
+        return msgspec.structs.replace(
+            card,
+            output="scores",
+            dimension=len(scoring.labels),
+            labels=scoring.labels,
+            activation=scoring.activation,
+        )
+    if head == "splade":
+        return msgspec.structs.replace(card, output="sparse", prompts=_prompts(folder))
+    late, prompts = read_late_interaction(folder, limit)
+    if asked is not None:
+        late = msgspec.structs.replace(
+            late, query_tokens=min(late.query_tokens, asked), document_tokens=min(late.document_tokens, asked)
+        )
+    return msgspec.structs.replace(
+        card,
+        output="token_vectors",
+        dimension=_token_dimension(folder, hidden),
+        max_tokens=max(late.query_tokens, late.document_tokens),
+        normalize=True,
+        prompts=prompts,
+        late_interaction=late,
+    )
+
+
+class _Projection(msgspec.Struct):
+    out_features: int
+
+
+def _token_dimension(folder: Path, hidden: int) -> int:
+    """Width of a ColBERT model's vectors; Stanford's checkpoints have it in their settings alone."""
+    entries = read_entries(folder)
+    if not entries:
+        return (read_json(folder / "artifact.metadata", _Stanford) or _Stanford()).dim
+    dense = [entry for entry in entries if entry.type.endswith(".Dense")]
+    return _read(folder / dense[-1].path / "config.json", _Projection).out_features if dense else hidden
+
+
+class _Stanford(msgspec.Struct):
+    dim: int = 128  # ColBERT's own default
 
 
 _T = TypeVar("_T")

@@ -180,7 +180,7 @@ def test_pooling_without_the_prompt_is_refused_where_there_are_prompts(minilm: P
     [
         [],
         ["Transformer"],
-        ["Transformer", "Pooling", "LayerNorm"],
+        ["Transformer", "Pooling", "Normalize", "LayerNorm"],
         ["Transformer", "Pooling", "Normalize", "Dense"],
         ["WordEmbeddings", "Pooling"],
         ["Transformer", "Pooling", "Pooling"],
