@@ -1,16 +1,16 @@
-"""A small builder over `onnx.helper`: named nodes, lazily read weights, and one file of weights for a graph.
+"""A small builder over `onnx.helper`: named nodes, typed as they are added, and weights that are read when they are written.
 
 A node's output has the node's name, so a difference that verification finds can be named. It knows nothing of models.
 """
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes  # noqa: F401  gives numpy the name bfloat16
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -18,27 +18,48 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fletcher.runtime.artifact import TensorInfo
 
+from .precision import FLOATS, FP32, Float, Precision
 from .weights import Weight
+from .weights_file import ALIGNMENT, WeightsFile, write_weights
 
-__all__ = ["GraphBuilder", "write_weights"]
+__all__ = ["ALIGNMENT", "INLINE_BYTES", "GraphBuilder", "write_weights"]
 
-OPSET = 24
-IR_VERSION = 11  # the newest that ONNX Runtime 1.23 reads
+#: Operator set to IR version: the newest that ONNX Runtime 1.23 reads, and one that TensorRT's and CoreML's parsers know whole.
+IR_VERSIONS = {24: 11, 20: 10}
 #: Constants up to this many bytes lie in the graph: shape arithmetic and scalars, nothing a model learnt.
 INLINE_BYTES = 256
-#: Where the first tensor begins: a multiple of the widest vector register and of a cache line.
-ALIGNMENT = 64
+#: Operators whose output is a float only if this input is one; for others it is the first.
+_TYPED_BY = {"Where": 1, "Range": 0}
+_NEVER_FLOAT = frozenset(
+    {"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "NonZero", "Not", "Or", "Shape"}
+)
+_NUMPY_FLOATS: dict[str, Float] = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class GraphBuilder:
-    """Collects nodes, weights and constants; `save` writes the model."""
+    """Collects nodes, weights and constants; `save` writes the model.
 
-    def __init__(self, name: str) -> None:
+    Emitters say nothing of types: each node computes in what the `Precision` says for its name, its float inputs are cast to
+    that where they are something else, and a `Cast` to float means to that type.
+    """
+
+    def __init__(self, name: str, precision: Precision = FP32, opset: int = 24) -> None:
+        """
+        Args:
+            name: of the graph, for messages.
+            precision: types of its nodes.
+            opset: of the standard operators, one of `IR_VERSIONS`.
+        """
+        self.precision = precision
         self._name = name
+        self._opset = opset
         self._nodes: list[onnx.NodeProto] = []
         self._names: set[str] = set()
+        self._floats: dict[str, Float] = {}
+        self._declared: dict[str, Weight] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
-        self._initializers: list[onnx.TensorProto] = []
+        self._float_constants: dict[str, NDArray[np.float32]] = {}
+        self._initializers: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
         self.weights: dict[str, Weight] = {}
@@ -49,6 +70,8 @@ class GraphBuilder:
         """Declares an input; its name is the value's."""
         self._inputs.append(_value_info(info))
         self.inputs.append(info)
+        if info.dtype in _NUMPY_FLOATS:
+            self._floats[info.name] = _NUMPY_FLOATS[info.dtype]
         return info.name
 
     def output(self, info: TensorInfo) -> None:
@@ -64,21 +87,38 @@ class GraphBuilder:
         self, operator: str, inputs: Sequence[str], name: str, outputs: Sequence[str], **attributes: Any
     ) -> tuple[str, ...]:
         """Adds a node with several outputs."""
-        if clash := self._names.intersection(outputs):
-            raise ValueError(f"the graph {self._name} has a value {clash.pop()!r} already")
-        self._names.update(outputs)
-        self._nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
+        precision = self.precision.of(operator, name)
+        typed = [self._as(value, precision) if operator != "Cast" else value for value in inputs]
+        decides = typed[_TYPED_BY.get(operator, 0)]
+        if operator == "Cast":
+            is_float = attributes["to"] == TensorProto.FLOAT
+            attributes["to"] = FLOATS[precision].onnx if is_float else attributes["to"]
+        else:
+            is_float = operator not in _NEVER_FLOAT and decides in self._floats
+        self._add(operator, typed, name, outputs, attributes)
+        if is_float:
+            self._floats.update(dict.fromkeys(outputs, precision))
         return tuple(outputs)
+
+    @property
+    def operators(self) -> set[tuple[str, str]]:
+        """Domain and name of every operator used."""
+        return {(node.domain, node.op_type) for node in self._nodes}
+
+    @property
+    def float_values(self) -> dict[str, Float]:
+        """The type of each float value that a node computes, in the order of computation."""
+        return {value: self._floats[value] for node in self._nodes for value in node.output if value in self._floats}
 
     def weight(self, weight: Weight) -> str:
         """Uses a weight; the same one may be used many times."""
-        known = self.weights.setdefault(weight.name, weight)
+        known = self._declared.setdefault(weight.name, weight)
         if known.shape != weight.shape:
             raise ValueError(f"two weights of the graph {self._name} are called {weight.name!r}")
         return weight.name
 
     def constant(self, value: NDArray[np.generic] | Sequence[int] | int | float) -> str:
-        """A small constant; ints are int64 and floats float32. Equal constants are one."""
+        """A small constant; ints are int64, floats of the type of the node that takes them. Equal constants are one."""
         array = np.asarray(value)
         if not isinstance(value, np.ndarray | np.generic):
             array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
@@ -86,69 +126,72 @@ class GraphBuilder:
             raise ValueError(f"a constant of {array.nbytes} bytes belongs among the weights of {self._name}")
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = f"constant/{len(self._constants)}"
-            self._constants[key] = name
-            self._initializers.append(numpy_helper.from_array(array, name))
+            name = self._constants[key] = f"constant/{len(self._constants)}"
+            if array.dtype.kind == "f":
+                self._float_constants[name] = array.astype(np.float32)
+            else:
+                self._initializers[name] = numpy_helper.from_array(array, name)
         return self._constants[key]
 
+    def model(self, places: WeightsFile) -> onnx.ModelProto:
+        """The model; its weights lie in the file that `write_weights` wrote."""
+        external = [places.reference(weight) for weight in self.weights.values()]
+        graph = helper.make_graph(
+            self._nodes, self._name, self._inputs, self._outputs, [*self._initializers.values(), *external]
+        )
+        opsets = [helper.make_opsetid("", self._opset)]
+        opsets += [helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in self._nodes} - {""})]
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=IR_VERSIONS[self._opset], producer_name="fletcher"
+        )
+
     def save(self, path: Path, places: WeightsFile) -> None:
-        """Writes the model; its weights lie beside it, in the file that `write_weights` wrote.
+        """Writes the model beside its weights.
 
         Raises:
             onnx.checker.ValidationError: the graph is malformed.
         """
-        external = [places.reference(weight) for weight in self.weights.values()]
-        graph = helper.make_graph(
-            self._nodes, self._name, self._inputs, self._outputs, [*self._initializers, *external]
-        )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="fletcher"
-        )
-        path.write_bytes(model.SerializeToString(deterministic=True))
+        path.write_bytes(self.model(places).SerializeToString(deterministic=True))
         onnx.checker.check_model(path)  # by its path, since the checker looks for the weights beside it
 
+    def _add(
+        self, operator: str, inputs: Sequence[str], name: str, outputs: Sequence[str], attributes: dict[str, Any]
+    ) -> None:
+        if clash := self._names.intersection(outputs):
+            raise ValueError(f"the graph {self._name} has a value {clash.pop()!r} already")
+        self._names.update(outputs)
+        self._nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
 
-class WeightsFile:
-    """A safetensors file of weights: its name, and where each tensor lies in it."""
+    def _as(self, value: str, precision: Float) -> str:
+        """The value in that type, if it is a float: a weight stored in it, a constant made of it, or a cast."""
+        if value in self._float_constants:
+            return self._float_constant(value, precision)
+        if value in self._declared:
+            value = self._stored(self._declared[value], self.precision.stored(precision))
+        if self._floats.get(value, precision) == precision:
+            return value
+        cast = f"{value}/{precision}"
+        if cast not in self._names:
+            self._add("Cast", [value], cast, [cast], {"to": FLOATS[precision].onnx})
+            self._floats[cast] = precision
+        return cast
 
-    def __init__(self, name: str, places: dict[str, tuple[int, int]]) -> None:
-        self._name = name
-        self._places = places
+    def _stored(self, weight: Weight, precision: Float) -> str:
+        """The weight's name among the stored ones; one that is not of the file's own type says so in its name."""
+        name = weight.name if precision == self.precision.name else f"{weight.name}.{precision}"
+        self.weights.setdefault(name, replace(weight, name=name, precision=precision))
+        self._floats[name] = precision
+        return name
 
-    def reference(self, weight: Weight) -> onnx.TensorProto:
-        """An initializer whose data lie in this file."""
-        offset, length = self._places[weight.name]
-        tensor = onnx.TensorProto(name=weight.name, data_type=TensorProto.FLOAT, dims=weight.shape)
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self._name), ("offset", offset), ("length", length)):
-            tensor.external_data.add(key=key, value=str(value))
-        return tensor
-
-
-def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:
-    """Writes weights in float32 as safetensors, one at a time: the peak memory is the largest one's.
-
-    The safetensors library wants all tensors at once, so the header, 8 bytes of length and a JSON object, is made here.
-    """
-    header: dict[str, object] = {"__metadata__": {"format": "np"}}
-    ordered = sorted(weights, key=lambda weight: weight.name)
-    end = 0
-    spans = {}
-    for weight in ordered:
-        start, end = end, end + 4 * int(np.prod(weight.shape, dtype=np.int64))
-        spans[weight.name] = (start, end)
-        header[weight.name] = {"dtype": "F32", "shape": list(weight.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for weight in ordered:
-            values = np.ascontiguousarray(weight.load(), np.float32)
-            if values.shape != weight.shape:
-                raise ValueError(f"the weight {weight.name} should have shape {weight.shape}, and has {values.shape}")
-            stream.write(values.data)
-    base = 8 + len(text)
-    return WeightsFile(path.name, {name: (base + start, stop - start) for name, (start, stop) in spans.items()})
+    def _float_constant(self, name: str, precision: Float) -> str:
+        values, kind = self._float_constants[name], FLOATS[precision]
+        if np.abs(values).max() > kind.largest:
+            raise ValueError(f"the constant {values} of {self._name} is more than {precision} can hold")
+        typed = name if precision == "fp32" else f"{name}/{precision}"
+        if typed not in self._initializers:
+            self._initializers[typed] = numpy_helper.from_array(values.astype(kind.numpy), typed)
+            self._floats[typed] = precision
+        return typed
 
 
 def _value_info(info: TensorInfo) -> onnx.ValueInfoProto:

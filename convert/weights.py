@@ -7,7 +7,7 @@ that the peak memory stays near the size of the largest tensor.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,27 +17,30 @@ from numpy.typing import NDArray
 from fletcher.runtime.errors import CheckpointError
 
 from .checkpoint import Checkpoint, StoredTensor
+from .precision import Float
 
 __all__ = ["Linear", "Norm", "TensorReader", "Weight", "concatenate", "constant"]
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A float32 array that will be read when it is written.
+    """A float array that will be read when it is written.
 
     Attributes:
         name: its name in the graph and in the artefact's weights file.
         shape: its shape.
-        load: reads it.
+        load: reads it, in float32.
+        precision: what it is written in.
     """
 
     name: str
     shape: tuple[int, ...]
     load: Callable[[], NDArray[np.float32]]
+    precision: Float = "fp32"
 
     def renamed(self, prefix: str) -> Weight:
         """The same weight as `PREFIX.NAME`."""
-        return Weight(f"{prefix}.{self.name}", self.shape, self.load)
+        return replace(self, name=f"{prefix}.{self.name}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,11 @@ __all__ = [
     "FORMAT_VERSION",
     "MANIFEST",
     "Artifact",
+    "FeedRules",
     "FileInfo",
     "Manifest",
     "Origin",
+    "Profile",
     "TensorInfo",
     "Variant",
     "Verification",
@@ -46,6 +48,9 @@ FORMAT_VERSION = 1
 MANIFEST = "fletcher.json"
 TOKENIZER = "tokenizer.json"
 CANARY = "canary.safetensors"
+
+#: Targets that `open_session` runs on this machine.
+RUNNABLE_TARGETS = ("cpu",)
 
 
 class FileInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +79,37 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: tuple[int | str, ...]
 
 
+class FeedRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the host has to know, besides the inputs' names and types, to make a graph's inputs from `Encodings`.
+
+    Attributes:
+        padding_id: RoBERTa's way of counting positions: tokens of this id are not counted and have the position of this
+            number, the first counted one has the next.
+        multiple: the longest text of a batch is rounded up to a multiple of this.
+        shape: texts and tokens of the rectangle, where the graph takes no other.
+        tables: by input, the tensor of the weights file whose rows the host looks up.
+    """
+
+    padding_id: int | None = None
+    multiple: int = 1
+    shape: tuple[int, int] | None = None
+    tables: Mapping[str, str] = {}
+
+
+class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Shapes by input that a TensorRT engine is built for.
+
+    Attributes:
+        min: smallest.
+        opt: what it is tuned for.
+        max: largest.
+    """
+
+    min: Mapping[str, tuple[int, ...]]
+    opt: Mapping[str, tuple[int, ...]]
+    max: Mapping[str, tuple[int, ...]]
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One graph of an artefact.
 
@@ -89,6 +125,12 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         instructions: processor features it needs, as in /proc/cpuinfo.
         exporter: `fletcher` for an authored graph, otherwise the tracer's name.
         measured: its figures against HuggingFace in float32, once it was verified.
+        canary: whether it passed when it was exported; `unchecked` where the machine could not run its target.
+        arithmetic: what its nodes compute in, where that is not `precision`.
+        islands: nodes of the encoder that compute in fp32 because a half type would overflow. What follows the encoder
+            (pooling, projections, normalisation) is fp32 in every variant.
+        feeds: how its inputs are made.
+        profiles: shapes to build engines for (tensorrt).
     """
 
     name: str
@@ -102,6 +144,11 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     instructions: tuple[str, ...] = ()
     exporter: str = "fletcher"
     measured: Mapping[str, float] = {}
+    canary: Literal["passed", "unchecked"] = "passed"
+    arithmetic: str | None = None
+    islands: tuple[str, ...] = ()
+    feeds: FeedRules = FeedRules()
+    profiles: tuple[Profile, ...] = ()
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -150,6 +197,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         verified: the last successful comparison with the reference model.
         parent: digest of the artefact that this one was made from, if any.
         tools: versions by package, of what wrote it.
+        maxima: by value of the fp32 graph, the largest absolute element on the calibration texts, recorded where a half
+            precision was asked for; `#squares` after a norm's name is the largest sum of squares of a row that it norms.
     """
 
     format: int
@@ -161,6 +210,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     verified: Verification | None = None
     parent: str | None = None
     tools: Mapping[str, str]
+    maxima: Mapping[str, float] = {}
 
     @property
     def status(self) -> Literal["verified", "published canary", "unverified"]:
@@ -232,13 +282,16 @@ class Artifact:
         return self.path / CANARY
 
     def variant(self, name: str | None = None) -> Variant:
-        """The variant of that name, or the artefact's first.
+        """The variant of that name; without one the first that runs on this machine, or the first of all if none does.
 
         Raises:
             ArtifactError: there is none of that name.
         """
-        for variant in self.manifest.variants:
-            if name in (None, variant.name):
+        variants = self.manifest.variants
+        if name is None and variants:
+            return next((variant for variant in variants if variant.target in RUNNABLE_TARGETS), variants[0])
+        for variant in variants:
+            if name == variant.name:
                 return variant
         names = ", ".join(variant.name for variant in self.manifest.variants) or "none"
         raise ArtifactError(f"{self.path} has no variant {name!r}: it has {names}")

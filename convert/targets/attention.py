@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..description import Attention, Rotary
 from ..graph import GraphBuilder
 from ..weights import Norm
@@ -9,7 +11,9 @@ from .blocks import emit_linear, emit_norm, side_by_side
 from .layout import Layout
 from .positions import Positions
 
-__all__ = ["emit_attention"]
+__all__ = ["Rotate", "emit_attention", "emit_projections", "emit_rotary"]
+
+Rotate = Callable[[GraphBuilder, Attention, Rotary, str, Positions, str], str]
 
 
 def emit_attention(
@@ -19,14 +23,7 @@ def emit_attention(
 
     Whatever is done to a single query, key or value (norm, rotation) is done to packed rows, before padding exists.
     """
-    parts = (attention.query, attention.key, attention.value)
-    packed = emit_linear(graph, side_by_side(parts, f"{name}/qkv"), hidden, f"{name}/qkv")
-    widths = graph.constant([part.weight.shape[1] for part in parts])
-    query, key, value = graph.nodes(
-        "Split", [packed, widths], f"{name}/split", [f"{name}/{part}" for part in ("query", "key", "value")], axis=-1
-    )  # each (tokens, hidden)
-    query = _emit_turned(graph, attention, attention.query_norm, query, positions, f"{name}/query")
-    key = _emit_turned(graph, attention, attention.key_norm, key, positions, f"{name}/key")
+    query, key, value = emit_projections(graph, attention, hidden, positions, name, emit_rotary)
     rectangles = [
         graph.node("Gather", [rows, layout.rectangle], f"{name}/{part}_rectangle")  # (texts, longest, hidden)
         for part, rows in (("query", query), ("key", key), ("value", value))
@@ -45,20 +42,50 @@ def emit_attention(
     return emit_linear(graph, attention.output, context, f"{name}/output")
 
 
+def emit_projections(
+    graph: GraphBuilder, attention: Attention, hidden: str, positions: Positions, name: str, rotate: Rotate
+) -> tuple[str, str, str]:
+    """Query, key and value of each row, normed and rotated where the family does that.
+
+    Args:
+        graph: where to.
+        attention: which.
+        hidden: rows, (…, hidden).
+        positions: the tables to rotate with.
+        name: of the attention.
+        rotate: adds the nodes of a rotation.
+    """
+    parts = (attention.query, attention.key, attention.value)
+    packed = emit_linear(graph, side_by_side(parts, f"{name}/qkv"), hidden, f"{name}/qkv")
+    widths = graph.constant([part.weight.shape[1] for part in parts])
+    query, key, value = graph.nodes(
+        "Split", [packed, widths], f"{name}/split", [f"{name}/{part}" for part in ("query", "key", "value")], axis=-1
+    )  # each (…, hidden)
+    query = _emit_turned(graph, attention, attention.query_norm, query, positions, f"{name}/query", rotate)
+    key = _emit_turned(graph, attention, attention.key_norm, key, positions, f"{name}/key", rotate)
+    return query, key, value
+
+
 def _emit_turned(
-    graph: GraphBuilder, attention: Attention, norm: Norm | None, rows: str, positions: Positions, name: str
+    graph: GraphBuilder,
+    attention: Attention,
+    norm: Norm | None,
+    rows: str,
+    positions: Positions,
+    name: str,
+    rotate: Rotate,
 ) -> str:
-    """A query or a key, (tokens, hidden), normed and rotated where the family does that."""
     if norm is not None:
         rows = emit_norm(graph, norm, rows, f"{name}/norm")
     if attention.rotary is None:
         return rows
-    return _emit_rotary(graph, attention, attention.rotary, rows, positions, name)
+    return rotate(graph, attention, attention.rotary, rows, positions, name)
 
 
-def _emit_rotary(
+def emit_rotary(
     graph: GraphBuilder, attention: Attention, rotary: Rotary, rows: str, positions: Positions, name: str
 ) -> str:
+    """Rotates packed rows, (tokens, hidden), with the operator made for it."""
     cosines, sines = positions.tables[rotary.name]
     head_size = attention.query.weight.shape[1] // attention.num_heads
     turned = 2 * len(rotary.frequencies)

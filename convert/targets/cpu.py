@@ -13,58 +13,52 @@ import numpy as np
 
 from fletcher.runtime.artifact import TensorInfo
 
-from ..description import Architecture, Embedding, Layer
+from ..description import Architecture, LearnedPositions
 from ..graph import GraphBuilder
+from ..precision import FP32, Precision
 from .attention import emit_attention
-from .blocks import emit_feed_forward, emit_linear, emit_norm
+from .encoder import Parts, emit_encoder
 from .layout import Layout, emit_layout
-from .modules import emit_modules
-from .positions import Positions, emit_positions
+from .pooling import emit_pooling
+from .positions import emit_positions
 
 __all__ = ["emit_cpu"]
 
 
-def emit_cpu(architecture: Architecture, dimension: int) -> GraphBuilder:
+def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = FP32) -> GraphBuilder:
     """Writes the graph.
 
     Args:
         architecture: what to compute.
         dimension: length of a vector.
+        precision: of its nodes.
 
     Returns:
         A graph with the output `vectors`, float32, (texts, dimension).
     """
-    graph = GraphBuilder(f"{architecture.family}-cpu")
+    graph = GraphBuilder(f"{architecture.family}-cpu", precision)
     ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
     layout = emit_layout(graph, offsets)
-    hidden = _emit_embedding(graph, architecture.embedding, ids, layout)
-    positions = emit_positions(graph, architecture, layout)
-    for layer in architecture.layers:
-        hidden = _emit_layer(graph, layer, hidden, layout, positions)
-    if architecture.final_norm is not None:
-        hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
-    pooled = emit_modules(graph, architecture, hidden, layout)
-    graph.node("Identity", [pooled], "vectors")
-    graph.output(TensorInfo("vectors", "float32", ("texts", dimension)))
+    word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
+    positions = emit_positions(graph, architecture, layout.positions, layout.steps)
+    parts = Parts(
+        word=word,
+        position=lambda: _emit_position_rows(graph, architecture.embedding.positions, ids, layout),
+        attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, layout, positions, name),
+        pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, layout, name),
+    )
+    emit_encoder(graph, architecture, parts, "texts", dimension)
     return graph
 
 
-def _emit_embedding(graph: GraphBuilder, embedding: Embedding, ids: str, layout: Layout) -> str:
-    hidden = graph.node("Gather", [graph.weight(embedding.word), ids], "embeddings/word")
-    if embedding.token_type is not None:
-        hidden = graph.node("Add", [hidden, graph.weight(embedding.token_type)], "embeddings/with_token_type")
-    if embedding.positions is not None:
-        index = layout.positions
-        if embedding.positions.padding_id is not None:
-            index = _emit_counted_positions(graph, embedding.positions.padding_id, ids, layout)
-        positions = graph.node("Gather", [graph.weight(embedding.positions.table), index], "embeddings/position")
-        hidden = graph.node("Add", [hidden, positions], "embeddings/sum")
-    if embedding.norm is not None:
-        hidden = emit_norm(graph, embedding.norm, hidden, "embeddings/norm")
-    if embedding.projection is not None:
-        hidden = emit_linear(graph, embedding.projection, hidden, "embeddings/projection")
-    return hidden
+def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None, ids: str, layout: Layout) -> str:
+    if positions is None:
+        raise ValueError("the family has no learnt positions")
+    index = layout.positions
+    if positions.padding_id is not None:
+        index = _emit_counted_positions(graph, positions.padding_id, ids, layout)
+    return graph.node("Gather", [graph.weight(positions.table), index], "embeddings/position")
 
 
 def _emit_counted_positions(graph: GraphBuilder, padding_id: int, ids: str, layout: Layout) -> str:
@@ -84,27 +78,3 @@ def _emit_counted_positions(graph: GraphBuilder, padding_id: int, ids: str, layo
     nth = graph.node("Add", [earlier, counts], "embeddings/nth")
     nth_or_0 = graph.node("Mul", [nth, counts], "embeddings/nth_or_0")
     return graph.node("Add", [nth_or_0, graph.constant(padding_id)], "embeddings/position_ids")
-
-
-def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, layout: Layout, positions: Positions) -> str:
-    """norm(x + f(x)), or x + f(norm(x)) for pre-norm."""
-    name = layer.name
-    attended = hidden
-    if layer.norm_first and layer.attention_norm is not None:
-        attended = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
-    attended = emit_attention(graph, layer.attention, attended, layout, positions, f"{name}/attention")
-    inputs = hidden
-    hidden = graph.node("Add", [attended, inputs], f"{name}/attention/residual")
-    if not layer.norm_first and layer.attention_norm is not None:
-        hidden = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
-    if layer.attention_norm_again is not None:
-        hidden = graph.node("Add", [hidden, inputs], f"{name}/attention/residual_again")
-        hidden = emit_norm(graph, layer.attention_norm_again, hidden, f"{name}/attention/norm_again")
-    widened = hidden
-    if layer.norm_first:
-        widened = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")
-    widened = emit_feed_forward(graph, layer.feed_forward, widened, f"{name}/feed_forward")
-    hidden = graph.node("Add", [widened, hidden], f"{name}/feed_forward/residual")
-    if not layer.norm_first:
-        hidden = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")
-    return hidden

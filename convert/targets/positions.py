@@ -15,13 +15,22 @@ from numpy.typing import NDArray
 from ..description import Architecture, Attention, RelativeBias, Rotary
 from ..graph import GraphBuilder
 from ..weights import Weight, constant
-from .layout import Layout
 
-__all__ = ["Positions", "buckets", "emit_positions", "rotary_tables"]
+__all__ = [
+    "OUT_OF_SIGHT_HALF",
+    "Positions",
+    "buckets",
+    "emit_positions",
+    "has_bias",
+    "rotaries_of",
+    "rotary_tables",
+]
 
 #: Added to the scores outside a window. exp underflows to 0 for it, and it is finite, so that a row with nothing in sight
 #: (padding) gets equal weights where -inf would give NaN.
 OUT_OF_SIGHT = -1e30
+#: The same where half types occur, which end at 65504.
+OUT_OF_SIGHT_HALF = -1e4
 
 _Bias = tuple[int | None, tuple[float, ...] | None, str | None]
 
@@ -31,8 +40,9 @@ class Positions:
     """Names of values that attention layers share.
 
     Attributes:
-        tables: by a `Rotary`'s name, cosines and sines of each token, float32, (1, tokens, pairs).
-        biases: by what distinguishes them, float32, (1, heads or 1, longest, longest).
+        tables: by a `Rotary`'s name, cosines and sines of each token: (1, tokens, pairs) packed, (texts, longest, 1, pairs)
+            in a rectangle.
+        biases: by what distinguishes them, (1, heads or 1, longest, longest).
     """
 
     tables: Mapping[str, tuple[str, str]]
@@ -43,23 +53,47 @@ class Positions:
         return self.biases.get(_bias_key(attention), "")
 
 
-def emit_positions(graph: GraphBuilder, architecture: Architecture, layout: Layout) -> Positions:
-    """Adds what the layers of an architecture need, each different table and bias once."""
+def emit_positions(
+    graph: GraphBuilder, architecture: Architecture, positions: str, steps: str, *, rows_axis: int = 0
+) -> Positions:
+    """Adds what the layers of an architecture need, each different table and bias once.
+
+    Args:
+        graph: where to.
+        architecture: whose layers.
+        positions: position of each token in its text, int32 or int64, as the token ids lie; read where layers rotate.
+        steps: 0, 1, … longest - 1, int64, (longest,); read where layers have a bias.
+        rows_axis: where the rows of the rotary tables get an axis of size 1.
+    """
     attentions = [layer.attention for layer in architecture.layers]
-    rotaries = {rotary.name: rotary for rotary in (part.rotary for part in attentions) if rotary is not None}
-    tables = {name: _emit_table(graph, rotary, architecture.max_positions, layout) for name, rotary in rotaries.items()}
+    rotaries = rotaries_of(architecture)
+    tables = {
+        name: _emit_table(graph, rotary, architecture.max_positions, positions, rows_axis)
+        for name, rotary in rotaries.items()
+    }
     different = {_bias_key(part): part for part in attentions if _bias_key(part) != (None, None, None)}
     if not different:
         return Positions(tables, {})
     one = graph.constant([1])
-    query = graph.node("Unsqueeze", [layout.steps, one], "positions/query")
-    distance = graph.node("Sub", [layout.steps, query], "positions/distance")  # key - query, (longest, longest)
+    query = graph.node("Unsqueeze", [steps, one], "positions/query")
+    distance = graph.node("Sub", [steps, query], "positions/distance")  # key - query, (longest, longest)
     absolute = graph.node("Abs", [distance], "positions/absolute_distance")
     biases = {
         key: _emit_bias(graph, part, architecture.max_positions, distance, absolute, f"positions/bias.{index}")
         for index, (key, part) in enumerate(different.items())
     }
     return Positions(tables, biases)
+
+
+def rotaries_of(architecture: Architecture) -> dict[str, Rotary]:
+    """The rotary positions of an architecture, by name."""
+    rotaries = (layer.attention.rotary for layer in architecture.layers)
+    return {rotary.name: rotary for rotary in rotaries if rotary is not None}
+
+
+def has_bias(architecture: Architecture) -> bool:
+    """Whether some layer adds to its scores."""
+    return any(_bias_key(layer.attention) != (None, None, None) for layer in architecture.layers)
 
 
 def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -99,7 +133,9 @@ def _bias_key(attention: Attention) -> _Bias:
     return attention.window, attention.alibi, None if learnt is None else learnt.table.name
 
 
-def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, layout: Layout) -> tuple[str, str]:
+def _emit_table(
+    graph: GraphBuilder, rotary: Rotary, num_positions: int, positions: str, rows_axis: int
+) -> tuple[str, str]:
     """Each token's row of the tables.
 
     `RotaryEmbedding` could look positions up by itself, but refuses more tokens than the table has rows (ONNX Runtime 1.32:
@@ -108,8 +144,8 @@ def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, layout:
     parts = []
     for name, table in zip(("cos", "sin"), rotary_tables(rotary, num_positions), strict=True):
         weight = graph.weight(constant(f"{rotary.name}.{name}", table))
-        rows = graph.node("Gather", [weight, layout.positions], f"positions/{rotary.name}/{name}_rows")
-        parts.append(graph.node("Unsqueeze", [rows, graph.constant([0])], f"positions/{rotary.name}/{name}"))
+        rows = graph.node("Gather", [weight, positions], f"positions/{rotary.name}/{name}_rows")
+        parts.append(graph.node("Unsqueeze", [rows, graph.constant([rows_axis])], f"positions/{rotary.name}/{name}"))
     return parts[0], parts[1]
 
 
@@ -129,8 +165,9 @@ def _emit_bias(
         terms.append(graph.constant(np.zeros((1, 1, 1), np.float32)))
     total = terms[0] if len(terms) == 1 else graph.node("Add", terms, f"{name}/sum")
     if attention.window is not None:
+        out = OUT_OF_SIGHT if graph.precision.arithmetic == "fp32" else OUT_OF_SIGHT_HALF
         visible = graph.node("LessOrEqual", [absolute, graph.constant(attention.window)], f"{name}/visible")
-        total = graph.node("Where", [visible, total, graph.constant(OUT_OF_SIGHT)], f"{name}/in_window")
+        total = graph.node("Where", [visible, total, graph.constant(out)], f"{name}/in_window")
     return graph.node("Unsqueeze", [total, graph.constant([0])], name)
 
 

@@ -1,0 +1,88 @@
+"""The encoder's order of nodes, the same on every target: embedding, layers, modules.
+
+A target brings the rows of the embedding tables, its attention and its pooling; everything between works on rows, whether
+they are packed, (tokens, hidden), or lie in a rectangle, (texts, longest, hidden).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.artifact import TensorInfo
+
+from ..description import Architecture, Attention, Embedding, Layer
+from ..graph import GraphBuilder
+from .blocks import emit_feed_forward, emit_linear, emit_norm
+from .modules import emit_modules
+
+__all__ = ["Parts", "emit_encoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a target does in its own way.
+
+    Attributes:
+        word: the tokens' rows of the word table.
+        position: adds the nodes of the tokens' rows of the position table; not asked for where the family has none.
+        attend: attention of a layer: its description, the hidden states, and the name of its nodes.
+        pool: one vector a text: the mode, the hidden states, and the name of the last node.
+    """
+
+    word: str
+    position: Callable[[], str]
+    attend: Callable[[Attention, str, str], str]
+    pool: Callable[[PoolingMode, str, str], str]
+
+
+def emit_encoder(
+    graph: GraphBuilder, architecture: Architecture, parts: Parts, texts: int | str, dimension: int
+) -> None:
+    """Adds everything from the embeddings to the output `vectors`, float32, (texts, dimension)."""
+    hidden = _emit_embedding(graph, architecture.embedding, parts)
+    for layer in architecture.layers:
+        hidden = _emit_layer(graph, layer, hidden, parts)
+    if architecture.final_norm is not None:
+        hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
+    pooled = emit_modules(graph, architecture, hidden, parts.pool)
+    graph.node("Identity", [pooled], "vectors")
+    graph.output(TensorInfo("vectors", "float32", (texts, dimension)))
+
+
+def _emit_embedding(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
+    hidden = parts.word
+    if embedding.token_type is not None:
+        hidden = graph.node("Add", [hidden, graph.weight(embedding.token_type)], "embeddings/with_token_type")
+    if embedding.positions is not None:
+        hidden = graph.node("Add", [hidden, parts.position()], "embeddings/sum")
+    if embedding.norm is not None:
+        hidden = emit_norm(graph, embedding.norm, hidden, "embeddings/norm")
+    if embedding.projection is not None:
+        hidden = emit_linear(graph, embedding.projection, hidden, "embeddings/projection")
+    return hidden
+
+
+def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, parts: Parts) -> str:
+    """norm(x + f(x)), or x + f(norm(x)) for pre-norm."""
+    name = layer.name
+    attended = hidden
+    if layer.norm_first and layer.attention_norm is not None:
+        attended = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
+    attended = parts.attend(layer.attention, attended, f"{name}/attention")
+    inputs = hidden
+    hidden = graph.node("Add", [attended, inputs], f"{name}/attention/residual")
+    if not layer.norm_first and layer.attention_norm is not None:
+        hidden = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
+    if layer.attention_norm_again is not None:
+        hidden = graph.node("Add", [hidden, inputs], f"{name}/attention/residual_again")
+        hidden = emit_norm(graph, layer.attention_norm_again, hidden, f"{name}/attention/norm_again")
+    widened = hidden
+    if layer.norm_first:
+        widened = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")
+    widened = emit_feed_forward(graph, layer.feed_forward, widened, f"{name}/feed_forward")
+    hidden = graph.node("Add", [widened, hidden], f"{name}/feed_forward/residual")
+    if not layer.norm_first:
+        hidden = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")
+    return hidden

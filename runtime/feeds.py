@@ -1,0 +1,161 @@
+"""From `Encodings` to the inputs of a graph: what each input's name means, whatever the target.
+
+A graph declares the inputs that it needs, and the host makes those, so that no graph for a device has to compute where a
+token lies. All of it is index arithmetic over small integers. Padding comes after a text's tokens.
+
+==============================  ==========================  ==========================================================
+input                           shape                       content
+==============================  ==========================  ==========================================================
+`input_ids`                     (tokens,)                   token ids, all texts in a row
+`input_ids`                     (texts, longest)            the same in a rectangle; padding is 0
+`offsets`                       (texts + 1,)                where each text begins and the last one ends
+`cumulative_sequence_length`    (texts + 1,)                the same, under ONNX Runtime's name
+`token_offset`                  (texts, longest)            places in the rectangle: tokens' in order, then padding's
+`position_ids`                  as `input_ids`              rows of the table of learnt positions
+`positions`                     as `input_ids`              0, 1, 2, … in each text
+`attention_mask`                (texts, longest)            1 for a token, 0 for padding
+`steps`                         (longest,)                  0, 1, 2, …
+`rectangle`                     (texts, longest)            packed row of each place; padding repeats the text's first
+`pooling.cls`                   (texts,)                    packed row of the first token
+`pooling.lasttoken`             (texts,)                    packed row of the last token
+`pooling.MODE`                  (texts, longest)            weight of each token in the text's vector; 0 for padding
+a name in `FeedRules.tables`    (texts, longest, width)     rows of that tensor by token id, or by position
+==============================  ==========================  ==========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .artifact import FeedRules, TensorInfo
+from .encodings import Encodings
+from .errors import InputError
+
+__all__ = ["POSITION_TABLE", "WORD_TABLE", "make_feeds"]
+
+Array = NDArray[Any]
+
+#: Inputs that are looked up in a table: by token id, and by position.
+WORD_TABLE, POSITION_TABLE = "embeddings/word", "embeddings/position"
+
+#: What a token counts for, by its place in the text (0, 1, …) and the text's length, both (texts, longest) or (texts, 1).
+_POOLING: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
+    {
+        "cls": lambda step, length: step == 0,
+        "lasttoken": lambda step, length: step == length - 1,
+        "mean": lambda step, length: 1 / length + 0 * step,
+        "mean_sqrt_len_tokens": lambda step, length: 1 / np.sqrt(length) + 0 * step,
+        "weightedmean": lambda step, length: 2 * (step + 1) / (length * (length + 1)),
+    }
+)
+
+
+def make_feeds(
+    inputs: tuple[TensorInfo, ...],
+    rules: FeedRules,
+    batch: Encodings,
+    tables: Mapping[str, Array] = MappingProxyType({}),
+) -> dict[str, Array]:
+    """Makes every input of a graph.
+
+    Args:
+        inputs: the graph's inputs.
+        rules: the variant's.
+        batch: at least one text.
+        tables: by input name, the tables that `rules.tables` names, (rows, width).
+
+    Returns:
+        Arrays by input name, of the declared types.
+
+    Raises:
+        InputError: the graph's shape is fixed and the batch does not fit.
+    """
+    grid = _Grid(rules, batch)
+    return {
+        info.name: np.ascontiguousarray(grid.make(info.name, len(info.shape), tables), np.dtype(info.dtype))
+        for info in inputs
+    }
+
+
+class _Grid:
+    """Where each token of a batch lies, packed and in the rectangle."""
+
+    def __init__(self, rules: FeedRules, batch: Encodings) -> None:
+        texts, longest = len(batch), int(batch.lengths.max())
+        longest += -longest % rules.multiple
+        if rules.shape is not None:
+            if texts > rules.shape[0] or longest > rules.shape[1]:
+                raise InputError(
+                    f"a batch of {texts} texts of at most {longest} tokens was given to a graph for {rules.shape[0]} texts "
+                    f"of {rules.shape[1]} tokens: choose a variant with a larger shape"
+                )
+            texts, longest = rules.shape
+        self._rules = rules
+        self._batch = batch
+        # A fixed shape may have rows without a text: they are all padding, and their vectors are cut off.
+        self._lengths = np.zeros(texts, np.int64)
+        self._lengths[: len(batch)] = batch.lengths
+        self._steps = np.arange(longest)
+        self._valid = self._steps < self._lengths[:, None]  # (texts, longest)
+        self._places = np.flatnonzero(self._valid)  # (tokens,): of the flattened rectangle
+
+    def make(self, name: str, rank: int, tables: Mapping[str, Array]) -> Array:
+        """One input; `rank` tells a packed one from a rectangle."""
+        if name in self._rules.tables:
+            index = self._rectangle(self._batch.ids if name == WORD_TABLE else self._position_ids())
+            return np.asarray(tables[name][index])
+        if name.startswith("pooling.") and rank == 2:
+            weight = _POOLING[name.removeprefix("pooling.")]
+            return np.where(self._valid, weight(self._steps, np.maximum(self._lengths, 1)[:, None]), 0)
+        if name in ("input_ids", "position_ids", "positions"):
+            packed = self._packed(name)
+            return packed if rank == 1 else self._rectangle(packed)
+        return self._layout(name)
+
+    def _packed(self, name: str) -> Array:
+        if name == "input_ids":
+            return self._batch.ids
+        return self._position_ids() if name == "position_ids" else self._positions()
+
+    def _layout(self, name: str) -> Array:
+        starts, ends = self._batch.offsets[:-1], self._batch.offsets[1:]
+        if name in ("offsets", "cumulative_sequence_length"):
+            return self._batch.offsets
+        if name == "token_offset":
+            places = np.concatenate([self._places, np.flatnonzero(~self._valid)])
+            return places.reshape(self._valid.shape)
+        if name == "attention_mask":
+            return self._valid
+        if name == "steps":
+            return self._steps
+        if name == "rectangle":
+            return starts[:, None] + np.where(self._valid, self._steps, 0)
+        if name == "pooling.cls":
+            return starts
+        if name == "pooling.lasttoken":
+            return ends - 1
+        raise KeyError(name)
+
+    def _positions(self) -> Array:
+        return np.arange(self._batch.num_tokens) - np.repeat(self._batch.offsets[:-1], self._batch.lengths)
+
+    def _position_ids(self) -> Array:
+        """Source of the counting: `create_position_ids_from_input_ids` in transformers' modeling_roberta.py."""
+        padding = self._rules.padding_id
+        if padding is None:
+            return self._positions()
+        counts = self._batch.ids != padding
+        before = np.concatenate([[0], np.cumsum(counts)])
+        nth = before[1:] - np.repeat(before[self._batch.offsets[:-1]], self._batch.lengths)
+        return np.asarray(nth * counts + padding)
+
+    def _rectangle(self, packed: Array) -> Array:
+        """Packed values in the rectangle, 0 in padding."""
+        places = np.zeros(self._valid.size, packed.dtype)
+        places[self._places] = packed
+        return places.reshape(self._valid.shape)
