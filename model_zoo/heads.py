@@ -73,7 +73,7 @@ class _Transformer(msgspec.Struct):
 
 class _Mask(msgspec.Struct, forbid_unknown_fields=True):
     skiplist_words: list[str] = []
-    skiplist_tasks: list[Literal["query", "document"]] | Literal["query", "document"] = ["document"]
+    skiplist_tasks: tuple[Literal["query", "document"], ...] | Literal["query", "document"] = ("document",)
     keep_only_token_ids: list[int] | None = None
 
 
@@ -220,7 +220,7 @@ def read_late_interaction(folder: Path, max_tokens: int) -> tuple[LateInteractio
             f"{folder}: it keeps the vectors of some tokens only (keep_only_token_ids), which Fletcher does not"
         )
     expansion, limit = _expansion(folder, transformer.query_expansion)
-    tasks = (mask.skiplist_tasks,) if isinstance(mask.skiplist_tasks, str) else tuple(mask.skiplist_tasks)
+    tasks = (mask.skiplist_tasks,) if isinstance(mask.skiplist_tasks, str) else mask.skiplist_tasks
     late = LateInteraction(
         query_tokens=limit or max(transformer.query_length or max_tokens, expansion.length if expansion else 1),
         document_tokens=transformer.document_length or max_tokens,
