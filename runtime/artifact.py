@@ -10,6 +10,7 @@ canary.safetensors         what a load must reproduce
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -367,6 +368,11 @@ def new_artifact(path: str | Path) -> Iterator[Path]:
             yield temporary
             _replace(path, temporary)
             _remove_leftovers(path)
+        except OSError as error:
+            # A failed write names no file: say at least which artefact was being written.
+            if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                error.filename = str(path)
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
