@@ -73,7 +73,8 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path, vocabulary_size: int) ->
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    tokenizer.save(str(path), pretty=False)
+    # Not by `save`, which has a bare Exception for a full disk.
+    path.write_text(tokenizer.to_str(pretty=False), encoding="utf-8")
 
 
 def _check_settings(folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:

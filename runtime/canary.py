@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from .encodings import Encodings
 from .errors import ArtifactError
@@ -60,8 +60,8 @@ def write_canary(path: Path, canary: Canary) -> None:
     """Writes the canary as a safetensors file."""
     tensors = {"ids": canary.encodings.ids, "offsets": canary.encodings.offsets, "vectors": canary.vectors}
     metadata = {"texts": json.dumps(canary.texts, ensure_ascii=True), "origin": canary.origin}
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path, metadata=metadata)
-    path.chmod(0o644)  # the library makes it 0600, which a server under another user could not read
+    # Not by `save_file`, which makes a file that no other user can read, and has its own error for a full disk.
+    path.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata))
 
 
 def read_canary(path: Path) -> Canary:
