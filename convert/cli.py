@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -15,6 +15,10 @@ from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.console import make_app, reporter, run
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.reporter import Progress, Reporter, Table
+
+if TYPE_CHECKING:
+    from .layers.results import LayersReport
+    from .verification import VerificationReport
 
 app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verified ONNX artefacts.")
 model = typer.Typer(no_args_is_help=True, help="Models: what the zoo knows, conversion, verification, inspection.")
@@ -100,15 +104,38 @@ def verify_model(
     save: Annotated[
         list[Path] | None, typer.Option("--report", metavar="FILE", help="Write a report: .html or .json. Repeatable.")
     ] = None,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="Compare every value inside the graph instead, and name the first wrong one."),
+    ] = False,
+    against: Annotated[
+        str | None, typer.Option(metavar="VARIANT", help="With --on: compare two variants, this one taken for right.")
+    ] = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="VARIANT", help="With --against: the variant whose every value is compared.")
+    ] = None,
 ) -> None:
     """Compare an artefact with the HuggingFace model in float32, and record it in the artefact if they agree."""
+    from .layers.verify import compare_variants, verify_layers
     from .report import render, to_json, write_report
     from .texts import read_texts
     from .verify import verify
 
     report = reporter(ctx)
     extra = None if texts is None else read_texts(texts)
-    result = verify(folder, reference=reference, texts=extra, variant=variant, reporter=report)
+    result: VerificationReport | LayersReport
+    if against is not None and on is not None:
+        if reference is not None or variant is not None:
+            raise InputError(
+                "--against and --on compare two variants of the artefact: leave out --reference and --variant"
+            )
+        result = compare_variants(folder, against=against, on=on, texts=extra, reporter=report)
+    elif against is not None or on is not None:
+        raise InputError("--against and --on belong together: name the variant that is right, and the one to judge")
+    elif layers:
+        result = verify_layers(folder, reference=reference, texts=extra, variant=variant, reporter=report)
+    else:
+        result = verify(folder, reference=reference, texts=extra, variant=variant, reporter=report)
     for file in save or ():
         write_report(result, file)
         report.line(f"wrote {file}")

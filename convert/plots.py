@@ -16,7 +16,7 @@ from .verification import VariantResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_cosines", "plot_pairs"]
+__all__ = ["plot_cosines", "plot_pairs", "to_svg"]
 
 #: Cosines are computed in float64 from float32 vectors; below this, 1 - cosine is rounding and has no logarithm to show.
 FLOOR = 1e-16
@@ -39,7 +39,7 @@ def plot_cosines(variant: VariantResult) -> str:
         axes.set_xlabel("1 − cosine")
         axes.set_ylabel("texts")
 
-    return _to_svg(f"{variant.name} cosines", draw)
+    return to_svg(f"{variant.name} cosines", draw)
 
 
 def plot_pairs(variant: VariantResult) -> str:
@@ -55,15 +55,16 @@ def plot_pairs(variant: VariantResult) -> str:
         axes.set_xlabel("similarity by HuggingFace, float32")
         axes.set_ylabel(f"similarity by {variant.name}")
 
-    return _to_svg(f"{variant.name} pairs", draw)
+    return to_svg(f"{variant.name} pairs", draw)
 
 
-def _to_svg(name: str, draw: Callable[[Axes], None]) -> str:
+def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float] = (5.0, 3.5)) -> str:
     """Draws one plot.
 
     Args:
         name: differs between the plots of a page.
         draw: fills the axes.
+        size: width and height, in inches; the page scales it.
     """
     try:
         import matplotlib as mpl
@@ -82,7 +83,7 @@ def _to_svg(name: str, draw: Callable[[Axes], None]) -> str:
     }
     stream = io.StringIO()
     with mpl.rc_context(settings):
-        figure = Figure(figsize=(5.0, 3.5), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="both", color="#eceff2", linewidth=0.7)

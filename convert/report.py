@@ -12,14 +12,19 @@ from rich.text import Text
 
 from fletcher.runtime.errors import InputError
 
+from .layers.page import layers_to_html
+from .layers.report import render_layers
+from .layers.results import LayersReport
 from .report_html import to_html
 from .verification import VariantResult, VerificationReport
 
 __all__ = ["render", "to_json", "write_report"]
 
 
-def render(report: VerificationReport) -> RenderableType:
-    """What the terminal shows: a column a variant, the tokenizer, the worst text, and the verdict."""
+def render(report: VerificationReport | LayersReport) -> RenderableType:
+    """What the terminal shows: a column a variant, the tokenizer, the worst text and the verdict; or a row a point."""
+    if isinstance(report, LayersReport):
+        return render_layers(report)
     # A column a variant: seven figures side by side would not fit a terminal of 80 columns.
     table = Table(title=f"{report.model} against {report.reference}", title_justify="left")
     table.add_column("against HuggingFace float32")
@@ -53,12 +58,12 @@ def render(report: VerificationReport) -> RenderableType:
     return Group(table, *map(Text, lines), Text.assemble("verdict: ", _verdict(report.verdict)))
 
 
-def to_json(report: VerificationReport) -> bytes:
+def to_json(report: VerificationReport | LayersReport) -> bytes:
     """The whole report, a line a value; infinities are null."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
-def write_report(report: VerificationReport, path: str | Path) -> None:
+def write_report(report: VerificationReport | LayersReport, path: str | Path) -> None:
     """Writes the report by the file's suffix: `.json`, or `.html` for a page that needs no network.
 
     Raises:
@@ -68,7 +73,10 @@ def write_report(report: VerificationReport, path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in (".html", ".json"):
         raise InputError(f"a report cannot be written as {path.name!r}: name it .html or .json")
-    content = to_json(report) if path.suffix == ".json" else to_html(report).encode()
+    if path.suffix == ".json":
+        content = to_json(report)
+    else:
+        content = (layers_to_html(report) if isinstance(report, LayersReport) else to_html(report)).encode()
     try:
         temporary = path.with_name(f".{path.name}.part")
         temporary.write_bytes(content)

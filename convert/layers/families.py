@@ -90,7 +90,9 @@ def _feed_forward(up: str, down: str, norm: str) -> dict[str, Tap]:
     }
 
 
-def _embeddings(*tables: Literal["token_type", "position"], projection: str | None = None) -> dict[str, tuple[Tap, ...]]:
+def _embeddings(
+    *tables: Literal["token_type", "position"], projection: str | None = None
+) -> dict[str, tuple[Tap, ...]]:
     """Tables that are added in the order of Fletcher's graphs, then a LayerNorm."""
     word = _out("embeddings.word_embeddings")
     points: dict[str, tuple[Tap, ...]] = {"word": (word,)}
@@ -143,9 +145,7 @@ _ALBERT = Family(
     embeddings=_embeddings("token_type", "position", projection="encoder.embedding_hidden_mapping_in"),
     layer=r"encoder\.albert_layer_groups\.\d+\.albert_layers\.\d+",
     points={
-        **_attention(
-            "attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm"
-        ),
+        **_attention("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm"),
         **_feed_forward("ffn", "ffn_output", "full_layer_layer_norm"),
     },
 )

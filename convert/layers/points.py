@@ -111,9 +111,8 @@ def find_points(model: onnx.ModelProto) -> list[Point]:
     points: dict[str, Point] = {}
     for node in model.graph.node:
         for value in node.output:
-            if value.startswith("embeddings/") and value.removeprefix("embeddings/") in EMBEDDING_POINTS:
-                points[value] = Point(value, Kind.TOKENS, node.name, value)
-            elif value == "final_norm":
+            stem, _, last = value.partition("/")
+            if (stem == "embeddings" and last in EMBEDDING_POINTS) or value == "final_norm":
                 points[value] = Point(value, Kind.TOKENS, node.name, value)
             elif module := _MODULE.fullmatch(value):
                 # What a module gives is the last value that bears its name: drop the earlier one, to keep the order.

@@ -105,11 +105,9 @@ def read_graph(file: Path) -> onnx.ModelProto:
     Raises:
         ArtifactError: it cannot be read.
     """
-    from google.protobuf.message import DecodeError
-
     try:
         return onnx.load(file, load_external_data=False)
-    except (OSError, DecodeError) as error:
+    except Exception as error:  # protobuf's own, or the file system's
         raise ArtifactError(f"{file} cannot be read as an ONNX graph: {error}") from error
 
 

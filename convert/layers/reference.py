@@ -170,15 +170,17 @@ class Tracer:
     def _score_by_taps(self, layer: str) -> None:
         heads = self._model.config.num_attention_heads
         query, key = (
-            self._found[f"{layer}/attention/{name}"].unflatten(-1, (heads, -1)).transpose(0, 1)
-            for name in ("query", "key")
+            projected.reshape(len(projected), heads, -1).transpose(0, 1)
+            for projected in (self._found[f"{layer}/attention/{name}"] for name in ("query", "key"))
         )
         bias = self._found.pop(f"{layer}/attention/bias")
         softmax = self._found.pop(f"{layer}/attention/softmax")
         # The tap took the first of a batch of one already: (heads, tokens, tokens).
         self._score(layer, query, key, 1 / math.sqrt(query.shape[-1]), bias, softmax)
 
-    def _score(self, layer: str, query: Tensor, key: Tensor, scale: float, bias: Tensor | None, softmax: Tensor) -> None:
+    def _score(
+        self, layer: str, query: Tensor, key: Tensor, scale: float, bias: Tensor | None, softmax: Tensor
+    ) -> None:
         """Records scores of one text.
 
         Args:

@@ -61,6 +61,8 @@ class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
         tools: versions by package.
         batches: tokens of each text of each batch.
         points: in the order of computation.
+        first: the first one that diverges; None if all agree.
+        verdict: `passed` if all agree.
     """
 
     model: str
@@ -72,15 +74,8 @@ class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
     tools: Mapping[str, str]
     batches: tuple[tuple[int, ...], ...]
     points: tuple[PointResult, ...]
-
-    @property
-    def verdict(self) -> Literal["passed", "failed"]:
-        return "passed" if self.first is None else "failed"
-
-    @property
-    def first(self) -> PointResult | None:
-        """The first point that diverges; None if all agree."""
-        return next((point for point in self.points if point.verdict != "passed"), None)
+    first: PointResult | None
+    verdict: Literal["passed", "failed"]
 
     def first_in(self, section: Section) -> PointResult | None:
         """The first point of a section that diverges."""
@@ -90,8 +85,8 @@ class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
     def summary(self) -> str:
         """One sentence: everything agrees, or where it first goes wrong."""
         if self.first is None:
-            return f"{len(self.points)} points of {self.variant} agree with {self.reference}"
-        return f"{self.variant} first diverges from {self.reference} at {describe(self.first)}"
+            return f"all {len(self.points)} points of {self.variant} agree with {self.reference}"
+        return f"{self.variant} first diverges from {self.reference} at {_describe(self.first)}"
 
     def raise_if_failed(self) -> None:
         """
@@ -101,11 +96,11 @@ class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
         if self.first is None:
             return
         value = self.first_in("values")
-        also = "" if value in (None, self.first) else f" Its first wrong value is {describe(value)}."
+        also = "" if value in (None, self.first) else f" Its first wrong value is {_describe(value)}."
         raise VerificationError(f"{self.artifact}: {self.summary}.{also} Do not serve it: convert the checkpoint again")
 
 
-def describe(point: PointResult) -> str:
+def _describe(point: PointResult) -> str:
     """A diverging point in words: its name, its node, and by how much."""
     figures = "" if point.verdict == "missing" else f", relative error {point.relative:.1e} of {point.tolerance:.0e}"
     note = f" ({point.note})" if point.note else ""

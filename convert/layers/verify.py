@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
@@ -207,9 +206,7 @@ def _compare_values(
     return [*results, _compare_session(np.concatenate(served), np.concatenate(probed), tolerance("vectors"))]
 
 
-def _compare_session(
-    served: NDArray[np.float32], probed: NDArray[np.float32], tolerance: float
-) -> PointResult:
+def _compare_session(served: NDArray[np.float32], probed: NDArray[np.float32], tolerance: float) -> PointResult:
     """The session that is served, with the optimiser on, against the graph that was looked into.
 
     Args:
@@ -241,6 +238,7 @@ def _report(
     batches: Sequence[Rows],
     points: Sequence[PointResult],
 ) -> LayersReport:
+    first = next((point for point in points if point.verdict != "passed"), None)
     return LayersReport(
         model=artifact.manifest.card.name,
         artifact=str(artifact.path),
@@ -251,4 +249,6 @@ def _report(
         tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **tools},
         batches=tuple(tuple(map(len, rows)) for rows in batches),
         points=tuple(points),
+        first=first,
+        verdict="passed" if first is None else "failed",
     )

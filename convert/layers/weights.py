@@ -24,6 +24,9 @@ from .results import PointResult
 
 __all__ = ["compare_weights"]
 
+#: Ends of the names of weights that lie in a file of another precision.
+PRECISIONS = ("fp32", "fp16", "bf16")
+
 _DTYPES: Mapping[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),
@@ -45,13 +48,20 @@ def compare_weights(model: onnx.ModelProto, folder: Path, expected: Mapping[str,
     external = {tensor.name: tensor for tensor in model.graph.initializer if tensor.external_data}
     used = dict.fromkeys(name for node in model.graph.node for name in node.input if name in external)
     for name in used:
-        if name in expected:
-            yield _compare(external[name], folder, expected)
+        if _plain(name) in expected:
+            yield _compare(external[name], folder, _plain(name), expected)
         else:
-            yield _unmatched(name, f"the checkpoint's {external[name].name} is unknown to this Fletcher")
+            yield _unmatched(name, "nothing in the checkpoint gives this weight")
+    plain = {_plain(name) for name in used}
     for name in expected:
-        if name not in used:
+        if name not in plain:
             yield _unmatched(name, "no node of the graph uses it")
+
+
+def _plain(name: str) -> str:
+    """A weight's name without the element type that it has besides the graph's own."""
+    stem, _, last = name.rpartition(".")
+    return stem if last in PRECISIONS else name
 
 
 def _unmatched(name: str, note: str) -> PointResult:
@@ -60,15 +70,15 @@ def _unmatched(name: str, note: str) -> PointResult:
     )
 
 
-def _compare(tensor: onnx.TensorProto, folder: Path, expected: Mapping[str, Weight]) -> PointResult:
+def _compare(tensor: onnx.TensorProto, folder: Path, plain: str, expected: Mapping[str, Weight]) -> PointResult:
     found = _read(tensor, folder)
-    wanted = expected[tensor.name].load().astype(found.dtype)
+    wanted = expected[plain].load().astype(found.dtype)
     digest, wanted_digest = _digest(found), _digest(wanted)
     if digest == wanted_digest and found.shape == wanted.shape:
         difference, verdict, note = compare_values(np.zeros(1, np.float32), np.zeros(1, np.float32)), True, ""
     else:
         difference = compare_values(found.astype(np.float32), wanted.astype(np.float32))
-        verdict, note = False, f", the checkpoint's {wanted_digest[:16]}{_explain(found, wanted, tensor.name, expected)}"
+        verdict, note = False, f", the checkpoint's {wanted_digest[:16]}{_explain(found, wanted, plain, expected)}"
     return PointResult(
         section="weights",
         point=f"weight {tensor.name}",
