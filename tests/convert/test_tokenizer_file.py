@@ -1,0 +1,127 @@
+"""The artefact's tokenizer file gives transformers' ids, whether the checkpoint has one or a vocabulary only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from tokenizers import Tokenizer
+
+from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.texts import EDGES, SENTENCES
+from fletcher.convert.tokenizer_file import write_tokenizer
+from fletcher.runtime.errors import CheckpointError
+
+LETTERS = sorted({char for text in (*SENTENCES, *EDGES) for char in text + text.lower() if not char.isspace()})
+#: U+2028 and U+0085 end lines for `str.splitlines`, but not in a vocabulary.
+VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2028", "a\x85b", *LETTERS, *(f"##{x}" for x in LETTERS)]
+
+
+def checkpoint(folder: Path, settings: dict[str, Any] | None, vocabulary: list[str] | None = None) -> Checkpoint:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    lines = VOCABULARY if vocabulary is None else vocabulary
+    (folder / "vocab.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    if settings is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return Checkpoint(folder, {"model_type": "bert"}, {})
+
+
+def ids(file: Path, text: str) -> list[int]:
+    found: list[int] = Tokenizer.from_file(str(file)).encode(text).ids
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        None,
+        {"do_lower_case": False, "tokenizer_class": "BertTokenizer"},
+        {"do_lower_case": True, "strip_accents": False, "tokenizer_class": "BertTokenizerFast"},
+        {"do_lower_case": False, "strip_accents": True},
+        {"tokenize_chinese_chars": False},
+        {
+            "unk_token": {
+                "__type": "AddedToken",
+                "content": "[UNK]",
+                "lstrip": False,
+                "rstrip": False,
+                "single_word": False,
+                "normalized": False,
+            }
+        },
+        {"cls_token": "[MASK]", "mask_token": "[CLS]"},
+    ],
+)
+def test_a_vocabulary_is_read_as_transformers_reads_it(tmp_path: Path, settings: dict[str, Any] | None) -> None:
+    folder = tmp_path / "bert"
+    write_tokenizer(checkpoint(folder, settings), tmp_path / "tokenizer.json", len(VOCABULARY))
+    reference = transformers.BertTokenizer.from_pretrained(folder)
+    for text in (*SENTENCES, *EDGES):
+        assert ids(tmp_path / "tokenizer.json", text) == reference(text)["input_ids"], text
+
+
+def test_doubled_and_empty_lines_count_as_ids(tmp_path: Path) -> None:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "", "a", "b"]
+    write_tokenizer(checkpoint(tmp_path / "bert", None, vocabulary), tmp_path / "t.json", 8)
+    assert ids(tmp_path / "t.json", "a b") == [2, 6, 7, 3]  # the later line wins, as in transformers' load_vocab
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokenizer_class": "BertJapaneseTokenizer"}, "vocab.txt is for BertJapaneseTokenizer.*Save a fast tokenizer"),
+        ({"do_basic_tokenize": False}, "settings that Fletcher does not author"),
+        ({"sep_token": "</s>"}, "lacks the special token '</s>'"),
+    ],
+)
+def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        write_tokenizer(checkpoint(tmp_path / "bert", settings), tmp_path / "t.json", 10_000)
+    assert not (tmp_path / "t.json").exists()
+
+
+def test_added_tokens_beside_a_vocabulary_are_refused(tmp_path: Path) -> None:
+    found = checkpoint(tmp_path / "bert", None)
+    (tmp_path / "bert" / "added_tokens.json").write_text('{"<new>": 999}')
+    with pytest.raises(CheckpointError, match="added tokens beside its vocab"):
+        write_tokenizer(found, tmp_path / "t.json", 10_000)
+
+
+def test_damaged_and_missing_tokenizers_are_told(tmp_path: Path) -> None:
+    found = checkpoint(tmp_path / "bert", None)
+    (tmp_path / "bert" / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
+    with pytest.raises(CheckpointError, match=r"vocab\.txt cannot be read"):
+        write_tokenizer(found, tmp_path / "t.json", 10_000)
+    (tmp_path / "bert" / "tokenizer.json").write_text("{")
+    with pytest.raises(CheckpointError, match="no tokenizer that can be read"):
+        write_tokenizer(found, tmp_path / "t.json", 10_000)
+    (tmp_path / "bert" / "tokenizer.json").unlink()
+    (tmp_path / "bert" / "vocab.txt").unlink()
+    with pytest.raises(CheckpointError, match=r"neither tokenizer\.json nor vocab\.txt"):
+        write_tokenizer(found, tmp_path / "t.json", 10_000)
+
+
+def test_more_ids_than_embeddings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"ids up to {len(VOCABULARY) - 1}, the embedding table 50 rows"):
+        write_tokenizer(checkpoint(tmp_path / "bert", None), tmp_path / "t.json", 50)
+
+
+def test_settings_that_transformers_would_prefer_to_tokenizer_json_are_refused(tmp_path: Path) -> None:
+    """transformers builds a BertTokenizer from tokenizer_config.json, whatever the normalizer in tokenizer.json says."""
+    folder = tmp_path / "bert"
+    source = checkpoint(folder, {"do_lower_case": False, "tokenizer_class": "BertTokenizer"})
+    write_tokenizer(source, folder / "tokenizer.json", len(VOCABULARY))
+    write_tokenizer(source, tmp_path / "same.json", len(VOCABULARY))
+    text = "Bread"
+    assert ids(tmp_path / "same.json", text) == transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    checkpoint(folder, {"do_lower_case": True, "tokenizer_class": "BertTokenizer"})
+    assert ids(tmp_path / "same.json", text) != transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    with pytest.raises(CheckpointError, match=r"lowercase False, and tokenizer_config\.json do_lower_case True"):
+        write_tokenizer(source, tmp_path / "other.json", len(VOCABULARY))
+    checkpoint(folder, {"do_lower_case": True, "tokenizer_class": "PreTrainedTokenizerFast"})
+    write_tokenizer(source, tmp_path / "other.json", len(VOCABULARY))  # this class takes the file as it is
+    assert ids(tmp_path / "other.json", text) == transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
