@@ -217,6 +217,7 @@ class _Lines:
     def __init__(self, label: str, total: int | None, units: Sequence[str]) -> None:
         self._label = label
         self._counts = _Counts(total, units)
+        self._told: list[int] = []
         self._next_line_at = time.monotonic() + LINE_INTERVAL_S
 
     def advance(self, *amounts: int) -> None:
@@ -225,8 +226,10 @@ class _Lines:
             self.finish()
 
     def finish(self) -> None:
-        """Tells where it stands now."""
-        typer.echo(f"{self._label}: {self._counts.told()}", err=True)
+        """Tells where it stands now, unless the last line did."""
+        if self._told != self._counts.done:
+            typer.echo(f"{self._label}: {self._counts.told()}", err=True)
+        self._told = self._counts.done
         self._next_line_at = time.monotonic() + LINE_INTERVAL_S
 
 

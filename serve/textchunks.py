@@ -12,8 +12,8 @@ from fletcher.runtime.errors import InputError
 
 __all__ = ["CHUNK_CHARACTERS", "CHUNK_TEXTS", "TextChunk", "TextSource", "refuse_reserved"]
 
-#: Texts that a chunk holds: enough to sort by length into even batches, little enough to stay in memory.
-CHUNK_TEXTS: Final = 4096
+#: Texts that a chunk holds: enough to sort by length into even batches, few enough that progress moves every few seconds.
+CHUNK_TEXTS: Final = 1024
 
 #: A chunk ends early when its texts reach this many characters, so that long documents cannot fill the memory.
 CHUNK_CHARACTERS: Final = 32 * 2**20

@@ -18,7 +18,9 @@ def ragged_texts(count: int, seed: int = 0) -> list[str]:
         seed: of the order.
     """
     long = _docstrings()
-    short = list(dict.fromkeys(text.split(". ")[0].split("\n\n")[0] for text in long))
+    whole = set(long)
+    sentences = (text.split(". ")[0].split("\n\n")[0] for text in long)
+    short = list(dict.fromkeys(text for text in sentences if text not in whole))
     generator = random.Random(seed)
     generator.shuffle(long)
     generator.shuffle(short)
