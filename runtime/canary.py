@@ -61,7 +61,16 @@ def write_canary(path: Path, canary: Canary) -> None:
     tensors = {"ids": canary.encodings.ids, "offsets": canary.encodings.offsets, "vectors": canary.vectors}
     metadata = {"texts": json.dumps(canary.texts, ensure_ascii=True), "origin": canary.origin}
     # Not by `save_file`, which makes a file that no other user can read, and has its own error for a full disk.
-    path.write_bytes(save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata))
+    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata)
+    path.write_bytes(_with_sorted_header(data))
+
+
+def _with_sorted_header(data: bytes) -> bytes:
+    """The library writes metadata in a random order; the artefact's digest must not depend on that."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # so that the tensors are aligned
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def read_canary(path: Path) -> Canary:
