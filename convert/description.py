@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fletcher.model_zoo.card import PoolingMode
+from fletcher.model_zoo.card import Output, PoolingMode
 
 from .weights import Linear, Norm, Weight
 
 __all__ = [
     "Architecture",
     "Attention",
+    "Decoder",
     "Dense",
     "Embedding",
     "FeedForward",
@@ -25,6 +26,7 @@ __all__ = [
     "Pooling",
     "RelativeBias",
     "Rotary",
+    "Saturation",
 ]
 
 
@@ -52,6 +54,7 @@ class Embedding:
         token_type: the row of token type 0, (width,), if the family has types; texts for embedding are all of type 0.
         norm: after the sum, if the family has one.
         projection: from the table's width to the hidden size, where they differ (ALBERT, ELECTRA).
+        token_types: instead of `token_type`, the whole table, (types, width), where pairs of texts come in.
     """
 
     word: Weight
@@ -59,6 +62,7 @@ class Embedding:
     token_type: Weight | None
     norm: Norm | None
     projection: Linear | None = None
+    token_types: Weight | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +196,27 @@ class Normalize:
     """L2 norm 1, as torch.nn.functional.normalize: x / max(|x|, 1e-12)."""
 
 
-Module = Pooling | Dense | Norm | Normalize
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """Logits of the vocabulary's tokens: x · tableᵀ + bias. The table is often the word embeddings'.
+
+    Attributes:
+        table: (vocabulary, width).
+        bias: (vocabulary,), if there is one.
+    """
+
+    table: Weight
+    bias: Weight | None
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """SPLADE's weights of logits: log(1 + relu(x)), and log(1 + x) of that as often as `times` says."""
+
+    times: int = 1
+
+
+Module = Pooling | Dense | Norm | Normalize | Decoder | Saturation
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +230,9 @@ class Architecture:
         layers: what follows.
         max_positions: longest text that the positions allow, in tokens.
         final_norm: after the last layer, for pre-norm families.
-        modules: sentence-transformers' modules, in order; the first is the pooling.
+        modules: what follows, in order. Those before a pooling work on each token's vector, those after it on each text's.
+        output: what leaves the graph.
+        unseen_tail: tokens of this id at a text's end are computed, and no token attends to them (ColBERT's expansion).
     """
 
     family: str
@@ -216,3 +242,5 @@ class Architecture:
     max_positions: int
     final_norm: Norm | None = None
     modules: tuple[Module, ...] = ()
+    output: Output = "vectors"
+    unseen_tail: int | None = None

@@ -19,11 +19,13 @@ class Encodings:
         ids: token ids with their special tokens, int32, (total_tokens,).
         offsets: where each text's ids begin and the last one ends, int64, (n + 1,).
         dropped: tokens that truncation cut from each text, int32, (n,).
+        token_types: of pairs of texts, which of the two each token belongs to, int32, (total_tokens,); None is 0 for all.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     dropped: NDArray[np.int32]
+    token_types: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -54,9 +56,22 @@ class Encodings:
         np.cumsum(lengths, out=offsets[1:])
         if not parts:
             return cls(np.zeros(0, np.int32), offsets, np.zeros(0, np.int32))
-        return cls(
-            np.concatenate([part.ids for part in parts]), offsets, np.concatenate([part.dropped for part in parts])
-        )
+        ids, dropped = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "dropped"))
+        if all(part.token_types is None for part in parts):
+            return cls(ids, offsets, dropped)
+        return cls(ids, offsets, dropped, np.concatenate([part.types for part in parts]))
+
+    @property
+    def types(self) -> NDArray[np.int32]:
+        """Token types, int32, (total_tokens,)."""
+        return np.zeros(len(self.ids), np.int32) if self.token_types is None else self.token_types
+
+    def token_index(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the tokens of the given rows lie, one row after the other, int64, (their tokens,)."""
+        lengths = self.lengths[rows]
+        # Index of every wanted token: its place among them, moved by the distance between the two row starts.
+        shift = np.repeat(self.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
+        return np.arange(len(shift)) + shift
 
     def select(self, rows: NDArray[np.int64]) -> Encodings:
         """The given rows, in the given order.
@@ -67,9 +82,9 @@ class Encodings:
         lengths = self.lengths[rows]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        # Index of every wanted token: its place in the output, moved by the distance between the two row starts.
-        shift = np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Encodings(self.ids[np.arange(offsets[-1]) + shift], offsets, self.dropped[rows])
+        index = self.token_index(rows)
+        types = None if self.token_types is None else self.token_types[index]
+        return Encodings(self.ids[index], offsets, self.dropped[rows], types)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ PROVIDER = "CPUExecutionProvider"
 
 
 class MlasSession:
-    """A packed CPU graph: token ids without padding in, pooled vectors out.
+    """A packed CPU graph: token ids without padding in, vectors or what else its head gives out.
 
     One session serves several threads: ONNX Runtime runs a session with one intra-op thread on the thread that calls it, so
     the workers share weights and memory arena.
@@ -53,9 +53,10 @@ class MlasSession:
             raise ArtifactError(f"ONNX Runtime cannot load {graph}: {error}") from error
         if self._session.get_providers() != [PROVIDER]:
             raise ProviderError(f"{graph} was to run on {PROVIDER}, and runs on {self._session.get_providers()}")
+        self._takes_types = "token_type_ids" in (info.name for info in self._session.get_inputs())
 
     def run(self, batch: Encodings) -> NDArray[np.float32]:
-        """Computes one batch on the calling thread, without the GIL: vectors, float32, (n, dimension).
+        """Computes one batch on the calling thread, without the GIL: float32, (n, dimension), or (tokens, dimension).
 
         Raises:
             ProviderError: the session was closed, or ONNX Runtime cannot compute the batch.
@@ -64,7 +65,10 @@ class MlasSession:
         if session is None:
             raise ProviderError("the session was closed and cannot compute: load the artefact again")
         try:
-            vectors: NDArray[np.float32] = session.run(None, {"input_ids": batch.ids, "offsets": batch.offsets})[0]
+            feeds = {"input_ids": batch.ids, "offsets": batch.offsets}
+            if self._takes_types:
+                feeds["token_type_ids"] = batch.types
+            vectors: NDArray[np.float32] = session.run(None, feeds)[0]
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             raise ProviderError(
                 f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens: {error}"

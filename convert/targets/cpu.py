@@ -4,10 +4,13 @@ Every matrix product and norm works on (tokens, hidden), all texts' tokens in a 
 packed rows are gathered into (texts, longest, hidden) before it and back after it. Measured on MiniLM (benchmarks/batching):
 the rectangle costs nothing that shows where lengths are equal, and ragged batches gain what padding would have cost.
 
-The graph eats `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,).
+The graph eats `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,), and for pairs of texts
+`token_type_ids` int32 (tokens,).
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from fletcher.runtime.artifact import TensorInfo
 from ..description import Architecture, LearnedPositions
 from ..graph import GraphBuilder
 from ..precision import FP32, Precision
+from ..weights import Weight
 from .attention import emit_attention
 from .encoder import Parts, emit_encoder
 from .layout import Layout, emit_layout
@@ -34,7 +38,7 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
         precision: of its nodes.
 
     Returns:
-        A graph with the output `vectors`, float32, (texts, dimension).
+        A graph whose output is called what it is, as the architecture says; float32.
     """
     graph = GraphBuilder(f"{architecture.family}-cpu", precision)
     ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
@@ -42,14 +46,36 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     layout = emit_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
     positions = emit_positions(graph, architecture, layout.positions, layout.steps)
+    seen = layout
+    if architecture.unseen_tail is not None:
+        seen = replace(layout, lengths=_emit_seen_lengths(graph, architecture.unseen_tail, ids, layout))
     parts = Parts(
         word=word,
         position=lambda: _emit_position_rows(graph, architecture.embedding.positions, ids, layout),
-        attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, layout, positions, name),
+        attend=lambda attention, hidden, name: emit_attention(graph, attention, hidden, seen, positions, name),
         pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, layout, name),
+        token_type=lambda table: _emit_token_types(graph, table),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     return graph
+
+
+def _emit_token_types(graph: GraphBuilder, table: Weight) -> str:
+    types = graph.input(TensorInfo("token_type_ids", "int32", ("tokens",)))
+    return graph.node("Gather", [graph.weight(table), types], "embeddings/token_type")
+
+
+def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: Layout) -> str:
+    """Tokens of each text up to the last one that is not of the id `tail`, int64, (texts,); at least 1."""
+    one = graph.constant(1)
+    is_other = graph.node(
+        "Not", [graph.node("Equal", [ids, graph.constant(np.array(tail, np.int32))], "tail/is")], "tail/not"
+    )
+    place = graph.node("Add", [layout.positions, one], "tail/place")  # 1, 2, … in each text
+    kept = graph.node("Where", [is_other, place, one], "tail/kept")
+    rectangle = graph.node("Gather", [kept, layout.rectangle], "tail/rectangle")  # (texts, longest)
+    valid = graph.node("Where", [layout.valid, rectangle, one], "tail/valid")
+    return graph.node("ReduceMax", [valid, graph.constant([1])], "tail/seen_lengths", keepdims=0)
 
 
 def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None, ids: str, layout: Layout) -> str:

@@ -14,10 +14,11 @@ from fletcher.runtime.artifact import TensorInfo
 
 from ..description import Architecture, Attention, Embedding, Layer
 from ..graph import GraphBuilder
+from ..weights import Weight
 from .blocks import emit_feed_forward, emit_linear, emit_norm
 from .modules import emit_modules
 
-__all__ = ["Parts", "emit_encoder"]
+__all__ = ["Parts", "emit_encoder", "position_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +30,55 @@ class Parts:
         position: adds the nodes of the tokens' rows of the position table; not asked for where the family has none.
         attend: attention of a layer: its description, the hidden states, and the name of its nodes.
         pool: one vector a text: the mode, the hidden states, and the name of the last node.
+        token_type: adds the nodes of the tokens' rows of the token type table; asked for where pairs of texts come in.
     """
 
     word: str
     position: Callable[[], str]
     attend: Callable[[Attention, str, str], str]
     pool: Callable[[PoolingMode, str, str], str]
+    token_type: Callable[[Weight], str] | None = None
 
 
 def emit_encoder(
     graph: GraphBuilder, architecture: Architecture, parts: Parts, texts: int | str, dimension: int
 ) -> None:
-    """Adds everything from the embeddings to the output `vectors`, float32, (texts, dimension)."""
+    """Adds everything from the embeddings to the output, which has the name of what it is.
+
+    `vectors`, `scores` and `sparse` are float32, (texts, dimension); `token_vectors` float32, (tokens, dimension).
+    """
     hidden = _emit_embedding(graph, architecture.embedding, parts)
     for layer in architecture.layers:
         hidden = _emit_layer(graph, layer, hidden, parts)
     if architecture.final_norm is not None:
         hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
-    pooled = emit_modules(graph, architecture, hidden, parts.pool)
-    graph.node("Identity", [pooled], "vectors")
-    graph.output(TensorInfo("vectors", "float32", (texts, dimension)))
+    value = emit_modules(graph, architecture, hidden, parts.pool)
+    graph.node("Identity", [value], architecture.output)
+    rows = "tokens" if architecture.output == "token_vectors" else texts
+    graph.output(TensorInfo(architecture.output, "float32", (rows, dimension)))
+
+
+def position_rows(graph: GraphBuilder, architecture: Architecture, shape: tuple[str, ...]) -> Callable[[], str]:
+    """For `Parts.position`: rows of the position table by the input `position_ids`, which the host makes."""
+
+    def emit() -> str:
+        learnt = architecture.embedding.positions
+        if learnt is None:
+            raise ValueError(f"the family {architecture.family} has no learnt positions")
+        index = graph.input(TensorInfo("position_ids", "int32", shape))
+        return graph.node("Gather", [graph.weight(learnt.table), index], "embeddings/position")
+
+    return emit
 
 
 def _emit_embedding(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
     hidden = parts.word
     if embedding.token_type is not None:
         hidden = graph.node("Add", [hidden, graph.weight(embedding.token_type)], "embeddings/with_token_type")
+    if embedding.token_types is not None:
+        if parts.token_type is None:
+            raise ValueError(f"this target has no token types: {embedding.token_types.name}")
+        hidden = graph.node("Add", [hidden, parts.token_type(embedding.token_types)], "embeddings/with_token_type")
     if embedding.positions is not None:
         hidden = graph.node("Add", [hidden, parts.position()], "embeddings/sum")
     if embedding.norm is not None:

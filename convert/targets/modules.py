@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fletcher.model_zoo.card import PoolingMode
 
 from ..activations import emit_activation
-from ..description import Architecture, Dense, Normalize, Pooling
+from ..description import Architecture, Decoder, Dense, Normalize, Pooling, Saturation
 from ..graph import GraphBuilder
 from ..weights import Norm
 from .blocks import emit_linear, emit_norm
@@ -42,7 +42,22 @@ def emit_modules(
             value = emit_norm(graph, module, value, f"{name}/norm")
         elif isinstance(module, Normalize):
             value = _emit_normalize(graph, value, name)
+        elif isinstance(module, Decoder):
+            value = _emit_decoder(graph, module, value, f"{name}/logits")
+        elif isinstance(module, Saturation):
+            value = graph.node("Relu", [value], f"{name}/relu")
+            for time in range(module.times):
+                value = graph.node("Add", [value, graph.constant(1.0)], f"{name}/one_more.{time}")
+                value = graph.node("Log", [value], f"{name}/log.{time}")
     return value
+
+
+def _emit_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
+    # The table as it is stored: it is the word embeddings' as a rule, and a transposed copy would double them.
+    inputs = [value, graph.weight(decoder.table)]
+    if decoder.bias is not None:
+        inputs.append(graph.weight(decoder.bias))
+    return graph.node("Gemm", inputs, name, transB=1)
 
 
 def _emit_normalize(graph: GraphBuilder, value: str, name: str) -> str:
