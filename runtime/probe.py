@@ -5,40 +5,51 @@ The graph comes as bytes with the wanted values among its outputs; its weights s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
-from .encodings import Encodings
-from .errors import ArtifactError, MissingPackageError
+from .errors import ArtifactError, MissingPackageError, ProviderError
 
 __all__ = ["ProbeSession"]
 
-#: The inputs of a graph that eats `Encodings` as they are.
-PACKED_INPUTS = ("input_ids", "offsets")
+CPU = "CPUExecutionProvider"
+
+#: What a graph of each target is looked into with. Graphs for TensorRT and CoreML are made of standard operators, so the CPU
+#: provider shows what they mean; what the device makes of them is for the served session to show.
+PROVIDERS: Mapping[str, str] = MappingProxyType(
+    {"cpu": CPU, "cuda": "CUDAExecutionProvider", "tensorrt": CPU, "coreml": CPU}
+)
 
 
 class ProbeSession:
-    """A graph on the CPU provider whose inner values can be read. A context manager, for one thread."""
+    """A graph whose inner values can be read. A context manager, for one thread."""
 
-    def __init__(self, graph: bytes, weights_folder: Path) -> None:
+    def __init__(self, graph: bytes, weights_folder: Path, target: str) -> None:
         """
         Args:
             graph: a serialised model; its external data are named relative to `weights_folder`.
             weights_folder: where its weights lie.
+            target: of the variant.
 
         Raises:
             MissingPackageError: onnxruntime is not installed.
-            ArtifactError: ONNX Runtime cannot load the graph, or it does not eat packed tokens.
+            ProviderError: this onnxruntime has no provider for the target.
+            ArtifactError: ONNX Runtime cannot load the graph.
         """
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingPackageError("onnxruntime", "cpu", "looking inside an artefact") from error
+        provider = PROVIDERS[target]
+        if provider not in onnxruntime.get_available_providers():
+            raise ProviderError(
+                f"a graph for {target} can be looked into on a machine with {provider} only; the onnxruntime here has "
+                f"{', '.join(onnxruntime.get_available_providers())}"
+            )
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.inter_op_num_threads = 1
@@ -49,20 +60,18 @@ class ProbeSession:
             "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
         )
         try:
-            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=[provider])
         except Exception as error:
             raise ArtifactError(f"ONNX Runtime cannot load the probed graph of {weights_folder}: {error}") from error
-        found = tuple(info.name for info in self._session.get_inputs())
-        if set(found) != set(PACKED_INPUTS):
-            raise ArtifactError(
-                f"a graph of {weights_folder} has the inputs {', '.join(found)}; "
-                f"only graphs with {' and '.join(PACKED_INPUTS)} can be looked into"
-            )
 
-    def run(self, batch: Encodings, values: Sequence[str]) -> list[NDArray[Any]]:
-        """Computes one batch, and gives the values of those names, each in the graph's own layout."""
-        arrays: list[NDArray[Any]] = self._session.run(list(values), {"input_ids": batch.ids, "offsets": batch.offsets})
-        return [np.asarray(array) for array in arrays]
+    def run(self, feeds: Mapping[str, NDArray[Any]], values: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Computes one batch, and gives the values of those names, each in the graph's own layout.
+
+        Args:
+            feeds: every input of the graph.
+            values: names among its outputs.
+        """
+        return dict(zip(values, self._session.run(list(values), dict(feeds)), strict=True))
 
     def close(self) -> None:
         """Gives the memory back."""

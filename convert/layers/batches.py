@@ -27,15 +27,19 @@ BATCH = 7
 Rows = list[list[int]]
 
 
-def plan(tokenizer: Tokenizer, max_tokens: int, texts: Sequence[str]) -> list[Rows]:
+def plan(
+    tokenizer: Tokenizer, max_tokens: int, texts: Sequence[str], shape: tuple[int, int] | None = None
+) -> list[Rows]:
     """Token ids of each text of each batch: alone and short, alone and long, two, three alike, seven of mixed lengths.
 
     Args:
         tokenizer: the artefact's.
         max_tokens: longest input of the model.
         texts: the user's, put behind the built-in ones.
+        shape: most texts of a batch and most tokens of a text, where the graph's shape is fixed.
     """
-    longest = min(max_tokens, LONGEST)
+    most, longest = shape or (BATCH, LONGEST)
+    longest = min(max_tokens, longest)
     size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
     def count(text: str) -> int:
@@ -56,8 +60,8 @@ def plan(tokenizer: Tokenizer, max_tokens: int, texts: Sequence[str]) -> list[Ro
         [*mixed, *_spread(size, min(longest, SPREAD))],
         *(users[first : first + BATCH] for first in range(0, len(users), BATCH)),
     ]
-    filled = ([ids for ids in batch if ids] for batch in batches)
-    return [batch for batch in filled if batch]
+    filled = [[ids for ids in batch if ids] for batch in batches]
+    return [batch[first : first + most] for batch in filled for first in range(0, len(batch), most)]
 
 
 def _spread(size: int, longest: int) -> Rows:

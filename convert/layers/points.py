@@ -42,7 +42,7 @@ class Point:
         key: its name in every graph and in the reference.
         kind: its layout.
         node: the node that computes it.
-        value: the node's output; for scores, the node's context, since the scores are no value of the served graph.
+        value: the node's output; scores are not it, but come with it, see `scores.py`.
     """
 
     key: str
@@ -148,6 +148,8 @@ def layer_of(key: str) -> int | None:
 
 
 def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[Point]:
-    if node.op_type == "Attention":
-        return [Point(f"{layer}/{score}", Kind.SCORES, node.name, value) for score in SCORE_POINTS]
+    if node.op_type == "Attention" or part == "attention/weights":
+        # Where attention is spelt out, the query is scaled before the product: raw scores do not exist.
+        shown = [score for score in SCORE_POINTS if node.op_type == "Attention" or score != "attention/raw_scores"]
+        return [Point(f"{layer}/{score}", Kind.SCORES, node.name, value) for score in shown]
     return [Point(f"{layer}/{part}", Kind.TOKENS, node.name, value)] if part in LAYER_POINTS else []

@@ -2,46 +2,34 @@
 
 The graph file is read, the wanted values are added to its outputs, and ONNX Runtime runs it with its optimiser off, since
 that would fuse values away; `vectors` of this run is compared with `vectors` of the served session too. Nothing is written.
-
-Attention is one operator, which keeps its scores to itself. Beside each such node stand four copies of it with the same
-inputs and attributes and the fourth output that ONNX gives `Attention`, `qk_matmul_output`; the first copy has scale 1. In
-ONNX Runtime 1.32 (CPU, opset 24) mode 0 gives the scaled products, 2 those with bias and mask added (-3.4e38 on padding,
-with `nonpad_kv_seqlen` and with masks), 3 the softmax. tests/convert/test_layers.py recomputes all of them with numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from safetensors import safe_open
 
+from fletcher.runtime.artifact import Artifact, Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.feeds import make_feeds
 from fletcher.runtime.probe import ProbeSession
 
 from .points import SCORE_POINTS, Kind, Point, find_points
+from .scores import Shown, copies_of, shown_by, split_scores
 
-__all__ = ["OUT_OF_SIGHT", "GraphProbe", "Values"]
+__all__ = ["GraphProbe", "Values"]
 
 #: What each point is on each text of a batch, by the point's key.
 Values = Mapping[str, Sequence[NDArray[np.float32]]]
 
-#: A score lower than it was before the mask by more than this is masked: learnt biases and ALiBi stay far below.
-OUT_OF_SIGHT = 1e3
-
-#: Copies of an attention node: suffix of their names, `qk_matmul_output_mode`, and attributes that differ.
-_COPIES: Sequence[tuple[str, int, Mapping[str, float]]] = (
-    ("raw", 0, {"scale": 1.0}),
-    ("scaled", 0, {}),
-    ("biased", 2, {}),
-    ("softmax", 3, {}),
-)
-_SCORES_OUTPUT = 3  # of Attention: Y, present_key, present_value, qk_matmul_output
+VECTORS = "vectors"
 
 
 class GraphProbe:
@@ -50,41 +38,47 @@ class GraphProbe:
     Attributes:
         model: the served graph, without its weights.
         points: in the order of computation.
+        hidden: keys of points that this kind of graph computes and does not show.
     """
 
-    def __init__(self, graph: Path) -> None:
+    def __init__(self, artifact: Artifact, variant: Variant) -> None:
         """
-        Args:
-            graph: the ONNX file; its weights lie beside it.
-
         Raises:
-            ArtifactError: the file is no ONNX graph, or not one that eats packed tokens.
+            ArtifactError: the file is no ONNX graph that can be run.
+            ProviderError: the target's operators exist on a provider only that is not here.
         """
-        self.model = read_graph(graph)
+        self._artifact, self._variant = artifact, variant
+        self.model = self._read()
         self.points = find_points(self.model)
-        self._values = list(dict.fromkeys(value for point in self.points for value in _values_of(point)))
-        self._session = ProbeSession(_with_outputs(self.model, self._values), graph.parent)
+        self._scores = self._find_scores()
+        shown = {point.key for point in self.points}
+        layers = {point.key.partition("/")[0] for point in self.points if point.key.startswith("layers.")}
+        self.hidden = {f"{layer}/{name}" for layer in layers for name in SCORE_POINTS} - shown
+        values = [point.value for point in self.points if point.kind is not Kind.SCORES]
+        values += [value for scores in self._scores.values() for value in scores.values]
+        self._values = [*dict.fromkeys([*values, VECTORS])]
+        graph = _with_outputs(self.model, self._values)
+        self._session = ProbeSession(graph, artifact.path, variant.target)
+        self._tables = self._read_tables()
 
     def run(self, batch: Encodings) -> tuple[Values, NDArray[np.float32]]:
         """Computes one batch.
 
         Returns:
-            Every point's value on each text: (tokens, width), (heads, tokens, tokens) or (width,); the last axis of the mask
-            and the softmax goes on to the longest text. And the vectors, (texts, dimension).
+            Every point's value on each text: (tokens, width), (width,), or scores, see `split_scores`. And the vectors,
+            float32, (texts, dimension).
         """
-        arrays = dict(
-            zip([*self._values, "vectors"], self._session.run(batch, [*self._values, "vectors"]), strict=True)
-        )
-        found: dict[str, list[NDArray[np.float32]]] = {}
-        for point in self.points:
-            if point.kind is Kind.SCORES:
-                if point.key not in found:
-                    layer = point.key.partition("/")[0]
-                    scores = _split_scores([arrays[value] for value in _values_of(point)], batch)
-                    found.update({f"{layer}/{name}": rows for name, rows in scores.items()})
-            else:
-                found[point.key] = _split(point, arrays[point.value], batch)
-        return found, arrays["vectors"].astype(np.float32)
+        feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch, self._tables)
+        outputs = self._session.run(feeds, [_widened(value) for value in self._values])
+        arrays = {value: outputs[_widened(value)] for value in self._values}
+        found: dict[str, list[NDArray[np.float32]]] = {
+            point.key: _split(point, arrays[point.value], batch)
+            for point in self.points
+            if point.kind is not Kind.SCORES
+        }
+        for layer, shown in self._scores.items():
+            found.update({f"{layer}/{name}": rows for name, rows in split_scores(shown, arrays, batch).items()})
+        return found, arrays[VECTORS][: len(batch)]
 
     def close(self) -> None:
         """Gives the memory back."""
@@ -98,83 +92,51 @@ class GraphProbe:
     ) -> None:
         self.close()
 
+    def _read(self) -> onnx.ModelProto:
+        file = self._artifact.path / self._variant.file
+        try:
+            return onnx.load(file, load_external_data=False)
+        except Exception as error:  # protobuf's own, or the file system's
+            raise ArtifactError(f"{file} cannot be read as an ONNX graph: {error}") from error
 
-def read_graph(file: Path) -> onnx.ModelProto:
-    """A graph file without its external weights.
+    def _find_scores(self) -> dict[str, Shown]:
+        """By the key of their layer."""
+        keys = {point.node: point.key.partition("/")[0] for point in self.points if point.kind is Kind.SCORES}
+        shown = {keys[node.name]: shown_by(node) for node in self.model.graph.node if node.name in keys}
+        return {layer: scores for layer, scores in shown.items() if scores is not None}
 
-    Raises:
-        ArtifactError: it cannot be read.
-    """
-    try:
-        return onnx.load(file, load_external_data=False)
-    except Exception as error:  # protobuf's own, or the file system's
-        raise ArtifactError(f"{file} cannot be read as an ONNX graph: {error}") from error
+    def _read_tables(self) -> dict[str, NDArray[Any]]:
+        """The tables whose rows the host looks up for this graph."""
+        names = self._variant.feeds.tables
+        if not names:
+            return {}
+        with safe_open(self._artifact.path / self._variant.weights, framework="np") as weights:
+            return {name: weights.get_tensor(tensor) for name, tensor in names.items()}
 
 
-def _values_of(point: Point) -> list[str]:
-    """The values of the probed graph that a point is made from."""
-    if point.kind is Kind.SCORES:
-        return [f"{point.value}#{suffix}" for suffix, _, _ in _COPIES]
-    return [point.value]
+def _widened(value: str) -> str:
+    """The name of a value's float32 form in the probed graph."""
+    return f"{value}#float32"
 
 
 def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> bytes:
-    """A copy of the graph, with the copies of its attention nodes, and with those values as outputs, too."""
+    """A copy of the graph, with the copies of its attention nodes, and with those values as float32 outputs."""
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
-    nodes = []
-    for node in probed.graph.node:
-        nodes.append(node)
-        if node.op_type == "Attention" and f"{node.output[0]}#{_COPIES[0][0]}" in values:
-            nodes += [_copy(node, *copy) for copy in _COPIES]
+    nodes = [copy for node in probed.graph.node for copy in (node, *copies_of(node))]
+    # numpy has no bfloat16 of its own, so ONNX Runtime gives none out: everything is widened inside the graph.
+    nodes += [onnx.helper.make_node("Cast", [value], [_widened(value)], to=onnx.TensorProto.FLOAT) for value in values]
     del probed.graph.node[:]
     probed.graph.node.extend(nodes)
-    probed.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
+    probed.graph.output.extend(onnx.ValueInfoProto(name=_widened(value)) for value in values)
     serialised: bytes = probed.SerializeToString()
     return serialised
 
 
-def _copy(node: onnx.NodeProto, suffix: str, mode: int, changed: Mapping[str, float]) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    copy.name = f"{node.name}#{suffix}"
-    copy.ClearField("output")
-    outputs = [""] * _SCORES_OUTPUT
-    copy.output.extend([f"{node.output[0]}#{suffix}/context", *outputs[1:], f"{node.output[0]}#{suffix}"])
-    attributes: dict[str, Any] = {"qk_matmul_output_mode": mode, **changed}
-    kept = [attribute for attribute in copy.attribute if attribute.name not in attributes]
-    copy.ClearField("attribute")
-    copy.attribute.extend([*kept, *(onnx.helper.make_attribute(name, value) for name, value in attributes.items())])
-    return copy
-
-
-def _split(point: Point, array: NDArray[Any], batch: Encodings) -> list[NDArray[np.float32]]:
+def _split(point: Point, array: NDArray[np.float32], batch: Encodings) -> list[NDArray[np.float32]]:
     """A value by texts."""
-    values = array.astype(np.float32, copy=False)
     if point.kind is Kind.TEXTS:
-        return list(values)
-    if values.ndim == 3:  # (texts, longest, width)
-        return [values[row, :length] for row, length in enumerate(batch.lengths.tolist())]
-    return np.split(values, batch.offsets[1:-1])
-
-
-def _split_scores(arrays: Sequence[NDArray[Any]], batch: Encodings) -> dict[str, list[NDArray[np.float32]]]:
-    """Scores by texts, without the rows of padding.
-
-    Args:
-        arrays: one of each of `_COPIES`, (texts, heads, longest, longest).
-        batch: the texts.
-    """
-    raw, scaled, biased, softmax = (array.astype(np.float32, copy=False) for array in arrays)
-    with np.errstate(invalid="ignore", over="ignore"):
-        seen = biased - scaled > -OUT_OF_SIGHT
-    biased = np.where(seen, biased, np.float32(0))
-    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in SCORE_POINTS}
-    for row, size in enumerate(batch.lengths.tolist()):
-        found["attention/raw_scores"].append(raw[row, :, :size, :size])
-        found["attention/scaled_scores"].append(scaled[row, :, :size, :size])
-        found["attention/mask"].append(seen[row, :, :size].astype(np.float32))
-        found["attention/biased_scores"].append(biased[row, :, :size, :size])
-        found["attention/softmax"].append(softmax[row, :, :size])
-        found["attention/softmax_sums"].append(softmax[row, :, :size].sum(axis=-1))
-    return found
+        return list(array[: len(batch)])
+    if array.ndim == 3:  # (texts, longest, width)
+        return [array[row, :length] for row, length in enumerate(batch.lengths.tolist())]
+    return np.split(array, batch.offsets[1:-1])

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..reference import Reference
 from .families import Family, Tap, taps_of
-from .probe import OUT_OF_SIGHT
+from .scores import OUT_OF_SIGHT
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,11 +44,13 @@ class _Sum:
 class Tally:
     """Collects the differences of a graph's points, batch by batch."""
 
-    def __init__(self, points: Sequence[Point]) -> None:
+    def __init__(self, points: Sequence[Point], hidden: Collection[str] = ()) -> None:
         """
         Args:
             points: the graph's, in the order of computation.
+            hidden: keys that the graph computes and does not show.
         """
+        self._hidden = hidden
         self._points = {point.key: point for point in points}
         self._sums: dict[str, _Sum] = {}
         self._expected: dict[str, None] = {}
@@ -61,7 +63,7 @@ class Tally:
             expected: the reference's, in the order of computation.
             lengths: tokens of each text.
         """
-        self._expected.update(dict.fromkeys(expected))
+        self._expected.update((key, None) for key in expected if key not in self._hidden)
         for key in self._points.keys() & expected.keys():
             for row, (ours, theirs) in enumerate(zip(found[key], expected[key], strict=True)):
                 where = f"worst in text {row + 1} of a batch of {len(lengths)}, {lengths[row]} tokens long"
