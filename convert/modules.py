@@ -18,7 +18,7 @@ from .checkpoint import Checkpoint, read_header, read_json
 from .description import Dense, Module, Normalize, Pooling
 from .weights import Norm, TensorReader
 
-__all__ = ["read_modules"]
+__all__ = ["list_modules", "read_dense", "read_modules"]
 
 #: torch's classes, by the last part of their dotted names, as transformers' activation names.
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
@@ -66,7 +66,7 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
         if kind == "Normalize":
             normalized = True
         elif kind == "Dense":
-            dense = _read_dense(folder, entry.path, width)
+            dense = read_dense(folder, entry.path, width)
             modules.append(dense)
             width = dense.linear.weight.shape[1]
         elif kind == "LayerNorm":
@@ -87,6 +87,15 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
     return tuple(modules)
 
 
+def list_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Class name and folder of each module of `modules.json`; none if there is no file.
+
+    Raises:
+        CheckpointError: the file is malformed.
+    """
+    return [(entry.type.rsplit(".", 1)[-1], folder / entry.path) for entry in _entries(folder)]
+
+
 def _entries(folder: Path) -> list[_Entry]:
     file = folder / "modules.json"
     if not file.is_file():
@@ -102,16 +111,27 @@ def _reader(folder: Path) -> TensorReader:
     return TensorReader(Checkpoint(folder, {"model_type": folder.name}, tensors), prefixes=())
 
 
-def _read_dense(folder: Path, path: str, width: int) -> Dense:
+def read_dense(folder: Path, path: str, width: int, *, place: str = "sentence_embedding") -> Dense:
+    """A Dense module.
+
+    Args:
+        folder: of the module.
+        path: prefix of its weights' names in the graph.
+        width: elements that arrive.
+        place: what it works on: each text's vector, or `token_embeddings`.
+
+    Raises:
+        CheckpointError: it does not fit, or asks for something that is not authored.
+    """
     config = read_json(folder / "config.json")
     known = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
+    if config.get("use_residual") is False:
+        known |= {"use_residual"}
     if unknown := sorted(set(config) - known):
         raise CheckpointError(f"{folder / 'config.json'} has keys that Fletcher does not know: {', '.join(unknown)}")
     for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise CheckpointError(
-                f"{folder / 'config.json'}: {key} is {config[key]!r}; only sentence_embedding is authored"
-            )
+        if config.get(key) not in (None, place):
+            raise CheckpointError(f"{folder / 'config.json'}: {key} is {config[key]!r}; only {place} is authored here")
     if config.get("in_features") != width:
         raise CheckpointError(f"{folder / 'config.json'}: in_features is {config.get('in_features')}, {width} arrive")
     num_out = config.get("out_features")

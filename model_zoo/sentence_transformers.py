@@ -145,10 +145,16 @@ def _head_card(folder: Path, config: _Config, head: Head, hidden: int, name: str
         output="token_vectors",
         dimension=_token_dimension(folder, hidden),
         max_tokens=max(late.query_tokens, late.document_tokens),
-        normalize=True,
+        normalize=_normalizes_tokens(folder),
         prompts=prompts,
         late_interaction=late,
     )
+
+
+def _normalizes_tokens(folder: Path) -> bool:
+    """PyLate and Stanford's ColBERT always do; sentence-transformers writes the module down."""
+    kinds = [entry.type.rpartition(".")[2] for entry in read_entries(folder)]
+    return "MultiVectorMask" not in kinds or "Normalize" in kinds
 
 
 class _Projection(msgspec.Struct):

@@ -56,6 +56,7 @@ HARMLESS = frozenset(
         "return_dict",
         "return_dict_in_generate",
         "sentence_transformers",
+        "sbert_ce_default_activation_function",
         "sep_token_id",
         "suppress_tokens",
         "task_specific_params",

@@ -1,0 +1,62 @@
+"""Heads: what follows the encoder where the model gives something else than one vector a text. One kind a file.
+
+The kind is the card's `output`; each file turns the checkpoint's tensors of that head into modules of the `Architecture`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from fletcher.model_zoo.card import ModelCard, Output
+
+from ..checkpoint import Checkpoint
+from ..description import Architecture
+from ..families import describe
+from ..modules import read_modules
+from .classification import add_classification
+from .colbert import PROJECTION, add_token_vectors, register_markers
+from .masked_lm import add_splade
+
+__all__ = ["describe_model", "finish_tokenizer"]
+
+AddHead = Callable[[Checkpoint, ModelCard, Architecture], Architecture]
+
+
+def describe_model(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
+    """The encoder with its head.
+
+    Raises:
+        CheckpointError: the family, the head, or the head on that family is not authored, or the checkpoint does not fit.
+    """
+    return _HEADS[card.output](checkpoint, card, describe(_without_projection(checkpoint, card)))
+
+
+def finish_tokenizer(checkpoint: Checkpoint, card: ModelCard, path: Path) -> None:
+    """What a head changes in the artefact's tokenizer file."""
+    if card.output == "token_vectors":
+        register_markers(checkpoint, card, path)
+
+
+def _add_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
+    return dataclasses.replace(architecture, modules=read_modules(checkpoint, card, architecture.hidden_size))
+
+
+def _without_projection(checkpoint: Checkpoint, card: ModelCard) -> Checkpoint:
+    """The checkpoint without ColBERT's projection, which Stanford's files hold among the encoder's tensors."""
+    if card.output != "token_vectors":
+        return checkpoint
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name != PROJECTION}
+    return dataclasses.replace(checkpoint, tensors=tensors)
+
+
+_HEADS: Mapping[Output, AddHead] = MappingProxyType(
+    {
+        "vectors": _add_modules,
+        "scores": add_classification,
+        "sparse": add_splade,
+        "token_vectors": add_token_vectors,
+    }
+)

@@ -1,0 +1,120 @@
+"""Rerankers and other classifiers: scores of a text, or of a pair of texts, from its first token.
+
+Source: transformers' `…ForSequenceClassification`, and sentence-transformers' `CrossEncoder` for what makes scores of logits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from fletcher.model_zoo.card import ModelCard, PoolingMode
+from fletcher.runtime.errors import CheckpointError
+
+from ..activations import check_activation
+from ..checkpoint import Checkpoint, read_json
+from ..description import Architecture, Dense, Module, Pooling
+from ..weights import Norm, TensorReader, Weight
+
+__all__ = ["add_classification"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """A family's head: out(activation(dense(first token))).
+
+    Attributes:
+        dense: name of the first product; `*` stands for the encoder's prefix, which some checkpoints leave away.
+        activation: after it.
+        out: name of the second product.
+    """
+
+    dense: str
+    activation: str
+    out: str
+
+
+_POOLER = _Names("*pooler.dense", "tanh", "classifier")
+_ROBERTA = _Names("classifier.dense", "tanh", "classifier.out_proj")
+
+FAMILIES: Mapping[str, _Names] = MappingProxyType(
+    {
+        "albert": _Names("*pooler", "tanh", "classifier"),
+        "bert": _POOLER,
+        "camembert": _ROBERTA,
+        "distilbert": _Names("pre_classifier", "relu", "classifier"),
+        "electra": _Names("classifier.dense", "gelu", "classifier.out_proj"),
+        "modernbert": _Names("head.dense", "", "classifier"),  # its activation is configured, and a norm follows
+        "mpnet": _ROBERTA,
+        "nomic_bert": _POOLER,
+        "roberta": _ROBERTA,
+        "xlm-roberta": _ROBERTA,
+    }
+)
+
+#: Of encoders inside a checkpoint with a head.
+PREFIXES = ("bert.", "albert.", "nomic_bert.")
+
+
+def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
+    """The architecture with its classifier.
+
+    Raises:
+        CheckpointError: the family's classifier is not authored, or a tensor is missing or of another shape.
+    """
+    names = FAMILIES.get(architecture.family)
+    if names is None:
+        raise CheckpointError(
+            f"{checkpoint.folder}: the classifier of the family {architecture.family} is not authored; "
+            f"those of {', '.join(FAMILIES)} are"
+        )
+    tensors = TensorReader(checkpoint, prefixes=())
+    prefix = next((p for p in PREFIXES if tensors.has(f"{names.dense.replace('*', p)}.weight")), "")
+    dense = names.dense.replace("*", prefix)
+    hidden = architecture.hidden_size
+    pooling, activation, bias, norm = "cls", names.activation, True, None
+    if architecture.family == "modernbert":
+        config = checkpoint.config
+        pooling = _modernbert_pooling(checkpoint)
+        activation = check_activation(
+            config.get("classifier_activation", "gelu"), f"{checkpoint.folder}: classifier_activation"
+        )
+        bias = bool(config.get("classifier_bias", False))
+        epsilon = architecture.final_norm.epsilon if architecture.final_norm is not None else 1e-5
+        norm = tensors.norm("head.norm", hidden, epsilon, bias=bool(config.get("norm_bias", False)))
+    first = Dense(tensors.linear(dense, hidden, hidden, bias=bias), activation)
+    last = Dense(tensors.linear(names.out, hidden, card.dimension), card.activation or "identity")
+    middle: tuple[Norm, ...] = () if norm is None else (norm,)
+    modules: tuple[Module, ...] = (Pooling((pooling,)), first, *middle, last)
+    return dataclasses.replace(_with_token_types(checkpoint, architecture), modules=modules, output="scores")
+
+
+def _modernbert_pooling(checkpoint: Checkpoint) -> PoolingMode:
+    match checkpoint.config.get("classifier_pooling", "cls"):
+        case "cls":
+            return "cls"
+        case "mean":
+            return "mean"
+        case other:
+            raise CheckpointError(
+                f"{checkpoint.folder}: classifier_pooling is {other!r}; Fletcher authors cls and mean"
+            )
+
+
+def _with_token_types(checkpoint: Checkpoint, architecture: Architecture) -> Architecture:
+    """The architecture with all rows of its token type table, if it has several and the tokenizer tells the texts apart."""
+    row = architecture.embedding.token_type
+    settings = checkpoint.folder / "tokenizer_config.json"
+    inputs = (read_json(settings) if settings.is_file() else {}).get("model_input_names")
+    if row is None or (isinstance(inputs, list) and "token_type_ids" not in inputs):
+        return architecture
+    name = row.name.removesuffix(".0")
+    stored = next(tensor for full, tensor in checkpoint.tensors.items() if full.endswith(name))
+    if stored.shape[0] == 1:
+        return architecture
+    whole = TensorReader(checkpoint, prefixes=()).take(stored.name, stored.shape)
+    table = Weight(name, whole.shape, whole.load)
+    embedding = dataclasses.replace(architecture.embedding, token_type=None, token_types=table)
+    return dataclasses.replace(architecture, embedding=embedding)

@@ -1,0 +1,103 @@
+"""ColBERT: a vector for every token, projected without a bias and scaled to L2 norm 1.
+
+Three kinds of checkpoints: those of sentence-transformers' `MultiVectorEncoder`, of PyLate up to version 3, and of Stanford's
+ColBERT. What they say of lengths, query expansion and skipped tokens stands on the card; the runtime does it.
+
+Source: sentence-transformers' multi_vector_encoder (Khattab and Zaharia, arXiv 2004.12832).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer
+
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime.artifact import TOKENIZER
+from fletcher.runtime.errors import CheckpointError
+
+from ..checkpoint import Checkpoint
+from ..description import Architecture, Dense, Module, Normalize
+from ..modules import list_modules, read_dense
+from ..weights import TensorReader
+
+__all__ = ["PROJECTION", "add_token_vectors", "register_markers"]
+
+#: Stanford's name of the projection; its tensor lies among the encoder's.
+PROJECTION = "linear.weight"
+
+
+def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
+    """The architecture with its projection and normalisation.
+
+    Raises:
+        CheckpointError: a module that is not authored, a projection that does not fit, or an expansion token that the
+            tokenizer does not have.
+    """
+    modules: list[Module] = []
+    width = architecture.hidden_size
+    entries = list_modules(checkpoint.folder)
+    if not entries:
+        projection = TensorReader(checkpoint, prefixes=()).linear("linear", width, card.dimension, bias=False)
+        modules.append(Dense(projection, "identity"))
+        width = card.dimension
+    for kind, folder in entries:
+        if kind == "Dense":
+            dense = read_dense(folder, folder.name, width, place="token_embeddings")
+            modules.append(dense)
+            width = dense.linear.weight.shape[1]
+        elif kind not in ("Transformer", "MultiVectorMask", "Normalize", "Dropout"):
+            raise CheckpointError(
+                f"{checkpoint.folder}: modules.json has the module {kind}; of ColBERT models, Fletcher authors Transformer, "
+                "Dense, MultiVectorMask and Normalize"
+            )
+    if width != card.dimension:
+        raise CheckpointError(
+            f"{checkpoint.folder} gives vectors of {width} dimensions, the card says {card.dimension}"
+        )
+    if card.normalize:
+        modules.append(Normalize())
+    return dataclasses.replace(
+        architecture,
+        modules=tuple(modules),
+        output="token_vectors",
+        unseen_tail=_unseen_tail(checkpoint, card),
+    )
+
+
+def _unseen_tail(checkpoint: Checkpoint, card: ModelCard) -> int | None:
+    expansion = card.late_interaction.expansion if card.late_interaction is not None else None
+    if expansion is None or expansion.attended:
+        return None
+    file = checkpoint.folder / TOKENIZER
+    if not file.is_file():
+        raise CheckpointError(f"{checkpoint.folder} has no {TOKENIZER}, which a model with query expansion needs")
+    token = Tokenizer.from_file(str(file)).token_to_id(expansion.token)
+    if token is None:
+        raise CheckpointError(f"{file} has no token {expansion.token!r}, with which queries are filled up")
+    return int(token)
+
+
+def register_markers(checkpoint: Checkpoint, card: ModelCard, path: Path) -> None:
+    """Makes the markers of queries and documents tokens that are not split, in the artefact's tokenizer.
+
+    PyLate and Stanford's ColBERT insert the markers' ids; their tokenizers would split the words. Only words that the
+    vocabulary has are registered, as `MultiVectorEncoder._register_prefix_tokens` does.
+
+    Args:
+        checkpoint: says which kind it is.
+        card: its prompts begin with the markers.
+        path: the tokenizer file, which is written again.
+    """
+    if any(kind == "MultiVectorMask" for kind, _ in list_modules(checkpoint.folder)):
+        return  # saved by sentence-transformers, which saves its tokenizer as it uses it
+    tokenizer = Tokenizer.from_file(str(path))
+    for prompt in card.prompts.values():
+        for marker in (prompt, prompt.split(None, 1)[0] if prompt.split() else ""):
+            if not marker or tokenizer.token_to_id(marker) is None:
+                continue
+            if tokenizer.encode(marker, add_special_tokens=False).tokens != [marker]:
+                tokenizer.add_special_tokens([AddedToken(marker, normalized=False, special=True)])
+            break
+    tokenizer.save(str(path), pretty=False)
