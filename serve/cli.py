@@ -61,7 +61,7 @@ def embed(
     variant: VariantName = None,
     chunk_size: Annotated[
         int, typer.Option("--chunk-size", min=1, help="Texts read at a time; memory grows with it.")
-    ] = 4096,
+    ] = 1024,
     force: Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")] = False,
 ) -> None:
     """Embeds every text of a file, in the file's order.
