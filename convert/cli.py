@@ -66,8 +66,12 @@ def export_model(
         Path,
         typer.Option("--output", "-o", metavar="DIR", help="The artefact's folder; an artefact there is replaced."),
     ],
-    target: Annotated[list[str] | None, typer.Option(help="What it shall run on: cpu. Repeatable.")] = None,
-    precision: Annotated[list[str] | None, typer.Option(help="Of weights and arithmetic: fp32. Repeatable.")] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="What it shall run on: cpu, cuda, tensorrt, coreml. Repeatable.")
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Of weights and arithmetic: fp32, fp16, bf16. Repeatable.")
+    ] = None,
     pooling: Annotated[str | None, typer.Option(help="For a checkpoint that does not say: mean, cls, …")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest input; a longer one is truncated.")] = None,
 ) -> None:
@@ -86,6 +90,8 @@ def export_model(
             progress=steps,
         )
     report.result(exported)
+    if exported.unchecked:
+        report.line(f"not run here, so that no canary was checked: {', '.join(exported.unchecked)}")
     if exported.status == "unverified":
         report.warn(f"not yet compared with HuggingFace: run `fletcher-convert model verify {output}`")
 

@@ -15,40 +15,35 @@ import onnx
 
 import fletcher
 from fletcher.model_zoo import Checkout, ModelCard, Progress, canary_path, fetch, read_card
-from fletcher.model_zoo.card import Accuracy, PoolingMode
+from fletcher.model_zoo.card import PoolingMode
 from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
-from fletcher.runtime import Artifact, Encoder, Variant
+from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.artifact import (
     CANARY,
     FORMAT_VERSION,
+    RUNNABLE_TARGETS,
     TOKENIZER,
     Manifest,
     Origin,
+    Target,
     describe_files,
     new_artifact,
     write_manifest,
 )
-from fletcher.runtime.canary import Canary, read_canary, write_canary
+from fletcher.runtime.canary import Canary, CanaryResult, read_canary, write_canary
 from fletcher.runtime.errors import CheckpointError, InputError
-from fletcher.runtime.session import open_session
 from fletcher.runtime.tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint
 from .description import Architecture
 from .families import describe
-from .graph import write_weights
 from .modules import read_modules
-from .targets.cpu import emit_cpu
+from .precision import Float
 from .texts import SENTENCES
 from .tokenizer_file import write_tokenizer
+from .variants import TOLERANCES, GraphWriter, check_wanted
 
-__all__ = ["PRECISIONS", "TARGETS", "TOLERANCES", "Exported", "export"]
-
-TARGETS = ("cpu",)
-PRECISIONS = ("fp32",)
-
-#: How far from HuggingFace in float32 a vector of each precision may be, where the card does not say.
-TOLERANCES = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
+__all__ = ["TOLERANCES", "Exported", "export"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,7 +59,8 @@ class Exported:
         max_tokens: longest input.
         size: bytes of the folder.
         status: `published canary`, or `unverified` until `verify` was run.
-        min_cosine: of the canary's vectors, as the new graph gives them.
+        unchecked: names of those that this machine cannot run, whose canary was not checked.
+        min_cosine: of the canary's vectors, the worst of the graphs that ran; None if none runs here.
         max_abs: their largest absolute difference.
         digest: of the artefact.
     """
@@ -77,8 +73,9 @@ class Exported:
     max_tokens: int
     size: int
     status: str
-    min_cosine: float
-    max_abs: float
+    unchecked: tuple[str, ...]
+    min_cosine: float | None
+    max_abs: float | None
     digest: str
 
 
@@ -97,8 +94,8 @@ def export(
     Args:
         source: a zoo name, a hub id `org/name[@revision]`, `pypi:DISTRIBUTION==VERSION`, or a folder.
         output: the artefact's folder; one that is there already is replaced.
-        targets: which emitters.
-        precisions: which precisions of each.
+        targets: which emitters, see `targets.emit.PRECISIONS`.
+        precisions: which precisions of each; every target is written in every one.
         pooling: for a checkpoint that does not say.
         max_tokens: longest input, to have less than the model allows or for a checkpoint that does not say.
         progress: is told what happens.
@@ -110,9 +107,7 @@ def export(
         CheckpointError: the checkpoint cannot be converted without guessing.
         ArtifactError: `output` is something else, is being written, or the result does not pass its canary.
     """
-    for kind, wanted, known in (("target", targets, TARGETS), ("precision", precisions, PRECISIONS)):
-        if unknown := [value for value in wanted if value not in known]:
-            raise InputError(f"the {kind} {unknown[0]!r} is unknown: choose from {', '.join(known)}")
+    wanted = check_wanted(targets, precisions)
     with new_artifact(output) as folder:
         checkout = fetch(source, progress=progress)
         checkpoint = Checkpoint.open(checkout.folder)
@@ -124,10 +119,11 @@ def export(
                 "choose a smaller --max-tokens"
             )
         modules = read_modules(checkpoint, card, architecture.hidden_size)
-        _write(folder, checkpoint, checkout, card, dataclasses.replace(architecture, modules=modules), progress)
+        architecture = dataclasses.replace(architecture, modules=modules)
+        _write(folder, checkpoint, checkout, card, architecture, wanted, progress)
         progress("checking the canary", 0, None)
-        with Encoder.load(folder) as encoder:
-            result, artifact = encoder.check_canary(), encoder.artifact
+        artifact = Artifact.open(folder)
+        results = _check_canaries(artifact)
     return Exported(
         path=Path(output),
         model=card.name,
@@ -137,8 +133,9 @@ def export(
         max_tokens=card.max_tokens,
         size=sum(info.size for info in artifact.manifest.files.values()),
         status=artifact.manifest.status,
-        min_cosine=result.min_cosine,
-        max_abs=result.max_abs,
+        unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
+        min_cosine=min((result.min_cosine for result in results), default=None),
+        max_abs=max((result.max_abs for result in results), default=None),
         digest=artifact.digest,
     )
 
@@ -177,39 +174,47 @@ def _write(
     checkout: Checkout,
     card: ModelCard,
     architecture: Architecture,
+    wanted: Sequence[tuple[Target, Float]],
     progress: Progress,
 ) -> None:
     """Everything of an artefact, its manifest last."""
     progress("writing the tokenizer", 0, None)
     write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
-    progress("writing the weights", 0, None)
-    graph = emit_cpu(architecture, card.dimension)
-    weights = write_weights(folder / "weights.fp32.safetensors", graph.weights.values())
-    variant = Variant(
-        name="cpu-fp32",
-        target="cpu",
-        precision="fp32",
-        file="cpu-fp32.onnx",
-        weights="weights.fp32.safetensors",
-        inputs=tuple(graph.inputs),
-        outputs=tuple(graph.outputs),
-        tolerance=card.accuracy.get("fp32", TOLERANCES["fp32"]),
-    )
-    graph.save(folder / variant.file, weights)
+    tokenizer = Tokenizer(folder / TOKENIZER, card.max_tokens)
     published = canary_path(card.name) if checkout.card is not None else None
+    progress("writing the weights", 0, None)
+    with GraphWriter(folder, architecture, card) as writer:
+        variants = writer.write(wanted, lambda: tokenizer.encode(_with_tokens(tokenizer, SENTENCES, checkout.source)))
+        progress("writing the canary", 0, None)
+        canary = (
+            _own_canary(writer, tokenizer, card, checkout.source) if published is None else _shorten(published, card)
+        )
+        write_canary(folder / CANARY, canary)
     manifest = Manifest(
         format=FORMAT_VERSION,
         card=card,
         origin=Origin(source=checkout.source, revision=checkout.revision, sha256=checkout.sha256),
-        variants=(variant,),
-        files={},
+        variants=variants,
+        files=describe_files(folder),
         canary_reference="own" if published is None else "published",
         tools=_tools(),
+        maxima=writer.maxima,
     )
-    progress("writing the canary", 0, None)
-    canary = _own_canary(Artifact(folder, manifest), variant) if published is None else _shorten(published, card)
-    write_canary(folder / CANARY, canary)
-    write_manifest(folder, msgspec.structs.replace(manifest, files=describe_files(folder)))
+    write_manifest(folder, manifest)
+
+
+def _check_canaries(artifact: Artifact) -> list[CanaryResult]:
+    """Loads every variant that this machine runs.
+
+    Raises:
+        CanaryError: one does not pass.
+    """
+    results = []
+    for variant in artifact.manifest.variants:
+        if variant.target in RUNNABLE_TARGETS:
+            with Encoder.load(artifact.path, variant=variant.name) as encoder:
+                results.append(encoder.check_canary())
+    return results
 
 
 def _shorten(path: Path, card: ModelCard) -> Canary:
@@ -226,21 +231,26 @@ def _shorten(path: Path, card: ModelCard) -> Canary:
     return Canary(texts, canary.encodings.select(rows), canary.vectors[rows], canary.origin)
 
 
-def _own_canary(artifact: Artifact, variant: Variant) -> Canary:
-    """What this graph makes of a few texts, one at a time: it shows later damage, not that the graph is right."""
-    card = artifact.manifest.card
-    tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
-    candidates = dict.fromkeys(["", *SENTENCES[::4], *(prompt + SENTENCES[0] for prompt in card.prompts.values())])
-    # Without special tokens, the empty text has no token, and so no vector.
-    texts = tuple(text for text in candidates if len(tokenizer.encode([text]).ids))
-    if not texts:
-        raise CheckpointError(f"the tokenizer of {artifact.manifest.origin.source} makes no token of any text")
+def _own_canary(writer: GraphWriter, tokenizer: Tokenizer, card: ModelCard, source: str) -> Canary:
+    """What the fp32 graph makes of a few texts, one at a time: it shows later damage, not that the graph is right."""
+    prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
+    texts = _with_tokens(tokenizer, ["", *SENTENCES[::4], *prompted], source)
     encodings = tokenizer.encode(texts)
-    with open_session(artifact, variant, threads=1) as session:
-        rows = [session.run(encodings.select(np.array([row]))) for row in range(len(texts))]
     return Canary(
-        texts, encodings, np.concatenate(rows), f"this artefact's {variant.name}, not compared with HuggingFace"
+        texts, encodings, writer.reference(encodings), "this artefact's cpu-fp32, not compared with HuggingFace"
     )
+
+
+def _with_tokens(tokenizer: Tokenizer, texts: Sequence[str], source: str) -> tuple[str, ...]:
+    """Different texts that have a token: without special tokens, the empty text has none, and so no vector.
+
+    Raises:
+        CheckpointError: no text has one.
+    """
+    kept = tuple(text for text in dict.fromkeys(texts) if len(tokenizer.encode([text]).ids))
+    if not kept:
+        raise CheckpointError(f"the tokenizer of {source} makes no token of any text")
+    return kept
 
 
 def _tools() -> dict[str, str]:

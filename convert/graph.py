@@ -24,7 +24,7 @@ from .weights_file import ALIGNMENT, WeightsFile, write_weights
 
 __all__ = ["ALIGNMENT", "INLINE_BYTES", "GraphBuilder", "write_weights"]
 
-#: Operator set to IR version: the newest that ONNX Runtime 1.23 reads, and one that TensorRT's and CoreML's parsers know whole.
+#: Operator set to IR version: the newest that ONNX Runtime 1.23 reads, and what TensorRT's and CoreML's parsers know whole.
 IR_VERSIONS = {24: 11, 20: 10}
 #: Constants up to this many bytes lie in the graph: shape arithmetic and scalars, nothing a model learnt.
 INLINE_BYTES = 256
@@ -106,6 +106,11 @@ class GraphBuilder:
         return {(node.domain, node.op_type) for node in self._nodes}
 
     @property
+    def node_names(self) -> list[str]:
+        """Names of the nodes, in the order of computation."""
+        return [node.name for node in self._nodes]
+
+    @property
     def float_values(self) -> dict[str, Float]:
         """The type of each float value that a node computes, in the order of computation."""
         return {value: self._floats[value] for node in self._nodes for value in node.output if value in self._floats}
@@ -116,6 +121,10 @@ class GraphBuilder:
         if known.shape != weight.shape:
             raise ValueError(f"two weights of the graph {self._name} are called {weight.name!r}")
         return weight.name
+
+    def table(self, weight: Weight) -> str:
+        """Writes a weight that no node uses beside the others, for the host to read: its name in the file."""
+        return self._stored(weight, self.precision.name)
 
     def constant(self, value: NDArray[np.generic] | Sequence[int] | int | float) -> str:
         """A small constant; ints are int64, floats of the type of the node that takes them. Equal constants are one."""
@@ -135,7 +144,8 @@ class GraphBuilder:
 
     def model(self, places: WeightsFile) -> onnx.ModelProto:
         """The model; its weights lie in the file that `write_weights` wrote."""
-        external = [places.reference(weight) for weight in self.weights.values()]
+        used = {value for node in self._nodes for value in node.input}
+        external = [places.reference(weight) for name, weight in self.weights.items() if name in used]
         graph = helper.make_graph(
             self._nodes, self._name, self._inputs, self._outputs, [*self._initializers.values(), *external]
         )

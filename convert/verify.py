@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from fletcher.model_zoo import fetch
 from fletcher.model_zoo.card import RAW, Accuracy, ModelCard
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.artifact import Artifact, Variant, stamp
-from fletcher.runtime.errors import ChecksumError
+from fletcher.runtime.artifact import RUNNABLE_TARGETS, Artifact, Variant, stamp
+from fletcher.runtime.errors import ArtifactError, ChecksumError
 from fletcher.runtime.reporter import Reporter
 
 from .compare import compare, similarities
@@ -72,7 +72,7 @@ def verify(
         path: the artefact's folder.
         reference: SOURCE of the checkpoint to compare with; None is the one that the artefact was made from.
         texts: compared besides the built-in ones.
-        variant: the only variant to compare; None compares all, and only then a stamp is written.
+        variant: the only variant to compare; None compares all that run on this machine, and only then a stamp is written.
         reporter: is told what goes on.
 
     Raises:
@@ -135,12 +135,18 @@ def verify_with(
         reference: the model.
         name: what the report calls it.
         texts: compared besides the built-in ones.
-        variant: the only variant to compare; None compares all.
+        variant: the only variant to compare; None compares all that run on this machine.
         reporter: is told what goes on.
     """
     artifact = Artifact.open(path)
     card = artifact.manifest.card
-    variants = artifact.manifest.variants if variant is None else (artifact.variant(variant),)
+    runnable = tuple(kind for kind in artifact.manifest.variants if kind.target in RUNNABLE_TARGETS)
+    variants = runnable if variant is None else (artifact.variant(variant),)
+    if not variants:
+        names = ", ".join(kind.name for kind in artifact.manifest.variants)
+        raise ArtifactError(
+            f"{path} has {names}, none of which runs on this machine: export it for the target cpu, too"
+        )
     probes = _probes(card, reference.count_tokens, texts or ())
     rows = [row for kind, group in _by_input_type(probes) for row in reference.tokenize(group, kind)]
     with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
@@ -164,7 +170,7 @@ def verify_with(
         reference=name,
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **reference.tools},
-        complete=len(variants) == len(artifact.manifest.variants),
+        complete=len(variants) == len(runnable),
         tokenizer=ids[0],  # every variant has the same tokenizer file
         variants=tuple(results),
         verdict="failed" if "failed" in verdicts else "passed",

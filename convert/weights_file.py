@@ -23,18 +23,26 @@ ALIGNMENT = 64
 
 
 class WeightsFile:
-    """A safetensors file of weights: its name, and where each tensor lies in it."""
+    """A safetensors file of weights, and where each tensor lies in it.
+
+    Attributes:
+        name: of the file, without its folder.
+    """
 
     def __init__(self, name: str, places: dict[str, tuple[int, int]]) -> None:
-        self._name = name
+        self.name = name
         self._places = places
+
+    def holds(self, names: Iterable[str]) -> bool:
+        """Whether it has all those tensors."""
+        return self._places.keys() >= set(names)
 
     def reference(self, weight: Weight) -> onnx.TensorProto:
         """An initializer whose data lie in this file."""
         offset, length = self._places[weight.name]
         tensor = onnx.TensorProto(name=weight.name, data_type=FLOATS[weight.precision].onnx, dims=weight.shape)
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", self._name), ("offset", offset), ("length", length)):
+        for key, value in (("location", self.name), ("offset", offset), ("length", length)):
             tensor.external_data.add(key=key, value=str(value))
         return tensor
 

@@ -50,8 +50,10 @@ MANIFEST = "fletcher.json"
 TOKENIZER = "tokenizer.json"
 CANARY = "canary.safetensors"
 
+Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
+
 #: Targets that `open_session` runs on this machine.
-RUNNABLE_TARGETS = ("cpu",)
+RUNNABLE_TARGETS: tuple[Target, ...] = ("cpu",)
 
 
 class FileInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -135,7 +137,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """
 
     name: str
-    target: Literal["cpu", "cuda", "tensorrt", "coreml"]
+    target: Target
     precision: str
     file: str
     weights: str

@@ -1,4 +1,4 @@
-"""Pooling of packed token vectors whose layout the graph computes itself (target `cpu`)."""
+"""Pooling: of packed token vectors whose layout the graph computes itself (`cpu`), and by weights that the host made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fletcher.model_zoo.card import PoolingMode
 from ..graph import GraphBuilder
 from .layout import Layout
 
-__all__ = ["emit_pooling"]
+__all__ = ["emit_pooling", "emit_weighted_sum"]
 
 
 def emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, layout: Layout, name: str) -> str:
@@ -37,4 +37,18 @@ def emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, layout: La
     weights = graph.node("Div", [weights, total], f"{name}/weights")
     row = graph.node("Unsqueeze", [weights, graph.constant([1])], f"{name}/weights_row")
     summed = graph.node("MatMul", [row, rectangle], f"{name}/sum")
+    return graph.node("Squeeze", [summed, graph.constant([1])], name)
+
+
+def emit_weighted_sum(graph: GraphBuilder, weights: str, rectangle: str, name: str) -> str:
+    """The sum over each text of its tokens, weighted.
+
+    Args:
+        graph: where to.
+        weights: (texts, longest), 0 for padding.
+        rectangle: token vectors, (texts, longest, hidden); finite in padding, too.
+        name: of the last node.
+    """
+    row = graph.node("Unsqueeze", [weights, graph.constant([1])], f"{name}/weights_row")
+    summed = graph.node("MatMul", [row, rectangle], f"{name}/sum")  # (texts, 1, hidden)
     return graph.node("Squeeze", [summed, graph.constant([1])], name)

@@ -19,6 +19,7 @@ from ..weights import Weight, constant
 __all__ = [
     "OUT_OF_SIGHT_HALF",
     "Positions",
+    "bias_key",
     "buckets",
     "emit_positions",
     "has_bias",
@@ -50,7 +51,7 @@ class Positions:
 
     def bias_of(self, attention: Attention) -> str:
         """The bias that this layer adds to its scores; empty for none."""
-        return self.biases.get(_bias_key(attention), "")
+        return self.biases.get(bias_key(attention), "")
 
 
 def emit_positions(
@@ -71,7 +72,7 @@ def emit_positions(
         name: _emit_table(graph, rotary, architecture.max_positions, positions, rows_axis)
         for name, rotary in rotaries.items()
     }
-    different = {_bias_key(part): part for part in attentions if _bias_key(part) != (None, None, None)}
+    different = {bias_key(part): part for part in attentions if bias_key(part) != (None, None, None)}
     if not different:
         return Positions(tables, {})
     one = graph.constant([1])
@@ -93,7 +94,7 @@ def rotaries_of(architecture: Architecture) -> dict[str, Rotary]:
 
 def has_bias(architecture: Architecture) -> bool:
     """Whether some layer adds to its scores."""
-    return any(_bias_key(layer.attention) != (None, None, None) for layer in architecture.layers)
+    return any(bias_key(layer.attention) != (None, None, None) for layer in architecture.layers)
 
 
 def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -128,7 +129,8 @@ def buckets(distances: NDArray[np.int64], num_buckets: int, max_distance: int) -
     return bucket
 
 
-def _bias_key(attention: Attention) -> _Bias:
+def bias_key(attention: Attention) -> _Bias:
+    """What distinguishes the bias of a layer from that of another; (None, None, None) for none."""
     learnt = attention.relative_bias
     return attention.window, attention.alibi, None if learnt is None else learnt.table.name
 

@@ -1,0 +1,79 @@
+"""Every target's emitter behind one function, and which precisions each target has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
+from fletcher.runtime.artifact import Target
+from fletcher.runtime.errors import InputError
+
+from ..description import Architecture
+from ..precision import Float, Precision
+from .coreml import emit_coreml
+from .cpu import emit_cpu
+from .cuda import emit_cuda
+from .emission import Emission
+from .tensorrt import emit_tensorrt
+
+__all__ = ["PRECISIONS", "choose", "emit"]
+
+#: Precisions by target. On `cpu` the half types only halve the file: x86 and MLAS compute in float32 (docs/targets.md).
+PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
+    {
+        "cpu": ("fp32", "fp16", "bf16"),
+        "cuda": ("fp32", "fp16", "bf16"),
+        "tensorrt": ("fp32", "fp16", "bf16"),
+        "coreml": ("fp32", "fp16"),
+    }
+)
+
+#: Nodes that bf16 graphs compute in fp32 besides: distances above 256 are no bf16 numbers.
+BF16_PARTS = ("modules.", "vectors", "positions/")
+
+
+def choose(target: str, name: Float, islands: Iterable[str] = ()) -> Precision:
+    """The types of a target's graph.
+
+    Args:
+        target: one of `PRECISIONS`.
+        name: of the precision.
+        islands: nodes that a half type cannot hold.
+    """
+    if target == "cpu" or name == "fp32":
+        return Precision(name, "fp32")
+    if name == "bf16":
+        return Precision(name, name, frozenset(islands), BF16_PARTS)
+    return Precision(name, name, frozenset(islands))
+
+
+def emit(
+    target: str, architecture: Architecture, dimension: int, max_tokens: int, precision: Precision
+) -> tuple[Emission, ...]:
+    """The graphs of a target.
+
+    Args:
+        target: one of `PRECISIONS`.
+        architecture: what to compute.
+        dimension: length of a vector.
+        max_tokens: of the longest text.
+        precision: see `choose`.
+
+    Raises:
+        InputError: the target cannot give what the architecture gives.
+    """
+    embedding = architecture.embedding
+    if target != "cpu" and (architecture.output != "vectors" or embedding.token_types or architecture.unseen_tail):
+        raise InputError(
+            f"the target {target} gives vectors of single texts, the model of family {architecture.family} gives "
+            f"{architecture.output.replace('_', ' ')}: export it for the target cpu"
+        )
+    if target == "cpu":
+        return (Emission(emit_cpu(architecture, dimension, precision)),)
+    if target == "cuda":
+        return (emit_cuda(architecture, dimension, precision),)
+    if target == "tensorrt":
+        return (emit_tensorrt(architecture, dimension, max_tokens, precision),)
+    if target == "coreml":
+        return emit_coreml(architecture, dimension, max_tokens, precision)
+    raise ValueError(f"no emitter for the target {target!r}")

@@ -1,0 +1,170 @@
+"""The graphs of an artefact: every target in every precision, one file of weights a precision."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import Accuracy, ModelCard
+from fletcher.runtime import Encodings, Variant
+from fletcher.runtime.artifact import RUNNABLE_TARGETS, Target
+from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.feeds import make_feeds
+
+from .description import Architecture
+from .precision import FLOATS, FP32, Float, Precision
+from .precision_islands import find_islands, record_maxima
+from .targets.emission import Emission
+from .targets.emit import PRECISIONS, choose, emit
+from .weights import Weight
+from .weights_file import WeightsFile, write_weights
+
+__all__ = ["TOLERANCES", "GraphWriter", "check_wanted"]
+
+#: How far from HuggingFace in float32 a vector of each precision may be, where the card does not say.
+TOLERANCES: Mapping[str, Accuracy] = {
+    "fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5),
+    "fp16": Accuracy(min_cosine=0.9999),
+    "bf16": Accuracy(min_cosine=0.999),
+}
+
+
+def check_wanted(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Float]]:
+    """Every target with every precision, runnable targets first and fp32 first among them.
+
+    Raises:
+        InputError: an unknown target or precision, or a target without that precision.
+    """
+    known = tuple(dict.fromkeys(precision for of_target in PRECISIONS.values() for precision in of_target))
+    for kind, wanted, choices in (("target", targets, tuple(PRECISIONS)), ("precision", precisions, known)):
+        if unknown := [value for value in wanted if value not in choices]:
+            raise InputError(f"the {kind} {unknown[0]!r} is unknown: choose from {', '.join(choices)}")
+    pairs = []
+    for target in (target for target in PRECISIONS if target in targets):
+        for precision in precisions:
+            if precision not in PRECISIONS[target]:
+                raise InputError(
+                    f"the target {target} has no {precision}: it has {', '.join(PRECISIONS[target])}. "
+                    "Export it by itself, and the others into another folder"
+                )
+        pairs += [(target, precision) for precision in PRECISIONS[target] if precision in precisions]
+    return pairs
+
+
+class GraphWriter:
+    """Writes graphs and weights into an artefact's folder; a context manager, since weights that only it needs lie there too.
+
+    Attributes:
+        maxima: see `Manifest.maxima`; empty unless a half type computes.
+    """
+
+    def __init__(self, folder: Path, architecture: Architecture, card: ModelCard) -> None:
+        """
+        Args:
+            folder: of the artefact.
+            architecture: what to compute, modules included.
+            card: the model's.
+        """
+        self.maxima: dict[str, float] = {}
+        self._folder = folder
+        self._architecture = architecture
+        self._card = card
+        self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=folder)
+        self._fp32: WeightsFile | None = None
+
+    def write(self, wanted: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
+        """Writes graphs and their weights.
+
+        Args:
+            wanted: targets and precisions, in the order of the manifest.
+            texts: makes what maxima are recorded on; asked for if a half type is to compute.
+        """
+        variants: dict[tuple[Target, Float], list[Variant]] = {}
+        for name in (name for name in FLOATS if any(name == other for _, other in wanted)):
+            targets = [target for target, other in wanted if other == name]
+            islands: frozenset[str] = frozenset()
+            if any(choose(target, name).arithmetic != "fp32" for target in targets):
+                islands = self._find_islands(name, texts)
+            emissions = {target: self._emit(target, choose(target, name, islands)) for target in targets}
+            places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
+            if name == "fp32":
+                self._fp32 = places
+            for target, parts in emissions.items():
+                variants[target, name] = [self._write_variant(target, name, part, places) for part in parts]
+        return tuple(variant for pair in wanted for variant in variants[pair])
+
+    def reference(self, encodings: Encodings) -> NDArray[np.float32]:
+        """Vectors of the fp32 CPU graph, one text at a time, float32, (n, dimension)."""
+        emission, model, folder = self._fp32_graph("cpu")
+        graph = CpuGraph(model.SerializeToString(), folder)
+        rows = []
+        for row in range(len(encodings)):
+            text = encodings.select(np.array([row]))
+            rows += graph.run(make_feeds(tuple(emission.graph.inputs), emission.feeds, text), ["vectors"])
+        return np.concatenate(rows)
+
+    def close(self) -> None:
+        """Removes what was needed for writing only."""
+        self._scratch.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _emit(self, target: str, precision: Precision) -> tuple[Emission, ...]:
+        return emit(target, self._architecture, self._card.dimension, self._card.max_tokens, precision)
+
+    def _write_weights(self, path: Path, emissions: Iterable[tuple[Emission, ...]]) -> WeightsFile:
+        """One file for several graphs; weights of one name are the same weight."""
+        weights: dict[str, Weight] = {}
+        for part in (part for parts in emissions for part in parts):
+            weights.update(part.graph.weights)
+        return write_weights(path, weights.values())
+
+    def _write_variant(self, target: Target, name: Float, emission: Emission, places: WeightsFile) -> Variant:
+        variant = f"{target}-{name}{emission.suffix}"
+        emission.graph.save(self._folder / f"{variant}.onnx", places)
+        precision = emission.graph.precision
+        nodes = emission.graph.node_names
+        return Variant(
+            name=variant,
+            target=target,
+            precision=name,
+            file=f"{variant}.onnx",
+            weights=places.name,
+            inputs=tuple(emission.graph.inputs),
+            outputs=tuple(emission.graph.outputs),
+            tolerance=self._card.accuracy.get(name, TOLERANCES[name]),
+            canary="passed" if target in RUNNABLE_TARGETS else "unchecked",
+            arithmetic=None if precision.arithmetic == name else precision.arithmetic,
+            islands=tuple(node for node in nodes if node in precision.islands),
+            feeds=emission.feeds,
+            profiles=emission.profiles,
+        )
+
+    def _find_islands(self, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:
+        emission, model, folder = self._fp32_graph("tensorrt")
+        if not self.maxima:
+            self.maxima = record_maxima(emission, model, folder, texts())
+        return find_islands(model, self.maxima, name)
+
+    def _fp32_graph(self, target: str) -> tuple[Emission, onnx.ModelProto, Path]:
+        """A graph for the processor: what it is, the graph itself, and the folder where its weights lie."""
+        (emission,) = self._emit(target, FP32)
+        if self._fp32 is not None and self._fp32.holds(emission.graph.weights):
+            return emission, emission.graph.model(self._fp32), self._folder
+        folder = Path(self._scratch.name) / target
+        folder.mkdir(exist_ok=True)
+        return emission, emission.graph.model(self._write_weights(folder / "weights", [(emission,)])), folder
