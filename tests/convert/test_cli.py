@@ -134,7 +134,9 @@ def test_a_really_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, siz
     if not mounted or mounted.returncode:
         pytest.skip("needs the right to mount a small file system")
     try:
-        check_failed(convert("model", "export", checkpoint, "-o", disk / "artifact"), f"{disk / 'artifact'}: no space is left")
+        check_failed(
+            convert("model", "export", checkpoint, "-o", disk / "artifact"), f"{disk / 'artifact'}: no space is left"
+        )
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", disk], check=True)

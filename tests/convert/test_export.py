@@ -232,16 +232,21 @@ def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -
 
 
 PEAK = """
-import resource, sys
+import re, sys
+import onnxruntime
 from fletcher.convert.export import export
 from fletcher.model_zoo.progress import silent
-imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def peak():  # not ru_maxrss, which a process inherits from the one that started it
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+imported = peak()
 export(sys.argv[1], sys.argv[2], pooling="mean", max_tokens=64, progress=silent)
-print(imported, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(imported, peak())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_export_needs_little_more_memory_than_the_checkpoint(tiny: Path, tmp_path: Path) -> None:
     """Peak over what the imports take: at most 1.3 times the checkpoint, which a load of the result maps once more."""
     big = Path(shutil.copytree(tiny, tmp_path / "big"))
@@ -253,4 +258,4 @@ def test_export_needs_little_more_memory_than_the_checkpoint(tiny: Path, tmp_pat
     command = [sys.executable, "-c", PEAK, str(big), str(tmp_path / "a")]
     imported, peak = map(int, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     assert size > 80 << 20
-    assert (peak - imported) * 1024 <= 1.3 * size
+    assert 0.5 * size < (peak - imported) * 1024 <= 1.3 * size
