@@ -3,5 +3,15 @@
 from .artifact import Artifact, Variant
 from .encoder import Encoder
 from .encodings import Embeddings, Encodings
+from .heads import Scores, SparseEmbeddings, TokenEmbeddings
 
-__all__ = ["Artifact", "Embeddings", "Encoder", "Encodings", "Variant"]
+__all__ = [
+    "Artifact",
+    "Embeddings",
+    "Encoder",
+    "Encodings",
+    "Scores",
+    "SparseEmbeddings",
+    "TokenEmbeddings",
+    "Variant",
+]

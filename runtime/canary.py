@@ -2,24 +2,43 @@
 
 A load that does not reproduce it is refused, so a server can never come up with wrong vectors. The file is a safetensors
 file, readable without Fletcher: `ids` int32 (total_tokens,), `offsets` int64 (n + 1,), `vectors` float32 (n, dimension);
-its metadata hold the texts (JSON) and where the vectors come from.
+its metadata hold the texts (JSON) and where the vectors come from. A reranker's has `token_types` int32 (total_tokens,) and
+the queries beside the texts; a SPLADE model's has `indices`, `values` and `row_offsets` instead of `vectors`; a ColBERT
+model's `vectors` are (total_tokens, dimension).
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fletcher.model_zoo.card import ModelCard, Output
+
 from .encodings import Encodings
 from .errors import ArtifactError
+from .heads import prepare_late, to_sparse
+from .tokenizer import Tokenizer
 
-__all__ = ["Canary", "CanaryResult", "check_vectors", "read_canary", "write_canary"]
+__all__ = [
+    "Canary",
+    "CanaryResult",
+    "check_vectors",
+    "comparable",
+    "encode_canary",
+    "read_canary",
+    "write_canary",
+]
+
+#: A canary with this many elements for each that is not zero is written sparse.
+SPARSE_FROM = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +48,16 @@ class Canary:
     Attributes:
         texts: the texts as the tokenizer sees them, prompts included.
         encodings: their token ids.
-        vectors: the reference, float32, (n, dimension).
+        vectors: the reference, float32, (n, dimension), or a row a token.
         origin: where the vectors come from, for people to read.
+        queries: for a reranker, the text before each text.
     """
 
     texts: tuple[str, ...]
     encodings: Encodings
     vectors: NDArray[np.float32]
     origin: str
+    queries: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +78,17 @@ class CanaryResult:
 
 
 def write_canary(path: Path, canary: Canary) -> None:
-    """Writes the canary as a safetensors file."""
-    tensors = {"ids": canary.encodings.ids, "offsets": canary.encodings.offsets, "vectors": canary.vectors}
+    """Writes the canary as a safetensors file; rows that are mostly zeros are written sparse."""
+    tensors: dict[str, NDArray[Any]] = {"ids": canary.encodings.ids, "offsets": canary.encodings.offsets}
     metadata = {"texts": json.dumps(canary.texts, ensure_ascii=True), "origin": canary.origin}
+    if canary.vectors.size > SPARSE_FROM * max(np.count_nonzero(canary.vectors), 1):
+        tensors["indices"], tensors["values"], tensors["row_offsets"] = to_sparse(canary.vectors)
+        metadata["dimension"] = str(canary.vectors.shape[1])
+    else:
+        tensors["vectors"] = canary.vectors
+    if canary.queries:
+        metadata["queries"] = json.dumps(canary.queries, ensure_ascii=True)
+        tensors["token_types"] = canary.encodings.types
     # Not by `save_file`, which makes a file that no other user can read, and has its own error for a full disk.
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata)
     path.write_bytes(_with_sorted_header(data))
@@ -82,17 +111,51 @@ def read_canary(path: Path) -> Canary:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            ids, offsets, vectors = (file.get_tensor(name) for name in ("ids", "offsets", "vectors"))
-        texts = tuple(json.loads(metadata["texts"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        ids, offsets = tensors["ids"], tensors["offsets"]
+        vectors = _dense(tensors, int(metadata["dimension"])) if "indices" in tensors else tensors["vectors"]
+        texts, queries = (tuple(json.loads(metadata.get(name, "[]"))) for name in ("texts", "queries"))
         origin = metadata["origin"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ArtifactError(f"the canary {path} cannot be read ({error}): convert the checkpoint again") from error
-    if not texts or not len(texts) == len(offsets) - 1 == len(vectors):
+    whole = (
+        len(texts) == len(offsets) - 1 and len(vectors) in (len(texts), len(ids)) and len(queries) in (0, len(texts))
+    )
+    if not texts or not whole:
         raise ArtifactError(
             f"the canary {path} has {len(texts)} texts, {len(offsets) - 1} rows of ids and {len(vectors)} vectors, "
             "which should be as many, and some: convert the checkpoint again"
         )
-    return Canary(texts, Encodings(ids, offsets, np.zeros(len(texts), np.int32)), vectors, origin)
+    encodings = Encodings(ids, offsets, np.zeros(len(texts), np.int32), tensors.get("token_types"))
+    return Canary(texts, encodings, vectors, origin, queries)
+
+
+def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.float32]:
+    """Rows of zeros, but for the values."""
+    counts = np.diff(tensors["row_offsets"])
+    vectors = np.zeros((len(counts), dimension), np.float32)
+    vectors[np.repeat(np.arange(len(counts)), counts), tensors["indices"]] = tensors["values"]
+    return vectors
+
+
+def encode_canary(tokenizer: Tokenizer, card: ModelCard, canary: Canary) -> Encodings:
+    """Tokenises the canary's texts: pairs for a reranker, queries for a ColBERT model."""
+    if canary.queries:
+        return tokenizer.encode_pairs(canary.queries, canary.texts)
+    encodings = tokenizer.encode(canary.texts)
+    if card.late_interaction is None:
+        return encodings
+    return prepare_late(encodings, tokenizer, card.late_interaction, "query")
+
+
+def comparable(
+    output: Output, vectors: NDArray[np.float32], reference: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Both as rows whose angle says something: a single score has none, so all scores are one row; so are sparse vectors,
+    of which one may be all zeros."""
+    if output not in ("scores", "sparse") or vectors.shape != reference.shape:
+        return vectors, reference
+    return vectors.reshape(1, -1), reference.reshape(1, -1)
 
 
 def check_vectors(

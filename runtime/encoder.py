@@ -18,9 +18,10 @@ from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
 
 from .artifact import Artifact, Variant
 from .batching import plan_batches
-from .canary import CanaryResult, check_vectors, read_canary
+from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError, ProviderError
+from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, require, score
 from .session import Session, open_session
 from .tokenizer import Tokenizer
 
@@ -142,8 +143,13 @@ class Encoder:
         return self.artifact.manifest.card
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The artefact's tokenizer."""
+        return self._tokenizer
+
+    @property
     def dimension(self) -> int:
-        """Length of a full vector."""
+        """Length of a full vector; of scores their number, of sparse vectors the vocabulary's size."""
         return self.card.dimension
 
     @property
@@ -241,20 +247,33 @@ class Encoder:
         parts = plan_batches(batch.lengths, self.token_budget)
         if len(parts) == 1:
             return self._session.run(batch)
-        vectors = np.empty((len(batch), self.dimension), np.float32)
+        vectors = self._empty(batch)
         for rows in parts:
-            vectors[rows] = self._session.run(batch.select(rows))
+            vectors[self._places(batch, rows)] = self._session.run(batch.select(rows))
         return vectors
 
+    def _empty(self, encodings: Encodings) -> NDArray[np.float32]:
+        """Room for what the graph gives of these texts: a row a text, or a row a token."""
+        rows = encodings.num_tokens if self.card.output == "token_vectors" else len(encodings)
+        return np.empty((rows, self.dimension), np.float32)
+
+    def _places(self, encodings: Encodings, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in that room the rows' results belong."""
+        return encodings.token_index(rows) if self.card.output == "token_vectors" else rows
+
     def compute(self, encodings: Encodings) -> NDArray[np.float32]:
-        """Computes any number of texts on all workers: vectors, float32, (n, dimension), in the order given."""
+        """Computes any number of texts on all workers, in the order given.
+
+        Returns:
+            float32, (n, dimension); for a model that gives token vectors, (tokens, dimension).
+        """
         return self._start(encodings).result()
 
     def _start(self, encodings: Encodings) -> _Pending:
-        vectors = np.empty((len(encodings), self.dimension), np.float32)
+        vectors = self._empty(encodings)
 
         def work(rows: NDArray[np.int64]) -> None:
-            vectors[rows] = self.run(encodings.select(rows))
+            vectors[self._places(encodings, rows)] = self.run(encodings.select(rows))
 
         batches = plan_batches(encodings.lengths, self.token_budget)
         try:
@@ -305,9 +324,34 @@ class Encoder:
         Raises:
             InputError: texts, input type or dimensions that cannot be used.
         """
+        require(self.card, "vectors")
         self.shorten(np.empty((0, self.dimension), np.float32), dimensions)  # refuse before computing
         encodings = self.tokenize(texts, input_type)
         return Embeddings(self.shorten(self.compute(encodings), dimensions), encodings.lengths, encodings.dropped)
+
+    def score(self, query: str, documents: Sequence[str]) -> Scores:
+        """Scores documents for a query, in the order given: rerankers only.
+
+        Raises:
+            InputError: the model is no reranker, or a text is no valid Unicode string.
+        """
+        return score(self, query, documents)
+
+    def embed_sparse(self, texts: Sequence[str], *, input_type: str | None = None) -> SparseEmbeddings:
+        """Texts in, weights of the vocabulary's tokens out: SPLADE models only.
+
+        Raises:
+            InputError: the model gives something else, or texts or input type cannot be used.
+        """
+        return embed_sparse(self, texts, input_type)
+
+    def embed_tokens(self, texts: Sequence[str], *, input_type: str | None = None) -> TokenEmbeddings:
+        """Texts in, a vector for each token out: ColBERT models only. The input type "query" makes queries of the texts.
+
+        Raises:
+            InputError: the model gives something else, or texts or input type cannot be used.
+        """
+        return embed_tokens(self, texts, input_type)
 
     def stream(
         self, chunks: Iterable[Sequence[str]], *, input_type: str | None = None, dimensions: int | None = None
@@ -325,6 +369,7 @@ class Encoder:
         Yields:
             One `Embeddings` a chunk, in order.
         """
+        require(self.card, "vectors")
         self.shorten(np.empty((0, self.dimension), np.float32), dimensions)
         source = iter(chunks)
 
@@ -353,16 +398,14 @@ class Encoder:
 
     def check_canary(self) -> CanaryResult:
         """Runs the canary on this session: the tokenizer must give its ids, and the graph its vectors."""
-        encodings = self._tokenizer.encode(self._canary.texts)
-        if not (
-            np.array_equal(encodings.ids, self._canary.encodings.ids)
-            and np.array_equal(encodings.offsets, self._canary.encodings.offsets)
+        encodings, wanted = encode_canary(self._tokenizer, self.card, self._canary), self._canary.encodings
+        if not all(
+            np.array_equal(getattr(encodings, part), getattr(wanted, part)) for part in ("ids", "offsets", "types")
         ):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
         tolerance = self.variant.tolerance
         return check_vectors(
-            self.compute(encodings),
-            self._canary.vectors,
+            *comparable(self.card.output, self.compute(encodings), self._canary.vectors),
             min_cosine=tolerance.min_cosine,
             max_abs=tolerance.max_abs,
         )

@@ -86,6 +86,47 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain(texts)) from None
 
+    def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> Encodings:
+        """Tokenises pairs of texts into one row each; of too long a pair the longer text is cut, as transformers does.
+
+        Args:
+            firsts: the texts that come first.
+            seconds: as many others.
+
+        Raises:
+            InputError: an element is no string, or a string that is not valid Unicode.
+        """
+        if len(firsts) > CHUNK:
+            chunks = [slice(start, start + CHUNK) for start in range(0, len(firsts), CHUNK)]
+            return Encodings.concatenate([self.encode_pairs(firsts[chunk], seconds[chunk]) for chunk in chunks])
+        if not all(isinstance(text, str) for text in (*firsts, *seconds)):
+            raise InputError(_explain([*firsts, *seconds]))
+        try:
+            pairs = self._tokenizer.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
+        except (TypeError, UnicodeEncodeError):
+            raise InputError(_explain([*firsts, *seconds])) from None
+        kept = [_keep_of_pair(pair.sequence_ids, self.max_tokens) for pair in pairs]
+        rows = [np.array(pair.ids, np.int32)[keep] for pair, keep in zip(pairs, kept, strict=True)]
+        types = [np.array(pair.type_ids, np.int32)[keep] for pair, keep in zip(pairs, kept, strict=True)]
+        encodings = Encodings.from_lists(rows)
+        dropped = np.array([len(pair.ids) for pair in pairs], np.int64) - encodings.lengths
+        all_types = np.concatenate(types) if types else np.zeros(0, np.int32)
+        return Encodings(encodings.ids, encodings.offsets, dropped.astype(np.int32), all_types)
+
+    def cut(self, encodings: Encodings, max_tokens: int) -> Encodings:
+        """Cuts rows further than `max_tokens` of this tokenizer, keeping the special tokens at the end."""
+        excess = np.maximum(encodings.lengths - max_tokens, 0)
+        if not excess.any():
+            return encodings
+        rows = np.split(encodings.ids, encodings.offsets[1:-1])
+        cut = Encodings.from_lists([self._cut(row, max_tokens) for row in rows])
+        return Encodings(cut.ids, cut.offsets, encodings.dropped + excess.astype(np.int32))
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token, or None if the vocabulary lacks it."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
     def _ids(self, text: str) -> list[int]:
         # A batch of one costs rayon's dispatch; the plain call does not.
         ids: list[int] = self._tokenizer.encode(text).ids
@@ -103,7 +144,7 @@ class Tokenizer:
         lengths = np.fromiter(map(len, rows), np.int64, len(rows))
         dropped = np.maximum(lengths - self.max_tokens, 0)
         if dropped.any():
-            rows = [self._cut(row) if cut else row for row, cut in zip(rows, dropped, strict=True)]
+            rows = [self._cut(row, self.max_tokens) if cut else row for row, cut in zip(rows, dropped, strict=True)]
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths - dropped, out=offsets[1:])
         ids: NDArray[np.int32] = np.empty(offsets[-1], np.int32)
@@ -111,10 +152,33 @@ class Tokenizer:
             ids[start:end] = row
         return Encodings(ids, offsets, dropped.astype(np.int32))
 
-    def _cut(self, row: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int32]:
+    def _cut(self, row: Sequence[int] | NDArray[np.int32], max_tokens: int) -> NDArray[np.int32]:
         ids = np.asarray(row, np.int32)
+        if len(ids) <= max_tokens:
+            return ids
         num_suffix = len(self._suffix)
-        return np.concatenate([ids[: self.max_tokens - num_suffix], ids[len(ids) - num_suffix :]])
+        return np.concatenate([ids[: max_tokens - num_suffix], ids[len(ids) - num_suffix :]])
+
+
+def _keep_of_pair(sequence_ids: Sequence[int | None], max_tokens: int) -> NDArray[np.int64]:
+    """Places of the tokens that stay when a pair is cut to `max_tokens`.
+
+    Source: `truncate_encodings` of the tokenizers library, strategy longest first: the longer text is cut to what the shorter
+    leaves, or each to half.
+    """
+    sequences = np.array([-1 if sequence is None else sequence for sequence in sequence_ids], np.int64)
+    first, second = (int((sequences == sequence).sum()) for sequence in (0, 1))
+    room = max(max_tokens - int((sequences == -1).sum()), 0)
+    if first + second <= room:
+        return np.arange(len(sequences))
+    shorter = min(first, second)
+    longer = max(shorter, room - shorter)
+    if shorter + longer > room:
+        shorter, longer = room // 2, room - room // 2
+    limits = (longer, shorter) if first > second else (shorter, longer)
+    order = np.stack([np.cumsum(sequences == sequence) for sequence in (0, 1)])
+    stays = (sequences == -1) | np.where(sequences == 0, order[0] <= limits[0], order[1] <= limits[1])
+    return np.flatnonzero(stays)
 
 
 def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[list[int], list[int]]:
