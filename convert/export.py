@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 
 import fletcher
-from fletcher.model_zoo import Checkout, ModelCard, Progress, canary_path, fetch, read_card
+from fletcher.model_zoo import Checkout, Head, ModelCard, Progress, canary_path, fetch, read_card
 from fletcher.model_zoo.card import PoolingMode
+from fletcher.model_zoo.heads import OUTPUTS
 from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.artifact import (
@@ -30,14 +31,13 @@ from fletcher.runtime.artifact import (
     new_artifact,
     write_manifest,
 )
-from fletcher.runtime.canary import Canary, CanaryResult, read_canary, write_canary
+from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary, write_canary
 from fletcher.runtime.errors import CheckpointError, InputError
 from fletcher.runtime.tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint
 from .description import Architecture
-from .families import describe
-from .modules import read_modules
+from .heads import describe_model, finish_tokenizer
 from .precision import Float
 from .texts import SENTENCES
 from .tokenizer_file import write_tokenizer
@@ -87,6 +87,7 @@ def export(
     precisions: Sequence[str] = ("fp32",),
     pooling: PoolingMode | None = None,
     max_tokens: int | None = None,
+    head: Head | None = None,
     progress: Progress,
 ) -> Exported:
     """Converts a checkpoint and loads the result once: an artefact that does not pass its canary is never left behind.
@@ -98,11 +99,12 @@ def export(
         precisions: which precisions of each; every target is written in every one.
         pooling: for a checkpoint that does not say.
         max_tokens: longest input, to have less than the model allows or for a checkpoint that does not say.
+        head: what the model is for, where the checkpoint leaves that open.
         progress: is told what happens.
 
     Raises:
         InputError: a target, precision, pooling or length that cannot be had.
-        CardError: the checkpoint does not say how to pool, and `pooling` does not either.
+        CardError: the checkpoint does not say how to pool or what it is for, and the arguments do not either.
         SourceError: the files cannot be fetched.
         CheckpointError: the checkpoint cannot be converted without guessing.
         ArtifactError: `output` is something else, is being written, or the result does not pass its canary.
@@ -111,15 +113,13 @@ def export(
     with new_artifact(output) as folder:
         checkout = fetch(source, progress=progress)
         checkpoint = Checkpoint.open(checkout.folder)
-        card = _settle_card(checkout, pooling, max_tokens)
-        architecture = describe(checkpoint)
+        card = _settle_card(checkout, pooling, max_tokens, head)
+        architecture = describe_model(checkpoint, card)
         if card.max_tokens > architecture.max_positions:
             raise CheckpointError(
                 f"{card.max_tokens} tokens are wanted, the positions of {source} end at {architecture.max_positions}: "
                 "choose a smaller --max-tokens"
             )
-        modules = read_modules(checkpoint, card, architecture.hidden_size)
-        architecture = dataclasses.replace(architecture, modules=modules)
         _write(folder, checkpoint, checkout, card, architecture, wanted, progress)
         progress("checking the canary", 0, None)
         artifact = Artifact.open(folder)
@@ -140,11 +140,16 @@ def export(
     )
 
 
-def _settle_card(checkout: Checkout, pooling: PoolingMode | None, max_tokens: int | None) -> ModelCard:
+def _settle_card(
+    checkout: Checkout, pooling: PoolingMode | None, max_tokens: int | None, head: Head | None
+) -> ModelCard:
     """The zoo's card or one read from the checkpoint, with the user's longest input."""
     if checkout.card is None:
-        return read_card(checkout.folder, name=_model_name(checkout.source), pooling=pooling, max_tokens=max_tokens)
+        name = _model_name(checkout.source)
+        return read_card(checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens, head=head)
     card = checkout.card
+    if head is not None and OUTPUTS[head] != card.output:
+        raise InputError(f"--head {head} contradicts the card of {card.name}, whose output is {card.output}")
     if pooling is not None and (pooling,) != card.pooling:
         raise InputError(
             f"--pooling {pooling} contradicts the card of {card.name}, which says {', '.join(card.pooling)}"
@@ -180,6 +185,7 @@ def _write(
     """Everything of an artefact, its manifest last."""
     progress("writing the tokenizer", 0, None)
     write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
+    finish_tokenizer(checkpoint, card, folder / TOKENIZER)
     tokenizer = Tokenizer(folder / TOKENIZER, card.max_tokens)
     published = canary_path(card.name) if checkout.card is not None else None
     progress("writing the weights", 0, None)
@@ -235,10 +241,10 @@ def _own_canary(writer: GraphWriter, tokenizer: Tokenizer, card: ModelCard, sour
     """What the fp32 graph makes of a few texts, one at a time: it shows later damage, not that the graph is right."""
     prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
     texts = _with_tokens(tokenizer, ["", *SENTENCES[::4], *prompted], source)
-    encodings = tokenizer.encode(texts)
-    return Canary(
-        texts, encodings, writer.reference(encodings), "this artefact's cpu-fp32, not compared with HuggingFace"
-    )
+    queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
+    encodings = encode_canary(tokenizer, card, texts, queries)
+    origin = "this artefact's cpu-fp32, not compared with HuggingFace"
+    return Canary(texts, encodings, writer.reference(encodings), origin, queries)
 
 
 def _with_tokens(tokenizer: Tokenizer, texts: Sequence[str], source: str) -> tuple[str, ...]:

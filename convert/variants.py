@@ -27,7 +27,7 @@ from .targets.emit import PRECISIONS, choose, emit
 from .weights import Weight
 from .weights_file import WeightsFile, write_weights
 
-__all__ = ["TOLERANCES", "GraphWriter", "check_wanted"]
+__all__ = ["TOLERANCES", "GraphWriter", "check_wanted", "default_tolerance"]
 
 #: How far from HuggingFace in float32 a vector of each precision may be, where the card does not say.
 TOLERANCES: Mapping[str, Accuracy] = {
@@ -35,6 +35,17 @@ TOLERANCES: Mapping[str, Accuracy] = {
     "fp16": Accuracy(min_cosine=0.9999),
     "bf16": Accuracy(min_cosine=0.999),
 }
+
+#: The same for scores and sparse vectors, which are not normalised: logits are of the order of 10, vectors' elements of 0.1.
+LOGIT_MAX_ABS = 1e-4
+
+
+def default_tolerance(card: ModelCard, precision: str) -> Accuracy:
+    """How far a variant may be from the reference: what the card says, or what its precision and output allow."""
+    tolerance = card.accuracy.get(precision, TOLERANCES[precision])
+    if precision in card.accuracy or tolerance.max_abs is None or card.output in ("vectors", "token_vectors"):
+        return tolerance
+    return Accuracy(min_cosine=tolerance.min_cosine, max_abs=LOGIT_MAX_ABS)
 
 
 def check_wanted(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Float]]:
@@ -102,13 +113,14 @@ class GraphWriter:
         return tuple(variant for pair in wanted for variant in variants[pair])
 
     def reference(self, encodings: Encodings) -> NDArray[np.float32]:
-        """Vectors of the fp32 CPU graph, one text at a time, float32, (n, dimension)."""
+        """What the fp32 CPU graph gives, one text at a time, float32, (n, dimension) or (tokens, dimension)."""
         emission, model, folder = self._fp32_graph("cpu")
         graph = CpuGraph(model.SerializeToString(), folder)
         rows = []
         for row in range(len(encodings)):
             text = encodings.select(np.array([row]))
-            rows += graph.run(make_feeds(tuple(emission.graph.inputs), emission.feeds, text), ["vectors"])
+            feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, text)
+            rows += graph.run(feeds, [self._architecture.output])
         return np.concatenate(rows)
 
     def close(self) -> None:
@@ -146,7 +158,7 @@ class GraphWriter:
             weights=places.name,
             inputs=tuple(emission.graph.inputs),
             outputs=tuple(emission.graph.outputs),
-            tolerance=self._card.accuracy.get(name, TOLERANCES[name]),
+            tolerance=default_tolerance(self._card, name),
             canary="passed" if target in RUNNABLE_TARGETS else "unchecked",
             arithmetic=None if precision.arithmetic == name else precision.arithmetic,
             islands=tuple(node for node in nodes if node in precision.islands),

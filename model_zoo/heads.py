@@ -12,14 +12,22 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from .card import LateInteraction, QueryExpansion
+from .card import LateInteraction, Output, QueryExpansion
 from .errors import CardError
 from .modules import read_json
 
-__all__ = ["HEADS", "Head", "Scoring", "find_head", "read_late_interaction", "read_scoring"]
+__all__ = ["HEADS", "OUTPUTS", "Head", "Scoring", "find_head", "read_late_interaction", "read_scoring"]
 
 Head = Literal["embedding", "classification", "splade", "colbert"]
 HEADS: tuple[Head, ...] = get_args(Head)
+
+#: What a model with each head gives.
+OUTPUTS: dict[Head, Output] = {
+    "embedding": "vectors",
+    "classification": "scores",
+    "splade": "sparse",
+    "colbert": "token_vectors",
+}
 
 #: `model_type` of config_sentence_transformers.json; PyLate's is ColBERT.
 _KINDS: dict[str, Head] = {

@@ -10,7 +10,7 @@ model's `vectors` are (total_tokens, dimension).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,11 +138,13 @@ def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.fl
     return vectors
 
 
-def encode_canary(tokenizer: Tokenizer, card: ModelCard, canary: Canary) -> Encodings:
-    """Tokenises the canary's texts: pairs for a reranker, queries for a ColBERT model."""
-    if canary.queries:
-        return tokenizer.encode_pairs(canary.queries, canary.texts)
-    encodings = tokenizer.encode(canary.texts)
+def encode_canary(
+    tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], queries: Sequence[str] = ()
+) -> Encodings:
+    """Tokenises a canary's texts: pairs for a reranker, queries for a ColBERT model."""
+    if queries:
+        return tokenizer.encode_pairs(queries, texts)
+    encodings = tokenizer.encode(texts)
     if card.late_interaction is None:
         return encodings
     return prepare_late(encodings, tokenizer, card.late_interaction, "query")

@@ -398,14 +398,15 @@ class Encoder:
 
     def check_canary(self) -> CanaryResult:
         """Runs the canary on this session: the tokenizer must give its ids, and the graph its vectors."""
-        encodings, wanted = encode_canary(self._tokenizer, self.card, self._canary), self._canary.encodings
+        canary, wanted = self._canary, self._canary.encodings
+        encodings = encode_canary(self._tokenizer, self.card, canary.texts, canary.queries)
         if not all(
             np.array_equal(getattr(encodings, part), getattr(wanted, part)) for part in ("ids", "offsets", "types")
         ):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
         tolerance = self.variant.tolerance
         return check_vectors(
-            *comparable(self.card.output, self.compute(encodings), self._canary.vectors),
+            *comparable(self.card.output, self.compute(encodings), canary.vectors),
             min_cosine=tolerance.min_cosine,
             max_abs=tolerance.max_abs,
         )

@@ -8,13 +8,14 @@ input                           shape                       content
 ==============================  ==========================  ==========================================================
 `input_ids`                     (tokens,)                   token ids, all texts in a row
 `input_ids`                     (texts, longest)            the same in a rectangle; padding is 0
+`token_type_ids`                as `input_ids`              which of a pair's texts each token belongs to
 `offsets`                       (texts + 1,)                where each text begins and the last one ends
 `cumulative_sequence_length`    (texts + 1,)                the same, under ONNX Runtime's name
 `token_offset`                  (texts, longest)            places in the rectangle: tokens' in order, then padding's
 `position_ids`                  as `input_ids`              rows of the table of learnt positions
 `positions`                     as `input_ids`              0, 1, 2, … in each text
 `attention_mask`                (texts, longest)            1 for a token, 0 for padding
-`steps`                         (longest,)                  0, 1, 2, …
+`steps`                         (longest,)                  0, 1, 2, …; rounded up, it repeats the last, as tables end
 `rectangle`                     (texts, longest)            packed row of each place; padding repeats the text's first
 `pooling.cls`                   (texts,)                    packed row of the first token
 `pooling.lasttoken`             (texts,)                    packed row of the last token
@@ -86,7 +87,8 @@ class _Grid:
     """Where each token of a batch lies, packed and in the rectangle."""
 
     def __init__(self, rules: FeedRules, batch: Encodings) -> None:
-        texts, longest = len(batch), int(batch.lengths.max())
+        texts, self._last = len(batch), int(batch.lengths.max()) - 1
+        longest = self._last + 1
         longest += -longest % rules.multiple
         if rules.shape is not None:
             if texts > rules.shape[0] or longest > rules.shape[1]:
@@ -112,12 +114,14 @@ class _Grid:
         if name.startswith("pooling.") and rank == 2:
             weight = _POOLING[name.removeprefix("pooling.")]
             return np.where(self._valid, weight(self._steps, np.maximum(self._lengths, 1)[:, None]), 0)
-        if name in ("input_ids", "position_ids", "positions"):
+        if name in ("input_ids", "token_type_ids", "position_ids", "positions"):
             packed = self._packed(name)
             return packed if rank == 1 else self._rectangle(packed)
         return self._layout(name)
 
     def _packed(self, name: str) -> Array:
+        if name == "token_type_ids":
+            return self._batch.types
         if name == "input_ids":
             return self._batch.ids
         return self._position_ids() if name == "position_ids" else self._positions()
@@ -132,7 +136,7 @@ class _Grid:
         if name == "attention_mask":
             return self._valid
         if name == "steps":
-            return self._steps
+            return np.minimum(self._steps, self._last)
         if name == "rectangle":
             return starts[:, None] + np.where(self._valid, self._steps, 0)
         if name == "pooling.cls":
