@@ -1,0 +1,109 @@
+"""A tiny model of every family and of what families choose from, beside its checkpoint, for the tests of every target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from ..families.restated import Restated
+from ..families.test_gte import New
+from ..families.test_jina_bert import Jina
+from ..families.test_nomic_bert import Nomic
+from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
+from ..parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize, save_checkpoint
+
+__all__ = ["MODELS", "Tiny"]
+
+LONGEST = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Tiny:
+    """A model.
+
+    Attributes:
+        family: as `describe` calls it.
+        model: transformers', or a re-statement.
+        longest: most tokens.
+        tokens: special tokens.
+        vocabulary: ids are below this.
+        hidden: width of a token vector.
+    """
+
+    family: str
+    model: Any
+    longest: int
+    tokens: SpecialTokens
+    vocabulary: int
+    hidden: int
+
+    def save(self, folder: Path) -> Path:
+        """Writes the checkpoint, with a tokenizer if it is transformers'."""
+        if isinstance(self.model, Restated):
+            return self.model.save(folder)
+        return save_checkpoint(self.model, folder, self.tokens)
+
+
+def _transformers(family: str, name: str, sizes: Mapping[str, Any], tokens: SpecialTokens, longest: int) -> Tiny:
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    model = randomize(getattr(transformers, f"{name}Model")(config))
+    return Tiny(family, model, longest, tokens, config.vocab_size, config.hidden_size)
+
+
+def _bert_like(family: str, name: str, **sizes: Any) -> Callable[[], Tiny]:
+    return lambda: _transformers(family, name, SIZES | sizes, BERT_TOKENS, POSITIONS)
+
+
+def _roberta_like(family: str, name: str, **sizes: Any) -> Callable[[], Tiny]:
+    return lambda: _transformers(family, name, SIZES | sizes, ROBERTA_TOKENS, POSITIONS - 2)
+
+
+def _modernbert() -> Tiny:
+    sizes = {
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 20,
+        "max_position_embeddings": LONGEST,
+        "local_attention": 6,
+        "attn_implementation": "eager",
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+    }
+    return _transformers("modernbert", "ModernBert", sizes, BERT_TOKENS, LONGEST)
+
+
+def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden: int) -> Callable[[], Tiny]:
+    return lambda: Tiny(family, make(), LONGEST, BERT_TOKENS, vocabulary, hidden)
+
+
+#: By name: all of `families.FAMILIES`, and once each what reaches an emitter in another way.
+MODELS: Mapping[str, Callable[[], Tiny]] = {
+    "albert": _bert_like("albert", "Albert", embedding_size=16),
+    "bert": _bert_like("bert", "Bert"),
+    "bert_tanh_gelu": _bert_like("bert", "Bert", hidden_act="gelu_new"),
+    "bert_quick_gelu": _bert_like("bert", "Bert", hidden_act="quick_gelu"),
+    "camembert": _roberta_like("camembert", "Camembert", type_vocab_size=1),
+    "distilbert": lambda: _transformers("distilbert", "DistilBert", DISTILBERT_SIZES, BERT_TOKENS, POSITIONS),
+    "electra": _bert_like("electra", "Electra", embedding_size=16),
+    "gte": _restated("new", lambda: New(rope_scaling={"type": "ntk", "factor": 2.0}), 60, 32),
+    "jina_bert": _restated("jina_bert", Jina, 60, 48),
+    "jina_bert_normed": _restated("jina_bert", lambda: Jina(6, normed=True, feed_forward_type="reglu"), 60, 48),
+    "modernbert": _modernbert,
+    "mpnet": _roberta_like("mpnet", "MPNet"),
+    "nomic_bert": _restated("nomic_bert", Nomic, 64, 32),
+    "nomic_bert_interleaved": _restated(
+        "nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5, rotary_emb_interleaved=True, rotary_emb_base=50), 64, 32
+    ),
+    "nomic_bert_half": _restated("nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5), 64, 32),
+    "roberta": _roberta_like("roberta", "Roberta", type_vocab_size=1),
+    "xlm-roberta": _roberta_like("xlm-roberta", "XLMRoberta", type_vocab_size=1),
+}

@@ -1,0 +1,109 @@
+"""Graphs of every target on the CPU provider: emitted, written, fed by the runtime's own feeds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.description import Architecture
+from fletcher.convert.families import describe
+from fletcher.convert.graph import write_weights
+from fletcher.convert.modules import read_modules
+from fletcher.convert.precision import Float
+from fletcher.convert.targets.emission import Emission
+from fletcher.convert.targets.emit import choose, emit
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.feeds import make_feeds
+
+from ..parity import Parity, make_card
+from .models import Tiny
+from .packed_attention import spell_out
+
+__all__ = ["TargetSession", "architecture_of", "load_target", "models_of", "parity_of"]
+
+
+class TargetSession:
+    """A target's graphs as a `Session`; the shortest one that fits runs, a text at a time where it takes only one."""
+
+    provider = "CPU"
+
+    def __init__(self, emissions: Sequence[Emission], graphs: Sequence[CpuGraph], tables: Mapping[str, Any]) -> None:
+        self._parts = list(zip(emissions, graphs, strict=True))
+        self._tables = tables
+
+    def run(self, batch: Encodings) -> NDArray[np.float32]:
+        if self._parts[0][0].feeds.shape is None:
+            return self._run(*self._parts[0], batch)
+        rows = []
+        for row in range(len(batch)):
+            text = batch.select(np.array([row]))
+            fits = (part for part in self._parts if part[0].feeds.shape[1] >= text.num_tokens)  # type: ignore[index]
+            rows.append(self._run(*next(fits), text))
+        return np.concatenate(rows)
+
+    def _run(self, emission: Emission, graph: CpuGraph, batch: Encodings) -> NDArray[np.float32]:
+        tables = {name: self._tables[weight] for name, weight in emission.feeds.tables.items()}
+        feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch, tables)
+        vectors: NDArray[np.float32] = graph.run(feeds, ["vectors"])[0]
+        assert vectors.dtype == np.float32
+        return vectors
+
+    def close(self) -> None:
+        """Nothing to give back that garbage collection does not."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def architecture_of(folder: Path, card: ModelCard) -> Architecture:
+    """A checkpoint's architecture, with its modules."""
+    checkpoint = Checkpoint.open(folder)
+    architecture = describe(checkpoint)
+    return dataclasses.replace(architecture, modules=read_modules(checkpoint, card, architecture.hidden_size))
+
+
+def models_of(
+    architecture: Architecture, card: ModelCard, folder: Path, target: str, precision: Float, islands: Iterable[str] = ()
+) -> tuple[tuple[Emission, ...], list[onnx.ModelProto]]:
+    """Emits a target's graphs and writes their weights into `folder`."""
+    emissions = emit(target, architecture, card.dimension, card.max_tokens, choose(target, precision, islands))
+    weights = {name: weight for part in emissions for name, weight in part.graph.weights.items()}
+    places = write_weights(folder / f"{target}.{precision}.safetensors", weights.values())
+    models = [part.graph.model(places) for part in emissions]
+    for part in emissions:
+        part.graph.save(folder / f"{target}-{precision}{part.suffix}.onnx", places)
+    return emissions, models
+
+
+def load_target(
+    architecture: Architecture, card: ModelCard, folder: Path, target: str, precision: Float, islands: Iterable[str] = ()
+) -> TargetSession:
+    """Emits a target's graphs and loads them on the CPU provider; packed attention is spelt out there."""
+    emissions, models = models_of(architecture, card, folder, target, precision, islands)
+    graphs = [CpuGraph(spell_out(model).SerializeToString(), folder) for model in models]
+    with safe_open(folder / f"{target}.{precision}.safetensors", framework="numpy") as file:
+        tables = {name: file.get_tensor(name) for part in emissions for name in part.feeds.tables.values()}
+    return TargetSession(emissions, graphs, tables)
+
+
+def parity_of(tiny: Tiny, folder: Path, target: str, precision: Float = "fp32") -> Parity:
+    """A tiny model beside one of its targets."""
+    card = make_card(tiny.save(folder), tiny.hidden, tiny.longest)
+    session = load_target(architecture_of(folder, card), card, folder, target, precision)
+    return Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)

@@ -1,0 +1,27 @@
+"""Every family on every target against transformers, on the CPU provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fletcher.convert.families import FAMILIES
+
+from .models import MODELS
+from .sessions import parity_of
+
+TARGETS = ("cuda", "tensorrt", "coreml")
+
+
+def test_every_family_has_a_model_here() -> None:
+    families = {make().family for make in MODELS.values()}
+    assert families | {"gte"} == set(FAMILIES)  # `gte` and `new` are one family with two names
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_parity(tmp_path: Path, name: str, target: str) -> None:
+    parity = parity_of(MODELS[name](), tmp_path, target)
+    parity.check_batches()
+    parity.check_company()
