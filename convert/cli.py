@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from fletcher.model_zoo import list_cards
+from fletcher.model_zoo import HEADS, Head, list_cards
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.console import make_app, reporter, run
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.reporter import Progress, Reporter, Table
+from fletcher.runtime.reporter import Table
+
+from .steps import Steps
 
 if TYPE_CHECKING:
     from .layers.results import LayersReport
@@ -74,12 +74,18 @@ def export_model(
     ] = None,
     pooling: Annotated[str | None, typer.Option(help="For a checkpoint that does not say: mean, cls, …")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest input; a longer one is truncated.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="For a checkpoint that does not say what it is for: embedding, classification, splade, colbert."
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint, and check what came out against its canary."""
     from .export import export
 
     report = reporter(ctx)
-    with _Steps(report) as steps:
+    with Steps(report) as steps:
         exported = export(
             source,
             output,
@@ -87,6 +93,7 @@ def export_model(
             precisions=precision or ("fp32",),
             pooling=_pooling(pooling),
             max_tokens=max_tokens,
+            head=_head(head),
             progress=steps,
         )
     report.result(exported)
@@ -172,6 +179,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "source": manifest.origin.source,
         "revision": manifest.origin.revision,
         "licence": card.licence,
+        "output": card.output,
         "dimension": card.dimension,
         "matryoshka": card.matryoshka,
         "max_tokens": card.max_tokens,
@@ -201,40 +209,10 @@ def _pooling(name: str | None) -> PoolingMode | None:
     raise InputError(f"--pooling {name} is unknown: choose from {', '.join(known)}")
 
 
-class _Steps:
-    """A library's progress (a message, bytes done, bytes in all) as lines, and as a bar where the size is known."""
-
-    def __init__(self, report: Reporter) -> None:
-        self._report = report
-        self._stack = ExitStack()
-        self._bar: Progress | None = None
-        self._message = ""
-        self._done = 0
-        self._lock = Lock()
-
-    def __call__(self, message: str, done: int, total: int | None) -> None:
-        """Takes a step; safe from any thread."""
-        with self._lock:
-            if message != self._message:
-                self._finish()
-                self._message = message
-                if total is None:
-                    self._report.line(message)
-            if self._bar is None and total is not None:
-                bar: AbstractContextManager[Progress] = self._report.progress(message, total=total, units=("bytes",))
-                self._bar = self._stack.enter_context(bar)
-            if self._bar is not None:
-                self._bar.advance(done - self._done)
-                self._done = done
-
-    def _finish(self) -> None:
-        self._stack.close()
-        self._bar, self._done = None, 0
-
-    def __enter__(self) -> _Steps:
-        return self
-
-    def __exit__(self, *_: object) -> Literal[False]:
-        with self._lock:
-            self._finish()
-        return False
+def _head(name: str | None) -> Head | None:
+    for head in HEADS:
+        if name == head:
+            return head
+    if name is None:
+        return None
+    raise InputError(f"--head {name} is unknown: choose from {', '.join(HEADS)}")

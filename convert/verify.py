@@ -24,6 +24,7 @@ from fletcher.runtime.reporter import Reporter
 
 from .compare import compare, similarities
 from .reference import Reference
+from .steps import Steps
 from .texts import EDGES, SENTENCES, texts_for
 from .verification import TextResult, TokenizerResult, VariantResult, VerificationReport, excerpt
 
@@ -83,7 +84,7 @@ def verify(
         MissingPackageError: torch or transformers is not installed.
     """
     artifact = Artifact.open(path)
-    folder, name = fetch_reference(artifact, reference)
+    folder, name = fetch_reference(artifact, reference, reporter)
     report = verify_with(
         path,
         Reference.load(folder, artifact.manifest.card),
@@ -93,26 +94,30 @@ def verify(
         reporter=reporter,
     )
     if report.verdict == "passed" and report.complete:
-        stamp(path, report.stamp)
+        stamp(path, report.stamp, digest=report.digest)
     return report
 
 
-def fetch_reference(artifact: Artifact, source: str | None) -> tuple[Path, str]:
-    """Fetches the checkpoint to compare with.
+def fetch_reference(artifact: Artifact, source: str | None, reporter: Reporter) -> tuple[Path, str]:
+    """Checks the artefact's files, then fetches the checkpoint to compare with.
 
     Args:
         artifact: what is verified.
         source: SOURCE of the checkpoint; None is the one that the artefact was made from.
+        reporter: is told what goes on.
 
     Returns:
         Its folder, and what reports call it.
 
     Raises:
-        SourceError: it cannot be fetched.
+        ArtifactError: the artefact is damaged.
+        SourceError: the checkpoint cannot be fetched.
         ChecksumError: it is no longer the checkpoint that the artefact was made from.
     """
+    artifact.check_files()
     origin = artifact.manifest.origin
-    checkout = fetch(source or origin.source)
+    with Steps(reporter) as steps:
+        checkout = fetch(source or origin.source, progress=steps)
     if source is None:
         _check_origin(checkout.sha256, origin.sha256, origin.source)
     revision = f"@{checkout.revision}" if checkout.revision and checkout.revision not in checkout.source else ""

@@ -70,7 +70,7 @@ def verify_layers(
     chosen = _find_variant(artifact, variant)
     artifact.check_files()
     card = artifact.manifest.card
-    folder, name = fetch_reference(artifact, reference)
+    folder, name = fetch_reference(artifact, reference, reporter)
     model = Reference.load(folder, card)
     batches = plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape)
     with GraphProbe(artifact, chosen) as probe, Tracer(model) as tracer:
@@ -134,6 +134,11 @@ def _find_variant(artifact: Artifact, name: str | None) -> Variant:
     if variant.exporter != "fletcher":
         raise InputError(
             f"{variant.name} was traced by {variant.exporter}, so its values have no names: it cannot be compared layer by "
+            "layer. Verify it without --layers"
+        )
+    if (output := artifact.manifest.card.output) != "vectors":
+        raise InputError(
+            f"{variant.name} gives {output.replace('_', ' ')}, and only graphs that give vectors can be compared layer by "
             "layer. Verify it without --layers"
         )
     if variant.precision not in ROUNDOFF:
