@@ -81,7 +81,7 @@ def write_canary(path: Path, canary: Canary) -> None:
     """Writes the canary as a safetensors file; rows that are mostly zeros are written sparse."""
     tensors: dict[str, NDArray[Any]] = {"ids": canary.encodings.ids, "offsets": canary.encodings.offsets}
     metadata = {"texts": json.dumps(canary.texts, ensure_ascii=True), "origin": canary.origin}
-    if canary.vectors.size > SPARSE_FROM * max(np.count_nonzero(canary.vectors), 1):
+    if canary.vectors.size > SPARSE_FROM * max(int(np.count_nonzero(canary.vectors)), 1):
         tensors["indices"], tensors["values"], tensors["row_offsets"] = to_sparse(canary.vectors)
         metadata["dimension"] = str(canary.vectors.shape[1])
     else:

@@ -71,7 +71,8 @@ class Encodings:
         lengths = self.lengths[rows]
         # Index of every wanted token: its place among them, moved by the distance between the two row starts.
         shift = np.repeat(self.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
-        return np.arange(len(shift)) + shift
+        index: NDArray[np.int64] = np.arange(len(shift)) + shift
+        return index
 
     def select(self, rows: NDArray[np.int64]) -> Encodings:
         """The given rows, in the given order.

@@ -131,6 +131,7 @@ def serve(
     with _serve_packages("fletcher-serve run"):
         from .server import Addresses, run_server
     from fletcher.runtime import Encoder
+    from fletcher.runtime.heads import require
 
     def announce(addresses: Addresses) -> None:
         if report.as_json:
@@ -143,6 +144,7 @@ def serve(
         sys.stdout.flush()
 
     with Encoder.load(directory, variant=variant, workers=workers, token_budget=token_budget) as encoder:
+        require(encoder.card, "vectors")  # the server has no doors for rerankers, sparse or token vectors yet
         run_server(
             encoder,
             http=None if http == _OFF else http,

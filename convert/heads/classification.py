@@ -74,7 +74,8 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
     prefix = next((p for p in PREFIXES if tensors.has(f"{names.dense.replace('*', p)}.weight")), "")
     dense = names.dense.replace("*", prefix)
     hidden = architecture.hidden_size
-    pooling, activation, bias, norm = "cls", names.activation, True, None
+    pooling: PoolingMode = "cls"
+    activation, bias, norm = names.activation, True, None
     if architecture.family == "modernbert":
         config = checkpoint.config
         pooling = _modernbert_pooling(checkpoint)

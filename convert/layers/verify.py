@@ -6,14 +6,15 @@ last the session that is served against the graph that was looked into. See `pro
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact import Artifact, Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
@@ -21,11 +22,12 @@ from fletcher.runtime.reporter import Reporter
 from fletcher.runtime.session import open_session
 
 from ..checkpoint import Checkpoint
-from ..families import describe
-from ..modules import read_modules
+from ..heads import describe_model
+from ..precision import Float
 from ..reference import Reference
-from ..targets.cpu import emit_cpu
+from ..targets.emit import choose, emit
 from ..verify import fetch_reference, versions
+from ..weights import Weight
 from .batches import Rows, plan
 from .compare import ROUNDOFF, compare_values, tolerance_of
 from .points import layer_of
@@ -68,15 +70,22 @@ def verify_layers(
     """
     artifact = Artifact.open(path)
     chosen = _find_variant(artifact, variant)
-    artifact.check_files()
     card = artifact.manifest.card
+    if card.output != "vectors":
+        raise InputError(
+            f"{card.name} gives {card.output.replace('_', ' ')}: only models of vectors are compared with transformers "
+            "layer by layer. Verify it without --layers, or compare two variants with --against and --on"
+        )
+    artifact.check_files()
     folder, name = fetch_reference(artifact, reference, reporter)
     model = Reference.load(folder, card)
     batches = plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape)
     with GraphProbe(artifact, chosen) as probe, Tracer(model) as tracer:
         results = [*compare_tokenizers(artifact, model, texts or ())]
         reporter.line("comparing the weights with the checkpoint's")
-        results += _compare_weights(artifact, chosen, probe, folder)
+        tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
+        expected = _expected_weights(folder, card, chosen)
+        results += compare_weights(probe.model, artifact.path, tables, expected)
 
         def trace(rows: Rows) -> Values:
             traces = [tracer.run(row) for row in rows]
@@ -149,19 +158,18 @@ def _find_variant(artifact: Artifact, name: str | None) -> Variant:
     return variant
 
 
-def _compare_weights(artifact: Artifact, variant: Variant, probe: GraphProbe, folder: Path) -> list[PointResult]:
-    """The variant's weights against those that `export` would write now for the target `cpu`.
-
-    The graphs of other targets have most of them, under the same names; what is theirs alone (tables cut to a length, tables
-    that the host looks up) shows in the values.
-    """
-    card = artifact.manifest.card
-    checkpoint = Checkpoint.open(folder)
-    architecture = describe(checkpoint)
-    modules = read_modules(checkpoint, card, architecture.hidden_size)
-    expected = emit_cpu(dataclasses.replace(architecture, modules=modules), card.dimension).weights
-    results = compare_weights(probe.model, artifact.path, expected)
-    return [result for result in results if variant.target == "cpu" or result.verdict != "missing"]
+def _expected_weights(folder: Path, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:
+    """The weights that `export` would write for a variant now."""
+    architecture = describe_model(Checkpoint.open(folder), card)
+    precision = choose(variant.target, cast(Float, variant.precision), variant.islands)
+    emissions = emit(variant.target, architecture, card.dimension, card.max_tokens, precision)
+    names = {f"{variant.target}-{variant.precision}{emission.suffix}": emission for emission in emissions}
+    if variant.name not in names:
+        raise InputError(
+            f"the checkpoint {folder} gives no graph {variant.name}, only {', '.join(names)}: compare with the checkpoint "
+            "that the artefact was made from"
+        )
+    return names[variant.name].graph.weights
 
 
 def _compare_values(

@@ -1,0 +1,189 @@
+"""Verification of rerankers, SPLADE and ColBERT models: the same three questions as for vectors, on their own results.
+
+Each result becomes one row, whose angle and largest difference are judged like a vector's: a document's scores for every
+query, a text's weights over the vocabulary, and of a text's token vectors those that differ most.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime import Encoder, Encodings
+from fletcher.runtime.artifact import RUNNABLE_TARGETS, Artifact, stamp
+from fletcher.runtime.heads import prepare_late
+from fletcher.runtime.reporter import Reporter
+
+from .reference_heads import HeadReference, Row
+from .texts import EDGES, SENTENCES, text_of_length
+from .verification import VerificationReport
+from .verify import Probe, compare_ids, fetch_reference, judge, verify, versions
+
+__all__ = ["verify_any", "verify_head"]
+
+#: Each document is scored for this many queries.
+QUERIES = SENTENCES[:3]
+
+#: Of a text's token vectors, this many are judged: those furthest from the reference, so that none is overlooked.
+WORST_TOKENS = 32
+
+Results = list[NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One run of the model."""
+
+    text: str
+    role: str = "document"
+    query: str | None = None
+
+
+def verify_any(
+    path: str | Path,
+    *,
+    reference: str | None = None,
+    texts: Sequence[str] | None = None,
+    variant: str | None = None,
+    reporter: Reporter,
+) -> VerificationReport:
+    """`verify.verify` for any output: arguments, errors and the stamp are the same."""
+    artifact = Artifact.open(path)
+    card = artifact.manifest.card
+    if card.output == "vectors":
+        return verify(path, reference=reference, texts=texts, variant=variant, reporter=reporter)
+    folder, name = fetch_reference(artifact, reference, reporter)
+    loaded = HeadReference.load(folder, card)
+    report = verify_head(path, loaded, name=name, texts=texts, variant=variant, reporter=reporter)
+    if report.verdict == "passed" and report.complete:
+        stamp(path, report.stamp, digest=report.digest)
+    return report
+
+
+def verify_head(
+    path: str | Path,
+    reference: HeadReference,
+    *,
+    name: str,
+    texts: Sequence[str] | None = None,
+    variant: str | None = None,
+    reporter: Reporter,
+) -> VerificationReport:
+    """Compares an artefact with a reference that was loaded; writes nothing.
+
+    Args:
+        path: the artefact's folder.
+        reference: the model.
+        name: what the report calls it.
+        texts: compared besides the built-in ones.
+        variant: the only variant to compare; None compares all.
+        reporter: is told what goes on.
+    """
+    artifact = Artifact.open(path)
+    card = artifact.manifest.card
+    runnable = tuple(kind for kind in artifact.manifest.variants if kind.target in RUNNABLE_TARGETS)
+    variants = runnable if variant is None else (artifact.variant(variant),)
+    cases = _cases(card, reference.count_tokens, texts or ())
+    rows = [reference.tokenize(case.text, query=case.query, role=case.role) for case in cases]
+    with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
+        expected = []
+        for row in rows:
+            expected.append(reference.compute(row))
+            progress.advance(1, len(row.ids))
+
+    ids, results = [], []
+    for chosen in variants:
+        with Encoder.load(path, variant=chosen.name) as encoder:
+            encodings = Encodings.concatenate([_tokenize(encoder, case) for case in cases])
+            ids.append(compare_ids(encodings, [row.ids for row in rows], [_probe(case) for case in cases]))
+            if ids[-1].equal < len(cases):  # other texts have other results, of another shape even
+                encodings = _from_rows(rows)
+            with reporter.progress(chosen.name, total=len(rows), units=("texts", "tokens")) as progress:
+                alone = []
+                for index, tokens in enumerate(encodings.lengths.tolist()):
+                    alone.append(_one(encoder, encoder.run(encodings.select(np.array([index])))))
+                    progress.advance(1, tokens)
+            batched = _split(encoder, encodings, encoder.compute(encodings))
+            judged = msgspec.structs.replace(card, accuracy={chosen.precision: chosen.tolerance})
+            tables, kept = _tables(card, [alone, batched, expected])
+            probes = [_probe(cases[index]) for index in kept]
+            lengths = encodings.lengths[kept]
+            results.append(judge(chosen, encoder.provider, judged, probes, lengths, *tables))
+    verdicts = {*(result.verdict for result in ids), *(result.verdict for result in results)}
+    return VerificationReport(
+        model=card.name,
+        artifact=str(path),
+        digest=artifact.digest,
+        reference=name,
+        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **reference.tools},
+        complete=variants == runnable,
+        tokenizer=ids[0],
+        variants=tuple(results),
+        verdict="failed" if "failed" in verdicts else "passed",
+    )
+
+
+def _cases(card: ModelCard, count_tokens: Callable[[str], int], texts: Sequence[str]) -> list[_Case]:
+    """Edges, sentences in many languages, lengths around the powers of two and around the limit, and the user's texts."""
+    limit = card.max_tokens
+    lengths = sorted({2**power + step for power in range(2, 14) for step in (-1, 0, 1)} | {limit - 1, limit})
+    sized = [text_of_length(length, count_tokens, start=length) for length in lengths if length <= limit]
+    beyond = [text_of_length(length, count_tokens, start=length) for length in (limit + 1, 2 * limit)]
+    all_texts = list(dict.fromkeys((*EDGES, *SENTENCES, *sized, *beyond, *texts)))
+    if card.output == "scores":
+        return [_Case(text, query=query) for text in all_texts for query in QUERIES]
+    if card.output == "token_vectors" or card.prompts:
+        return [_Case(text, role) for text in all_texts for role in ("query", "document")]
+    return [_Case(text) for text in all_texts]
+
+
+def _probe(case: _Case) -> Probe:
+    return Probe(case.text, "pair" if case.query is not None else case.role)
+
+
+def _tokenize(encoder: Encoder, case: _Case) -> Encodings:
+    if case.query is not None:
+        return encoder.tokenizer.encode_pairs([case.query], [case.text])
+    encodings = encoder.tokenize([case.text], case.role)
+    late = encoder.card.late_interaction
+    return encodings if late is None else prepare_late(encodings, encoder.tokenizer, late, case.role)
+
+
+def _from_rows(rows: Sequence[Row]) -> Encodings:
+    encodings = Encodings.from_lists([row.ids for row in rows])
+    types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]
+    return Encodings(encodings.ids, encodings.offsets, encodings.dropped, np.concatenate(types).astype(np.int32))
+
+
+def _one(encoder: Encoder, found: NDArray[np.float32]) -> NDArray[np.float32]:
+    return found if encoder.card.output == "token_vectors" else found[0]
+
+
+def _split(encoder: Encoder, encodings: Encodings, found: NDArray[np.float32]) -> Results:
+    return np.split(found, encodings.offsets[1:-1]) if encoder.card.output == "token_vectors" else list(found)
+
+
+def _tables(card: ModelCard, results: Sequence[Results]) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """A table (rows, width) of each: alone, in a batch, expected; and which case stands for each row."""
+    if card.output == "scores":
+        tables = [np.stack(of_each).reshape(-1, len(QUERIES) * card.dimension) for of_each in results]
+        return tables, np.arange(0, len(results[0]), len(QUERIES))
+    if card.output == "sparse":
+        return [np.stack(of_each) for of_each in results], np.arange(len(results[0]))
+    tables = [np.empty((len(of_each), WORST_TOKENS * card.dimension), np.float32) for of_each in results]
+    for index, parts in enumerate(zip(*results, strict=True)):
+        alone, batched, expected = parts
+        apart = np.maximum(np.abs(batched - expected), np.abs(batched - alone)).max(axis=1)
+        # The worst of many, and few as often as fills the row.
+        worst = np.resize(np.argsort(-np.nan_to_num(apart, nan=np.inf), kind="stable")[:WORST_TOKENS], WORST_TOKENS)
+        for table, part in zip(tables, parts, strict=True):
+            table[index] = part[worst].reshape(-1)
+    return tables, np.arange(len(results[0]))
