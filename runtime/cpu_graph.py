@@ -8,14 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArtifactError, MissingPackageError, ProviderError
 
-__all__ = ["CpuGraph"]
+__all__ = ["CPU", "CpuGraph", "open_graph"]
+
+CPU = "CPUExecutionProvider"
+
+
+def open_graph(
+    graph: bytes, weights_folder: Path, *, provider: str = CPU, optimisation: Literal["all", "none"] = "all"
+) -> Any:
+    """ONNX Runtime's session of a graph in memory, which finds its weights in a folder: no copy of either is written.
+
+    Args:
+        graph: a serialised model; its external data are named relative to `weights_folder`.
+        weights_folder: where its weights lie.
+        provider: ONNX Runtime's name of what it runs on.
+        optimisation: `none` leaves every value of the graph as it is written.
+
+    Raises:
+        MissingPackageError: onnxruntime is not installed.
+        ProviderError: this onnxruntime does not have the provider.
+        ArtifactError: ONNX Runtime cannot load the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime", "cpu", "running a graph on the processor") from error
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise ProviderError(
+            f"a graph of {weights_folder} needs {provider}; the onnxruntime here has {', '.join(available)}"
+        )
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimisation == "all" else levels.ORT_DISABLE_ALL
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
+    )
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=[provider])
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ArtifactError(f"ONNX Runtime cannot load a graph of {weights_folder}: {error}") from error
 
 
 class CpuGraph:
@@ -31,22 +73,7 @@ class CpuGraph:
             MissingPackageError: onnxruntime is not installed.
             ArtifactError: ONNX Runtime cannot load the graph.
         """
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingPackageError("onnxruntime", "cpu", "running a graph on the processor") from error
-        options = onnxruntime.SessionOptions()
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Lets a graph in memory find its weights, so that no copy of either has to be written.
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
-        )
-        try:
-            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's errors have no base of their own
-            raise ArtifactError(f"ONNX Runtime cannot load a graph of {weights_folder}: {error}") from error
+        self._session = open_graph(graph, weights_folder)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Computes the named outputs.

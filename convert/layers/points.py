@@ -108,7 +108,9 @@ _KEY = re.compile(r"layers\.(?P<layer>\d+)/(?P<part>.+)")
 def find_points(model: onnx.ModelProto) -> list[Point]:
     """The points of a graph, in the order in which it computes them."""
     layers: dict[str, int] = {}
-    points: dict[str, Point] = {}
+    # Rows of the tables, where the host looks them up (coreml).
+    inputs = (info.name for info in model.graph.input if info.name.removeprefix("embeddings/") in EMBEDDING_POINTS)
+    points = {name: Point(name, Kind.TOKENS, f"input {name}", name) for name in inputs}
     for node in model.graph.node:
         for value in node.output:
             stem, _, last = value.partition("/")

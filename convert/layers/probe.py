@@ -29,8 +29,6 @@ __all__ = ["GraphProbe", "Values"]
 #: What each point is on each text of a batch, by the point's key.
 Values = Mapping[str, Sequence[NDArray[np.float32]]]
 
-VECTORS = "vectors"
-
 
 class GraphProbe:
     """A graph whose points can be read. A context manager.
@@ -39,6 +37,7 @@ class GraphProbe:
         model: the served graph, without its weights.
         points: in the order of computation.
         hidden: keys of points that this kind of graph computes and does not show.
+        tables: by input, the tables whose rows the host looks up for this graph, (rows, width).
     """
 
     def __init__(self, artifact: Artifact, variant: Variant) -> None:
@@ -56,10 +55,11 @@ class GraphProbe:
         self.hidden = {f"{layer}/{name}" for layer in layers for name in SCORE_POINTS} - shown
         values = [point.value for point in self.points if point.kind is not Kind.SCORES]
         values += [value for scores in self._scores.values() for value in scores.values]
-        self._values = [*dict.fromkeys([*values, VECTORS])]
+        self._output = variant.outputs[0].name
+        self._values = [*dict.fromkeys([*values, self._output])]
         graph = _with_outputs(self.model, self._values)
         self._session = ProbeSession(graph, artifact.path, variant.target)
-        self._tables = self._read_tables()
+        self.tables = self._read_tables()
 
     def run(self, batch: Encodings) -> tuple[Values, NDArray[np.float32]]:
         """Computes one batch.
@@ -68,7 +68,7 @@ class GraphProbe:
             Every point's value on each text: (tokens, width), (width,), or scores, see `split_scores`. And the vectors,
             float32, (texts, dimension).
         """
-        feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch, self._tables)
+        feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch, self.tables)
         outputs = self._session.run(feeds, [_widened(value) for value in self._values])
         arrays = {value: outputs[_widened(value)] for value in self._values}
         found: dict[str, list[NDArray[np.float32]]] = {
@@ -78,7 +78,7 @@ class GraphProbe:
         }
         for layer, shown in self._scores.items():
             found.update({f"{layer}/{name}": rows for name, rows in split_scores(shown, arrays, batch).items()})
-        return found, arrays[VECTORS][: len(batch)]
+        return found, arrays[self._output][: len(batch)]
 
     def close(self) -> None:
         """Gives the memory back."""
@@ -106,7 +106,6 @@ class GraphProbe:
         return {layer: scores for layer, scores in shown.items() if scores is not None}
 
     def _read_tables(self) -> dict[str, NDArray[Any]]:
-        """The tables whose rows the host looks up for this graph."""
         names = self._variant.feeds.tables
         if not names:
             return {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -17,9 +18,11 @@ _STYLES = {"passed": "green", "failed": "bold red", "missing": "bold red"}
 
 def render_layers(report: LayersReport) -> RenderableType:
     """What the terminal shows: a row a point, equal weights in one row, nodes where something is wrong, and where first."""
-    table = Table(title=f"{report.variant} of {report.model} against {report.reference}", title_justify="left")
-    table.add_column("point")
-    table.add_column("shape", no_wrap=True)
+    title = f"{report.variant} of {report.model} against {report.reference}"
+    # Narrow on purpose: a terminal of 80 columns still shows a point on a line or two.
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("point", min_width=30)
+    table.add_column("shape", overflow="fold")
     for heading in ("max abs", "relative", "cosine"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -29,7 +32,7 @@ def render_layers(report: LayersReport) -> RenderableType:
             shape_of(point),
             f"{point.max_abs:.1e}",
             f"{point.relative:.1e}",
-            f"{point.cosine:.7f}",
+            f"{point.cosine:.6f}",
             Text(point.verdict, style=_STYLES[point.verdict]),
         )
     batches = ", ".join("+".join(map(str, lengths)) for lengths in report.batches)

@@ -11,57 +11,47 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from fletcher.runtime.errors import ArtifactError
 
+from ..precision import FLOATS
 from ..weights import Weight
-from .compare import compare_values
+from .compare import Difference, compare_values
 from .results import PointResult
 
 __all__ = ["compare_weights"]
 
-#: Ends of the names of weights that lie in a file of another precision.
-PRECISIONS = ("fp32", "fp16", "bf16")
+SURPLUS = "nothing in the checkpoint gives this weight"
 
-_DTYPES: Mapping[int, np.dtype[Any]] = {
-    onnx.TensorProto.FLOAT: np.dtype(np.float32),
-    onnx.TensorProto.FLOAT16: np.dtype(np.float16),
-    onnx.TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-}
+_DTYPES = {kind.onnx: kind.numpy for kind in FLOATS.values()}
 
 
-def compare_weights(model: onnx.ModelProto, folder: Path, expected: Mapping[str, Weight]) -> Iterator[PointResult]:
-    """One result a weight, in the order in which the graph uses them; then those that the graph lacks.
+def compare_weights(
+    model: onnx.ModelProto, folder: Path, tables: Mapping[str, NDArray[Any]], expected: Mapping[str, Weight]
+) -> Iterator[PointResult]:
+    """One result a weight: tables of the host, then in the order in which the graph uses them; then those that it lacks.
 
     Args:
         model: the served graph, without its weights.
         folder: where its weights lie.
-        expected: by name, see `GraphBuilder.weights`.
+        tables: weights that the host looks up, by name.
+        expected: what `export` would write, by name.
 
     Raises:
         ArtifactError: the weights cannot be read where the graph says that they lie.
     """
     external = {tensor.name: tensor for tensor in model.graph.initializer if tensor.external_data}
     used = dict.fromkeys(name for node in model.graph.node for name in node.input if name in external)
+    for name, table in tables.items():
+        yield _compare(name, table, expected) if name in expected else _unmatched(name, SURPLUS)
     for name in used:
-        if _plain(name) in expected:
-            yield _compare(external[name], folder, _plain(name), expected)
-        else:
-            yield _unmatched(name, "nothing in the checkpoint gives this weight")
-    plain = {_plain(name) for name in used}
+        yield _compare(name, _read(external[name], folder), expected) if name in expected else _unmatched(name, SURPLUS)
     for name in expected:
-        if name not in plain:
+        if name not in used and name not in tables:
             yield _unmatched(name, "no node of the graph uses it")
-
-
-def _plain(name: str) -> str:
-    """A weight's name without the element type that it has besides the graph's own."""
-    stem, _, last = name.rpartition(".")
-    return stem if last in PRECISIONS else name
 
 
 def _unmatched(name: str, note: str) -> PointResult:
@@ -70,31 +60,32 @@ def _unmatched(name: str, note: str) -> PointResult:
     )
 
 
-def _compare(tensor: onnx.TensorProto, folder: Path, plain: str, expected: Mapping[str, Weight]) -> PointResult:
-    found = _read(tensor, folder)
-    wanted = expected[plain].load().astype(found.dtype)
+def _compare(name: str, found: NDArray[Any], expected: Mapping[str, Weight]) -> PointResult:
+    wanted = expected[name].load().astype(FLOATS[expected[name].precision].numpy)
     digest, wanted_digest = _digest(found), _digest(wanted)
-    if digest == wanted_digest and found.shape == wanted.shape:
-        difference, verdict, note = compare_values(np.zeros(1, np.float32), np.zeros(1, np.float32)), True, ""
-    else:
+    difference, note = Difference(0.0, 0.0, 1.0), f"sha256 {digest[:16]}"
+    equal = digest == wanted_digest and found.shape == wanted.shape and found.dtype == wanted.dtype
+    if not equal:
         difference = compare_values(found.astype(np.float32), wanted.astype(np.float32))
-        verdict, note = False, f", the checkpoint's {wanted_digest[:16]}{_explain(found, wanted, plain, expected)}"
+        note += f", the checkpoint's {wanted_digest[:16]}{_explain(found, wanted, name, expected)}"
     return PointResult(
         section="weights",
-        point=f"weight {tensor.name}",
-        key=f"weights/{tensor.name}",
-        node=tensor.name,
+        point=f"weight {name}",
+        key=f"weights/{name}",
+        node=name,
         shape=found.shape,
         max_abs=difference.max_abs,
         relative=difference.relative,
         cosine=difference.cosine,
-        verdict="passed" if verdict else "failed",
-        note=f"sha256 {digest[:16]}{note}",
+        verdict="passed" if equal else "failed",
+        note=note,
     )
 
 
 def _explain(found: NDArray[Any], wanted: NDArray[Any], name: str, expected: Mapping[str, Weight]) -> str:
     """What went wrong with a weight, where that can be seen."""
+    if found.dtype != wanted.dtype:
+        return f": it is {found.dtype}, not {wanted.dtype}"
     if found.ndim == 2 and np.array_equal(found.reshape(found.shape[::-1]).T, wanted):
         return ": it is transposed"
     for other, weight in expected.items():

@@ -18,10 +18,12 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from fletcher.convert.export import export
 from fletcher.convert.layers import verify as verify_module
 from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.convert.report import render, write_report
+from fletcher.model_zoo.progress import silent
 from fletcher.runtime.artifact import Artifact, describe_files, write_manifest
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, ChecksumError, InputError, ProviderError
@@ -209,4 +211,46 @@ def test_a_graph_that_is_none_and_one_that_was_traced_are_refused(artifact: Path
     (patient.path / "cpu-fp32.onnx").write_bytes(b"no graph")
     patient.stamp()
     with pytest.raises(ArtifactError, match=r"cpu-fp32\.onnx"):
+        verify_layers(patient.path, reporter=QUIET)
+
+
+@pytest.fixture(scope="module")
+def targets(artifact: Path) -> Path:
+    """The same model for every target whose operators the processor has, in two precisions."""
+    path = artifact.parent / "targets"
+    three, two = ("cpu", "tensorrt", "coreml"), ("fp32", "fp16")
+    source = str(artifact.parent / "checkpoint")
+    export(source, path, targets=three, precisions=two, max_tokens=40, progress=silent)
+    return path
+
+
+@pytest.mark.parametrize(
+    "variant", ["cpu-fp16", "tensorrt-fp32", "tensorrt-fp16", "coreml-fp32-s32", "coreml-fp16-s40"]
+)
+def test_graphs_of_other_targets_and_precisions_agree(targets: Path, variant: str) -> None:
+    report = verify_layers(targets, variant=variant, reporter=QUIET)
+    assert report.first is None, report.summary
+    keys = {point.key for point in report.points}
+    assert {"embeddings/word", "layers.2/attention/softmax", "layers.0/attention/mask", "modules.1"} <= keys
+    if variant.startswith("coreml"):
+        assert {len(batch) for batch in report.batches} == {1}
+    other = compare_variants(targets, against="cpu-fp32", on=variant, reporter=QUIET)
+    assert other.first is None and "layers.2/attention/softmax" in {point.key for point in other.points}
+
+
+def test_a_mask_that_is_left_out_is_named_where_attention_is_spelt_out(targets: Path, tmp_path: Path) -> None:
+    patient = Patient(Patient.copy_of(targets, tmp_path / "broken").path, "tensorrt-fp32.onnx")
+    name = "encoder.layer.1/attention"
+    patient.replace(f"{name}/masked_scores", "Identity", [f"{name}/scores"])
+    report = verify_layers(patient.path, variant="tensorrt-fp32", reporter=QUIET)
+    assert report.first is not None
+    assert (report.first.key, report.first.node) == ("layers.1/attention/mask", f"{name}/weights")
+
+
+def test_models_that_give_something_else_than_vectors_are_refused(artifact: Path, tmp_path: Path) -> None:
+    patient = Patient.copy_of(artifact, tmp_path / "scores")
+    manifest = Artifact.open(patient.path).manifest
+    card = msgspec.structs.replace(manifest.card, output="scores")
+    write_manifest(patient.path, msgspec.structs.replace(manifest, card=card))
+    with pytest.raises(InputError, match="gives scores"):
         verify_layers(patient.path, reporter=QUIET)
