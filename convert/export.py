@@ -186,16 +186,14 @@ def _write(
     progress("writing the tokenizer", 0, None)
     write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
+    file = canary_path(card.name) if checkout.card is not None else None
+    published = None if file is None else _shorten(file, card)
     tokenizer = Tokenizer(folder / TOKENIZER, card.max_tokens)
-    published = canary_path(card.name) if checkout.card is not None else None
     progress("writing the weights", 0, None)
     with GraphWriter(folder, architecture, card) as writer:
         variants = writer.write(wanted, lambda: tokenizer.encode(_with_tokens(tokenizer, SENTENCES, checkout.source)))
         progress("writing the canary", 0, None)
-        canary = (
-            _own_canary(writer, tokenizer, card, checkout.source) if published is None else _shorten(published, card)
-        )
-        write_canary(folder / CANARY, canary)
+        write_canary(folder / CANARY, published or _own_canary(writer, tokenizer, card, checkout.source))
     manifest = Manifest(
         format=FORMAT_VERSION,
         card=card,
@@ -218,8 +216,8 @@ def _check_canaries(artifact: Artifact) -> list[CanaryResult]:
     results = []
     for variant in artifact.manifest.variants:
         if variant.target in RUNNABLE_TARGETS:
-            with Encoder.load(artifact.path, variant=variant.name) as encoder:
-                results.append(encoder.check_canary())
+            with Encoder.open(artifact, variant=variant.name) as encoder:
+                results.append(encoder.require_canary())
     return results
 
 

@@ -114,28 +114,37 @@ class Encoder:
             ProviderError: the variant cannot run here.
             InputError: `workers` or `token_budget` is below 1.
         """
+        artifact = Artifact.open(path)
+        artifact.check_files()
+        encoder = cls.open(artifact, variant=variant, workers=workers, token_budget=token_budget)
+        try:
+            encoder.require_canary()
+        except BaseException:
+            encoder.close()
+            raise
+        return encoder
+
+    @classmethod
+    def open(
+        cls,
+        artifact: Artifact,
+        *,
+        variant: str | None = None,
+        workers: int | None = None,
+        token_budget: int | None = None,
+    ) -> Encoder:
+        """Opens an artefact without looking at its checksums and its canary: for whoever has just written it.
+
+        Args, and errors but those of the checks, as in `load`.
+        """
         workers = usable_processors() if workers is None else workers
         token_budget = TOKEN_BUDGET if token_budget is None else token_budget
         for name, value in (("workers", workers), ("token_budget", token_budget)):
             if value < 1:
                 raise InputError(f"{name} is {value}, and must be at least 1")
-        artifact = Artifact.open(path)
-        artifact.check_files()
         chosen = artifact.variant(variant)
         tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
-        encoder = cls(artifact, chosen, open_session(artifact, chosen, threads=1), tokenizer, workers, token_budget)
-        try:
-            result = encoder.check_canary()
-            if not result.passed:
-                raise CanaryError(
-                    f"{artifact.path} ({chosen.name} on {encoder.provider}) does not reproduce its canary: "
-                    f"{result.reason}. It would serve wrong vectors, so it is not loaded: convert the checkpoint again, "
-                    "or choose another variant"
-                )
-        except BaseException:
-            encoder.close()
-            raise
-        return encoder
+        return cls(artifact, chosen, open_session(artifact, chosen, threads=1), tokenizer, workers, token_budget)
 
     @property
     def card(self) -> ModelCard:
@@ -395,6 +404,21 @@ class Encoder:
             finally:  # the chunks failed, or the caller has enough
                 for pending in started:
                     pending.cancel()
+
+    def require_canary(self) -> CanaryResult:
+        """Runs the canary.
+
+        Raises:
+            CanaryError: the session does not reproduce the reference vectors.
+        """
+        result = self.check_canary()
+        if not result.passed:
+            raise CanaryError(
+                f"{self.artifact.path} ({self.variant.name} on {self.provider}) does not reproduce its canary: "
+                f"{result.reason}. It would serve wrong vectors, so it is not loaded: convert the checkpoint again, "
+                "or choose another variant"
+            )
+        return result
 
     def check_canary(self) -> CanaryResult:
         """Runs the canary on this session: the tokenizer must give its ids, and the graph its vectors."""
