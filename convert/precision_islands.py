@@ -20,10 +20,12 @@ from fletcher.runtime.feeds import make_feeds
 from .precision import FLOATS, Float
 from .targets.emission import Emission
 
-__all__ = ["MARGIN", "find_islands", "record_maxima"]
+__all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
 
 #: Other texts may have larger values than the recorded ones by this factor.
 MARGIN = 4.0
+#: After a LayerNormalization's name: the largest sum of squares of a row that it norms.
+SQUARES = "#squares"
 #: Texts that are recorded at once.
 TEXTS = 8
 #: What other targets call the inside of an attention.
@@ -67,7 +69,7 @@ def find_islands(model: onnx.ModelProto, maxima: Mapping[str, float], precision:
     limit = min(FLOATS["fp16"].largest, FLOATS[precision].largest) / MARGIN
     islands = set()
     for node in model.graph.node:
-        values = [*node.input, *node.output, f"{node.name}#squares"]
+        values = [*node.input, *node.output, f"{node.name}{SQUARES}"]
         if any(maxima.get(value, 0.0) > limit for value in values):
             islands.add(node.name)
             layer, separator, part = node.name.partition("/attention/")
@@ -86,7 +88,7 @@ def _with_maxima(model: onnx.ModelProto, values: Iterable[str]) -> tuple[onnx.Mo
     sources = {value: helper.make_node("Abs", [value], [f"{value}#of"]) for value in values}
     for node in model.graph.node:
         if node.op_type == "LayerNormalization":
-            name = f"{node.name}#squares"
+            name = f"{node.name}{SQUARES}"
             sources[name] = helper.make_node("ReduceSumSquare", [node.input[0], "#last"], [f"{name}#of"], keepdims=0)
     for name, source in sources.items():
         recorder.graph.node.append(source)

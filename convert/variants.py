@@ -21,7 +21,7 @@ from fletcher.runtime.feeds import make_feeds
 
 from .description import Architecture
 from .precision import FLOATS, FP32, Float, Precision
-from .precision_islands import find_islands, record_maxima
+from .precision_islands import SQUARES, find_islands, record_maxima
 from .targets.emission import Emission
 from .targets.emit import PRECISIONS, choose, emit
 from .weights import Weight
@@ -46,6 +46,11 @@ def default_tolerance(card: ModelCard, precision: str) -> Accuracy:
     if precision in card.accuracy or tolerance.max_abs is None or card.output in ("vectors", "token_vectors"):
         return tolerance
     return Accuracy(min_cosine=tolerance.min_cosine, max_abs=LOGIT_MAX_ABS)
+
+
+#: Targets whose LayerNormalization sums squares in fp32 whatever it norms: ONNX Runtime's CUDA kernel does, as `stash_type`
+#: asks for; of TensorRT's and CoreML's layers that is not known for every version.
+WIDE_STATISTICS = ("cuda",)
 
 
 def check_wanted(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Float]]:
@@ -101,10 +106,8 @@ class GraphWriter:
         variants: dict[tuple[Target, Float], list[Variant]] = {}
         for name in (name for name in FLOATS if any(name == other for _, other in wanted)):
             targets = [target for target, other in wanted if other == name]
-            islands: frozenset[str] = frozenset()
-            if any(choose(target, name).arithmetic != "fp32" for target in targets):
-                islands = self._find_islands(name, texts)
-            emissions = {target: self._emit(target, choose(target, name, islands)) for target in targets}
+            islands = {target: self._find_islands(target, name, texts) for target in targets}
+            emissions = {target: self._emit(target, choose(target, name, islands[target])) for target in targets}
             places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
             if name == "fp32":
                 self._fp32 = places
@@ -166,11 +169,16 @@ class GraphWriter:
             profiles=emission.profiles,
         )
 
-    def _find_islands(self, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:
+    def _find_islands(self, target: str, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:
+        if choose(target, name).arithmetic == "fp32":
+            return frozenset()
         emission, model, folder = self._fp32_graph("tensorrt")
         if not self.maxima:
             self.maxima = record_maxima(emission, model, folder, texts())
-        return find_islands(model, self.maxima, name)
+        maxima = self.maxima
+        if target in WIDE_STATISTICS:
+            maxima = {value: maximum for value, maximum in maxima.items() if not value.endswith(SQUARES)}
+        return find_islands(model, maxima, name)
 
     def _fp32_graph(self, target: str) -> tuple[Emission, onnx.ModelProto, Path]:
         """A graph for the processor: what it is, the graph itself, and the folder where its weights lie."""

@@ -29,6 +29,7 @@ from fletcher.runtime.feeds import make_feeds
 from ..parity import Parity, make_card
 from .models import Tiny
 from .packed_attention import spell_out
+from .rounding import RoundingGraph
 
 __all__ = ["TargetSession", "architecture_of", "load_target", "models_of", "parity_of"]
 
@@ -38,7 +39,9 @@ class TargetSession:
 
     provider = "CPU"
 
-    def __init__(self, emissions: Sequence[Emission], graphs: Sequence[CpuGraph], tables: Mapping[str, Any]) -> None:
+    def __init__(
+        self, emissions: Sequence[Emission], graphs: Sequence[CpuGraph | RoundingGraph], tables: Mapping[str, Any]
+    ) -> None:
         self._parts = list(zip(emissions, graphs, strict=True))
         self._tables = tables
 
@@ -52,7 +55,7 @@ class TargetSession:
             rows.append(self._run(*next(fits), text))
         return np.concatenate(rows)
 
-    def _run(self, emission: Emission, graph: CpuGraph, batch: Encodings) -> NDArray[np.float32]:
+    def _run(self, emission: Emission, graph: CpuGraph | RoundingGraph, batch: Encodings) -> NDArray[np.float32]:
         tables = {name: self._tables[weight] for name, weight in emission.feeds.tables.items()}
         feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch, tables)
         vectors: NDArray[np.float32] = graph.run(feeds, ["vectors"])[0]
@@ -79,7 +82,12 @@ def architecture_of(folder: Path, card: ModelCard) -> Architecture:
 
 
 def models_of(
-    architecture: Architecture, card: ModelCard, folder: Path, target: str, precision: Float, islands: Iterable[str] = ()
+    architecture: Architecture,
+    card: ModelCard,
+    folder: Path,
+    target: str,
+    precision: Float,
+    islands: Iterable[str] = (),
 ) -> tuple[tuple[Emission, ...], list[onnx.ModelProto]]:
     """Emits a target's graphs and writes their weights into `folder`."""
     emissions = emit(target, architecture, card.dimension, card.max_tokens, choose(target, precision, islands))
@@ -92,7 +100,12 @@ def models_of(
 
 
 def load_target(
-    architecture: Architecture, card: ModelCard, folder: Path, target: str, precision: Float, islands: Iterable[str] = ()
+    architecture: Architecture,
+    card: ModelCard,
+    folder: Path,
+    target: str,
+    precision: Float,
+    islands: Iterable[str] = (),
 ) -> TargetSession:
     """Emits a target's graphs and loads them on the CPU provider; packed attention is spelt out there."""
     emissions, models = models_of(architecture, card, folder, target, precision, islands)

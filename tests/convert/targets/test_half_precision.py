@@ -1,0 +1,68 @@
+"""fp16 and bf16 against transformers in float32, in every family: rounded after every node, and as ONNX Runtime runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from fletcher.convert.precision import Float
+from fletcher.convert.variants import TOLERANCES
+from fletcher.runtime.encodings import Encodings
+
+from ..parity import MIXED, Parity, make_card
+from .models import MODELS, Tiny
+from .packed_attention import spell_out
+from .rounding import RoundingGraph
+from .sessions import TargetSession, architecture_of, load_target, models_of
+
+#: CoreML's graphs compute what TensorRT's do; the processor's compute in float32, with weights that were rounded once.
+ROUNDED: tuple[tuple[str, Float], ...] = (
+    ("cuda", "fp16"),
+    ("tensorrt", "fp16"),
+    ("coreml", "fp16"),
+    ("cuda", "bf16"),
+    ("tensorrt", "bf16"),
+)
+RUN: tuple[tuple[str, Float], ...] = (("cpu", "fp16"), ("cpu", "bf16"), ("tensorrt", "fp16"), ("coreml", "fp16"))
+
+
+def _worst_cosine(tiny: Tiny, session: TargetSession) -> float:
+    """Over texts of many lengths, of the mean of token vectors."""
+    parity = Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)
+    rows = parity.rows([min(length, tiny.longest) for length in (*MIXED, tiny.longest)])
+    theirs = parity.huggingface(rows)[:, tiny.hidden : 2 * tiny.hidden]  # of POOLING: cls, mean, …
+    return float(np.min(_cosines(session.run(Encodings.from_lists(rows)), theirs)))
+
+
+def _cosines(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> NDArray[np.float64]:
+    left, right = ours.astype(np.float64), theirs.astype(np.float64)
+    cosines: NDArray[np.float64] = (
+        np.sum(left * right, 1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    )
+    return cosines
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("target", "precision"), ROUNDED)
+def test_rounded_after_every_node(tmp_path: Path, name: str, target: str, precision: Float) -> None:
+    tiny = MODELS[name]()
+    card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
+    emissions, models = models_of(architecture_of(tmp_path, card), card, tmp_path, target, precision)
+    with safe_open(tmp_path / f"{target}.{precision}.safetensors", framework="numpy") as file:
+        tables = {name: file.get_tensor(name) for part in emissions for name in part.feeds.tables.values()}
+    graphs = [RoundingGraph(spell_out(model), tmp_path) for model in models]
+    worst = _worst_cosine(tiny, TargetSession(emissions, graphs, tables))
+    assert TOLERANCES[precision].min_cosine <= worst < 1 - 1e-8  # something was rounded
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("target", "precision"), RUN)
+def test_on_the_processor(tmp_path: Path, name: str, target: str, precision: Float) -> None:
+    tiny = MODELS[name]()
+    card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
+    session = load_target(architecture_of(tmp_path, card), card, tmp_path, target, precision)
+    assert TOLERANCES[precision].min_cosine <= _worst_cosine(tiny, session) < 1 - 1e-8

@@ -1,0 +1,89 @@
+"""Inputs of graphs from encodings: every input by hand for two texts, of three tokens and of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fletcher.runtime.artifact import FeedRules, TensorInfo
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.feeds import POSITION_TABLE, WORD_TABLE, make_feeds
+
+BATCH = Encodings.from_lists([[7, 1, 9], [4]])
+
+
+def _feed(name: str, dtype: str, rank: int, rules: FeedRules | None = None, **tables: Any) -> Any:
+    info = TensorInfo(name, dtype, ("a", "b", "c")[:rank])
+    array = make_feeds((info,), rules or FeedRules(), BATCH, tables)[name]
+    assert array.dtype == np.dtype(dtype)
+    return array.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "rank", "expected"),
+    [
+        ("input_ids", "int32", 1, [7, 1, 9, 4]),
+        ("input_ids", "int32", 2, [[7, 1, 9], [4, 0, 0]]),
+        ("offsets", "int64", 1, [0, 3, 4]),
+        ("cumulative_sequence_length", "int32", 1, [0, 3, 4]),
+        ("token_offset", "int32", 2, [[0, 1, 2], [3, 4, 5]]),
+        ("positions", "int32", 1, [0, 1, 2, 0]),
+        ("position_ids", "int32", 2, [[0, 1, 2], [0, 0, 0]]),
+        ("attention_mask", "int32", 2, [[1, 1, 1], [1, 0, 0]]),
+        ("steps", "int64", 1, [0, 1, 2]),
+        ("rectangle", "int32", 2, [[0, 1, 2], [3, 3, 3]]),
+        ("pooling.cls", "int32", 1, [0, 3]),
+        ("pooling.lasttoken", "int32", 1, [2, 3]),
+        ("pooling.cls", "float32", 2, [[1, 0, 0], [1, 0, 0]]),
+        ("pooling.lasttoken", "float32", 2, [[0, 0, 1], [1, 0, 0]]),
+        ("pooling.mean", "float32", 2, [pytest.approx([1 / 3] * 3), [1, 0, 0]]),
+        ("pooling.mean_sqrt_len_tokens", "float32", 2, [pytest.approx([3**-0.5] * 3), [1, 0, 0]]),
+        ("pooling.weightedmean", "float32", 2, [pytest.approx([1 / 6, 2 / 6, 3 / 6]), [1, 0, 0]]),
+    ],
+)
+def test_each_input(name: str, dtype: str, rank: int, expected: Any) -> None:
+    assert _feed(name, dtype, rank) == expected
+
+
+def test_token_offset_names_the_tokens_places_first() -> None:
+    """The example of the operator's own documentation: texts of 1, 2 and 4 tokens."""
+    batch = Encodings.from_lists([[1], [2, 3], [4, 5, 6, 7]])
+    info = TensorInfo("token_offset", "int32", ("texts", "longest"))
+    places = make_feeds((info,), FeedRules(), batch)["token_offset"]
+    assert places.shape == (3, 4)
+    assert places.ravel().tolist() == [0, 4, 5, 8, 9, 10, 11, 1, 2, 3, 6, 7]
+
+
+def test_roberta_does_not_count_padding_tokens() -> None:
+    """As `create_position_ids_from_input_ids`: those of the id 1 have position 1, the others 2, 3, …"""
+    rules = FeedRules(padding_id=1)
+    assert _feed("position_ids", "int32", 1, rules) == [2, 1, 3, 2]
+    assert _feed("positions", "int32", 1, rules) == [0, 1, 2, 0]
+
+
+def test_a_rounded_width_is_padding_and_leaves_tables_alone() -> None:
+    rules = FeedRules(multiple=8)
+    assert _feed("attention_mask", "int32", 2, rules) == [[1, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]]
+    assert _feed("steps", "int64", 1, rules) == [0, 1, 2, 2, 2, 2, 2, 2]
+
+
+def test_rows_of_tables() -> None:
+    words, places = np.arange(20.0).reshape(10, 2), -np.arange(8.0).reshape(4, 2)
+    rules = FeedRules(shape=(2, 4), tables={WORD_TABLE: "w", POSITION_TABLE: "p"})
+    tables = {WORD_TABLE: words, POSITION_TABLE: places}
+    found = _feed(WORD_TABLE, "float16", 3, rules, **tables)
+    assert found == [[[14, 15], [2, 3], [18, 19], [0, 1]], [[8, 9], [0, 1], [0, 1], [0, 1]]]
+    assert _feed(POSITION_TABLE, "float32", 3, rules, **tables)[0] == [[0, -1], [-2, -3], [-4, -5], [0, -1]]
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (2, 2)])
+def test_a_batch_that_a_fixed_shape_cannot_hold_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(InputError, match=f"{shape[0]} texts of {shape[1]} tokens"):
+        _feed("attention_mask", "int32", 2, FeedRules(shape=shape))
+
+
+def test_a_fixed_shape_may_have_rows_without_text() -> None:
+    assert _feed("pooling.mean", "float32", 2, FeedRules(shape=(3, 3)))[2] == [0, 0, 0]
