@@ -48,8 +48,9 @@ def default_tolerance(card: ModelCard, precision: str) -> Accuracy:
     return Accuracy(min_cosine=tolerance.min_cosine, max_abs=LOGIT_MAX_ABS)
 
 
-#: Targets whose LayerNormalization sums squares in fp32 whatever it norms: ONNX Runtime's CUDA kernel does, as `stash_type`
-#: asks for; of TensorRT's and CoreML's layers that is not known for every version.
+#: Targets where no sum of squares can overflow: ONNX Runtime's CUDA LayerNormalization sums in fp32, as `stash_type` asks
+#: for, and SkipLayerNormalization, into which it fuses residual and norm, averages squares in the graph's type. Of
+#: TensorRT's and CoreML's layers that is not known for every version.
 WIDE_STATISTICS = ("cuda",)
 
 

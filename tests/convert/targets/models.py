@@ -16,7 +16,7 @@ from ..families.test_nomic_bert import Nomic
 from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
 from ..parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize, save_checkpoint
 
-__all__ = ["MODELS", "Tiny"]
+__all__ = ["MODELS", "Tiny", "bert_like", "roberta_like"]
 
 LONGEST = 24
 
@@ -54,11 +54,11 @@ def _transformers(family: str, name: str, sizes: Mapping[str, Any], tokens: Spec
     return Tiny(family, model, longest, tokens, config.vocab_size, config.hidden_size)
 
 
-def _bert_like(family: str, name: str, **sizes: Any) -> Callable[[], Tiny]:
+def bert_like(family: str, name: str, **sizes: Any) -> Callable[[], Tiny]:
     return lambda: _transformers(family, name, SIZES | sizes, BERT_TOKENS, POSITIONS)
 
 
-def _roberta_like(family: str, name: str, **sizes: Any) -> Callable[[], Tiny]:
+def roberta_like(family: str, name: str, **sizes: Any) -> Callable[[], Tiny]:
     return lambda: _transformers(family, name, SIZES | sizes, ROBERTA_TOKENS, POSITIONS - 2)
 
 
@@ -87,23 +87,23 @@ def _restated(family: str, make: Callable[[], Restated], vocabulary: int, hidden
 
 #: By name: all of `families.FAMILIES`, and once each what reaches an emitter in another way.
 MODELS: Mapping[str, Callable[[], Tiny]] = {
-    "albert": _bert_like("albert", "Albert", embedding_size=16),
-    "bert": _bert_like("bert", "Bert"),
-    "bert_tanh_gelu": _bert_like("bert", "Bert", hidden_act="gelu_new"),
-    "bert_quick_gelu": _bert_like("bert", "Bert", hidden_act="quick_gelu"),
-    "camembert": _roberta_like("camembert", "Camembert", type_vocab_size=1),
+    "albert": bert_like("albert", "Albert", embedding_size=16),
+    "bert": bert_like("bert", "Bert"),
+    "bert_tanh_gelu": bert_like("bert", "Bert", hidden_act="gelu_new"),
+    "bert_quick_gelu": bert_like("bert", "Bert", hidden_act="quick_gelu"),
+    "camembert": roberta_like("camembert", "Camembert", type_vocab_size=1),
     "distilbert": lambda: _transformers("distilbert", "DistilBert", DISTILBERT_SIZES, BERT_TOKENS, POSITIONS),
-    "electra": _bert_like("electra", "Electra", embedding_size=16),
+    "electra": bert_like("electra", "Electra", embedding_size=16),
     "gte": _restated("new", lambda: New(rope_scaling={"type": "ntk", "factor": 2.0}), 60, 32),
     "jina_bert": _restated("jina_bert", Jina, 60, 48),
     "jina_bert_normed": _restated("jina_bert", lambda: Jina(6, normed=True, feed_forward_type="reglu"), 60, 48),
     "modernbert": _modernbert,
-    "mpnet": _roberta_like("mpnet", "MPNet"),
+    "mpnet": roberta_like("mpnet", "MPNet"),
     "nomic_bert": _restated("nomic_bert", Nomic, 64, 32),
     "nomic_bert_interleaved": _restated(
         "nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5, rotary_emb_interleaved=True, rotary_emb_base=50), 64, 32
     ),
     "nomic_bert_half": _restated("nomic_bert", lambda: Nomic(rotary_emb_fraction=0.5), 64, 32),
-    "roberta": _roberta_like("roberta", "Roberta", type_vocab_size=1),
-    "xlm-roberta": _roberta_like("xlm-roberta", "XLMRoberta", type_vocab_size=1),
+    "roberta": roberta_like("roberta", "Roberta", type_vocab_size=1),
+    "xlm-roberta": roberta_like("xlm-roberta", "XLMRoberta", type_vocab_size=1),
 }

@@ -1,0 +1,154 @@
+"""Every family's cuda graph on a GPU, against transformers in float32 on the processor.
+
+    python benchmarks/gpu/parity.py .carry/gpu_parity [--output FILE.json]
+
+Needs numpy and onnxruntime-gpu alone, so that it runs on a host without a package index; `prepare_parity.py` made the
+folder. For each case it checks that ONNX Runtime put every node on the CUDA provider (no fallback to the processor is allowed,
+and the profile of a run names the provider of each node), that the vectors are within the precision's tolerance, with residual
+and norm fused and not fused, and that the graph can be captured as a CUDA graph and replays to the same vectors, which shows
+that nothing in it waits for the device. It also looks for a kernel of every operator and type that the emitter allows.
+Prints a JSON; the exit status is 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+PROVIDER = "CUDAExecutionProvider"
+OPSET = 24
+#: Replays of a captured graph: the first run allocates, the second captures, later ones replay.
+REPLAYS = 4
+#: How far a replay may be from the plain run, by precision: the library may choose other kernels.
+REPLAYED = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-1}
+
+
+def open_session(graph: Path, *, disabled: list[str], profile: Path | None = None, **provider: str) -> Any:
+    """A session that may use no other provider."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    settings = {"use_tf32": "0", **provider}
+    session = onnxruntime.InferenceSession(
+        graph, options, providers=[(PROVIDER, settings)], disabled_optimizers=disabled or None
+    )
+    if session.get_providers()[0] != PROVIDER:
+        raise RuntimeError(f"runs on {session.get_providers()}")
+    return session
+
+
+def node_providers(graph: Path, feeds: dict[str, Any]) -> dict[str, int]:
+    """How many nodes ran on each provider."""
+    with tempfile.TemporaryDirectory() as folder:
+        session = open_session(graph, disabled=[], profile=Path(folder) / "run")
+        session.run(["vectors"], feeds)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    found: dict[str, int] = {}
+    for event in events:
+        provider = event.get("args", {}).get("provider")
+        if event.get("cat") == "Node" and provider:
+            found[provider] = found.get(provider, 0) + 1
+    return found
+
+
+def compare(ours: Any, theirs: Any) -> tuple[float, float]:
+    """Smallest cosine of a row, largest absolute difference."""
+    left, right = ours.astype(np.float64), theirs.astype(np.float64)
+    cosines = np.sum(left * right, 1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+    return float(cosines.min()), float(np.abs(left - right).max())
+
+
+def capture(graph: Path, feeds: dict[str, Any]) -> float:
+    """Runs the graph captured; the largest difference from the plain run."""
+    expected = open_session(graph, disabled=[]).run(["vectors"], feeds)[0]
+    session = open_session(graph, disabled=[], enable_cuda_graph="1")
+    binding = session.io_binding()
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array, "cuda", 0) for name, array in feeds.items()}
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, value)
+    result = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros_like(expected), "cuda", 0)
+    binding.bind_ortvalue_output("vectors", result)
+    for _ in range(REPLAYS):
+        session.run_with_iobinding(binding)
+    return float(np.abs(result.numpy() - expected).max())
+
+
+def check_case(folder: Path) -> dict[str, Any]:
+    """One model in one precision."""
+    case = json.loads((folder / "case.json").read_text())
+    precision = folder.name.rpartition("-")[2]
+    graph = folder / f"cuda-{precision}.onnx"
+    batches = [dict(np.load(file)) for file in sorted(folder.glob("batch*.npz"))]
+    expected = [batch.pop("expected") for batch in batches]
+    result: dict[str, Any] = {"providers": node_providers(graph, batches[2]), "islands": len(case["islands"])}
+    passed = set(result["providers"]) == {PROVIDER}
+    for name, disabled in (("fused", []), ("unfused", ["SkipLayerNormFusion"])):
+        session = open_session(graph, disabled=disabled)
+        vectors = [session.run(["vectors"], batch)[0] for batch in batches]
+        figures = [compare(*pair) for pair in zip(vectors, expected, strict=True)]
+        cosine, difference = min(c for c, _ in figures), max(d for _, d in figures)
+        within = cosine >= case["min_cosine"] and (case["max_abs"] is None or difference <= case["max_abs"])
+        result[name] = {"min_cosine": cosine, "max_abs": difference, "within": within}
+        passed &= within
+    result["captured_max_abs"] = capture(graph, batches[3])
+    passed &= result["captured_max_abs"] <= REPLAYED[precision]
+    return {"passed": bool(passed), **result}
+
+
+def missing_kernels(operators: list[Any]) -> list[str]:
+    """Operators and types that the emitter allows and this build has no CUDA kernel for."""
+    kernels: dict[tuple[str, str], set[str]] = {}
+    for kernel in state.get_all_opkernel_def():
+        first, last = kernel.version_range
+        if kernel.provider == PROVIDER and first <= (OPSET if not kernel.domain else 1) <= last:
+            types = {name for constraint in kernel.type_constraints.values() for name in constraint}
+            kernels.setdefault((kernel.domain, kernel.op_name), set()).update(types)
+    return [
+        f"{domain or 'ai.onnx'}.{operator} of {kind}"
+        for domain, operator, types in operators
+        for kind in types
+        if f"tensor({kind})" not in kernels.get((domain, operator), set())
+    ]
+
+
+def main() -> None:
+    """Checks every case."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # finds the CUDA libraries that came with PyTorch
+    report: dict[str, Any] = {
+        "onnxruntime": onnxruntime.__version__,
+        "build": onnxruntime.get_build_info(),
+        "missing_kernels": missing_kernels(json.loads((args.folder / "operators.json").read_text())),
+        "cases": {},
+    }
+    for folder in sorted(path for path in args.folder.iterdir() if path.is_dir()):
+        try:
+            report["cases"][folder.name] = check_case(folder)
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors have no base; the other cases shall run
+            report["cases"][folder.name] = {"passed": False, "error": f"{type(error).__name__}: {error}"[:500]}
+    failed = [name for name, case in report["cases"].items() if not case["passed"]]
+    report["failed"] = failed
+    text = json.dumps(report, indent=1)
+    if args.output is not None:
+        args.output.write_text(text)
+    print(text)
+    sys.exit(1 if failed or report["missing_kernels"] or not report["cases"] else 0)
+
+
+if __name__ == "__main__":
+    main()
