@@ -3,10 +3,12 @@
     python benchmarks/gpu/parity.py .carry/gpu_parity [--output FILE.json]
 
 Needs numpy and onnxruntime-gpu alone, so that it runs on a host without a package index; `prepare_parity.py` made the
-folder. For each case it checks that ONNX Runtime put every node on the CUDA provider (no fallback to the processor is allowed,
-and the profile of a run names the provider of each node), that the vectors are within the precision's tolerance, with residual
-and norm fused and not fused, and that the graph can be captured as a CUDA graph and replays to the same vectors, which shows
-that nothing in it waits for the device. It also looks for a kernel of every operator and type that the emitter allows.
+folder. For each case it checks that ONNX Runtime put every node on the CUDA provider (no fallback to the processor is
+allowed, and the profile of a run names the provider of each node), that the vectors are within the precision's tolerance,
+with residual and norm fused and not fused, and that the graph can be captured as a CUDA graph and replays to the same
+vectors, which shows that nothing in it waits for the device. It also looks for a kernel of every operator and type that the
+emitter allows.
+
 Prints a JSON; the exit status is 1 if anything failed.
 """
 
