@@ -54,6 +54,17 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
     }
 )
 
+#: Tokenizers that give token types in every version of transformers, and those that give none; `Fast` is left out.
+TYPED = frozenset({"BertTokenizer", "ElectraTokenizer"})
+UNTYPED = frozenset(
+    {"CamembertTokenizer", "DistilBertTokenizer", "MPNetTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer"}
+    | {"TokenizersBackend"}  # transformers 5's own
+)
+#: What a checkpoint has that names none.
+DEFAULT_TOKENIZERS: Mapping[str, str] = MappingProxyType(
+    {"bert": "BertTokenizer", "electra": "ElectraTokenizer", "nomic_bert": "BertTokenizer"}
+)
+
 #: Of encoders inside a checkpoint with a head.
 PREFIXES = ("bert.", "albert.", "nomic_bert.")
 
@@ -104,16 +115,36 @@ def _modernbert_pooling(checkpoint: Checkpoint) -> PoolingMode:
             )
 
 
+def _tells_types(checkpoint: Checkpoint) -> bool:
+    """Whether transformers' tokenizer gives the model token types.
+
+    Raises:
+        CheckpointError: it depends on the version: transformers 4 does wherever nothing else is said, 5 does not.
+    """
+    file = checkpoint.folder / "tokenizer_config.json"
+    settings = read_json(file) if file.is_file() else {}
+    inputs = settings.get("model_input_names")
+    if isinstance(inputs, list):
+        return "token_type_ids" in inputs
+    kind = settings.get("tokenizer_class") or DEFAULT_TOKENIZERS.get(str(checkpoint.config.get("model_type")))
+    kind = str(kind).removesuffix("Fast")
+    if kind not in TYPED | UNTYPED:
+        raise CheckpointError(
+            f"{file}: transformers 4 gives a model with the tokenizer {kind} token types, transformers 5 does not. Write "
+            'model_input_names into a copy of the file: ["input_ids", "token_type_ids", "attention_mask"] if the model was '
+            "trained with them"
+        )
+    return kind in TYPED
+
+
 def _with_token_types(checkpoint: Checkpoint, architecture: Architecture) -> Architecture:
     """The architecture with all rows of its token type table, if it has several and the tokenizer tells the texts apart."""
     row = architecture.embedding.token_type
-    settings = checkpoint.folder / "tokenizer_config.json"
-    inputs = (read_json(settings) if settings.is_file() else {}).get("model_input_names")
-    if row is None or (isinstance(inputs, list) and "token_type_ids" not in inputs):
+    if row is None:
         return architecture
     name = row.name.removesuffix(".0")
     stored = next(tensor for full, tensor in checkpoint.tensors.items() if full.endswith(name))
-    if stored.shape[0] == 1:
+    if stored.shape[0] == 1 or not _tells_types(checkpoint):
         return architecture
     whole = TensorReader(checkpoint, prefixes=()).take(stored.name, stored.shape)
     table = Weight(name, whole.shape, whole.load)

@@ -1,0 +1,168 @@
+"""Rerankers against sentence-transformers' CrossEncoder, over every family whose classifier is authored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from sentence_transformers import CrossEncoder
+
+from fletcher.convert.reference_heads import HeadReference
+from fletcher.convert.verify_heads import verify_head
+from fletcher.model_zoo.errors import CardError
+from fletcher.runtime import Encoder
+from fletcher.runtime.errors import CheckpointError, InputError
+from fletcher.runtime.reporter import Reporter
+
+from ..parity import randomize
+from .tiny import DOCUMENTS, QUERY, SIZES, VOCABULARY, convert, save, set_input_names
+
+DISTILBERT = {
+    "vocab_size": VOCABULARY,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 40,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+}
+MODERNBERT = SIZES | {"bos_token_id": 0, "cls_token_id": 0, "eos_token_id": 2, "sep_token_id": 2}
+
+#: Family, arguments of its configuration, and whether its tokenizer gives token types.
+FAMILIES: list[tuple[str, dict[str, Any], bool]] = [
+    ("Bert", SIZES, True),
+    ("Roberta", SIZES | {"type_vocab_size": 1}, False),
+    ("XLMRoberta", SIZES | {"type_vocab_size": 1}, False),
+    ("Camembert", SIZES | {"type_vocab_size": 1}, False),
+    ("DistilBert", DISTILBERT, False),
+    ("MPNet", SIZES, False),
+    ("Albert", SIZES | {"embedding_size": 16}, True),
+    ("Electra", SIZES | {"embedding_size": 16}, True),
+    ("ModernBert", MODERNBERT, False),
+    ("ModernBert", MODERNBERT | {"classifier_pooling": "mean", "classifier_bias": True, "norm_bias": True}, False),
+    ("NomicBert", SIZES, True),
+]
+
+
+def make(
+    folder: Path, family: str = "Bert", sizes: dict[str, Any] = SIZES, *, labels: int = 1, types: bool = True
+) -> Path:
+    config = getattr(transformers, f"{family}Config")(**sizes, num_labels=labels)
+    model = getattr(transformers, f"{family}ForSequenceClassification")(config)
+    return save(randomize(model), folder, types=types)
+
+
+def expected(folder: Path) -> Any:
+    model = CrossEncoder(str(folder), device="cpu")
+    return model.predict([(QUERY, text) for text in DOCUMENTS], batch_size=1).reshape(len(DOCUMENTS), -1)
+
+
+@pytest.mark.parametrize(("family", "sizes", "types"), FAMILIES)
+@pytest.mark.parametrize("labels", [1, 3])
+def test_scores_are_those_of_cross_encoder(
+    tmp_path: Path, family: str, sizes: dict[str, Any], types: bool, labels: int
+) -> None:
+    torch.set_num_threads(1)
+    folder = make(tmp_path / "model", family, sizes, labels=labels, types=types)
+    with Encoder.load(convert(folder).path, workers=1) as encoder:
+        assert (encoder.card.output, encoder.dimension) == ("scores", labels)
+        found = encoder.score(QUERY, DOCUMENTS)
+    reference = expected(folder)
+    np.testing.assert_allclose(found.scores, reference, atol=1e-5)
+    assert np.ptp(reference, axis=0).min() > 1e-3  # the documents are told apart
+    assert found.dropped.tolist()[4] > 0 and found.tokens.max() == 24
+
+
+def test_token_types_are_an_input_and_move_the_scores(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    with Encoder.load(convert(folder).path, workers=1) as encoder:
+        assert "token_type_ids" in [info.name for info in encoder.variant.inputs]
+        encodings = encoder.tokenizer.encode_pairs([QUERY], DOCUMENTS[:1])
+        typed = encoder.compute(encodings)
+        untyped = encoder.compute(encoder.encodings_from_ids([encodings.ids.tolist()]))
+    assert abs(typed - untyped).max() > 1e-3
+
+
+def test_a_tokenizer_without_token_types_gives_none(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    set_input_names(folder, ["input_ids", "attention_mask"])
+    with Encoder.load(convert(folder).path, workers=1) as encoder:
+        assert "token_type_ids" not in [info.name for info in encoder.variant.inputs]
+        np.testing.assert_allclose(encoder.score(QUERY, DOCUMENTS).scores, expected(folder), atol=1e-5)
+
+
+def test_token_types_that_depend_on_the_version_of_transformers_are_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    set_input_names(folder, None)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "AlbertTokenizer"}))
+    with pytest.raises(CheckpointError, match="transformers 4 gives a model with the tokenizer AlbertTokenizer"):
+        convert(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sbert_ce_default_activation_function", "torch.nn.modules.linear.Identity"),
+        ("sentence_transformers", {"activation_fn": "torch.nn.modules.linear.Identity", "version": "4.0.1"}),
+    ],
+)
+def test_the_activation_is_the_one_configured(tmp_path: Path, key: str, value: object) -> None:
+    folder = make(tmp_path / "model")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with Encoder.load(convert(folder).path, workers=1) as encoder:
+        assert encoder.card.activation == "identity"
+        found = encoder.score(QUERY, DOCUMENTS).scores
+    np.testing.assert_allclose(found, expected(folder), atol=1e-5)
+
+
+def test_what_cross_encoder_saves_is_read(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", labels=3)
+    model = CrossEncoder(str(folder), device="cpu", activation_fn=torch.nn.Sigmoid())
+    model.save_pretrained(str(tmp_path / "saved"))
+    with Encoder.load(convert(tmp_path / "saved").path, workers=1) as encoder:
+        assert encoder.card.activation == "sigmoid"
+        np.testing.assert_allclose(encoder.score(QUERY, DOCUMENTS).scores, expected(tmp_path / "saved"), atol=1e-5)
+
+
+def test_an_unknown_activation_a_wrong_shape_and_other_targets_are_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"sbert_ce_default_activation_function": "mine.Squash"}))
+    with pytest.raises(CardError, match=r"mine\.Squash"):
+        convert(folder)
+    labels = {"id2label": {"0": "no", "1": "yes"}}
+    file.write_text(json.dumps(config | labels))
+    with pytest.raises(CheckpointError, match=r"classifier\.weight has shape \(1, 32\)"):
+        convert(folder)
+
+
+def test_an_embedding_is_made_of_a_classifier_on_demand_only(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    with Encoder.load(convert(folder).path, workers=1) as encoder:
+        with pytest.raises(InputError, match="use `score` instead of `embed`"):
+            encoder.embed(["w1"])
+        with pytest.raises(InputError, match="use `score` instead of `embed`"):
+            next(encoder.stream([["w1"]]))
+    with pytest.raises(CardError, match="--pooling"):
+        convert(folder, "embedding")
+
+
+def test_verification_passes_and_sees_a_wrong_activation(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    artifact = convert(folder).path
+    with Encoder.load(artifact, workers=1) as encoder:
+        card = encoder.card
+    reference = HeadReference.load(folder, card)
+    report = verify_head(artifact, reference, name="tiny", reporter=Reporter(as_json=True))
+    assert report.verdict == "passed" and report.tokenizer.truncated > 0
+    wrong = HeadReference(card, reference.tokenizer, reference.model, torch.nn.Identity(), reference.tools)
+    report = verify_head(artifact, wrong, name="tiny", reporter=Reporter(as_json=True))
+    assert report.verdict == "failed" and "max abs difference" in report.variants[0].reasons[-1]
