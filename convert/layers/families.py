@@ -13,7 +13,7 @@ from typing import Literal
 
 from fletcher.runtime.errors import InputError
 
-__all__ = ["FAMILIES", "Family", "Tap", "taps_of"]
+__all__ = ["CLASSIFIERS", "FAMILIES", "Family", "Tap", "taps_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +202,26 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "nomic_bert": _NOMIC_BERT,
         "roberta": _BERT,
         "xlm-roberta": _BERT,
+    }
+)
+
+
+_POOLER = ("*pooler.dense", "classifier")
+_TWO_LAYERS = ("classifier.dense", "classifier.out_proj")
+
+#: Of `…ForSequenceClassification`: modules whose inputs are what each step after the encoder gives; `*` is the encoder.
+CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "albert": ("*pooler", "classifier"),
+        "bert": _POOLER,
+        "camembert": _TWO_LAYERS,
+        "distilbert": ("pre_classifier", "classifier"),
+        "electra": _TWO_LAYERS,
+        "modernbert": ("head.dense", "head.norm", "classifier"),
+        "mpnet": _TWO_LAYERS,
+        "nomic_bert": _POOLER,
+        "roberta": _TWO_LAYERS,
+        "xlm-roberta": _TWO_LAYERS,
     }
 )
 

@@ -56,7 +56,7 @@ is what rounding may amount to there; points above it are red. Points without an
 
 
 def plot_growth(report: LayersReport) -> str:
-    """Relative error over the points of the graph, layers side by side. Returns an `<svg>` element."""
+    """Relative error over the points of the graph, layer by layer from `in` to `out`. Returns an `<svg>` element."""
     points = [point for point in report.points if point.section == "values" and point.verdict != "missing"]
     starts: dict[str, int] = {}
     for index, point in enumerate(points):
@@ -89,7 +89,7 @@ def plot_growth(report: LayersReport) -> str:
 def _group(point: PointResult) -> str:
     if point.layer is not None:
         return f"{point.layer}"
-    return "embeddings" if point.key.startswith("embeddings/") else "vectors"
+    return "in" if point.key.startswith("embeddings/") else "out"
 
 
 def _section(report: LayersReport, name: str, title: str) -> str:

@@ -119,6 +119,8 @@ def find_points(model: onnx.ModelProto) -> list[Point]:
             elif module := _MODULE.fullmatch(value):
                 # What a module gives is the last value that bears its name: drop the earlier one, to keep the order.
                 points.pop(module["module"], None)
+                if value == f"{module['module']}/dense":
+                    points[value] = Point(value, Kind.TEXTS, node.name, value)
                 points[module["module"]] = Point(module["module"], Kind.TEXTS, node.name, value)
             elif layer := _LAYER.fullmatch(value):
                 index = layers.setdefault(layer["prefix"], len(layers))
@@ -139,7 +141,7 @@ def title_of(point: Point | str) -> str:
     if match := _KEY.fullmatch(key):
         return f"layer {match['layer']}: {LAYER_POINTS[match['part']]}"
     if isinstance(point, Point) and point.kind is Kind.TEXTS:
-        return f"module {key.removeprefix('modules.')}: {point.value.rpartition('/')[2]}"
+        return f"module {key.removeprefix('modules.').partition('/')[0]}: {point.value.rpartition('/')[2]}"
     return key.replace("_", " ")
 
 

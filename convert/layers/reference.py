@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..reference import Reference
-from .families import Family, Tap, taps_of
+from .families import Tap
 from .scores import OUT_OF_SIGHT
+from .subject import Subject
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,39 +34,44 @@ ATTENTION_FUNCTION = "eager_attention_forward"
 class Tracer:
     """Hooks on a reference model. A context manager: afterwards the model is as it was."""
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, subject: Subject) -> None:
         """
-        Raises:
-            InputError: a family without a table of points.
+        Args:
+            subject: the model.
         """
-        self._reference = reference
-        self._model: Any = reference.model
-        self._family: Family = taps_of(str(self._model.config.model_type))
-        self._modules: dict[str, Any] = dict(self._model.named_modules())
+        self._subject = subject
+        self._model = subject.model
+        self._family = subject.family
+        # Paths of the encoder's modules are relative to it, the others as they are.
+        self._modules: dict[str, Any] = {
+            path.removeprefix(subject.prefix): module for path, module in self._model.named_modules()
+        }
         self._stack = contextlib.ExitStack()
         self._found: dict[str, Tensor] = {}
         self._layer = -1
 
-    def run(self, row: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+    def run(self, row: Sequence[int], types: Sequence[int] | None = None) -> dict[str, NDArray[np.float32]]:
         """Every point of one text, by key; shapes as in `GraphProbe.run`. The order is that of computation.
 
         Args:
             row: token ids, special tokens included.
+            types: their token types, where the model is given any.
         """
         import torch
 
         self._found, self._layer = {}, -1
         ids = torch.tensor([list(row)], dtype=torch.long)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        if types is not None:
+            inputs["token_type_ids"] = torch.tensor([list(types)], dtype=torch.long)
         with torch.no_grad():
-            state = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+            found = self._model(**inputs)
             if not self._has_attention_function:
                 for layer in range(self._layer + 1):
                     self._score_by_taps(f"layers.{layer}")
             self._drop_idle_activations()
             points = {key: self._found[key] for key in self._ordered_keys()}
-            for index, module in enumerate(self._reference.modules):
-                state = module(state)
-                points[f"modules.{index}"] = state
+            points.update(self._subject.finish(found))
         return {key: value.numpy().astype(np.float32) for key, value in points.items()}
 
     def _drop_idle_activations(self) -> None:
@@ -94,6 +99,9 @@ class Tracer:
                         self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
             if self._family.final_norm is not None:
                 self._tap(stack, self._family.final_norm, Tap("", "out"), lambda: "final_norm")
+            for key, tap in self._subject.taps.items():
+                path = tap.path.removeprefix(self._subject.prefix)
+                self._tap(stack, path, tap, lambda key=key: key)  # type: ignore[misc]
             if self._has_attention_function:
                 stack.enter_context(self._wrapped_attention())
             self._stack = stack.pop_all()
@@ -206,11 +214,11 @@ class Tracer:
     def _ordered_keys(self) -> list[str]:
         """Keys by place: embeddings, layers, final norm. Inside a layer as they were recorded, which is good enough to say
         where a point stands that the graph lacks."""
-        place = {"embeddings": -1, "final_norm": self._layer + 1}
+        layers = {f"layers.{layer}": layer for layer in range(self._layer + 1)}
+        place = {"embeddings": -1, "final_norm": len(layers), **layers}
 
         def rank(key: str) -> int:
-            first = key.partition("/")[0]
-            return place[first] if first in place else int(first.removeprefix("layers."))
+            return place.get(key.partition("/")[0], len(layers) + 1)
 
         return sorted(self._found, key=rank)
 

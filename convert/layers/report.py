@@ -21,19 +21,19 @@ def render_layers(report: LayersReport) -> RenderableType:
     title = f"{report.variant} of {report.model} against {report.reference}"
     # Narrow on purpose: a terminal of 80 columns still shows a point on a line or two.
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
-    table.add_column("point", min_width=30)
-    table.add_column("shape", overflow="fold")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("point", min_width=28)
+    table.add_column("shape", overflow="fold", max_width=14)
     for heading in ("max abs", "relative", "cosine"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
     for point in _shown(report):
         table.add_row(
+            Text(point.verdict, style=_STYLES[point.verdict]),
             point.point if point.verdict == "passed" else f"{point.point}\n{point.node}",
             shape_of(point),
             f"{point.max_abs:.1e}",
             f"{point.relative:.1e}",
             f"{point.cosine:.6f}",
-            Text(point.verdict, style=_STYLES[point.verdict]),
         )
     batches = ", ".join("+".join(map(str, lengths)) for lengths in report.batches)
     verdict = Text.assemble("verdict: ", Text(report.verdict, style=_STYLES[report.verdict]))

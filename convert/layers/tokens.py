@@ -10,10 +10,10 @@ from fletcher.model_zoo.card import RAW
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.tokenizer import Tokenizer as TextTokenizer
 
-from ..reference import Reference
 from ..texts import EDGES, SENTENCES
 from ..verify import Probe, compare_ids
 from .results import PointResult
+from .subject import Subject
 
 __all__ = ["compare_tokenizers", "open_tokenizer"]
 
@@ -31,16 +31,16 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     return tokenizer
 
 
-def compare_tokenizers(artifact: Artifact, reference: Reference, texts: Sequence[str]) -> Iterator[PointResult]:
+def compare_tokenizers(artifact: Artifact, subject: Subject, texts: Sequence[str]) -> Iterator[PointResult]:
     """Vocabulary and token ids.
 
     Args:
         artifact: ours.
-        reference: theirs.
+        subject: theirs.
         texts: compared besides the built-in ones.
     """
     ours = open_tokenizer(artifact).get_vocab(with_added_tokens=True)
-    theirs = reference.tokenizer.get_vocab()
+    theirs = subject.tokenizer.get_vocab()
     different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     note = ""
     if different:
@@ -49,7 +49,7 @@ def compare_tokenizers(artifact: Artifact, reference: Reference, texts: Sequence
     yield _result("vocabulary", len(ours), len(different), note)
 
     probes = [Probe(text, RAW) for text in (*EDGES, *SENTENCES, *texts)]
-    rows = reference.tokenize([probe.text for probe in probes], RAW)
+    rows = subject.tokenize([probe.text for probe in probes])
     tokenizer = TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
     ids = compare_ids(tokenizer.encode([probe.text for probe in probes]), rows, probes)
     yield _result("token ids", ids.compared, ids.compared - ids.equal, ids.reason)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -24,7 +25,6 @@ from fletcher.runtime.session import open_session
 from ..checkpoint import Checkpoint
 from ..heads import describe_model
 from ..precision import Float
-from ..reference import Reference
 from ..targets.emit import choose, emit
 from ..verify import fetch_reference, versions
 from ..weights import Weight
@@ -34,6 +34,7 @@ from .points import layer_of
 from .probe import GraphProbe, Values
 from .reference import Tracer
 from .results import LayersReport, PointResult
+from .subject import SUBJECTS
 from .tally import Tally
 from .tokens import compare_tokenizers, open_tokenizer
 from .weights import compare_weights
@@ -71,28 +72,31 @@ def verify_layers(
     artifact = Artifact.open(path)
     chosen = _find_variant(artifact, variant)
     card = artifact.manifest.card
-    if card.output != "vectors":
-        raise InputError(
-            f"{card.name} gives {card.output.replace('_', ' ')}: only models of vectors are compared with transformers "
-            "layer by layer. Verify it without --layers, or compare two variants with --against and --on"
-        )
     artifact.check_files()
     folder, name = fetch_reference(artifact, reference, reporter)
-    model = Reference.load(folder, card)
-    batches = plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape)
-    with GraphProbe(artifact, chosen) as probe, Tracer(model) as tracer:
-        results = [*compare_tokenizers(artifact, model, texts or ())]
+    subject = SUBJECTS[card.output](folder, card)
+    batches = _encode(plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape), chosen)
+    with GraphProbe(artifact, chosen) as probe, Tracer(subject) as tracer:
+        # What a Dense module of sentence-transformers gives before its activation, the reference keeps to itself.
+        probe.points = [
+            point for point in probe.points if point.key in subject.taps or not point.key.endswith("/dense")
+        ]
+        results = [*compare_tokenizers(artifact, subject, texts or ())]
         reporter.line("comparing the weights with the checkpoint's")
         tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
         expected = _expected_weights(folder, card, chosen)
         results += compare_weights(probe.model, artifact.path, tables, expected)
 
-        def trace(rows: Rows) -> Values:
-            traces = [tracer.run(row) for row in rows]
+        def trace(batch: Encodings) -> Values:
+            types = None if batch.token_types is None else _rows(batch.token_types, batch)
+            traces = [
+                tracer.run(row, None if types is None else types[index])
+                for index, row in enumerate(_rows(batch.ids, batch))
+            ]
             return {key: [values[key] for values in traces] for key in traces[0]}
 
         values = _compare_values(artifact, chosen, probe, trace, chosen.precision, batches, reporter)
-    return _report(artifact, chosen, name, model.tools, batches, [*results, *values])
+    return _report(artifact, chosen, name, subject.tools, batches, [*results, *values])
 
 
 def compare_variants(
@@ -117,14 +121,14 @@ def compare_variants(
         raise InputError(f"{right.name} would be compared with itself: name two variants by --against and --on")
     artifact.check_files()
     shape = judged.feeds.shape or right.feeds.shape
-    batches = plan(open_tokenizer(artifact), artifact.manifest.card.max_tokens, texts or (), shape)
+    batches = _encode(plan(open_tokenizer(artifact), artifact.manifest.card.max_tokens, texts or (), shape), judged)
     coarser = max(right.precision, judged.precision, key=lambda precision: ROUNDOFF[precision])
     with GraphProbe(artifact, right) as other, GraphProbe(artifact, judged) as probe:
         common = {point.key for point in other.points} & {point.key for point in probe.points}
         probe.points = [point for point in probe.points if point.key in common]
 
-        def read(rows: Rows) -> Values:
-            values, _ = other.run(Encodings.from_lists(rows))
+        def read(batch: Encodings) -> Values:
+            values, _ = other.run(batch)
             return {key: value for key, value in values.items() if key in common}
 
         values = _compare_values(artifact, judged, probe, read, coarser, batches, reporter)
@@ -145,10 +149,10 @@ def _find_variant(artifact: Artifact, name: str | None) -> Variant:
             f"{variant.name} was traced by {variant.exporter}, so its values have no names: it cannot be compared layer by "
             "layer. Verify it without --layers"
         )
-    if (output := artifact.manifest.card.output) != "vectors":
+    if (output := artifact.manifest.card.output) not in SUBJECTS:
         raise InputError(
-            f"{variant.name} gives {output.replace('_', ' ')}, and only graphs that give vectors can be compared layer by "
-            "layer. Verify it without --layers"
+            f"{variant.name} gives {output.replace('_', ' ')}, and only graphs that give {' or '.join(SUBJECTS)} can be "
+            "compared layer by layer. Verify it without --layers"
         )
     if variant.precision not in ROUNDOFF:
         raise InputError(
@@ -156,6 +160,20 @@ def _find_variant(artifact: Artifact, name: str | None) -> Variant:
             "Verify it without --layers"
         )
     return variant
+
+
+def _encode(batches: Sequence[Rows], variant: Variant) -> list[Encodings]:
+    """Batches as a variant takes them: with the second half of each text of token type 1, where it tells types apart."""
+    encodings = [Encodings.from_lists(rows) for rows in batches]
+    if all(info.name != "token_type_ids" for info in variant.inputs):
+        return encodings
+    halves = [np.concatenate([np.arange(len(row)) >= (len(row) + 1) // 2 for row in rows]) for rows in batches]
+    return [replace(batch, token_types=types.astype(np.int32)) for batch, types in zip(encodings, halves, strict=True)]
+
+
+def _rows(values: NDArray[np.int32], batch: Encodings) -> list[list[int]]:
+    """Packed values by texts."""
+    return [row.tolist() for row in np.split(values, batch.offsets[1:-1])]
 
 
 def _expected_weights(folder: Path, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:
@@ -176,9 +194,9 @@ def _compare_values(
     artifact: Artifact,
     variant: Variant,
     probe: GraphProbe,
-    expect: Callable[[Rows], Values],
+    expect: Callable[[Encodings], Values],
     precision: str,
-    batches: Sequence[Rows],
+    batches: Sequence[Encodings],
     reporter: Reporter,
 ) -> list[PointResult]:
     """Every point of the graph over all batches, and the served session's vectors against the probed graph's.
@@ -189,16 +207,16 @@ def _compare_values(
         probe: its graph.
         expect: what the reference has on each text of a batch.
         precision: whose tolerance holds.
-        batches: token ids.
+        batches: texts.
         reporter: is told what goes on.
     """
     tally = Tally(probe.points, probe.hidden)
-    encodings, probed = [Encodings.from_lists(rows) for rows in batches], []
+    probed = []
     total, units = sum(map(len, batches)), ("texts", "tokens")
     with reporter.progress(f"layers of {variant.name}", total=total, units=units) as progress:
-        for rows, batch in zip(batches, encodings, strict=True):
+        for batch in batches:
             values, vectors = probe.run(batch)
-            tally.add(values, expect(rows), batch.lengths.tolist())
+            tally.add(values, expect(batch), batch.lengths.tolist())
             probed.append(vectors)
             progress.advance(len(batch), batch.num_tokens)
     depth = 1 + max((layer for point in probe.points if (layer := layer_of(point.key)) is not None), default=-1)
@@ -211,7 +229,7 @@ def _compare_values(
     results = tally.results(tolerance)
     try:
         with open_session(artifact, variant, threads=1) as session:
-            served = [session.run(batch) for batch in encodings]
+            served = [session.run(batch) for batch in batches]
     except ProviderError as error:
         reporter.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
         return results
@@ -247,7 +265,7 @@ def _report(
     variant: Variant,
     reference: str,
     tools: Mapping[str, str],
-    batches: Sequence[Rows],
+    batches: Sequence[Encodings],
     points: Sequence[PointResult],
 ) -> LayersReport:
     first = next((point for point in points if point.verdict != "passed"), None)
@@ -259,7 +277,7 @@ def _report(
         reference=reference,
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **tools},
-        batches=tuple(tuple(map(len, rows)) for rows in batches),
+        batches=tuple(tuple(batch.lengths.tolist()) for batch in batches),
         points=tuple(points),
         first=first,
         verdict="passed" if first is None else "failed",

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import transformers
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -30,12 +31,15 @@ from fletcher.runtime.errors import ArtifactError, ChecksumError, InputError, Pr
 from fletcher.runtime.reporter import Reporter
 from fletcher.runtime.session import open_session
 
-from .layers_models import save_artifact
+from .heads.tiny import save
+from .layers_models import MODELS, save_artifact
+from .parity import randomize
 from .sabotage import Patient
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
 QUIET = Reporter(as_json=True)
+POOLERS = ("Bert", "DistilBert", "Albert", "ModernBert", "NomicBert")
 MAIN = "from fletcher.convert.cli import main; main()"
 
 
@@ -80,7 +84,7 @@ def test_the_table_has_a_row_a_point_and_names_the_first_wrong_one(broken: Path)
     text = shown(report)
     row = next(line for line in text.splitlines() if "layer 0: query projection" in line)
     assert "tokens×48" in row and "passed" in row
-    assert re.search(r"layer 0: activation .*failed", text)
+    assert re.search(r"failed +layer 0: activation ", text)
     assert "bit for bit" in text and "weight encoder" not in text  # equal weights share one row
     assert "first diverges from" in text and "node encoder.layer.0/feed_forward/activation" in text
     assert "batches, in tokens a text: 1, 96, 2+40, 7+7+7, " in text
@@ -247,10 +251,52 @@ def test_a_mask_that_is_left_out_is_named_where_attention_is_spelt_out(targets: 
     assert (report.first.key, report.first.node) == ("layers.1/attention/mask", f"{name}/weights")
 
 
-def test_models_that_give_something_else_than_vectors_are_refused(artifact: Path, tmp_path: Path) -> None:
-    patient = Patient.copy_of(artifact, tmp_path / "scores")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "Bert",
+        "Roberta",
+        "DistilBert",
+        "MPNet",
+        "Albert",
+        "Electra",
+        "ModernBert",
+        "NomicBert",
+    ],
+)
+def test_a_rerankers_head_is_compared_step_by_step(tmp_path: Path, kind: str) -> None:
+    family = next(name for name in MODELS if name.replace("_", "") == kind.lower())
+    config = MODELS[family]().config
+    config.num_labels = 2
+    checkpoint = tmp_path / "checkpoint"
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
+    save(randomize(model), checkpoint, types=kind in ("Bert", "Albert", "Electra", "NomicBert"))
+    export(str(checkpoint), tmp_path / "artifact", max_tokens=24, progress=silent)
+    report = verify_layers(tmp_path / "artifact", reporter=QUIET)
+    assert report.first is None, report.summary
+    steps = [point.key for point in report.points if point.key.startswith("modules.")]
+    middle = ["modules.2"] if kind == "ModernBert" else []
+    last = 2 + len(middle)
+    assert steps == [
+        "modules.0",
+        "modules.1/dense",
+        "modules.1",
+        *middle,
+        f"modules.{last}/dense",
+        f"modules.{last}",
+    ]
+
+    patient = Patient(tmp_path / "artifact")
+    patient.edit_weight("classifier.weight" if kind in POOLERS else "classifier.out_proj.weight", np.negative)
+    report = verify_layers(patient.path, reporter=QUIET)
+    value = report.first_in("values")
+    assert value is not None and value.key == f"modules.{last}/dense"
+
+
+def test_models_that_give_something_else_are_refused(artifact: Path, tmp_path: Path) -> None:
+    patient = Patient.copy_of(artifact, tmp_path / "sparse")
     manifest = Artifact.open(patient.path).manifest
-    card = msgspec.structs.replace(manifest.card, output="scores")
+    card = msgspec.structs.replace(manifest.card, output="sparse")
     write_manifest(patient.path, msgspec.structs.replace(manifest, card=card))
-    with pytest.raises(InputError, match="gives scores"):
+    with pytest.raises(InputError, match="gives sparse"):
         verify_layers(patient.path, reporter=QUIET)

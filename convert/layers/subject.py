@@ -1,0 +1,99 @@
+"""The model that is traced, whatever it gives: vectors through sentence-transformers' modules, or a classifier's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from fletcher.model_zoo.card import RAW, ModelCard, Output
+
+from ..reference import Reference
+from ..reference_heads import HeadReference
+from .families import CLASSIFIERS, Family, Tap, taps_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["SUBJECTS", "Subject"]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model of transformers, and what follows it.
+
+    Attributes:
+        model: the model that is called, in evaluation mode.
+        prefix: path of the encoder in it, with a dot at the end; empty if it is the encoder.
+        family: the encoder's table of points.
+        taps: points of what follows the encoder, by key, paths in the whole model.
+        finish: the rest of the points, from the model's output of one text.
+        tokenizer: transformers' fast tokenizer.
+        tokenize: token ids of texts without a prompt, special tokens included.
+        tools: versions of what computes, by package.
+    """
+
+    model: Any
+    prefix: str
+    family: Family
+    taps: Mapping[str, Tap]
+    finish: Callable[[Any], dict[str, Tensor]]
+    tokenizer: Any
+    tokenize: Callable[[Sequence[str]], list[list[int]]]
+    tools: Mapping[str, str]
+
+
+def _embedder(folder: Path, card: ModelCard) -> Subject:
+    reference = Reference.load(folder, card)
+
+    def finish(found: Any) -> dict[str, Tensor]:
+        state = found.last_hidden_state[0]
+        points = {}
+        for index, module in enumerate(reference.modules):
+            points[f"modules.{index}"] = state = module(state)
+        return points
+
+    return Subject(
+        model=reference.model,
+        prefix="",
+        family=taps_of(str(reference.model.config.model_type)),
+        taps={},
+        finish=finish,
+        tokenizer=reference.tokenizer,
+        tokenize=lambda texts: reference.tokenize(texts, RAW),
+        tools=reference.tools,
+    )
+
+
+def _classifier(folder: Path, card: ModelCard) -> Subject:
+    reference = HeadReference.load(folder, card)
+    family = str(reference.model.config.model_type)
+    encoder = taps_of(family)
+    prefix = f"{reference.model.base_model_prefix}."
+    paths = [path.replace("*", prefix) for path in CLASSIFIERS[family]]
+    # The first token (or a mean), what the dense layer and its activation make of it, maybe a norm, and the scores.
+    taps = {f"modules.{index}": Tap(path, "in") for index, path in enumerate(paths)}
+    taps |= {f"modules.{index}/dense": Tap(path, "out") for index, path in enumerate(paths, 1) if "norm" not in path}
+
+    def finish(found: Any) -> dict[str, Tensor]:
+        return {f"modules.{len(paths)}": reference.finish(found.logits[0])}
+
+    return Subject(
+        model=reference.model,
+        prefix=prefix,
+        family=encoder,
+        taps=taps,
+        finish=finish,
+        tokenizer=reference.tokenizer,
+        tokenize=lambda texts: [list(reference.tokenize(text).ids) for text in texts],
+        tools=reference.tools,
+    )
+
+
+#: Loads a checkpoint to be traced, by what the model gives. Raises InputError for a family without a table of points,
+#: CheckpointError if transformers cannot load it, MissingPackageError without torch or transformers.
+SUBJECTS: Mapping[Output, Callable[[Path, ModelCard], Subject]] = MappingProxyType(
+    {"vectors": _embedder, "scores": _classifier}
+)
