@@ -22,8 +22,8 @@ def render_layers(report: LayersReport) -> RenderableType:
     # Narrow on purpose: a terminal of 80 columns still shows a point on a line or two.
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("verdict", no_wrap=True)
-    table.add_column("point", min_width=28)
-    table.add_column("shape", overflow="fold", max_width=14)
+    table.add_column("point", min_width=24)
+    table.add_column("shape", overflow="fold", max_width=12)
     for heading in ("max abs", "relative", "cosine"):
         table.add_column(heading, justify="right", no_wrap=True)
     for point in _shown(report):
