@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -80,6 +80,10 @@ def export_model(
             help="For a checkpoint that does not say what it is for: embedding, classification, splade, colbert."
         ),
     ] = None,
+    exporter: Annotated[
+        Literal["fletcher", "optimum"],
+        typer.Option(help="optimum traces the encoder, for families that Fletcher does not author (extra `export`)."),
+    ] = "fletcher",
 ) -> None:
     """Convert a checkpoint, and check what came out against its canary."""
     from .export import export
@@ -94,6 +98,7 @@ def export_model(
             pooling=_pooling(pooling),
             max_tokens=max_tokens,
             head=_head(head),
+            exporter=exporter,
             progress=steps,
         )
     report.result(exported)

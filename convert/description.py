@@ -13,6 +13,7 @@ from fletcher.model_zoo.card import Output, PoolingMode
 from .weights import Linear, Norm, Weight
 
 __all__ = [
+    "Activation",
     "Architecture",
     "Attention",
     "Decoder",
@@ -216,7 +217,18 @@ class Saturation:
     times: int = 1
 
 
-Module = Pooling | Dense | Norm | Normalize | Decoder | Saturation
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """A function of each element.
+
+    Attributes:
+        name: transformers' name of it.
+    """
+
+    name: str
+
+
+Module = Pooling | Dense | Norm | Normalize | Decoder | Saturation | Activation
 
 
 @dataclass(frozen=True, slots=True)

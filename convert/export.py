@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -39,11 +40,15 @@ from .checkpoint import Checkpoint
 from .description import Architecture
 from .heads import describe_model, finish_tokenizer
 from .precision import Float
+from .targets.emit import emit
 from .texts import SENTENCES
 from .tokenizer_file import write_tokenizer
-from .variants import TOLERANCES, GraphWriter, check_wanted
+from .traced import check_traceable, trace
+from .variants import TOLERANCES, Emitter, GraphWriter, check_wanted
 
-__all__ = ["TOLERANCES", "Exported", "export"]
+__all__ = ["TOLERANCES", "Exported", "Exporter", "export"]
+
+Exporter = Literal["fletcher", "optimum"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ def export(
     pooling: PoolingMode | None = None,
     max_tokens: int | None = None,
     head: Head | None = None,
+    exporter: Exporter = "fletcher",
     progress: Progress,
 ) -> Exported:
     """Converts a checkpoint and loads the result once: an artefact that does not pass its canary is never left behind.
@@ -100,6 +106,7 @@ def export(
         pooling: for a checkpoint that does not say.
         max_tokens: longest input, to have less than the model allows or for a checkpoint that does not say.
         head: what the model is for, where the checkpoint leaves that open.
+        exporter: `optimum` traces the encoder instead of authoring it, for families that Fletcher does not author.
         progress: is told what happens.
 
     Raises:
@@ -108,19 +115,30 @@ def export(
         SourceError: the files cannot be fetched.
         CheckpointError: the checkpoint cannot be converted without guessing.
         ArtifactError: `output` is something else, is being written, or the result does not pass its canary.
+        MissingPackageError: the exporter's packages are not installed.
     """
     wanted = check_wanted(targets, precisions)
+    if exporter == "optimum":
+        check_traceable(wanted)
     with new_artifact(output) as folder:
         checkout = fetch(source, progress=progress)
         checkpoint = Checkpoint.open(checkout.folder)
         card = _settle_card(checkout, pooling, max_tokens, head)
-        architecture = describe_model(checkpoint, card)
+        emitter: Emitter = emit
+        tools: Mapping[str, str] = {}
+        if exporter == "optimum":
+            progress("tracing", 0, None)
+            traced = trace(checkpoint, card)
+            architecture, emitter, tools = traced.architecture, traced.emit, traced.tools
+        else:
+            architecture = describe_model(checkpoint, card)
         if card.max_tokens > architecture.max_positions:
             raise CheckpointError(
                 f"{card.max_tokens} tokens are wanted, the positions of {source} end at {architecture.max_positions}: "
                 "choose a smaller --max-tokens"
             )
-        _write(folder, checkpoint, checkout, card, architecture, wanted, progress)
+        plan = _Plan(card, architecture, emitter, wanted, tools)
+        _write(folder, checkpoint, checkout, plan, progress)
         progress("checking the canary", 0, None)
         artifact = Artifact.open(folder)
         results = _check_canaries(artifact)
@@ -173,16 +191,20 @@ def _model_name(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"
 
 
-def _write(
-    folder: Path,
-    checkpoint: Checkpoint,
-    checkout: Checkout,
-    card: ModelCard,
-    architecture: Architecture,
-    wanted: Sequence[tuple[Target, Float]],
-    progress: Progress,
-) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be written, and by whom."""
+
+    card: ModelCard
+    architecture: Architecture
+    emitter: Emitter
+    wanted: Sequence[tuple[Target, Float]]
+    tools: Mapping[str, str]
+
+
+def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan, progress: Progress) -> None:
     """Everything of an artefact, its manifest last."""
+    card, architecture = plan.card, plan.architecture
     progress("writing the tokenizer", 0, None)
     write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
@@ -190,8 +212,10 @@ def _write(
     published = None if file is None else _shorten(file, card)
     tokenizer = Tokenizer(folder / TOKENIZER, card.max_tokens)
     progress("writing the weights", 0, None)
-    with GraphWriter(folder, architecture, card) as writer:
-        variants = writer.write(wanted, lambda: tokenizer.encode(_with_tokens(tokenizer, SENTENCES, checkout.source)))
+    with GraphWriter(folder, architecture, card, plan.emitter) as writer:
+        variants = writer.write(
+            plan.wanted, lambda: tokenizer.encode(_with_tokens(tokenizer, SENTENCES, checkout.source))
+        )
         progress("writing the canary", 0, None)
         write_canary(folder / CANARY, published or _own_canary(writer, tokenizer, card, checkout.source))
     manifest = Manifest(
@@ -201,7 +225,7 @@ def _write(
         variants=variants,
         files=describe_files(folder),
         canary_reference="own" if published is None else "published",
-        tools=_tools(),
+        tools={**_tools(), **plan.tools},
         maxima=writer.maxima,
     )
     write_manifest(folder, manifest)

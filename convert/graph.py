@@ -100,6 +100,31 @@ class GraphBuilder:
             self._floats.update(dict.fromkeys(outputs, precision))
         return tuple(outputs)
 
+    def splice(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        tensors: Sequence[onnx.TensorProto],
+        weights: Sequence[Weight],
+        result: str,
+    ) -> None:
+        """Adds nodes of another graph, which compute in fp32.
+
+        Args:
+            nodes: in the order of computation; what they take is theirs, or has been added to this graph.
+            tensors: small constants of theirs.
+            weights: the others.
+            result: the float that nodes of this graph may take.
+        """
+        values = [name for node in nodes for name in node.output if name]
+        names = [*values, *(tensor.name for tensor in tensors), *(weight.name for weight in weights)]
+        if clash := self._names.intersection(names):
+            raise ValueError(f"the graph {self._name} has a value {clash.pop()!r} already")
+        self._names.update(names)
+        self._nodes += nodes
+        self._initializers |= {tensor.name: tensor for tensor in tensors}
+        self.weights |= {weight.name: weight for weight in weights}
+        self._floats[result] = "fp32"
+
     @property
     def operators(self) -> set[tuple[str, str]]:
         """Domain and name of every operator used."""

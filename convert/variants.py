@@ -27,7 +27,10 @@ from .targets.emit import PRECISIONS, choose, emit
 from .weights import Weight
 from .weights_file import WeightsFile, write_weights
 
-__all__ = ["TOLERANCES", "GraphWriter", "check_wanted", "default_tolerance"]
+__all__ = ["TOLERANCES", "Emitter", "GraphWriter", "check_wanted", "default_tolerance"]
+
+#: Target, architecture, dimension, longest text and precision to the target's graphs, as `targets.emit.emit`.
+Emitter = Callable[[str, Architecture, int, int, Precision], tuple[Emission, ...]]
 
 #: How far from HuggingFace in float32 a vector of each precision may be, where the card does not say.
 TOLERANCES: Mapping[str, Accuracy] = {
@@ -83,13 +86,15 @@ class GraphWriter:
         maxima: see `Manifest.maxima`; empty unless a half type computes.
     """
 
-    def __init__(self, folder: Path, architecture: Architecture, card: ModelCard) -> None:
+    def __init__(self, folder: Path, architecture: Architecture, card: ModelCard, emitter: Emitter = emit) -> None:
         """
         Args:
             folder: of the artefact.
             architecture: what to compute, modules included.
             card: the model's.
+            emitter: writes the graphs.
         """
+        self._emitter = emitter
         self.maxima: dict[str, float] = {}
         self._folder = folder
         self._architecture = architecture
@@ -140,7 +145,7 @@ class GraphWriter:
         self.close()
 
     def _emit(self, target: str, precision: Precision) -> tuple[Emission, ...]:
-        return emit(target, self._architecture, self._card.dimension, self._card.max_tokens, precision)
+        return self._emitter(target, self._architecture, self._card.dimension, self._card.max_tokens, precision)
 
     def _write_weights(self, path: Path, emissions: Iterable[tuple[Emission, ...]]) -> WeightsFile:
         """One file for several graphs; weights of one name are the same weight."""
@@ -163,6 +168,7 @@ class GraphWriter:
             inputs=tuple(emission.graph.inputs),
             outputs=tuple(emission.graph.outputs),
             tolerance=default_tolerance(self._card, name),
+            exporter=emission.exporter,
             canary="passed" if target in RUNNABLE_TARGETS else "unchecked",
             arithmetic=None if precision.arithmetic == name else precision.arithmetic,
             islands=tuple(node for node in nodes if node in precision.islands),

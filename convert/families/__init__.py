@@ -56,6 +56,7 @@ def describe(checkpoint: Checkpoint) -> Architecture:
         family = "jina_bert"  # whose configuration says bert
     if not isinstance(family, str) or family not in FAMILIES:
         raise CheckpointError(
-            f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}"
+            f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. "
+            "Try --exporter optimum, which traces what Optimum knows"
         )
     return FAMILIES[family](checkpoint)

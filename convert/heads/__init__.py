@@ -13,14 +13,14 @@ from types import MappingProxyType
 from fletcher.model_zoo.card import ModelCard, Output
 
 from ..checkpoint import Checkpoint
-from ..description import Architecture
+from ..description import Activation, Architecture, Pooling
 from ..families import describe
 from ..modules import read_modules
 from .classification import add_classification
 from .colbert import PROJECTION, add_token_vectors, register_markers
-from .masked_lm import add_splade
+from .masked_lm import add_splade, read_saturation
 
-__all__ = ["describe_model", "finish_tokenizer"]
+__all__ = ["describe_model", "finish_tokenizer", "read_head_modules"]
 
 AddHead = Callable[[Checkpoint, ModelCard, Architecture], Architecture]
 
@@ -32,6 +32,19 @@ def describe_model(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
         CheckpointError: the family, the head, or the head on that family is not authored, or the checkpoint does not fit.
     """
     return _HEADS[card.output](checkpoint, card, describe(_without_projection(checkpoint, card)))
+
+
+def read_head_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
+    """What follows a model that gives logits, or token vectors, by itself: the architecture with those modules alone.
+
+    Raises:
+        CheckpointError: a module that is not authored.
+    """
+    if card.output == "scores":
+        return dataclasses.replace(architecture, modules=(Activation(card.activation or "identity"),))
+    if card.output == "sparse":
+        return dataclasses.replace(architecture, modules=(Pooling(("max",)), read_saturation(checkpoint)))
+    return _HEADS[card.output](checkpoint, card, architecture)
 
 
 def finish_tokenizer(checkpoint: Checkpoint, card: ModelCard, path: Path) -> None:

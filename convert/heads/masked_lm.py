@@ -23,7 +23,7 @@ from ..description import Architecture, Decoder, Dense, Pooling, Saturation
 from ..modules import list_modules
 from ..weights import TensorReader, Weight
 
-__all__ = ["add_splade"]
+__all__ = ["add_splade", "read_saturation"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def add_splade(checkpoint: Checkpoint, card: ModelCard, architecture: Architectu
             _decoder_bias(checkpoint, tensors, names, vocabulary) if decoder_bias else None,
         ),
         Pooling(("max",)),
-        _saturation(checkpoint),
+        read_saturation(checkpoint),
     )
     return dataclasses.replace(architecture, modules=modules, output="sparse")
 
@@ -147,8 +147,12 @@ def _decoder_bias(checkpoint: Checkpoint, tensors: TensorReader, names: _Names, 
     return bias
 
 
-def _saturation(checkpoint: Checkpoint) -> Saturation:
-    """What modules.json says of the pooling; without one it is SPLADE's own."""
+def read_saturation(checkpoint: Checkpoint) -> Saturation:
+    """What modules.json says of the pooling; without one it is SPLADE's own.
+
+    Raises:
+        CheckpointError: another pooling than the maximum of log(1 + relu).
+    """
     modules = list_modules(checkpoint.folder)
     kinds = [kind for kind, _ in modules]
     if modules and kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):

@@ -20,9 +20,11 @@ class Emission:
         suffix: of the variant's name, where a target has several graphs.
         feeds: how its inputs are made.
         profiles: shapes to build engines for.
+        exporter: who wrote it: `fletcher`, or the tracer's name.
     """
 
     graph: GraphBuilder
     suffix: str = ""
     feeds: FeedRules = field(default_factory=FeedRules)
     profiles: tuple[Profile, ...] = ()
+    exporter: str = "fletcher"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fletcher.model_zoo.card import PoolingMode
 
 from ..activations import emit_activation
-from ..description import Architecture, Decoder, Dense, Normalize, Pooling, Saturation
+from ..description import Activation, Architecture, Decoder, Dense, Normalize, Pooling, Saturation
 from ..graph import GraphBuilder
 from ..weights import Norm
 from .blocks import emit_linear, emit_norm
@@ -44,6 +44,8 @@ def emit_modules(
             value = _emit_normalize(graph, value, name)
         elif isinstance(module, Decoder):
             value = _emit_decoder(graph, module, value, f"{name}/logits")
+        elif isinstance(module, Activation):
+            value = emit_activation(graph, module.name, value, f"{name}/activation")
         elif isinstance(module, Saturation):
             value = graph.node("Relu", [value], f"{name}/relu")
             for time in range(module.times):
