@@ -4,8 +4,8 @@
 
 Run it in the repository's root, where torch and transformers are. For every family (tests/convert/targets/models.py), and for
 heads of 32 elements besides, which flash attention takes, it writes a folder a precision: the cuda graph and its weights, a
-file of inputs and expected vectors a batch, made by the runtime's own feeds and by transformers in float32 on the processor;
-and the list of operators that the emitter allows itself. About 15 MB in all.
+file of inputs and expected vectors a batch, made by the runtime's own feeds and by transformers in float32 on the processor.
+About 15 MB in all.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from tests.convert.targets.sessions import architecture_of, models_of
 
 from fletcher.convert.precision import Float
 from fletcher.convert.precision_islands import find_islands, record_maxima
-from fletcher.convert.targets.cuda import OPERATORS
 from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.convert.variants import TOLERANCES
 from fletcher.runtime.encodings import Encodings
@@ -47,13 +46,11 @@ def main() -> None:
     output: Path = parser.parse_args().output
     shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True)
-    kernels = [[domain, operator, sorted(types)] for (domain, operator), types in OPERATORS.items()]
-    (output / "operators.json").write_text(json.dumps(kernels))
     for name, make in {**MODELS, **WIDE_MODELS}.items():
         for precision in PRECISIONS["cuda"]:
             write_case(output / f"{name}-{precision}", make(), precision)
     size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-    print(f"{output}: {len(list(output.iterdir())) - 1} cases, {size / 1e6:.1f} MB")
+    print(f"{output}: {len(list(output.iterdir()))} cases, {size / 1e6:.1f} MB")
 
 
 def write_case(folder: Path, tiny: Tiny, precision: Float) -> None:
