@@ -1,4 +1,4 @@
-"""The root of Fletcher's error tree, and the errors of finding a model. The whole tree stands in `fletcher.runtime.errors`."""
+"""The root of Fletcher's error tree, and the errors of finding a model. The whole tree: `fletcher.runtime.errors`."""
 
 
 class FletcherError(Exception):

@@ -2,8 +2,9 @@
 
     python benchmarks/batching/run.py ARTEFACT [--texts 600] [--rounds 3]
 
-Ragged batches of random token ids (log-normal lengths, mean about 53, at most 256) run through the artefact's session at several
-token budgets, sorted by length and in arrival order, on workers of one thread each and on one session of as many threads.
+Ragged batches of random token ids (log-normal lengths, mean about 53, at most 256) run through the artefact's session at
+several token budgets, sorted by length and in arrival order, on workers of one thread each and on one session of as many
+threads.
 Rounds are interleaved; the best of each is reported, relative to the runtime's default.
 """
 
@@ -82,9 +83,8 @@ def main() -> None:
                         best[key] = min(best.get(key, seconds), seconds)
 
     default = best[TOKEN_BUDGET, "sorted", "workers"]
-    print(
-        f"throughput relative to the default ({TOKEN_BUDGET} tokens, sorted, {threads} workers); mean {lengths.mean():.0f} tokens"
-    )
+    print(f"throughput relative to the default: {TOKEN_BUDGET} tokens, sorted, {threads} workers")
+    print(f"texts of {lengths.mean():.0f} tokens in the mean")
     print(
         f"{'budget':>7}" + "".join(f"{order + ' ' + name:>17}" for order in ("sorted", "arrival") for name in runners)
     )

@@ -1,9 +1,9 @@
 """Fletcher: text-embedding checkpoints to verified ONNX artefacts, and servers for them.
 
-    >>> from fletcher import Encoder
-    >>> encoder = Encoder.load("all-MiniLM-L6-v2.fletcher")
-    >>> encoder.embed(["a text", "another"], input_type="query").vectors.shape
-    (2, 384)
+>>> from fletcher import Encoder
+>>> encoder = Encoder.load("all-MiniLM-L6-v2.fletcher")
+>>> encoder.embed(["a text", "another"], input_type="query").vectors.shape
+(2, 384)
 """
 
 from fletcher.runtime import Embeddings, Encoder
