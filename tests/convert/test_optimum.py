@@ -91,12 +91,12 @@ def test_a_family_that_is_not_authored_passes_the_same_verification(tmp_path: Pa
 @needs_optimum
 @pytest.mark.parametrize(("family", "head"), [("SequenceClassification", None), ("MaskedLM", "splade")])
 def test_heads_agree_with_those_that_fletcher_authors(tmp_path: Path, family: str, head: Any) -> None:
-    config = transformers.BertConfig(**SIZES, num_labels=2)
+    config = transformers.BertConfig(**SIZES | {"num_labels": 2})
     folder = save(randomize(getattr(transformers, f"BertFor{family}")(config)), tmp_path / "model")
     results = []
     for exporter in ("fletcher", "optimum"):
         output = tmp_path / exporter
-        export(str(folder), output, head=head, exporter=exporter, progress=silent)  # type: ignore[arg-type]
+        export(str(folder), output, head=head, exporter=exporter, progress=silent)
         with Encoder.load(output, workers=1) as encoder:
             assert encoder.variant.exporter == exporter
             found = encoder.score(QUERY, DOCUMENTS) if head is None else encoder.embed_sparse(DOCUMENTS)
