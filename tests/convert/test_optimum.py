@@ -39,7 +39,7 @@ DEBERTA: dict[str, Any] = SIZES | {
 
 
 def deberta(folder: Path) -> Path:
-    model = transformers.DebertaV2Model(transformers.DebertaV2Config(**DEBERTA))
+    model: Any = transformers.DebertaV2Model(transformers.DebertaV2Config(**DEBERTA))
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():

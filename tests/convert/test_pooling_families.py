@@ -1,4 +1,4 @@
-"""sentence-transformers' modules on several families: every pooling mode, alone and concatenated, Dense, LayerNorm, Normalize."""
+"""sentence-transformers' modules on several families: every pooling mode and what may follow, against its own vectors."""
 
 from __future__ import annotations
 
@@ -43,11 +43,14 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path: Path, family: str,
         norm = LayerNorm(width)
         torch.nn.init.normal_(norm.norm.weight)
         torch.nn.init.normal_(norm.norm.bias)
-        after: list[torch.nn.Module] = [[Normalize()], [Dense(width, 9)], [norm, Dense(width, 9), Normalize()], []][
-            index % 4
+        followers: list[list[torch.nn.Module]] = [
+            [Normalize()],
+            [Dense(width, 9)],
+            [norm, Dense(width, 9), Normalize()],
+            [],
         ]
         pooling: Any = Pooling
-        parts = [Transformer(str(source)), pooling(32, pooling_mode=modes), *after]
+        parts = [Transformer(str(source)), pooling(32, pooling_mode=modes), *followers[index % 4]]
         model = SentenceTransformer(modules=parts, device="cpu")
         model.save_pretrained(str(tmp_path / f"st{index}"))
         expected = np.stack([model.encode(text) for text in DOCUMENTS])

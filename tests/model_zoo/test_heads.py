@@ -60,7 +60,7 @@ def test_the_files_say_it(tmp_path: Path, files: dict[str, Any], expected: Any) 
 
 def test_what_the_files_leave_open_must_be_asked_for(tmp_path: Path) -> None:
     folder = write(tmp_path, config=MASKED)
-    with pytest.raises(CardError, match="BertForMaskedLM without modules.json.* --head splade, or --head embedding"):
+    with pytest.raises(CardError, match=r"BertForMaskedLM without modules\.json.* --head splade, or --head embedding"):
         find_head(folder, None)
     assert find_head(folder, "splade") == "splade"
     assert find_head(folder, "embedding") == "embedding"
