@@ -216,6 +216,8 @@ def judge(
     alone: NDArray[np.float32],
     batched: NDArray[np.float32],
     expected: NDArray[np.float32],
+    *,
+    batch_tolerance: float | None = None,
 ) -> VariantResult:
     """Compares a variant's vectors with the reference's, and says what is out of tolerance.
 
@@ -228,9 +230,11 @@ def judge(
         alone: vectors of each text run alone, (n, dimension).
         batched: vectors of all texts together, (n, dimension).
         expected: the reference's, (n, dimension).
+        batch_tolerance: how far from itself in a batch an element may be; None is what is right for unit vectors.
     """
     tolerance = card.accuracy.get(variant.precision) or DEFAULT_ACCURACY.get(variant.precision, variant.tolerance)
-    batch_tolerance = BATCH_TOLERANCE_FP32 if variant.precision == "fp32" else BATCH_TOLERANCE_REDUCED
+    if batch_tolerance is None:
+        batch_tolerance = BATCH_TOLERANCE_FP32 if variant.precision == "fp32" else BATCH_TOLERANCE_REDUCED
     found, in_batch = compare(batched, expected), compare(batched, alone)
     results = tuple(
         TextResult(
