@@ -232,9 +232,7 @@ class Engine:
 
     def _compute(self, pieces: Sequence[Piece]) -> None:
         """Runs one batch and answers the requests that it completes."""
-        batch = (
-            pieces[0].encodings if len(pieces) == 1 else Encodings.concatenate([piece.encodings for piece in pieces])
-        )
+        batch = pieces[0].encodings if len(pieces) == 1 else _join(pieces)
         started = time.perf_counter()
         try:
             vectors = self.encoder.run(batch)
@@ -252,6 +250,7 @@ class Engine:
             return
         seconds = time.perf_counter() - started
         self._count_batch(batch, pieces, started, seconds)
+        self.metrics.vectors.inc(len(batch) if finite is None else int(finite.sum()))
         start = 0
         for piece in pieces:
             end = start + len(piece.encodings)
@@ -281,6 +280,7 @@ class Engine:
         metrics.batch_tokens.observe(batch.num_tokens)
         metrics.batch_texts.observe(len(batch))
         metrics.tokens.inc(batch.num_tokens)
+        metrics.dropped.inc(int(batch.dropped.sum()))
         for piece in pieces:
             metrics.queued.observe(started - piece.request.admitted)
 
@@ -291,10 +291,6 @@ class Engine:
         if request.future.set_running_or_notify_cancel():
             if request.dimensions is not None:
                 vectors = self.encoder.shorten(vectors, request.dimensions)
-            self.metrics.vectors.inc(len(encodings))
-            dropped = int(encodings.dropped.sum())
-            if dropped:
-                self.metrics.dropped.inc(dropped)
             request.future.set_result(Embeddings(vectors, encodings.lengths, encodings.dropped))
         else:
             self.metrics.cancelled.inc()
@@ -310,3 +306,18 @@ class Engine:
         if request.future.set_running_or_notify_cancel():
             request.future.set_exception(error)
         self._backlog.settle(request)
+
+
+def _join(pieces: Sequence[Piece]) -> Encodings:
+    """The pieces' token ids as one batch; for dozens of one-text pieces, where every numpy call is one too many."""
+    parts = [piece.encodings for piece in pieces]
+    offsets = [np.zeros(1, np.int64)]
+    start = 0
+    for part in parts:
+        offsets.append(part.offsets[1:] + start)
+        start += len(part.ids)
+    return Encodings(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate(offsets),
+        np.concatenate([part.dropped for part in parts]),
+    )

@@ -29,6 +29,9 @@ __all__ = ["Addresses", "Server", "run_server"]
 
 logger = logging.getLogger("fletcher.serve")
 
+#: Seconds between two looks at whether a signal came.
+SIGNAL_SECONDS = 0.5
+
 
 class Server:
     """An engine with its doors open; a context manager that drains and closes them.
@@ -152,7 +155,9 @@ def run_server(
         server = Server(encoder, http=http, flight=flight, model_name=model_name, drain_seconds=drain_seconds)
         (_announce if on_listening is None else on_listening)(server.addresses)
         try:
-            stopped.wait()
+            # A signal that another thread receives, or that comes just before the wait, does not interrupt it.
+            while not stopped.wait(SIGNAL_SECONDS):
+                pass
         finally:
             open_requests = server.engine.open_requests
             logger.info("stopping", extra={"fields": {"open_requests": open_requests}})

@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -341,20 +342,20 @@ def test_a_client_that_leaves_costs_no_compute(http_url: str, server: Server, fa
     body = json.dumps({"model": "fake-model", "input": "abc"}).encode()
     request = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     port = int(http_url.rsplit(":", 1)[1])
-    stay = [socket.create_connection(("127.0.0.1", port)) for _ in range(fake_encoder.workers)]
-    for connection in stay:  # each holds a worker up
-        connection.sendall(request)
-        wait_for(lambda: server.engine.open_requests > 0 and server.engine._backlog.tokens == 0)
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(request.replace(b"abc", b"xyz"))
-        wait_for(lambda: server.engine._backlog.tokens > 0)
-        time.sleep(0.1)  # the server starts to look whether a client left only when its answer takes a while
-    wait_for(lambda: any(request.future.cancelled() for request in server.engine._backlog._waiting))
-    fake_encoder.gate.set()
-    wait_for(lambda: server.engine.open_requests == 0)
-    assert fake_encoder.batches == [[5]] * len(stay)
-    for connection in stay:
-        connection.close()
+    backlog = server.engine._backlog
+    with ExitStack() as stay:
+        for number in range(1, fake_encoder.workers + 1):  # each holds a worker up
+            connection = stay.enter_context(socket.create_connection(("127.0.0.1", port)))
+            connection.sendall(request)
+            wait_for(lambda number=number: backlog.open_requests == number and backlog.tokens == 0)  # type: ignore[misc]
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(request.replace(b"abc", b"xyz"))
+            wait_for(lambda: backlog.tokens > 0)
+            time.sleep(0.1)  # the server starts to look whether a client left only when its answer takes a while
+        wait_for(lambda: any(request.future.cancelled() for request in backlog._waiting))
+        fake_encoder.gate.set()
+        wait_for(lambda: backlog.open_requests == 0)
+    assert fake_encoder.batches == [[5]] * fake_encoder.workers
 
 
 def test_pipelined_requests_are_answered_in_order(http_url: str) -> None:
