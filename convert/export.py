@@ -20,20 +20,11 @@ from fletcher.model_zoo.card import PoolingMode
 from fletcher.model_zoo.heads import OUTPUTS
 from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.runtime import Artifact, Encoder
-from fletcher.runtime.artifact import (
-    CANARY,
-    FORMAT_VERSION,
-    RUNNABLE_TARGETS,
-    TOKENIZER,
-    Manifest,
-    Origin,
-    Target,
-    describe_files,
-    new_artifact,
-    write_manifest,
-)
+from fletcher.runtime.artifact import CANARY, TOKENIZER
+from fletcher.runtime.artifact_writing import describe_files, new_artifact, write_manifest
 from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary, write_canary
 from fletcher.runtime.errors import CheckpointError, InputError
+from fletcher.runtime.manifest import FORMAT_VERSION, RUNNABLE_TARGETS, Manifest, Origin, Target
 from fletcher.runtime.tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.runtime import Encodings, Variant
-from fletcher.runtime.artifact import RUNNABLE_TARGETS, Target
 from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.manifest import RUNNABLE_TARGETS, Target
 
 from .description import Architecture
 from .precision import FLOATS, FP32, Float, Precision

@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from fletcher.model_zoo import fetch
 from fletcher.model_zoo.card import RAW, Accuracy, ModelCard
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.artifact import RUNNABLE_TARGETS, Artifact, Variant, stamp
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact_writing import stamp
 from fletcher.runtime.errors import ArtifactError, ChecksumError
+from fletcher.runtime.manifest import RUNNABLE_TARGETS, Variant
 from fletcher.runtime.reporter import Reporter
 
 from .compare import compare, similarities

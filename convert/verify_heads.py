@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.artifact import RUNNABLE_TARGETS, Artifact, stamp
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact_writing import stamp
 from fletcher.runtime.heads import prepare_late
+from fletcher.runtime.manifest import RUNNABLE_TARGETS
 from fletcher.runtime.reporter import Reporter
 
 from .reference_heads import HeadReference, Row

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
 
-from .artifact import Artifact, Variant
+from .artifact import Artifact
 from .batching import plan_batches
 from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError, ProviderError
 from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, require, score
+from .manifest import Variant
 from .session import Session, open_session
 from .tokenizer import Tokenizer
 

@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifact import FeedRules, TensorInfo
 from .encodings import Encodings
 from .errors import InputError
+from .manifest import FeedRules, TensorInfo
 
 __all__ = ["POSITION_TABLE", "WORD_TABLE", "make_feeds"]
 

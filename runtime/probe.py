@@ -12,9 +12,9 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from .artifact import Target
 from .cpu_graph import CPU, open_graph
 from .errors import ProviderError
+from .manifest import Target
 
 __all__ = ["ProbeSession"]
 

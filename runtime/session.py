@@ -9,9 +9,10 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from .artifact import Artifact, Variant
+from .artifact import Artifact
 from .encodings import Encodings
 from .errors import ProviderError
+from .manifest import Variant
 
 __all__ = ["Session", "open_session"]
 

@@ -15,10 +15,11 @@ import onnx
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from fletcher.runtime.artifact import Artifact, Variant
+from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.manifest import Variant
 from fletcher.runtime.probe import ProbeSession
 
 from .points import SCORE_POINTS, Kind, Point, find_points

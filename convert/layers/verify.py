@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.artifact import Artifact, Variant
+from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.manifest import Variant
 from fletcher.runtime.reporter import Reporter
 from fletcher.runtime.session import open_session
 

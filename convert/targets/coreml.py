@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fletcher.runtime.artifact import FeedRules, TensorInfo
 from fletcher.runtime.feeds import POSITION_TABLE, WORD_TABLE
+from fletcher.runtime.manifest import FeedRules, TensorInfo
 
 from ..description import Architecture, Attention, RelativeBias, Rotary
 from ..graph import GraphBuilder

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fletcher.runtime.artifact import TensorInfo
+from fletcher.runtime.manifest import TensorInfo
 
 from ..description import Architecture, LearnedPositions
 from ..graph import GraphBuilder

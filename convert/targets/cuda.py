@@ -19,7 +19,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.artifact import FeedRules, TensorInfo
+from fletcher.runtime.manifest import FeedRules, TensorInfo
 
 from ..description import Architecture, Attention
 from ..graph import GraphBuilder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from fletcher.runtime.artifact import Target
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.manifest import Target
 
 from ..description import Architecture
 from ..precision import Float, Precision

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.artifact import TensorInfo
+from fletcher.runtime.manifest import TensorInfo
 
 from ..description import Architecture, Attention, Embedding, Layer
 from ..graph import GraphBuilder

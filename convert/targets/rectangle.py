@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.artifact import TensorInfo
+from fletcher.runtime.manifest import TensorInfo
 
 from ..description import Attention, Rotary
 from ..graph import GraphBuilder

@@ -25,7 +25,8 @@ from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.convert.report import render, write_report
 from fletcher.model_zoo.progress import silent
-from fletcher.runtime.artifact import Artifact, describe_files, write_manifest
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact_writing import describe_files, write_manifest
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, ChecksumError, InputError, ProviderError
 from fletcher.runtime.reporter import Reporter

@@ -21,10 +21,10 @@ from fletcher.convert.variants import TOLERANCES, check_wanted
 from fletcher.convert.verify import verify
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Artifact, Encoder, Encodings
-from fletcher.runtime.artifact import TensorInfo, Variant
 from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.errors import ArtifactError, CanaryError, InputError, ProviderError
 from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.manifest import TensorInfo, Variant
 from fletcher.runtime.reporter import Reporter
 
 from .targets.rounding import RoundingGraph

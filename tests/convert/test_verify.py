@@ -19,8 +19,9 @@ from fletcher.convert.verify import Probe, compare_ids, judge, verify, verify_wi
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Encodings
-from fletcher.runtime.artifact import Artifact, Variant
+from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.errors import ChecksumError, VerificationError
+from fletcher.runtime.manifest import Variant
 from fletcher.runtime.reporter import Reporter
 
 from .tiny import MAX_TOKENS, save_bert, save_modules

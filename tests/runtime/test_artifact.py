@@ -20,16 +20,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from fletcher import Encoder
-from fletcher.runtime.artifact import (
-    MANIFEST,
-    Artifact,
-    FileInfo,
-    Verification,
-    describe_files,
-    new_artifact,
-    stamp,
-)
+from fletcher.runtime.artifact import MANIFEST, Artifact
+from fletcher.runtime.artifact_writing import describe_files, new_artifact, stamp
 from fletcher.runtime.errors import ArtifactError, CanaryError, ChecksumError
+from fletcher.runtime.manifest import FileInfo, Verification
 
 VERIFIED = Verification(
     reference="HuggingFace", time="2026-01-01T00:00:00Z", texts=3, tools={}, figures={"cpu-fp32": {"cosine_min": 1.0}}
@@ -299,7 +293,7 @@ def test_a_link_means_the_folder_that_it_leads_to(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
-from fletcher.runtime.artifact import new_artifact
+from fletcher.runtime.artifact_writing import new_artifact
 with new_artifact(sys.argv[1]) as folder:
     (folder / "half").write_text("written")
     print(folder, flush=True)
@@ -341,7 +335,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_success(tmp_path: Path, wr
 
 RACE = """
 import sys
-from fletcher.runtime.artifact import new_artifact
+from fletcher.runtime.artifact_writing import new_artifact
 from fletcher.runtime.errors import ArtifactError
 won = 0
 while won < 30:
