@@ -197,6 +197,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "camembert": _BERT,
         "distilbert": _DISTILBERT,
         "electra": _BERT,
+        "gte": _NOMIC_BERT,  # the same modules under the same names
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,
         "nomic_bert": _NOMIC_BERT,

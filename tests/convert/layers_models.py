@@ -43,6 +43,7 @@ MODELS: Mapping[str, Callable[[], Any]] = {
     "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
     "albert": lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=24)),
     "electra": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=24)),
+    "gte": lambda: transformers.GteModel(transformers.GteConfig(**SIZES)),
     "nomic_bert": lambda: transformers.NomicBertModel(transformers.NomicBertConfig(**SIZES)),
     "modernbert": lambda: transformers.ModernBertModel(
         transformers.ModernBertConfig(**SIZES, **_IDS, local_attention=16)
