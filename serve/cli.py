@@ -25,7 +25,7 @@ app = make_app("fletcher-serve", "Text embeddings from a Fletcher artefact: a se
 _OFF: Final = "off"
 
 #: Packages of the extra `serve`.
-_SERVE_PACKAGES: Final = frozenset({"httptools", "prometheus_client", "pyarrow", "starlette", "uvicorn", "uvloop"})
+_SERVE_PACKAGES: Final = frozenset({"httptools", "prometheus_client", "pyarrow", "uvicorn", "uvloop"})
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The artefact's folder, written by fletcher-convert.")]
 Workers = Annotated[
