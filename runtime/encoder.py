@@ -28,8 +28,8 @@ from .tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
 
-#: Tokens a CPU batch should hold. MiniLM, 600 ragged texts of mean 53 tokens, two single-threaded workers: 114 to 126 texts/s
-#: for 128 to 1024 sorted tokens, 106 for 2048, 83 for 8192 (benchmarks/batching): small batches stay in the caches.
+#: Tokens a CPU batch should hold: small sorted batches stay in the caches. MiniLM on two workers, throughput relative to this
+#: budget: 0.97 to 1.05 for 128 and 256 tokens, 0.87 for 1024, 0.40 for 8192 (benchmarks/batching, docs/benchmarks.md).
 TOKEN_BUDGET = 512
 
 DEFAULT_INPUT_TYPE = "document"

@@ -1,8 +1,8 @@
 """The target `cpu`: standard operators over packed tokens, so that padding is never computed.
 
 Every matrix product and norm works on (tokens, hidden), all texts' tokens in a row. Attention alone needs a rectangle: the
-packed rows are gathered into (texts, longest, hidden) before it and back after it. Measured on MiniLM (benchmarks/batching):
-the rectangle costs nothing that shows where lengths are equal, and ragged batches gain what padding would have cost.
+packed rows are gathered into (texts, longest, hidden) before it and back after it. Against a padded graph that costs nothing
+that shows where lengths are equal, and ragged batches gain what padding would have cost (benchmarks/optimum).
 
 The graph eats `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,), and for pairs of texts
 `token_type_ids` int32 (tokens,).
