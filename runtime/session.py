@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -11,10 +13,16 @@ from numpy.typing import NDArray
 
 from .artifact import Artifact
 from .encodings import Encodings
-from .errors import ProviderError
+from .errors import ArtifactError, MissingPackageError, ProviderError
 from .manifest import Variant
+from .providers import PROVIDERS, check_provider
 
-__all__ = ["Session", "open_session"]
+__all__ = ["FALLBACK", "Opened", "Session", "open_session", "open_with_fallback"]
+
+logger = logging.getLogger("fletcher.runtime.session")
+
+#: What every machine that has ONNX Runtime can run.
+FALLBACK = "mlas"
 
 
 class Session(Protocol):
@@ -25,14 +33,15 @@ class Session(Protocol):
         """Where it really runs, as the provider's own name."""
         ...
 
-    def run(self, batch: Encodings) -> NDArray[np.float32]:
-        """Computes one batch on the calling thread.
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        """Computes one batch; the calling thread waits without the GIL.
 
         Args:
             batch: ragged token ids of at least one text.
+            output: which of the graph's outputs; None is the first.
 
         Returns:
-            Vectors, float32, (n, dimension), in the order of the batch.
+            float32, (n, dimension) in the order of the batch, or (tokens, …) where the output has a row a token.
         """
         ...
 
@@ -47,24 +56,71 @@ class Session(Protocol):
     ) -> None: ...
 
 
-def open_session(artifact: Artifact, variant: Variant, *, threads: int) -> Session:
-    """Loads a variant on the provider of its target.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session, and whether it is the one that was wanted.
+
+    Attributes:
+        session: what runs.
+        fallback: why it is another provider's than the wanted one's; None if it is that one's.
+    """
+
+    session: Session
+    fallback: str | None = None
+
+
+def open_session(
+    artifact: Artifact, variant: Variant, *, provider: str = FALLBACK, threads: int = 1, workers: int = 1
+) -> Session:
+    """Loads a variant on a provider.
 
     Args:
         artifact: where the graph lies.
         variant: which graph.
+        provider: a name of `PROVIDERS`.
         threads: processor threads inside one run.
+        workers: runs that may be under way at once.
 
     Raises:
+        InputError: there is no such provider.
         MissingPackageError: the provider's package is not installed.
-        ProviderError: no provider here runs this target, or it refuses the graph.
+        ProviderError: the provider does not run this target, or refuses the graph.
         ArtifactError: the graph file cannot be loaded.
     """
-    if variant.target == "cpu":
-        from .mlas import MlasSession
+    check_provider(provider)
+    chosen = PROVIDERS[provider]
+    if variant.target not in chosen.targets:
+        raise ProviderError(
+            f"the variant {variant.name} is for the target {variant.target}, which {provider} does not run: "
+            "load a cpu variant"
+        )
+    graph = Path(artifact.path / variant.file)
+    if chosen.package == "openvino":
+        from .openvino import OpenVinoSession
 
-        return MlasSession(Path(artifact.path / variant.file), threads=threads)
-    raise ProviderError(
-        f"the variant {variant.name} is for the target {variant.target}, which this Fletcher does not run: "
-        "load a cpu variant"
-    )
+        return OpenVinoSession(graph, precision=chosen.precision or "fp32", threads=threads, workers=workers)
+    from .mlas import MlasSession
+
+    return MlasSession(graph, threads=threads)
+
+
+def open_with_fallback(
+    artifact: Artifact, variant: Variant, *, provider: str, threads: int, workers: int, allowed: bool
+) -> Opened:
+    """Loads a variant on a provider, or on ONNX Runtime's own if that fails and it is allowed.
+
+    Args:
+        artifact, variant, provider, threads, workers: as for `open_session`.
+        allowed: whether another provider may run the graph. It is logged, and the caller shows it.
+
+    Raises:
+        As `open_session`, for the wanted provider or for the fallback.
+    """
+    try:
+        return Opened(open_session(artifact, variant, provider=provider, threads=threads, workers=workers))
+    except (MissingPackageError, ProviderError, ArtifactError) as error:
+        if not allowed or provider == FALLBACK:
+            raise
+        reason = f"{provider} was wanted, {FALLBACK} runs: {error}"
+        logger.warning("fallback", extra={"fields": {"variant": variant.name, "reason": reason}})
+    return Opened(open_session(artifact, variant, threads=threads, workers=workers), reason)

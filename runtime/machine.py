@@ -1,0 +1,139 @@
+"""What the machine offers this process: processor, cores, NUMA nodes, memory. It knows nothing of models."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+__all__ = ["Machine", "this_machine"]
+
+#: Packages whose version decides how fast a graph runs.
+ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this process may use.
+
+    Attributes:
+        processor: its model name.
+        instructions: the instruction sets' names, as Linux gives them.
+        processors: the logical processors that this process may run on, at least one.
+        numa_nodes: the same, by NUMA node; one node where the system does not tell.
+        memory: bytes, the smaller of what is built in and what the control group allows.
+    """
+
+    processor: str
+    instructions: frozenset[str]
+    processors: tuple[int, ...]
+    numa_nodes: tuple[tuple[int, ...], ...]
+    memory: int
+
+    @property
+    def key(self) -> str:
+        """A hex digest of all that a measurement of speed depends on, the engines' versions included."""
+        versions = [f"{name} {version}" for name in ENGINES if (version := _version(name))]
+        parts = [self.processor, *sorted(self.instructions), str(len(self.processors)), *versions]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+@cache
+def this_machine() -> Machine:
+    """Reads the machine once: neither it nor what this process may use of it changes while it runs."""
+    affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    if platform.system() == "Darwin":
+        return _darwin(tuple(affinity))
+    return read_machine(Path("/"), tuple(affinity))
+
+
+def read_machine(root: Path, affinity: tuple[int, ...]) -> Machine:
+    """Reads Linux' `/proc` and `/sys`.
+
+    Args:
+        root: where they lie.
+        affinity: the processors that this process may run on.
+    """
+    name, instructions = _read_cpuinfo(_text(root / "proc/cpuinfo"))
+    # A quota of 1.5 processors' time would make two threads wait for each other: it is rounded down.
+    count = max(int(min(len(affinity), _quota(root))), 1)
+    processors = affinity[:count]
+    nodes = tuple(
+        node
+        for folder in sorted((root / "sys/devices/system/node").glob("node[0-9]*"))
+        if (node := tuple(cpu for cpu in _read_list(_text(folder / "cpulist")) if cpu in processors))
+    )
+    return Machine(name or platform.machine(), instructions, processors, nodes or (processors,), _memory(root))
+
+
+def _darwin(affinity: tuple[int, ...]) -> Machine:
+    def ask(key: str) -> str:
+        return subprocess.run(["/usr/sbin/sysctl", "-n", key], capture_output=True, text=True, check=False).stdout
+
+    features = ask("machdep.cpu.features").lower().split()
+    return Machine(
+        ask("machdep.cpu.brand_string").strip() or platform.machine(),
+        frozenset(features),
+        affinity,
+        (affinity,),
+        int(ask("hw.memsize") or 0),
+    )
+
+
+def _read_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
+    """Model name and instruction sets of the first processor: x86 calls them flags, ARM Features."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    flags = found.get("flags") or found.get("Features") or ""
+    return found.get("model name") or found.get("CPU part") or "", frozenset(flags.split())
+
+
+def _quota(root: Path) -> float:
+    """Processors' worth of time that the control group allows."""
+    group = root / "sys/fs/cgroup"
+    parts = _text(group / "cpu.max").split()  # version 2: "max 100000" or "150000 100000"
+    if not parts:
+        parts = [_text(group / "cpu/cpu.cfs_quota_us").strip(), _text(group / "cpu/cpu.cfs_period_us").strip()]
+    if len(parts) == 2 and parts[0].isdigit() and parts[1].isdigit() and int(parts[1]):
+        return int(parts[0]) / int(parts[1])
+    return float("inf")
+
+
+def _memory(root: Path) -> int:
+    lines = _text(root / "proc/meminfo").splitlines()
+    limits = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        if (text := _text(root / "sys/fs/cgroup" / name).strip()).isdigit():
+            limits.append(int(text))
+    return min(limits, default=0)
+
+
+def _read_list(text: str) -> list[int]:
+    """`0-3,8` is 0, 1, 2, 3 and 8."""
+    numbers: list[int] = []
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+def _text(file: Path) -> str:
+    """A file of the system, empty where it has none."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

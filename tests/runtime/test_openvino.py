@@ -1,0 +1,91 @@
+"""OpenVINO on the artefact's own graph: the same vectors, from any number of threads, and errors that say what happened."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.canary import read_canary
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import MissingPackageError, ProviderError
+from fletcher.runtime.machine import this_machine
+from fletcher.runtime.openvino import OpenVinoSession
+from fletcher.runtime.providers import PROVIDERS, missing
+
+
+def ragged(seed: int, texts: int) -> Encodings:
+    rng = np.random.default_rng(seed)
+    return Encodings.from_lists([rng.integers(5, 30, size=rng.integers(1, 20)) for _ in range(texts)])
+
+
+def graph_of(artifact: Path) -> Path:
+    return artifact / Artifact.open(artifact).variant().file
+
+
+def test_the_real_model_reproduces_huggingfaces_vectors(minilm_artifact: Path) -> None:
+    canary = read_canary(minilm_artifact / "canary.safetensors")
+    with OpenVinoSession(graph_of(minilm_artifact), precision="fp32", threads=1, workers=1) as session:
+        assert session.provider == "OpenVINO CPU f32"
+        np.testing.assert_allclose(session.run(canary.encodings), canary.vectors, rtol=0, atol=1e-6)
+
+
+def test_bf16_stays_near_huggingfaces_vectors(minilm_artifact: Path) -> None:
+    if (problem := missing(PROVIDERS["openvino-bf16"], this_machine())) is not None:
+        pytest.skip(problem)
+    canary = read_canary(minilm_artifact / "canary.safetensors")
+    with OpenVinoSession(graph_of(minilm_artifact), precision="bf16", threads=1, workers=1) as session:
+        assert session.provider == "OpenVINO CPU bf16"
+        found = session.run(canary.encodings)
+    cosines = (found * canary.vectors).sum(axis=1) / np.linalg.norm(found, axis=1)
+    assert cosines.min() > 0.9995
+    assert np.abs(found - canary.vectors).max() > 1e-5  # it is bf16
+
+
+def test_threads_share_a_session_and_results_are_their_own(tiny_artifact: Path) -> None:
+    batches = [ragged(seed, 1 + seed % 7) for seed in range(40)]
+    with OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=3) as session:
+        alone = [session.run(batch) for batch in batches]
+        copies = [vectors.copy() for vectors in alone]
+        with ThreadPoolExecutor(8) as pool:
+            together = list(pool.map(session.run, batches))
+    for kept, copy, found in zip(alone, copies, together, strict=True):
+        np.testing.assert_array_equal(kept, copy)  # no later run wrote into an earlier result
+        np.testing.assert_allclose(found, copy, rtol=0, atol=1e-6)
+
+
+def test_a_vector_does_not_depend_on_its_batch(tiny_artifact: Path) -> None:
+    batch = ragged(1, 9)
+    with OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=1) as session:
+        whole = session.run(batch)
+        alone = np.concatenate([session.run(batch.select(np.array([row]))) for row in range(9)])
+    np.testing.assert_allclose(whole, alone, rtol=0, atol=1e-6)
+
+
+def test_a_failed_batch_does_not_use_up_a_request(tiny_artifact: Path) -> None:
+    with OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=1) as session:
+        broken = Encodings(np.zeros((1, 2, 3), np.int32), np.array([0, 2]), np.zeros(1, np.int32))
+        for _ in range(3):
+            with pytest.raises(ProviderError, match="OpenVINO cannot compute a batch"):
+                session.run(broken)
+        assert session.run(ragged(0, 2)).shape == (2, 32)
+        with pytest.raises(ProviderError, match="has no output 'nothing'"):
+            session.run(ragged(0, 2), "nothing")
+    with pytest.raises(ProviderError, match="closed"):
+        session.run(ragged(0, 2))
+
+
+def test_a_file_that_is_no_graph_is_told(tmp_path: Path) -> None:
+    (tmp_path / "graph.onnx").write_bytes(b"no protobuf")
+    with pytest.raises(ProviderError, match=r"cannot read .*graph\.onnx"):
+        OpenVinoSession(tmp_path / "graph.onnx", precision="fp32", threads=1, workers=1)
+
+
+def test_without_openvino_the_extra_is_named(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[openvino\]"):
+        OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=1)

@@ -1,0 +1,78 @@
+"""Which providers can be used here, why not, and what happens where one does not run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.machine import Machine
+from fletcher.runtime.providers import PROVIDERS, candidates, check_provider, missing
+from fletcher.runtime.session import open_session, open_with_fallback
+
+PLAIN = Machine("plain", frozenset({"avx2"}), (0,), ((0,),), 1 << 30)
+BF16 = dataclasses.replace(PLAIN, instructions=frozenset({"avx512_bf16"}))
+
+
+def test_bf16_needs_a_processor_that_has_it(tiny_artifact: Path) -> None:
+    variant = Artifact.open(tiny_artifact).variant()
+    found = {provider.name: problem for provider, problem in candidates(variant, PLAIN)}
+    assert found == {"mlas": None, "openvino": None, "openvino-bf16": "the processor has no bfloat16 arithmetic"}
+    assert {problem for _, problem in candidates(variant, BF16)} == {None}
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    absent = dataclasses.replace(PROVIDERS["openvino"], package="no_such_package")
+    assert missing(absent, PLAIN) == ("no_such_package is not installed: pip install 'longbow-fletcher[openvino]'")
+
+
+def test_an_old_package_is_told_apart() -> None:
+    newer = dataclasses.replace(PROVIDERS["openvino"], oldest=(9999, 1))
+    problem = missing(newer, PLAIN)
+    assert problem is not None
+    assert "is too old, 9999.1 is needed" in problem
+
+
+def test_an_unknown_provider_is_refused() -> None:
+    with pytest.raises(InputError, match="there is no provider 'cuda': use auto, mlas, openvino, openvino-bf16"):
+        check_provider("cuda")
+
+
+def test_a_fallback_is_an_error_unless_it_was_allowed(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = Artifact.open(tiny_artifact)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise ProviderError("it would not")
+
+    monkeypatch.setattr("fletcher.runtime.openvino.OpenVinoSession", refuse)
+    wanted = {"provider": "openvino", "threads": 1, "workers": 1}
+    with pytest.raises(ProviderError, match="it would not"):
+        open_with_fallback(artifact, artifact.variant(), allowed=False, **wanted)  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.session"):
+        opened = open_with_fallback(artifact, artifact.variant(), allowed=True, **wanted)  # type: ignore[arg-type]
+    assert opened.session.provider == "MLAS"
+    assert opened.fallback == "openvino was wanted, mlas runs: it would not"
+    assert [record.message for record in caplog.records] == ["fallback"]
+    opened.session.close()
+
+
+def test_what_runs_as_wanted_is_no_fallback(tiny_artifact: Path) -> None:
+    artifact = Artifact.open(tiny_artifact)
+    opened = open_with_fallback(artifact, artifact.variant(), provider="mlas", threads=1, workers=1, allowed=True)
+    assert opened.fallback is None
+    opened.session.close()
+
+
+def test_a_target_that_no_cpu_provider_runs_is_refused(tiny_artifact: Path) -> None:
+    artifact = Artifact.open(tiny_artifact)
+    import msgspec
+
+    variant = msgspec.structs.replace(artifact.variant(), target="tensorrt")
+    with pytest.raises(ProviderError, match="target tensorrt, which mlas does not run"):
+        open_session(artifact, variant)
