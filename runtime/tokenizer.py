@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +18,71 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from .encodings import Encodings
 from .errors import ArtifactError, InputError
+from .fast_tokenizer import FastTokenizer, open_fast
 from .longtexts import PIECE, cuts_safely, pieces
+from .lru import BoundedCache
+from .token_pairs import encode_pairs
+from .truncation import Side, truncate
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "TokenizerStats"]
 
-#: Texts tokenised in one call: bounds the `Encoding` objects (about 100 bytes a token) that live at once.
+logger = logging.getLogger("fletcher.runtime.tokenizer")
+
+#: Texts tokenised in one call of HuggingFace's: bounds the `Encoding` objects (about 100 bytes a token) that live at once.
 CHUNK = 1024
 
 #: Pieces of a long text tokenised in one call, for the same reason.
 PIECES = 16
 
+#: Bytes of ids and texts that the cache may hold.
+CACHE_BYTES = 16 << 20
+
+#: The cache is for requests, not for jobs: calls of at most so many texts, each of at most so many characters.
+CACHED_TEXTS, CACHED_CHARACTERS = 16, 2048
+
+#: What Python keeps beside the characters and the ids of a cached text.
+ENTRY_BYTES = 400
+
+
+@dataclass(slots=True)
+class TokenizerStats:
+    """What a tokenizer has done since it was opened.
+
+    Attributes:
+        seconds: inside `encode` and its kin, over all threads.
+        texts: tokenised, those from the cache included.
+        tokens: made, those that truncation cut included.
+        cache_hits: texts found in the cache.
+        cache_misses: texts looked for in vain.
+    """
+
+    seconds: float = 0.0
+    texts: int = 0
+    tokens: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+
 
 class Tokenizer:
-    """HuggingFace's tokenizer, with truncation that says what it cut.
+    """HuggingFace's tokenizer, or one that was checked against it and is faster, with truncation that says what it cut.
 
-    Truncation takes tokens from the right end of the text and keeps the special tokens around it, as transformers does.
+    The fast one gives flat arrays and takes about a microsecond a short text. HuggingFace's own makes a list of Python
+    integers for each text (its `Encoding` offers nothing else), so only there recent short texts are kept in a cache.
 
     Attributes:
         max_tokens: longest output, special tokens included.
         vocabulary_size: ids are below this.
+        stats: what it has done.
+        fast_problem: why the fast tokenizer is not used; None if it is, or was not wanted.
     """
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
+    def __init__(self, path: Path, max_tokens: int, *, fast: bool = True, cache_bytes: int = CACHE_BYTES) -> None:
         """
         Args:
             path: a `tokenizer.json`.
             max_tokens: longest output, special tokens included.
+            fast: whether another tokenizer may do the work, after it gave the same ids for every hostile text.
+            cache_bytes: bound of the cache; 0 is none.
 
         Raises:
             ArtifactError: the file cannot be read.
@@ -54,37 +99,88 @@ class Tokenizer:
         self.vocabulary_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         self._cuts_safely = cuts_safely(self._tokenizer)
         self._prefix, self._suffix = _special_ids(self._tokenizer, path)
-        num_special = len(self._prefix) + len(self._suffix)
-        if max_tokens <= num_special:
+        if max_tokens <= self.num_special:
             raise ArtifactError(
-                f"a longest input of {max_tokens} tokens leaves no room beside the tokenizer's {num_special} "
+                f"a longest input of {max_tokens} tokens leaves no room beside the tokenizer's {self.num_special} "
                 "special tokens: choose a larger --max-tokens"
             )
+        self.stats = TokenizerStats()
+        self._lock = threading.Lock()
+        self._cache: BoundedCache[str, NDArray[np.int32]] = BoundedCache(cache_bytes)
+        self.fast_problem: str | None = None
+        self._fast: FastTokenizer | None = None
+        if fast:
+            opened = open_fast(path, self._tokenizer)
+            if isinstance(opened, FastTokenizer):
+                self._fast = opened
+            else:
+                self.fast_problem = opened
+                logger.info("fast tokenizer", extra={"fields": {"used": False, "reason": opened}})
 
-    def encode(self, texts: Sequence[str]) -> Encodings:
-        """Tokenises texts, on several threads for more than one and without holding the GIL.
+    @property
+    def num_special(self) -> int:
+        """Special tokens around a text."""
+        return len(self._prefix) + len(self._suffix)
+
+    @cached_property
+    def implementation(self) -> str:
+        """Which library makes the ids, with its version."""
+        return self._fast.name if self._fast else f"tokenizers {metadata.version('tokenizers')}"
+
+    def encode(self, texts: Sequence[str], *, side: Side = "right") -> Encodings:
+        """Tokenises texts, on several threads for many and without holding the GIL, and cuts them to `max_tokens`.
+
+        Args:
+            texts: any number.
+            side: which end of too long a text is cut.
 
         Raises:
             InputError: an element is no string, or a string that is not valid Unicode.
         """
-        if len(texts) > CHUNK:
-            return Encodings.concatenate(
-                [self.encode(texts[start : start + CHUNK]) for start in range(0, len(texts), CHUNK)]
+        ids, offsets = self._encode(texts)
+        return self._truncate(ids, offsets, side)
+
+    def encode_whole(self, texts: Sequence[str]) -> Encodings:
+        """Tokenises texts and cuts nothing.
+
+        Raises:
+            InputError: as for `encode`.
+        """
+        ids, offsets = self._encode(texts)
+        return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
+
+    def windows(self, text: str, *, size: int, overlap: int) -> Iterator[NDArray[np.int32]]:
+        """Cuts a text of any length into overlapping windows, each with the special tokens around it.
+
+        The tokens of about 64 thousand characters are held at a time, where the tokenizer can be cut at a word's end.
+
+        Args:
+            text: the text.
+            size: tokens of a window, special ones included.
+            overlap: tokens that a window shares with the one before.
+
+        Yields:
+            Token ids, int32, (at most size,). The last window ends where the text ends; a text that fits has one window.
+
+        Raises:
+            InputError: the text is no valid Unicode string, or the window has no room for a new token.
+        """
+        body = size - self.num_special
+        if not 0 <= overlap < body:
+            raise InputError(
+                f"windows of {size} tokens have room for {max(body, 0)} beside the special ones, which an overlap of "
+                f"{overlap} does not leave: choose an overlap from 0 to {max(body - 1, 0)}"
             )
-        # The library takes a tuple or a list of two strings for a pair, and would join them.
-        if not all(isinstance(text, str) for text in texts):
-            raise InputError(_explain(texts))
-        try:
-            if any(len(text) > PIECE for text in texts) and self._cuts_safely:
-                return self.truncate(
-                    [self._encode_long(text) if len(text) > PIECE else self._ids(text) for text in texts]
-                )
-            if len(texts) == 1:
-                return self.truncate([self._ids(texts[0])])
-            # `encode_batch_fast` leaves out the character offsets, which nobody reads here.
-            return self.truncate([encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)])
-        except (TypeError, UnicodeEncodeError):
-            raise InputError(_explain(texts)) from None
+        held = np.zeros(0, np.int32)
+        for part in self._parts(text):
+            held = np.concatenate([held, part]) if len(held) else part
+            while len(held) > body:
+                yield self._framed(held[:body])
+                held = held[body - overlap :]
+        yield self._framed(held)
+
+    def _framed(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        return np.concatenate([self._prefix, ids, self._suffix])
 
     def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> Encodings:
         """Tokenises pairs of texts into one row each; of too long a pair the longer text is cut, as transformers does.
@@ -102,94 +198,117 @@ class Tokenizer:
         if not all(isinstance(text, str) for text in (*firsts, *seconds)):
             raise InputError(_explain([*firsts, *seconds]))
         try:
-            pairs = self._tokenizer.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
+            return encode_pairs(self._tokenizer, firsts, seconds, self.max_tokens)
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain([*firsts, *seconds])) from None
-        kept = [_keep_of_pair(pair.sequence_ids, self.max_tokens) for pair in pairs]
-        rows = [np.array(pair.ids, np.int32)[keep] for pair, keep in zip(pairs, kept, strict=True)]
-        types = [np.array(pair.type_ids, np.int32)[keep] for pair, keep in zip(pairs, kept, strict=True)]
-        encodings = Encodings.from_lists(rows)
-        dropped = np.array([len(pair.ids) for pair in pairs], np.int64) - encodings.lengths
-        all_types = np.concatenate(types) if types else np.zeros(0, np.int32)
-        return Encodings(encodings.ids, encodings.offsets, dropped.astype(np.int32), all_types)
 
     def cut(self, encodings: Encodings, max_tokens: int) -> Encodings:
-        """Cuts rows further than `max_tokens` of this tokenizer, keeping the special tokens at the end."""
-        excess = np.maximum(encodings.lengths - max_tokens, 0)
-        if not excess.any():
-            return encodings
-        rows = np.split(encodings.ids, encodings.offsets[1:-1])
-        cut = Encodings.from_lists([self._cut(row, max_tokens) for row in rows])
-        return Encodings(cut.ids, cut.offsets, encodings.dropped + excess.astype(np.int32))
+        """Cuts rows further than `max_tokens` of this tokenizer, keeping the special tokens around them."""
+        cut = truncate(encodings.ids, encodings.offsets, max_tokens, prefix=len(self._prefix), suffix=len(self._suffix))
+        return Encodings(cut.ids, cut.offsets, encodings.dropped + cut.dropped)
+
+    def truncate(self, rows: Sequence[NDArray[np.int32]]) -> Encodings:
+        """Joins rows of ids, special tokens included, cutting each to `max_tokens`."""
+        whole = Encodings.from_lists(rows)
+        return self._truncate(whole.ids, whole.offsets, "right")
 
     def token_id(self, token: str) -> int | None:
         """The id of a token, or None if the vocabulary lacks it."""
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
-    def _ids(self, text: str) -> list[int]:
-        # A batch of one costs rayon's dispatch; the plain call does not.
-        ids: list[int] = self._tokenizer.encode(text).ids
-        return ids
+    def _truncate(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], side: Side) -> Encodings:
+        if len(offsets) == 2 and len(ids) <= self.max_tokens:  # one text that fits: most requests
+            return Encodings(ids, offsets, np.zeros(1, np.int32))
+        return truncate(ids, offsets, self.max_tokens, prefix=len(self._prefix), suffix=len(self._suffix), side=side)
 
-    def _encode_long(self, text: str) -> NDArray[np.int32]:
-        parts = [np.array(self._prefix, np.int32)]
-        for group in _groups(pieces(text), PIECES):
-            encodings = self._tokenizer.encode_batch_fast(group, add_special_tokens=False)
-            parts += [np.array(encoding.ids, np.int32) for encoding in encodings]
-        return np.concatenate([*parts, np.array(self._suffix, np.int32)])
+    def _encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Whole texts' ids and row offsets; counts."""
+        started = time.perf_counter()
+        # The libraries take a tuple or a list of two strings for a pair, and bytes for a text.
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(_explain(texts))
+        hits = misses = 0
+        try:
+            if self._fast is not None:
+                ids, offsets = self._fast.encode(texts)
+            elif len(texts) <= CACHED_TEXTS:
+                rows, hits = self._cached(texts)
+                misses = len(texts) - hits
+                ids, offsets = _join(rows)
+            else:
+                chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+                ids, offsets = _join([row for chunk in chunks for row in self._slow(chunk)])
+        except (TypeError, UnicodeEncodeError):
+            raise InputError(_explain(texts)) from None
+        seconds = time.perf_counter() - started
+        with self._lock:
+            stats = self.stats
+            stats.seconds += seconds
+            stats.texts += len(texts)
+            stats.tokens += len(ids)
+            stats.cache_hits += hits
+            stats.cache_misses += misses
+        return ids, offsets
 
-    def truncate(self, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> Encodings:
-        """Joins rows of ids, special tokens included, cutting each to `max_tokens`."""
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        dropped = np.maximum(lengths - self.max_tokens, 0)
-        if dropped.any():
-            rows = [self._cut(row, self.max_tokens) if cut else row for row, cut in zip(rows, dropped, strict=True)]
-        offsets = np.zeros(len(rows) + 1, np.int64)
-        np.cumsum(lengths - dropped, out=offsets[1:])
-        ids: NDArray[np.int32] = np.empty(offsets[-1], np.int32)
-        for row, start, end in zip(rows, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-            ids[start:end] = row
-        return Encodings(ids, offsets, dropped.astype(np.int32))
+    def _cached(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:
+        """Each text's ids, and how many were known."""
+        found = [self._cache.get(text) if len(text) <= CACHED_CHARACTERS else None for text in texts]
+        unknown = [index for index, row in enumerate(found) if row is None]
+        for index, ids in zip(unknown, self._slow([texts[index] for index in unknown]), strict=True):
+            found[index] = row = np.asarray(ids, np.int32)
+            if len(text := texts[index]) <= CACHED_CHARACTERS:
+                row.flags.writeable = False
+                self._cache.put(text, row, row.nbytes + 4 * len(text) + ENTRY_BYTES)
+        return [row for row in found if row is not None], len(texts) - len(unknown)
 
-    def _cut(self, row: Sequence[int] | NDArray[np.int32], max_tokens: int) -> NDArray[np.int32]:
-        ids = np.asarray(row, np.int32)
-        if len(ids) <= max_tokens:
-            return ids
-        num_suffix = len(self._suffix)
-        return np.concatenate([ids[: max_tokens - num_suffix], ids[len(ids) - num_suffix :]])
+    def _slow(self, texts: Sequence[str]) -> Sequence[Sequence[int] | NDArray[np.int32]]:
+        """Ids of each text by HuggingFace's library."""
+        if any(len(text) > PIECE for text in texts) and self._cuts_safely:
+            return [self._framed_long(text) if len(text) > PIECE else self._slow([text])[0] for text in texts]
+        if len(texts) == 1:  # a batch of one costs rayon's dispatch; the plain call does not
+            ids: list[int] = self._tokenizer.encode(texts[0]).ids
+            return [ids]
+        # `encode_batch_fast` leaves out the character offsets, which nobody reads here.
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 
+    def _framed_long(self, text: str) -> NDArray[np.int32]:
+        return self._framed(np.concatenate(list(self._parts(text))))
 
-def _keep_of_pair(sequence_ids: Sequence[int | None], max_tokens: int) -> NDArray[np.int64]:
-    """Places of the tokens that stay when a pair is cut to `max_tokens`.
-
-    Source: `truncate_encodings` of the tokenizers library, strategy longest first: the longer text is cut to what the shorter
-    leaves, or each to half.
-    """
-    sequences = np.array([-1 if sequence is None else sequence for sequence in sequence_ids], np.int64)
-    first, second = (int((sequences == sequence).sum()) for sequence in (0, 1))
-    room = max(max_tokens - int((sequences == -1).sum()), 0)
-    if first + second <= room:
-        return np.arange(len(sequences))
-    shorter = min(first, second)
-    longer = max(shorter, room - shorter)
-    if shorter + longer > room:
-        shorter, longer = room // 2, room - room // 2
-    limits = (longer, shorter) if first > second else (shorter, longer)
-    order = np.stack([np.cumsum(sequences == sequence) for sequence in (0, 1)])
-    stays = (sequences == -1) | np.where(sequences == 0, order[0] <= limits[0], order[1] <= limits[1])
-    return np.flatnonzero(stays)
+    def _parts(self, text: str) -> Iterator[NDArray[np.int32]]:
+        """Ids of a text without special tokens, a part at a time."""
+        if not isinstance(text, str):
+            raise InputError(_explain([text]))
+        try:
+            parts = pieces(text) if self._cuts_safely else iter([text])
+            if self._fast is not None:
+                yield from map(self._fast.encode_plain, parts)
+                return
+            while group := list(islice(parts, PIECES)):
+                encodings = self._tokenizer.encode_batch_fast(group, add_special_tokens=False)
+                yield from (np.array(encoding.ids, np.int32) for encoding in encodings)
+        except (TypeError, UnicodeEncodeError):
+            raise InputError(_explain([text])) from None
 
 
-def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[list[int], list[int]]:
+def _join(rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Rows as one flat array, and their offsets."""
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    if len(rows) == 1:
+        return np.asarray(rows[0], np.int32), offsets
+    return np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets
+
+
+def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Ids that the tokenizer puts before a text, and those that it puts behind it.
 
     Raises:
         ArtifactError: it has special tokens, and no text shows where they go.
     """
-    special: list[int] = tokenizer.encode("").ids
-    if not special:
-        return [], []
+    special = np.array(tokenizer.encode("").ids, np.int32)
+    if not len(special):
+        return special, special
     # A vocabulary of one script may make nothing of another's letters: then a token of its own will do.
     vocabulary = sorted(tokenizer.get_vocab(with_added_tokens=False), key=len)
     for probe in ("a", "0", ".", "的", *vocabulary[:1000]):
@@ -198,11 +317,6 @@ def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[list[int]
             num_prefix = mask.index(0)
             return special[:num_prefix], special[num_prefix:]
     raise ArtifactError(f"{path} makes special tokens only of every text that was tried: it is no tokenizer for texts")
-
-
-def _groups(items: Iterator[str], size: int) -> Iterator[list[str]]:
-    while group := list(islice(items, size)):
-        yield group
 
 
 def _explain(texts: Sequence[str]) -> str:

@@ -1,0 +1,214 @@
+"""nanotoken against HuggingFace's tokenizers, when it is used, and why it is not."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers.normalizers import BertNormalizer
+
+from fletcher.runtime import fast_tokenizer
+from fletcher.runtime.fast_tokenizer import FastTokenizer, open_fast
+from fletcher.runtime.hostile_texts import hostile_texts
+from fletcher.runtime.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def file(minilm_artifact: Path) -> Path:
+    return minilm_artifact / "tokenizer.json"
+
+
+@pytest.fixture(scope="module")
+def fast(file: Path) -> FastTokenizer:
+    opened = open_fast(file, plain(file))
+    assert isinstance(opened, FastTokenizer)
+    return opened
+
+
+def plain(file: Path) -> HuggingFaceTokenizer:
+    tokenizer = HuggingFaceTokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def rows(fast: FastTokenizer, texts: list[str]) -> list[list[int]]:
+    ids, offsets = fast.encode(texts)
+    return [ids[start:end].tolist() for start, end in itertools.pairwise(offsets)]
+
+
+@given(st.lists(st.text(max_size=80), min_size=1, max_size=4))
+@settings(max_examples=200, deadline=None)
+def test_ids_of_any_text_are_those_of_tokenizers(fast: FastTokenizer, file: Path, texts: list[str]) -> None:
+    reference = plain(file)
+    assert rows(fast, texts) == [reference.encode(text).ids for text in texts]
+
+
+def test_hostile_texts_are_many_valid_and_the_same_every_time() -> None:
+    texts = hostile_texts(["[CLS]", "[MASK]"])
+    assert texts == hostile_texts(["[CLS]", "[MASK]"])
+    assert len(texts) > 200
+    assert all(text.encode() is not None for text in texts)
+    assert any("a[CLS]b" in text for text in texts)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_twenty_thousand_random_texts(file: Path, tmp_path: Path, lowercase: bool) -> None:
+    reference = plain(file)
+    reference.normalizer = BertNormalizer(lowercase=lowercase)
+    reference.save(str(tmp_path / "tokenizer.json"))
+    fast = open_fast(tmp_path / "tokenizer.json", reference)
+    assert isinstance(fast, FastTokenizer)
+    source = random.Random(7)
+    planes = (0x80, 0x250, 0x3000, 0xD7FF, 0x1FFFF, 0x10FFFF)
+
+    def character() -> str:
+        code = source.randrange(source.choice(planes))
+        return "?" if 0xD800 <= code < 0xE000 else chr(code)
+
+    texts = ["".join(character() for _ in range(source.randrange(60))) for _ in range(20_000)]
+    assert rows(fast, texts) == [encoding.ids for encoding in reference.encode_batch_fast(texts)]
+
+
+def test_the_tokenizer_uses_it_and_counts(file: Path) -> None:
+    tokenizer = Tokenizer(file, 16)
+    assert tokenizer.implementation.startswith("nanotoken 0.1")
+    assert tokenizer.fast_problem is None
+    slow = Tokenizer(file, 16, fast=False)
+    assert slow.implementation.startswith("tokenizers ")
+    texts = ["a few words", "", "many " * 40]
+    assert tokenizer.encode(texts).ids.tolist() == slow.encode(texts).ids.tolist()
+    assert tokenizer.encode(texts).dropped.tolist() == [0, 0, 40 + 2 - 16]
+    assert (tokenizer.stats.texts, tokenizer.stats.tokens) == (6, 2 * (5 + 2 + 42))
+    assert tokenizer.stats.seconds > 0
+    assert tokenizer.stats.cache_hits == tokenizer.stats.cache_misses == 0
+
+
+def test_a_tokenizer_that_differs_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cased = plain(file)
+    cased.normalizer = BertNormalizer(lowercase=False)
+    found = open_fast(file, cased)
+    assert isinstance(found, str)
+    assert "gives other ids than tokenizers for " in found
+    monkeypatch.setattr(fast_tokenizer, "hostile_texts", lambda special: ["abc"])
+    assert isinstance(open_fast(file, cased), FastTokenizer)  # that one text alone would not have shown it
+
+
+def test_another_kind_of_tokenizer_is_named(tiny_words: Path) -> None:
+    tokenizer = Tokenizer(tiny_words, 16)
+    assert tokenizer.fast_problem is not None
+    assert "does not know this kind of tokenizer" in tokenizer.fast_problem
+    assert tokenizer.implementation.startswith("tokenizers ")
+
+
+def test_without_the_package_the_extra_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nanotoken", None)
+    tokenizer = Tokenizer(file, 16)
+    assert tokenizer.fast_problem == "nanotoken is not installed: pip install 'longbow-fletcher[fast-tokenizer]'"
+    assert tokenizer.encode(["words"]).ids.tolist() == plain(file).encode("words").ids
+
+
+def test_another_version_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast_tokenizer, "KNOWN", "7.7")
+    problem = Tokenizer(file, 16).fast_problem
+    assert problem is not None
+    assert "is not the version that was compared with tokenizers: install nanotoken 7.7" in problem
+
+
+def test_recent_short_texts_are_kept_where_tokenising_is_slow(file: Path) -> None:
+    tokenizer = Tokenizer(file, 16, fast=False)
+    first = tokenizer.encode(["one text", "another"])
+    again = tokenizer.encode(["another", "one text", "a third"])
+    assert (tokenizer.stats.cache_hits, tokenizer.stats.cache_misses) == (2, 3)
+    assert again.select(tokenizer_rows(1, 0)).ids.tolist() == first.ids.tolist()
+    alone = tokenizer.encode(["another"])
+    with pytest.raises(ValueError, match="read-only"):
+        alone.ids[0] = 7  # nobody may change what the cache holds
+    none = Tokenizer(file, 16, fast=False, cache_bytes=0)
+    none.encode(["a"])
+    none.encode(["a"])
+    assert none.stats.cache_hits == 0
+
+
+def tokenizer_rows(*rows: int) -> Any:
+    import numpy as np
+
+    return np.array(rows)
+
+
+@pytest.fixture(scope="module")
+def tiny_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    words = HuggingFaceTokenizer(WordLevel({"u": 0, "a": 1, "b": 2}, unk_token="u"))
+    words.pre_tokenizer = Whitespace()
+    path = tmp_path_factory.mktemp("words") / "tokenizer.json"
+    words.save(str(path))
+    return path
+
+
+# Truncation and windows ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fast_one", [True, False])
+def test_the_left_side_is_cut_as_transformers_cuts_it(file: Path, minilm_checkpoint: Path, fast_one: bool) -> None:
+    reference: Any = transformers.AutoTokenizer.from_pretrained(minilm_checkpoint, truncation_side="left")
+    texts = ["one two three four five six seven eight nine ten", "short", ""]
+    wanted = [reference(text, truncation=True, max_length=6, padding=False)["input_ids"] for text in texts]
+    found = Tokenizer(file, 6, fast=fast_one).encode(texts, side="left")
+    assert [found.ids[a:b].tolist() for a, b in zip(found.offsets[:-1], found.offsets[1:], strict=True)] == wanted
+    assert found.dropped.tolist() == [6, 0, 0]
+
+
+@given(st.integers(0, 60), st.integers(4, 12), st.integers(0, 9), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_windows_cover_the_text_in_order(file: Path, words: int, size: int, overlap: int, fast_one: bool) -> None:
+    tokenizer = Tokenizer(file, 16, fast=fast_one) if not fast_one else fast_of(file)
+    text = " ".join(["one", "two", "three", "four", "five", "six", "seven"][index % 7] for index in range(words))
+    overlap = min(overlap, size - 3)
+    windows = list(tokenizer.windows(text, size=size, overlap=overlap))
+    assert max(map(len, windows)) <= size
+    assert all((window[0], window[-1]) == (101, 102) for window in windows)
+    bodies = [window[1:-1].tolist() for window in windows]
+    joined = bodies[0] + [token for body in bodies[1:] for token in body[overlap:]]
+    assert joined == tokenizer.encode_whole([text]).ids[1:-1].tolist()
+    assert len(windows) == 1 or min(len(body) for body in bodies) > overlap
+
+
+_made: dict[Path, Tokenizer] = {}
+
+
+def fast_of(file: Path) -> Tokenizer:
+    return _made.setdefault(file, Tokenizer(file, 16))
+
+
+def test_windows_of_a_very_long_text_hold_a_part_of_it(file: Path) -> None:
+    import tracemalloc
+
+    tokenizer = fast_of(file)
+    text = "some words, " * 400_000  # 4.8 MB, 1.2 million tokens: 4.8 MB of ids
+    tracemalloc.start()
+    try:
+        tokens = sum(len(window) - 2 for window in tokenizer.windows(text, size=512, overlap=0))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert tokens == 3 * 400_000
+    assert peak < 2 << 20
+
+
+def test_an_overlap_without_room_is_refused(file: Path) -> None:
+    from fletcher.runtime.errors import InputError
+
+    with pytest.raises(InputError, match="choose an overlap from 0 to 5"):
+        list(fast_of(file).windows("a", size=8, overlap=6))
