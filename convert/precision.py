@@ -21,7 +21,7 @@ Float = Literal["fp32", "fp16", "bf16"]
 
 #: Nodes, by the beginnings of their names, that are fp32 in every precision: what follows the encoder costs next to nothing,
 #: and a norm of squares or a mean over 8,192 tokens is more than half precision can hold.
-ALWAYS_FP32 = ("modules.", "vectors", "scores", "sparse", "token_vectors")
+ALWAYS_FP32 = ("modules.", "vectors", "scores", "sparse", "token_vectors", "token_states")
 
 #: Nodes that are lookups: where weights are only stored in half precision, the rows are looked up first and widened then.
 LOOKUPS = frozenset({"embeddings/word", "embeddings/position"})

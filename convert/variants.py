@@ -20,6 +20,7 @@ from fletcher.runtime.feeds import make_feeds
 from fletcher.runtime.manifest import RUNNABLE_TARGETS, Target
 
 from .description import Architecture
+from .memory import memory_shape
 from .precision import FLOATS, FP32, Float, Precision
 from .precision_islands import SQUARES, find_islands, record_maxima
 from .targets.emission import Emission
@@ -175,6 +176,7 @@ class GraphWriter:
             islands=tuple(node for node in nodes if node in precision.islands),
             feeds=emission.feeds,
             profiles=emission.profiles,
+            memory=memory_shape(self._architecture, padded=target != "cpu"),
         )
 
     def _find_islands(self, target: str, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:

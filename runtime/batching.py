@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .memory import MemoryShape
+
 __all__ = ["plan_batches"]
 
 #: How many times the token budget the padded rectangle of attention may hold. Without a bound, one text of 512 tokens and
@@ -12,21 +14,27 @@ __all__ = ["plan_batches"]
 PADDED_BUDGETS = 2
 
 
-def plan_batches(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[np.int64]]:
+def plan_batches(
+    lengths: NDArray[np.int64], token_budget: int, memory: MemoryShape | None = None, limit: int | None = None
+) -> list[NDArray[np.int64]]:
     """Groups texts of similar length into batches of at most `token_budget` tokens, longest first.
 
     Similar lengths keep the attention's padded squares small (everything else in a packed graph has no padding). The
     longest go first so that the last batches are the cheap ones and workers finish together. Where the next text is much
     shorter, so that padded to the longest the batch would hold more than `PADDED_BUDGETS` budgets, a new batch begins. A
-    text longer than the budget is a batch of its own.
+    text longer than the budget is a batch of its own. Long texts take less memory a batch where that is bounded.
 
     Args:
         lengths: tokens of each text, int64, (n,).
         token_budget: tokens that a batch should hold.
+        memory: what the graph needs of a batch, where that is bounded.
+        limit: bytes that a batch may need; one text is a batch whatever it needs.
 
     Returns:
         Row numbers, int64, of each batch; every row is in exactly one.
     """
+    if len(lengths) == 1:
+        return [np.zeros(1, np.int64)]
     order = np.argsort(-lengths, kind="stable")
     totals = np.cumsum(lengths[order])
     batches = []
@@ -35,7 +43,10 @@ def plan_batches(lengths: NDArray[np.int64], token_budget: int) -> list[NDArray[
         base = totals[start - 1] if start else 0
         by_tokens = int(np.searchsorted(totals, base + token_budget, side="right"))
         by_rectangle = start + PADDED_BUDGETS * token_budget // max(int(lengths[order[start]]), 1)
-        end = max(min(by_tokens, by_rectangle), start + 1)
+        end = min(by_tokens, by_rectangle)
+        if memory is not None and limit is not None:
+            end = min(end, start + memory.texts(int(lengths[order[start]]), limit))
+        end = max(end, start + 1)
         batches.append(order[start:end])
         start = end
     return batches

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,51 +12,23 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
+from fletcher.model_zoo.card import ModelCard
 
 from .artifact import Artifact
-from .batching import plan_batches
 from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
+from .compute import Computation
+from .duplicates import VectorCache
+from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
-from .errors import CanaryError, InputError, ProviderError
+from .errors import CanaryError, InputError
 from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, require, score
-from .manifest import Variant
-from .session import Session, open_session
-from .tokenizer import Tokenizer
+from .loading import Loaded, LoadOptions, load_parts
+from .longdocs import Folding, cut_documents
+from .manifest import TOKEN_STATES, Variant
+from .output import shorten
+from .tasks import Task, check_strings, finish, prepare, tokenize
 
 __all__ = ["Encoder"]
-
-#: Tokens a CPU batch should hold: small sorted batches stay in the caches. MiniLM on two workers, throughput relative to this
-#: budget: 0.97 to 1.05 for 128 and 256 tokens, 0.87 for 1024, 0.40 for 8192 (benchmarks/batching, docs/benchmarks.md).
-TOKEN_BUDGET = 512
-
-DEFAULT_INPUT_TYPE = "document"
-
-#: torch's defaults of `nn.functional.layer_norm` and `nn.functional.normalize`.
-LAYER_NORM_EPSILON = 1e-5
-NORMALIZE_EPSILON = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """Batches under way: `vectors` is whole once every future is done."""
-
-    encodings: Encodings
-    vectors: NDArray[np.float32]
-    futures: list[Future[None]]
-
-    def result(self) -> NDArray[np.float32]:
-        try:
-            for future in self.futures:
-                future.result()
-        finally:
-            self.cancel()
-        return self.vectors
-
-    def cancel(self) -> None:
-        """Forgets the batches that no worker has begun."""
-        for future in self.futures:
-            future.cancel()
 
 
 class Encoder:
@@ -67,28 +37,25 @@ class Encoder:
     Attributes:
         artifact: the folder.
         variant: the graph that runs.
-        workers: threads that compute batches, each on one core.
-        token_budget: tokens that a batch should hold.
+        tokenizer: the artefact's.
+        cache: vectors of earlier calls.
+        fallback: why another provider runs than the one that was wanted; None if it is that one.
+        reason: why this provider, these workers and this token budget.
+        tolerance: how far from the canary its vectors may be.
     """
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        variant: Variant,
-        session: Session,
-        tokenizer: Tokenizer,
-        workers: int,
-        token_budget: int,
-    ) -> None:
+    def __init__(self, artifact: Artifact, variant: Variant, loaded: Loaded, *, cache_bytes: int = 0) -> None:
         """Joins parts that were opened; `Encoder.load` is what most callers want."""
         self.artifact = artifact
         self.variant = variant
-        self.workers = workers
-        self.token_budget = token_budget
-        self._session = session
-        self._tokenizer = tokenizer
+        self.tokenizer = loaded.tokenizer
+        self.fallback = loaded.fallback
+        self.reason = loaded.reason
+        self.tolerance = loaded.tolerance
+        self._workers = loaded.workers
         self._canary = read_canary(artifact.canary_file)
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="fletcher-compute")
+        identity = f"{artifact.digest} {variant.name} {self.provider}"
+        self.cache = VectorCache(identity, cache_bytes)
 
     @classmethod
     def load(
@@ -96,16 +63,27 @@ class Encoder:
         path: str | Path,
         *,
         variant: str | None = None,
+        provider: str = "auto",
+        allow_fallback: bool = False,
+        min_cosine: float | None = None,
         workers: int | None = None,
         token_budget: int | None = None,
+        memory_limit: int | None = None,
+        cache_bytes: int = 0,
     ) -> Encoder:
         """Opens an artefact, and refuses it unless its files are whole and its canary passes.
 
         Args:
             path: the artefact's folder.
             variant: name of the graph; None takes the artefact's first.
-            workers: threads that compute batches; None is one for each processor that this process may use.
-            token_budget: tokens that a batch should hold; None takes the default.
+            provider: what runs it (`fletcher-serve devices` lists them); `auto` takes the fastest that was measured on this
+                machine, measuring for about a second if none was.
+            allow_fallback: whether ONNX Runtime's CPU provider may stand in for a provider that fails.
+            min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
+            workers: batches computed at once, each on one core; None is what was measured to be best.
+            token_budget: tokens that a batch should hold; None as above.
+            memory_limit: bytes that the process may have resident; None is no limit.
+            cache_bytes: bound of the vectors kept for texts that come again; 0 keeps none.
 
         Raises:
             ArtifactError: the folder is no artefact, or damaged.
@@ -113,11 +91,22 @@ class Encoder:
             CanaryError: the session does not reproduce the reference vectors.
             MissingPackageError: the provider's package is not installed.
             ProviderError: the variant cannot run here.
-            InputError: `workers` or `token_budget` is below 1.
+            InputError: an unknown provider, a number below 1, or a memory limit that is too small for one text of the
+                longest length.
         """
         artifact = Artifact.open(path)
         artifact.check_files()
-        encoder = cls.open(artifact, variant=variant, workers=workers, token_budget=token_budget)
+        encoder = cls.open(
+            artifact,
+            variant=variant,
+            provider=provider,
+            allow_fallback=allow_fallback,
+            min_cosine=min_cosine,
+            workers=workers,
+            token_budget=token_budget,
+            memory_limit=memory_limit,
+            cache_bytes=cache_bytes,
+        )
         try:
             encoder.require_canary()
         except BaseException:
@@ -131,31 +120,26 @@ class Encoder:
         artifact: Artifact,
         *,
         variant: str | None = None,
+        provider: str = "mlas",
+        allow_fallback: bool = False,
+        min_cosine: float | None = None,
         workers: int | None = None,
         token_budget: int | None = None,
+        memory_limit: int | None = None,
+        cache_bytes: int = 0,
     ) -> Encoder:
         """Opens an artefact without looking at its checksums and its canary: for whoever has just written it.
 
-        Args, and errors but those of the checks, as in `load`.
+        Args, and errors but those of the checks, as in `load`; but nothing is measured unless `provider` is `auto`.
         """
-        workers = usable_processors() if workers is None else workers
-        token_budget = TOKEN_BUDGET if token_budget is None else token_budget
-        for name, value in (("workers", workers), ("token_budget", token_budget)):
-            if value < 1:
-                raise InputError(f"{name} is {value}, and must be at least 1")
         chosen = artifact.variant(variant)
-        tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
-        return cls(artifact, chosen, open_session(artifact, chosen, threads=1), tokenizer, workers, token_budget)
+        options = LoadOptions(provider, allow_fallback, min_cosine, workers, token_budget, memory_limit, cache_bytes)
+        return cls(artifact, chosen, load_parts(artifact, chosen, options), cache_bytes=cache_bytes)
 
     @property
     def card(self) -> ModelCard:
         """What the model is."""
         return self.artifact.manifest.card
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The artefact's tokenizer."""
-        return self._tokenizer
 
     @property
     def dimension(self) -> int:
@@ -170,46 +154,44 @@ class Encoder:
     @property
     def provider(self) -> str:
         """Where the session really runs."""
-        return self._session.provider
+        return self._workers.session.provider
+
+    @property
+    def workers(self) -> int:
+        """Batches that are computed at once."""
+        return self._workers.count
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens that a batch should hold."""
+        return self._workers.token_budget
+
+    @property
+    def has_token_states(self) -> bool:
+        """Whether the graph gives what late chunking needs."""
+        return any(info.name == TOKEN_STATES for info in self.variant.outputs)
+
+    def check(self, options: EmbedOptions) -> None:
+        """Refuses options that the model does not have.
+
+        Raises:
+            InputError: names the option.
+        """
+        require(self.card, "vectors")
+        options.check(self.card, late=self.has_token_states)
 
     def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings:
         """Adds the prompt of the input type, tokenises, and truncates.
 
         Args:
             texts: any number of texts; an empty one becomes its prompt and special tokens alone.
-            input_type: "query", "document", "clustering", "classification", another prompt of the model's card, or "raw"
-                for no prompt; None is "document".
+            input_type: see `EmbedOptions`.
 
         Raises:
             InputError: an unknown input type, a text that is no valid Unicode string, or one that has no token at all.
         """
-        if isinstance(texts, str):
-            raise InputError("texts is one string: pass a list of strings")
-        prompt = self.prompt(input_type)
-        if prompt:
-            texts = [prompt + text if isinstance(text, str) else text for text in texts]
-        encodings = self._tokenizer.encode(texts)
-        if not encodings.lengths.all():
-            raise InputError(
-                f"text {int(np.argmin(encodings.lengths))} has no token, and the tokenizer of {self.card.name} adds no "
-                "special ones, so there is nothing to embed: leave it out"
-            )
-        return encodings
-
-    def prompt(self, input_type: str | None = None) -> str:
-        """The prefix of an input type; empty where the model has none.
-
-        Raises:
-            InputError: an input type that neither Fletcher nor the model's card knows.
-        """
-        input_type = DEFAULT_INPUT_TYPE if input_type is None else input_type
-        if input_type == RAW:
-            return ""
-        prompts = self.card.prompts
-        if input_type not in prompts and input_type not in INPUT_TYPES:
-            known = ", ".join(dict.fromkeys([*INPUT_TYPES, *prompts, RAW]))
-            raise InputError(f"input type {input_type!r} is unknown to {self.card.name}: use one of {known}")
-        return prompts.get(input_type, "")
+        check_strings(texts)
+        return tokenize(self.tokenizer, self.card, texts, EmbedOptions(input_type=input_type))
 
     def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings:
         """Takes token ids that the caller made, special tokens included, and truncates them.
@@ -217,7 +199,7 @@ class Encoder:
         Raises:
             InputError: an empty row, an id outside the vocabulary, or one that is no whole number.
         """
-        size = self._tokenizer.vocabulary_size
+        size = self.tokenizer.vocabulary_size
         arrays = [np.asarray(row) for row in rows]
         for index, ids in enumerate(arrays):
             if not ids.size:
@@ -227,117 +209,80 @@ class Encoder:
             for token in (int(ids.min()), int(ids.max())):
                 if not 0 <= token < size:
                     raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to {size - 1}")
-        return self._tokenizer.truncate([ids.astype(np.int32) for ids in arrays])
+        return self.tokenizer.truncate([ids.astype(np.int32) for ids in arrays])
 
-    def run(self, batch: Encodings) -> NDArray[np.float32]:
-        """Computes one batch on the calling thread, without the GIL.
-
-        A batch that `plan_batches` would not have formed (more tokens than the budget, or lengths so uneven that attention
-        would be mostly padding) is computed in parts.
+    def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
+        """Texts to rows that must be computed; the task makes embeddings of their values.
 
         Args:
-            batch: at least one text.
-
-        Returns:
-            Vectors, float32, (n, dimension), in the order of the batch.
+            texts: any number; duplicates and texts that the cache knows are not computed.
+            options: they were checked.
 
         Raises:
-            ProviderError: the session gave NaN or infinity, failed, or was closed.
+            InputError: a text that is no valid Unicode string, or one that has no token at all.
         """
-        vectors = self._run_parts(batch)
-        if not np.isfinite(vectors).all():
-            rows = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-            raise ProviderError(
-                f"{self.variant.name} on {self.provider} gave NaN or infinity for row {rows[0]} of a batch of {len(batch)}: "
-                "the vectors are not used. Verify the artefact, or choose another variant"
-            )
-        return vectors
+        return prepare(self.tokenizer, self.card, self.cache, texts, options)
 
-    def _run_parts(self, batch: Encodings) -> NDArray[np.float32]:
-        parts = plan_batches(batch.lengths, self.token_budget)
-        if len(parts) == 1:
-            return self._session.run(batch)
-        vectors = self._empty(batch)
-        for rows in parts:
-            vectors[self._places(batch, rows)] = self._session.run(batch.select(rows))
-        return vectors
+    def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
+        """The same for token ids, which have no prompt and are never split."""
+        made = Embeddings(np.zeros((0, 0), np.float32), encodings.lengths, encodings.dropped)
+        return Task(
+            encodings,
+            None,
+            lambda values: finish(Embeddings(values, made.tokens, made.dropped), None, self.card, options),
+        )
 
-    def _empty(self, encodings: Encodings) -> NDArray[np.float32]:
-        """Room for what the graph gives of these texts: a row a text, or a row a token."""
-        rows = encodings.num_tokens if self.card.output == "token_vectors" else len(encodings)
-        return np.empty((rows, self.dimension), np.float32)
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        """Computes one batch on the calling thread; see `Workers.run`."""
+        return self._workers.run(batch, output)
 
-    def _places(self, encodings: Encodings, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where in that room the rows' results belong."""
-        return encodings.token_index(rows) if self.card.output == "token_vectors" else rows
-
-    def compute(self, encodings: Encodings) -> NDArray[np.float32]:
+    def compute(self, encodings: Encodings, output: str | None = None) -> NDArray[np.float32]:
         """Computes any number of texts on all workers, in the order given.
 
         Returns:
             float32, (n, dimension); for a model that gives token vectors, (tokens, dimension).
         """
-        return self._start(encodings).result()
-
-    def _start(self, encodings: Encodings) -> _Pending:
-        vectors = self._empty(encodings)
-
-        def work(rows: NDArray[np.int64]) -> None:
-            vectors[self._places(encodings, rows)] = self.run(encodings.select(rows))
-
-        batches = plan_batches(encodings.lengths, self.token_budget)
-        try:
-            return _Pending(encodings, vectors, [self._pool.submit(work, rows) for rows in batches])
-        except RuntimeError as error:  # what a pool that was shut down raises
-            raise ProviderError(f"the encoder of {self.artifact.path} was closed: load the artefact again") from error
+        return self._workers.compute(encodings, output)
 
     def shorten(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
-        """Cuts vectors to one of the model's Matryoshka dimensions.
-
-        The order is the model's own: layer norm without weights (where the card says so), cut, L2. Layer norm after the
-        graph's L2 equals layer norm before it but for the vector's length, which the L2 that follows sets anew.
-
-        Args:
-            vectors: float32, (n, dimension).
-            dimensions: the wanted length; None leaves the vectors as they are.
-
-        Returns:
-            float32, (n, dimensions).
-
-        Raises:
-            InputError: the model was not trained for that length.
-        """
-        if dimensions in (None, self.dimension):
-            return vectors
-        if dimensions not in self.card.matryoshka:
-            offered = ", ".join(map(str, dict.fromkeys([self.dimension, *self.card.matryoshka])))
-            raise InputError(f"{self.card.name} gives vectors of {offered} dimensions, not of {dimensions}")
-        if self.card.layer_norm_before_truncation:
-            centred = vectors - vectors.mean(axis=1, keepdims=True)
-            vectors = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
-        cut = vectors[:, :dimensions]
-        if self.card.normalize:
-            norms: NDArray[np.float32] = np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), NORMALIZE_EPSILON)
-            return cut / norms
-        return np.ascontiguousarray(cut)
+        """Cuts vectors to one of the model's Matryoshka dimensions; see `output.shorten`."""
+        return shorten(vectors, self.card, dimensions)
 
     def embed(
-        self, texts: Sequence[str], *, input_type: str | None = None, dimensions: int | None = None
+        self,
+        texts: Sequence[str],
+        *,
+        input_type: str | None = None,
+        dimensions: int | None = None,
+        dtype: DType = "float32",
+        overflow: Overflow = "truncate",
+        window_tokens: int | None = None,
+        overlap_tokens: int | None = None,
+        chunk_tokens: int | None = None,
     ) -> Embeddings:
         """Texts in, vectors out.
 
         Args:
             texts: any number, none included. An empty text has a vector too: that of its prompt and special tokens.
-            input_type: see `tokenize`.
-            dimensions: see `shorten`.
+            input_type, dimensions, dtype, overflow, window_tokens, overlap_tokens, chunk_tokens: see `EmbedOptions`.
 
         Raises:
-            InputError: texts, input type or dimensions that cannot be used.
+            InputError: texts or options that cannot be used.
         """
-        require(self.card, "vectors")
-        self.shorten(np.empty((0, self.dimension), np.float32), dimensions)  # refuse before computing
-        encodings = self.tokenize(texts, input_type)
-        return Embeddings(self.shorten(self.compute(encodings), dimensions), encodings.lengths, encodings.dropped)
+        options = EmbedOptions(input_type, dimensions, dtype, overflow, window_tokens, overlap_tokens, chunk_tokens)
+        self.check(options)
+        if options.splits:
+            return self._embed_split(texts, options)
+        task = self.prepare(texts, options)
+        return task.finish(self.compute(task.encodings))
+
+    def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
+        """A part of the rows at a time, so that a document of any length fits."""
+        check_strings(texts)
+        folding = Folding(len(texts), self.card, options)
+        for rows in cut_documents(self.tokenizer, self.card, texts, options):
+            folding.add(rows, self.compute(rows.encodings, rows.output))
+        return finish(folding.result(), None, self.card, options)
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Scores documents for a query, in the order given: rerankers only.
@@ -363,48 +308,44 @@ class Encoder:
         """
         return embed_tokens(self, texts, input_type)
 
-    def stream(
-        self, chunks: Iterable[Sequence[str]], *, input_type: str | None = None, dimensions: int | None = None
-    ) -> Iterator[Embeddings]:
+    def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions | None = None) -> Iterator[Embeddings]:
         """Embeds a long sequence of chunks with bounded memory: reading and tokenising hide behind computing.
 
         While a chunk computes, the next one is read and tokenised, and its batches wait behind the first one's, so that no
-        worker idles at a chunk's end. Three chunks are in memory at most.
+        worker idles at a chunk's end. Three chunks are in memory at most; of texts that are split, one.
 
         Args:
             chunks: lists of texts; a few thousand texts each keep the batches well sorted.
-            input_type: see `tokenize`.
-            dimensions: see `shorten`.
+            options: how they become vectors.
 
         Yields:
             One `Embeddings` a chunk, in order.
         """
-        require(self.card, "vectors")
-        self.shorten(np.empty((0, self.dimension), np.float32), dimensions)
+        options = EmbedOptions() if options is None else options
+        self.check(options)
+        if options.splits:
+            yield from (self._embed_split(texts, options) for texts in chunks)
+            return
         source = iter(chunks)
 
-        def read() -> Encodings | None:
+        def read() -> Task | None:
             texts = next(source, None)
-            return None if texts is None else self.tokenize(texts, input_type)
-
-        def finish(pending: _Pending) -> Embeddings:
-            vectors = self.shorten(pending.result(), dimensions)
-            return Embeddings(vectors, pending.encodings.lengths, pending.encodings.dropped)
+            return None if texts is None else self.prepare(texts, options)
 
         with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
             reading = reader.submit(read)
-            started: deque[_Pending] = deque()
+            started: deque[tuple[Task, Computation]] = deque()
             try:
-                while (encodings := reading.result()) is not None:
+                while (task := reading.result()) is not None:
                     reading = reader.submit(read)
-                    started.append(self._start(encodings))
+                    started.append((task, self._workers.start(task.encodings)))
                     if len(started) > 1:
-                        yield finish(started.popleft())
+                        yield _finish(started.popleft())
                 while started:
-                    yield finish(started.popleft())
+                    yield _finish(started.popleft())
             finally:  # the chunks failed, or the caller has enough
-                for pending in started:
-                    pending.cancel()
+                for _, computation in started:
+                    computation.cancel()
 
     def require_canary(self) -> CanaryResult:
         """Runs the canary.
@@ -424,12 +365,12 @@ class Encoder:
     def check_canary(self) -> CanaryResult:
         """Runs the canary on this session: the tokenizer must give its ids, and the graph its vectors."""
         canary, wanted = self._canary, self._canary.encodings
-        encodings = encode_canary(self._tokenizer, self.card, canary.texts, canary.queries)
+        encodings = encode_canary(self.tokenizer, self.card, canary.texts, canary.queries)
         if not all(
             np.array_equal(getattr(encodings, part), getattr(wanted, part)) for part in ("ids", "offsets", "types")
         ):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
-        tolerance = self.variant.tolerance
+        tolerance = self.tolerance
         return check_vectors(
             *comparable(self.card.output, self.compute(encodings), canary.vectors),
             min_cosine=tolerance.min_cosine,
@@ -438,8 +379,7 @@ class Encoder:
 
     def close(self) -> None:
         """Waits for the batches under way and gives the memory back."""
-        self._pool.shutdown()
-        self._session.close()
+        self._workers.close()
 
     def __enter__(self) -> Self:
         return self
@@ -450,8 +390,6 @@ class Encoder:
         self.close()
 
 
-def usable_processors() -> int:
-    """Processors that this process may run on, by its affinity where the system has one."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _finish(started: tuple[Task, Computation]) -> Embeddings:
+    task, computation = started
+    return task.finish(computation.result())

@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Embeddings", "Encodings"]
+__all__ = ["Chunks", "Embeddings", "Encodings", "ragged_index"]
+
+
+def ragged_index(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the elements of the given rows of a ragged array lie, one row after the other.
+
+    Args:
+        offsets: where each row begins and the last one ends, int64, (n + 1,).
+        rows: row indices, int64, (m,).
+
+    Returns:
+        Indices, int64, (elements of those rows,).
+    """
+    lengths = offsets[rows + 1] - offsets[rows]
+    # Index of every wanted element: its place among them, moved by the distance between the two row starts.
+    shift = np.repeat(offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
+    index: NDArray[np.int64] = np.arange(len(shift)) + shift
+    return index
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +86,7 @@ class Encodings:
 
     def token_index(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the tokens of the given rows lie, one row after the other, int64, (their tokens,)."""
-        lengths = self.lengths[rows]
-        # Index of every wanted token: its place among them, moved by the distance between the two row starts.
-        shift = np.repeat(self.offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
-        index: NDArray[np.int64] = np.arange(len(shift)) + shift
-        return index
+        return ragged_index(self.offsets, rows)
 
     def select(self, rows: NDArray[np.int64]) -> Encodings:
         """The given rows, in the given order.
@@ -89,18 +103,40 @@ class Encodings:
 
 
 @dataclass(frozen=True, slots=True)
-class Embeddings:
-    """What a text becomes.
+class Chunks:
+    """The parts of texts that were cut into windows or chunks, in order.
 
     Attributes:
-        vectors: float32, (n, dimension), in the order of the texts.
-        tokens: tokens that the model saw of each text, special ones included, int64, (n,).
-        dropped: tokens that truncation cut from each text, int32, (n,).
+        vectors: as those of the texts, (m, dimension).
+        offsets: which chunks are a text's: where they begin and the last one's end, int64, (n + 1,).
+        spans: first token and the one behind the last of each chunk, of the text's own tokens, int64, (m, 2).
+        scales: of int8 vectors, float32, (m,).
     """
 
-    vectors: NDArray[np.float32]
+    vectors: NDArray[Any]
+    offsets: NDArray[np.int64]
+    spans: NDArray[np.int64]
+    scales: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What texts become.
+
+    Attributes:
+        vectors: (n, dimension), in the order of the texts: float32, or float16 or int8 where that was asked for, or uint8
+            of dimension / 8 columns with a bit an element.
+        tokens: tokens that the model saw of each text, special ones included, int64, (n,).
+        dropped: tokens that truncation cut from each text, int32, (n,).
+        scales: of int8 vectors: element times scale is the float32 one, within half a scale; float32, (n,).
+        chunks: parts of the texts, where they were cut into windows or chunks.
+    """
+
+    vectors: NDArray[Any]
     tokens: NDArray[np.int64]
     dropped: NDArray[np.int32]
+    scales: NDArray[np.float32] | None = None
+    chunks: Chunks | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)

@@ -10,6 +10,7 @@ FletcherError
 ├── MissingPackageError      an optional package is not installed; names the extra
 ├── ProviderError            an execution provider cannot run this graph on this machine
 ├── InputError               texts, token ids, files or options that cannot be used as given
+│   └── OptionError          an option that the model does not have; carries its name
 ├── VerificationError        an artefact does not reproduce the reference model
 └── ServiceError             the server cannot answer now
     ├── OverloadedError      the queue is full; carries the seconds after which to retry
@@ -29,6 +30,7 @@ __all__ = [
     "FletcherError",
     "InputError",
     "MissingPackageError",
+    "OptionError",
     "OverloadedError",
     "ProviderError",
     "ServiceError",
@@ -67,6 +69,18 @@ class ProviderError(FletcherError):
 
 class InputError(FletcherError):
     """Texts, token ids, files or options that cannot be used as given."""
+
+
+class OptionError(InputError):
+    """An option that the model does not have.
+
+    Attributes:
+        field: its name.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class VerificationError(FletcherError):

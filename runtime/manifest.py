@@ -9,9 +9,12 @@ import msgspec
 
 from fletcher.model_zoo.card import Accuracy, ModelCard
 
+from .memory import MemoryShape
+
 __all__ = [
     "FORMAT_VERSION",
     "RUNNABLE_TARGETS",
+    "TOKEN_STATES",
     "FeedRules",
     "FileInfo",
     "Manifest",
@@ -24,6 +27,9 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+
+#: The second output of `cpu` graphs that average token vectors: the last hidden states, (tokens, hidden).
+TOKEN_STATES = "token_states"
 
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
 
@@ -109,6 +115,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             (pooling, projections, normalisation) is fp32 in every variant.
         feeds: how its inputs are made.
         profiles: shapes to build engines for (tensorrt).
+        memory: what a batch needs at its peak; None where nobody can tell (traced graphs).
     """
 
     name: str
@@ -127,6 +134,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     islands: tuple[str, ...] = ()
     feeds: FeedRules = FeedRules()
     profiles: tuple[Profile, ...] = ()
+    memory: MemoryShape | None = None
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

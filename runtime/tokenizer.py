@@ -118,6 +118,11 @@ class Tokenizer:
                 logger.info("fast tokenizer", extra={"fields": {"used": False, "reason": opened}})
 
     @property
+    def num_prefix(self) -> int:
+        """Special tokens before a text."""
+        return len(self._prefix)
+
+    @property
     def num_special(self) -> int:
         """Special tokens around a text."""
         return len(self._prefix) + len(self._suffix)
@@ -149,7 +154,9 @@ class Tokenizer:
         ids, offsets = self._encode(texts)
         return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
 
-    def windows(self, text: str, *, size: int, overlap: int) -> Iterator[NDArray[np.int32]]:
+    def windows(
+        self, text: str, *, size: int, overlap: int, lead: Sequence[int] | NDArray[np.int32] = ()
+    ) -> Iterator[NDArray[np.int32]]:
         """Cuts a text of any length into overlapping windows, each with the special tokens around it.
 
         The tokens of about 64 thousand characters are held at a time, where the tokenizer can be cut at a word's end.
@@ -158,6 +165,7 @@ class Tokenizer:
             text: the text.
             size: tokens of a window, special ones included.
             overlap: tokens that a window shares with the one before.
+            lead: tokens that stand before the text's own in every window (a prompt's).
 
         Yields:
             Token ids, int32, (at most size,). The last window ends where the text ends; a text that fits has one window.
@@ -165,22 +173,30 @@ class Tokenizer:
         Raises:
             InputError: the text is no valid Unicode string, or the window has no room for a new token.
         """
-        body = size - self.num_special
+        body = size - self.num_special - len(lead)
         if not 0 <= overlap < body:
             raise InputError(
-                f"windows of {size} tokens have room for {max(body, 0)} beside the special ones, which an overlap of "
+                f"windows of {size} tokens have room for {max(body, 0)} of a text's own, which an overlap of "
                 f"{overlap} does not leave: choose an overlap from 0 to {max(body - 1, 0)}"
             )
         held = np.zeros(0, np.int32)
         for part in self._parts(text):
             held = np.concatenate([held, part]) if len(held) else part
             while len(held) > body:
-                yield self._framed(held[:body])
+                yield self._framed(held[:body], lead)
                 held = held[body - overlap :]
-        yield self._framed(held)
+        yield self._framed(held, lead)
 
-    def _framed(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        return np.concatenate([self._prefix, ids, self._suffix])
+    def plain_ids(self, text: str) -> NDArray[np.int32]:
+        """Token ids of a text without special tokens, int32.
+
+        Raises:
+            InputError: the text is no valid Unicode string.
+        """
+        return np.concatenate([np.zeros(0, np.int32), *self._parts(text)])
+
+    def _framed(self, ids: NDArray[np.int32], lead: Sequence[int] | NDArray[np.int32] = ()) -> NDArray[np.int32]:
+        return np.concatenate([self._prefix, np.asarray(lead, np.int32), ids, self._suffix])
 
     def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> Encodings:
         """Tokenises pairs of texts into one row each; of too long a pair the longer text is cut, as transformers does.

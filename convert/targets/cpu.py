@@ -6,6 +6,9 @@ that shows where lengths are equal, and ragged batches gain what padding would h
 
 The graph eats `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,), and for pairs of texts
 `token_type_ids` int32 (tokens,).
+
+Where a text's vector is the mean of its tokens', the last hidden states leave the graph too, as `token_states` float32
+(tokens, hidden): late chunking averages other runs of tokens. A session that is not asked for them does not copy them.
 """
 
 from __future__ import annotations
@@ -14,9 +17,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from fletcher.runtime.manifest import TensorInfo
+from fletcher.runtime.manifest import TOKEN_STATES, TensorInfo
 
-from ..description import Architecture, LearnedPositions
+from ..description import Architecture, LearnedPositions, Normalize, Pooling
 from ..graph import GraphBuilder
 from ..precision import FP32, Precision
 from ..weights import Weight
@@ -56,8 +59,17 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
         pool=lambda mode, hidden, name: emit_pooling(graph, mode, hidden, layout, name),
         token_type=lambda table: _emit_token_types(graph, table),
     )
-    emit_encoder(graph, architecture, parts, "texts", dimension)
+    hidden = emit_encoder(graph, architecture, parts, "texts", dimension)
+    if _averages_tokens(architecture):
+        graph.node("Identity", [hidden], TOKEN_STATES)
+        graph.output(TensorInfo(TOKEN_STATES, "float32", ("tokens", architecture.hidden_size)))
     return graph
+
+
+def _averages_tokens(architecture: Architecture) -> bool:
+    """Whether a text's vector is the mean of its tokens' last hidden states, normalised or not."""
+    pooling, *others = architecture.modules or (None,)
+    return pooling == Pooling(("mean",)) and all(isinstance(module, Normalize) for module in others)
 
 
 def _emit_token_types(graph: GraphBuilder, table: Weight) -> str:

@@ -42,10 +42,13 @@ class Parts:
 
 def emit_encoder(
     graph: GraphBuilder, architecture: Architecture, parts: Parts, texts: int | str, dimension: int
-) -> None:
+) -> str:
     """Adds everything from the embeddings to the output, which has the name of what it is.
 
     `vectors`, `scores` and `sparse` are float32, (texts, dimension); `token_vectors` float32, (tokens, dimension).
+
+    Returns:
+        The last hidden states, before any module.
     """
     hidden = _emit_embedding(graph, architecture.embedding, parts)
     for layer in architecture.layers:
@@ -56,6 +59,7 @@ def emit_encoder(
     graph.node("Identity", [value], architecture.output)
     rows = "tokens" if architecture.output == "token_vectors" else texts
     graph.output(TensorInfo(architecture.output, "float32", (rows, dimension)))
+    return hidden
 
 
 def position_rows(graph: GraphBuilder, architecture: Architecture, shape: tuple[str, ...]) -> Callable[[], str]:

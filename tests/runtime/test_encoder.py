@@ -22,8 +22,11 @@ from fletcher import Encoder
 from fletcher.convert.texts import EDGES, SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.compute import Workers
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.loading import Loaded
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
@@ -185,7 +188,15 @@ def _with_card(encoder: Encoder, artifact: Path, **changes: Any) -> Encoder:
     opened = Artifact.open(artifact)
     card: ModelCard = msgspec.structs.replace(opened.manifest.card, **changes)
     manifest = msgspec.structs.replace(opened.manifest, card=card)
-    return Encoder(Artifact(opened.path, manifest), encoder.variant, encoder._session, encoder._tokenizer, 1, 512)
+    return _joined(encoder, encoder._workers.session, 512, Artifact(opened.path, manifest))
+
+
+def _joined(encoder: Encoder, session: Any, token_budget: int, artifact: Artifact | None = None) -> Encoder:
+    """An encoder of one worker on a session, with another's tokenizer."""
+    workers = Workers(session, encoder.variant.outputs, name="test", count=1, token_budget=token_budget)
+    return Encoder(
+        artifact or encoder.artifact, encoder.variant, Loaded(encoder.tokenizer, workers, None, "", encoder.tolerance)
+    )
 
 
 def test_prompts_come_before_the_text(encoder: Encoder, minilm_artifact: Path) -> None:
@@ -222,7 +233,7 @@ def test_a_length_that_was_not_trained_is_refused_before_anything_is_computed(en
     with pytest.raises(InputError, match="gives vectors of 384 dimensions, not of 128"):
         encoder.embed(["\ud800"], dimensions=128)
     with pytest.raises(InputError, match="not of 0"):
-        next(encoder.stream([["a"]], dimensions=0))
+        next(encoder.stream([["a"]], EmbedOptions(dimensions=0)))
 
 
 # Streams ------------------------------------------------------------------------------------------------------------------
@@ -263,7 +274,7 @@ class _SlowSession:
         self.permits = threading.Semaphore(0)
         self.begun = 0
 
-    def run(self, batch: Encodings) -> NDArray[np.float32]:
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         self.begun += 1
         self.permits.acquire()
         return np.ones((len(batch), 32), np.float32)
@@ -273,7 +284,7 @@ class _SlowSession:
 
 def _slow(tiny: Encoder) -> tuple[Encoder, _SlowSession]:
     session: Any = _SlowSession()
-    return Encoder(tiny.artifact, tiny.variant, session, tiny._tokenizer, 1, 1), session  # a batch a text
+    return _joined(tiny, session, 1), session  # a batch a text
 
 
 def test_a_stream_that_is_closed_early_leaves_no_batch_behind(tiny: Encoder) -> None:
@@ -296,14 +307,15 @@ def test_a_failing_batch_fails_the_call_and_not_the_encoder(
     tiny: Encoder, tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Encoder.load(tiny_artifact, workers=2, token_budget=4) as encoder:
-        real = encoder.run
+        session = encoder._workers.session
+        real = session.run
 
-        def run(batch: Encodings) -> NDArray[np.float32]:
+        def run(batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
             if (batch.lengths == 7).any():
                 raise ProviderError("this batch fails")
-            return real(batch)
+            return real(batch, output)
 
-        monkeypatch.setattr(encoder, "run", run)
+        monkeypatch.setattr(session, "run", run)
         with pytest.raises(ProviderError, match="this batch fails"):
             encoder.embed(["a", "aaaaa", "aa"] * 5)
         np.testing.assert_allclose(encoder.embed(["a"]).vectors, tiny.embed(["a"]).vectors, atol=1e-6)
@@ -350,7 +362,7 @@ def test_close_waits_for_the_batches_under_way(tiny: Encoder) -> None:
 
 def test_nan_is_an_error_that_names_the_row(tiny: Encoder) -> None:
     encoder, session = _slow(tiny)
-    session.run = lambda batch: np.full((len(batch), 32), np.nan, np.float32)  # type: ignore[method-assign]
+    session.run = lambda batch, output=None: np.full((len(batch), 32), np.nan, np.float32)  # type: ignore[method-assign]
     with pytest.raises(ProviderError, match="NaN or infinity for row 0"):
         encoder.embed(["a"])
     encoder.close()

@@ -1,0 +1,178 @@
+"""A session's workers: any number of texts in, batches on several threads, results in the texts' order.
+
+It knows batches, threads and memory; nothing of texts, models or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .batching import plan_batches
+from .encodings import Encodings
+from .errors import ProviderError
+from .manifest import TOKEN_STATES, TensorInfo
+from .memory import MemoryBudget
+from .session import Session
+
+__all__ = ["Computation", "Workers"]
+
+#: Outputs with a row a token; every other one has a row a text.
+TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """Batches under way."""
+
+    values: NDArray[np.float32]
+    futures: Sequence[Future[None]]
+
+    def result(self) -> NDArray[np.float32]:
+        """Waits for every batch; after a failure the rest is forgotten."""
+        try:
+            for future in self.futures:
+                future.result()
+        finally:
+            self.cancel()
+        return self.values
+
+    def cancel(self) -> None:
+        """Forgets the batches that no worker has begun."""
+        for future in self.futures:
+            future.cancel()
+
+
+class Workers:
+    """Threads that compute batches on one session. Safe to use from several threads at once.
+
+    Attributes:
+        session: what computes.
+        count: threads.
+        token_budget: tokens that a batch should hold.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        outputs: Sequence[TensorInfo],
+        *,
+        name: str,
+        count: int,
+        token_budget: int,
+        budget: MemoryBudget | None = None,
+        initializer: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            session: what computes; it is closed with the workers.
+            outputs: the graph's, the first one being what a run gives if none is named.
+            name: of what runs, for errors.
+            count: threads.
+            token_budget: tokens that a batch should hold.
+            budget: what batches may need; None is no bound.
+            initializer: called by each thread before its first batch.
+        """
+        self.session = session
+        self.count = count
+        self.token_budget = token_budget
+        self._name = name
+        self._widths = {info.name: int(info.shape[1]) if len(info.shape) > 1 else 1 for info in outputs}
+        self._first = outputs[0].name
+        self._budget = budget
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="fletcher-compute", initializer=initializer)
+        self._closed = False
+
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        """Computes one batch on the calling thread, without the GIL.
+
+        A batch that `plan_batches` would not have formed (more tokens than the budget, or lengths so uneven that attention
+        would be mostly padding) is computed in parts.
+
+        Args:
+            batch: at least one text.
+            output: which of the graph's outputs; None is the first.
+
+        Returns:
+            float32, a row a text, or a row a token where the output is one of `TOKEN_OUTPUTS`.
+
+        Raises:
+            ProviderError: the session gave NaN or infinity, failed, or was closed.
+        """
+        parts = self._plan(batch)
+        if len(parts) == 1:
+            return self._run_one(batch, output)
+        values = self._empty(batch, output)
+        for rows in parts:
+            values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output)
+        return values
+
+    def compute(self, encodings: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        """Computes any number of texts on all workers, in the order given; returns as `run` does."""
+        batches = self._plan(encodings)
+        if len(batches) == 1:  # nothing to share out: another thread would only cost its waking
+            return self._run_one(encodings, output)
+        return self._start(encodings, batches, output).result()
+
+    def start(self, encodings: Encodings, output: str | None = None) -> Computation:
+        """Hands texts to the workers and returns at once.
+
+        Raises:
+            ProviderError: the workers were closed.
+        """
+        return self._start(encodings, self._plan(encodings), output)
+
+    def close(self) -> None:
+        """Waits for the batches under way and gives the memory back."""
+        self._pool.shutdown()
+        self._closed = True
+        self.session.close()
+
+    def _start(self, encodings: Encodings, batches: Sequence[NDArray[np.int64]], output: str | None) -> Computation:
+        values = self._empty(encodings, output)
+
+        def work(rows: NDArray[np.int64]) -> None:
+            values[self._places(encodings, rows, output)] = self._run_one(encodings.select(rows), output)
+
+        try:
+            return Computation(values, [self._pool.submit(work, rows) for rows in batches])
+        except RuntimeError as error:  # what a pool that was shut down raises
+            raise self._is_closed() from error
+
+    def _plan(self, encodings: Encodings) -> list[NDArray[np.int64]]:
+        if self._budget is None:
+            return plan_batches(encodings.lengths, self.token_budget)
+        return plan_batches(encodings.lengths, self.token_budget, self._budget.shape, self._budget.batch)
+
+    def _run_one(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+        if self._closed:
+            raise self._is_closed()
+        if self._budget is None:
+            values = self.session.run(batch, output)
+        else:
+            with self._budget.gate.hold(self._budget.shape.predict(batch.lengths)):
+                values = self.session.run(batch, output)
+        if not np.isfinite(values).all():
+            rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+            raise ProviderError(
+                f"{self._name} on {self.session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
+                f"{len(batch)}: the vectors are not used. Verify the artefact, or choose another variant"
+            )
+        return values
+
+    def _is_closed(self) -> ProviderError:
+        return ProviderError(f"the encoder of {self._name} was closed: load the artefact again")
+
+    def _empty(self, encodings: Encodings, output: str | None) -> NDArray[np.float32]:
+        """Room for what the graph gives of these texts."""
+        name = output or self._first
+        rows = encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings)
+        return np.empty((rows, self._widths[name]), np.float32)
+
+    def _places(self, encodings: Encodings, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
+        """Where in that room the rows' results belong."""
+        return encodings.token_index(rows) if (output or self._first) in TOKEN_OUTPUTS else rows

@@ -1,0 +1,114 @@
+"""Texts that were seen before: inside one call, and across calls."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .embed_options import EmbedOptions
+from .lru import BoundedCache
+
+__all__ = ["Known", "VectorCache", "unique"]
+
+#: Bytes of vectors that are kept across calls.
+CACHE_BYTES = 64 << 20
+
+#: What Python keeps beside a vector's elements: the key, the array's head, the entry.
+ENTRY_BYTES = 500
+
+
+def unique(texts: Sequence[str]) -> tuple[Sequence[str], NDArray[np.int64] | None]:
+    """Each text once, in the order of its first appearance.
+
+    Returns:
+        The different texts, and for each of the given ones which it is, int64, (n,); None where all are different.
+    """
+    if len(texts) < 2:
+        return texts, None
+    places: dict[str, int] = {}
+    inverse = [places.setdefault(text, len(places)) for text in texts]
+    if len(places) == len(texts):
+        return texts, None
+    return list(places), np.array(inverse, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A vector that was computed before.
+
+    Attributes:
+        vector: float32, (dimension,), of full length; nobody may write to it.
+        tokens: that the model saw.
+        dropped: that truncation cut.
+    """
+
+    vector: NDArray[np.float32]
+    tokens: int
+    dropped: int
+
+
+class VectorCache:
+    """Vectors by model, options and text, bounded in bytes. Safe to use from several threads.
+
+    It keeps full float32 vectors: a shorter length or another type is made of them on the way out, so every door shares
+    them. Texts are keyed by 128 bits of BLAKE2b: two of a billion different ones share a key with a chance below 1e-20.
+    """
+
+    def __init__(self, identity: str, max_bytes: int = CACHE_BYTES) -> None:
+        """
+        Args:
+            identity: of the model and of what runs it: vectors of another are another's.
+            max_bytes: bound; 0 keeps nothing.
+        """
+        self._identity = identity.encode()
+        self._cache: BoundedCache[bytes, Known] = BoundedCache(max_bytes)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it may keep anything."""
+        return self._cache.max_bytes > 0
+
+    @property
+    def hits(self) -> int:
+        """Texts that were found."""
+        return self._cache.hits
+
+    @property
+    def misses(self) -> int:
+        """Texts that were not."""
+        return self._cache.misses
+
+    @property
+    def bytes(self) -> int:
+        """Bytes held."""
+        return self._cache.bytes
+
+    def keys(self, texts: Sequence[str], options: EmbedOptions) -> list[bytes]:
+        """The texts' keys.
+
+        Raises:
+            UnicodeEncodeError: a text that is no valid Unicode.
+        """
+        same = replace(options, dimensions=None, dtype="float32")
+        start = hashlib.blake2b(self._identity, digest_size=16)
+        start.update(repr(same).encode())
+        keys = []
+        for text in texts:
+            digest = start.copy()
+            digest.update(text.encode())
+            keys.append(digest.digest())
+        return keys
+
+    def get(self, key: bytes) -> Known | None:
+        """What is known under a key."""
+        return self._cache.get(key)
+
+    def put(self, key: bytes, vector: NDArray[np.float32], tokens: int, dropped: int) -> None:
+        """Keeps a copy of a vector."""
+        kept = vector.copy()
+        kept.flags.writeable = False
+        self._cache.put(key, Known(kept, tokens, dropped), kept.nbytes + ENTRY_BYTES)

@@ -1,0 +1,143 @@
+"""Opening what an encoder is made of, as the caller's options and the machine's measurements say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from fletcher.model_zoo.card import Accuracy
+
+from .affinity import pinning
+from .artifact import Artifact
+from .choices import Layout
+from .compute import Workers
+from .devices import settle
+from .errors import InputError
+from .machine import this_machine
+from .manifest import Variant
+from .memory import MemoryBudget, memory_budget, resident
+from .providers import PROVIDERS
+from .session import FALLBACK, open_with_fallback
+from .tokenizer import CACHE_BYTES, Tokenizer
+
+__all__ = ["LoadOptions", "Loaded", "load_parts"]
+
+#: The canary's smallest cosine where a provider was asked for that computes in bfloat16. The worst text of MiniLM's, two
+#: special tokens alone, has 0.99991.
+REDUCED_COSINE = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """What the caller of `Encoder.load` said; see there."""
+
+    provider: str
+    allow_fallback: bool
+    min_cosine: float | None
+    workers: int | None
+    token_budget: int | None
+    memory_limit: int | None
+    cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The parts of an encoder.
+
+    Attributes:
+        tokenizer: the artefact's.
+        workers: with their session.
+        fallback: why another provider runs than the one that was wanted, or None.
+        reason: why this provider, these workers and this token budget.
+        tolerance: how far from the canary the session may be.
+    """
+
+    tokenizer: Tokenizer
+    workers: Workers
+    fallback: str | None
+    reason: str
+    tolerance: Accuracy
+
+
+def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Loaded:
+    """Opens tokenizer and session.
+
+    Raises:
+        As `Encoder.load`.
+    """
+    for name, value in (("workers", options.workers), ("token_budget", options.token_budget)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}, and must be at least 1")
+    max_tokens = artifact.manifest.card.max_tokens
+    tokenizer = Tokenizer(artifact.tokenizer_file, max_tokens)
+    choice = settle(
+        artifact,
+        variant,
+        provider=options.provider,
+        workers=options.workers,
+        token_budget=options.token_budget,
+        min_cosine=options.min_cosine,
+    )
+    layout = choice.layout
+    opened = open_with_fallback(
+        artifact,
+        variant,
+        provider=layout.provider,
+        threads=layout.threads,
+        workers=layout.workers,
+        allowed=options.allow_fallback,
+    )
+    try:
+        budget = _budget(variant, options, layout if opened.fallback is None else _on_fallback(layout), max_tokens)
+    except BaseException:
+        opened.session.close()
+        raise
+    workers = Workers(
+        opened.session,
+        variant.outputs,
+        name=str(artifact.path),
+        count=layout.workers,
+        token_budget=layout.token_budget,
+        budget=budget,
+        initializer=pinning(layout.workers, this_machine()),
+    )
+    used = layout if opened.fallback is None else _on_fallback(layout)
+    return Loaded(tokenizer, workers, opened.fallback, choice.reason, _tolerance(variant, used, options.min_cosine))
+
+
+def _tolerance(variant: Variant, layout: Layout, min_cosine: float | None) -> Accuracy:
+    """The variant's own, unless less was asked for: by a number, or by a provider that computes in less."""
+    if min_cosine is not None:
+        return Accuracy(min_cosine=min_cosine)
+    precision = PROVIDERS[layout.provider].precision
+    if precision is None or precision == variant.precision:
+        return variant.tolerance
+    return Accuracy(min_cosine=min(REDUCED_COSINE, variant.tolerance.min_cosine))
+
+
+def _on_fallback(layout: Layout) -> Layout:
+    return msgspec.structs.replace(layout, provider=FALLBACK)
+
+
+def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: int) -> MemoryBudget | None:
+    """What batches may need, where there is a limit.
+
+    Raises:
+        InputError: the limit is too small, or nobody can tell what a batch of this graph needs.
+    """
+    if options.memory_limit is None:
+        return None
+    if variant.memory is None:
+        raise InputError(
+            f"the variant {variant.name} does not say what its batches need, so no memory limit can be kept: "
+            "convert the checkpoint again (traced graphs never say it), or leave the limit out"
+        )
+    return memory_budget(
+        variant.memory.on(layout.provider),
+        limit=options.memory_limit,
+        loaded=resident(),
+        caches=options.cache_bytes + CACHE_BYTES,
+        workers=layout.workers,
+        max_tokens=max_tokens,
+    )

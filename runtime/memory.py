@@ -1,0 +1,166 @@
+"""How much memory a batch needs at its peak, and a gate that keeps all batches under way below a ceiling."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+__all__ = ["MemoryBudget", "MemoryGate", "MemoryShape", "memory_budget", "parse_size", "resident"]
+
+#: What providers need of the squares and of everything else, in units of what MLAS needs. Fitted to the growth of the
+#: resident memory of all-MiniLM-L6-v2 over batches from 512 x 8 to 8 x 512 tokens (benchmarks/memory), and rounded up.
+FACTORS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"mlas": (1.0, 1.0), "openvino": (6.0, 1.7), "openvino-bf16": (3.0, 1.0)}
+)
+
+
+class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a graph's largest moment needs, by what there is of it.
+
+    Attributes:
+        token: bytes for each token of a batch.
+        cell: bytes for each place of the rectangle of texts x longest.
+        square: bytes for each place of the attention's squares, texts x longest x longest, over all heads.
+    """
+
+    token: int
+    cell: int
+    square: int
+
+    def on(self, provider: str) -> MemoryShape:
+        """What a provider makes of it."""
+        square, rest = FACTORS[provider]
+        return MemoryShape(int(self.token * rest), int(self.cell * rest), int(self.square * square))
+
+    def predict(self, lengths: NDArray[np.int64]) -> int:
+        """Bytes of one batch at its peak, above the loaded session.
+
+        Args:
+            lengths: tokens of each text, int64, (n,).
+        """
+        longest = int(lengths.max(initial=0))
+        cells = len(lengths) * longest
+        return self.token * int(lengths.sum()) + self.cell * cells + self.square * cells * longest
+
+    def texts(self, longest: int, limit: int) -> int:
+        """How many texts of that length a batch of that many bytes holds at least."""
+        return limit // max(longest * (self.token + self.cell + self.square * longest), 1)
+
+
+class MemoryGate:
+    """Lets batches begin while their predicted memory fits together. Safe to use from several threads.
+
+    Attributes:
+        capacity: bytes that batches may have at once.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Waits for room. What is larger than the gate passes alone: the smallest batch was checked at load."""
+        size = min(size, self.capacity)
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + size <= self.capacity)
+            self._used += size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """What batches may need.
+
+    Attributes:
+        shape: what a batch needs, on the provider that runs it.
+        batch: bytes of one batch; a single text may need more.
+        gate: holds all batches under way.
+    """
+
+    shape: MemoryShape
+    batch: int
+    gate: MemoryGate
+
+
+#: Besides batches: a chunk of texts on its way in, its vectors on their way out, and what the allocator keeps back.
+SLACK = 24 << 20
+
+
+def memory_budget(
+    shape: MemoryShape, *, limit: int, loaded: int, caches: int, workers: int, max_tokens: int
+) -> MemoryBudget:
+    """Shares what a limit leaves among the batches.
+
+    Args:
+        shape: what a batch needs, on the provider that runs it.
+        limit: bytes that the process may have resident.
+        loaded: bytes that it has, with the model loaded.
+        caches: bytes that its caches may still take.
+        workers: batches computed at once.
+        max_tokens: longest text.
+
+    Raises:
+        InputError: one text of the longest length does not fit.
+    """
+    longest = shape.predict(np.array([max_tokens]))
+    needed = loaded + caches + SLACK + longest
+    if needed > limit:
+        raise InputError(
+            f"a memory limit of {_mib(limit)} is too small: one text of {max_tokens} tokens needs {_mib(longest)} beside "
+            f"the loaded model's {_mib(loaded)} and {_mib(caches + SLACK)} for caches and buffers. Give at least "
+            f"{_mib(needed)}, or convert the checkpoint with a smaller --max-tokens"
+        )
+    capacity = limit - loaded - caches - SLACK
+    return MemoryBudget(shape, max(capacity // workers, longest), MemoryGate(capacity))
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // (1 << 20))} MiB"
+
+
+def resident() -> int:
+    """Bytes of this process in memory; on systems without /proc, the most it ever had."""
+    status = Path("/proc/self/statm")
+    try:
+        pages = int(status.read_text().split()[1])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `2GB`, `512 MiB`, `1.5g` or `800000000`.
+
+    Raises:
+        InputError: it is none of that.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"{text!r} is no size: write bytes, or a number with KB, MB, GB, KiB, MiB or GiB")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))
