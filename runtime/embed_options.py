@@ -69,7 +69,7 @@ class EmbedOptions:
             return ""
         if input_type not in card.prompts and input_type not in INPUT_TYPES:
             known = ", ".join(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW]))
-            raise OptionError("input_type", f"input type {input_type!r} is unknown to {card.name}: use one of {known}")
+            raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} knows {known}")
         return card.prompts.get(input_type, "")
 
     def check(self, card: ModelCard, *, late: bool) -> None:
@@ -85,9 +85,7 @@ class EmbedOptions:
         self.prompt(card)
         if self.dimensions is not None and self.dimensions not in (card.dimension, *card.matryoshka):
             offered = ", ".join(map(str, dict.fromkeys([card.dimension, *card.matryoshka])))
-            raise OptionError(
-                "dimensions", f"{card.name} gives vectors of {offered} dimensions, not of {self.dimensions}"
-            )
+            raise OptionError("dimensions", f"dimensions is {self.dimensions}; {card.name} gives vectors of {offered}")
         for field, value, known in (("dtype", self.dtype, DTYPES), ("overflow", self.overflow, OVERFLOWS)):
             if value not in known:
                 raise OptionError(field, f"{field} is {value!r}: use one of {', '.join(known)}")

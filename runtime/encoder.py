@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -170,6 +170,19 @@ class Encoder:
     def has_token_states(self) -> bool:
         """Whether the graph gives what late chunking needs."""
         return any(info.name == TOKEN_STATES for info in self.variant.outputs)
+
+    def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        """What it counts by itself, for whoever shows it: by name, what it is, and how to read it."""
+        stats, cache = self.tokenizer.stats, self.cache
+        return {
+            "tokenizer_seconds": ("Seconds inside the tokenizer, over all threads", lambda: stats.seconds),
+            "tokenizer_texts": ("Texts tokenised", lambda: stats.texts),
+            "tokenizer_tokens": ("Tokens made, those that truncation cut included", lambda: stats.tokens),
+            "tokenizer_cache_hits": ("Texts whose tokens were known", lambda: stats.cache_hits),
+            "tokenizer_cache_misses": ("Texts whose tokens were looked for in vain", lambda: stats.cache_misses),
+            "vector_cache_hits": ("Texts whose vectors were known", lambda: cache.hits),
+            "vector_cache_misses": ("Texts whose vectors were looked for in vain", lambda: cache.misses),
+        }
 
     def check(self, options: EmbedOptions) -> None:
         """Refuses options that the model does not have.

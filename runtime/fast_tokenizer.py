@@ -13,9 +13,10 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from .hostile_texts import hostile_texts
 
-__all__ = ["FastTokenizer", "open_fast"]
+__all__ = ["FAST_INSTALL", "PACKAGE", "FastTokenizer", "fast_version", "open_fast"]
 
 PACKAGE = "nanotoken"
+FAST_INSTALL = "pip install 'longbow-fletcher[fast-tokenizer]'"
 #: The version that was compared with `tokenizers` text by text; the first two numbers must agree.
 KNOWN = "0.1"
 
@@ -65,7 +66,7 @@ def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | st
     try:
         from nanotoken import UnsupportedTokenizerError, WordPieceTokenizer
     except ImportError:
-        return f"{PACKAGE} is not installed: pip install 'longbow-fletcher[fast-tokenizer]'"
+        return f"{PACKAGE} is not installed: {FAST_INSTALL}"
     version = metadata.version(PACKAGE)
     if not version.startswith(f"{KNOWN}."):
         return f"{PACKAGE} {version} is not the version that was compared with tokenizers: install {PACKAGE} {KNOWN}"
@@ -74,6 +75,14 @@ def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | st
     except (UnsupportedTokenizerError, ValueError) as error:
         return f"{PACKAGE} {version} does not know this kind of tokenizer: {error}"
     return _difference(fast, reference) or fast
+
+
+def fast_version() -> str | None:
+    """The package's version, or None if it is not installed."""
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _difference(fast: FastTokenizer, reference: HuggingFaceTokenizer) -> str | None:

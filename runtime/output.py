@@ -45,7 +45,7 @@ def shorten(vectors: Vectors, card: ModelCard, dimensions: int | None) -> Vector
         return vectors
     if dimensions not in card.matryoshka:
         offered = ", ".join(map(str, dict.fromkeys([card.dimension, *card.matryoshka])))
-        raise OptionError("dimensions", f"{card.name} gives vectors of {offered} dimensions, not of {dimensions}")
+        raise OptionError("dimensions", f"dimensions is {dimensions}; {card.name} gives vectors of {offered}")
     if card.layer_norm_before_truncation:
         centred = vectors - vectors.mean(axis=1, keepdims=True)
         vectors = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)

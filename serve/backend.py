@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.tasks import Task
 
 __all__ = ["Backend", "Canary", "NamedVariant", "Provenance"]
 
@@ -73,14 +75,31 @@ class Backend(Protocol):
         """Tokens that a batch should hold."""
         ...
 
-    def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings: ...
+    @property
+    def fallback(self) -> str | None:
+        """Why another provider runs than the one that was wanted, or None."""
+        ...
+
+    def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        """What it counts by itself: by name, what it is, and its value now."""
+        ...
+
+    def check(self, options: EmbedOptions) -> None:
+        """Refuses options that the model does not have."""
+        ...
+
+    def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
+        """Texts to rows that must be computed."""
+        ...
+
+    def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
+        """Token ids to the same."""
+        ...
 
     def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings: ...
 
-    def run(self, batch: Encodings, /) -> NDArray[np.float32]:
-        """One batch on the calling thread: float32, (n, dimension)."""
+    def run(self, batch: Encodings, output: str | None, /) -> NDArray[np.float32]:
+        """One batch on the calling thread: float32, a row a text; of the output that late chunking needs, a row a token."""
         ...
-
-    def shorten(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]: ...
 
     def check_canary(self) -> Canary: ...

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.errors import OverloadedError, StoppingError
+from fletcher.runtime.tasks import Task
 
 __all__ = ["Backlog", "Piece", "Request"]
 
@@ -32,10 +33,9 @@ class Request:
     Attributes:
         future: the answer.
         cost: tokens that it holds of the backlog's limit: an estimate until it is tokenised.
-        dimensions: the wanted length of a vector, or None for all of it.
         admitted: `time.perf_counter()` at admission.
-        encodings: its token ids, once it is tokenised.
-        vectors: float32, (n, dimension), filled piece by piece where it is larger than a batch.
+        task: its rows, once it is tokenised.
+        values: float32, what the graph made of them, filled piece by piece where it is larger than a batch.
     """
 
     __slots__ = (
@@ -46,26 +46,29 @@ class Request:
         "admitted",
         "closed",
         "cost",
-        "dimensions",
-        "encodings",
         "future",
         "rows_left",
-        "vectors",
+        "task",
+        "values",
     )
 
-    def __init__(self, cost: int, dimensions: int | None) -> None:
+    def __init__(self, cost: int) -> None:
         self.future: Future[Embeddings] = Future()
         self.cost = cost
-        self.dimensions = dimensions
         self.admitted = time.perf_counter()
-        self.encodings: Encodings
-        self.vectors: NDArray[np.float32] | None = None
+        self.task: Task
+        self.values: NDArray[np.float32] | None = None
         self.rows_left = 0
         self.closed = False
         self._lock = threading.Lock()
         self._order: NDArray[np.int64] | None = None
         self._totals: NDArray[np.int64]
         self._next = 0
+
+    @property
+    def encodings(self) -> Encodings:
+        """Its token ids, once it is tokenised."""
+        return self.task.encodings
 
     @property
     def next_length(self) -> float:
@@ -85,15 +88,18 @@ class Request:
             first, self.closed = not self.closed, True
         return first
 
-    def fill(self, rows: NDArray[np.int64], vectors: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Puts a piece's vectors in place; returns all of them once the last piece came."""
+    def fill(self, rows: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.float32] | None:
+        """Puts a piece's values in place; returns all of them once the last piece came."""
+        by_token = self.task.output is not None
         with self._lock:
-            if self.vectors is None:
-                self.vectors = np.empty((len(self.encodings), vectors.shape[1]), np.float32)
-        self.vectors[rows] = vectors  # pieces have no row in common, so this needs no lock
+            if self.values is None:
+                count = self.encodings.num_tokens if by_token else len(self.encodings)
+                self.values = np.empty((count, values.shape[1]), np.float32)
+        # Pieces have no row in common, so this needs no lock.
+        self.values[self.encodings.token_index(rows) if by_token else rows] = values
         with self._lock:
             self.rows_left -= len(rows)
-            return None if self.rows_left else self.vectors
+            return None if self.rows_left else self.values
 
     def take(self, room: int, budget: int, at_least: int) -> Piece | None:
         """The next rows that fit.
@@ -179,7 +185,7 @@ class Backlog:
         """Measured speed of all workers together on full batches, or None before the first."""
         return self._tokens_per_second
 
-    def admit(self, cost: int, dimensions: int | None) -> Request:
+    def admit(self, cost: int) -> Request:
         """Takes a request in, or refuses it at the door.
 
         Raises:
@@ -191,7 +197,7 @@ class Backlog:
                 raise StoppingError("the server is stopping: send the request to another one, or again later")
             if self._tokens:
                 self._check_room(cost)
-            request = Request(cost, dimensions)
+            request = Request(cost)
             self._tokens += cost
             self._open.add(request)
         return request
@@ -210,8 +216,8 @@ class Backlog:
         seconds = min(max(wait / 2, SHORTEST_RETRY), LONGEST_RETRY)  # half the queue gone is room again
         raise OverloadedError(f"the server is overloaded: {found}. Retry after {seconds:.0f} s", seconds)
 
-    def push(self, request: Request, encodings: Encodings) -> None:
-        """Queues an admitted request, now with its token ids (at least one row).
+    def push(self, request: Request, task: Task) -> None:
+        """Queues an admitted request, now with its rows (at least one).
 
         Raises:
             StoppingError: the server stopped while the request was tokenised.
@@ -219,9 +225,9 @@ class Backlog:
         with self._lock:
             if self._closed:
                 raise StoppingError("the server stopped before it came to this request")
-            request.encodings = encodings
-            self._tokens += encodings.num_tokens - request.cost
-            request.cost = encodings.num_tokens
+            request.task = task
+            self._tokens += task.encodings.num_tokens - request.cost
+            request.cost = task.encodings.num_tokens
             self._waiting.append(request)
             self._arrival.notify()
 
@@ -278,7 +284,9 @@ class Backlog:
         left: list[Request] = []
         room = budget
         for request in window:
-            piece = request.take(room, budget, 0 if pieces else 1) if room > 0 else None
+            # A batch has one output: what late chunking asks for is another one's.
+            fits = room > 0 and (not pieces or request.task.output == pieces[0].request.task.output)
+            piece = request.take(room, budget, 0 if pieces else 1) if fits else None
             if piece is None:
                 left.append(request)
                 continue

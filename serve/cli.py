@@ -9,13 +9,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, cast
 
 import msgspec
 import typer
 
 from fletcher.runtime.console import make_app, reporter, run
 from fletcher.runtime.errors import MissingPackageError
+
+if TYPE_CHECKING:
+    from fletcher.runtime import Encoder
+    from fletcher.runtime.embed_options import DType, Overflow
 
 __all__ = ["app", "main"]
 
@@ -27,14 +31,97 @@ _OFF: Final = "off"
 #: Packages of the extra `serve`.
 _SERVE_PACKAGES: Final = frozenset({"httptools", "prometheus_client", "pyarrow", "uvicorn", "uvloop"})
 
+ENGINE_PANEL: Final = "How it runs"
+TEXT_PANEL: Final = "How texts become vectors"
+
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The artefact's folder, written by fletcher-convert.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", help="Threads that compute, each on one core; one per processor if left out.")
+    int | None,
+    typer.Option(
+        "--workers",
+        rich_help_panel=ENGINE_PANEL,
+        help="Batches computed at once, each on one core; measured if left out.",
+    ),
 ]
-TokenBudget = Annotated[int | None, typer.Option("--token-budget", help="Tokens that a batch should hold.")]
+TokenBudget = Annotated[
+    int | None,
+    typer.Option(
+        "--token-budget", rich_help_panel=ENGINE_PANEL, help="Tokens that a batch should hold; measured if left out."
+    ),
+]
 VariantName = Annotated[
-    str | None, typer.Option("--variant", help="Which of the artefact's graphs to run, e.g. cpu-fp32.")
+    str | None,
+    typer.Option(
+        "--variant", rich_help_panel=ENGINE_PANEL, help="Which of the artefact's graphs to run, e.g. cpu-fp32."
+    ),
 ]
+ProviderName = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        rich_help_panel=ENGINE_PANEL,
+        help="auto, mlas, openvino or openvino-bf16; `fletcher-serve devices DIR` shows what each does here.",
+    ),
+]
+AllowFallback = Annotated[
+    bool,
+    typer.Option(
+        "--allow-fallback", rich_help_panel=ENGINE_PANEL, help="Run on mlas where the provider fails, and say so."
+    ),
+]
+MinCosine = Annotated[
+    float | None,
+    typer.Option(
+        "--min-cosine",
+        min=0.0,
+        max=1.0,
+        rich_help_panel=ENGINE_PANEL,
+        help="How far from the reference auto may go for speed, e.g. 0.9999.",
+    ),
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-limit", rich_help_panel=ENGINE_PANEL, metavar="SIZE", help="Most memory of the process, e.g. 2GB."
+    ),
+]
+CacheSize = Annotated[
+    str,
+    typer.Option(
+        "--cache",
+        rich_help_panel=ENGINE_PANEL,
+        metavar="SIZE",
+        help="Vectors kept for texts that come again; 0 is none.",
+    ),
+]
+
+
+def _load(
+    directory: Path,
+    variant: str | None,
+    provider: str,
+    allow_fallback: bool,
+    min_cosine: float | None,
+    workers: int | None,
+    token_budget: int | None,
+    memory_limit: str | None,
+    cache: str,
+) -> Encoder:
+    """The encoder that the options ask for."""
+    from fletcher.runtime import Encoder
+    from fletcher.runtime.memory import parse_size
+
+    return Encoder.load(
+        directory,
+        variant=variant,
+        provider=provider,
+        allow_fallback=allow_fallback,
+        min_cosine=min_cosine,
+        workers=workers,
+        token_budget=token_budget,
+        memory_limit=None if memory_limit is None else parse_size(memory_limit),
+        cache_bytes=0 if cache == "0" else parse_size(cache),
+    )
 
 
 @app.command("embed")
@@ -51,14 +138,48 @@ def embed(
     column: Annotated[str, typer.Option("--column", help="The key or column that holds the text.")] = "text",
     input_type: Annotated[
         str | None,
-        typer.Option("--input-type", help="What the texts are: query, document, clustering, classification, raw."),
+        typer.Option(
+            "--input-type",
+            rich_help_panel=TEXT_PANEL,
+            help="What the texts are: query, document, clustering, classification, raw.",
+        ),
     ] = None,
     dimensions: Annotated[
-        int | None, typer.Option("--dimensions", help="Shorter vectors, where the model was trained for them.")
+        int | None,
+        typer.Option(
+            "--dimensions", rich_help_panel=TEXT_PANEL, help="Shorter vectors, where the model was trained for them."
+        ),
     ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", rich_help_panel=TEXT_PANEL, help="float32, float16, int8 or ubinary.")
+    ] = "float32",
+    overflow: Annotated[
+        str,
+        typer.Option(
+            "--overflow",
+            rich_help_panel=TEXT_PANEL,
+            help="What happens to too long a text: truncate, truncate_left, windows (averaged), late (late chunking).",
+        ),
+    ] = "truncate",
+    window_tokens: Annotated[
+        int | None,
+        typer.Option("--window-tokens", rich_help_panel=TEXT_PANEL, help="Tokens of a window; the model's limit."),
+    ] = None,
+    overlap_tokens: Annotated[
+        int | None,
+        typer.Option("--overlap-tokens", rich_help_panel=TEXT_PANEL, help="That windows share; an eighth of one."),
+    ] = None,
+    chunk_tokens: Annotated[
+        int | None, typer.Option("--chunk-tokens", rich_help_panel=TEXT_PANEL, help="Tokens of a late chunk; 256.")
+    ] = None,
+    variant: VariantName = None,
+    provider: ProviderName = "auto",
+    allow_fallback: AllowFallback = False,
+    min_cosine: MinCosine = None,
     workers: Workers = None,
     token_budget: TokenBudget = None,
-    variant: VariantName = None,
+    memory_limit: MemoryLimit = None,
+    cache: CacheSize = "64MiB",
     chunk_size: Annotated[
         int, typer.Option("--chunk-size", min=1, help="Texts read at a time; memory grows with it.")
     ] = 1024,
@@ -73,19 +194,29 @@ def embed(
     with _serve_packages("fletcher-serve embed"):
         from .embed import embed_file
         from .textfiles import open_texts
-    from fletcher.runtime import Encoder
+    from fletcher.runtime.embed_options import EmbedOptions
 
+    options = EmbedOptions(
+        input_type,
+        dimensions,
+        cast("DType", dtype),
+        cast("Overflow", overflow),
+        window_tokens,
+        overlap_tokens,
+        chunk_tokens,
+    )
     with (
         open_texts(source, text_format=text_format, column=column, chunk_texts=chunk_size) as texts,
-        Encoder.load(directory, variant=variant, workers=workers, token_budget=token_budget) as encoder,
+        _load(
+            directory, variant, provider, allow_fallback, min_cosine, workers, token_budget, memory_limit, cache
+        ) as encoder,
         report.progress("embedding", total=texts.total, units=("texts", "tokens")) as progress,
     ):
         summary = embed_file(
             encoder,
             texts,
             output,
-            input_type=input_type,
-            dimensions=dimensions,
+            options=options,
             force=force,
             progress=progress,
         )
@@ -119,9 +250,14 @@ def serve(
         float,
         typer.Option("--drain-seconds", min=0, help="How long requests under way may take after the signal to stop."),
     ] = 30.0,
+    variant: VariantName = None,
+    provider: ProviderName = "auto",
+    allow_fallback: AllowFallback = False,
+    min_cosine: MinCosine = None,
     workers: Workers = None,
     token_budget: TokenBudget = None,
-    variant: VariantName = None,
+    memory_limit: MemoryLimit = None,
+    cache: CacheSize = "64MiB",
 ) -> None:
     """Serves an artefact over HTTP (OpenAI's API) and Arrow Flight until SIGTERM or Ctrl+C.
 
@@ -130,7 +266,6 @@ def serve(
     report = reporter(ctx)
     with _serve_packages("fletcher-serve run"):
         from .server import Addresses, run_server
-    from fletcher.runtime import Encoder
     from fletcher.runtime.heads import require
 
     def announce(addresses: Addresses) -> None:
@@ -138,12 +273,15 @@ def serve(
             typer.echo(msgspec.json.encode(addresses).decode())
         else:
             report.line(f"serving {name or encoder.card.name} ({encoder.variant.name} on {encoder.provider})")
+            report.line(encoder.fallback or encoder.reason)
             for door, url in (("HTTP", addresses.http), ("Flight", addresses.flight)):
                 if url is not None:
                     report.line(f"{door} on {url}")
         sys.stdout.flush()
 
-    with Encoder.load(directory, variant=variant, workers=workers, token_budget=token_budget) as encoder:
+    with _load(
+        directory, variant, provider, allow_fallback, min_cosine, workers, token_budget, memory_limit, cache
+    ) as encoder:
         require(encoder.card, "vectors")  # the server has no doors for rerankers, sparse or token vectors yet
         run_server(
             encoder,
@@ -153,6 +291,37 @@ def serve(
             drain_seconds=drain_seconds,
             on_listening=announce,
         )
+
+
+@app.command("devices")
+def devices(
+    ctx: typer.Context,
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="An artefact to measure here.", show_default=False)
+    ] = None,
+    variant: VariantName = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long measuring may take.")] = 20.0,
+    min_cosine: MinCosine = None,
+) -> None:
+    """Lists what this machine has; with an artefact, measures it on each provider and says what auto takes.
+
+    The measurements are remembered: later loads of that artefact on this machine take them.
+    """
+    report = reporter(ctx)
+    from .devices import describe_machine, lines, measure_artifact, table
+
+    if directory is None:
+        found = describe_machine()
+    else:
+        found = measure_artifact(directory, variant=variant, seconds=seconds, min_cosine=min_cosine)
+    if report.as_json:
+        report.result(found)
+        return
+    for line in lines(found):
+        report.line(line)
+    if found.choice is not None:
+        report.result(found, table(found))
+        report.line(f"auto takes {found.choice.reason}")
 
 
 @contextmanager

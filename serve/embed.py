@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fletcher.runtime import Encoder
+from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.reporter import Progress
 
@@ -59,8 +58,7 @@ def embed_file(
     source: TextSource,
     output: Path,
     *,
-    input_type: str | None,
-    dimensions: int | None,
+    options: EmbedOptions,
     force: bool,
     progress: Progress,
 ) -> EmbedSummary:
@@ -70,8 +68,7 @@ def embed_file(
         encoder: the model.
         source: texts, from `open_texts`.
         output: file to write: npy, parquet or arrow.
-        input_type: "query", "document", … as for `Encoder.tokenize`; None is "document".
-        dimensions: a Matryoshka length of the model, or None for the full one.
+        options: how texts become vectors.
         force: replace `output` if it exists.
         progress: counts texts and tokens.
 
@@ -79,12 +76,14 @@ def embed_file(
         InputError: a text, an option or a file that cannot be used; nothing is left under `output`.
         OSError: the output cannot be written; nothing is left under `output`.
     """
-    encoder.shorten(np.empty((0, encoder.dimension), np.float32), dimensions)  # refuse before a file is begun
+    encoder.check(options)  # refuse before a file is begun
+    dimension = options.dimensions or encoder.dimension
     started = time.monotonic()
     texts = tokens = truncated = dropped = 0
-    with open_vectors(output, dimensions or encoder.dimension, source.schema, force=force) as writer:
-        for chunk, vectors, counts, cut in _embedded(encoder, source, input_type, dimensions):
-            writer.write(chunk, vectors)
+    with open_vectors(output, dimension, source.schema, options, force=force) as writer:
+        for chunk, embeddings in _embedded(encoder, source, options):
+            counts, cut = embeddings.tokens, embeddings.dropped
+            writer.write(chunk, embeddings)
             progress.advance(len(chunk.texts), int(counts.sum()))
             texts += len(chunk.texts)
             tokens += int(counts.sum())
@@ -97,7 +96,7 @@ def embed_file(
         variant=encoder.variant.name,
         provider=encoder.provider,
         texts=texts,
-        dimension=dimensions or encoder.dimension,
+        dimension=dimension,
         tokens=tokens,
         truncated_texts=truncated,
         dropped_tokens=dropped,
@@ -107,10 +106,8 @@ def embed_file(
     )
 
 
-def _embedded(
-    encoder: Encoder, source: TextSource, input_type: str | None, dimensions: int | None
-) -> Iterator[tuple[TextChunk, NDArray[np.float32], NDArray[np.int64], NDArray[np.int32]]]:
-    """Each chunk with its vectors, tokens and dropped tokens."""
+def _embedded(encoder: Encoder, source: TextSource, options: EmbedOptions) -> Iterator[tuple[TextChunk, Embeddings]]:
+    """Each chunk with its embeddings."""
     # The encoder reads ahead on a thread of its own: the chunks that it took wait here for their vectors.
     taken: deque[TextChunk] = deque()
 
@@ -119,5 +116,5 @@ def _embedded(
             taken.append(chunk)
             yield chunk.texts
 
-    for embeddings in encoder.stream(texts(), EmbedOptions(input_type, dimensions)):
-        yield taken.popleft(), embeddings.vectors, embeddings.tokens, embeddings.dropped
+    for embeddings in encoder.stream(texts(), options):
+        yield taken.popleft(), embeddings

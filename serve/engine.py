@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encodings
-from fletcher.runtime.errors import FletcherError, OverloadedError, ProviderError, StoppingError
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.errors import FletcherError, InputError, OverloadedError, ProviderError, StoppingError
+from fletcher.runtime.tasks import Task
 
 from .backend import Backend
 from .backlog import Backlog, Piece, Request
@@ -37,6 +39,11 @@ MAX_QUEUE_TOKENS = 1 << 20
 
 #: Seconds that a request may be expected to wait. The usual clients give up after 60.
 MAX_WAIT_SECONDS = 30.0
+
+#: Tokens of a request whose states late chunking keeps until the last of them came: 200 MB for 384 dimensions.
+MAX_LATE_TOKENS = 1 << 17
+
+PLAIN = EmbedOptions()
 
 
 class Engine:
@@ -70,6 +77,13 @@ class Engine:
         self.metrics.gauge(
             "fletcher_open_requests", "Requests admitted and not yet answered", lambda: self._backlog.open_requests
         )
+        for name, (text, value) in encoder.counters().items():
+            self.metrics.counted(f"fletcher_{name}", text, value)
+        self.metrics.gauge(
+            "fletcher_provider_fallback",
+            "1 where another provider runs than the one that was wanted",
+            lambda: float(encoder.fallback is not None),
+        )
         self._tokenizers = ThreadPoolExecutor(encoder.workers, thread_name_prefix="fletcher-tokenize")
         self._threads = [
             threading.Thread(target=self._work, name=f"fletcher-worker-{number}", daemon=True)
@@ -93,54 +107,45 @@ class Engine:
         """Requests admitted and not yet answered."""
         return self._backlog.open_requests
 
-    def check_dimensions(self, dimensions: int | None) -> None:
-        """Refuses a vector length before anything is computed.
-
-        Raises:
-            InputError: the model does not offer it.
-        """
-        self.encoder.shorten(np.empty((0, self.encoder.dimension), np.float32), dimensions)
-
-    def submit(
-        self, inputs: Sequence[str] | Encodings, *, input_type: str | None = None, dimensions: int | None = None
-    ) -> Future[Embeddings]:
+    def submit(self, inputs: Sequence[str] | Encodings, options: EmbedOptions = PLAIN) -> Future[Embeddings]:
         """Admits a request of any size. Its vectors are those that it would get alone.
 
         Cancelling the future drops what of it has not been computed.
 
         Args:
             inputs: texts, or token ids that are ready.
-            input_type: which prompt the texts get; None is "document". Token ids get none.
-            dimensions: a Matryoshka length; None is the model's full one.
+            options: how they become vectors. Token ids get no prompt.
 
         Returns:
             The embeddings, in the order of the inputs. Texts that turn out to be unusable fail here or in the future.
 
         Raises:
-            InputError: the inputs, the input type or the dimensions cannot be used.
+            InputError: the inputs or the options cannot be used.
             OverloadedError: too much waits already.
             StoppingError: the server is stopping.
         """
-        if dimensions is not None:
-            self.check_dimensions(dimensions)
+        if options != PLAIN:
+            self.encoder.check(options)
         if isinstance(inputs, Encodings):
-            request = self._admit(inputs.num_tokens, dimensions)
-            self._enqueue(request, inputs)
+            request = self._admit(inputs.num_tokens)
+            self._enqueue(request, self.encoder.prepare_ids(inputs, options))
             return request.future
         characters = sum(map(len, inputs))
         # English has about four characters a token; two keep the estimate on the safe side until the real count is known.
-        cost = min(characters // 2 + 4 * len(inputs), len(inputs) * self.encoder.max_tokens)
-        request = self._admit(cost, dimensions)
+        cost = characters // 2 + 4 * len(inputs)
+        if not options.splits:
+            cost = min(cost, len(inputs) * self.encoder.max_tokens)
+        request = self._admit(cost)
         if characters > INLINE_CHARACTERS:
-            job = self._tokenizers.submit(self._tokenize, request, inputs, input_type)
+            job = self._tokenizers.submit(self._tokenize, request, inputs, options)
             job.add_done_callback(partial(self._tokenized, request))
             return request.future
         try:
-            encodings = self._tokenize(request, inputs, input_type)
+            task = self._tokenize(request, inputs, options)
         except BaseException:
             self._abandon(request)
             raise
-        self._enqueue(request, encodings)
+        self._enqueue(request, task)
         return request.future
 
     def stop_admitting(self) -> None:
@@ -176,24 +181,29 @@ class Engine:
     ) -> None:
         self.stop()
 
-    def _admit(self, cost: int, dimensions: int | None) -> Request:
+    def _admit(self, cost: int) -> Request:
         try:
-            request = self._backlog.admit(cost, dimensions)
+            request = self._backlog.admit(cost)
         except (OverloadedError, StoppingError) as error:
             self.metrics.refused("overloaded" if isinstance(error, OverloadedError) else "stopping")
             raise
         self.metrics.admitted.inc()
         return request
 
-    def _tokenize(self, request: Request, texts: Sequence[str], input_type: str | None) -> Encodings | None:
+    def _tokenize(self, request: Request, texts: Sequence[str], options: EmbedOptions) -> Task | None:
         if request.future.cancelled():
             return None
         started = time.perf_counter()
-        encodings = self.encoder.tokenize(texts, input_type)
+        task = self.encoder.prepare(texts, options)
         self.metrics.tokenization.observe(time.perf_counter() - started)
-        return encodings
+        if task.output is not None and task.encodings.num_tokens > MAX_LATE_TOKENS:
+            raise InputError(
+                f"late chunking of {task.encodings.num_tokens} tokens is too much for one request; the limit is "
+                f"{MAX_LATE_TOKENS}: send the texts one by one, or use windows"
+            )
+        return task
 
-    def _tokenized(self, request: Request, job: Future[Encodings | None]) -> None:
+    def _tokenized(self, request: Request, job: Future[Task | None]) -> None:
         if job.cancelled():
             error: BaseException | None = StoppingError("the server stopped before it came to this request")
         else:
@@ -211,17 +221,17 @@ class Engine:
         elif request.close():
             self._backlog.settle(request)
 
-    def _enqueue(self, request: Request, encodings: Encodings | None) -> None:
-        if encodings is None:  # cancelled while it waited for the tokenizer
+    def _enqueue(self, request: Request, task: Task | None) -> None:
+        if task is None:  # cancelled while it waited for the tokenizer
             self._abandon(request)
-        elif len(encodings):
+        elif len(task.encodings):
             try:
-                self._backlog.push(request, encodings)
+                self._backlog.push(request, task)
             except StoppingError as error:
                 self._fail(request, error)
-        else:
+        else:  # no text, or none that is not known already
             self._backlog.abandon(request)
-            request.encodings = encodings
+            request.task = task
             self._answer(request, np.empty((0, self.encoder.dimension), np.float32))
 
     def _work(self) -> None:
@@ -235,8 +245,9 @@ class Engine:
         batch = pieces[0].encodings if len(pieces) == 1 else _join(pieces)
         started = time.perf_counter()
         try:
-            vectors = self.encoder.run(batch)
-            finite = self._check(vectors, len(batch))
+            by_token = pieces[0].request.task.output
+            values = self.encoder.run(batch, by_token)
+            finite = self._check(values, batch.num_tokens if by_token else len(batch))
         except Exception as error:
             # Whatever it is, it must fail its own request only, and never the thread that serves all the others.
             self._failures += 1
@@ -250,23 +261,23 @@ class Engine:
             return
         seconds = time.perf_counter() - started
         self._count_batch(batch, pieces, started, seconds)
-        self.metrics.vectors.inc(len(batch) if finite is None else int(finite.sum()))
+        self.metrics.vectors.inc(len(batch))
         start = 0
         for piece in pieces:
-            end = start + len(piece.encodings)
+            end = start + (piece.encodings.num_tokens if by_token else len(piece.encodings))
             if finite is not None and not finite[start:end].all():
                 self._fail(piece.request, ProviderError("the session gave NaN or infinity, which is no vector"))
             elif piece.rows is None:
-                self._answer(piece.request, vectors[start:end])
-            elif (whole := piece.request.fill(piece.rows, vectors[start:end])) is not None:
+                self._answer(piece.request, values[start:end])
+            elif (whole := piece.request.fill(piece.rows, values[start:end])) is not None:
                 self._answer(piece.request, whole)
             start = end
 
-    def _check(self, vectors: NDArray[np.float32], rows: int) -> NDArray[np.bool_] | None:
+    def _check(self, values: NDArray[np.float32], rows: int) -> NDArray[np.bool_] | None:
         """Which rows are finite, or None where all are."""
-        if vectors.shape != (rows, self.encoder.dimension):
-            raise ProviderError(f"the session gave vectors of shape {vectors.shape} for {rows} texts")
-        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
+        if values.shape != (rows, self.encoder.dimension):
+            raise ProviderError(f"the session gave values of shape {values.shape} where {rows} rows were wanted")
+        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values), axis=1)
         if finite.all():
             return None
         self._failures += 1
@@ -284,14 +295,15 @@ class Engine:
         for piece in pieces:
             metrics.queued.observe(started - piece.request.admitted)
 
-    def _answer(self, request: Request, vectors: NDArray[np.float32]) -> None:
+    def _answer(self, request: Request, values: NDArray[np.float32]) -> None:
         if not request.close():
             return
-        encodings = request.encodings
         if request.future.set_running_or_notify_cancel():
-            if request.dimensions is not None:
-                vectors = self.encoder.shorten(vectors, request.dimensions)
-            request.future.set_result(Embeddings(vectors, encodings.lengths, encodings.dropped))
+            try:
+                request.future.set_result(request.task.finish(values))
+            except Exception as error:  # it must fail this request only, as in `_compute`
+                logger.exception("a request of %d rows could not be finished", len(request.encodings))
+                request.future.set_exception(ProviderError(f"the vectors could not be made: {type(error).__name__}"))
         else:
             self.metrics.cancelled.inc()
         self._backlog.settle(request)

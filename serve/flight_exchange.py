@@ -24,7 +24,7 @@ from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import FletcherError, InputError, OverloadedError, StoppingError
 
 from .engine import Engine
-from .flight_schema import EmbedOptions, choose_column, output_schema, read_options, read_texts, with_vectors
+from .flight_schema import FlightOptions, choose_column, output_schema, read_options, read_texts, with_vectors
 from .served import ServedModel
 from .statuses import public_message
 
@@ -64,7 +64,7 @@ class Exchange:
     """
 
     def __init__(
-        self, engine: Engine, model: ServedModel, options: EmbedOptions, reader: Any, writer: Any, context: Any
+        self, engine: Engine, model: ServedModel, options: FlightOptions, reader: Any, writer: Any, context: Any
     ) -> None:
         """
         Args:
@@ -136,23 +136,23 @@ class Exchange:
             if self._ended:
                 return
             if chunk.app_metadata is not None and schema is None:
-                options = read_options(chunk.app_metadata.to_pybytes(), self._model)
+                options = read_options(chunk.app_metadata.to_pybytes(), self._model, self._engine.encoder.check)
             if chunk.data is None:
                 continue
             if column is None:
-                column = choose_column(chunk.data.schema, options.column)
-                schema = output_schema(chunk.data.schema, self._model, options.dimensions)
+                column = choose_column(chunk.data.schema, options)
+                schema = output_schema(chunk.data.schema, self._model, options.embed)
             texts = read_texts(chunk.data, column, self.rows)
             future = self._submit(texts, options)
             self.rows += len(texts)
             self._unanswered += 1
             self._pending.put(_Pending(chunk.data, schema, future))
 
-    def _submit(self, texts: list[str], options: EmbedOptions) -> Future[Embeddings]:
+    def _submit(self, texts: list[str], options: FlightOptions) -> Future[Embeddings]:
         """Submits; a stream that is under way waits for room where a new one would be refused."""
         while True:
             try:
-                return self._engine.submit(texts, input_type=options.input_type, dimensions=options.dimensions)
+                return self._engine.submit(texts, options.embed)
             except OverloadedError:
                 if not self.rows or self._ended:
                     raise
@@ -171,14 +171,14 @@ class Exchange:
             if not self._begun:
                 self._writer.begin(pending.schema)
                 self._begun = True
-            self._writer.write_batch(with_vectors(pending.batch, embeddings.vectors, pending.schema))
+            self._writer.write_batch(with_vectors(pending.batch, embeddings, pending.schema))
             self._unanswered -= 1
 
     def _begin_empty(self) -> None:
         """A stream without batches is answered with a schema and none."""
         schema = self._reader.schema
-        choose_column(schema, self._options.column)
-        self._writer.begin(output_schema(schema, self._model, self._options.dimensions))
+        choose_column(schema, self._options)
+        self._writer.begin(output_schema(schema, self._model, self._options.embed))
 
     def _wait(self, future: Future[Embeddings]) -> Embeddings:
         while True:

@@ -2,74 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from fletcher import __version__
+from fletcher.runtime import Embeddings
+from fletcher.runtime.embed_options import DType, EmbedOptions, Overflow
 
 from .errors import FieldError
 from .served import ServedModel
+from .vectorcolumns import made_columns, vector_columns, vector_fields
 
-__all__ = ["EmbedOptions", "choose_column", "output_schema", "read_options", "read_texts", "with_vectors"]
+__all__ = ["FlightOptions", "choose_column", "output_schema", "read_options", "read_texts", "with_vectors"]
 
 #: The column that a stream with several string columns is expected to name; also Longbow's.
 DEFAULT_COLUMN = "text"
-#: Longbow indexes the column of this name and no other.
-VECTOR_COLUMN = "vector"
 
 
-class EmbedOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FlightOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client may say in a command descriptor, or in the first message's metadata, as JSON.
 
     Attributes:
         column: which column to embed; None is `text`, or the only string column.
-        input_type: which prompt of the model's the texts get; None is "document".
-        dimensions: a Matryoshka length; None is the model's full one.
         model: the served model's name; None is the only one.
+
+    The others are those of `fletcher.runtime.embed_options.EmbedOptions`.
     """
 
     column: str | None = None
+    model: str | None = None
     input_type: str | None = None
     dimensions: int | None = None
-    model: str | None = None
+    dtype: DType = "float32"
+    overflow: Overflow = "truncate"
+    window_tokens: int | None = None
+    overlap_tokens: int | None = None
+    chunk_tokens: int | None = None
+
+    @property
+    def embed(self) -> EmbedOptions:
+        """How texts become vectors."""
+        return EmbedOptions(
+            self.input_type,
+            self.dimensions,
+            self.dtype,
+            self.overflow,
+            self.window_tokens,
+            self.overlap_tokens,
+            self.chunk_tokens,
+        )
 
 
-def read_options(data: bytes, model: ServedModel) -> EmbedOptions:
+def read_options(data: bytes, model: ServedModel, check: Callable[[EmbedOptions], None]) -> FlightOptions:
     """Reads and checks options.
 
+    Args:
+        data: JSON.
+        model: what is served.
+        check: refuses what the model does not have.
+
     Raises:
-        FieldError: not JSON, an unknown field, or a value that the model does not have.
+        InputError: not JSON, an unknown field, or a value that the model does not have.
         UnknownModelError: the model has another name.
     """
     try:
-        options = msgspec.json.decode(data, type=EmbedOptions)
+        options = msgspec.json.decode(data, type=FlightOptions)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FieldError(
             f'the options are not usable: {error}. They are JSON such as {{"column": "text"}}', None
         ) from None
     if options.model is not None:
         model.check_name(options.model)
-    model.check_options(options.input_type, options.dimensions)
+    check(options.embed)
     return options
 
 
-def choose_column(schema: Any, wanted: str | None) -> int:
+def choose_column(schema: Any, options: FlightOptions) -> int:
     """Index of the column to embed.
 
     Args:
         schema: the stream's `pyarrow.Schema`.
-        wanted: the column that the client named, if it did.
+        options: the client's.
 
     Raises:
         FieldError: there is none, or several.
     """
     found = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
-    if schema.get_all_field_indices(VECTOR_COLUMN):
-        raise FieldError(f"the stream has a column {VECTOR_COLUMN!r} already ({found}): rename it", VECTOR_COLUMN)
+    for name in made_columns(options.embed):
+        if schema.get_all_field_indices(name):
+            raise FieldError(f"the stream has a column {name!r} already ({found}): rename it", name)
+    wanted = options.column
     strings = [index for index, field in enumerate(schema) if _is_text(field.type)]
     named = [index for index in strings if schema.field(index).name == (wanted or DEFAULT_COLUMN)]
     if wanted is None and not named:
@@ -121,28 +146,30 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
     return cast(list[str], texts)
 
 
-def output_schema(schema: Any, model: ServedModel, dimensions: int | None) -> Any:
-    """The stream's schema with the vector column, and what made the vectors in its metadata."""
-    size = model.dimension if dimensions is None else dimensions
+def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any:
+    """The stream's schema with the vector columns, and what made the vectors in its metadata."""
+    size = model.dimension if options.dimensions is None else options.dimensions
     metadata = dict(schema.metadata or {}) | {
         b"fletcher.version": __version__.encode(),
         b"fletcher.model": model.name.encode(),
         b"fletcher.digest": model.digest.encode(),
         b"fletcher.variant": model.variant.encode(),
         b"fletcher.dimension": b"%d" % size,
+        b"fletcher.dtype": options.dtype.encode(),
         b"fletcher.normalization": b"l2" if model.normalized else b"none",
     }
-    return schema.append(pa.field(VECTOR_COLUMN, pa.list_(pa.float32(), size))).with_metadata(metadata)
+    for field in vector_fields(size, options, nullable=True):
+        schema = schema.append(field)
+    return schema.with_metadata(metadata)
 
 
-def with_vectors(batch: Any, vectors: NDArray[np.float32], schema: Any) -> Any:
+def with_vectors(batch: Any, embeddings: Embeddings, schema: Any) -> Any:
     """The batch with its vectors, which stay where the session put them.
 
     Args:
         batch: a `pyarrow.RecordBatch`.
-        vectors: float32, (n, dimension).
+        embeddings: of its texts.
         schema: what `output_schema` gave.
     """
-    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))  # numpy's buffer itself; no copy
-    column = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
-    return pa.RecordBatch.from_arrays([*batch.columns, column], schema=schema)
+    made = vector_columns(embeddings, [schema.field(index) for index in range(batch.num_columns, len(schema))])
+    return pa.RecordBatch.from_arrays([*batch.columns, *made], schema=schema)

@@ -24,7 +24,7 @@ from .errors import UnknownRouteError
 from .flight_errors import flight_error
 from .flight_exchange import Exchange
 from .flight_middleware import RequestIdFactory, request_id
-from .flight_schema import DEFAULT_COLUMN, EmbedOptions, output_schema, read_options
+from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options
 from .readiness import Readiness
 from .served import ServedModel
 
@@ -84,7 +84,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
         """The one descriptor that there is."""
         with self._call("list", context):
-            return iter([self._info(fl.FlightDescriptor.for_path(EMBED), EmbedOptions())])
+            return iter([self._info(fl.FlightDescriptor.for_path(EMBED), FlightOptions())])
 
     def list_actions(self, context: Any) -> list[Any]:
         """What `DoAction` answers to."""
@@ -122,17 +122,17 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         with self._lock:
             return all(exchange.idle for exchange in self._exchanges)
 
-    def _options(self, descriptor: Any) -> EmbedOptions:
+    def _options(self, descriptor: Any) -> FlightOptions:
         if descriptor.descriptor_type == fl.DescriptorType.CMD:
-            return read_options(descriptor.command, self._model)
+            return read_options(descriptor.command, self._model, self._engine.encoder.check)
         if list(descriptor.path) != [EMBED]:
             path = [part.decode(errors="replace") for part in descriptor.path]
             raise UnknownRouteError(f'there is nothing at the path {path}; there is ["embed"]')
-        return EmbedOptions()
+        return FlightOptions()
 
-    def _info(self, descriptor: Any, options: EmbedOptions) -> Any:
+    def _info(self, descriptor: Any, options: FlightOptions) -> Any:
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
-        schema = output_schema(texts, self._model, options.dimensions)
+        schema = output_schema(texts, self._model, options.embed)
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
 
     @contextmanager

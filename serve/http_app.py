@@ -175,12 +175,16 @@ class HttpApp:
     async def _embeddings(self, scope: Scope, receive: Receive) -> Response:
         request = openai_api.decode_request(await self._body(scope, receive))
         self._model.check_name(request.model)
-        self._model.check_options(request.input_type, request.dimensions)
+        options = request.options
         inputs = openai_api.read_inputs(request)
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
-        values = inputs.texts if inputs.ids is None else await self._encodings(inputs.ids, request.input_type)
-        future = self._engine.submit(values or [], input_type=request.input_type, dimensions=request.dimensions)
+        values = (
+            inputs.texts
+            if inputs.ids is None
+            else await self._encodings(inputs.ids, request.input_type, request.overflow)
+        )
+        future = self._engine.submit(values or [], options)
         embeddings = await self._bridge.wait(future, receive)
         parts: list[bytes] = []
         for part in openai_api.encode_embeddings(embeddings, self._model.name, request.encoding_format):
@@ -189,10 +193,14 @@ class HttpApp:
             parts.append(part)
         return Response(200, parts[0] if len(parts) == 1 else b"".join(parts))
 
-    async def _encodings(self, ids: Sequence[Sequence[int]], input_type: str | None) -> Encodings:
+    async def _encodings(self, ids: Sequence[Sequence[int]], input_type: str | None, overflow: str) -> Encodings:
         if input_type not in (None, "raw"):
             raise FieldError(
                 f"input_type is {input_type!r}, but token ids get no prompt: leave it out, or send texts", "input_type"
+            )
+        if overflow != "truncate":
+            raise FieldError(
+                f"overflow is {overflow!r}, but token ids are only ever truncated at their end: send texts", "overflow"
             )
         if sum(map(len, ids)) <= INLINE_IDS:
             return self._engine.encoder.encodings_from_ids(ids)
@@ -237,7 +245,10 @@ class HttpApp:
             reason = await asyncio.get_running_loop().run_in_executor(None, self._readiness.reason)
         if reason:
             return Response(503, msgspec.json.encode({"status": "not ready", "reason": reason}))
-        return Response(200, b'{"status":"ready"}')
+        state = {"status": "ready", "provider": self._model.provider}
+        if (fallback := self._engine.encoder.fallback) is not None:
+            state["fallback"] = fallback
+        return Response(200, msgspec.json.encode(state))
 
     async def _metrics(self, scope: Scope, receive: Receive) -> Response:
         return Response(200, self._engine.metrics.exposition(), METRICS_TYPE.encode())

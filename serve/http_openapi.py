@@ -22,10 +22,16 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """`ready`, or `not ready` with the reason."""
+    """`ready` and where the model runs, or `not ready` with the reason.
+
+    Attributes:
+        fallback: why another provider runs than the one that was wanted, where that was allowed.
+    """
 
     status: str
     reason: str | msgspec.UnsetType = msgspec.UNSET
+    provider: str | msgspec.UnsetType = msgspec.UNSET
+    fallback: str | msgspec.UnsetType = msgspec.UNSET
 
 
 def openapi_document(max_body_bytes: int) -> Schema:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
@@ -15,6 +17,16 @@ SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 #: Tokenising a short text takes tens of microseconds.
 FINE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+class _Counted(Collector):
+    """A counter whose value lives elsewhere."""
+
+    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
+        self._name, self._text, self._value = name, text, value
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._text, value=self._value())
 
 
 class Metrics:
@@ -61,6 +73,10 @@ class Metrics:
         # Looking a child up by its labels takes a lock and a dict of tuples; the few there are, are kept.
         self._requests_of: dict[tuple[str, str, str], Counter] = {}
         self._duration_of: dict[tuple[str, str], Histogram] = {}
+
+    def counted(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Adds a count that somebody else keeps, read when somebody scrapes."""
+        self.registry.register(_Counted(name, text, value))
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Adds a value that is read when somebody scrapes."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.errors import FletcherError
+from fletcher.runtime.encodings import Chunks
+from fletcher.runtime.errors import FletcherError, OptionError
 
 from .errors import FieldError, UnknownModelError
 from .openai_types import (
     MAX_INPUTS,
+    ChunkItem,
     EmbeddingItem,
     EmbeddingList,
     EmbeddingRequest,
@@ -23,6 +27,7 @@ from .openai_types import (
     Model,
     ModelList,
     Usage,
+    Vector,
 )
 from .served import ServedModel
 from .statuses import public_message, status_of
@@ -115,18 +120,22 @@ def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) 
     tokens = embeddings.tokens.tolist()
     dropped = embeddings.dropped.tolist()
     total = sum(tokens)
-    if encoding_format == "base64":
-        little_endian = embeddings.vectors.astype("<f4", order="C", copy=False)
+    binary = encoding_format == "base64"
+    vectors = _little_endian(embeddings.vectors) if binary else embeddings.vectors
+    scales = None if embeddings.scales is None else embeddings.scales.tolist()
 
     def items(start: int, end: int) -> list[EmbeddingItem]:
-        values: list[list[float] | bytes]
-        if encoding_format == "base64":
-            values = [row.tobytes() for row in little_endian[start:end]]
-        else:
-            values = embeddings.vectors[start:end].tolist()
         return [
-            EmbeddingItem(index=index, embedding=value, tokens_seen=tokens[index], tokens_dropped=dropped[index])
-            for index, value in enumerate(values, start)
+            EmbeddingItem(
+                object="embedding",
+                index=index,
+                embedding=value,
+                tokens_seen=tokens[index],
+                tokens_dropped=dropped[index],
+                scale=None if scales is None else scales[index],
+                chunks=None if embeddings.chunks is None else _chunks(embeddings.chunks, index, binary=binary),
+            )
+            for index, value in enumerate(_values(vectors[start:end], binary=binary), start)
         ]
 
     usage = Usage(prompt_tokens=total, total_tokens=total)
@@ -141,6 +150,27 @@ def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) 
         if start + SLICE_ROWS < len(tokens):
             yield b","
     yield b"]" + tail
+
+
+def _chunks(chunks: Chunks, text: int, *, binary: bool) -> list[ChunkItem]:
+    """The parts of one text."""
+    rows = slice(*chunks.offsets[text : text + 2].tolist())
+    vectors = _little_endian(chunks.vectors[rows]) if binary else chunks.vectors[rows]
+    scales = [None] * len(vectors) if chunks.scales is None else chunks.scales[rows].tolist()
+    return [
+        ChunkItem(embedding=value, start=start, end=end, scale=scale)
+        for value, (start, end), scale in zip(
+            _values(vectors, binary=binary), chunks.spans[rows].tolist(), scales, strict=True
+        )
+    ]
+
+
+def _values(vectors: NDArray[Any], *, binary: bool) -> list[Vector]:
+    return [row.tobytes() for row in vectors] if binary else vectors.tolist()
+
+
+def _little_endian(vectors: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))
 
 
 def describe(model: ServedModel) -> Model:
@@ -167,6 +197,12 @@ def list_models(model: ServedModel) -> ModelList:
 def encode_error(error: FletcherError) -> bytes:
     """An error's body."""
     status = status_of(error)
-    field = error.field if isinstance(error, FieldError) else "model" if isinstance(error, UnknownModelError) else None
+    field = (
+        error.field
+        if isinstance(error, FieldError | OptionError)
+        else "model"
+        if isinstance(error, UnknownModelError)
+        else None
+    )
     detail = ErrorDetail(message=public_message(error), type=status.kind, param=field, code=status.code)
     return _encoder.encode(ErrorBody(error=detail))

@@ -11,8 +11,11 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from fletcher.runtime.embed_options import DType, EmbedOptions, Overflow
+
 __all__ = [
     "MAX_INPUTS",
+    "ChunkItem",
     "EmbeddingItem",
     "EmbeddingList",
     "EmbeddingRequest",
@@ -61,6 +64,28 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Annotated[int, Meta(ge=1, lt=1 << 31)] | None,
         Meta(description="One of the lengths that `/v1/models` lists; the model's full one if left out."),
     ] = None
+    dtype: Annotated[
+        DType,
+        Meta(
+            description="What a vector's elements are: `float32`, `float16`, `int8` (times the item's `scale`), or "
+            "`ubinary`, a bit an element in bytes. In base64 they are little-endian."
+        ),
+    ] = "float32"
+    overflow: Annotated[
+        Overflow,
+        Meta(
+            description="What happens to a text that is too long: `truncate` cuts its end, `truncate_left` its start, "
+            "`windows` averages overlapping windows, `late` averages tokens chunk by chunk. The last two give `chunks`."
+        ),
+    ] = "truncate"
+    window_tokens: Annotated[
+        int | None,
+        Meta(description="Tokens of a window, special ones included; the model's longest input if left out."),
+    ] = None
+    overlap_tokens: Annotated[
+        int | None, Meta(description="Tokens that a window shares with the one before; an eighth if left out.")
+    ] = None
+    chunk_tokens: Annotated[int | None, Meta(description="Tokens of a chunk of `late`; 256 if left out.")] = None
     user: Annotated[str | None, Meta(description="Accepted for OpenAI's clients; neither used nor logged.")] = None
     input_type: Annotated[
         str | None,
@@ -70,15 +95,42 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         ),
     ] = None
 
+    @property
+    def options(self) -> EmbedOptions:
+        """How its texts become vectors."""
+        return EmbedOptions(
+            self.input_type,
+            self.dimensions,
+            self.dtype,
+            self.overflow,
+            self.window_tokens,
+            self.overlap_tokens,
+            self.chunk_tokens,
+        )
 
-class EmbeddingItem(msgspec.Struct, frozen=True, kw_only=True):
+
+Vector = list[float] | bytes
+
+
+class ChunkItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A part of a text that was split."""
+
+    embedding: Vector
+    start: Annotated[int, Meta(description="Its first token, of the text's own.")]
+    end: Annotated[int, Meta(description="The token behind its last one.")]
+    scale: Annotated[float | None, Meta(description="Of an int8 vector.")] = None
+
+
+class EmbeddingItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One text's vector."""
 
-    object: Literal["embedding"] = "embedding"
+    object: Annotated[str, Meta(extra_json_schema={"const": "embedding"})]
     index: int
-    embedding: list[float] | bytes
+    embedding: Vector
     tokens_seen: Annotated[int, Meta(description="Tokens that the model saw, special ones included.")]
     tokens_dropped: Annotated[int, Meta(description="Tokens that truncation cut.")]
+    scale: Annotated[float | None, Meta(description="Of an int8 vector: what its elements are multiplied with.")] = None
+    chunks: Annotated[list[ChunkItem] | None, Meta(description="The text's parts, where it was split.")] = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import INPUT_TYPES, RAW
 
 from .backend import Backend
-from .errors import FieldError, UnknownModelError
+from .errors import UnknownModelError
 
 __all__ = ["ServedModel"]
 
@@ -73,15 +73,3 @@ class ServedModel:
         """
         if name not in self.names:
             raise UnknownModelError(f"the model {name!r} is not served here; this server has {self.name!r}")
-
-    def check_options(self, input_type: str | None, dimensions: int | None) -> None:
-        """
-        Raises:
-            FieldError: an input type or a vector length that the model does not have.
-        """
-        if input_type is not None and input_type not in self.input_types:
-            known = ", ".join(self.input_types)
-            raise FieldError(f"input_type is {input_type!r}; {self.name} knows {known}", "input_type")
-        if dimensions is not None and dimensions not in self.dimensions:
-            offered = ", ".join(map(str, self.dimensions))
-            raise FieldError(f"dimensions is {dimensions}; {self.name} gives vectors of {offered}", "dimensions")

@@ -12,15 +12,19 @@ from typing import IO, Final, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from fletcher.runtime import Embeddings
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 
 from .textchunks import TextChunk
+from .vectorcolumns import made_columns, vector_columns, vector_fields
 
 __all__ = ["VECTOR_SUFFIXES", "VectorWriter", "open_vectors"]
 
 VECTOR_SUFFIXES: Final = (".npy", ".parquet", ".arrow")
+
+_NPY_TYPES: Final = {"float32": "<f4", "float16": "<f2", "ubinary": "|u1"}
 
 #: Bytes of a parquet row group: large enough to compress well, small enough to read one at a time.
 ROW_GROUP_BYTES: Final = 32 * 2**20
@@ -29,12 +33,12 @@ ROW_GROUP_BYTES: Final = 32 * 2**20
 class VectorWriter(Protocol):
     """Takes chunks in the order of the file."""
 
-    def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
+    def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
         """Appends a chunk.
 
         Args:
             chunk: texts and the columns beside them.
-            vectors: float32, (len(chunk.texts), dimension).
+            embeddings: theirs.
         """
 
     def finish(self) -> None:
@@ -45,9 +49,11 @@ class VectorWriter(Protocol):
 
 
 @contextmanager
-def open_vectors(path: Path, dimension: int, carried: pa.Schema, *, force: bool = False) -> Iterator[VectorWriter]:
-    """A writer for the format that the suffix names: `.npy` (n, dimension) float32, or the columns `id`, `text`, `vector`
-    and the carried ones as `.parquet` (zstd) or `.arrow` (IPC file).
+def open_vectors(
+    path: Path, dimension: int, carried: pa.Schema, options: EmbedOptions, *, force: bool = False
+) -> Iterator[VectorWriter]:
+    """A writer for the format that the suffix names: `.npy`, the texts' vectors alone, or the columns `id`, `text`, those of
+    `vector_fields` and the carried ones as `.parquet` (zstd) or `.arrow` (IPC file).
 
     The content goes to a temporary file beside the target, which takes the target's name at the end, and is removed if
     anything fails before.
@@ -56,6 +62,7 @@ def open_vectors(path: Path, dimension: int, carried: pa.Schema, *, force: bool 
         path: the file to write.
         dimension: length of a vector.
         carried: columns beside the texts; an `id` among them replaces the row number.
+        options: that the vectors are made with.
         force: replace a file that exists.
 
     Raises:
@@ -66,6 +73,10 @@ def open_vectors(path: Path, dimension: int, carried: pa.Schema, *, force: bool 
         raise InputError(
             f"{path}: the suffix {path.suffix!r} names no format of vectors; use {', '.join(VECTOR_SUFFIXES)}"
         )
+    if path.suffix.lower() == ".npy" and options.dtype == "int8":
+        raise InputError(f"{path}: a .npy file has no place for the scales of int8 vectors: write .parquet or .arrow")
+    if taken := set(made_columns(options)) & set(carried.names):
+        raise InputError(f"{path}: the input has {', '.join(sorted(taken))} already, a name that the output needs")
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}; make it first")
     if path.is_dir():
@@ -74,7 +85,7 @@ def open_vectors(path: Path, dimension: int, carried: pa.Schema, *, force: bool 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("xb") as file:
-            writer = _open_writer(path.suffix.lower(), file, dimension, carried)
+            writer = _open_writer(path.suffix.lower(), file, dimension, carried, options)
             try:
                 yield writer
                 writer.finish()
@@ -94,29 +105,33 @@ def _refuse_existing(path: Path, *, force: bool) -> None:
         raise InputError(f"{path} exists; choose another name, or replace it with --force")
 
 
-def _open_writer(suffix: str, file: IO[bytes], dimension: int, carried: pa.Schema) -> VectorWriter:
+def _open_writer(
+    suffix: str, file: IO[bytes], dimension: int, carried: pa.Schema, options: EmbedOptions
+) -> VectorWriter:
     if suffix == ".npy":
-        return _NpyWriter(file, dimension)
-    schema = _output_schema(dimension, carried)
+        columns = dimension // 8 if options.dtype == "ubinary" else dimension
+        return _NpyWriter(file, columns, _NPY_TYPES[options.dtype])
+    schema = _output_schema(dimension, carried, options)
     return _ParquetWriter(file, schema) if suffix == ".parquet" else _ArrowWriter(file, schema)
 
 
 class _NpyWriter:
     """The header's place is kept free at the start and filled once the number of rows is known."""
 
-    def __init__(self, file: IO[bytes], dimension: int) -> None:
+    def __init__(self, file: IO[bytes], dimension: int, dtype: str) -> None:
         self._file = file
         self._dimension = dimension
+        self._dtype = dtype
         self._rows = 0
         self._header()
 
     def _header(self) -> None:
         # numpy pads the header for a first axis of any length, so the second writing covers the first exactly.
         shape = (self._rows, self._dimension)
-        np.lib.format.write_array_header_1_0(self._file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(self._file, {"descr": self._dtype, "fortran_order": False, "shape": shape})
 
-    def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
-        self._file.write(np.ascontiguousarray(vectors, "<f4").data)
+    def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
+        self._file.write(np.ascontiguousarray(embeddings.vectors, self._dtype).data)
         self._rows += len(chunk.texts)
 
     def finish(self) -> None:
@@ -157,8 +172,8 @@ class _ParquetWriter:
         self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", use_dictionary=False)
         self._waiting: list[pa.RecordBatch] = []
 
-    def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
-        self._waiting.append(_output_batch(self._schema, chunk, vectors))
+    def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
+        self._waiting.append(_output_batch(self._schema, chunk, embeddings))
         if sum(batch.nbytes for batch in self._waiting) >= ROW_GROUP_BYTES:
             self._flush()
 
@@ -182,8 +197,8 @@ class _ArrowWriter:
         self._schema = schema
         self._writer = pa.ipc.new_file(file, schema)
 
-    def write(self, chunk: TextChunk, vectors: NDArray[np.float32]) -> None:
-        self._writer.write_batch(_output_batch(self._schema, chunk, vectors))
+    def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
+        self._writer.write_batch(_output_batch(self._schema, chunk, embeddings))
 
     def finish(self) -> None:
         self._writer.close()
@@ -192,21 +207,20 @@ class _ArrowWriter:
         """It writes nothing of its own accord."""
 
 
-def _output_schema(dimension: int, carried: pa.Schema) -> pa.Schema:
+def _output_schema(dimension: int, carried: pa.Schema, options: EmbedOptions) -> pa.Schema:
     own_id = carried.field("id") if "id" in carried.names else pa.field("id", pa.int64(), nullable=False)
-    vector = pa.list_(pa.field("item", pa.float32(), nullable=False), dimension)
-    fields = [own_id, pa.field("text", pa.string(), nullable=False), pa.field("vector", vector, nullable=False)]
+    fields = [own_id, pa.field("text", pa.string(), nullable=False), *vector_fields(dimension, options)]
     return pa.schema([*fields, *(field for field in carried if field.name != "id")])
 
 
-def _output_batch(schema: pa.Schema, chunk: TextChunk, vectors: NDArray[np.float32]) -> pa.RecordBatch:
+def _output_batch(schema: pa.Schema, chunk: TextChunk, embeddings: Embeddings) -> pa.RecordBatch:
+    carried = chunk.carried.schema.names
+    fields = [field for field in schema if field.name not in ("id", "text", *carried)]
+    columns = vector_columns(embeddings, fields)
     made = {
         "id": pa.array(np.arange(chunk.first_row, chunk.first_row + len(chunk.texts), dtype=np.int64)),
         "text": pa.array(chunk.texts, pa.string()),
-        "vector": pa.FixedSizeListArray.from_arrays(
-            pa.array(np.ascontiguousarray(vectors).ravel()), type=schema.field("vector").type
-        ),
+        **{field.name: column for field, column in zip(fields, columns, strict=True)},
     }
-    carried = chunk.carried.schema.names
     columns = [chunk.carried.column(name) if name in carried else made[name] for name in schema.names]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

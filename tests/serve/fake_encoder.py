@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime import Encodings
+from fletcher.runtime import Embeddings, Encodings
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.tasks import Task, finish
 
 DIMENSION = 8
 MAX_TOKENS = 16
@@ -86,6 +88,7 @@ class FakeEncoder:
         self.artifact = Digest()
         self.variant = Named()
         self.provider = "by hand"
+        self.fallback: str | None = None
         self.dimension = DIMENSION
         self.max_tokens = MAX_TOKENS
         self.workers = workers
@@ -115,7 +118,7 @@ class FakeEncoder:
         dropped = np.array([len(row) - len(cut) for row, cut in zip(rows, kept, strict=True)], np.int32)
         return Encodings(encodings.ids, encodings.offsets, dropped)
 
-    def run(self, batch: Encodings) -> NDArray[np.float32]:
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         self.gate.wait()
         if self.delay:
             time.sleep(self.delay)
@@ -129,12 +132,20 @@ class FakeEncoder:
                 vectors[index, 3] = np.nan
         return vectors
 
-    def shorten(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
-        if dimensions in (None, DIMENSION):
-            return vectors
-        if dimensions not in self.card.matryoshka:
-            raise InputError(f"no vectors of {dimensions} dimensions")
-        return np.ascontiguousarray(vectors[:, :dimensions])
+    def counters(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        return {"tokenizer_texts": ("Texts tokenised", lambda: 7.0)}
+
+    def check(self, options: EmbedOptions) -> None:
+        options.check(self.card, late=False)
+
+    def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
+        return self.prepare_ids(self.tokenize(texts, options.input_type), options)
+
+    def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
+        def done(values: NDArray[np.float32]) -> Embeddings:
+            return finish(Embeddings(values, encodings.lengths, encodings.dropped), None, self.card, options)
+
+        return Task(encodings, None, done)
 
     def check_canary(self) -> Verdict:
         return self.canary

@@ -16,6 +16,7 @@ from openai import OpenAI
 
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.console import run
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.cli import app
 
 
@@ -33,14 +34,13 @@ class Lengths:
 
     def __exit__(self, *_: object) -> None: ...
 
-    def shorten(self, vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-        return vectors[:, :dimensions]
+    def check(self, options: EmbedOptions) -> None: ...
 
-    def stream(self, chunks: Any, *, input_type: str | None, dimensions: int | None) -> Any:
+    def stream(self, chunks: Any, options: EmbedOptions) -> Any:
         for chunk in chunks:
             lengths = np.array([len(text) for text in chunk])
             vectors = np.stack([lengths, lengths], axis=1).astype(np.float32)
-            yield Embeddings(self.shorten(vectors, dimensions), np.minimum(lengths, 4), np.maximum(lengths - 4, 0))
+            yield Embeddings(vectors[:, : options.dimensions], np.minimum(lengths, 4), np.maximum(lengths - 4, 0))
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,8 @@ def test_embed_json(
     assert "embedding: 3/3 texts" in told.err
     assert "warning: 1 of 3 texts were longer than 4 tokens and were truncated: 7 tokens" in told.err
     np.testing.assert_array_equal(np.load(output), [[1, 1], [4, 4], [11, 11]])
-    assert asked == [{"path": Path("model"), "variant": None, "workers": 1, "token_budget": 64}]
+    assert [(call["path"], call["workers"], call["token_budget"]) for call in asked] == [(Path("model"), 1, 64)]
+    assert (asked[0]["variant"], asked[0]["provider"], asked[0]["cache_bytes"]) == (None, "auto", 64 << 20)
 
 
 def test_embed_for_people(

@@ -14,6 +14,7 @@ import pytest
 
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.canary import read_canary
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 from fletcher.serve.embed import EmbedSummary, embed_file
 from fletcher.serve.textfiles import open_texts
@@ -45,26 +46,23 @@ class Lengths:
         self.card = cast("object", type("Card", (), {"name": "lengths"}))
         self.variant = type("Variant", (), {"name": "hand-fp32"})
 
-    def shorten(self, vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
-        if dimensions not in (None, 2, 3):
-            raise InputError(f"no {dimensions} dimensions")
-        return vectors[:, :dimensions]
+    def check(self, options: EmbedOptions) -> None:
+        if options.dimensions not in (None, 2, 3):
+            raise InputError(f"no {options.dimensions} dimensions")
 
-    def stream(
-        self, chunks: Iterable[Sequence[str]], *, input_type: str | None = None, dimensions: int | None = None
-    ) -> Iterator[Embeddings]:
+    def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions) -> Iterator[Embeddings]:
         ahead: list[Sequence[str]] = []
         for chunk in chunks:
             ahead.append(chunk)
             if len(ahead) == 2:
-                yield self._embed(ahead.pop(0), input_type, dimensions)
+                yield self._embed(ahead.pop(0), options)
         for chunk in ahead:
-            yield self._embed(chunk, input_type, dimensions)
+            yield self._embed(chunk, options)
 
-    def _embed(self, texts: Sequence[str], input_type: str | None, dimensions: int | None) -> Embeddings:
-        rows = [[len(text), ord(text[0]) if text else 0, len(input_type or "")] for text in texts]
+    def _embed(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
+        rows = [[len(text), ord(text[0]) if text else 0, len(options.input_type or "")] for text in texts]
         lengths = np.array([len(text) for text in texts], np.int64)
-        vectors = self.shorten(np.array(rows, np.float32), dimensions)
+        vectors = np.array(rows, np.float32)[:, : options.dimensions]
         return Embeddings(vectors, np.minimum(lengths, LIMIT), np.maximum(lengths - LIMIT, 0).astype(np.int32))
 
 
@@ -81,8 +79,7 @@ def embed(
             cast(Encoder, Lengths()),
             texts,
             output,
-            input_type="query",
-            dimensions=dimensions,
+            options=EmbedOptions("query", dimensions),
             force=force,
             progress=progress,
         )
@@ -162,8 +159,7 @@ def test_the_real_model_gives_its_published_vectors(minilm_artifact: Path, tmp_p
                 encoder,
                 texts,
                 tmp_path / "out.npy",
-                input_type="raw",
-                dimensions=None,
+                options=EmbedOptions("raw"),
                 force=False,
                 progress=Counter(),
             )

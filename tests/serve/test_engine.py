@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Embeddings, Encodings
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError, OverloadedError, ProviderError, StoppingError
 from fletcher.serve.engine import INLINE_CHARACTERS, Engine
 
@@ -41,7 +42,7 @@ def test_a_request_gets_its_vectors_and_its_token_counts() -> None:
 
 def test_prompts_and_dimensions_reach_the_encoder() -> None:
     with Engine(FakeEncoder()) as engine:
-        embeddings = engine.submit(["ab"], input_type="query", dimensions=4).result(SECONDS)
+        embeddings = engine.submit(["ab"], EmbedOptions("query", 4)).result(SECONDS)
     np.testing.assert_array_equal(embeddings.vectors, expected("ab", "query: ")[None, :4])
 
 
@@ -220,7 +221,7 @@ def test_a_failing_batch_fails_each_request_by_itself_and_the_worker_lives() -> 
     encoder = FakeEncoder(workers=1)
     run = encoder.run
 
-    def picky(batch: Encodings) -> np.ndarray:
+    def picky(batch: Encodings, output: str | None = None) -> np.ndarray:
         if 7 in batch.lengths.tolist():
             raise RuntimeError("a third party's failure")
         return run(batch)
@@ -241,8 +242,8 @@ def test_a_failing_batch_fails_each_request_by_itself_and_the_worker_lives() -> 
 
 def test_bad_inputs_fail_where_they_are_found() -> None:
     with Engine(FakeEncoder()) as engine:
-        with pytest.raises(InputError, match="no vectors of 5"):
-            engine.submit(["a"], dimensions=5)
+        with pytest.raises(InputError, match="dimensions is 5"):
+            engine.submit(["a"], EmbedOptions(dimensions=5))
         assert engine.open_requests == 0
         assert engine._backlog.tokens == 0
 

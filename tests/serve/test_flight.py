@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
+from fletcher.runtime import Embeddings
 from fletcher.serve.errors import FieldError
-from fletcher.serve.flight_schema import choose_column, read_texts, with_vectors
+from fletcher.serve.flight_schema import FlightOptions, choose_column, read_texts, with_vectors
 from fletcher.serve.server import Server
 
 from .fake_encoder import DIMENSION, POISON, FakeEncoder, expected
@@ -256,13 +257,14 @@ def test_buffers_that_contradict_their_schema_are_refused() -> None:
 def test_a_repeated_column_name_is_ambiguous() -> None:
     schema = pa.schema([("text", pa.string()), ("text", pa.string())])
     with pytest.raises(FieldError, match="several string columns"):
-        choose_column(schema, None)
+        choose_column(schema, FlightOptions())
 
 
 def test_vectors_are_not_copied() -> None:
     vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
     schema = pa.schema([("text", pa.string()), ("vector", pa.list_(pa.float32(), 2))])
-    batch = with_vectors(texts_batch(["a", "b", "c"]), vectors, schema)
+    embeddings = Embeddings(vectors, np.ones(3, np.int64), np.zeros(3, np.int32))
+    batch = with_vectors(texts_batch(["a", "b", "c"]), embeddings, schema)
     assert batch["vector"].values.buffers()[1].address == vectors.ctypes.data
     assert batch["vector"].to_pylist() == vectors.tolist()
 

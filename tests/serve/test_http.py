@@ -225,7 +225,7 @@ def test_models(http: httpx.Client) -> None:
 
 def test_health_and_ready(http: httpx.Client) -> None:
     assert http.get("/health").status_code == 200
-    assert http.get("/ready").json() == {"status": "ready"}
+    assert http.get("/ready").json()["status"] == "ready"
     assert http.head("/ready").status_code == 200
 
 
@@ -386,7 +386,9 @@ def test_the_openapi_document_says_what_the_routes_do(http: httpx.Client) -> Non
     schemas = document["components"]["schemas"]
     answer = embed(http).json()
     assert set(answer) == set(schemas["EmbeddingList"]["properties"])
-    assert set(answer["data"][0]) == set(schemas["EmbeddingItem"]["properties"])
+    split = {"scale", "chunks"}  # of int8 vectors, and of texts that were split
+    assert set(answer["data"][0]) | split == set(schemas["EmbeddingItem"]["properties"])
+    assert set(answer["data"][0]) == set(schemas["EmbeddingItem"]["required"])
     assert set(schemas["EmbeddingRequest"]["properties"]) == {
         field.name for field in msgspec.structs.fields(EmbeddingRequest)
     }
@@ -417,3 +419,54 @@ def test_no_body_breaks_the_server(http: httpx.Client, body: bytes) -> None:
     if response.status_code != 200:
         assert 400 <= response.status_code < 500
         error_of(response)
+
+
+# What the engine says of itself -------------------------------------------------------------------------------------------
+
+
+def test_ready_names_the_provider_and_a_fallback(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
+    assert http.get("/ready").json() == {"status": "ready", "provider": "by hand"}
+    assert "fletcher_provider_fallback 0.0" in http.get("/metrics").text
+    fake_encoder.fallback = "openvino was wanted, mlas runs: no such library"
+    assert http.get("/ready").json()["fallback"] == fake_encoder.fallback
+    assert "fletcher_provider_fallback 1.0" in http.get("/metrics").text
+
+
+def test_counts_that_the_encoder_keeps_are_shown(http: httpx.Client) -> None:
+    text = http.get("/metrics").text
+    assert "# TYPE fletcher_tokenizer_texts_total counter" in text
+    assert "fletcher_tokenizer_texts_total 7.0" in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code", "wanted"),
+    [
+        ("float16", "<f2", lambda vector: vector.astype(np.float16)),
+        ("int8", "i1", lambda vector: np.rint(vector / (np.abs(vector).max() / 127)).astype(np.int8)),
+        ("ubinary", "u1", lambda vector: np.packbits(vector > 0)),
+    ],
+)
+def test_vectors_leave_in_the_wanted_type(http: httpx.Client, dtype: str, code: str, wanted: Any) -> None:
+    plain = embed(http, input="ab", dtype=dtype, encoding_format="float").json()["data"][0]
+    packed = embed(http, input="ab", dtype=dtype, encoding_format="base64").json()["data"][0]
+    np.testing.assert_array_equal(plain["embedding"], wanted(expected("ab")))
+    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed["embedding"]), code), wanted(expected("ab")))
+    assert plain.get("scale") == (pytest.approx(np.abs(expected("ab")).max() / 127) if dtype == "int8" else None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"dtype": "int4"}, "dtype"),
+        ({"overflow": "wrap"}, "overflow"),
+        ({"overflow": "late"}, "overflow"),
+        ({"window_tokens": 8}, "window_tokens"),
+        ({"overflow": "windows", "window_tokens": 4096}, "window_tokens"),
+        ({"overflow": "windows", "chunk_tokens": 8}, "chunk_tokens"),
+        ({"input": [5, 6], "overflow": "windows"}, "overflow"),
+    ],
+)
+def test_options_that_cannot_be_are_named(http: httpx.Client, fields: dict[str, Any], param: str) -> None:
+    answer = embed(http, **fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param

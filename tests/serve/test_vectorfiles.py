@@ -15,13 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fletcher.runtime import Embeddings
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 from fletcher.serve.textchunks import TextChunk
 from fletcher.serve.vectorfiles import open_vectors
 
+PLAIN = EmbedOptions()
 VECTORS = np.arange(20, dtype=np.float32).reshape(5, 4) / 7
 NONE = pa.schema([])
 SUFFIXES = ["npy", "parquet", "arrow"]
+
+
+def embeddings_of(vectors: np.ndarray) -> Embeddings:
+    return Embeddings(vectors, np.ones(len(vectors), np.int64), np.zeros(len(vectors), np.int32))
 
 
 def chunks(carried: pa.Table) -> Iterator[tuple[TextChunk, np.ndarray]]:
@@ -31,9 +38,9 @@ def chunks(carried: pa.Table) -> Iterator[tuple[TextChunk, np.ndarray]]:
 
 
 def write(path: Path, carried: pa.Table, *, force: bool = False) -> None:
-    with open_vectors(path, 4, carried.schema, force=force) as writer:
+    with open_vectors(path, 4, carried.schema, PLAIN, force=force) as writer:
         for chunk, vectors in chunks(carried):
-            writer.write(chunk, vectors)
+            writer.write(chunk, embeddings_of(vectors))
 
 
 def read(path: Path) -> pa.Table:
@@ -92,7 +99,7 @@ def test_parquet_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_no_texts_make_a_whole_file_of_none(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
-    with open_vectors(path, 4, NONE):
+    with open_vectors(path, 4, NONE, PLAIN):
         pass
     shape = (
         np.load(path).shape if suffix == "npy" else (len(read(path)), read(path).schema.field("vector").type.list_size)
@@ -102,9 +109,9 @@ def test_no_texts_make_a_whole_file_of_none(suffix: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_failure_leaves_nothing(suffix: str, tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), open_vectors(tmp_path / f"a.{suffix}", 4, NONE) as writer:
+    with pytest.raises(ZeroDivisionError), open_vectors(tmp_path / f"a.{suffix}", 4, NONE, PLAIN) as writer:
         chunk, vectors = next(chunks(pa.table({})))
-        writer.write(chunk, vectors)
+        writer.write(chunk, embeddings_of(vectors))
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
 
@@ -113,7 +120,7 @@ def test_a_failure_leaves_nothing(suffix: str, tmp_path: Path) -> None:
 def test_a_failure_leaves_the_older_file(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(b"older")
-    with pytest.raises(ZeroDivisionError), open_vectors(path, 4, NONE, force=True):
+    with pytest.raises(ZeroDivisionError), open_vectors(path, 4, NONE, PLAIN, force=True):
         raise ZeroDivisionError
     assert path.read_bytes() == b"older"
     assert list(tmp_path.iterdir()) == [path]
@@ -121,7 +128,7 @@ def test_a_failure_leaves_the_older_file(suffix: str, tmp_path: Path) -> None:
 
 def test_nothing_shows_under_the_name_before_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    with open_vectors(path, 4, NONE):
+    with open_vectors(path, 4, NONE, PLAIN):
         assert not path.exists()
     assert path.exists()
 
@@ -138,7 +145,7 @@ def test_an_existing_file_needs_force(tmp_path: Path) -> None:
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
-    with pytest.raises(InputError, match="exists"), open_vectors(path, 4, NONE):
+    with pytest.raises(InputError, match="exists"), open_vectors(path, 4, NONE, PLAIN):
         path.write_bytes(b"another's")
     assert path.read_bytes() == b"another's"
 
@@ -174,12 +181,15 @@ LIMITED = """
 import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
+from fletcher.runtime import Embeddings
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.textchunks import TextChunk
 from fletcher.serve.vectorfiles import open_vectors
 empty = pa.RecordBatch.from_pydict({})
-with open_vectors(Path(sys.argv[1]), 1000, pa.schema([])) as writer:
+with open_vectors(Path(sys.argv[1]), 1000, pa.schema([]), EmbedOptions()) as writer:
     for row in range(1000):
-        writer.write(TextChunk(row, ["text"], empty), np.random.default_rng(row).random((1, 1000), np.float32))
+        vectors = np.random.default_rng(row).random((1, 1000), np.float32)
+        writer.write(TextChunk(row, ["text"], empty), Embeddings(vectors, np.ones(1, int), np.zeros(1, np.int32)))
 """
 
 

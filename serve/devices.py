@@ -1,0 +1,166 @@
+"""What `fletcher-serve devices` tells: the machine, its providers, and how an artefact runs on each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from fletcher.runtime import Artifact
+from fletcher.runtime.choices import Choice, Measurement, choose, forget, remember
+from fletcher.runtime.devices import measure
+from fletcher.runtime.fast_tokenizer import FAST_INSTALL, PACKAGE, fast_version
+from fletcher.runtime.machine import Machine, this_machine
+from fletcher.runtime.providers import PROVIDERS, missing
+from fletcher.runtime.reporter import Table
+from fletcher.runtime.tokenizer import Tokenizer
+
+__all__ = ["Devices", "ProviderState", "describe_machine", "lines", "measure_artifact", "table"]
+
+#: Instruction sets that decide which kernels run.
+TELLING = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+    "i8mm",
+    "sve",
+)
+
+
+class ProviderState(msgspec.Struct, frozen=True):
+    """Whether a provider can be used here.
+
+    Attributes:
+        name: as `--provider` takes it.
+        ready: whether it can.
+        problem: why not.
+    """
+
+    name: str
+    ready: bool
+    problem: str | None
+
+
+class Devices(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is.
+
+    Attributes:
+        processor: its name.
+        processors: how many this process may use.
+        numa_nodes: those, by node.
+        instructions: the instruction sets that matter.
+        memory: bytes this process may use.
+        providers: in the order of preference.
+        tokenizer: which tokenizer is used, or could be.
+        tokenizer_problem: why the fast one is not.
+        model: the artefact's, if one was given.
+        variant: the graph that was measured.
+        measurements: each layout's.
+        choice: what `auto` takes.
+    """
+
+    processor: str
+    processors: int
+    numa_nodes: list[list[int]]
+    instructions: list[str]
+    memory: int
+    providers: list[ProviderState]
+    tokenizer: str
+    tokenizer_problem: str | None = None
+    model: str | None = None
+    variant: str | None = None
+    measurements: Sequence[Measurement] = ()
+    choice: Choice | None = None
+
+
+def describe_machine() -> Devices:
+    """What this machine has; nothing is loaded for it."""
+    version = fast_version()
+    if version is None:
+        return _describe(this_machine(), "tokenizers", f"{PACKAGE} is not installed: {FAST_INSTALL}")
+    return _describe(this_machine(), f"{PACKAGE} {version}, where it is exact", None)
+
+
+def measure_artifact(directory: Path, *, variant: str | None, seconds: float, min_cosine: float | None) -> Devices:
+    """Measures an artefact on every provider, and remembers it for the next load.
+
+    Args:
+        directory: the artefact's folder.
+        variant: which graph; None is the first that runs here.
+        seconds: for all measurements.
+        min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
+
+    Raises:
+        ArtifactError: no artefact, or a damaged one.
+        ProviderError: nothing runs it here.
+    """
+    artifact = Artifact.open(directory)
+    artifact.check_files()
+    chosen = artifact.variant(variant)
+    machine = this_machine()
+    tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
+    forget(machine.key, artifact.digest, chosen.name)
+    found = measure(artifact, chosen, seconds=seconds)
+    remember(machine.key, artifact.digest, chosen.name, found)
+    choice = choose(found, min_cosine=chosen.tolerance.min_cosine if min_cosine is None else min_cosine)
+    devices = _describe(machine, tokenizer.implementation, tokenizer.fast_problem)
+    return msgspec.structs.replace(
+        devices, model=artifact.manifest.card.name, variant=chosen.name, measurements=found, choice=choice
+    )
+
+
+def lines(devices: Devices) -> Iterator[str]:
+    """The machine and its providers for people."""
+    nodes = (
+        "" if len(devices.numa_nodes) == 1 else f", NUMA nodes of {', '.join(str(len(n)) for n in devices.numa_nodes)}"
+    )
+    yield f"{devices.processor}: {devices.processors} processors{nodes}, {devices.memory / 2**30:.1f} GiB"
+    yield f"instructions  {' '.join(devices.instructions) or 'none that matter'}"
+    for state in devices.providers:
+        yield f"{state.name:<13} {'ready' if state.problem is None else state.problem}"
+    yield f"{'tokenizer':<13} {devices.tokenizer}"
+    if devices.tokenizer_problem is not None:
+        yield f"{'':<13} {devices.tokenizer_problem}"
+
+
+def table(devices: Devices) -> Table:
+    """The measurements for people."""
+    speeds = [found.tokens_per_s or 0.0 for found in devices.measurements]
+    rows = []
+    for found, speed in zip(devices.measurements, speeds, strict=True):
+        layout = found.layout
+        rows.append(
+            (
+                layout.provider,
+                f"{layout.workers} x {layout.threads}",
+                layout.token_budget,
+                "" if found.latency_ms is None else f"{found.latency_ms:.2f}",
+                "" if found.tokens_per_s is None else f"{speed:,.0f}",
+                "" if found.tokens_per_s is None else f"{speed / max(speeds):.2f}",
+                "" if found.min_cosine is None else f"{found.min_cosine:.6f}",
+                found.problem or ("auto" if devices.choice and layout == devices.choice.layout else ""),
+            )
+        )
+    columns = ("provider", "workers", "budget", "ms", "tokens/s", "relative", "cosine", "")
+    return Table(columns, rows, title=f"\n{devices.model}, {devices.variant}")
+
+
+def _describe(machine: Machine, tokenizer: str, tokenizer_problem: str | None) -> Devices:
+    problems = {name: missing(provider, machine) for name, provider in PROVIDERS.items()}
+    return Devices(
+        processor=machine.processor,
+        processors=len(machine.processors),
+        numa_nodes=[list(node) for node in machine.numa_nodes],
+        instructions=[name for name in TELLING if name in machine.instructions],
+        memory=machine.memory,
+        providers=[ProviderState(name, problem is None, problem) for name, problem in problems.items()],
+        tokenizer=tokenizer,
+        tokenizer_problem=tokenizer_problem,
+    )

@@ -1,0 +1,104 @@
+"""Texts that come again are computed once, and nobody can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fletcher.runtime import Encoder
+from fletcher.runtime.duplicates import VectorCache, unique
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.errors import InputError
+
+
+@pytest.fixture
+def cached(tiny_artifact: Path) -> Iterator[Encoder]:
+    with Encoder.load(tiny_artifact, provider="mlas", workers=2, cache_bytes=1 << 20) as encoder:
+        yield encoder
+
+
+def counted(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Texts of every batch from now on."""
+    computed: list[int] = []
+    session = encoder._workers.session
+    real = session.run
+
+    def run(batch: Any, output: str | None = None) -> Any:
+        computed.append(len(batch))
+        return real(batch, output)
+
+    monkeypatch.setattr(session, "run", run)
+    return computed
+
+
+def test_unique_keeps_the_order_of_first_appearance() -> None:
+    texts, inverse = unique(["b", "a", "b", "c", "a"])
+    assert list(texts) == ["b", "a", "c"]
+    assert inverse is not None and inverse.tolist() == [0, 1, 0, 2, 1]
+    assert unique(["a", "b"]) == (["a", "b"], None)
+    assert unique([]) == ([], None)
+
+
+def test_duplicates_of_a_call_are_computed_once(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Encoder.load(tiny_artifact, provider="mlas", workers=1) as encoder:
+        alone = encoder.embed(["ab", "c", "the longest text of them all, truncated"])
+        computed = counted(encoder, monkeypatch)
+        found = encoder.embed(["c", "ab", "c", "the longest text of them all, truncated", "ab", "c"], dtype="int8")
+        assert sum(computed) == 3
+        encoder.embed(["c"])
+        assert sum(computed) == 4  # nothing is kept where no cache was asked for
+    order = [1, 0, 1, 2, 0, 1]
+    assert found.tokens.tolist() == alone.tokens[order].tolist()
+    assert found.dropped.tolist() == alone.dropped[order].tolist()
+    assert found.scales is not None
+    np.testing.assert_allclose(found.vectors * found.scales[:, None], alone.vectors[order], atol=0.01)
+
+
+def test_texts_of_earlier_calls_are_not_computed(cached: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = counted(cached, monkeypatch)
+    first = cached.embed(["ab", "c"])
+    again = cached.embed(["c", "new", "ab"])
+    assert sum(computed) == 3
+    np.testing.assert_array_equal(again.vectors[[2, 0]], first.vectors)
+    assert again.tokens[[2, 0]].tolist() == first.tokens.tolist()
+    assert (cached.cache.hits, cached.cache.misses) == (2, 3)
+    halves = cached.embed(["ab"], dtype="float16").vectors
+    np.testing.assert_array_equal(halves, first.vectors[:1].astype(np.float16))
+    assert sum(computed) == 3  # another type is made of the same vector
+    cached.embed(["ab"], input_type="query")
+    cached.embed(["ab"], overflow="truncate_left")
+    assert sum(computed) == 5
+    list(cached.stream([["ab", "c"], ["c"]]))
+    assert sum(computed) == 5
+
+
+def test_what_a_caller_does_to_a_vector_does_not_stay(cached: Encoder) -> None:
+    first = cached.embed(["ab"]).vectors
+    wanted = first.copy()
+    first[:] = 0
+    second = cached.embed(["ab"]).vectors
+    np.testing.assert_array_equal(second, wanted)
+    second[:] = 7
+    np.testing.assert_array_equal(cached.embed(["ab"]).vectors, wanted)
+
+
+def test_a_bad_text_is_named_by_its_place_among_known_ones(cached: Encoder) -> None:
+    cached.embed(["ab", "c"])
+    with pytest.raises(InputError, match="text 3 holds the lone surrogate"):
+        cached.embed(["ab", "c", "ab", "\ud800"])
+    with pytest.raises(InputError, match="text 2 is list"):
+        cached.embed(["ab", "c", ["ab"]])  # type: ignore[list-item]
+
+
+def test_keys_tell_models_options_and_texts_apart() -> None:
+    options = [EmbedOptions(), EmbedOptions("query"), EmbedOptions(overflow="truncate_left")]
+    keys = {
+        key for name in ("a", "b") for option in options for key in VectorCache(name, 1).keys(["x", "y", ""], option)
+    }
+    assert len(keys) == 2 * 3 * 3
+    same = VectorCache("a", 1)
+    assert same.keys(["x"], EmbedOptions(dimensions=4, dtype="int8")) == same.keys(["x"], EmbedOptions())

@@ -1,0 +1,166 @@
+"""What a batch needs, how batches keep below a limit, and what is refused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fletcher.runtime import Encoder
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.batching import plan_batches
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.memory import MemoryGate, MemoryShape, memory_budget, parse_size, resident
+
+SHAPE = MemoryShape(token=1000, cell=500, square=40)
+MIB = 1 << 20
+
+
+def test_the_prediction_counts_tokens_cells_and_squares() -> None:
+    assert SHAPE.predict(np.array([3, 5])) == 1000 * 8 + 500 * 10 + 40 * 50
+    assert SHAPE.predict(np.array([], np.int64)) == 0
+    assert SHAPE.on("mlas") == SHAPE
+    assert SHAPE.on("openvino").square == 6 * 40
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(1, 4000), st.integers(10_000, 100_000_000))
+@settings(max_examples=200, deadline=None)
+def test_no_batch_needs_more_than_its_limit(lengths: list[int], budget: int, limit: int) -> None:
+    array = np.array(lengths, np.int64)
+    batches = plan_batches(array, budget, SHAPE, limit)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or SHAPE.predict(array[batch]) <= limit
+        assert len(batch) == 1 or array[batch].sum() <= budget
+
+
+def test_without_a_limit_nothing_changes() -> None:
+    array = np.random.default_rng(0).integers(1, 300, 200)
+    for left, right in zip(plan_batches(array, 512), plan_batches(array, 512, SHAPE, None), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_gate_never_holds_more_than_its_capacity() -> None:
+    gate = MemoryGate(100)
+    held = peak = 0
+    lock = threading.Lock()
+
+    def work(size: int) -> None:
+        nonlocal held, peak
+        with gate.hold(size):
+            with lock:
+                held += size
+                peak = max(peak, held)
+            time.sleep(0.001)
+            with lock:
+                held -= size
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [60, 10, 30, 100, 50, 50, 5, 95] * 6))
+    assert held == 0
+    assert 50 < peak <= 100
+
+
+def test_what_is_larger_than_the_gate_passes_alone() -> None:
+    with MemoryGate(10).hold(1000):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("800", 800),
+        ("2GB", 2 * 10**9),
+        ("512 MiB", 512 * MIB),
+        ("1.5g", 1_500_000_000),
+        ("64KiB", 65536),
+        ("3kb", 3000),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1", "0", "1 XB", "GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no size"):
+        parse_size(text)
+
+
+def test_a_limit_that_is_too_small_names_what_is_needed() -> None:
+    options = {"loaded": 200 * MIB, "caches": 40 * MIB, "workers": 2, "max_tokens": 512}
+    longest = SHAPE.predict(np.array([512]))
+    with pytest.raises(
+        InputError, match=r"one text of 512 tokens needs 11 MiB beside the loaded model's 200 MiB"
+    ) as told:
+        memory_budget(SHAPE, limit=210 * MIB, **options)
+    needed = int(str(told.value).partition("Give at least ")[2].partition(" MiB")[0])
+    budget = memory_budget(SHAPE, limit=needed * MIB, **options)
+    assert longest <= budget.gate.capacity < longest + MIB
+    assert budget.batch >= longest
+
+
+def test_the_real_models_longest_text_is_refused_at_start(minilm_artifact: Path) -> None:
+    with pytest.raises(InputError, match=r"a memory limit of 50 MiB is too small: one text of 256 tokens needs"):
+        Encoder.load(minilm_artifact, provider="mlas", memory_limit=50 * MIB)
+
+
+def test_an_artefact_that_does_not_say_what_it_needs_is_refused(own_artifact: Path) -> None:
+    import json
+
+    manifest = own_artifact / "fletcher.json"
+    content = json.loads(manifest.read_text())
+    assert content["variants"][0].pop("memory")
+    manifest.write_text(json.dumps(content))
+    Encoder.load(own_artifact, provider="mlas").close()
+    with pytest.raises(InputError, match="does not say what its batches need"):
+        Encoder.load(own_artifact, provider="mlas", memory_limit=1 << 34)
+
+
+def test_a_limited_encoder_gives_the_same_vectors_and_stays_below(minilm_artifact: Path) -> None:
+    texts = ["word " * length for length in (250, 3, 100, 250, 250, 40, 250, 7)] * 3
+    with Encoder.load(minilm_artifact, provider="mlas", workers=2) as free:
+        wanted = free.embed(texts).vectors
+    limit = resident() + 200 * MIB
+    with Encoder.load(minilm_artifact, provider="mlas", workers=2, memory_limit=limit) as encoder:
+        found = encoder.embed(texts).vectors
+        assert resident() <= limit
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("lengths", [[256] * 16, [64] * 64, [8] * 512, [250, *[4] * 15]])
+def test_the_prediction_bounds_what_the_real_model_takes(minilm_artifact: Path, lengths: list[int]) -> None:
+    """In a process of its own, whose highest water is reset after the model was loaded and has run once."""
+    import subprocess
+    import sys
+
+    shape = Artifact.open(minilm_artifact).variant().memory
+    assert shape is not None
+    script = PEAK.format(graph=str(minilm_artifact / "cpu-fp32.onnx"), lengths=lengths)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    grown = int(done.stdout)
+    predicted = shape.predict(np.array(lengths))
+    assert grown <= predicted * 1.05 + 4 * MIB
+    assert predicted <= 2 * grown
+
+
+PEAK = """
+import numpy as np
+from pathlib import Path
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.mlas import MlasSession
+session = MlasSession(Path({graph!r}), threads=1)
+session.run(Encodings.from_lists([[5, 6]]))
+def read(key):
+    return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
+before = read("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+session.run(Encodings.from_lists([[5] * length for length in {lengths}]))
+print(read("VmHWM") - before)
+"""
