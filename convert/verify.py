@@ -161,7 +161,7 @@ def verify_with(
 
     ids, results = [], []
     for chosen in variants:
-        with Encoder.load(path, variant=chosen.name) as encoder:
+        with Encoder.load(path, variant=chosen.name, provider="mlas") as encoder:
             parts = [encoder.tokenize(group, kind) for kind, group in _by_input_type(probes)]
             encodings = Encodings.concatenate(parts)
             ids.append(compare_ids(encodings, rows, probes))

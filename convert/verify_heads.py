@@ -106,7 +106,7 @@ def verify_head(
 
     ids, results = [], []
     for chosen in variants:
-        with Encoder.load(path, variant=chosen.name) as encoder:
+        with Encoder.load(path, variant=chosen.name, provider="mlas") as encoder:
             encodings = Encodings.concatenate([_tokenize(encoder, case) for case in cases])
             ids.append(compare_ids(encodings, [row.ids for row in rows], [_probe(case) for case in cases]))
             if ids[-1].equal < len(cases):  # other texts have other results, of another shape even

@@ -82,11 +82,6 @@ class VectorCache:
         """Texts that were not."""
         return self._cache.misses
 
-    @property
-    def bytes(self) -> int:
-        """Bytes held."""
-        return self._cache.bytes
-
     def keys(self, texts: Sequence[str], options: EmbedOptions) -> list[bytes]:
         """The texts' keys.
 

@@ -174,7 +174,8 @@ class Folding:
 
     def result(self) -> Embeddings:
         """The vectors, float32 and of full length, with their chunks; nothing of the texts was dropped."""
-        vectors = self._sums / np.maximum(self._weights, 1)[:, None].astype(np.float32)
+        weights = np.maximum(self._weights, 1).astype(np.float32)
+        vectors: NDArray[np.float32] = np.divide(self._sums, weights[:, None])
         offsets = np.zeros(len(self._counts) + 1, np.int64)
         np.cumsum(self._counts, out=offsets[1:])
         chunks = np.stack(self._chunks) if self._chunks else np.zeros((0, self._card.dimension), np.float32)

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Artifact, Encodings
 from fletcher.runtime.batching import plan_batches
-from fletcher.runtime.encoder import TOKEN_BUDGET, usable_processors
+from fletcher.runtime.devices import TOKEN_BUDGET
+from fletcher.runtime.machine import this_machine
 from fletcher.runtime.session import open_session
 
 BUDGETS = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -50,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
 
     artifact = Artifact.open(args.artefact)
-    threads = usable_processors()
+    threads = len(this_machine().processors)
     random = np.random.default_rng(0)
     lengths = np.clip(np.exp(random.normal(3.7, 0.8, args.texts)), 3, artifact.manifest.card.max_tokens).astype(
         np.int64

@@ -142,7 +142,7 @@ def test_a_served_session_that_differs_from_its_graph_is_named(artifact: Path, m
         with open_session(*args, **options) as session:
 
             class Drifting:
-                def run(self, batch: Encodings) -> NDArray[np.float32]:
+                def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
                     return session.run(batch) * np.float32(1.001)
 
             yield Drifting()

@@ -140,12 +140,12 @@ def test_late_chunks_of_a_text_of_several_rows(encoder: Encoder, reference: Refe
 def test_parts_and_batches_do_not_show(encoder: Encoder, overflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [LONG, SHORT, LONG[:2000], "", SHORT]
     options = {"overflow": overflow, "window_tokens": 50, "overlap_tokens": 7}
-    whole = encoder.embed(texts, **options)  # type: ignore[arg-type]
+    whole = encoder.embed(texts, **options)
     monkeypatch.setattr(longdocs_module, "PART_TOKENS", 120)
-    parts = encoder.embed(texts, **options)  # type: ignore[arg-type]
-    task = encoder.prepare(texts, EmbedOptions(**options))  # type: ignore[arg-type]
+    parts = encoder.embed(texts, **options)
+    task = encoder.prepare(texts, EmbedOptions(**options))
     asked = task.finish(encoder.compute(task.encodings, task.output))
-    streamed = next(encoder.stream([texts], EmbedOptions(**options)))  # type: ignore[arg-type]
+    streamed = next(encoder.stream([texts], EmbedOptions(**options)))
     for found in (parts, asked, streamed):
         np.testing.assert_allclose(found.vectors, whole.vectors, rtol=0, atol=1e-6)
         assert found.chunks is not None and whole.chunks is not None

@@ -20,7 +20,7 @@ from fletcher.runtime.providers import PROVIDERS, missing
 
 def ragged(seed: int, texts: int) -> Encodings:
     rng = np.random.default_rng(seed)
-    return Encodings.from_lists([rng.integers(5, 30, size=rng.integers(1, 20)) for _ in range(texts)])
+    return Encodings.from_lists([rng.integers(5, 30, size=rng.integers(1, 20), dtype=np.int32) for _ in range(texts)])
 
 
 def graph_of(artifact: Path) -> Path:

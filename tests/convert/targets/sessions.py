@@ -45,7 +45,7 @@ class TargetSession:
         self._parts = list(zip(emissions, graphs, strict=True))
         self._tables = tables
 
-    def run(self, batch: Encodings) -> NDArray[np.float32]:
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         if self._parts[0][0].feeds.shape is None:
             return self._run(*self._parts[0], batch)
         rows = []
