@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable
 
 from .machine import Machine
 
 __all__ = ["pinning", "plan"]
+
+logger = logging.getLogger("fletcher.runtime.affinity")
 
 
 def plan(workers: int, machine: Machine) -> list[tuple[int, ...]]:
@@ -41,6 +44,13 @@ def pinning(workers: int, machine: Machine) -> Callable[[], None] | None:
     turn = itertools.count()
 
     def pin() -> None:
-        os.sched_setaffinity(0, places[next(turn) % len(places)])  # 0 is the calling thread
+        place = places[next(turn) % len(places)]
+        try:
+            os.sched_setaffinity(0, place)  # 0 is the calling thread
+        except (
+            OSError
+        ) as error:  # the processors were taken away since the machine was read; an unpinned thread computes too
+            fields = {"processors": place, "reason": str(error)}
+            logger.warning("worker not pinned", extra={"fields": fields})
 
     return pin

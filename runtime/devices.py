@@ -2,43 +2,62 @@
 
 No text is at hand when an artefact is loaded, except its canary's: real texts, by the model's own tokenizer. Ragged samples
 are cut from their token ids.
+
+What is measured first, the default, is the yardstick: it runs again before or after each run of every other candidate, and
+only their ratio counts. A second in which the machine is busy with something else slows both.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import numpy as np
-from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import Accuracy
 
 from .artifact import Artifact
-from .canary import Canary, check_vectors, comparable, read_canary
-from .choices import Choice, Layout, Measurement, choose, recall, remember
-from .compute import Workers
+from .canary import CanaryResult, read_canary
+from .choices import NOT_MEASURED, Choice, Layout, Measurement, accuracy_of, choose, recall, remember, within
 from .encodings import Encodings
-from .errors import FletcherError
+from .errors import FletcherError, ProviderError
 from .machine import Machine, this_machine
 from .manifest import Variant
-from .providers import AUTO, candidates, check_provider
-from .session import open_session
+from .providers import AUTO, PROVIDERS, candidates, check_provider
+from .trial import Trial, ragged_sample, short_text
 
-__all__ = ["TOKEN_BUDGET", "measure", "settle"]
+__all__ = ["DEVICES_SECONDS", "LOAD_SECONDS", "TOKEN_BUDGET", "layouts_of", "measure", "settle"]
+
+logger = logging.getLogger("fletcher.runtime.devices")
 
 #: Tokens a CPU batch should hold where nothing was measured: small sorted batches stay in the caches. MiniLM on two workers,
 #: throughput relative to this budget: 0.97 to 1.05 for 128 and 256 tokens, 0.87 for 1024, 0.40 for 8192
 #: (benchmarks/batching, docs/benchmarks.md).
 TOKEN_BUDGET = 512
-OTHER_BUDGETS = (256, 1024)
+
+#: What is tried beside it, going on in a direction while it helps.
+SMALLER_BUDGETS, LARGER_BUDGETS = (256, 128), (1024, 2048)
 
 #: Seconds that a load may spend on measuring, and that `fletcher-serve devices` takes if not told otherwise.
-LOAD_SECONDS, DEVICES_SECONDS = 1.5, 20.0
+LOAD_SECONDS, DEVICES_SECONDS = 2.5, 20.0
 
-#: Mean and spread of the logarithm of the sample's lengths: a mean of about 60 tokens with a long tail, as documentation has.
-LOG_MEAN, LOG_SPREAD = 3.6, 1.0
+#: How often a candidate and the yardstick take turns, as time allows.
+ROUNDS = 5
 
-#: Tokens of the ragged sample, and of the short text.
-SAMPLE_TOKENS, SHORT_TOKENS = 4096, 12
+#: Batches of the default size that a worker computes of the sample: four, where the model is fast enough.
+FEWEST_BATCHES, MOST_BATCHES = 1, 4
+
+#: Runs of the sample that the time shall be enough for; with more candidates than that the last ones are left out.
+RUNS = 24
+
+#: Beyond this many processors layouts between all single threads and one wide run are tried too.
+FEW_PROCESSORS = 8
+
+#: Bytes of memory that two sessions may need while they load, by the bytes of the weights: each has them in the file's layout
+#: and in its own.
+COPIES = 4
 
 Report = Callable[[Measurement], None]
 
@@ -51,6 +70,7 @@ def settle(
     workers: int | None = None,
     token_budget: int | None = None,
     min_cosine: float | None = None,
+    seconds: float = LOAD_SECONDS,
 ) -> Choice:
     """What to run: what the caller says, else what was measured on this machine, else what a short measurement shows.
 
@@ -61,6 +81,8 @@ def settle(
         workers: batches computed at once; None leaves it open.
         token_budget: tokens that a batch should hold; None leaves it open.
         min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
+        seconds: for a measurement, where nothing is remembered. A model that is too large to be measured in that time is
+            run in the default way; opening its session and one short text are then what the attempt cost.
 
     Raises:
         InputError: there is no such provider.
@@ -68,15 +90,36 @@ def settle(
     """
     check_provider(provider)
     machine = this_machine()
+    usable = candidates(variant, machine)
+    if not usable:
+        raise ProviderError(
+            f"the variant {variant.name} is for the target {variant.target}, which no provider here runs: "
+            "load a cpu variant"
+        )
     default = Layout(provider, workers or len(machine.processors), 1, token_budget or TOKEN_BUDGET)
     if provider != AUTO:
         return Choice(default, f"{provider} was asked for")
-    wanted = variant.tolerance.min_cosine if min_cosine is None else min_cosine
     known = recall(machine.key, artifact.digest, variant.name)
     if known is None:
-        known = measure(artifact, variant, seconds=LOAD_SECONDS)
+        known = measure(artifact, variant, seconds=seconds)
         remember(machine.key, artifact.digest, variant.name, known)
-    choice = choose(known, min_cosine=wanted)
+    for name, reason in _faults(known, variant).items():
+        logger.warning("provider skipped", extra={"fields": {"provider": name, "reason": reason}})
+    tolerance = variant.tolerance if min_cosine is None else Accuracy(min_cosine=min_cosine)
+    first = next((provider.name for provider, problem in usable if problem is None), None)
+    if first is not None and not any(
+        found.failed or (found.tokens_per_s and within(found, tolerance.min_cosine, tolerance.max_abs))
+        for found in known
+    ):
+        layout = Layout(first, default.workers, 1, default.token_budget)
+        if any(found.tokens_per_s for found in known):  # the load's own canary check says what is wrong
+            return Choice(layout, f"{first} is the default; nothing here is as exact as it was asked for")
+        return Choice(
+            layout, f"{first} is the default; measuring takes longer than a load may: fletcher-serve devices DIR"
+        )
+    # So many workers have one thread each: what several threads of one would gain says nothing of them.
+    comparable = [found for found in known if workers is None or found.layout.threads == 1]
+    choice = choose(comparable, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
     layout = Layout(
         choice.layout.provider,
         workers or choice.layout.workers,
@@ -86,161 +129,272 @@ def settle(
     return Choice(layout, choice.reason)
 
 
-def measure(artifact: Artifact, variant: Variant, *, seconds: float, report: Report | None = None) -> list[Measurement]:
-    """Measures each provider that can be used, one session in memory at a time.
+def _faults(measurements: Sequence[Measurement], variant: Variant) -> dict[str, str]:
+    """By provider, what is wrong with it: it did not run, or is less exact than its arithmetic is. A package that is not
+    installed, or arithmetic that is known to be less exact, is no fault."""
+    faults = {}
+    tolerance = variant.tolerance
+    for found in measurements:
+        name = found.layout.provider
+        exact = PROVIDERS[name].precision in (None, variant.precision)
+        if found.failed:
+            faults[name] = str(found.problem)
+        elif exact and not within(found, tolerance.min_cosine, tolerance.max_abs):
+            faults[name] = f"its canary is off: {accuracy_of(found)}"
+    return faults
 
-    For each, as time allows: its canary, one worker a processor against one wide run, smaller and larger batches.
+
+def measure(
+    artifact: Artifact,
+    variant: Variant,
+    *,
+    seconds: float,
+    providers: Sequence[str] | None = None,
+    report: Report | None = None,
+) -> list[Measurement]:
+    """Measures what can run here: every provider first, then other layouts of each, then other batches for its best one.
+
+    Two sessions are in memory at once at most, the yardstick's and another; one where two might not fit.
 
     Args:
         artifact: the artefact.
         variant: one of its graphs.
-        seconds: for all of it; what was begun is finished.
+        seconds: for all of it; a run that was begun is finished. What there was no time for is not in the result, but for
+            providers: those are, as a problem.
+        providers: which; None is all that run the variant.
         report: is told each result.
 
     Returns:
-        Measurements in the order of preference: the first one with a speed is the default.
+        Measurements in the order of preference: the first one with a speed is the default. What fails is a measurement
+        with a problem, never an exception.
+
+    Raises:
+        InputError: there is no such provider.
+        ArtifactError: the canary cannot be read.
     """
+    for name in providers or ():
+        check_provider(name)
     machine = this_machine()
-    canary = read_canary(artifact.canary_file)
-    sample = ragged_sample(canary.encodings)
-    usable = candidates(variant, machine)
-    found: list[Measurement] = []
-    deadline = time.monotonic() + seconds
-    ready = [provider.name for provider, problem in usable if problem is None]
-    for provider, problem in usable:
-        if problem is not None:
-            layout = Layout(provider.name, len(machine.processors), 1, TOKEN_BUDGET)
-            found.append(_told(Measurement(layout=layout, problem=problem), report))
-            continue
-        # What time is left is shared among the providers that are still to come.
-        left = ready[ready.index(provider.name) :]
-        share = max(deadline - time.monotonic(), 0) / len(left)
-        found += _measure_provider(artifact, variant, provider.name, machine, canary, sample, share, report)
-    return found
+    usable = [
+        (provider.name, problem)
+        for provider, problem in candidates(variant, machine)
+        if providers is None or provider.name in providers
+    ]
+    layouts = layouts_of(machine)
+    with _Bench(artifact, variant, machine, seconds, report) as bench:
+        for name, problem in usable:
+            if problem is not None:
+                bench.tell(Measurement(layout=Layout(name, *layouts[0], TOKEN_BUDGET), problem=problem))
+        ready = [name for name, problem in usable if problem is None]
+        for index, name in enumerate(ready):
+            bench.try_layout(Layout(name, *layouts[0], TOKEN_BUDGET), sharers=len(ready) - index)
+        ready = [name for name in ready if bench.best(name) is not None]
+        rest = [Layout(name, *layout, TOKEN_BUDGET) for layout in layouts[1:] for name in ready]
+        for index, layout in enumerate(rest):
+            bench.try_layout(layout, sharers=len(rest) - index)
+        for name in bench.by_promise(ready):
+            bench.try_budgets(name)
+        return bench.found
 
 
-def _measure_provider(
-    artifact: Artifact,
-    variant: Variant,
-    provider: str,
-    machine: Machine,
-    canary: Canary,
-    sample: Encodings,
-    seconds: float,
-    report: Report | None,
-) -> list[Measurement]:
-    ends = time.monotonic() + seconds
-    count = len(machine.processors)
-    found: list[Measurement] = []
-    layouts = [Layout(provider, count, 1, TOKEN_BUDGET)]
-    if count > 1:
-        layouts.append(Layout(provider, 1, count, TOKEN_BUDGET))
-    for layout in layouts:
-        if found and time.monotonic() > ends:
-            break
-        budgets = [TOKEN_BUDGET, *OTHER_BUDGETS] if layout.threads == 1 else [TOKEN_BUDGET]
-        found += _measure_layout(artifact, variant, layout, budgets, canary, sample, ends, report)
-        if found[-1].problem is not None:
-            break
-    return found
+def layouts_of(machine: Machine) -> list[tuple[int, int]]:
+    """Workers and threads of each that are worth a try, the default first.
 
-
-def _measure_layout(
-    artifact: Artifact,
-    variant: Variant,
-    layout: Layout,
-    budgets: Iterable[int],
-    canary: Canary,
-    sample: Encodings,
-    ends: float,
-    report: Report | None,
-) -> list[Measurement]:
-    """One session, with batches of several sizes."""
-    found = []
-    try:
-        session = open_session(
-            artifact, variant, provider=layout.provider, threads=layout.threads, workers=layout.workers
-        )
-        workers = Workers(
-            session, variant.outputs, name=variant.name, count=layout.workers, token_budget=layout.token_budget
-        )
-        try:
-            accuracy = check_vectors(
-                *comparable(artifact.manifest.card.output, workers.compute(canary.encodings), canary.vectors),
-                min_cosine=variant.tolerance.min_cosine,
-                max_abs=variant.tolerance.max_abs,
-            )
-            short = sample.select(np.array([int(np.argmin(np.abs(sample.lengths - SHORT_TOKENS)))]))
-            latency = float(np.median([_seconds(lambda: workers.compute(short)) for _ in range(7)]))
-            for budget in budgets:
-                if found and time.monotonic() > ends:
-                    break
-                workers.token_budget = budget
-                speed = _throughput(workers, sample, ends)
-                found.append(
-                    _told(
-                        Measurement(
-                            layout=Layout(layout.provider, layout.workers, layout.threads, budget),
-                            latency_ms=round(1000 * latency, 3),
-                            tokens_per_s=round(speed * sample.num_tokens, 1),
-                            texts_per_s=round(speed * len(sample), 1),
-                            min_cosine=accuracy.min_cosine,
-                            max_abs=accuracy.max_abs,
-                        ),
-                        report,
-                    )
-                )
-        finally:
-            workers.close()
-    except FletcherError as error:
-        found.append(_told(Measurement(layout=layout, problem=str(error)), report))
-    return found
-
-
-def _throughput(workers: Workers, sample: Encodings, ends: float) -> float:
-    """Samples a second: the best of a few rounds, since what disturbs only slows."""
-    best = _seconds(lambda: workers.compute(sample))
-    for _ in range(2):
-        if time.monotonic() + best > ends:
-            break
-        best = min(best, _seconds(lambda: workers.compute(sample)))
-    return 1 / best
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def _told(measurement: Measurement, report: Report | None) -> Measurement:
-    if report is not None:
-        report(measurement)
-    return measurement
-
-
-def ragged_sample(encodings: Encodings) -> Encodings:
-    """Rows of token ids with the lengths of documentation, cut from real texts.
-
-    Args:
-        encodings: real texts, at least one token in all.
-
-    Returns:
-        Rows of `SAMPLE_TOKENS` tokens together or a little more, none longer than the longest real text.
+    On a large machine there are layouts between: a worker for two processors, which may be two faces of one core; workers of
+    four threads; and a worker a NUMA node.
     """
-    rng = np.random.default_rng(0)
-    longest = int(encodings.lengths.max())
-    lengths: list[int] = []
-    while sum(lengths) < SAMPLE_TOKENS:
-        lengths.append(int(np.clip(rng.lognormal(LOG_MEAN, LOG_SPREAD), 3, max(longest, 3))))
-    ids: NDArray[np.int32] = np.resize(encodings.ids, sum(lengths))
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    types = None if encodings.token_types is None else np.resize(encodings.token_types, len(ids))
-    return Encodings(ids, offsets, np.zeros(len(lengths), np.int32), types)
+    count = len(machine.processors)
+    layouts = [(count, 1), (1, count)]
+    if count > FEW_PROCESSORS:
+        nodes = len(machine.numa_nodes)
+        layouts[1:1] = [(count // 2, 1), (count // 4, 4), (nodes, count // nodes)]
+    return list(dict.fromkeys(layouts))
 
 
-def problems_of(measurements: Sequence[Measurement]) -> list[str]:
-    """What could not be used, and why, each once."""
-    told = [f"{found.layout.provider}: {found.problem}" for found in measurements if found.problem is not None]
-    return list(dict.fromkeys(told))
+class _Bench:
+    """A measurement under way: the yardstick's session, the texts, the clock, and what was found."""
+
+    def __init__(
+        self, artifact: Artifact, variant: Variant, machine: Machine, seconds: float, report: Report | None
+    ) -> None:
+        self.found: list[Measurement] = []
+        self._artifact = artifact
+        self._variant = variant
+        self._machine = machine
+        self._report = report
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+        self._canary = read_canary(artifact.canary_file)
+        self._short = short_text(self._canary.encodings)
+        self._accuracy: dict[str, CanaryResult] = {}
+        self._opening = 0.0  # seconds, the longest so far
+        self._sample: Encodings | None = None
+        self._yardstick: Trial | None = None
+        self._yardstick_seconds = 0.0
+        weights = artifact.manifest.files[variant.weights].size
+        self._keeps_yardstick = not machine.memory or COPIES * weights <= machine.memory
+        self._open = ExitStack()
+
+    def __enter__(self) -> _Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def tell(self, measurement: Measurement) -> None:
+        """Keeps a result."""
+        self.found.append(measurement)
+        if self._report is not None:
+            self._report(measurement)
+
+    def best(self, provider: str) -> Measurement | None:
+        """The fastest of a provider so far."""
+        measured = [found for found in self.found if found.layout.provider == provider and found.tokens_per_s]
+        return max(measured, key=lambda found: found.tokens_per_s or 0.0, default=None)
+
+    def by_promise(self, providers: Sequence[str]) -> list[str]:
+        """Those first that are as exact as the variant demands, and of these the fastest."""
+
+        def promise(name: str) -> tuple[bool, float]:
+            best = self.best(name)
+            return not self._accuracy[name].passed, -(best.tokens_per_s or 0.0) if best else 0.0
+
+        return sorted(providers, key=promise)
+
+    def try_layout(self, layout: Layout, *, sharers: int) -> None:
+        """Measures a layout, if there is time to open it.
+
+        Args:
+            layout: which.
+            sharers: candidates that want their share of what time is left, this one included.
+        """
+        now = time.monotonic()
+        if now + self._opening > self._deadline:
+            self._leave_out(layout)
+            return
+        ends = now + (self._deadline - now) / sharers
+        try:
+            trial = Trial(self._artifact, self._variant, layout, self._machine)
+        except FletcherError as error:
+            self.tell(Measurement(layout=layout, problem=str(error), failed=True))
+            return
+        with ExitStack() as stack:
+            stack.callback(trial.close)
+            try:
+                latency = trial.latency(self._short)
+                self._opening = max(self._opening, time.monotonic() - now)
+                if not self._can_check(trial, latency):
+                    self._leave_out(layout)
+                    return
+                self._run(trial, layout, latency, ends)
+            except FletcherError as error:
+                self.tell(Measurement(layout=layout, problem=str(error), failed=True))
+                return
+            if self._yardstick is None and self._yardstick_seconds and self._keeps_yardstick:
+                self._yardstick = trial
+                self._open.push(stack.pop_all())
+
+    def try_budgets(self, provider: str) -> None:
+        """Measures other token budgets for a provider's best layout, if there is time."""
+        best = self.best(provider)
+        if best is None or time.monotonic() + self._opening > self._deadline:
+            return
+        with ExitStack() as stack:
+            try:
+                trial = self._yardstick
+                if trial is None or _shape(trial.layout) != _shape(best.layout):
+                    trial = stack.enter_context(Trial(self._artifact, self._variant, best.layout, self._machine))
+                    trial.latency(self._short)
+                for budgets in (SMALLER_BUDGETS, LARGER_BUDGETS):
+                    self._climb(trial, best, budgets)
+            except FletcherError as error:
+                self.tell(Measurement(layout=best.layout, problem=str(error), failed=True))
+
+    def _climb(self, trial: Trial, best: Measurement, budgets: Sequence[int]) -> None:
+        """Goes on while it gets faster, there is time, and the sample has a batch for every worker."""
+        sample = self._sample
+        speed = best.tokens_per_s or 0.0
+        for budget in budgets:
+            layout = Layout(*_shape(best.layout), budget)
+            if sample is None or sample.num_tokens < budget * layout.workers or time.monotonic() > self._deadline:
+                return
+            self._run(trial, layout, (best.latency_ms or 0.0) / 1000, self._deadline)
+            before, speed = speed, self.found[-1].tokens_per_s or 0.0
+            if speed < before:
+                return
+
+    def _can_check(self, trial: Trial, latency: float) -> bool:
+        """Whether the canary can be computed in time, by what a short text took."""
+        if trial.layout.provider in self._accuracy:
+            return True
+        tokens = self._canary.encodings.num_tokens
+        return time.monotonic() + latency * tokens / self._short.num_tokens / trial.layout.workers < self._deadline
+
+    def _run(self, trial: Trial, layout: Layout, latency: float, ends: float) -> None:
+        """Measures a candidate that is open, and keeps the result."""
+        started = time.monotonic()
+        if layout.provider not in self._accuracy:
+            self._accuracy[layout.provider] = trial.accuracy(self._canary)
+        accuracy = self._accuracy[layout.provider]
+        if self._sample is None:
+            rate = self._canary.encodings.num_tokens / (time.monotonic() - started)
+            fits = int(rate * self._seconds / RUNS / layout.workers / TOKEN_BUDGET)
+            batches = min(max(fits, FEWEST_BATCHES), MOST_BATCHES) * layout.workers
+            sample = ragged_sample(self._canary.encodings, batches * TOKEN_BUDGET)
+            if time.monotonic() + sample.num_tokens / rate > self._deadline:
+                self._leave_out(layout)
+                return
+            self._sample = sample
+        sample = self._sample
+        taken, noise = self._time(trial, layout.token_budget, sample, ends)
+        self._yardstick_seconds = self._yardstick_seconds or taken
+        self.tell(
+            Measurement(
+                layout=layout,
+                latency_ms=round(1000 * latency, 3),
+                tokens_per_s=round(sample.num_tokens / taken, 1),
+                texts_per_s=round(len(sample) / taken, 1),
+                min_cosine=accuracy.min_cosine,
+                max_abs=accuracy.max_abs,
+                noise=round(noise, 4),
+            )
+        )
+
+    def _time(self, trial: Trial, token_budget: int, sample: Encodings, ends: float) -> tuple[float, float]:
+        """Seconds of the sample, put to the yardstick's scale where there is one, and their relative spread.
+
+        The median and the median distance from it: one disturbed round in three changes neither much.
+        """
+        yardstick = self._yardstick
+        ratios: list[float] = []
+        for number in range(ROUNDS):
+            started = time.monotonic()
+            if yardstick is None:
+                ratios.append(trial.seconds(sample, token_budget))
+            elif number % 2:  # in turns, so that neither always comes second
+                beside = yardstick.seconds(sample, yardstick.layout.token_budget)
+                ratios.append(trial.seconds(sample, token_budget) / beside)
+            else:
+                taken = trial.seconds(sample, token_budget)
+                ratios.append(taken / yardstick.seconds(sample, yardstick.layout.token_budget))
+            now = time.monotonic()
+            if now + (now - started) > ends:
+                break
+        median = float(np.median(ratios))
+        spread = float(np.median(np.abs(np.array(ratios) / median - 1)))
+        return (median, spread) if yardstick is None else (median * self._yardstick_seconds, spread)
+
+    def _leave_out(self, layout: Layout) -> None:
+        """There was no time: said once for a provider, since it might have been the fastest.
+
+        Where not even the default could be timed, nothing that follows is: it would be compared with nothing.
+        """
+        if self._sample is None:
+            self._deadline = time.monotonic()
+        if not any(found.layout.provider == layout.provider for found in self.found):
+            problem = f"{NOT_MEASURED} within {self._seconds:g} s: fletcher-serve devices DIR --seconds takes more time"
+            self.tell(Measurement(layout=layout, problem=problem))
+
+
+def _shape(layout: Layout) -> tuple[str, int, int]:
+    return layout.provider, layout.workers, layout.threads

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime import Artifact
 from fletcher.runtime.choices import Choice, Measurement, choose, forget, remember
 from fletcher.runtime.devices import measure
@@ -88,7 +89,14 @@ def describe_machine() -> Devices:
     return _describe(this_machine(), f"{PACKAGE} {version}, where it is exact", None)
 
 
-def measure_artifact(directory: Path, *, variant: str | None, seconds: float, min_cosine: float | None) -> Devices:
+def measure_artifact(
+    directory: Path,
+    *,
+    variant: str | None,
+    seconds: float,
+    min_cosine: float | None,
+    providers: Sequence[str] | None = None,
+) -> Devices:
     """Measures an artefact on every provider, and remembers it for the next load.
 
     Args:
@@ -96,8 +104,10 @@ def measure_artifact(directory: Path, *, variant: str | None, seconds: float, mi
         variant: which graph; None is the first that runs here.
         seconds: for all measurements.
         min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
+        providers: which; None is all. A part of them says nothing of the rest, so it is not remembered.
 
     Raises:
+        InputError: there is no such provider.
         ArtifactError: no artefact, or a damaged one.
         ProviderError: nothing runs it here.
     """
@@ -106,10 +116,12 @@ def measure_artifact(directory: Path, *, variant: str | None, seconds: float, mi
     chosen = artifact.variant(variant)
     machine = this_machine()
     tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
-    forget(machine.key, artifact.digest, chosen.name)
-    found = measure(artifact, chosen, seconds=seconds)
-    remember(machine.key, artifact.digest, chosen.name, found)
-    choice = choose(found, min_cosine=chosen.tolerance.min_cosine if min_cosine is None else min_cosine)
+    found = measure(artifact, chosen, seconds=seconds, providers=providers or None)
+    if not providers:
+        forget(machine.key, artifact.digest, chosen.name)
+        remember(machine.key, artifact.digest, chosen.name, found)
+    tolerance = chosen.tolerance if min_cosine is None else Accuracy(min_cosine=min_cosine)
+    choice = choose(found, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
     devices = _describe(machine, tokenizer.implementation, tokenizer.fast_problem)
     return msgspec.structs.replace(
         devices, model=artifact.manifest.card.name, variant=chosen.name, measurements=found, choice=choice
@@ -145,10 +157,11 @@ def table(devices: Devices) -> Table:
                 "" if found.tokens_per_s is None else f"{speed:,.0f}",
                 "" if found.tokens_per_s is None else f"{speed / max(speeds):.2f}",
                 "" if found.min_cosine is None else f"{found.min_cosine:.6f}",
+                "" if found.max_abs is None else f"{found.max_abs:.0e}",
                 found.problem or ("auto" if devices.choice and layout == devices.choice.layout else ""),
             )
         )
-    columns = ("provider", "workers", "budget", "ms", "tokens/s", "relative", "cosine", "")
+    columns = ("provider", "workers", "budget", "ms", "tokens/s", "relative", "cosine", "max abs", "")
     return Table(columns, rows, title=f"\n{devices.model}, {devices.variant}")
 
 

@@ -1,0 +1,253 @@
+"""Measuring an artefact on this machine, and what follows from it for a load. Structure only: speeds are nobody's promise."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime import choices as choices_module
+from fletcher.runtime import devices as devices_module
+from fletcher.runtime.choices import Layout, Measurement, remember
+from fletcher.runtime.devices import layouts_of, measure, settle
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import CanaryError, InputError, ProviderError
+from fletcher.runtime.machine import Machine, this_machine
+from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.openvino import OpenVinoSession
+from fletcher.runtime.trial import Trial, ragged_sample, short_text
+
+TWO = Machine("two", frozenset({"avx2"}), (0, 1), ((0, 1),), 1 << 40)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ROUNDS", "MOST_BATCHES"):
+        monkeypatch.setattr(devices_module, name, 1)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What was to be measured."""
+    calls: list[dict[str, object]] = []
+    real = devices_module.measure
+
+    def watched(*args: object, **options: object) -> list[Measurement]:
+        calls.append(options)
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(devices_module, "measure", watched)
+    return calls
+
+
+def refuse(*args: object, **options: object) -> None:
+    raise ProviderError("no such operator")
+
+
+def shifted(real: Callable[..., NDArray[np.float32]]) -> Callable[..., NDArray[np.float32]]:
+    """A session's `run` whose vectors are wrong."""
+
+    def run(*args: object) -> NDArray[np.float32]:
+        return real(*args) + np.float32(0.1)
+
+    return run
+
+
+def test_every_provider_is_measured_and_reproduces_huggingfaces_canary(minilm_artifact: Path, few_rounds: None) -> None:
+    artifact = Artifact.open(minilm_artifact)
+    told: list[Measurement] = []
+    found = measure(artifact, artifact.variant(), seconds=60, report=told.append)
+    assert found == told
+    usual = [one for one in found if (one.layout.threads, one.layout.token_budget) == (1, 512)]
+    assert {one.layout.provider for one in usual} == {"mlas", "openvino", "openvino-bf16"}
+    for one in (one for one in found if one.layout.provider != "openvino-bf16"):
+        assert one.problem is None
+        assert one.min_cosine is not None and one.min_cosine > 0.999999
+        assert one.max_abs is not None and one.max_abs < 1e-5
+        assert one.latency_ms is not None and one.latency_ms > 0
+        assert one.tokens_per_s is not None and one.texts_per_s is not None
+        assert one.tokens_per_s > one.texts_per_s > 0
+    measured = [one for one in found if one.problem is None]
+    assert measured[0].layout == Layout("mlas", len(this_machine().processors), 1, 512)
+    assert len({one.layout for one in measured}) == len(measured)
+    if len(this_machine().processors) > 1:
+        assert Layout("mlas", 1, len(this_machine().processors), 512) in {one.layout for one in measured}
+    assert {one.layout.token_budget for one in measured if one.layout.provider == "mlas"} >= {256, 512}
+
+
+def test_two_sessions_are_open_at_once_at_most(
+    tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices_module, "this_machine", lambda: TWO)
+    still_open: list[Trial] = []
+    most: list[int] = []
+
+    class Counted(Trial):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            still_open.append(self)
+            most.append(len(still_open))
+
+        def close(self) -> None:
+            super().close()
+            still_open.remove(self)
+
+    monkeypatch.setattr(devices_module, "Trial", Counted)
+    artifact = Artifact.open(tiny_artifact)
+    assert len(measure(artifact, artifact.variant(), seconds=60)) > 3
+    assert (max(most), still_open) == (2, [])
+    most.clear()
+    monkeypatch.setattr(devices_module, "this_machine", lambda: Machine("", frozenset(), (0, 1), ((0, 1),), 1))
+    found = measure(artifact, artifact.variant(), seconds=60)
+    assert (max(most), still_open) == (1, [])
+    assert sum(one.tokens_per_s is not None for one in found) > 3
+
+
+def test_a_provider_that_fails_is_a_row_with_its_reason(
+    tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = Artifact.open(tiny_artifact)
+    monkeypatch.setattr("fletcher.runtime.openvino.OpenVinoSession", refuse)
+    found = measure(artifact, artifact.variant(), seconds=60)
+    by_provider = {one.layout.provider: one for one in found}
+    assert (by_provider["openvino"].problem, by_provider["openvino"].failed) == ("no such operator", True)
+    assert sum(one.layout.provider == "openvino" for one in found) == 1
+    assert by_provider["mlas"].problem is None
+
+
+def test_the_next_provider_becomes_the_default_where_the_first_one_fails(
+    tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("fletcher.runtime.mlas.MlasSession", refuse)
+    artifact = Artifact.open(tiny_artifact)
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.devices"):
+        choice = settle(artifact, artifact.variant(), seconds=60)
+    assert choice.layout.provider == "openvino"
+    skipped = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
+    assert skipped == [{"provider": "mlas", "reason": "no such operator"}]
+    monkeypatch.setattr("fletcher.runtime.openvino.OpenVinoSession", refuse)
+    with pytest.raises(ProviderError, match="mlas: no such operator; openvino: no such operator"):
+        settle(artifact, msgspec.structs.replace(artifact.variant(), name="other"), seconds=60)
+
+
+def test_a_provider_whose_canary_is_off_is_said_and_skipped(
+    tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(MlasSession, "run", shifted(MlasSession.run))
+    artifact = Artifact.open(tiny_artifact)
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.devices"):
+        choice = settle(artifact, artifact.variant(), seconds=60)
+    assert choice.layout.provider == "openvino"
+    (record,) = caplog.records
+    assert record.fields["provider"] == "mlas"  # type: ignore[attr-defined]
+    assert "its canary is off: cosine" in record.fields["reason"]  # type: ignore[attr-defined]
+
+
+def test_an_artefact_that_no_provider_reproduces_is_refused_by_its_canary(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in (MlasSession, OpenVinoSession):
+        monkeypatch.setattr(kind, "run", shifted(kind.run))
+    with pytest.raises(CanaryError, match="does not reproduce its canary"):
+        Encoder.load(tiny_artifact)
+
+
+def test_some_providers_alone(tiny_artifact: Path, few_rounds: None) -> None:
+    artifact = Artifact.open(tiny_artifact)
+    found = measure(artifact, artifact.variant(), seconds=60, providers=["openvino"])
+    assert {one.layout.provider for one in found} == {"openvino"}
+    with pytest.raises(InputError, match="there is no provider 'tpu'"):
+        measure(artifact, artifact.variant(), seconds=1, providers=["tpu"])
+
+
+def test_a_load_measures_once_and_remembers(tiny_artifact: Path, asked: list[dict[str, object]]) -> None:
+    for _ in range(2):
+        with Encoder.load(tiny_artifact) as encoder:
+            assert "tokens/s at a cosine of 1.000000" in encoder.reason
+    assert len(asked) == 1
+    with Encoder.load(tiny_artifact, workers=3, token_budget=77) as encoder:
+        assert (encoder.workers, encoder.token_budget) == (3, 77)
+    assert len(asked) == 1
+
+
+def test_what_the_caller_says_is_not_measured(tiny_artifact: Path, asked: list[dict[str, object]]) -> None:
+    with Encoder.load(tiny_artifact, provider="mlas", workers=3, token_budget=77) as encoder:
+        assert (encoder.provider, encoder.workers, encoder.token_budget) == ("MLAS", 3, 77)
+        assert encoder.reason == "mlas was asked for"
+    assert asked == []
+    artifact = Artifact.open(tiny_artifact)
+    with pytest.raises(InputError, match="there is no provider 'tpu'"):
+        settle(artifact, artifact.variant(), provider="tpu")
+
+
+def test_what_the_caller_leaves_open_follows_from_what_is_remembered(tiny_artifact: Path) -> None:
+    def measured(speed: float, provider: str, *shape: int, cosine: float = 1.0) -> Measurement:
+        layout = Layout(provider, *shape)
+        return Measurement(layout=layout, tokens_per_s=speed, texts_per_s=1.0, min_cosine=cosine, max_abs=0.0)
+
+    artifact = Artifact.open(tiny_artifact)
+    rows = [
+        measured(1000, "mlas", 2, 1, 512),
+        measured(1100, "openvino", 2, 1, 512),
+        measured(3000, "mlas", 1, 2, 512),
+        measured(2000, "openvino-bf16", 2, 1, 256, cosine=0.9999),
+    ]
+    remember(this_machine().key, artifact.digest, "cpu-fp32", rows)
+
+    def settled(**given: int | float) -> Layout:
+        return settle(artifact, artifact.variant(), **given).layout  # type: ignore[arg-type]
+
+    assert settled() == Layout("mlas", 1, 2, 512)
+    assert settled(token_budget=256) == Layout("mlas", 1, 2, 256)
+    assert settled(workers=5) == Layout("openvino", 5, 1, 512)
+    assert settled(workers=2, min_cosine=0.999) == Layout("openvino-bf16", 2, 1, 256)
+
+
+def test_a_model_too_slow_to_measure_at_load_runs_in_the_default_way(tiny_artifact: Path) -> None:
+    artifact = Artifact.open(tiny_artifact)
+    for _ in range(2):  # measured, and remembered
+        choice = settle(artifact, artifact.variant(), seconds=0, token_budget=99)
+        assert choice.layout == Layout("mlas", len(this_machine().processors), 1, 99)
+        assert "measuring takes longer than a load may: fletcher-serve devices DIR" in choice.reason
+
+
+def test_bf16_is_held_to_what_was_allowed(minilm_artifact: Path) -> None:
+    with Encoder.load(minilm_artifact, min_cosine=0.9999) as encoder:
+        assert encoder.tolerance.min_cosine == 0.9999
+        assert encoder.check_canary().min_cosine >= 0.9999
+
+
+def test_layouts_fill_the_machine() -> None:
+    def machine(*nodes: int) -> Machine:
+        count = sum(nodes)
+        edges = np.cumsum([0, *nodes]).tolist()
+        parts = tuple(tuple(range(a, b)) for a, b in itertools.pairwise(edges))
+        return Machine("", frozenset(), tuple(range(count)), parts, 1)
+
+    assert layouts_of(machine(1)) == [(1, 1)]
+    assert layouts_of(machine(4)) == [(4, 1), (1, 4)]
+    assert layouts_of(machine(32, 32)) == [(64, 1), (32, 1), (16, 4), (2, 32), (1, 64)]
+    assert layouts_of(machine(16)) == [(16, 1), (8, 1), (4, 4), (1, 16)]
+
+
+def test_the_sample_is_ragged_and_of_real_tokens() -> None:
+    real = Encodings.from_lists([[7] * 300, [8, 9]])
+    sample = ragged_sample(real, 4096)
+    assert 4096 <= sample.num_tokens < 4096 + 300
+    assert set(sample.ids.tolist()) == {7, 8, 9}
+    assert 3 <= sample.lengths.min() < 20 < 45 < sample.lengths.mean() < 75 < 200 < sample.lengths.max() <= 300
+    assert short_text(real).lengths.tolist() == [12]
+    assert short_text(Encodings.from_lists([[1], [2, 3]])).lengths.tolist() == [2]

@@ -1,0 +1,105 @@
+"""`fletcher-serve devices`: what it tells of the machine, its providers and an artefact, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from fletcher.runtime import choices as choices_module
+from fletcher.runtime import devices as devices_module
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.choices import recall
+from fletcher.runtime.console import run
+from fletcher.runtime.machine import this_machine
+from fletcher.serve import devices
+from fletcher.serve.cli import app
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, few rounds, and the hook that `run` sets for a process that it has to itself."""
+    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path / "cache")
+    for name in ("ROUNDS", "MOST_BATCHES"):
+        monkeypatch.setattr(devices_module, name, 1)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        run(app, ["devices", *args])
+    told = capsys.readouterr()
+    assert caught.value.code == 0, told.err
+    return told.out
+
+
+def test_the_machine_and_its_providers(capsys: pytest.CaptureFixture[str]) -> None:
+    told = call(capsys)
+    machine = this_machine()
+    assert machine.processor in told
+    assert f"{len(machine.processors)} processors" in told
+    assert {"mlas ready", "openvino ready"} <= {" ".join(line.split()) for line in told.splitlines()}
+    found = json.loads(call(capsys, "--json"))
+    assert found["processor"] == machine.processor
+    assert found["memory"] == machine.memory
+    assert [provider["name"] for provider in found["providers"]] == ["mlas", "openvino", "openvino-bf16"]
+    assert (found["measurements"], found["choice"]) == ([], None)
+
+
+def test_what_is_missing_is_told_with_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    monkeypatch.setattr(devices, "fast_version", lambda: None)
+    told = call(capsys)
+    assert "openvino is not installed: pip install 'longbow-fletcher[openvino]'" in told
+    assert "nanotoken is not installed: pip install 'longbow-fletcher[fast-tokenizer]'" in told
+
+
+def test_an_artefact_is_measured_and_the_choice_is_remembered(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    found = json.loads(call(capsys, str(tiny_model), "--seconds", "60", "--json"))
+    measured = [one for one in found["measurements"] if one["problem"] is None]
+    assert {"mlas", "openvino"} <= {one["layout"]["provider"] for one in measured}
+    assert found["choice"]["layout"] in [one["layout"] for one in measured]
+    assert "tokens/s at a cosine of" in found["choice"]["reason"]
+    artifact = Artifact.open(tiny_model)
+    remembered = recall(this_machine().key, artifact.digest, "cpu-fp32")
+    assert remembered is not None
+    assert len(remembered) == len(found["measurements"])
+
+
+def test_a_table_for_people(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
+    told = call(capsys, str(tiny_model), "--seconds", "60")
+    heading = next(line for line in told.splitlines() if line.startswith("provider "))
+    assert heading.split() == ["provider", "workers", "budget", "ms", "tokens/s", "relative", "cosine", "max", "abs"]
+    assert any(
+        line.startswith("mlas ") and f"{len(this_machine().processors)} x 1" in line for line in told.splitlines()
+    )
+    assert sum(line.endswith(" auto") for line in told.splitlines()) == 1
+    assert told.splitlines()[-1].startswith("auto takes ")
+
+
+def test_some_providers_are_measured_and_nothing_is_remembered(tiny_model: Path) -> None:
+    found = devices.measure_artifact(tiny_model, variant=None, seconds=60, min_cosine=None, providers=["openvino"])
+    assert {one.layout.provider for one in found.measurements} == {"openvino"}
+    assert found.choice is not None and found.choice.layout.provider == "openvino"
+    assert recall(this_machine().key, Artifact.open(tiny_model).digest, "cpu-fp32") is None
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artefact of a random BERT: read it, never write it."""
+    from fletcher.convert.export import export
+    from fletcher.model_zoo.progress import silent
+
+    from ..convert.tiny import save_bert, save_modules
+
+    folder = tmp_path_factory.mktemp("tiny")
+    save_bert(folder / "checkpoint")
+    save_modules(folder / "checkpoint")
+    export(str(folder / "checkpoint"), folder / "artifact", progress=silent)
+    return folder / "artifact"
