@@ -83,6 +83,8 @@ def test_every_provider_is_measured_and_reproduces_huggingfaces_canary(minilm_ar
     measured = [one for one in found if one.problem is None]
     assert measured[0].layout == Layout("mlas", len(this_machine().processors), 1, 512)
     assert len({one.layout for one in measured}) == len(measured)
+    assert measured[0].noise == 0  # the others' figures are ratios to it
+    assert {one.noise for one in measured[1:]} == {devices_module.ONE_ROUND}
     if len(this_machine().processors) > 1:
         assert Layout("mlas", 1, len(this_machine().processors), 512) in {one.layout for one in measured}
     assert {one.layout.token_budget for one in measured if one.layout.provider == "mlas"} >= {256, 512}
