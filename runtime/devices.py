@@ -46,8 +46,8 @@ LOAD_SECONDS, DEVICES_SECONDS = 2.5, 20.0
 #: How often a candidate and the yardstick take turns, as time allows.
 ROUNDS = 5
 
-#: Spread that one round alone is taken to have: on a machine shared by several jobs, one round had OpenVINO 1.27 times as fast
-#: as MLAS where five had it 1.02 times.
+#: Spread that one round alone is taken to have: on a machine shared by several jobs, one round had OpenVINO 1.27 times as
+#: fast as MLAS where five had it 1.02 times.
 ONE_ROUND = 0.3
 
 #: Batches of the default size that a worker computes of the sample: four, where the model is fast enough.
