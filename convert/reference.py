@@ -1,7 +1,6 @@
 """The reference: the HuggingFace model in float32, as its authors published it, one text at a time.
 
-One text at a time, so that padding cannot touch a vector; eager attention, the plainest of the kernels. torch and
-transformers are imported here and nowhere else, when a `Reference` is loaded.
+One text at a time, so that padding cannot touch a vector. torch is imported when a `Reference` is loaded.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
-from fletcher.runtime.errors import CheckpointError, InputError, MissingPackageError
+from fletcher.runtime.errors import CheckpointError, InputError
 
+from .reference_loading import load_model, read_settings
 from .reference_modules import Module, build_modules
 
 __all__ = ["Reference"]
@@ -33,7 +32,7 @@ class Reference:
     Attributes:
         card: its settings.
         tokenizer: transformers' fast tokenizer.
-        model: transformers' model, in evaluation mode.
+        model: transformers' model, or our own where it has none, in evaluation mode.
         modules: what comes after it.
         tools: versions of what computes, by package.
     """
@@ -57,38 +56,13 @@ class Reference:
             CheckpointError: transformers cannot load it, or would make up weights.
         """
         folder = Path(folder)
-        try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise MissingPackageError(error.name or "torch", "verify", "comparing with the HuggingFace model") from None
-        told: Any = transformers.utils.logging
-        told.disable_progress_bar()  # this command tells its own progress
-        local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-            model, loading = transformers.AutoModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                use_safetensors=True,
-                output_loading_info=True,
-                **local,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise CheckpointError(f"transformers {transformers.__version__} cannot load {folder}: {error}") from error
-        made_up = sorted(name for name in loading["missing_keys"] if not name.startswith(UNUSED_WEIGHTS))
-        if made_up:
-            raise CheckpointError(
-                f"{folder} lacks weights that transformers {transformers.__version__} would initialise at random: "
-                f"{', '.join(made_up[:5])}. It cannot be a reference"
-            )
+        loaded = load_model(folder, "AutoModel", unused=UNUSED_WEIGHTS)
+        tokenizer = loaded.tokenizer
         if not tokenizer.is_fast:
             raise CheckpointError(f"{folder} has no fast tokenizer (tokenizer.json)")
         if _lowercases(folder):
             _lowercase_first(tokenizer)
-        tools = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
-        return cls(card, tokenizer, model.eval(), tuple(build_modules(folder, card)), tools)
+        return cls(card, tokenizer, loaded.model, tuple(build_modules(folder, card)), loaded.tools)
 
     def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> list[list[int]]:
         """Token ids with special tokens, after the prompt was put before and the end was cut off.
@@ -158,13 +132,7 @@ class Reference:
 
 def _lowercases(folder: Path) -> bool:
     """Whether sentence-transformers was told to lowercase texts, whatever the tokenizer does."""
-    file = folder / "sentence_bert_config.json"
-    if not file.is_file():
-        return False
-    try:
-        return bool(msgspec.json.decode(file.read_bytes()).get("do_lower_case", False))
-    except msgspec.MsgspecError as error:
-        raise CheckpointError(f"{file} is no JSON ({error}): fetch the checkpoint again") from error
+    return bool(read_settings(folder / "sentence_bert_config.json").get("do_lower_case", False))
 
 
 def _lowercase_first(tokenizer: Any) -> None:

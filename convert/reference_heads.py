@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard, Output
-from fletcher.runtime.errors import CheckpointError, MissingPackageError
+from fletcher.runtime.errors import CheckpointError
+
+from .reference_loading import load_model, read_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,14 +60,14 @@ class HeadReference:
         card: its settings.
         tokenizer: transformers' fast tokenizer.
         model: transformers' model with its head, in evaluation mode.
-        finish: what makes the result of one text out of the model's.
+        steps: what makes the result of one text out of the model's, in order; of ColBERT, a step for each module.
         tools: versions of what computes, by package.
     """
 
     card: ModelCard
     tokenizer: Any
     model: Any
-    finish: Callable[[Tensor], Tensor]
+    steps: tuple[Callable[[Tensor], Tensor], ...]
     tools: dict[str, str]
 
     @classmethod
@@ -76,41 +79,26 @@ class HeadReference:
             CheckpointError: transformers cannot load it, or would make up weights.
         """
         folder = Path(folder)
-        try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise MissingPackageError(error.name or "torch", "verify", "comparing with the HuggingFace model") from None
-        told: Any = transformers.utils.logging
-        told.disable_progress_bar()
-        local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-            model, loading = getattr(transformers, CLASSES[card.output]).from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                use_safetensors=True,
-                output_loading_info=True,
-                **local,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise CheckpointError(f"transformers {transformers.__version__} cannot load {folder}: {error}") from error
-        made_up = sorted(loading["missing_keys"])
-        if card.output == "token_vectors":
-            made_up = [name for name in made_up if not name.startswith("pooler.")]
-            _add_markers(folder, tokenizer, card)
-        if made_up:
-            raise CheckpointError(
-                f"{folder} lacks weights that transformers {transformers.__version__} would initialise at random: "
-                f"{', '.join(made_up[:5])}. It cannot be a reference"
-            )
-        tools = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
-        return cls(card, tokenizer, model.eval(), _finisher(folder, card), tools)
+        late = card.output == "token_vectors"
+        loaded = load_model(folder, CLASSES[card.output], unused=("pooler.",) if late else ())
+        if late:
+            _add_markers(folder, loaded.tokenizer, card)
+        return cls(card, loaded.tokenizer, loaded.model, tuple(_steps(folder, card)), loaded.tools)
+
+    def finish(self, state: Tensor) -> Tensor:
+        """The result of one text from the model's logits, (labels,) or (tokens, vocabulary), or states, (tokens, hidden)."""
+        for step in self.steps:
+            state = step(state)
+        return state
 
     def count_tokens(self, text: str) -> int:
         """Length of a text, special tokens included, before truncation and without a prompt."""
         return len(self.tokenizer(text, truncation=False)["input_ids"])
+
+    def tokenize_raw(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts without a prompt, special tokens included, cut to the longest input of the model."""
+        limit = self.card.max_tokens
+        return [self.tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]
 
     def tokenize(self, text: str, *, query: str | None = None, role: str = "document") -> Row:
         """A text with its prompt, or a pair.
@@ -153,28 +141,24 @@ class HeadReference:
         return result
 
 
-def _finisher(folder: Path, card: ModelCard) -> Callable[[Tensor], Tensor]:
+def _steps(folder: Path, card: ModelCard) -> list[Callable[[Tensor], Tensor]]:
     import torch
 
     if card.output == "scores":
-        return torch.sigmoid if card.activation == "sigmoid" else torch.nn.Identity()
+        return [torch.sigmoid if card.activation == "sigmoid" else torch.nn.Identity()]
     if card.output == "sparse":
-        settings = _read(folder / "1_SpladePooling" / "config.json")
+        settings = read_settings(folder / "1_SpladePooling" / "config.json")
         twice = settings.get("activation_function", "relu") == "log1p_relu"
 
         def saturate(logits: Tensor) -> Tensor:
             weights = torch.log1p(torch.relu(logits))
             return (torch.log1p(weights) if twice else weights).amax(dim=0)
 
-        return saturate
-    projections = _projections(folder)
-
-    def project(states: Tensor) -> Tensor:
-        for weight, bias in projections:
-            states = torch.nn.functional.linear(states, weight, bias)
-        return torch.nn.functional.normalize(states, dim=-1) if card.normalize else states
-
-    return project
+        return [saturate]
+    steps: list[Callable[[Tensor], Tensor]] = [
+        partial(torch.nn.functional.linear, weight=weight, bias=bias) for weight, bias in _projections(folder)
+    ]
+    return [*steps, partial(torch.nn.functional.normalize, dim=-1)] if card.normalize else steps
 
 
 def _projections(folder: Path) -> list[tuple[Tensor, Tensor | None]]:
@@ -187,7 +171,9 @@ def _projections(folder: Path) -> list[tuple[Tensor, Tensor | None]]:
     found = []
     for entry in msgspec.json.decode(listing.read_bytes()):
         if str(entry["type"]).endswith(".Dense"):
-            if not str(_read(folder / entry["path"] / "config.json").get("activation_function")).endswith("Identity"):
+            if not str(read_settings(folder / entry["path"] / "config.json").get("activation_function")).endswith(
+                "Identity"
+            ):
                 raise CheckpointError(f"{folder / entry['path']} has an activation, which the reference does not know")
             tensors = load_file(folder / entry["path"] / "model.safetensors")
             bias = tensors.get("linear.bias")
@@ -213,7 +199,3 @@ def _add_markers(folder: Path, tokenizer: Any, card: ModelCard) -> None:
         tokenizer.add_tokens(
             [AddedToken(marker, normalized=False, special=True) for marker in markers], special_tokens=True
         )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return dict(msgspec.json.decode(file.read_bytes())) if file.is_file() else {}

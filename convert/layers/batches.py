@@ -28,15 +28,22 @@ Rows = list[list[int]]
 
 
 def plan(
-    tokenizer: Tokenizer, max_tokens: int, texts: Sequence[str], shape: tuple[int, int] | None = None
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    texts: Sequence[str],
+    shape: tuple[int, int] | None = None,
+    unseen_tail: int | None = None,
 ) -> list[Rows]:
     """Token ids of each text of each batch: alone and short, alone and long, two, three alike, seven of mixed lengths.
+
+    Where queries are filled up, then two that are.
 
     Args:
         tokenizer: the artefact's.
         max_tokens: longest input of the model.
         texts: the user's, put behind the built-in ones.
         shape: most texts of a batch and most tokens of a text, where the graph's shape is fixed.
+        unseen_tail: id of the token that queries are filled up with, if none attends to it.
     """
     most, longest = shape or (BATCH, LONGEST)
     longest = min(max_tokens, longest)
@@ -60,6 +67,8 @@ def plan(
         [*mixed, *_spread(size, min(longest, SPREAD))],
         *(users[first : first + BATCH] for first in range(0, len(users), BATCH)),
     ]
+    if unseen_tail is not None:
+        batches.append([[*row(length, length), *[unseen_tail] * 3][:longest] for length in (3, 8)])
     filled = [[ids for ids in batch if ids] for batch in batches]
     return [batch[first : first + most] for batch in filled for first in range(0, len(batch), most)]
 

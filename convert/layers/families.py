@@ -1,7 +1,7 @@
 """Where each point lies in transformers' models: one table a family, module path to point.
 
-Source: the `modeling_*.py` of transformers 5. A module that a checkpoint has no use for is absent or the identity, and gives
-no point (ALBERT's projection, ModernBERT's first norm).
+Source: the `modeling_*.py` of transformers 5, and `reference_jina.py`. A module that a checkpoint has no use for is absent or
+the identity, and gives no point (ALBERT's projection, ModernBERT's first norm).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 from fletcher.runtime.errors import InputError
 
-__all__ = ["CLASSIFIERS", "FAMILIES", "Family", "Tap", "taps_of"]
+__all__ = ["CLASSIFIERS", "FAMILIES", "MASKED_LM", "Family", "Tap", "taps_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +189,30 @@ _MODERNBERT = Family(
     final_norm="final_norm",
 )
 
-#: By transformers' `model_type`.
+
+def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
+    """JinaBERT: which half of the packed product is the gate, and where the residual's norm lies."""
+    return Family(
+        embeddings=_embeddings("token_type"),
+        layer=r"encoder\.layer\.\d+",
+        points={
+            **_BERT_ATTENTION,
+            "attention/query/norm": _out("attention.self.layer_norm_q"),
+            "attention/key/norm": _out("attention.self.layer_norm_k"),
+            "attention/residual_again": _into("layer_norm_1"),
+            "attention/norm_again": _out("layer_norm_1"),
+            "feed_forward/up": _out(packed, 1 - gate, 2),
+            "feed_forward/gate": _out(packed, gate, 2),
+            "feed_forward/activation": _out("mlp.act"),
+            "feed_forward/gated": _into(down),
+            "feed_forward/down": _out(down),
+            "feed_forward/residual": _into(norm),
+            "feed_forward/norm": _out(norm),
+        },
+    )
+
+
+#: By transformers' `model_type`, or that of `reference_jina.py`.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "albert": _ALBERT,
@@ -198,6 +221,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "distilbert": _DISTILBERT,
         "electra": _BERT,
         "gte": _NOMIC_BERT,  # the same modules under the same names
+        "jina_bert": _jina("mlp.gated_layers", 0, "mlp.wo", "mlp.layernorm"),
+        "jina_bert_qk_post_norm": _jina("mlp.up_gated_layer", 1, "mlp.down_layer", "layer_norm_2"),
         "modernbert": _MODERNBERT,
         "mpnet": _MPNET,
         "nomic_bert": _NOMIC_BERT,
@@ -223,6 +248,27 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "nomic_bert": _POOLER,
         "roberta": _TWO_LAYERS,
         "xlm-roberta": _TWO_LAYERS,
+    }
+)
+
+_LM_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")
+
+#: Of `…ForMaskedLM`: the transform's product, its norm, and the decoder.
+MASKED_LM: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+    {
+        "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.decoder"),
+        "bert": (
+            "cls.predictions.transform.dense",
+            "cls.predictions.transform.LayerNorm",
+            "cls.predictions.decoder",
+        ),
+        "camembert": _LM_HEAD,
+        "distilbert": ("vocab_transform", "vocab_layer_norm", "vocab_projector"),
+        "electra": ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head"),
+        "modernbert": ("head.dense", "head.norm", "decoder"),
+        "mpnet": _LM_HEAD,
+        "roberta": _LM_HEAD,
+        "xlm-roberta": _LM_HEAD,
     }
 )
 

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
+from typing import get_args
 
 import onnx
+
+from fletcher.model_zoo.card import PoolingMode
 
 __all__ = [
     "EMBEDDING_POINTS",
@@ -101,7 +104,10 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
 )
 
 _LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|feed_forward)/.+)")
-_MODULE = re.compile(r"(?P<module>modules\.\d+)/.+")
+_MODULE = re.compile(r"(?P<module>modules\.(?P<index>\d+))/(?P<part>.+)")
+
+#: Last parts of the names of what a pooling gives; several modes are joined.
+_POOLED = frozenset((*get_args(PoolingMode), "pooled"))
 _KEY = re.compile(r"layers\.(?P<layer>\d+)/(?P<part>.+)")
 
 
@@ -111,6 +117,7 @@ def find_points(model: onnx.ModelProto) -> list[Point]:
     # Rows of the tables, where the host looks them up (coreml).
     inputs = (info.name for info in model.graph.input if info.name.removeprefix("embeddings/") in EMBEDDING_POINTS)
     points = {name: Point(name, Kind.TOKENS, f"input {name}", name) for name in inputs}
+    pooled = _first_pooling(model)
     for node in model.graph.node:
         for value in node.output:
             stem, _, last = value.partition("/")
@@ -119,14 +126,21 @@ def find_points(model: onnx.ModelProto) -> list[Point]:
             elif module := _MODULE.fullmatch(value):
                 # What a module gives is the last value that bears its name: drop the earlier one, to keep the order.
                 points.pop(module["module"], None)
-                if value == f"{module['module']}/dense":
-                    points[value] = Point(value, Kind.TEXTS, node.name, value)
-                points[module["module"]] = Point(module["module"], Kind.TEXTS, node.name, value)
+                kind = Kind.TEXTS if pooled is not None and int(module["index"]) >= pooled else Kind.TOKENS
+                if module["part"] == "dense":
+                    points[value] = Point(value, kind, node.name, value)
+                points[module["module"]] = Point(module["module"], kind, node.name, value)
             elif layer := _LAYER.fullmatch(value):
                 index = layers.setdefault(layer["prefix"], len(layers))
                 for point in _points_of_layer(f"layers.{index}", layer["part"], node, value):
                     points[point.key] = point
     return list(points.values())
+
+
+def _first_pooling(model: onnx.ModelProto) -> int | None:
+    """Index of the first module that gives a vector a text; None where every token keeps its own."""
+    found = (_MODULE.fullmatch(value) for node in model.graph.node for value in node.output)
+    return min((int(match["index"]) for match in found if match and match["part"] in _POOLED), default=None)
 
 
 def title_of(point: Point | str) -> str:
@@ -140,7 +154,7 @@ def title_of(point: Point | str) -> str:
         return EMBEDDING_POINTS[key.removeprefix("embeddings/")]
     if match := _KEY.fullmatch(key):
         return f"layer {match['layer']}: {LAYER_POINTS[match['part']]}"
-    if isinstance(point, Point) and point.kind is Kind.TEXTS:
+    if isinstance(point, Point) and key.startswith("modules."):
         return f"module {key.removeprefix('modules.').partition('/')[0]}: {point.value.rpartition('/')[2]}"
     return key.replace("_", " ")
 

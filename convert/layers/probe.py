@@ -57,6 +57,7 @@ class GraphProbe:
         values = [point.value for point in self.points if point.kind is not Kind.SCORES]
         values += [value for scores in self._scores.values() for value in scores.values]
         self._output = variant.outputs[0].name
+        self._each_token = artifact.manifest.card.output == "token_vectors"
         self._values = [*dict.fromkeys([*values, self._output])]
         graph = _with_outputs(self.model, self._values)
         self._session = ProbeSession(graph, artifact.path, variant.target)
@@ -66,8 +67,8 @@ class GraphProbe:
         """Computes one batch.
 
         Returns:
-            Every point's value on each text: (tokens, width), (width,), or scores, see `split_scores`. And the vectors,
-            float32, (texts, dimension).
+            Every point's value on each text: (tokens, width), (width,), or scores, see `split_scores`. And what the graph
+            gives, float32, (texts, dimension) or (tokens, dimension).
         """
         feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch, self.tables)
         outputs = self._session.run(feeds, [_widened(value) for value in self._values])
@@ -79,6 +80,8 @@ class GraphProbe:
         }
         for layer, shown in self._scores.items():
             found.update({f"{layer}/{name}": rows for name, rows in split_scores(shown, arrays, batch).items()})
+        if self._each_token:
+            return found, np.concatenate(_split_tokens(arrays[self._output], batch))
         return found, arrays[self._output][: len(batch)]
 
     def close(self) -> None:
@@ -137,6 +140,11 @@ def _split(point: Point, array: NDArray[np.float32], batch: Encodings) -> list[N
     """A value by texts."""
     if point.kind is Kind.TEXTS:
         return list(array[: len(batch)])
+    return _split_tokens(array, batch)
+
+
+def _split_tokens(array: NDArray[np.float32], batch: Encodings) -> list[NDArray[np.float32]]:
+    """Rows of tokens by texts."""
     if array.ndim == 3:  # (texts, longest, width)
         return [array[row, :length] for row, length in enumerate(batch.lengths.tolist())]
     return np.split(array, batch.offsets[1:-1])

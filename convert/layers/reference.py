@@ -61,7 +61,8 @@ class Tracer:
 
         self._found, self._layer = {}, -1
         ids = torch.tensor([list(row)], dtype=torch.long)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        seen = torch.arange(len(row)) < _num_seen(row, self._subject.unseen_tail)
+        inputs = {"input_ids": ids, "attention_mask": seen.long()[None]}
         if types is not None:
             inputs["token_type_ids"] = torch.tensor([list(types)], dtype=torch.long)
         with torch.no_grad():
@@ -221,6 +222,11 @@ class Tracer:
             return place.get(key.partition("/")[0], len(layers) + 1)
 
         return sorted(self._found, key=rank)
+
+
+def _num_seen(row: Sequence[int], tail: int | None) -> int:
+    """Tokens up to the last one that is not of the id `tail`; at least one."""
+    return max((place for place, token in enumerate(row, 1) if token != tail), default=1)
 
 
 def _side_by_side(heads: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The model that is traced, whatever it gives: vectors through sentence-transformers' modules, or a classifier's scores."""
+"""The model that is traced, whatever it gives: vectors, a classifier's scores, SPLADE's weights, or a vector a token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fletcher.model_zoo.card import RAW, ModelCard, Output
 
 from ..reference import Reference
 from ..reference_heads import HeadReference
-from .families import CLASSIFIERS, Family, Tap, taps_of
+from .families import CLASSIFIERS, MASKED_LM, Family, Tap, taps_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,8 @@ class Subject:
         tokenizer: transformers' fast tokenizer.
         tokenize: token ids of texts without a prompt, special tokens included.
         tools: versions of what computes, by package.
+        steps: points of `finish` that stand beside a module's own, as products before their activation do.
+        unseen_tail: tokens of this id at a text's end are attended to by none.
     """
 
     model: Any
@@ -43,6 +45,8 @@ class Subject:
     tokenizer: Any
     tokenize: Callable[[Sequence[str]], list[list[int]]]
     tools: Mapping[str, str]
+    steps: frozenset[str] = frozenset()
+    unseen_tail: int | None = None
 
 
 def _embedder(folder: Path, card: ModelCard) -> Subject:
@@ -92,8 +96,64 @@ def _classifier(folder: Path, card: ModelCard) -> Subject:
     )
 
 
+def _masked_lm(folder: Path, card: ModelCard) -> Subject:
+    reference = HeadReference.load(folder, card)
+    family = str(reference.model.config.model_type)
+    dense, norm, decoder = MASKED_LM[family]
+
+    def finish(found: Any) -> dict[str, Tensor]:
+        logits = found.logits[0]  # (tokens, vocabulary)
+        # The graph takes the maximum of the logits, the reference that of the weights: log(1 + relu(x)) grows with x.
+        return {"modules.3": logits.amax(dim=0), "modules.4": reference.finish(logits)}
+
+    return Subject(
+        model=reference.model,
+        prefix=f"{reference.model.base_model_prefix}.",
+        family=taps_of(family),
+        taps={
+            "modules.0/dense": Tap(dense, "out"),
+            "modules.0": Tap(norm, "in"),
+            "modules.1": Tap(norm, "out"),
+            "modules.2": Tap(decoder, "out"),
+        },
+        finish=finish,
+        tokenizer=reference.tokenizer,
+        tokenize=reference.tokenize_raw,
+        tools=reference.tools,
+    )
+
+
+def _token_embedder(folder: Path, card: ModelCard) -> Subject:
+    reference = HeadReference.load(folder, card)
+    num_products = len(reference.steps) - int(card.normalize)
+    expansion = card.late_interaction.expansion if card.late_interaction is not None else None
+
+    def finish(found: Any) -> dict[str, Tensor]:
+        state, points = found.last_hidden_state[0], {}
+        for index, step in enumerate(reference.steps):
+            state = step(state)
+            if index < num_products:
+                points[f"modules.{index}/dense"] = state
+            points[f"modules.{index}"] = state
+        return points
+
+    unseen = expansion is not None and not expansion.attended
+    return Subject(
+        model=reference.model,
+        prefix="",
+        family=taps_of(str(reference.model.config.model_type)),
+        taps={},
+        finish=finish,
+        tokenizer=reference.tokenizer,
+        tokenize=reference.tokenize_raw,
+        tools=reference.tools,
+        steps=frozenset(f"modules.{index}/dense" for index in range(num_products)),
+        unseen_tail=reference.tokenizer.convert_tokens_to_ids(expansion.token) if expansion and unseen else None,
+    )
+
+
 #: Loads a checkpoint to be traced, by what the model gives. Raises InputError for a family without a table of points,
 #: CheckpointError if transformers cannot load it, MissingPackageError without torch or transformers.
 SUBJECTS: Mapping[Output, Callable[[Path, ModelCard], Subject]] = MappingProxyType(
-    {"vectors": _embedder, "scores": _classifier}
+    {"vectors": _embedder, "scores": _classifier, "sparse": _masked_lm, "token_vectors": _token_embedder}
 )

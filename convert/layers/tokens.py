@@ -1,12 +1,14 @@
-"""The first points: the vocabulary, and the ids of texts, against transformers' tokenizer."""
+"""The first points: the vocabulary, the ids of texts, and the tokens that ColBERT skips, against transformers' tokenizer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from fletcher.model_zoo.card import RAW
+from fletcher.model_zoo.card import RAW, LateInteraction
+from fletcher.model_zoo.heads import read_late_interaction
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.tokenizer import Tokenizer as TextTokenizer
 
@@ -15,7 +17,7 @@ from ..verify import Probe, compare_ids
 from .results import PointResult
 from .subject import Subject
 
-__all__ = ["compare_tokenizers", "open_tokenizer"]
+__all__ = ["compare_skipped", "compare_tokenizers", "open_tokenizer"]
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
@@ -53,6 +55,34 @@ def compare_tokenizers(artifact: Artifact, subject: Subject, texts: Sequence[str
     tokenizer = TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
     ids = compare_ids(tokenizer.encode([probe.text for probe in probes]), rows, probes)
     yield _result("token ids", ids.compared, ids.compared - ids.equal, ids.reason)
+
+
+def compare_skipped(artifact: Artifact, subject: Subject, folder: Path) -> Iterator[PointResult]:
+    """The tokens whose vectors ColBERT leaves out, of queries and of documents; nothing for other models.
+
+    Args:
+        artifact: its card says which, its tokenizer what their ids are.
+        subject: whose vocabulary has the ids that are right.
+        folder: the checkpoint, whose files say which.
+    """
+    late, card = artifact.manifest.card.late_interaction, artifact.manifest.card
+    if late is None:
+        return
+    ours = _skipped_ids(late, TextTokenizer(artifact.tokenizer_file, card.max_tokens).token_id)
+    theirs = _skipped_ids(read_late_interaction(folder, card.max_tokens)[0], subject.tokenizer.get_vocab().get)
+    different = sorted(ours ^ theirs)
+    note = ""
+    if different:
+        role, token = different[0]
+        who = "the artefact" if different[0] in ours else "the checkpoint"
+        note = f"{len(different)} differ: {who} alone skips the id {token} in a {role}"
+    yield _result("skipped tokens", len(theirs), len(different), note)
+
+
+def _skipped_ids(late: LateInteraction, id_of: Callable[[str], int | None]) -> set[tuple[str, int]]:
+    """Roles and ids; a token that the vocabulary lacks is skipped nowhere."""
+    ids = [token for name in late.skipped if (token := id_of(name)) is not None]
+    return {(role, token) for role in late.skipped_in for token in ids}
 
 
 def _result(what: str, count: int, num_different: int, note: str) -> PointResult:

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
@@ -37,7 +37,7 @@ from .reference import Tracer
 from .results import LayersReport, PointResult
 from .subject import SUBJECTS
 from .tally import Tally
-from .tokens import compare_tokenizers, open_tokenizer
+from .tokens import compare_skipped, compare_tokenizers, open_tokenizer
 from .weights import compare_weights
 
 __all__ = ["compare_variants", "verify_layers"]
@@ -76,13 +76,16 @@ def verify_layers(
     artifact.check_files()
     folder, name = fetch_reference(artifact, reference, reporter)
     subject = SUBJECTS[card.output](folder, card)
-    batches = _encode(plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape), chosen)
+    rows = plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape, subject.unseen_tail)
+    batches = _encode(rows, chosen)
     with GraphProbe(artifact, chosen) as probe, Tracer(subject) as tracer:
         # What a Dense module of sentence-transformers gives before its activation, the reference keeps to itself.
         probe.points = [
-            point for point in probe.points if point.key in subject.taps or not point.key.endswith("/dense")
+            point
+            for point in probe.points
+            if point.key in subject.taps or point.key in subject.steps or not point.key.endswith("/dense")
         ]
-        results = [*compare_tokenizers(artifact, subject, texts or ())]
+        results = [*compare_tokenizers(artifact, subject, texts or ()), *compare_skipped(artifact, subject, folder)]
         reporter.line("comparing the weights with the checkpoint's")
         tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
         expected = _expected_weights(folder, card, chosen)
@@ -149,11 +152,6 @@ def _find_variant(artifact: Artifact, name: str | None) -> Variant:
         raise InputError(
             f"{variant.name} was traced by {variant.exporter}, so its values have no names: it cannot be compared layer by "
             "layer. Verify it without --layers"
-        )
-    if (output := artifact.manifest.card.output) not in SUBJECTS:
-        raise InputError(
-            f"{variant.name} gives {output.replace('_', ' ')}, and only graphs that give {' or '.join(SUBJECTS)} can be "
-            "compared layer by layer. Verify it without --layers"
         )
     if variant.precision not in ROUNDOFF:
         raise InputError(
@@ -234,24 +232,28 @@ def _compare_values(
     except ProviderError as error:
         reporter.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
         return results
-    return [*results, _compare_session(np.concatenate(served), np.concatenate(probed), tolerance("vectors"))]
+    output = artifact.manifest.card.output
+    return [*results, _compare_session(output, np.concatenate(served), np.concatenate(probed), tolerance(output))]
 
 
-def _compare_session(served: NDArray[np.float32], probed: NDArray[np.float32], tolerance: float) -> PointResult:
+def _compare_session(
+    output: Output, served: NDArray[np.float32], probed: NDArray[np.float32], tolerance: float
+) -> PointResult:
     """The session that is served, with the optimiser on, against the graph that was looked into.
 
     Args:
-        served: vectors, (texts, dimension).
+        output: what it gives.
+        served: its values, (texts, dimension) or (tokens, dimension).
         probed: same.
         tolerance: of the relative error.
     """
     difference = compare_values(served, probed)
     return PointResult(
         section="session",
-        point="vectors of the served session",
-        key="session/vectors",
-        node="vectors",
-        shape=("texts", served.shape[1]),
+        point=f"{output.replace('_', ' ')} of the served session",
+        key=f"session/{output}",
+        node=output,
+        shape=("tokens" if output == "token_vectors" else "texts", served.shape[1]),
         max_abs=difference.max_abs,
         relative=difference.relative,
         cosine=difference.cosine,

@@ -14,7 +14,7 @@ from fletcher.model_zoo.progress import silent
 
 from .parity import BERT_TOKENS, ROBERTA_TOKENS, randomize, save_checkpoint
 
-__all__ = ["MAX_TOKENS", "MODELS", "save_artifact"]
+__all__ = ["MAX_TOKENS", "MODELS", "export_mean", "save_artifact"]
 
 MAX_TOKENS = 96
 
@@ -64,6 +64,19 @@ def save_artifact(family: str, folder: Path) -> Path:
     checkpoint = folder / "checkpoint"
     tokens = ROBERTA_TOKENS if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else BERT_TOKENS
     save_checkpoint(randomize(MODELS[family]()), checkpoint, tokens)
+    return export_mean(checkpoint, SIZES["hidden_size"])
+
+
+def export_mean(checkpoint: Path, hidden: int) -> Path:
+    """Exports a checkpoint beside it, to be pooled by the mean and normalised.
+
+    Args:
+        checkpoint: model and tokenizer; gets the other files.
+        hidden: width of a token vector.
+
+    Returns:
+        The artefact.
+    """
     # Without this, transformers would replace the tokenizer by the family's own class.
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKENS}
     (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -74,7 +87,8 @@ def save_artifact(family: str, folder: Path) -> Path:
     ]
     (checkpoint / "modules.json").write_text(json.dumps(entries))
     (checkpoint / "1_Pooling").mkdir()
-    pooling = {"word_embedding_dimension": SIZES["hidden_size"], "pooling_mode_mean_tokens": True}
+    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True}
     (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-    export(str(checkpoint), folder / "artifact", max_tokens=MAX_TOKENS, progress=silent)
-    return folder / "artifact"
+    artifact = checkpoint.with_name("artifact")
+    export(str(checkpoint), artifact, max_tokens=MAX_TOKENS, progress=silent)
+    return artifact

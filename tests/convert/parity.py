@@ -40,6 +40,7 @@ __all__ = [
     "make_card",
     "randomize",
     "save_checkpoint",
+    "save_tokenizer",
 ]
 
 Rows = Sequence[tuple[int, ...]]
@@ -115,7 +116,18 @@ def save_checkpoint(model: Any, folder: Path, tokens: SpecialTokens = BERT_TOKEN
         The folder.
     """
     model.save_pretrained(folder, **options)
-    size = model.config.vocab_size
+    save_tokenizer(folder, model.config.vocab_size, tokens)
+    return folder
+
+
+def save_tokenizer(folder: Path, size: int, tokens: SpecialTokens = BERT_TOKENS) -> None:
+    """Writes a `tokenizer.json` of that many tokens: the special ones, then `w0`, `w1`, ….
+
+    Args:
+        folder: where to.
+        size: of the vocabulary.
+        tokens: the special ones.
+    """
     names = [*tokens.names, *(f"w{index}" for index in range(size - len(tokens.names)))]
     unknown = next(name for name in tokens.names if "unk" in name.lower())
     tokenizer = Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token=unknown))
@@ -126,7 +138,6 @@ def save_checkpoint(model: Any, folder: Path, tokens: SpecialTokens = BERT_TOKEN
     )
     tokenizer.add_special_tokens(list(tokens.names))
     tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def make_card(folder: Path, hidden: int, longest: int, **changes: Any) -> ModelCard:

@@ -163,6 +163,6 @@ def test_verification_passes_and_sees_a_wrong_activation(tmp_path: Path) -> None
     reference = HeadReference.load(folder, card)
     report = verify_head(artifact, reference, name="tiny", reporter=Reporter(as_json=True))
     assert report.verdict == "passed" and report.tokenizer.truncated > 0
-    wrong = HeadReference(card, reference.tokenizer, reference.model, torch.nn.Identity(), reference.tools)
+    wrong = HeadReference(card, reference.tokenizer, reference.model, (torch.nn.Identity(),), reference.tools)
     report = verify_head(artifact, wrong, name="tiny", reporter=Reporter(as_json=True))
     assert report.verdict == "failed" and "max abs difference" in report.variants[0].reasons[-1]
