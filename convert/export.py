@@ -24,7 +24,10 @@ from fletcher.runtime.artifact import CANARY, TOKENIZER
 from fletcher.runtime.artifact_writing import describe_files, new_artifact, write_manifest
 from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary, write_canary
 from fletcher.runtime.errors import CheckpointError, InputError
-from fletcher.runtime.manifest import FORMAT_VERSION, RUNNABLE_TARGETS, Manifest, Origin, Target
+from fletcher.runtime.machine import this_machine
+from fletcher.runtime.manifest import FORMAT_VERSION, RUNNABLE_TARGETS, Manifest, Origin, Target, Variant
+from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.session import Session
 from fletcher.runtime.tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint
@@ -129,10 +132,10 @@ def export(
                 "choose a smaller --max-tokens"
             )
         plan = _Plan(card, architecture, emitter, wanted, tools)
-        _write(folder, checkpoint, checkout, plan, progress)
+        session = _write(folder, checkpoint, checkout, plan, progress)
         progress("checking the canary", 0, None)
         artifact = Artifact.open(folder)
-        results = _check_canaries(artifact)
+        results = _check_canaries(artifact, session)
     return Exported(
         path=Path(output),
         model=card.name,
@@ -193,47 +196,79 @@ class _Plan:
     tools: Mapping[str, str]
 
 
-def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan, progress: Progress) -> None:
-    """Everything of an artefact, its manifest last."""
+def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan, progress: Progress) -> Session | None:
+    """Everything of an artefact, its manifest last.
+
+    Returns:
+        The session of the written `cpu-fp32` that made the canary, if one did: to load it twice costs as much as the weights.
+    """
     card, architecture = plan.card, plan.architecture
     progress("writing the tokenizer", 0, None)
     write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
     file = canary_path(card.name) if checkout.card is not None else None
     published = None if file is None else _shorten(file, card)
-    tokenizer = Tokenizer(folder / TOKENIZER, card.max_tokens)
+    tokenizer = Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False)  # as HuggingFace has it
     progress("writing the weights", 0, None)
     with GraphWriter(folder, architecture, card, plan.emitter) as writer:
         variants = writer.write(
             plan.wanted, lambda: tokenizer.encode(_with_tokens(tokenizer, SENTENCES, checkout.source))
         )
         progress("writing the canary", 0, None)
-        write_canary(folder / CANARY, published or _own_canary(writer, tokenizer, card, checkout.source))
+        session = _served_session(folder, variants) if published is None else None
+        try:
+            canary = published or _own_canary(session, writer, tokenizer, card, checkout.source)
+            write_canary(folder / CANARY, canary)
+        except BaseException:
+            if session is not None:
+                session.close()
+            raise
     manifest = Manifest(
         format=FORMAT_VERSION,
         card=card,
-        origin=Origin(source=checkout.source, revision=checkout.revision, sha256=checkout.sha256),
+        origin=Origin(source=checkout.source, revision=checkout.revision, sha256=dict(checkout.sha256)),
         variants=variants,
-        files=describe_files(folder),
+        files=describe_files(folder, writer.written),
         canary_reference="own" if published is None else "published",
         tools={**_tools(), **plan.tools},
         maxima=writer.maxima,
     )
     write_manifest(folder, manifest)
+    return session
 
 
-def _check_canaries(artifact: Artifact) -> list[CanaryResult]:
+def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None:
+    """The session of the graph that defines an own canary, where it was written."""
+    for variant in variants:
+        if (variant.target, variant.precision) == ("cpu", "fp32"):
+            return MlasSession(folder / variant.file, threads=len(this_machine().processors))
+    return None
+
+
+def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryResult]:
     """Loads every variant that this machine runs.
+
+    Args:
+        artifact: the artefact.
+        session: of the written `cpu-fp32`, if there is one already; it is closed here.
 
     Raises:
         CanaryError: one does not pass.
     """
     results = []
     for variant in artifact.manifest.variants:
-        if variant.target in RUNNABLE_TARGETS:
-            with Encoder.open(artifact, variant=variant.name) as encoder:
-                results.append(encoder.require_canary())
+        if variant.target not in RUNNABLE_TARGETS:
+            continue
+        with _open(artifact, variant, session) as encoder:
+            results.append(encoder.require_canary())
     return results
+
+
+def _open(artifact: Artifact, variant: Variant, session: Session | None) -> Encoder:
+    if session is None or (variant.target, variant.precision) != ("cpu", "fp32"):
+        return Encoder.open(artifact, variant=variant.name)
+    tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens, fast=False)
+    return Encoder.join(artifact, variant, session, tokenizer)
 
 
 def _shorten(path: Path, card: ModelCard) -> Canary:
@@ -250,14 +285,21 @@ def _shorten(path: Path, card: ModelCard) -> Canary:
     return Canary(texts, canary.encodings.select(rows), canary.vectors[rows], canary.origin)
 
 
-def _own_canary(writer: GraphWriter, tokenizer: Tokenizer, card: ModelCard, source: str) -> Canary:
+def _own_canary(
+    session: Session | None, writer: GraphWriter, tokenizer: Tokenizer, card: ModelCard, source: str
+) -> Canary:
     """What the fp32 graph makes of a few texts, one at a time: it shows later damage, not that the graph is right."""
     prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
     texts = _with_tokens(tokenizer, ["", *SENTENCES[::4], *prompted], source)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
     origin = "this artefact's cpu-fp32, not compared with HuggingFace"
-    return Canary(texts, encodings, writer.reference(encodings), origin, queries)
+    if session is None:
+        vectors = writer.reference(encodings)
+    else:
+        rows = [encodings.select(np.array([row])) for row in range(len(encodings))]
+        vectors = np.concatenate([session.run(row) for row in rows])
+    return Canary(texts, encodings, vectors, origin, queries)
 
 
 def _with_tokens(tokenizer: Tokenizer, texts: Sequence[str], source: str) -> tuple[str, ...]:

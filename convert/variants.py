@@ -17,7 +17,7 @@ from fletcher.runtime import Encodings, Variant
 from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.feeds import make_feeds
-from fletcher.runtime.manifest import RUNNABLE_TARGETS, Target
+from fletcher.runtime.manifest import RUNNABLE_TARGETS, FileInfo, Target
 
 from .description import Architecture
 from .memory import memory_shape
@@ -86,6 +86,7 @@ class GraphWriter:
 
     Attributes:
         maxima: see `Manifest.maxima`; empty unless a half type computes.
+        written: size and digest of each file of weights.
     """
 
     def __init__(self, folder: Path, architecture: Architecture, card: ModelCard, emitter: Emitter = emit) -> None:
@@ -103,6 +104,7 @@ class GraphWriter:
         self._card = card
         self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=folder)
         self._fp32: WeightsFile | None = None
+        self.written: dict[str, FileInfo] = {}
 
     def write(self, wanted: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
         """Writes graphs and their weights.
@@ -117,6 +119,7 @@ class GraphWriter:
             islands = {target: self._find_islands(target, name, texts) for target in targets}
             emissions = {target: self._emit(target, choose(target, name, islands[target])) for target in targets}
             places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
+            self.written[places.name] = places.info
             if name == "fp32":
                 self._fp32 = places
             for target, parts in emissions.items():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import onnx
 from onnx import TensorProto
 
 from fletcher.runtime.errors import CheckpointError
+from fletcher.runtime.manifest import FileInfo
 
 from .precision import FLOATS
 from .weights import Weight
@@ -27,10 +30,12 @@ class WeightsFile:
 
     Attributes:
         name: of the file, without its folder.
+        info: its size and digest.
     """
 
-    def __init__(self, name: str, places: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, name: str, places: dict[str, tuple[int, int]], info: FileInfo) -> None:
         self.name = name
+        self.info = info
         self._places = places
 
     def holds(self, names: Iterable[str]) -> bool:
@@ -67,12 +72,20 @@ def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:
         header[weight.name] = {"dtype": kind.safetensors, "shape": list(weight.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
+    head = struct.pack("<Q", len(text)) + text
+    digest = hashlib.sha256(head)
+    # Hashed on another thread while the next tensor is read, laid out and written: two tensors live at most.
+    with path.open("wb") as stream, ThreadPoolExecutor(1, thread_name_prefix="fletcher-hash") as hasher:
+        stream.write(head)
+        hashed = hasher.submit(lambda: None)
         for weight in ordered:
-            stream.write(_values(weight))
-    base = 8 + len(text)
-    return WeightsFile(path.name, {name: (base + start, stop - start) for name, (start, stop) in spans.items()})
+            values = _values(weight)
+            hashed.result()
+            hashed = hasher.submit(digest.update, values)
+            stream.write(values)
+        hashed.result()
+    places = {name: (len(head) + start, stop - start) for name, (start, stop) in spans.items()}
+    return WeightsFile(path.name, places, FileInfo(len(head) + end, digest.hexdigest()))
 
 
 def _values(weight: Weight) -> memoryview:

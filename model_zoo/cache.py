@@ -7,7 +7,8 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from .errors import ChecksumError, SourceError
 
 __all__ = [
+    "PendingDigests",
     "Record",
     "cache_folder",
     "check_digests",
@@ -71,6 +73,26 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
         except OSError as error:
             raise SourceError(f"{folder / name} cannot be read: {error.strerror}") from error
     return digests
+
+
+class PendingDigests(Mapping[str, str]):
+    """`hash_files` on a thread of its own: whoever looks into it waits. Reading a checkpoint once more takes as long as
+    converting half of it, and hashing leaves the GIL alone.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        pool = ThreadPoolExecutor(1, thread_name_prefix="fletcher-hash")
+        self._found = pool.submit(hash_files, folder, names)
+        pool.shutdown(wait=False)
+
+    def __getitem__(self, name: str) -> str:
+        return self._found.result()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found.result())
+
+    def __len__(self) -> int:
+        return len(self._found.result())
 
 
 def check_digests(found: Mapping[str, str], expected: Mapping[str, str], *, origin: str, remedy: str) -> None:

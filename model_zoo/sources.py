@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .cache import cache_folder, hash_files
+from .cache import PendingDigests, cache_folder
 from .card import ModelCard
 from .errors import CardError, ChecksumError, SourceError
 from .folder import checkpoint_files, require_safetensors
@@ -141,5 +141,5 @@ def _fetch(location: Location, card: ModelCard | None, cache_dir: Path | None, p
             return Checkout(folder=folder, source=str(location), revision=None, card=card, sha256=digests)
         case FolderSource(path=path):
             require_safetensors(path, str(location))
-            digests = hash_files(path, checkpoint_files(path))
+            digests = PendingDigests(path, checkpoint_files(path))
             return Checkout(folder=path, source=str(location), revision=None, card=None, sha256=digests)

@@ -9,8 +9,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -120,10 +121,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def describe_files(folder: Path) -> dict[str, FileInfo]:
-    """Size and digest of every file in the folder, the manifest left out, for a new manifest."""
+def describe_files(folder: Path, known: Mapping[str, FileInfo] = MappingProxyType({})) -> dict[str, FileInfo]:
+    """Size and digest of every file in the folder, the manifest left out, for a new manifest.
+
+    Args:
+        folder: the artefact's.
+        known: of files whose writer hashed them on the way.
+    """
     files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
-    return {file.name: FileInfo(file.stat().st_size, hash_file(file)) for file in files}
+    return {file.name: known.get(file.name) or FileInfo(file.stat().st_size, hash_file(file)) for file in files}
 
 
 def stamp(path: str | Path, verification: Verification, *, digest: str | None = None) -> Artifact:

@@ -26,7 +26,9 @@ from .loading import Loaded, LoadOptions, load_parts
 from .longdocs import Folding, cut_documents
 from .manifest import TOKEN_STATES, Variant
 from .output import shorten
+from .session import Session
 from .tasks import Task, check_strings, finish, prepare, tokenize
+from .tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
 
@@ -135,6 +137,11 @@ class Encoder:
         chosen = artifact.variant(variant)
         options = LoadOptions(provider, allow_fallback, min_cosine, workers, token_budget, memory_limit, cache_bytes)
         return cls(artifact, chosen, load_parts(artifact, chosen, options), cache_bytes=cache_bytes)
+
+    @classmethod
+    def join(cls, artifact: Artifact, variant: Variant, session: Session, tokenizer: Tokenizer) -> Encoder:
+        """An encoder of one worker on a session that is open already; it is closed with the encoder."""
+        return cls(artifact, variant, Loaded.around(artifact, variant, session, tokenizer))
 
     @property
     def card(self) -> ModelCard:

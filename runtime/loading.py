@@ -18,7 +18,7 @@ from .machine import this_machine
 from .manifest import Variant
 from .memory import MemoryBudget, memory_budget, resident
 from .providers import PROVIDERS
-from .session import FALLBACK, open_with_fallback
+from .session import FALLBACK, Session, open_with_fallback
 from .tokenizer import CACHE_BYTES, Tokenizer
 
 __all__ = ["LoadOptions", "Loaded", "load_parts"]
@@ -58,6 +58,14 @@ class Loaded:
     fallback: str | None
     reason: str
     tolerance: Accuracy
+
+    @classmethod
+    def around(cls, artifact: Artifact, variant: Variant, session: Session, tokenizer: Tokenizer) -> Loaded:
+        """One worker on an open session."""
+        workers = Workers(
+            session, variant.outputs, name=str(artifact.path), count=1, token_budget=artifact.manifest.card.max_tokens
+        )
+        return cls(tokenizer, workers, None, "the session was open already", variant.tolerance)
 
 
 def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Loaded:
@@ -100,7 +108,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         count=layout.workers,
         token_budget=layout.token_budget,
         budget=budget,
-        initializer=pinning(layout.workers, this_machine()),
+        initializer=pinning(layout.workers, this_machine()) if layout.threads == 1 else None,
     )
     used = layout if opened.fallback is None else _on_fallback(layout)
     return Loaded(tokenizer, workers, opened.fallback, choice.reason, _tolerance(variant, used, options.min_cosine))

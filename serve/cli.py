@@ -305,6 +305,9 @@ def devices(
     variant: VariantName = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long measuring may take.")] = 20.0,
     min_cosine: MinCosine = None,
+    provider: Annotated[
+        list[str] | None, typer.Option("--provider", help="Measure these alone, and remember nothing.")
+    ] = None,
 ) -> None:
     """Lists what this machine has; with an artefact, measures it on each provider and says what auto takes.
 
@@ -316,7 +319,7 @@ def devices(
     if directory is None:
         found = describe_machine()
     else:
-        found = measure_artifact(directory, variant=variant, seconds=seconds, min_cosine=min_cosine)
+        found = measure_artifact(directory, variant=variant, seconds=seconds, min_cosine=min_cosine, providers=provider)
     if report.as_json:
         report.result(found)
         return
