@@ -148,7 +148,7 @@ def test_what_is_no_text_is_refused_by_its_place(encoder: Encoder, wrong: Any, m
 
 
 def test_unknown_input_type_names_the_known_ones(encoder: Encoder) -> None:
-    with pytest.raises(InputError, match=r"'passage'; all-MiniLM-L6-v2 knows query, document, clustering, classification, raw"):
+    with pytest.raises(InputError, match=r"'passage'; .* knows query, document, clustering, classification, raw"):
         encoder.embed(["a"], input_type="passage")
 
 
@@ -232,7 +232,7 @@ def test_shortened_vectors_are_torchs(
 def test_a_length_that_was_not_trained_is_refused_before_anything_is_computed(encoder: Encoder) -> None:
     with pytest.raises(InputError, match="dimensions is 128; all-MiniLM-L6-v2 gives vectors of 384"):
         encoder.embed(["\ud800"], dimensions=128)
-    with pytest.raises(InputError, match="not of 0"):
+    with pytest.raises(InputError, match="dimensions is 0;"):
         next(encoder.stream([["a"]], EmbedOptions(dimensions=0)))
 
 
