@@ -6,9 +6,10 @@ files give them, so that their tensors load by name and hooks find them. It shar
 which it judges: sizes come from the tensors, slopes from the formula of the original's `_get_alibi_head_slopes`.
 
 The files themselves are on the model hub only; they were read in adaptations that keep their classes: for the first, vLLM's
-jina_bert ("adapted from jinaai/jina-bert-implementation") and candle's; for the second, transformers' unmerged `jina_bert`
-and text-embeddings-inference's jinaBert_model.py. Dropout and the decoder's cache are left out, which inference has not; the
-mask is half of float32's lowest number instead of the lowest, to which a bias can be added.
+jina_bert ("adapted from jinaai/jina-bert-implementation") and two ports to other frameworks; for the second, transformers'
+unmerged `jina_bert` and text-embeddings-inference's jinaBert_model.py. (candle's port has other slopes than all of these.)
+Dropout and the decoder's cache are left out, which inference has not; the mask is half of float32's lowest number instead of
+the lowest, to which a bias can be added.
 """
 
 from __future__ import annotations

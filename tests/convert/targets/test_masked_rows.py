@@ -1,0 +1,58 @@
+"""A row that is nothing but padding: no NaN anywhere in the graph, and nothing changes for the texts beside it.
+
+The runtime refuses a text without a token by name; a graph must not break even so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from fletcher.convert.precision import Float
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.feeds import make_feeds
+
+from ..parity import make_card
+from .models import MODELS
+from .packed_attention import spell_out
+from .sessions import architecture_of, models_of
+
+TARGETS = ("cpu", "cuda", "tensorrt")
+TEXTS = ([2, 7, 9, 11, 3], [2, 8, 3])
+
+
+def _card(folder: Path, hidden: int, longest: int) -> ModelCard:
+    """Pooled by the mean: the first token of a text that has none does not exist."""
+    return make_card(folder, hidden, longest, pooling=("mean",))
+
+
+def _run(name: str, folder: Path, target: str, batch: Encodings, precision: Float = "fp32") -> list[NDArray[Any]]:
+    """The vectors, and then what each node of the graph that computes floats gives."""
+    tiny = MODELS[name]()
+    card = _card(tiny.save(folder), tiny.hidden, tiny.longest)
+    (emission,), (model,) = models_of(architecture_of(folder, card), card, folder, target, precision)
+    spelt = spell_out(model)
+    inner = [
+        node.output[0] for node in spelt.graph.node if node.op_type in ("Softmax", "Attention", "LayerNormalization")
+    ]
+    assert inner
+    spelt.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in inner)
+    feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch, {})
+    return CpuGraph(spelt.SerializeToString(), folder).run(feeds, ["vectors", *inner])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_text_without_a_token_is_finite_and_changes_no_other(tmp_path: Path, name: str, target: str) -> None:
+    beside = _run(name, tmp_path / "beside", target, Encodings.from_lists([TEXTS[0], [], TEXTS[1]]))
+    for value in beside:
+        assert np.isfinite(value).all()
+    (alone, *_) = _run(name, tmp_path / "alone", target, Encodings.from_lists(TEXTS))
+    np.testing.assert_allclose(beside[0][[0, 2]], alone, rtol=0, atol=1e-6)
