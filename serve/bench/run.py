@@ -24,7 +24,7 @@ __all__ = ["bench"]
 
 #: Batch sizes that peers are tried with, on this many texts; sentence-transformers' default is 32.
 BATCH_SIZES = (8, 16, 32, 64, 128)
-PROBE_TEXTS = 400
+PROBE_TEXTS = 200
 
 #: Single texts of each round.
 LATENCY_TEXTS = 100
