@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fletcher.runtime.errors import InputError
 from fletcher.runtime.feeds import POSITION_TABLE, WORD_TABLE
 from fletcher.runtime.manifest import FeedRules, TensorInfo
 
@@ -89,7 +90,21 @@ def emit_coreml(
         dimension: length of a vector.
         max_tokens: of the longest text.
         precision: of its nodes; CoreML has no bf16.
+
+    Raises:
+        InputError: the model needs what CoreML lacks.
     """
+    if architecture.output == "sparse":
+        raise InputError(
+            f"the target coreml has no Log, and takes no dimension above {LARGEST_SIDE:,}; this model gives log(1 + weight) "
+            f"of each of {dimension:,} tokens of its vocabulary: export it for another target"
+        )
+    types = architecture.embedding.token_types
+    if types is not None and types.shape[0] != 2:
+        raise InputError(
+            f"the target coreml has no Gather, and tells two token types apart, not the {types.shape[0]} of this model: "
+            "export it for another target"
+        )
     return tuple(_emit_bucket(architecture, dimension, length, precision) for length in lengths(max_tokens))
 
 
@@ -116,10 +131,22 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
             graph, attention, hidden, rectangle, positions, name
         ),
         pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        token_type=lambda table: _emit_token_types(graph, table, shape),
     )
     emit_encoder(graph, architecture, parts, 1, dimension)
     padding_id = None if embedding.positions is None else embedding.positions.padding_id
     return Emission(graph, f"-s{length}", FeedRules(padding_id=padding_id, shape=shape, tables=tables))
+
+
+def _emit_token_types(graph: GraphBuilder, table: Weight, shape: tuple[int, int]) -> str:
+    """Rows of a table of two token types without Gather: first + type · (second - first), (1, length, width)."""
+    types = graph.input(TensorInfo("token_type_ids", "int32", shape))
+    factors = graph.node("Cast", [types], "embeddings/token_type/ids", to=1)
+    factors = graph.node("Unsqueeze", [factors, graph.constant([2])], "embeddings/token_type/factors")
+    first = Weight(f"{table.name}.0", table.shape[1:], lambda: table.load()[0])
+    step = Weight(f"{table.name}.1_less_0", table.shape[1:], lambda: table.load()[1] - table.load()[0])
+    steps = graph.node("Mul", [factors, graph.weight(step)], "embeddings/token_type/steps")
+    return graph.node("Add", [steps, graph.weight(first)], "embeddings/token_type")
 
 
 def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int) -> Positions:

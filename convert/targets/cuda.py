@@ -19,6 +19,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.errors import InputError
 from fletcher.runtime.manifest import FeedRules, TensorInfo
 
 from ..description import Architecture, Attention
@@ -27,7 +28,7 @@ from ..precision import FP32, Precision
 from .attention import emit_projections, emit_rotary
 from .blocks import emit_linear
 from .emission import Emission
-from .encoder import Parts, emit_encoder, position_rows
+from .encoder import Parts, emit_encoder, position_rows, token_type_rows
 from .pooling import emit_weighted_sum
 from .positions import Positions, emit_positions, has_bias, rotaries_of
 
@@ -48,9 +49,11 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Div"): _NUMBERS,
         ("", "Gather"): _ALL,
         ("", "Gelu"): _FLOATS,
+        ("", "Gemm"): _FLOATS,
         ("", "Identity"): _ALL,
         ("", "LayerNormalization"): _FLOATS,
         ("", "LessOrEqual"): frozenset({"float", "float16", "int32", "int64"}),
+        ("", "Log"): frozenset({"float", "float16"}),
         ("", "MatMul"): _FLOATS,
         ("", "Max"): _NUMBERS,
         ("", "Mul"): _NUMBERS,
@@ -78,7 +81,15 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         architecture: what to compute.
         dimension: length of a vector.
         precision: of its nodes.
+
+    Raises:
+        InputError: queries are filled up with tokens that none attends to, which attention over offsets cannot do.
     """
+    if architecture.unseen_tail is not None:
+        raise InputError(
+            "the target cuda attends over offsets, where every token of a text sees all others, and this model's queries are "
+            "filled up with tokens that none attends to: export it for the target cpu"
+        )
     if precision.arithmetic == "bf16":
         precision = replace(precision, operators={"PackedMultiHeadAttention": "fp16"})
     graph = GraphBuilder(f"{architecture.family}-cuda", precision)
@@ -98,6 +109,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         position=position_rows(graph, architecture, ("tokens",)),
         attend=attend,
         pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),
+        token_type=token_type_rows(graph, ("tokens",)),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     learnt = architecture.embedding.positions

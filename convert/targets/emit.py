@@ -62,11 +62,10 @@ def emit(
     Raises:
         InputError: the target cannot give what the architecture gives.
     """
-    embedding = architecture.embedding
-    if target != "cpu" and (architecture.output != "vectors" or embedding.token_types or architecture.unseen_tail):
+    if target in ("tensorrt", "coreml") and architecture.output == "token_vectors":
         raise InputError(
-            f"the target {target} gives vectors of single texts, the model of family {architecture.family} gives "
-            f"{architecture.output.replace('_', ' ')}: export it for the target cpu"
+            f"the target {target} computes a padded rectangle, and this model gives a vector for each token, padding left "
+            "out: export it for the targets cpu or cuda"
         )
     if target == "cpu":
         return (Emission(emit_cpu(architecture, dimension, precision)),)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.manifest import TensorInfo
 
-from ..description import Architecture, Attention, Embedding, Layer
+from ..description import Architecture, Attention, Decoder, Embedding, Layer
 from ..graph import GraphBuilder
 from ..weights import Weight
 from .blocks import emit_feed_forward, emit_linear, emit_norm
-from .modules import emit_modules
+from .modules import emit_decoder, emit_modules
 
-__all__ = ["Parts", "emit_encoder", "position_rows"]
+__all__ = ["Parts", "emit_encoder", "position_rows", "token_type_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Parts:
         attend: attention of a layer: its description, the hidden states, and the name of its nodes.
         pool: one vector a text: the mode, the hidden states, and the name of the last node.
         token_type: adds the nodes of the tokens' rows of the token type table; asked for where pairs of texts come in.
+        decode: adds the vocabulary's logits of the hidden states, under a name.
     """
 
     word: str
@@ -38,6 +39,7 @@ class Parts:
     attend: Callable[[Attention, str, str], str]
     pool: Callable[[PoolingMode, str, str], str]
     token_type: Callable[[Weight], str] | None = None
+    decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder
 
 
 def emit_encoder(
@@ -55,7 +57,7 @@ def emit_encoder(
         hidden = _emit_layer(graph, layer, hidden, parts)
     if architecture.final_norm is not None:
         hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
-    value = emit_modules(graph, architecture, hidden, parts.pool)
+    value = emit_modules(graph, architecture, hidden, parts.pool, parts.decode)
     graph.node("Identity", [value], architecture.output)
     rows = "tokens" if architecture.output == "token_vectors" else texts
     graph.output(TensorInfo(architecture.output, "float32", (rows, dimension)))
@@ -71,6 +73,16 @@ def position_rows(graph: GraphBuilder, architecture: Architecture, shape: tuple[
             raise ValueError(f"the family {architecture.family} has no learnt positions")
         index = graph.input(TensorInfo("position_ids", "int32", shape))
         return graph.node("Gather", [graph.weight(learnt.table), index], "embeddings/position")
+
+    return emit
+
+
+def token_type_rows(graph: GraphBuilder, shape: tuple[str, ...]) -> Callable[[Weight], str]:
+    """For `Parts.token_type`: rows of the token type table by the input `token_type_ids`."""
+
+    def emit(table: Weight) -> str:
+        types = graph.input(TensorInfo("token_type_ids", "int32", shape))
+        return graph.node("Gather", [graph.weight(table), types], "embeddings/token_type")
 
     return emit
 

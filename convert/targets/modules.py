@@ -12,14 +12,27 @@ from ..graph import GraphBuilder
 from ..weights import Norm
 from .blocks import emit_linear, emit_norm
 
-__all__ = ["emit_modules"]
+__all__ = ["emit_decoder", "emit_modules"]
 
 #: torch.nn.functional.normalize's epsilon.
 NORMALIZE_EPSILON = 1e-12
 
 
+def emit_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
+    """x · tableᵀ + bias of packed token vectors."""
+    # The table as it is stored: it is the word embeddings' as a rule, and a transposed copy would double them.
+    inputs = [value, graph.weight(decoder.table)]
+    if decoder.bias is not None:
+        inputs.append(graph.weight(decoder.bias))
+    return graph.node("Gemm", inputs, name, transB=1)
+
+
 def emit_modules(
-    graph: GraphBuilder, architecture: Architecture, hidden: str, pool: Callable[[PoolingMode, str, str], str]
+    graph: GraphBuilder,
+    architecture: Architecture,
+    hidden: str,
+    pool: Callable[[PoolingMode, str, str], str],
+    decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder,
 ) -> str:
     """sentence-transformers' modules, from token vectors to what leaves the graph.
 
@@ -28,6 +41,7 @@ def emit_modules(
         architecture: whose modules.
         hidden: the token vectors.
         pool: adds one vector a text: the mode, the token vectors, and the name of the last node.
+        decode: adds the vocabulary's logits of token vectors, under a name.
     """
     value = hidden
     for index, module in enumerate(architecture.modules):
@@ -43,7 +57,7 @@ def emit_modules(
         elif isinstance(module, Normalize):
             value = _emit_normalize(graph, value, name)
         elif isinstance(module, Decoder):
-            value = _emit_decoder(graph, module, value, f"{name}/logits")
+            value = decode(graph, module, value, f"{name}/logits")
         elif isinstance(module, Activation):
             value = emit_activation(graph, module.name, value, f"{name}/activation")
         elif isinstance(module, Saturation):
@@ -52,14 +66,6 @@ def emit_modules(
                 value = graph.node("Add", [value, graph.constant(1.0)], f"{name}/one_more.{time}")
                 value = graph.node("Log", [value], f"{name}/log.{time}")
     return value
-
-
-def _emit_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
-    # The table as it is stored: it is the word embeddings' as a rule, and a transposed copy would double them.
-    inputs = [value, graph.weight(decoder.table)]
-    if decoder.bias is not None:
-        inputs.append(graph.weight(decoder.bias))
-    return graph.node("Gemm", inputs, name, transB=1)
 
 
 def _emit_normalize(graph: GraphBuilder, value: str, name: str) -> str:

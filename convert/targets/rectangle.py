@@ -1,7 +1,8 @@
 """Attention, rotation and pooling over a padded rectangle, with standard operators alone (targets `tensorrt` and `coreml`).
 
 The scores are MatMul(scaled query, keyᵀ) + mask, then Softmax and MatMul: what NVIDIA documents as the pattern that TensorRT
-fuses into one kernel. The mask is finite, so that a row that is all padding has equal weights, not NaN.
+fuses into one kernel. The mask is finite, so that a row that is all padding has equal weights, not NaN. Gemm takes no
+rectangle, so a decoder is a product and a sum.
 """
 
 from __future__ import annotations
@@ -11,14 +12,20 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.manifest import TensorInfo
 
-from ..description import Attention, Rotary
+from ..description import Attention, Decoder, Rotary
 from ..graph import GraphBuilder
 from .attention import emit_projections
 from .blocks import emit_linear
 from .pooling import emit_weighted_sum
 from .positions import OUT_OF_SIGHT_HALF, Positions
 
-__all__ = ["Rectangle", "emit_mask", "emit_rectangle_attention", "emit_rectangle_pooling"]
+__all__ = [
+    "Rectangle",
+    "emit_mask",
+    "emit_rectangle_attention",
+    "emit_rectangle_decoder",
+    "emit_rectangle_pooling",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +173,12 @@ def emit_rectangle_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, 
         return graph.node("ReduceMax", [masked, graph.constant([1])], name, keepdims=0)
     weights = graph.input(TensorInfo(f"pooling.{mode}", "float32", rectangle.shape))
     return emit_weighted_sum(graph, weights, hidden, name)
+
+
+def emit_rectangle_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
+    """x · tableᵀ + bias of token vectors in a rectangle, (texts, longest, vocabulary)."""
+    table = graph.node("Transpose", [graph.weight(decoder.table)], f"{name}/table", perm=(1, 0))
+    if decoder.bias is None:
+        return graph.node("MatMul", [value, table], name)
+    product = graph.node("MatMul", [value, table], f"{name}/product")
+    return graph.node("Add", [product, graph.weight(decoder.bias)], name)

@@ -18,9 +18,9 @@ from ..description import Architecture
 from ..graph import GraphBuilder
 from ..precision import FP32, Precision
 from .emission import Emission
-from .encoder import Parts, emit_encoder, position_rows
+from .encoder import Parts, emit_encoder, position_rows, token_type_rows
 from .positions import emit_positions, has_bias, rotaries_of
-from .rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_pooling
+from .rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_decoder, emit_rectangle_pooling
 
 __all__ = ["OPERATORS", "emit_tensorrt"]
 
@@ -41,6 +41,7 @@ OPERATORS = frozenset(
             "Identity",
             "LayerNormalization",
             "LessOrEqual",
+            "Log",
             "MatMul",
         ),
         *(
@@ -90,6 +91,8 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
             graph, attention, hidden, rectangle, positions, name
         ),
         pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        token_type=token_type_rows(graph, SHAPE),
+        decode=emit_rectangle_decoder,
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     return Emission(

@@ -58,7 +58,7 @@ class TargetSession:
     def _run(self, emission: Emission, graph: CpuGraph | RoundingGraph, batch: Encodings) -> NDArray[np.float32]:
         tables = {name: self._tables[weight] for name, weight in emission.feeds.tables.items()}
         feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch, tables)
-        vectors: NDArray[np.float32] = graph.run(feeds, ["vectors"])[0]
+        vectors: NDArray[np.float32] = graph.run(feeds, [emission.graph.outputs[0].name])[0]
         assert vectors.dtype == np.float32
         return vectors
 
