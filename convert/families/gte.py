@@ -19,9 +19,10 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..activations import check_activation
 from ..checkpoint import Checkpoint
-from ..description import Architecture, Attention, Embedding, FeedForward, Layer, Rotary
-from ..weights import Linear, TensorReader
+from ..description import Architecture, Embedding, FeedForward, Layer, Rotary
+from ..weights import TensorReader
 from .config import Config
+from .gated_layer import read_gated_layer, rotary_attention
 from .values import frequencies, head_size, positive, read_rotary, switch
 
 __all__ = ["describe_gte"]
@@ -41,6 +42,9 @@ class _Shape:
     activation: str
     rotary: Rotary
     packed: bool
+    attention_bias: bool = True
+    up_bias: bool = False
+    down_bias: bool = True
 
 
 def describe_gte(checkpoint: Checkpoint) -> Architecture:
@@ -83,7 +87,7 @@ def describe_gte(checkpoint: Checkpoint) -> Architecture:
         token_type=token_type,
         norm=tensors.norm("embeddings.LayerNorm", hidden, shape.epsilon),
     )
-    read = _original_layer if tensors.has("encoder.layer.0.attn_ln.weight") else _transformers_layer
+    read = _original_layer if tensors.has("encoder.layer.0.attn_ln.weight") else read_gated_layer
     layers = tuple(read(tensors, shape, index) for index in range(num_layers))
     tensors.ignore("pooler.", "lm_head.", "classifier.")
     tensors.finish()
@@ -140,29 +144,8 @@ def _original_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
     down = tensors.linear(f"{name}.mlp.down_proj", shape.intermediate, hidden)
     return Layer(
         name,
-        _attention(shape, query, key, value, output),
+        rotary_attention(shape, query, key, value, output),
         tensors.norm(f"{name}.attn_ln", hidden, shape.epsilon),
         FeedForward(up, down, shape.activation, gate),
         tensors.norm(f"{name}.mlp_ln", hidden, shape.epsilon),
     )
-
-
-def _transformers_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
-    hidden, name = shape.hidden, f"layers.{index}"
-    query, key, value, output = (tensors.linear(f"{name}.self_attn.{part}_proj", hidden, hidden) for part in "qkvo")
-    up, gate = (
-        tensors.linear(f"{name}.mlp.{part}_proj", hidden, shape.intermediate, bias=False) for part in ("up", "gate")
-    )
-    down = tensors.linear(f"{name}.mlp.down_proj", shape.intermediate, hidden)
-    return Layer(
-        name,
-        _attention(shape, query, key, value, output),
-        tensors.norm(f"{name}.post_attention_layernorm", hidden, shape.epsilon),
-        FeedForward(up, down, shape.activation, gate),
-        tensors.norm(f"{name}.post_mlp_layernorm", hidden, shape.epsilon),
-    )
-
-
-def _attention(shape: _Shape, query: Linear, key: Linear, value: Linear, output: Linear) -> Attention:
-    scale = 1 / math.sqrt(shape.hidden // shape.heads)
-    return Attention(query, key, value, output, shape.heads, scale, rotary=shape.rotary)

@@ -9,16 +9,16 @@ Sources: modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors; transform
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 
 from fletcher.runtime.errors import CheckpointError
 
 from ..activations import check_activation
 from ..checkpoint import Checkpoint
-from ..description import Architecture, Attention, Embedding, FeedForward, Layer, Rotary
-from ..weights import Linear, TensorReader
+from ..description import Architecture, Embedding, FeedForward, Layer, Rotary
+from ..weights import TensorReader
 from .config import Config
+from .gated_layer import read_gated_layer, rotary_attention
 from .values import agreed, frequencies, head_size, read_rotary, switch
 
 __all__ = ["describe_nomic_bert"]
@@ -92,7 +92,7 @@ def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
         token_type=token_type,
         norm=tensors.norm("emb_ln" if original else "embeddings.LayerNorm", hidden, shape.epsilon),
     )
-    read = _original_layer if original else _transformers_layer
+    read = _original_layer if original else read_gated_layer
     layers = tuple(read(tensors, shape, index) for index in range(shape.num_layers))
     tensors.ignore("pooler.", "cls.", "classifier.")
     tensors.finish()
@@ -195,35 +195,11 @@ def _original_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
     down = tensors.linear(f"{name}.mlp.fc2", shape.intermediate, hidden, bias=shape.down_bias)
     return Layer(
         name,
-        _attention(shape, query, key, value, output),
+        rotary_attention(shape, query, key, value, output),
         tensors.norm(f"{name}.norm1", hidden, shape.epsilon),
         FeedForward(up, down, shape.activation, gate or None),
         tensors.norm(f"{name}.norm2", hidden, shape.epsilon),
     )
-
-
-def _transformers_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
-    hidden, name = shape.hidden, f"layers.{index}"
-    query, key, value, output = (
-        tensors.linear(f"{name}.self_attn.{part}_proj", hidden, hidden, bias=shape.attention_bias) for part in "qkvo"
-    )
-    up, gate = (
-        tensors.linear(f"{name}.mlp.{part}_proj", hidden, shape.intermediate, bias=shape.up_bias)
-        for part in ("up", "gate")
-    )
-    down = tensors.linear(f"{name}.mlp.down_proj", shape.intermediate, hidden, bias=shape.down_bias)
-    return Layer(
-        name,
-        _attention(shape, query, key, value, output),
-        tensors.norm(f"{name}.post_attention_layernorm", hidden, shape.epsilon),
-        FeedForward(up, down, shape.activation, gate),
-        tensors.norm(f"{name}.post_mlp_layernorm", hidden, shape.epsilon),
-    )
-
-
-def _attention(shape: _Shape, query: Linear, key: Linear, value: Linear, output: Linear) -> Attention:
-    scale = 1 / math.sqrt(shape.hidden // shape.heads)
-    return Attention(query, key, value, output, shape.heads, scale, rotary=shape.rotary)
 
 
 def _count(value: object, file: Path, what: str) -> int:
