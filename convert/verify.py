@@ -30,7 +30,17 @@ from .steps import Steps
 from .texts import EDGES, SENTENCES, texts_for
 from .verification import TextResult, TokenizerResult, VariantResult, VerificationReport, excerpt
 
-__all__ = ["Probe", "compare_ids", "fetch_reference", "judge", "verify", "verify_with", "versions"]
+__all__ = [
+    "Probe",
+    "build_report",
+    "choose_variants",
+    "compare_ids",
+    "fetch_reference",
+    "judge",
+    "verify",
+    "verify_with",
+    "versions",
+]
 
 #: What a precision must reach where the card does not say; others have the tolerance that their variant carries.
 DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
@@ -147,13 +157,7 @@ def verify_with(
     """
     artifact = Artifact.open(path)
     card = artifact.manifest.card
-    runnable = tuple(kind for kind in artifact.manifest.variants if kind.target in RUNNABLE_TARGETS)
-    variants = runnable if variant is None else (artifact.variant(variant),)
-    if not variants:
-        names = ", ".join(kind.name for kind in artifact.manifest.variants)
-        raise ArtifactError(
-            f"{path} has {names}, none of which runs on this machine: export it for the target cpu, too"
-        )
+    variants, complete = choose_variants(artifact, variant)
     probes = _probes(card, reference.count_tokens, texts or ())
     rows = [row for kind, group in _by_input_type(probes) for row in reference.tokenize(group, kind)]
     with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
@@ -169,15 +173,56 @@ def verify_with(
                 alone = _run_alone(encoder, encodings, lambda tokens: progress.advance(1, tokens))
             batched = encoder.compute(encodings)
             results.append(judge(chosen, encoder.provider, card, probes, encodings.lengths, alone, batched, expected))
+    return build_report(artifact, name, reference.tools, complete, ids, results)
+
+
+def choose_variants(artifact: Artifact, variant: str | None) -> tuple[tuple[Variant, ...], bool]:
+    """The variants to compare, and whether they are all that run on this machine.
+
+    Args:
+        artifact: whose.
+        variant: the only one to compare; None compares all that run on this machine.
+
+    Raises:
+        ArtifactError: it lacks the variant, or has none that runs on this machine.
+    """
+    runnable = tuple(kind for kind in artifact.manifest.variants if kind.target in RUNNABLE_TARGETS)
+    variants = runnable if variant is None else (artifact.variant(variant),)
+    if not variants:
+        names = ", ".join(kind.name for kind in artifact.manifest.variants)
+        raise ArtifactError(
+            f"{artifact.path} has {names}, none of which runs on this machine: export it for the target cpu, too"
+        )
+    return variants, variants == runnable
+
+
+def build_report(
+    artifact: Artifact,
+    reference: str,
+    tools: Mapping[str, str],
+    complete: bool,
+    ids: Sequence[TokenizerResult],
+    results: Sequence[VariantResult],
+) -> VerificationReport:
+    """What was found of an artefact.
+
+    Args:
+        artifact: what was compared.
+        reference: what the report calls the reference.
+        tools: versions of what computed the reference, by package.
+        complete: whether every variant was compared.
+        ids: token ids, by variant.
+        results: same, of the vectors or what else the model gives.
+    """
     verdicts = {*(result.verdict for result in ids), *(result.verdict for result in results)}
     return VerificationReport(
-        model=card.name,
-        artifact=str(path),
+        model=artifact.manifest.card.name,
+        artifact=str(artifact.path),
         digest=artifact.digest,
-        reference=name,
+        reference=reference,
         time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **reference.tools},
-        complete=len(variants) == len(runnable),
+        tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **tools},
+        complete=complete,
         tokenizer=ids[0],  # every variant has the same tokenizer file
         variants=tuple(results),
         verdict="failed" if "failed" in verdicts else "passed",

@@ -6,7 +6,6 @@ query, a text's weights over the vocabulary, and of a text's token vectors those
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,12 @@ from fletcher.runtime import Encoder, Encodings
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.artifact_writing import stamp
 from fletcher.runtime.heads import prepare_late
-from fletcher.runtime.manifest import RUNNABLE_TARGETS
 from fletcher.runtime.reporter import Reporter
 
 from .reference_heads import HeadReference, Row
 from .texts import EDGES, SENTENCES, text_of_length
 from .verification import VerificationReport
-from .verify import Probe, compare_ids, fetch_reference, judge, verify, versions
+from .verify import Probe, build_report, choose_variants, compare_ids, fetch_reference, judge, verify
 
 __all__ = ["verify_any", "verify_head"]
 
@@ -94,8 +92,7 @@ def verify_head(
     """
     artifact = Artifact.open(path)
     card = artifact.manifest.card
-    runnable = tuple(kind for kind in artifact.manifest.variants if kind.target in RUNNABLE_TARGETS)
-    variants = runnable if variant is None else (artifact.variant(variant),)
+    variants, complete = choose_variants(artifact, variant)
     cases = _cases(card, reference.count_tokens, texts or ())
     rows = [reference.tokenize(case.text, query=case.query, role=case.role) for case in cases]
     with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
@@ -136,19 +133,7 @@ def verify_head(
                     batch_tolerance=in_batch,
                 )
             )
-    verdicts = {*(result.verdict for result in ids), *(result.verdict for result in results)}
-    return VerificationReport(
-        model=card.name,
-        artifact=str(path),
-        digest=artifact.digest,
-        reference=name,
-        time=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        tools={**versions("longbow-fletcher", "onnxruntime", "tokenizers", "numpy"), **reference.tools},
-        complete=variants == runnable,
-        tokenizer=ids[0],
-        variants=tuple(results),
-        verdict="failed" if "failed" in verdicts else "passed",
-    )
+    return build_report(artifact, name, reference.tools, complete, ids, results)
 
 
 def _cases(card: ModelCard, count_tokens: Callable[[str], int], texts: Sequence[str]) -> list[_Case]:
