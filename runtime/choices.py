@@ -37,6 +37,9 @@ MEASURING = 2
 #: on a shared machine.
 MARGIN = 1.05
 
+#: How much sooner a second session must answer to be worth its copy of the weights.
+SOONER = 1.15
+
 #: What a bound would buy is told down to this cosine; below it the vectors are another model's.
 WORTH_TELLING = 0.99
 
@@ -96,10 +99,13 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         layout: the chosen one.
         reason: one sentence.
+        alone: for a batch that runs alone, a layout of the same provider that answers sooner because it is on all processors;
+            None where the chosen one is as quick.
     """
 
     layout: Layout
     reason: str
+    alone: Layout | None = None
 
 
 def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: float | None = None) -> Choice:
@@ -151,7 +157,24 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
     unknown = [found.layout.provider for found in measurements if (found.problem or "").startswith(NOT_MEASURED)]
     if unknown:
         reason += f"; there was no time to measure {', '.join(unknown)}: fletcher-serve devices DIR"
-    return Choice(best.layout, reason)
+    return Choice(best.layout, reason, _alone(best, exact))
+
+
+def _alone(best: Measurement, measurements: Sequence[Measurement]) -> Layout | None:
+    """One worker on several threads, if it is clearly sooner done with a short text than the chosen layout."""
+    wide = [
+        found
+        for found in measurements
+        if found.layout.provider == best.layout.provider and found.layout.workers == 1 and found.layout.threads > 1
+    ]
+    if not wide or best.layout.threads > 1:
+        return None
+    quickest = min(wide, key=_latency)
+    return quickest.layout if SOONER * _latency(quickest) < _latency(best) else None
+
+
+def _latency(found: Measurement) -> float:
+    return float("inf") if found.latency_ms is None else found.latency_ms
 
 
 def _is_faster(one: Measurement, other: Measurement) -> bool:

@@ -5,6 +5,7 @@ It knows batches, threads and memory; nothing of texts, models or files.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ class Workers:
 
     Attributes:
         session: what computes.
+        alone: what computes a batch while no other is under way, if that is another.
         count: threads.
         token_budget: tokens that a batch should hold.
     """
@@ -65,6 +67,7 @@ class Workers:
         count: int,
         token_budget: int,
         budget: MemoryBudget | None = None,
+        alone: Session | None = None,
         initializer: Callable[[], None] | None = None,
     ) -> None:
         """
@@ -75,6 +78,7 @@ class Workers:
             count: threads.
             token_budget: tokens that a batch should hold.
             budget: what batches may need; None is no bound.
+            alone: computes a batch while no other is under way, on more threads; None leaves it to `session`.
             initializer: called by each thread before its first batch.
         """
         self.session = session
@@ -84,6 +88,9 @@ class Workers:
         self._widths = {info.name: int(info.shape[1]) if len(info.shape) > 1 else 1 for info in outputs}
         self._first = outputs[0].name
         self._budget = budget
+        self.alone = alone
+        self._running = 0
+        self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="fletcher-compute", initializer=initializer)
         self._closed = False
 
@@ -131,6 +138,8 @@ class Workers:
         self._pool.shutdown()
         self._closed = True
         self.session.close()
+        if self.alone is not None:
+            self.alone.close()
 
     def _start(self, encodings: Encodings, batches: Sequence[NDArray[np.int64]], output: str | None) -> Computation:
         values = self._empty(encodings, output)
@@ -152,10 +161,10 @@ class Workers:
         if self._closed:
             raise self._is_closed()
         if self._budget is None:
-            values = self.session.run(batch, output)
+            values = self._on_session(batch, output)
         else:
             with self._budget.gate.hold(self._budget.shape.predict(batch.lengths)):
-                values = self.session.run(batch, output)
+                values = self._on_session(batch, output)
         if not np.isfinite(values).all():
             rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
             raise ProviderError(
@@ -163,6 +172,18 @@ class Workers:
                 f"{len(batch)}: the vectors are not used. Verify the artefact, or choose another variant"
             )
         return values
+
+    def _on_session(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+        if self.alone is None:
+            return self.session.run(batch, output)
+        with self._lock:
+            self._running += 1
+            session = self.alone if self._running == 1 else self.session
+        try:
+            return session.run(batch, output)
+        finally:
+            with self._lock:
+                self._running -= 1
 
     def _is_closed(self) -> ProviderError:
         return ProviderError(f"the encoder of {self._name} was closed: load the artefact again")

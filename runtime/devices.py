@@ -130,7 +130,7 @@ def settle(
         1 if workers else choice.layout.threads,
         token_budget or choice.layout.token_budget,
     )
-    return Choice(layout, choice.reason)
+    return Choice(layout, choice.reason, None if workers else choice.alone)
 
 
 def _faults(measurements: Sequence[Measurement], variant: Variant) -> dict[str, str]:

@@ -18,10 +18,13 @@ from .machine import this_machine
 from .manifest import Variant
 from .memory import MemoryBudget, memory_budget, resident
 from .providers import PROVIDERS
-from .session import FALLBACK, Session, open_with_fallback
+from .session import FALLBACK, Session, open_session, open_with_fallback
 from .tokenizer import CACHE_BYTES, Tokenizer
 
 __all__ = ["LoadOptions", "Loaded", "load_parts"]
+
+#: A session for batches that run alone is a second copy of the weights: of the memory, they may be this share.
+MODEST_SHARE = 0.05
 
 #: The canary's smallest cosine where a provider was asked for that computes in bfloat16. The worst text of MiniLM's, two
 #: special tokens alone, has 0.99991.
@@ -101,10 +104,14 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
     except BaseException:
         opened.session.close()
         raise
+    alone = None
+    if choice.alone is not None and opened.fallback is None and _may_have_two(artifact, variant, options):
+        alone = open_session(artifact, variant, provider=choice.alone.provider, threads=choice.alone.threads)
     workers = Workers(
         opened.session,
         variant.outputs,
         name=str(artifact.path),
+        alone=alone,
         count=layout.workers,
         token_budget=layout.token_budget,
         budget=budget,
@@ -112,6 +119,12 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
     )
     used = layout if opened.fallback is None else _on_fallback(layout)
     return Loaded(tokenizer, workers, opened.fallback, choice.reason, _tolerance(variant, used, options.min_cosine))
+
+
+def _may_have_two(artifact: Artifact, variant: Variant, options: LoadOptions) -> bool:
+    """Whether a second copy of the weights is nothing to this machine, and nobody set a limit."""
+    size = artifact.manifest.files[variant.weights].size
+    return options.memory_limit is None and MODEST_SHARE * this_machine().memory > size
 
 
 def _tolerance(variant: Variant, layout: Layout, min_cosine: float | None) -> Accuracy:

@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from .errors import InputError
 
 __all__ = ["MemoryBudget", "MemoryGate", "MemoryShape", "memory_budget", "parse_size", "resident"]
 
-#: What providers need of the squares and of everything else, in units of what MLAS needs. Fitted to the growth of the
-#: resident memory of all-MiniLM-L6-v2 over batches from 512 x 8 to 8 x 512 tokens (benchmarks/memory), and rounded up.
-FACTORS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"mlas": (1.0, 1.0), "openvino": (6.0, 1.7), "openvino-bf16": (3.0, 1.0)}
+#: What providers need of token, cell, square and bias, in units of what MLAS needs: bounds of what was measured on MiniLM and
+#: on random encoders of width 768 of six families, from 1 x 512 to 512 x 8 tokens (benchmarks/memory/peak.py). OpenVINO lays
+#: its buffers out by family: ModernBERT and GTE need all of this, BERT two thirds.
+FACTORS: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
+    {"mlas": (1.0, 1.0, 1.0, 1.0), "openvino": (1.5, 4.0, 6.0, 2.0), "openvino-bf16": (0.9, 2.2, 3.0, 1.0)}
 )
 
 
@@ -35,16 +37,20 @@ class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         token: bytes for each token of a batch.
         cell: bytes for each place of the rectangle of texts x longest.
         square: bytes for each place of the attention's squares, texts x longest x longest, over all heads.
+        bias: bytes for each place of one square of longest x longest, however many texts share it.
     """
 
     token: int
     cell: int
     square: int
+    bias: int = 0
 
     def on(self, provider: str) -> MemoryShape:
         """What a provider makes of it."""
-        square, rest = FACTORS[provider]
-        return MemoryShape(int(self.token * rest), int(self.cell * rest), int(self.square * square))
+        token, cell, square, bias = FACTORS[provider]
+        return MemoryShape(
+            int(self.token * token), int(self.cell * cell), int(self.square * square), int(self.bias * bias)
+        )
 
     def predict(self, lengths: NDArray[np.int64]) -> int:
         """Bytes of one batch at its peak, above the loaded session.
@@ -54,15 +60,17 @@ class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         longest = int(lengths.max(initial=0))
         cells = len(lengths) * longest
-        return self.token * int(lengths.sum()) + self.cell * cells + self.square * cells * longest
+        return self.token * int(lengths.sum()) + cells * (self.cell + self.square * longest) + self.bias * longest**2
 
     def texts(self, longest: int, limit: int) -> int:
-        """How many texts of that length a batch of that many bytes holds at least."""
-        return limit // max(longest * (self.token + self.cell + self.square * longest), 1)
+        """How many texts of that length a batch of that many bytes holds at least; 0 or less if not one."""
+        each = longest * (self.token + self.cell + self.square * longest)
+        return (limit - self.bias * longest**2) // max(each, 1)
 
 
 class MemoryGate:
-    """Lets batches begin while their predicted memory fits together. Safe to use from several threads.
+    """Lets batches begin while their predicted memory fits together, in the order of their coming: a large one that waits is
+    not overtaken for ever by small ones. Safe to use from several threads.
 
     Attributes:
         capacity: bytes that batches may have at once.
@@ -71,15 +79,22 @@ class MemoryGate:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._used = 0
+        self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
         """Waits for room. What is larger than the gate passes alone: the smallest batch was checked at load."""
         size = min(size, self.capacity)
+        turn = object()
         with self._changed:
-            self._changed.wait_for(lambda: self._used + size <= self.capacity)
-            self._used += size
+            self._waiting.append(turn)
+            try:
+                self._changed.wait_for(lambda: self._waiting[0] is turn and self._used + size <= self.capacity)
+                self._used += size
+            finally:  # an interrupted wait must not hold up the others
+                self._waiting.remove(turn)
+                self._changed.notify_all()
         try:
             yield
         finally:

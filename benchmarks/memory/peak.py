@@ -1,0 +1,84 @@
+"""What does a batch take at its peak, and how much more does the runtime predict?
+
+    python benchmarks/memory/peak.py ARTEFACT [--provider mlas] [--shape 8x512 …] [--json]
+
+Each shape runs in a process of its own, on a session that was warmed up with one short text: the highest resident memory is
+reset (Linux only), the batch runs once, and what it grew by is compared with `MemoryShape.predict`. A shape is TEXTSxTOKENS;
+several joined by + are one ragged batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fletcher.runtime import Artifact, Encodings
+from fletcher.runtime.session import open_session
+
+SHAPES = ("1xMAX", "8xMAX", "16x256", "64x64", "128x16", "512x8", "1xMAX+15x4")
+
+
+def parse_shape(shape: str, max_tokens: int) -> list[int]:
+    """Lengths of `8x512` or `1xMAX+15x4`; none is longer than the model takes."""
+    lengths: list[int] = []
+    for part in shape.split("+"):
+        texts, _, tokens = part.partition("x")
+        lengths += [max_tokens if tokens == "MAX" else min(int(tokens), max_tokens)] * int(texts)
+    return lengths
+
+
+def status(key: str) -> int:
+    """Bytes of a line of /proc/self/status."""
+    return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0]) * 1024
+
+
+def grown(path: Path, provider: str, lengths: list[int]) -> int:
+    """Bytes by which the highest resident memory of this process exceeds what it had before the batch."""
+    artifact = Artifact.open(path)
+    with open_session(artifact, artifact.variant(), provider=provider) as session:
+        session.run(Encodings.from_lists([[5, 6]]))
+        batch = Encodings.from_lists([np.full(length, 5, np.int32) for length in lengths])
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        session.run(batch)
+        return status("VmHWM") - before
+
+
+def main() -> None:
+    """Prints a line for each shape."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artefact", type=Path)
+    parser.add_argument("--provider", default="mlas")
+    parser.add_argument("--shape", action="append", help="may be given several times")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each shape")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    artifact = Artifact.open(args.artefact)
+    max_tokens = artifact.manifest.card.max_tokens
+    if args.child:
+        print(grown(args.artefact, args.provider, parse_shape(args.child, max_tokens)))
+        return
+    shape = artifact.variant().memory
+    if shape is None:
+        sys.exit(f"{args.artefact} does not say what its batches need")
+    if not args.json:
+        print(f"{'batch':>20}{'measured MiB':>14}{'predicted MiB':>15}{'ratio':>7}")
+    for text in args.shape or SHAPES:
+        lengths = parse_shape(text, max_tokens)
+        command = [sys.executable, __file__, str(args.artefact), "--provider", args.provider, "--child", text]
+        measured = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        predicted = shape.on(args.provider).predict(np.array(lengths))
+        if args.json:
+            print(json.dumps({"batch": text, "lengths": lengths, "measured": measured, "predicted": predicted}))
+        else:
+            mib = (value / (1 << 20) for value in (measured, predicted))
+            print(f"{text:>20}{next(mib):>14.1f}{next(mib):>15.1f}{predicted / max(measured, 1):>7.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
