@@ -141,5 +141,5 @@ def _fetch(location: Location, card: ModelCard | None, cache_dir: Path | None, p
             return Checkout(folder=folder, source=str(location), revision=None, card=card, sha256=digests)
         case FolderSource(path=path):
             require_safetensors(path, str(location))
-            digests = PendingDigests(path, checkpoint_files(path))
-            return Checkout(folder=path, source=str(location), revision=None, card=None, sha256=digests)
+            pending = PendingDigests(path, checkpoint_files(path))
+            return Checkout(folder=path, source=str(location), revision=None, card=None, sha256=pending)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from fletcher.runtime import Encoder
     from fletcher.runtime.embed_options import DType, Overflow
 
-    from .bench.corpora import Corpus
-
 __all__ = ["app", "main"]
 
 app = make_app("fletcher-serve", "Text embeddings from a Fletcher artefact: a server, and bulk jobs.")
@@ -383,7 +381,7 @@ def bench(
         with open_texts(texts, text_format=None, column=column, chunk_texts=1024) as source:
             chosen = list(islice((text for chunk in source.chunks for text in chunk.texts), count))
     elif corpus in CORPORA:
-        chosen = make_corpus(cast("Corpus", corpus), count)
+        chosen = make_corpus(corpus, count)
     else:
         raise InputError(f"there is no corpus {corpus!r}: use {', '.join(CORPORA)}")
     found = measure(

@@ -13,7 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 
 class Subject(Protocol):
@@ -92,7 +92,7 @@ def _one(subject: Subject, text: str) -> float:
 class SentenceTransformers:
     """sentence-transformers on the processor, by any of its backends."""
 
-    def __init__(self, checkpoint: str, backend: str, **options: Any) -> None:
+    def __init__(self, checkpoint: str, backend: Literal["torch", "onnx", "openvino"], **options: Any) -> None:
         import sentence_transformers
 
         if backend != "torch":
