@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fletcher.runtime.memory import MemoryShape
 
-from .description import Architecture
+from .description import Architecture, Decoder
+from .targets.positions import bias_key
 
 __all__ = ["memory_shape"]
 
@@ -17,6 +18,13 @@ ATTENTION_STATES = 5
 
 #: The same for each place of the rectangle: query, key, value, context, and two transposed. Measured: 5.9.
 RECTANGLE_STATES = 6
+
+#: Rows of the vocabulary's size for each token, and for each place of the rectangle. A decoder's logits stand packed and in
+#: the rectangle, and ONNX Runtime's Where, which masks padding, makes two more of that.
+DECODER_ROWS, DECODER_CELLS = 2, 3
+
+#: Bytes of three int64 for each pair of positions: distance, its absolute value, and an index made of it.
+DISTANCES = 3 * 8
 
 
 def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | None:
@@ -40,12 +48,26 @@ def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | N
         widened = architecture.hidden_size + (3 if layer.feed_forward.gate is not None else 2) * up
         token = max(token, ATTENTION_STATES * width, widened)
         cell = max(cell, RECTANGLE_STATES * width)
-        # The scores; a bias or a window is a second square, and its sum with the scores may be a third.
-        biased = attention.alibi is not None or attention.relative_bias is not None or attention.window is not None
-        square = max(square, attention.num_heads * (3 if biased else 1))
-    head = max((weight.table.shape[0] for weight in architecture.modules if hasattr(weight, "table")), default=0)
-    # A decoder's logits stand packed and in the rectangle, and as many again are made of them.
-    token, cell = token + 2 * head, cell + 2 * head
+        square = max(square, attention.num_heads)
+    vocabulary = max(
+        (module.table.shape[0] for module in architecture.modules if isinstance(module, Decoder)), default=0
+    )
+    token, cell = token + DECODER_ROWS * vocabulary, cell + DECODER_CELLS * vocabulary
     if padded:
         token, cell = 0, token + cell
-    return MemoryShape(ELEMENT * token, ELEMENT * cell, ELEMENT * square)
+    return MemoryShape(ELEMENT * token, ELEMENT * cell, ELEMENT * square, _bias(architecture))
+
+
+def _bias(architecture: Architecture) -> int:
+    """Bytes for each place of a square that all texts share: distances, and each different bias, which lives to the end."""
+    different = {bias_key(layer.attention): layer.attention for layer in architecture.layers}
+    different.pop((None, None, None), None)
+    if not different:
+        return 0
+    total = DISTANCES
+    for attention in different.values():
+        by_head = attention.alibi is not None or attention.relative_bias is not None
+        # ONNX Runtime's Where, which cuts the window out, makes two more of what it chooses from.
+        copies = 1 if attention.window is None else 3
+        total += ELEMENT * copies * (attention.num_heads if by_head else 1)
+    return total
