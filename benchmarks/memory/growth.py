@@ -1,0 +1,71 @@
+"""Does memory grow with the number of shapes? Random batches on all workers; resident memory after 500 and at the end.
+
+    python benchmarks/memory/growth.py ARTEFACT [--batches 10000] [--provider mlas] [--memory-limit 500MB]
+
+Batches have 1 to 12 texts of log-normal lengths, so hardly two have the same shape. Peers grew with each (onnxruntime 11118,
+fastembed 222). The largest value seen is sampled after every batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from fletcher import Encoder
+from fletcher.runtime import Encodings
+from fletcher.runtime.memory import parse_size, resident
+
+#: After this many the session has seen what there is to see.
+SETTLED = 500
+
+
+def main() -> None:
+    """Runs and prints JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artefact", type=Path)
+    parser.add_argument("--batches", type=int, default=10_000)
+    parser.add_argument("--provider", default="mlas")
+    parser.add_argument("--memory-limit")
+    options = parser.parse_args()
+    limit = None if options.memory_limit is None else parse_size(options.memory_limit)
+    generator = np.random.default_rng(0)
+    with Encoder.load(options.artefact, provider=options.provider, memory_limit=limit) as encoder:
+        longest = min(encoder.max_tokens, 128)
+
+        def batch() -> Encodings:
+            lengths = np.clip(generator.lognormal(3.0, 0.8, generator.integers(1, 13)), 1, longest).astype(int)
+            return Encodings.from_lists([np.full(length, 5, np.int32) for length in lengths])
+
+        batches = [batch() for _ in range(options.batches)]
+        loaded, peak = resident(), 0
+
+        def run(one: Encodings) -> None:
+            nonlocal peak
+            encoder.run(one)
+            peak = max(peak, resident())
+
+        with ThreadPoolExecutor(encoder.workers) as pool:
+            list(pool.map(run, batches[:SETTLED]))
+            settled = resident()
+            list(pool.map(run, batches[SETTLED:]))
+        ended = resident()
+    told = {
+        "provider": encoder.provider,
+        "batches": options.batches,
+        "shapes": len({(len(one), int(one.lengths.max()), one.num_tokens) for one in batches}),
+        "loaded_mb": round(loaded / 1e6, 1),
+        "after_500_mb": round(settled / 1e6, 1),
+        "at_the_end_mb": round(ended / 1e6, 1),
+        "growth": round(ended / settled - 1, 4),
+        "peak_mb": round(peak / 1e6, 1),
+        "limit_mb": None if limit is None else limit / 1e6,
+    }
+    print(json.dumps(told, indent=2))
+
+
+if __name__ == "__main__":
+    main()
