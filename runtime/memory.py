@@ -82,6 +82,11 @@ class MemoryGate:
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
+    @property
+    def waiting(self) -> int:
+        """Batches that wait for room."""
+        return len(self._waiting)
+
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
         """Waits for room. What is larger than the gate passes alone: the smallest batch was checked at load."""
@@ -123,7 +128,7 @@ SLACK = 24 << 20
 
 
 def memory_budget(
-    shape: MemoryShape, *, limit: int, loaded: int, caches: int, workers: int, max_tokens: int
+    shape: MemoryShape, *, limit: int, loaded: int, caches: int, workers: int, max_tokens: int, shared: bool = True
 ) -> MemoryBudget:
     """Shares what a limit leaves among the batches.
 
@@ -134,17 +139,22 @@ def memory_budget(
         caches: bytes that its caches may still take.
         workers: batches computed at once.
         max_tokens: longest text.
+        shared: whether what a batch had serves the next one on any worker, as in ONNX Runtime's arena. OpenVINO keeps it for
+            each worker: after the same batch on two of them it holds twice as much (benchmarks/memory/peak.py --workers 2).
 
     Raises:
-        InputError: one text of the longest length does not fit.
+        InputError: one text of the longest length does not fit, or not on each of the workers that share nothing.
     """
     longest = shape.predict(np.array([max_tokens]))
-    needed = loaded + caches + SLACK + longest
+    times = 1 if shared else workers
+    needed = loaded + caches + SLACK + longest * times
     if needed > limit:
+        on_each = "" if times == 1 else f" on each of {workers} workers"
+        fewer = "" if times == 1 else "take fewer --workers, "
         raise InputError(
-            f"a memory limit of {_mib(limit)} is too small: one text of {max_tokens} tokens needs {_mib(longest)} beside "
-            f"the loaded model's {_mib(loaded)} and {_mib(caches + SLACK)} for caches and buffers. Give at least "
-            f"{_mib(needed)}, or convert the checkpoint with a smaller --max-tokens"
+            f"a memory limit of {_mib(limit)} is too small: one text of {max_tokens} tokens needs {_mib(longest)}{on_each} "
+            f"beside the loaded model's {_mib(loaded)} and {_mib(caches + SLACK)} for caches and buffers. Give at least "
+            f"{_mib(needed)}, {fewer}or convert the checkpoint with a smaller --max-tokens"
         )
     capacity = limit - loaded - caches - SLACK
     return MemoryBudget(shape, max(capacity // workers, longest), MemoryGate(capacity))

@@ -1,10 +1,11 @@
 """What does a batch take at its peak, and how much more does the runtime predict?
 
-    python benchmarks/memory/peak.py ARTEFACT [--provider mlas] [--shape 8x512 …] [--json]
+    python benchmarks/memory/peak.py ARTEFACT [--provider mlas] [--shape 8x512 …] [--workers 1] [--json]
 
 Each shape runs in a process of its own, on a session that was warmed up with one short text: the highest resident memory is
 reset (Linux only), the batch runs once, and what it grew by is compared with `MemoryShape.predict`. A shape is TEXTSxTOKENS;
-several joined by + are one ragged batch.
+several joined by + are one ragged batch. With several workers it runs on each in turn, never on two at once: what they share
+is counted once, what each keeps for itself as often as there are workers.
 """
 
 from __future__ import annotations
@@ -37,15 +38,17 @@ def status(key: str) -> int:
     return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0]) * 1024
 
 
-def grown(path: Path, provider: str, lengths: list[int]) -> int:
+def grown(path: Path, provider: str, workers: int, lengths: list[int]) -> int:
     """Bytes by which the highest resident memory of this process exceeds what it had before the batch."""
     artifact = Artifact.open(path)
-    with open_session(artifact, artifact.variant(), provider=provider) as session:
-        session.run(Encodings.from_lists([[5, 6]]))
+    with open_session(artifact, artifact.variant(), provider=provider, workers=workers) as session:
+        for _ in range(workers):
+            session.run(Encodings.from_lists([[5, 6]]))
         batch = Encodings.from_lists([np.full(length, 5, np.int32) for length in lengths])
         before = status("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
-        session.run(batch)
+        for _ in range(workers):
+            session.run(batch)
         return status("VmHWM") - before
 
 
@@ -54,6 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artefact", type=Path)
     parser.add_argument("--provider", default="mlas")
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--shape", action="append", help="may be given several times")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each shape")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -61,7 +65,7 @@ def main() -> None:
     artifact = Artifact.open(args.artefact)
     max_tokens = artifact.manifest.card.max_tokens
     if args.child:
-        print(grown(args.artefact, args.provider, parse_shape(args.child, max_tokens)))
+        print(grown(args.artefact, args.provider, args.workers, parse_shape(args.child, max_tokens)))
         return
     shape = artifact.variant().memory
     if shape is None:
@@ -70,7 +74,8 @@ def main() -> None:
         print(f"{'batch':>20}{'measured MiB':>14}{'predicted MiB':>15}{'ratio':>7}")
     for text in args.shape or SHAPES:
         lengths = parse_shape(text, max_tokens)
-        command = [sys.executable, __file__, str(args.artefact), "--provider", args.provider, "--child", text]
+        command = [sys.executable, __file__, str(args.artefact), "--provider", args.provider]
+        command += ["--workers", str(args.workers), "--child", text]
         measured = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         predicted = shape.on(args.provider).predict(np.array(lengths))
         if args.json:
