@@ -119,12 +119,12 @@ class FastEmbed:
         import tempfile
         from pathlib import Path
 
-        import fastembed
-        from fastembed.common.model_description import ModelSource, PoolingType
-
         folder = Path(checkpoint)
         if not (folder / "onnx" / "model.onnx").is_file() and not (folder / "model.onnx").is_file():
             raise FileNotFoundError(f"{folder} has no model.onnx, and fastembed converts nothing")
+        import fastembed
+        from fastembed.common.model_description import ModelSource, PoolingType
+
         file = "onnx/model.onnx" if (folder / "onnx" / "model.onnx").is_file() else "model.onnx"
         width = json.loads((folder / "config.json").read_text())["hidden_size"]
         fastembed.TextEmbedding.add_custom_model(
