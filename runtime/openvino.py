@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import queue
+import sys
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .encodings import Encodings
-from .errors import ArtifactError, MissingPackageError, ProviderError
+from .errors import MissingPackageError, ProviderError
 from .token_inputs import token_inputs
 
 __all__ = ["OpenVinoSession"]
@@ -21,6 +23,10 @@ __all__ = ["OpenVinoSession"]
 #: 2.8 GB over 3,000 random batches of a model of bert-tiny's dimensions; with these it settles at a tenth of that
 #: (benchmarks/memory/growth.py).
 SHAPE_KERNELS, ONEDNN_KERNELS = 100, 64
+
+#: The package that OpenVINO reports its use with.
+TELEMETRY = "openvino_telemetry"
+_IMPORTING = threading.Lock()
 
 #: OpenVINO's names of the precisions.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
@@ -43,16 +49,10 @@ class OpenVinoSession:
 
         Raises:
             MissingPackageError: openvino is not installed.
-            ArtifactError: the file is no graph that OpenVINO reads.
-            ProviderError: it would not run as it was asked to.
+            ProviderError: OpenVINO cannot read or compile the graph, or would not run it as it was asked to.
         """
-        # The package asks its telemetry's consent file only if that package is there; this says no in any case.
-        os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_KERNELS))  # read at its first use
-        try:
-            import openvino
-        except ImportError as error:
-            raise MissingPackageError("openvino", "openvino", "running a graph on OpenVINO") from error
+        openvino = _import_quietly()
         wanted = PRECISIONS[precision]
         config = {
             "INFERENCE_PRECISION_HINT": wanted,
@@ -70,7 +70,9 @@ class OpenVinoSession:
         try:
             compiled = core.compile_model(model, "CPU", config)
         except Exception as error:
-            raise ArtifactError(f"OpenVINO cannot compile {graph}: {_first_line(error)}") from error
+            raise ProviderError(
+                f"OpenVINO {openvino.__version__} cannot compile {graph}: {_first_line(error)}"
+            ) from error
         found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         devices = compiled.get_property("EXECUTION_DEVICES")
         if found != wanted or devices != ["CPU"]:
@@ -119,6 +121,30 @@ class OpenVinoSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _import_quietly() -> Any:
+    """Imports openvino without its telemetry.
+
+    The import itself reports to Google Analytics (version, system, how often it is used) and leaves an identity in the user's
+    home, unless a file there says no; no setting of the process does (openvino 2026.4, tools/ovc/__init__.py). Where
+    `openvino_telemetry` cannot be imported OpenVINO uses a stub, so that is what it sees.
+
+    Raises:
+        MissingPackageError: openvino is not installed.
+    """
+    with _IMPORTING:
+        theirs = sys.modules.pop(TELEMETRY, None)
+        sys.modules[TELEMETRY] = None  # type: ignore[assignment]  # an import of it fails
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingPackageError("openvino", "openvino", "running a graph on OpenVINO") from error
+        finally:
+            del sys.modules[TELEMETRY]
+            if theirs is not None:
+                sys.modules[TELEMETRY] = theirs
+    return openvino
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +23,21 @@ from fletcher.runtime.providers import PROVIDERS, missing
 def ragged(seed: int, texts: int) -> Encodings:
     rng = np.random.default_rng(seed)
     return Encodings.from_lists([rng.integers(5, 30, size=rng.integers(1, 20), dtype=np.int32) for _ in range(texts)])
+
+
+#: Prints what OpenVINO's telemetry would send, instead of sending it.
+TELLTALE = """
+import sys
+from pathlib import Path
+from openvino_telemetry.backend.backend_ga4 import GA4Backend
+GA4Backend.send = lambda self, message: print("would send", message["events"][0]["params"]["event_label"])
+if sys.argv[1:]:
+    from fletcher.runtime.openvino import OpenVinoSession
+    OpenVinoSession(Path(sys.argv[1]), precision="fp32", threads=1, workers=1).close()
+    assert sys.modules["openvino_telemetry"].Telemetry
+else:
+    import openvino
+"""
 
 
 def graph_of(artifact: Path) -> Path:
@@ -89,3 +106,20 @@ def test_without_openvino_the_extra_is_named(tiny_artifact: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[openvino\]"):
         OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=1)
+
+
+def test_nothing_is_reported_to_anybody(tiny_artifact: Path, tmp_path: Path) -> None:
+    """`import openvino` alone sends an event and writes an identity into the home: the test would see it."""
+    silencing = {"CI", "TF_BUILD", "JENKINS_URL"}  # telemetry is silent where it sees one of these
+
+    def said(home: str, *arguments: str) -> str:
+        (tmp_path / home).mkdir()
+        environment = {name: value for name, value in os.environ.items() if name not in silencing}
+        environment["HOME"] = str(tmp_path / home)
+        command = [sys.executable, "-c", TELLTALE, *arguments]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+    assert "would send general_import" in said("plain")
+    assert (tmp_path / "plain" / "intel").is_dir()
+    assert said("ours", str(graph_of(tiny_artifact))) == ""
+    assert list((tmp_path / "ours").iterdir()) == []
