@@ -66,7 +66,7 @@ def check_provider(name: str) -> None:
 
 def missing(provider: Provider, machine: Machine) -> str | None:
     """Why a provider cannot be used here, or None. Nothing is imported for the answer."""
-    if importlib.util.find_spec(provider.package) is None:
+    if not _is_installed(provider.package):
         return f"{provider.package} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
     found = _version(provider.package)
     if found is not None and _numbers(found) < provider.oldest:
@@ -85,6 +85,13 @@ def candidates(variant: Variant, machine: Machine) -> list[tuple[Provider, str |
     return [
         (provider, missing(provider, machine)) for provider in PROVIDERS.values() if variant.target in provider.targets
     ]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):  # a hook that hides it, or a stand-in without a specification
+        return False
 
 
 def _version(package: str) -> str | None:

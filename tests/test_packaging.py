@@ -71,7 +71,8 @@ def test_no_flavour_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
     base = [requirement for requirement in required if "extra ==" not in requirement]
     assert base
     assert not [requirement for requirement in base if requirement.startswith(("onnxruntime", "torch", "transformers"))]
-    assert {"cpu", "apple", "nvidia", "tensorrt", "serve", "verify", "export", "dev"} == set(
+    flavours = {"cpu", "apple", "nvidia", "tensorrt"}
+    assert flavours | {"openvino", "fast-tokenizer", "serve", "verify", "export", "dev"} == set(
         metadata.get_all("Provides-Extra") or []
     )
 
@@ -167,7 +168,9 @@ main()
 
 def test_without_onnxruntime_the_error_names_the_extra(minilm_artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a text\n")
-    done = python(WITHOUT, "embed", str(minilm_artifact), "-i", "in.txt", "-o", "out.npy", cwd=tmp_path)
+    done = python(
+        WITHOUT, "embed", str(minilm_artifact), "-i", "in.txt", "-o", "out.npy", "--provider", "mlas", cwd=tmp_path
+    )
     assert done.returncode == 1
     assert "pip install 'longbow-fletcher[cpu]'" in done.stderr
     assert "Traceback" not in done.stderr

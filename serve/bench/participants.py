@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.runtime.errors import FletcherError, InputError
+from fletcher.runtime.errors import InputError
 
 from . import child
 from .child import PEERS
@@ -30,8 +30,8 @@ FLETCHER = "fletcher"
 LOAD_SECONDS, ANSWER_SECONDS = 600.0, 1800.0
 
 
-class ChildError(FletcherError):
-    """A participant could not do what it was asked to."""
+class ChildError(Exception):
+    """A participant could not do what it was asked to; `bench` makes a row or a `ProviderError` of it."""
 
 
 def fletcher_command(directory: Path, options: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fletcher.runtime import Artifact
 from fletcher.runtime.canary import read_canary
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.machine import this_machine
 from fletcher.runtime.tokenizer import Tokenizer
 
@@ -73,8 +73,24 @@ def bench(
     Raises:
         InputError: no text, or a peer that is none.
         ArtifactError: no artefact.
-        ChildError: Fletcher's own child failed; a peer that fails is a row with its problem.
+        ProviderError: Fletcher's own child failed; a peer that fails is a row with its problem.
     """
+    try:
+        return _bench(directory, texts, corpus, options, peers, checkpoint, rounds, say)
+    except ChildError as error:
+        raise ProviderError(str(error)) from error
+
+
+def _bench(
+    directory: Path,
+    texts: Sequence[str],
+    corpus: str,
+    options: Mapping[str, Any],
+    peers: Sequence[str],
+    checkpoint: Path | None,
+    rounds: int,
+    say: Callable[[str], None],
+) -> BenchResult:
     if not texts:
         raise InputError("there is no text to measure with")
     artifact = Artifact.open(directory)

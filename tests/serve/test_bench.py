@@ -14,7 +14,7 @@ import pytest
 from fletcher.convert.export import export
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Encoder
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.serve.bench.corpora import corpus
 from fletcher.serve.bench.participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command
 from fletcher.serve.bench.results import BenchResult, Figures, plot, table
@@ -133,7 +133,7 @@ def test_no_text_is_refused(artifact: Path) -> None:
 
 
 def test_fletchers_own_failure_is_an_error(artifact: Path) -> None:
-    with pytest.raises(ChildError, match="fletcher: InputError: workers is 0"):
+    with pytest.raises(ProviderError, match="fletcher: InputError: workers is 0"):
         bench(artifact, TEXTS, corpus="test", options={"workers": 0}, say=lambda text: None)
 
 
