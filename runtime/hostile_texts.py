@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 __all__ = ["hostile_texts"]
@@ -11,6 +11,9 @@ __all__ = ["hostile_texts"]
 #: One character of every block of this many code points, up to the supplementary planes' emoji and ideographs.
 STRIDE = 61
 LAST = 0x20000
+
+#: Added tokens that are tried: the first, the last, and some between.
+ADDED = 32
 
 _FIXED = (
     "",
@@ -33,14 +36,15 @@ _FIXED = (
 )
 
 
-def hostile_texts(special: Iterable[str]) -> list[str]:
+def hostile_texts(special: Sequence[str], words: Sequence[str]) -> list[str]:
     """Some hundreds of texts.
 
     Args:
         special: the vocabulary's added tokens, which must be found inside words and beside each other.
+        words: some of its other tokens.
     """
     texts = list(_FIXED)
-    for token in islice(special, 16):
+    for token in _spread(special, ADDED):
         texts += [
             token,
             f"a{token}b",
@@ -55,7 +59,16 @@ def hostile_texts(special: Iterable[str]) -> list[str]:
     # Alone between letters: does it end a word, vanish, or belong to it?
     texts += ["".join(f"a{character}b " for character in group) for group in _groups(characters, 24)]
     texts += ["".join(group) for group in _groups(_of_every_category(), 16)]
+    texts += [" ".join(group) for group in _groups(words, 24)]
+    texts += ["".join(word.removeprefix("##") for word in group) for group in _groups(words, 6)]
     return texts
+
+
+def _spread(items: Sequence[str], number: int) -> list[str]:
+    """At most so many of the items, from the first to the last, evenly."""
+    if len(items) <= number:
+        return list(items)
+    return [items[place * (len(items) - 1) // (number - 1)] for place in range(number)]
 
 
 def _of_every_category() -> Iterator[str]:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from itertools import chain, islice
@@ -49,8 +49,8 @@ class TokenizerStats:
     """What a tokenizer has done since it was opened.
 
     Attributes:
-        seconds: inside `encode` and its kin, over all threads.
-        texts: tokenised, those from the cache included.
+        seconds: inside the tokenizer, over all threads, whichever method was asked.
+        texts: tokenised, those from the cache included; a pair is two.
         tokens: made, those that truncation cut included.
         cache_hits: texts found in the cache.
         cache_misses: texts looked for in vain.
@@ -61,6 +61,17 @@ class TokenizerStats:
     tokens: int = 0
     cache_hits: int = 0
     cache_misses: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, started: float, *, texts: int, tokens: int, hits: int = 0, misses: int = 0) -> None:
+        """Counts work that began at `started` (`time.perf_counter`) and ends now. Safe from several threads."""
+        seconds = time.perf_counter() - started
+        with self._lock:
+            self.seconds += seconds
+            self.texts += texts
+            self.tokens += tokens
+            self.cache_hits += hits
+            self.cache_misses += misses
 
 
 class Tokenizer:
@@ -105,7 +116,6 @@ class Tokenizer:
                 "special tokens: choose a larger --max-tokens"
             )
         self.stats = TokenizerStats()
-        self._lock = threading.Lock()
         self._cache: BoundedCache[str, NDArray[np.int32]] = BoundedCache(cache_bytes)
         self.fast_problem: str | None = None
         self._fast: FastTokenizer | None = None
@@ -180,7 +190,7 @@ class Tokenizer:
                 f"{overlap} does not leave: choose an overlap from 0 to {max(body - 1, 0)}"
             )
         held = np.zeros(0, np.int32)
-        for part in self._parts(text):
+        for part in self._counted_parts(text):
             held = np.concatenate([held, part]) if len(held) else part
             while len(held) > body:
                 yield self._framed(held[:body], lead)
@@ -193,7 +203,20 @@ class Tokenizer:
         Raises:
             InputError: the text is no valid Unicode string.
         """
-        return np.concatenate([np.zeros(0, np.int32), *self._parts(text)])
+        return np.concatenate([np.zeros(0, np.int32), *self._counted_parts(text)])
+
+    def _counted_parts(self, text: str) -> Iterator[NDArray[np.int32]]:
+        """`_parts`, counted: the time that the caller spends between two parts is not."""
+        parts = self._parts(text)
+        texts = 1
+        while True:
+            started = time.perf_counter()
+            part = next(parts, None)
+            if part is None:
+                return
+            self.stats.add(started, texts=texts, tokens=len(part))
+            texts = 0
+            yield part
 
     def _framed(self, ids: NDArray[np.int32], lead: Sequence[int] | NDArray[np.int32] = ()) -> NDArray[np.int32]:
         return np.concatenate([self._prefix, np.asarray(lead, np.int32), ids, self._suffix])
@@ -213,10 +236,14 @@ class Tokenizer:
             return Encodings.concatenate([self.encode_pairs(firsts[chunk], seconds[chunk]) for chunk in chunks])
         if not all(isinstance(text, str) for text in (*firsts, *seconds)):
             raise InputError(_explain([*firsts, *seconds]))
+        started = time.perf_counter()
         try:
-            return encode_pairs(self._tokenizer, firsts, seconds, self.max_tokens)
+            encodings = encode_pairs(self._tokenizer, firsts, seconds, self.max_tokens)
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain([*firsts, *seconds])) from None
+        tokens = encodings.num_tokens + int(encodings.dropped.sum())
+        self.stats.add(started, texts=2 * len(firsts), tokens=tokens)
+        return encodings
 
     def cut(self, encodings: Encodings, max_tokens: int) -> Encodings:
         """Cuts rows further than `max_tokens` of this tokenizer, keeping the special tokens around them."""
@@ -250,21 +277,14 @@ class Tokenizer:
                 ids, offsets = self._fast.encode(texts)
             elif len(texts) <= CACHED_TEXTS:
                 rows, hits = self._cached(texts)
-                misses = len(texts) - hits
+                misses = sum(len(text) <= CACHED_CHARACTERS for text in texts) - hits
                 ids, offsets = _join(rows)
             else:
                 chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
                 ids, offsets = _join([row for chunk in chunks for row in self._slow(chunk)])
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain(texts)) from None
-        seconds = time.perf_counter() - started
-        with self._lock:
-            stats = self.stats
-            stats.seconds += seconds
-            stats.texts += len(texts)
-            stats.tokens += len(ids)
-            stats.cache_hits += hits
-            stats.cache_misses += misses
+        self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
         return ids, offsets
 
     def _cached(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import re
+import subprocess
 import sys
+import threading
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as HuggingFaceTokenizer
+from tokenizers import pre_tokenizers
+from tokenizers.models import BPE
 from tokenizers.normalizers import BertNormalizer
+from tokenizers.processors import TemplateProcessing
 
 from fletcher.runtime import fast_tokenizer
 from fletcher.runtime.fast_tokenizer import FastTokenizer, open_fast
 from fletcher.runtime.hostile_texts import hostile_texts
+from fletcher.runtime.longtexts import PIECE
 from fletcher.runtime.tokenizer import Tokenizer
 
 
@@ -31,6 +42,11 @@ def fast(file: Path) -> FastTokenizer:
     opened = open_fast(file, plain(file))
     assert isinstance(opened, FastTokenizer)
     return opened
+
+
+@pytest.fixture(scope="module")
+def reference(file: Path) -> HuggingFaceTokenizer:
+    return plain(file)
 
 
 def plain(file: Path) -> HuggingFaceTokenizer:
@@ -47,17 +63,20 @@ def rows(fast: FastTokenizer, texts: list[str]) -> list[list[int]]:
 
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=4))
 @settings(max_examples=200, deadline=None)
-def test_ids_of_any_text_are_those_of_tokenizers(fast: FastTokenizer, file: Path, texts: list[str]) -> None:
-    reference = plain(file)
+def test_ids_of_any_text_are_those_of_tokenizers(
+    fast: FastTokenizer, reference: HuggingFaceTokenizer, texts: list[str]
+) -> None:
     assert rows(fast, texts) == [reference.encode(text).ids for text in texts]
 
 
 def test_hostile_texts_are_many_valid_and_the_same_every_time() -> None:
-    texts = hostile_texts(["[CLS]", "[MASK]"])
-    assert texts == hostile_texts(["[CLS]", "[MASK]"])
+    texts = hostile_texts(["[CLS]", "[MASK]"], ["un", "##able"])
+    assert texts == hostile_texts(["[CLS]", "[MASK]"], ["un", "##able"])
     assert len(texts) > 200
     assert all(text.encode() is not None for text in texts)
-    assert any("a[CLS]b" in text for text in texts)
+    assert {"a[CLS]b", "un ##able", "unable"} <= set(texts)
+    many = hostile_texts([f"[unused{number}]" for number in range(1000)], [])
+    assert len(many) < 700 and {"[unused0]", "[unused999]"} <= set(many)
 
 
 @pytest.mark.slow
@@ -99,7 +118,7 @@ def test_a_tokenizer_that_differs_is_not_used(file: Path, monkeypatch: pytest.Mo
     found = open_fast(file, cased)
     assert isinstance(found, str)
     assert "gives other ids than tokenizers for " in found
-    monkeypatch.setattr(fast_tokenizer, "hostile_texts", lambda special: ["abc"])
+    monkeypatch.setattr(fast_tokenizer, "hostile_texts", lambda *given: ["abc"])
     assert isinstance(open_fast(file, cased), FastTokenizer)  # that one text alone would not have shown it
 
 
@@ -111,17 +130,107 @@ def test_another_kind_of_tokenizer_is_named(tiny_words: Path) -> None:
 
 
 def test_without_the_package_the_extra_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> str:
+        if package == fast_tokenizer.PACKAGE:
+            raise metadata.PackageNotFoundError(package)
+        return version(package)
+
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", missing)
     monkeypatch.setitem(sys.modules, "nanotoken", None)
     tokenizer = Tokenizer(file, 16)
     assert tokenizer.fast_problem == "nanotoken is not installed: pip install 'longbow-fletcher[fast-tokenizer]'"
     assert tokenizer.encode(["words"]).ids.tolist() == plain(file).encode("words").ids
 
 
+def test_a_package_that_cannot_be_imported_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nanotoken", None)
+    problem = Tokenizer(file, 16).fast_problem
+    assert problem is not None
+    assert re.fullmatch(r"nanotoken 0\.1\.\d+ cannot be imported \(.*nanotoken.*\): pip install .*", problem)
+
+
+def test_one_that_fails_on_a_text_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: FastTokenizer, texts: list[str]) -> None:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(FastTokenizer, "encode", fail)
+    tokenizer = Tokenizer(file, 16)
+    assert tokenizer.fast_problem is not None
+    assert "fails on a text that tokenizers takes: RuntimeError: out of order" in tokenizer.fast_problem
+    assert tokenizer.encode(["words"]).ids.tolist() == plain(file).encode("words").ids
+
+
 def test_another_version_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_tokenizer, "KNOWN", "7.7")
+    monkeypatch.setitem(sys.modules, "nanotoken", None)  # whatever names it has
     problem = Tokenizer(file, 16).fast_problem
     assert problem is not None
     assert "is not the version that was compared with tokenizers: install nanotoken 7.7" in problem
+
+
+FORKED = """
+import os, sys
+from pathlib import Path
+from fletcher.runtime.tokenizer import Tokenizer
+
+file = Path(sys.argv[1])
+tokenizer = Tokenizer(file, 16)
+assert tokenizer.implementation.startswith("nanotoken "), tokenizer.fast_problem
+texts = ["some words and more of them " * 20] * 5000
+wanted = tokenizer.encode(texts).ids
+child = os.fork()
+if child == 0:
+    same = (tokenizer.encode(texts).ids == wanted).all() and (Tokenizer(file, 16).encode(texts).ids == wanted).all()
+    os._exit(0 if same else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_process_tokenises_on(file: Path) -> None:
+    """nanotoken's pool has no threads there: `parallel=True` would wait for ever."""
+    done = subprocess.run([sys.executable, "-c", FORKED, str(file)], timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("fast_one", [True, False])
+def test_others_run_while_it_works(fast: FastTokenizer, file: Path, fast_one: bool) -> None:
+    """Without the GIL: another thread of Python goes on during one call."""
+    encode: Any = fast.encode if fast_one else plain(file).encode_batch_fast
+    texts = ["some words and more of them " * 20] * (20_000 if fast_one else 1000)
+    counted, done = [0], threading.Event()
+    interval = sys.getswitchinterval()
+
+    def count() -> None:
+        while not done.wait(0.0005):
+            counted[0] += 1
+
+    counter = threading.Thread(target=count)
+    sys.setswitchinterval(100)  # seconds: nobody is made to give the GIL up, so who runs was let
+    try:
+        counter.start()
+        before = counted[0]
+        encode(texts)
+        during = counted[0] - before
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        counter.join()
+    assert during > 0
+
+
+def test_every_method_is_counted(file: Path) -> None:
+    tokenizer = Tokenizer(file, 4)
+    assert sum(len(window) - 2 for window in tokenizer.windows("one two three", size=3, overlap=0)) == 3
+    assert (tokenizer.stats.texts, tokenizer.stats.tokens) == (1, 3)
+    assert len(tokenizer.plain_ids("four five")) == 2
+    assert (tokenizer.stats.texts, tokenizer.stats.tokens) == (2, 5)
+    assert tokenizer.encode_pairs(["one two"], ["three"]).dropped.tolist() == [2]
+    assert (tokenizer.stats.texts, tokenizer.stats.tokens) == (4, 11)
+    slow = Tokenizer(file, 16, fast=False)
+    slow.encode(["x" * 3000])  # too long to be looked for
+    assert (slow.stats.cache_hits, slow.stats.cache_misses) == (0, 0)
 
 
 def test_recent_short_texts_are_kept_where_tokenising_is_slow(file: Path) -> None:
@@ -140,8 +249,6 @@ def test_recent_short_texts_are_kept_where_tokenising_is_slow(file: Path) -> Non
 
 
 def tokenizer_rows(*rows: int) -> Any:
-    import numpy as np
-
     return np.array(rows)
 
 
@@ -170,10 +277,44 @@ def test_the_left_side_is_cut_as_transformers_cuts_it(file: Path, minilm_checkpo
     assert found.dropped.tolist() == [6, 0, 0]
 
 
+@pytest.mark.parametrize(
+    ("prefix", "suffix"), [(["<s>"], ["</s>"]), ([], []), (["<s>", "</s>"], []), ([], ["</s>", "</s>"])]
+)
+def test_the_left_side_of_every_arrangement(tmp_path: Path, prefix: list[str], suffix: list[str]) -> None:
+    """RoBERTa's tokens (byte-level BPE), none, and others."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", *alphabet])}
+    made = HuggingFaceTokenizer(BPE(vocabulary, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.post_processor = TemplateProcessing(
+        single=[*prefix, "$A", *suffix], special_tokens=[("<s>", 0), ("</s>", 1)] if prefix or suffix else []
+    )
+    made.save(str(tmp_path / "tokenizer.json"))
+    published: Any = transformers.PreTrainedTokenizerFast  # untyped
+    reference = published(tokenizer_file=str(tmp_path / "tokenizer.json"), truncation_side="left")
+    for text in ("", "a", "abcd", "abcdefghij klm", "é" * 9):
+        found = Tokenizer(tmp_path / "tokenizer.json", 6).encode([text], side="left")
+        assert found.ids.tolist() == reference(text, truncation=True, max_length=6)["input_ids"]
+        assert found.dropped[0] == len(reference(text)["input_ids"]) - len(found.ids)
+
+
+@pytest.mark.parametrize("fast_one", [True, False])
+def test_windows_of_a_long_hostile_text_are_the_whole(file: Path, fast_one: bool) -> None:
+    """Cut at word ends on the way, and no token differs from the text tokenised at once."""
+    text = " ".join(hostile_texts(["[CLS]", "[SEP]"], ["un", "##able"])) * 16
+    assert len(text) > 3 * PIECE
+    wanted = plain(file).encode(text, add_special_tokens=False).ids
+    tokenizer = Tokenizer(file, 16, fast=fast_one)
+    windows = list(tokenizer.windows(text, size=130, overlap=0))
+    assert np.concatenate([window[1:-1] for window in windows]).tolist() == wanted
+    assert {len(window) for window in windows[:-1]} == {130}
+    assert tokenizer.encode_whole([text]).ids[1:-1].tolist() == wanted
+
+
 @given(st.integers(0, 60), st.integers(4, 12), st.integers(0, 9), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_windows_cover_the_text_in_order(file: Path, words: int, size: int, overlap: int, fast_one: bool) -> None:
-    tokenizer = Tokenizer(file, 16, fast=fast_one) if not fast_one else fast_of(file)
+    tokenizer = opened(file, fast_one)
     text = " ".join(["one", "two", "three", "four", "five", "six", "seven"][index % 7] for index in range(words))
     overlap = min(overlap, size - 3)
     windows = list(tokenizer.windows(text, size=size, overlap=overlap))
@@ -185,17 +326,15 @@ def test_windows_cover_the_text_in_order(file: Path, words: int, size: int, over
     assert len(windows) == 1 or min(len(body) for body in bodies) > overlap
 
 
-_made: dict[Path, Tokenizer] = {}
-
-
-def fast_of(file: Path) -> Tokenizer:
-    return _made.setdefault(file, Tokenizer(file, 16))
+@cache
+def opened(file: Path, fast_one: bool = True) -> Tokenizer:
+    return Tokenizer(file, 16, fast=fast_one)
 
 
 def test_windows_of_a_very_long_text_hold_a_part_of_it(file: Path) -> None:
     import tracemalloc
 
-    tokenizer = fast_of(file)
+    tokenizer = opened(file)
     text = "some words, " * 400_000  # 4.8 MB, 1.2 million tokens: 4.8 MB of ids
     tracemalloc.start()
     try:
@@ -211,4 +350,4 @@ def test_an_overlap_without_room_is_refused(file: Path) -> None:
     from fletcher.runtime.errors import InputError
 
     with pytest.raises(InputError, match="choose an overlap from 0 to 5"):
-        list(fast_of(file).windows("a", size=8, overlap=6))
+        list(opened(file).windows("a", size=8, overlap=6))
