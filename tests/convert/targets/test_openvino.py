@@ -1,0 +1,76 @@
+"""The cpu graph of every family and head on OpenVINO: transformers' vectors, whoever else is in the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fletcher.convert.precision import Float
+from fletcher.model_zoo import Head
+from fletcher.runtime import Encoder
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.openvino import OpenVinoSession
+
+from ..heads import test_classification, test_colbert, test_splade
+from ..heads.tiny import convert
+from ..parity import Parity, load, make_card
+from .models import MODELS
+from .sessions import architecture_of, models_of
+
+HEADS: dict[str, tuple[Callable[[Path], Path], Head | None]] = {
+    "scores": (test_classification.make, None),
+    "sparse": (test_splade.make, "splade"),
+    "token_vectors": (test_colbert.make, None),
+}
+
+
+def on_openvino(graph: Path) -> OpenVinoSession:
+    return OpenVinoSession(graph, precision="fp32", threads=1, workers=1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parity(tmp_path: Path, name: str) -> None:
+    tiny = MODELS[name]()
+    load(tiny.save(tmp_path), make_card(tmp_path, tiny.hidden, tiny.longest)).close()
+    with on_openvino(tmp_path / "graph" / "cpu.onnx") as session:
+        parity = Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)
+        parity.check_batches()
+        parity.check_company()
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_pass_their_canaries(tmp_path: Path, head: str) -> None:
+    """A canary's values are the reference library's."""
+    make, asked = HEADS[head]
+    with Encoder.load(convert(make(tmp_path / "model"), asked).path, provider="openvino", workers=1) as encoder:
+        assert encoder.provider == "OpenVINO CPU f32"
+        assert encoder.card.output == head
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_halved_weights_pass_their_tolerance(tmp_path: Path, precision: Float) -> None:
+    tiny = MODELS["bert"]()
+    card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest)
+    models_of(architecture_of(tmp_path, card), card, tmp_path, "cpu", precision)
+    with on_openvino(tmp_path / f"cpu-{precision}.onnx") as session:
+        parity = Parity(tiny.model, session, tiny.tokens, tiny.vocabulary, tiny.longest)
+        rows = parity.rows((3, 1, 9, 17))
+        ours, theirs = parity.fletcher(rows), parity.huggingface(rows)
+    cosines = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+    assert cosines.min() > {"fp16": 0.9999, "bf16": 0.999}[precision]
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "mpnet"])
+def test_a_text_without_a_token_is_finite_and_changes_no_other(tmp_path: Path, name: str) -> None:
+    tiny = MODELS[name]()
+    card = make_card(tiny.save(tmp_path), tiny.hidden, tiny.longest, pooling=("mean",))
+    load(tmp_path, card).close()
+    texts = ([2, 7, 9, 11, 3], [2, 8, 3])
+    with on_openvino(tmp_path / "graph" / "cpu.onnx") as session:
+        beside = session.run(Encodings.from_lists([texts[0], [], texts[1]]))
+        alone = session.run(Encodings.from_lists(texts))
+    assert np.isfinite(beside).all()
+    np.testing.assert_allclose(beside[[0, 2]], alone, rtol=0, atol=1e-6)
