@@ -3,9 +3,9 @@
     python benchmarks/tokenizers/run.py ARTEFACT [--texts 8000] [--rounds 5] [--json]
 
 nanotoken and HuggingFace's tokenizers run through `fletcher.runtime.tokenizer.Tokenizer`, one after the other in every round,
-so that a busy moment meets both; the median round counts. Both keep the words that they saw, so every round has texts of its
-own, and a tenth of their words was never seen before: the rest are the vocabulary's, as frequent as Zipf's law has it. The ids
-are compared. Fletcher's own cache is off, except in the last line: there HuggingFace's gets texts that it saw before.
+so that a busy moment meets both; the median round counts. nanotoken keeps words that it saw, so every round has texts of its
+own, and a tenth of their words was never seen before: the rest are the vocabulary's, as frequent as Zipf's law has it. All
+ids are compared. Fletcher's own cache is off, except in the last line: there HuggingFace's gets texts that it saw before.
 `taskset -c 0` before the command shows one core.
 """
 
