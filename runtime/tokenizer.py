@@ -77,8 +77,9 @@ class TokenizerStats:
 class Tokenizer:
     """HuggingFace's tokenizer, or one that was checked against it and is faster, with truncation that says what it cut.
 
-    The fast one gives flat arrays and takes about a microsecond a short text. HuggingFace's own makes a list of Python
-    integers for each text (its `Encoding` offers nothing else), so only there recent short texts are kept in a cache.
+    The fast one gives flat arrays and takes a few microseconds a short text (benchmarks/tokenizers). HuggingFace's own makes
+    a list of Python integers for each text (its `Encoding` offers nothing else), so only there recent short texts are kept
+    in a cache.
 
     Attributes:
         max_tokens: longest output, special tokens included.
