@@ -96,23 +96,45 @@ def _read_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
 
 
 def _quota(root: Path) -> float:
-    """Processors' worth of time that the control group allows."""
-    group = root / "sys/fs/cgroup"
-    parts = _text(group / "cpu.max").split()  # version 2: "max 100000" or "150000 100000"
-    if not parts:
-        parts = [_text(group / "cpu/cpu.cfs_quota_us").strip(), _text(group / "cpu/cpu.cfs_period_us").strip()]
-    if len(parts) == 2 and parts[0].isdigit() and parts[1].isdigit() and int(parts[1]):
-        return int(parts[0]) / int(parts[1])
-    return float("inf")
+    """Processors' worth of time that the control groups allow."""
+    quotas = [float("inf")]
+    for group in _groups(root, "cpu"):
+        parts = _text(group / "cpu.max").split()  # version 2: "max 100000" or "150000 100000"
+        if not parts:
+            parts = [_text(group / name).strip() for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+        if len(parts) == 2 and parts[0].isdigit() and parts[1].isdigit() and int(parts[1]):
+            quotas.append(int(parts[0]) / int(parts[1]))
+    return min(quotas)
 
 
 def _memory(root: Path) -> int:
     lines = _text(root / "proc/meminfo").splitlines()
     limits = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemTotal:")]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        if (text := _text(root / "sys/fs/cgroup" / name).strip()).isdigit():
-            limits.append(int(text))
+    for group in _groups(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            if (text := _text(group / name).strip()).isdigit():
+                limits.append(int(text))
     return min(limits, default=0)
+
+
+def _groups(root: Path, controller: str) -> list[Path]:
+    """Folders of the control groups that limit this process: its own and all above it, of version 2 and of version 1.
+
+    A container sees its own group as the root. A service of systemd does not: its limits lie in a folder of its own, or in
+    its slice's.
+    """
+    second = root / "sys/fs/cgroup"
+    first = second / controller
+    groups = [second, first]
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        group = first if controllers else second
+        for name in path.strip("/").split("/"):
+            group /= name
+            groups.append(group)
+    return groups
 
 
 def _read_list(text: str) -> list[int]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
 
-from .errors import InputError
+from .errors import InputError, MissingPackageError, ProviderError
 from .machine import Machine
 from .manifest import Target, Variant
 
-__all__ = ["AUTO", "PROVIDERS", "Provider", "candidates", "check_provider", "missing"]
+__all__ = ["AUTO", "PROVIDERS", "Provider", "candidates", "check_provider", "missing", "require"]
 
 #: Asks for a measurement instead of naming a provider.
 AUTO = "auto"
@@ -78,6 +78,18 @@ def missing(provider: Provider, machine: Machine) -> str | None:
     if provider.precision == "bf16" and not machine.instructions & BF16_INSTRUCTIONS:
         return "the processor has no bfloat16 arithmetic"
     return None
+
+
+def require(provider: Provider, machine: Machine) -> None:
+    """
+    Raises:
+        MissingPackageError: the provider's package is not installed.
+        ProviderError: it is too old, or the processor lacks the provider's arithmetic.
+    """
+    if importlib.util.find_spec(provider.package) is None:
+        raise MissingPackageError(provider.package, provider.extra, f"the provider {provider.name}")
+    if (problem := missing(provider, machine)) is not None:
+        raise ProviderError(f"the provider {provider.name} cannot be used here: {problem}")
 
 
 def candidates(variant: Variant, machine: Machine) -> list[tuple[Provider, str | None]]:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from .artifact import Artifact
 from .encodings import Encodings
 from .errors import ArtifactError, MissingPackageError, ProviderError
+from .machine import this_machine
 from .manifest import Variant
-from .providers import PROVIDERS, check_provider
+from .providers import PROVIDERS, check_provider, require
 
 __all__ = ["FALLBACK", "Opened", "Session", "open_session", "open_with_fallback"]
 
@@ -84,7 +85,8 @@ def open_session(
     Raises:
         InputError: there is no such provider.
         MissingPackageError: the provider's package is not installed.
-        ProviderError: the provider does not run this target, or refuses the graph.
+        ProviderError: the package is too old, the processor lacks the provider's arithmetic, or the provider does not run
+            this target or refuses the graph.
         ArtifactError: the graph file cannot be loaded.
     """
     check_provider(provider)
@@ -94,6 +96,7 @@ def open_session(
             f"the variant {variant.name} is for the target {variant.target}, which {provider} does not run: "
             "load a cpu variant"
         )
+    require(chosen, this_machine())
     graph = Path(artifact.path / variant.file)
     if chosen.package == "openvino":
         from .openvino import OpenVinoSession

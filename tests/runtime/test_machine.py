@@ -54,6 +54,32 @@ def test_the_control_groups_limits_count(tmp_path: Path) -> None:
     assert (machine.processors, machine.memory) == (FOUR, 4096 * 1024)
 
 
+def test_a_service_is_limited_by_its_own_group_and_its_slices(tmp_path: Path) -> None:
+    """systemd's CPUQuota= and MemoryMax=: nothing of them stands in the root group."""
+    second = {
+        "proc/meminfo": "MemTotal: 4096 kB\n",
+        "proc/self/cgroup": "0::/some.slice/one.service\n",
+        "sys/fs/cgroup/some.slice/cpu.max": "100000 100000\n",
+        "sys/fs/cgroup/some.slice/memory.max": "max\n",
+        "sys/fs/cgroup/some.slice/one.service/cpu.max": "300000 100000\n",
+        "sys/fs/cgroup/some.slice/one.service/memory.max": "1048576\n",
+        "sys/fs/cgroup/some.slice/two.service/memory.max": "1\n",
+    }
+    machine = read_machine(write(tmp_path / "2", second), FOUR)
+    assert (machine.processors, machine.memory) == ((0,), 1 << 20)
+    first = {
+        "proc/meminfo": "MemTotal: 4096 kB\n",
+        "proc/self/cgroup": "5:memory:/jobs/one\n4:cpu,cpuacct:/jobs\n1:name=systemd:/\n0::/\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+        "sys/fs/cgroup/memory/jobs/one/memory.limit_in_bytes": "2097152\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+        "sys/fs/cgroup/cpu/jobs/cpu.cfs_quota_us": "200000\n",
+        "sys/fs/cgroup/cpu/jobs/cpu.cfs_period_us": "100000\n",
+    }
+    machine = read_machine(write(tmp_path / "1", first), FOUR)
+    assert (machine.processors, machine.memory) == ((0, 1), 2 << 20)
+
+
 def test_the_key_changes_with_what_decides_the_speed() -> None:
     machine = Machine("a", frozenset({"avx2"}), (0, 1), ((0, 1),), 1)
     others = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
 from fletcher.runtime.machine import Machine
 from fletcher.runtime.providers import PROVIDERS, candidates, check_provider, missing
 from fletcher.runtime.session import open_session, open_with_fallback
@@ -67,6 +67,25 @@ def test_what_runs_as_wanted_is_no_fallback(tiny_artifact: Path) -> None:
     opened = open_with_fallback(artifact, artifact.variant(), provider="mlas", threads=1, workers=1, allowed=True)
     assert opened.fallback is None
     opened.session.close()
+
+
+def test_a_provider_that_was_asked_for_by_name_is_not_excused_its_conditions(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO would emulate bfloat16, slower than float32, and say nothing."""
+    artifact = Artifact.open(tiny_artifact)
+    monkeypatch.setattr("fletcher.runtime.session.this_machine", lambda: PLAIN)
+    with pytest.raises(ProviderError, match="openvino-bf16 cannot be used here: the processor has no bfloat16"):
+        open_session(artifact, artifact.variant(), provider="openvino-bf16")
+    changed = {
+        "openvino": dataclasses.replace(PROVIDERS["openvino"], oldest=(9999, 1)),
+        "openvino-bf16": dataclasses.replace(PROVIDERS["openvino-bf16"], package="no_such_package"),
+    }
+    monkeypatch.setattr("fletcher.runtime.session.PROVIDERS", {**PROVIDERS, **changed})
+    with pytest.raises(ProviderError, match=r"openvino .* is too old, 9999\.1 is needed"):
+        open_session(artifact, artifact.variant(), provider="openvino")
+    with pytest.raises(MissingPackageError, match=r"no_such_package.*longbow-fletcher\[openvino\]"):
+        open_session(artifact, artifact.variant(), provider="openvino-bf16")
 
 
 def test_a_target_that_no_cpu_provider_runs_is_refused(tiny_artifact: Path) -> None:
