@@ -21,7 +21,7 @@ from .duplicates import VectorCache
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
-from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, require, score
+from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, prepare_output, require, score
 from .loading import Loaded, LoadOptions, load_parts
 from .longdocs import Folding, cut_documents
 from .manifest import TOKEN_STATES, Variant
@@ -251,6 +251,20 @@ class Encoder:
             None,
             lambda values: finish(Embeddings(values, made.tokens, made.dropped), None, self.card, options),
         )
+
+    def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
+        """Texts to what no embedder's vector is: scores with a query, sparse vectors, or token vectors, by the model's card;
+        of an embedder, the states of its tokens.
+
+        Args:
+            texts: any number.
+            options: input type and overflow; of pairs, `truncate` or `refuse`.
+            query: what the texts are scored with; rerankers only.
+
+        Raises:
+            InputError: the model has no such output, or texts or options cannot be used.
+        """
+        return prepare_output(self, texts, options, query, states=self.has_token_states)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         """Computes one batch on the calling thread; see `Workers.run`."""

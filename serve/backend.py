@@ -76,6 +76,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def has_token_states(self) -> bool:
+        """Whether it gives the states of single tokens, too."""
+        ...
+
+    @property
     def fallback(self) -> str | None:
         """Why another provider runs than the one that was wanted, or None."""
         ...
@@ -94,6 +99,10 @@ class Backend(Protocol):
 
     def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
         """Token ids to the same."""
+        ...
+
+    def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
+        """Texts to scores, sparse vectors or token vectors."""
         ...
 
     def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings: ...

@@ -25,6 +25,7 @@ from fletcher.runtime.errors import (
     ProviderError,
     ServiceError,
     StoppingError,
+    TooLongError,
     VerificationError,
 )
 
@@ -71,6 +72,7 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     VerificationError: _BROKEN,
     InputError: Status(400, "invalid_request_error", None, "INVALID_ARGUMENT"),
     OptionError: Status(400, "invalid_request_error", "invalid_value", "INVALID_ARGUMENT"),
+    TooLongError: Status(400, "invalid_request_error", "context_length_exceeded", "INVALID_ARGUMENT"),
     FieldError: Status(400, "invalid_request_error", "invalid_value", "INVALID_ARGUMENT"),
     UnknownModelError: Status(404, "invalid_request_error", "model_not_found", "NOT_FOUND"),
     UnknownRouteError: Status(404, "invalid_request_error", "unknown_url", "NOT_FOUND"),

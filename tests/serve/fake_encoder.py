@@ -88,6 +88,7 @@ class FakeEncoder:
         self.artifact = Digest()
         self.variant = Named()
         self.provider = "by hand"
+        self.has_token_states = False
         self.fallback: str | None = None
         self.dimension = DIMENSION
         self.max_tokens = MAX_TOKENS
@@ -146,6 +147,9 @@ class FakeEncoder:
             return finish(Embeddings(values, encodings.lengths, encodings.dropped), None, self.card, options)
 
         return Task(encodings, None, done)
+
+    def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
+        raise InputError("fake-model gives vectors of texts alone")
 
     def check_canary(self) -> Verdict:
         return self.canary
