@@ -28,6 +28,7 @@ from .manifest import TOKEN_STATES, Variant
 from .output import shorten
 from .session import Session
 from .tasks import Task, check_strings, finish, prepare, tokenize
+from .text_tokens import TextToken
 from .tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
@@ -213,6 +214,14 @@ class Encoder:
         check_strings(texts)
         return tokenize(self.tokenizer, self.card, texts, EmbedOptions(input_type=input_type))
 
+    def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
+        """Each text's tokens, untruncated and without a prompt, for people who want to see them.
+
+        Raises:
+            InputError: a text that is no valid Unicode string.
+        """
+        return self.tokenizer.describe(texts, special=special)
+
     def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings:
         """Takes token ids that the caller made, special tokens included, and truncates them.
 
@@ -308,7 +317,8 @@ class Encoder:
         if options.splits:
             return self._embed_split(texts, options)
         task = self.prepare(texts, options)
-        return task.finish(self.compute(task.encodings))
+        embeddings: Embeddings = task.finish(self.compute(task.encodings))
+        return embeddings
 
     def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         """A part of the rows at a time, so that a document of any length fits."""
@@ -426,4 +436,5 @@ class Encoder:
 
 def _finish(started: tuple[Task, Computation]) -> Embeddings:
     task, computation = started
-    return task.finish(computation.result())
+    embeddings: Embeddings = task.finish(computation.result())
+    return embeddings

@@ -12,6 +12,7 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.tasks import Task
+from fletcher.runtime.text_tokens import TextToken
 
 __all__ = ["Backend", "Canary", "NamedVariant", "Provenance"]
 
@@ -85,6 +86,11 @@ class Backend(Protocol):
         """Why another provider runs than the one that was wanted, or None."""
         ...
 
+    @property
+    def reason(self) -> str:
+        """Why this provider, these workers and this token budget."""
+        ...
+
     def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
         """What it counts by itself: by name, what it is, and its value now."""
         ...
@@ -103,6 +109,10 @@ class Backend(Protocol):
 
     def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
         """Texts to scores, sparse vectors or token vectors."""
+        ...
+
+    def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
+        """Each text's tokens, untruncated."""
         ...
 
     def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings: ...

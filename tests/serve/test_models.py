@@ -1,0 +1,295 @@
+"""Several models in one server: names, versions, weights, shadows, exchange under load, rest, memory."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+import pytest
+from numpy.typing import NDArray
+
+from fletcher.runtime import Encodings
+from fletcher.runtime.errors import CanaryError, InputError
+from fletcher.serve.backend import Backend
+from fletcher.serve.model_spec import ModelSpec, read_specs
+from fletcher.serve.server import Server
+from fletcher.serve.shadows import drift
+
+from .fake_encoder import CARD, Digest, FakeEncoder, expected
+
+SECONDS = 20.0
+
+
+class Scaled(FakeEncoder):
+    """Vectors that tell which version made them: the fake one's times a number; `turned` swaps two elements."""
+
+    def __init__(self, scale: float, *, turned: bool = False, name: str = "fake-model") -> None:
+        super().__init__(workers=1)
+        self.scale = scale
+        self.turned = turned
+        self.closed = False
+        self.card = msgspec.structs.replace(CARD, name=name, aliases=())
+        self.artifact = Digest(f"digest-{scale}")
+
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        assert not self.closed, "a batch ran on a closed encoder"
+        values = super().run(batch, output) * np.float32(self.scale)
+        return values[:, ::-1] if self.turned else values
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Shelf:
+    """What folders hold: `path` is a scale, or a scale with `turned`, or `broken`."""
+
+    def __init__(self) -> None:
+        self.made: list[Scaled] = []
+
+    def __call__(self, spec: ModelSpec) -> Backend:
+        if spec.path == "broken":
+            raise CanaryError("broken does not reproduce its canary")
+        scale, _, turned = spec.path.partition(" ")
+        self.made.append(Scaled(float(scale), turned=turned == "turned", name=spec.name))
+        return self.made[-1]
+
+
+@pytest.fixture(autouse=True)
+def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fletcher.serve.server.fingerprint", lambda spec: spec.path)
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf()
+
+
+def serve(shelf: Shelf, *specs: ModelSpec) -> Server:
+    return Server(list(specs), http="127.0.0.1:0", flight=None, drain_seconds=10, load=shelf)
+
+
+def client(server: Server) -> httpx.Client:
+    return httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS)
+
+
+def scale_of(http: httpx.Client, model: str, text: str = "ab") -> float:
+    response = http.post("/v1/embeddings", json={"model": model, "input": text})
+    assert response.status_code == 200, response.text
+    return float(response.json()["data"][0]["embedding"][0] / expected(text)[0])
+
+
+def metric(http: httpx.Client, pattern: str) -> float:
+    found = re.search(rf"^{pattern} (\S+)$", http.get("/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_models_by_name_alias_and_version(shelf: Shelf) -> None:
+    one = ModelSpec(path="1", name="one", aliases=("first",))
+    two = ModelSpec(path="2", name="two", version="b")
+    with serve(shelf, one, two) as server, client(server) as http:
+        assert [scale_of(http, name) for name in ("one", "first", "one@1", "two", "two@b")] == [1, 1, 1, 2, 2]
+        assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["one", "two"]
+        assert http.get("/v1/models/two@b").json()["digest"] == "digest-2.0"
+        assert http.post("/v1/embeddings", json={"model": "two@1", "input": "a"}).status_code == 404
+        bare = http.post("/embed", json={"inputs": "ab", "normalize": False, "model": "two"}).json()
+        assert bare == [(2 * expected("ab")).tolist()]
+        assert metric(http, r'fletcher_model_requests_total\{model="two",version="b"\}') == 3
+        assert metric(http, r"fletcher_queue_tokens") == 0
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [
+        [],
+        [ModelSpec(path="1", name="a"), ModelSpec(path="2", name="a")],
+        [ModelSpec(path="1", name="a", weight=0.0)],
+        [ModelSpec(path="1", name="a", shadow=True)],
+        [ModelSpec(path="1", name="a", aliases=("x",)), ModelSpec(path="2", name="b", aliases=("x",))],
+    ],
+)
+def test_lists_that_contradict_themselves(shelf: Shelf, specs: list[ModelSpec]) -> None:
+    with pytest.raises(InputError):
+        serve(shelf, *specs)
+
+
+def test_weights_share_requests(shelf: Shelf) -> None:
+    light = ModelSpec(path="1", name="m", version="1", weight=1)
+    heavy = ModelSpec(path="2", name="m", version="2", weight=3)
+    with serve(shelf, light, heavy) as server, client(server) as http:
+        counts = Counter(scale_of(http, "m") for _ in range(400))
+        assert counts[1] + counts[2] == 400
+        assert 240 < counts[2] < 360  # 300 expected, 8.7 the standard deviation
+        answer = http.patch("/admin/models/m", json={"versions": [{"version": "2", "weight": 0}]})
+        assert answer.status_code == 200
+        assert {scale_of(http, "m") for _ in range(20)} == {1}
+        assert len(shelf.made) == 2  # nothing was loaded again
+
+
+def test_a_shadow_answers_nobody_and_its_drift_is_counted(shelf: Shelf) -> None:
+    main = ModelSpec(path="1", name="m")
+    shadow = ModelSpec(path="1 turned", name="m", version="next", shadow=True)
+    with serve(shelf, main, shadow) as server, client(server) as http:
+        assert {scale_of(http, "m") for _ in range(10)} == {1}
+        labels = r'\{model="m",version="next"\}'
+        deadline = time.monotonic() + SECONDS
+        while metric(http, f"fletcher_shadow_drift_count{labels}") < 10:
+            assert time.monotonic() < deadline
+        vector = expected("ab").astype(np.float64)
+        cosine = vector @ vector[::-1] / (vector @ vector)
+        assert metric(http, f"fletcher_shadow_drift_sum{labels}") == pytest.approx(10 * (1 - cosine))
+
+
+def test_drift_of_equal_and_of_incomparable_answers() -> None:
+    from fletcher.runtime import Embeddings
+
+    def made(vectors: Sequence[Sequence[float]]) -> Embeddings:
+        return Embeddings(np.array(vectors, np.float32), np.ones(1, np.int64), np.zeros(1, np.int32))
+
+    found = drift(made([[1, 0], [1, 1], [0, 0]]), made([[2, 0], [1, -1], [0, 0]]))
+    assert found is not None
+    np.testing.assert_allclose(found, [0, 1, 1], atol=1e-12)
+    assert drift(made([[1, 0]]), made([[1, 0, 0]])) is None
+
+
+def test_an_exchange_under_load_fails_no_request(shelf: Shelf) -> None:
+    """Eight clients ask all the time while the model is exchanged ten times."""
+    stop = threading.Event()
+    statuses: Counter[int] = Counter()
+    scales: set[float] = set()
+    lock = threading.Lock()
+
+    def ask(server: Server) -> None:
+        with client(server) as http:
+            while not stop.is_set():
+                response = http.post("/v1/embeddings", json={"model": "m", "input": ["ab"] * 5})
+                with lock:
+                    statuses[response.status_code] += 1
+                    if response.status_code == 200:
+                        value = response.json()["data"][4]["embedding"]
+                        scale = value[0] / expected("ab")[0]
+                        assert value == (np.float32(scale) * expected("ab")).tolist()
+                        scales.add(scale)
+
+    with serve(shelf, ModelSpec(path="1", name="m")) as server, client(server) as http:
+        threads = [threading.Thread(target=ask, args=(server,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for turn in range(2, 12):
+            answer = http.post("/admin/models", json={"path": str(turn), "name": "m"})
+            assert answer.status_code == 200, answer.text
+            assert scale_of(http, "m") == turn  # whoever asks after the answer gets the new one
+        stop.set()
+        for thread in threads:
+            thread.join(SECONDS)
+        assert metric(http, "fletcher_admission_admitted_total") >= statuses[200]
+    assert set(statuses) == {200}
+    assert statuses[200] > 50
+    assert len(scales) > 3
+    assert [encoder.closed for encoder in shelf.made] == [True] * 11
+
+
+def test_what_fails_to_load_changes_nothing(shelf: Shelf) -> None:
+    with serve(shelf, ModelSpec(path="1", name="m")) as server, client(server) as http:
+        refused = http.post("/admin/models", json={"path": "broken", "name": "m"})
+        assert refused.status_code == 400
+        assert "canary" in refused.json()["error"]["message"]
+        assert scale_of(http, "m") == 1
+        assert http.delete("/admin/models/m").status_code == 400  # the last one
+        assert http.delete("/admin/models/other").status_code == 404
+
+
+def test_load_and_unload(shelf: Shelf) -> None:
+    with serve(shelf, ModelSpec(path="1", name="m")) as server, client(server) as http:
+        states = http.post("/admin/models", json={"path": "2", "name": "n"}).json()["models"]
+        assert [(state["name"], state["version"], state["awake"]) for state in states] == [
+            ("m", "1", True),
+            ("n", "1", True),
+        ]
+        assert scale_of(http, "n") == 2
+        assert len(http.delete("/admin/models/n").json()["models"]) == 1
+        assert http.post("/v1/embeddings", json={"model": "n", "input": "a"}).status_code == 404
+        assert shelf.made[1].closed
+
+
+def test_the_admin_api_wants_json_and_no_browser(shelf: Shelf) -> None:
+    with serve(shelf, ModelSpec(path="1", name="m")) as server, client(server) as http:
+        body = b'{"path": "2", "name": "m"}'
+        form = http.post("/admin/models", content=body, headers={"content-type": "text/plain"})
+        assert form.status_code == 415
+        website = {"origin": "https://example.org", "content-type": "application/json"}
+        assert http.post("/admin/models", content=body, headers=website).status_code == 403
+        assert len(shelf.made) == 1
+
+
+def test_an_idle_model_sleeps_and_the_next_request_wakes_it(shelf: Shelf) -> None:
+    with serve(shelf, ModelSpec(path="1", name="m", idle_seconds=0.2)) as server, client(server) as http:
+        assert scale_of(http, "m") == 1
+        deadline = time.monotonic() + SECONDS
+        while not shelf.made[0].closed:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert http.get("/ready").status_code == 200
+        assert metric(http, "fletcher_models_awake") == 0
+        assert scale_of(http, "m") == 1
+        assert len(shelf.made) == 2
+        assert metric(http, "fletcher_vectors_processed_total") == 2
+
+
+def test_toml_names_models_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text(
+        '[[models]]\npath = "a"\nname = "m"\nweight = 0.5\n[[models]]\npath = "/b"\nname = "n"\nidle_seconds = 60\n'
+    )
+    first, second = read_specs(file)
+    assert (first.path, first.weight) == (str(tmp_path / "a"), 0.5)
+    assert (second.path, second.idle_seconds) == ("/b", 60)
+    for text in (
+        "[[models]]\npath = 3",
+        '[[models]]\npath = "a"\nfrobnicate = 1',
+        "[[models",
+        '[[models]]\nname = "a"',
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=r"server\.toml"):
+            read_specs(file)
+
+
+def test_memory_of_an_idle_model_is_given_back(minilm_artifact: Path) -> None:
+    """MiniLM's weights are 87 MiB: resident while it answers, gone while it sleeps."""
+    from fletcher.serve.server import load_encoder
+
+    spec = ModelSpec(path=str(minilm_artifact), name="m", idle_seconds=0.5, provider="mlas", workers=1, cache="0")
+    process = psutil.Process()
+
+    def settled(server: Server, awake: bool) -> int:
+        deadline = time.monotonic() + SECONDS
+        while (server.models.serving[0].versions[0].engine is not None) is not awake:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return int(process.memory_info().rss)
+
+    with (
+        Server([spec], http="127.0.0.1:0", flight=None, load=load_encoder) as server,
+        client(server) as http,
+    ):
+        body: Any = {"model": "m", "input": ["a text"] * 8}
+        first = http.post("/v1/embeddings", json=body).json()["data"][0]["embedding"]
+        awake = settled(server, True)
+        asleep = settled(server, False)
+        assert awake - asleep > 60 << 20
+        assert http.post("/v1/embeddings", json=body).json()["data"][0]["embedding"] == first
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fletcher-worker")]

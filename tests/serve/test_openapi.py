@@ -1,0 +1,93 @@
+"""schemathesis against the running server: what the OpenAPI document says is what the routes do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from fletcher.serve.server import Server
+
+from .fake_encoder import FakeEncoder
+
+#: Not among them: that every body which fits the schema is accepted. Which dimensions and token ids there are is the model's.
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+
+#: What the models of this test are asked for.
+NAMED = {"model": "fake-model"}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+        yield str(server.addresses.http)
+
+
+def run(url: str, examples: int) -> int:
+    """Every operation with so many generated requests; returns how many were sent."""
+    schema = schemathesis.openapi.from_dict(httpx.get(f"{url}/openapi.json").json())
+    schema.config.update(base_url=url)
+    sent = 0
+    for result in schema.get_all_operations():
+        operation = result.ok()
+        if operation.path.startswith("/admin/"):
+            continue  # it would unload the only model; tests of its own ask it
+        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+            sent += _ask(operation, mode, examples)
+    return sent
+
+
+def _ask(operation: Any, mode: Any, examples: int) -> int:
+    sent = 0
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+        database=None,
+        derandomize=True,
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def ask(case: Any) -> None:
+        nonlocal sent
+        if isinstance(case.body, dict) and sent % 2 and "model" in case.body:
+            case.body = case.body | NAMED
+        sent += 1
+        checks = CHECKS if sent % 2 else CHECKS[:-1]
+        case.call_and_validate(checks=checks)
+
+    try:
+        ask()
+    except Exception as error:
+        if type(error).__name__ not in ("Unsatisfiable", "SkipTest"):
+            raise
+    return sent
+
+
+def test_the_document_is_true(url: str) -> None:
+    assert run(url, 8) > 150
+
+
+@pytest.mark.slow
+def test_the_document_is_true_at_length(url: str) -> None:
+    assert run(url, 400) > 5000
