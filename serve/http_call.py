@@ -76,9 +76,23 @@ class Call:
         limits: what it may have.
         client: the name of its API key; empty without keys.
         bridge: from the engine's threads to this loop.
+        priority: `X-Priority`, or `normal`.
+        timeout: `X-Request-Timeout` in seconds, or None.
     """
 
-    __slots__ = ("bodies", "bridge", "client", "headers", "limits", "models", "receive", "request_id", "scope")
+    __slots__ = (
+        "bodies",
+        "bridge",
+        "client",
+        "headers",
+        "limits",
+        "models",
+        "priority",
+        "receive",
+        "request_id",
+        "scope",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -94,6 +108,9 @@ class Call:
         Args:
             scope, receive, request_id, models, limits, bridge: see above.
             bodies: the tasks that wait for a body, and since when; whoever waits too long is cancelled.
+
+        Raises:
+            FieldError: a header cannot be used.
         """
         self.scope = scope
         self.receive = receive
@@ -104,42 +121,8 @@ class Call:
         self.bodies = bodies
         self.client = ""
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-
-    @property
-    def priority(self) -> str:
-        """`X-Priority`.
-
-        Raises:
-            FieldError: it is none that there is.
-        """
-        value = self.headers.get(b"x-priority")
-        if value is None:
-            return "normal"
-        name = value.decode("latin-1")
-        if name not in PRIORITIES:
-            raise FieldError(f"X-Priority is {name!r}: use one of {', '.join(PRIORITIES)}", "X-Priority")
-        return name
-
-    @property
-    def timeout(self) -> float | None:
-        """`X-Request-Timeout` in seconds.
-
-        Raises:
-            FieldError: it is no number above 0.
-        """
-        value = self.headers.get(b"x-request-timeout")
-        if value is None:
-            return None
-        try:
-            seconds = float(value)
-        except ValueError:
-            seconds = math.nan
-        if not 0 < seconds < 1e9:
-            raise FieldError(
-                f"X-Request-Timeout is {value.decode('latin-1')!r}: it must be a number of seconds above 0",
-                "X-Request-Timeout",
-            )
-        return seconds
+        self.priority = read_priority(self.headers.get(b"x-priority"))
+        self.timeout = read_timeout(self.headers.get(b"x-request-timeout"))
 
     def wants(self, media_type: bytes) -> bool:
         """Whether the client asks for answers of a type."""
@@ -241,6 +224,36 @@ class Call:
 
 
 Handler = Callable[[Call], Awaitable[Response]]
+
+
+def read_priority(value: bytes | None) -> str:
+    """
+    Raises:
+        FieldError: it is none that there is.
+    """
+    if value is None:
+        return "normal"
+    name = value.decode("latin-1")
+    if name not in PRIORITIES:
+        raise FieldError(f"X-Priority is {name!r}: use one of {', '.join(PRIORITIES)}", "X-Priority")
+    return name
+
+
+def read_timeout(value: bytes | None) -> float | None:
+    """
+    Raises:
+        FieldError: it is no number of seconds above 0.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e9:
+        shown = value.decode("latin-1")
+        raise FieldError(f"X-Request-Timeout is {shown!r}: it must be a number of seconds above 0", "X-Request-Timeout")
+    return seconds
 
 
 def gunzip(data: bytes, limit: int) -> bytes:

@@ -86,10 +86,7 @@ def _operation(
     operation: Schema = {
         "operationId": doc.name,
         "summary": doc.summary,
-        "responses": {
-            str(doc.status): {"description": doc.summary, "headers": headers}
-            | ({"content": answers} if answers else {})
-        }
+        "responses": {str(doc.status): {"description": doc.summary, "headers": headers} | success}
         | {str(status): _refusal(status, error, answer, route.shape) for status in sorted(errors)},
     }
     if doc.text:

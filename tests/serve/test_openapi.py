@@ -36,6 +36,12 @@ CHECKS = [
 NAMED = {"model": "fake-model"}
 
 
+@schemathesis.serializer("application/cbor", "application/vnd.apache.arrow.stream")
+def as_it_is(context: Any, value: Any) -> bytes:
+    """Bodies of bytes; what else is generated becomes bytes that are neither CBOR nor Arrow of texts."""
+    return value if isinstance(value, bytes) else repr(value).encode()
+
+
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
@@ -48,7 +54,7 @@ def run(url: str, examples: int) -> int:
     schema.config.update(base_url=url)
     sent = 0
     for result in schema.get_all_operations():
-        operation = result.ok()
+        operation: Any = result.ok()  # type: ignore[union-attr]
         if operation.path.startswith("/admin/"):
             continue  # it would unload the only model; tests of its own ask it
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
@@ -70,11 +76,12 @@ def _ask(operation: Any, mode: Any, examples: int) -> int:
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:
         nonlocal sent
-        if isinstance(case.body, dict) and sent % 2 and "model" in case.body:
+        if mode is schemathesis.GenerationMode.POSITIVE and isinstance(case.body, dict) and sent % 2:
             case.body = case.body | NAMED
         sent += 1
-        checks = CHECKS if sent % 2 else CHECKS[:-1]
-        case.call_and_validate(checks=checks)
+        response = case.call()
+        # schemathesis does not know 413 for a refusal.
+        case.validate_response(response, checks=CHECKS[:-1] if response.status_code == 413 else CHECKS)
 
     try:
         ask()
