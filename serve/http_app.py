@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from fletcher.runtime.errors import FletcherError
+from fletcher.runtime.errors import DeadlineError, FletcherError
 
 from .access import Gate
 from .admin_routes import admin_routes
@@ -173,7 +173,7 @@ class HttpApp:
         status = shape.status(error)
         self._metrics.failed(error)
         fields = {"request_id": request_id.decode(), "status": status, "error": type(error).__name__}
-        if status >= 500:
+        if status >= 500 and not isinstance(error, DeadlineError):
             logger.error("request failed", extra={"fields": fields | {"reason": str(error)}})
         else:
             logger.info("request refused", extra={"fields": fields})
