@@ -279,6 +279,12 @@ def serve(
             "--max-items", min=1, rich_help_panel=ACCESS_PANEL, help="Most texts of a request; each API's own limit."
         ),
     ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens", min=1, rich_help_panel=ACCESS_PANEL, help="Most tokens of a request; no limit if left out."
+        ),
+    ] = None,
     idle_seconds: Annotated[
         float | None,
         typer.Option(
@@ -358,7 +364,7 @@ def serve(
         http=None if http == _OFF else http,
         flight=None if flight == _OFF else flight,
         drain_seconds=drain_seconds,
-        limits=Limits(body_bytes=parse_size(max_body), items=max_items),
+        limits=Limits(body_bytes=parse_size(max_body), items=max_items, tokens=max_tokens),
         keys=None if keys is None else Keys(keys),
         allow_anonymous=allow_anonymous,
         reread=wanted,

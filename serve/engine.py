@@ -24,6 +24,7 @@ from fletcher.runtime.tasks import Task
 
 from .backend import Backend
 from .backlog import Backlog, Piece, Request
+from .errors import TooLargeError
 from .metrics import Metrics
 
 __all__ = ["Engine"]
@@ -60,6 +61,7 @@ class Engine:
         *,
         max_queue_tokens: int = MAX_QUEUE_TOKENS,
         max_wait_seconds: float = MAX_WAIT_SECONDS,
+        max_request_tokens: int | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         """
@@ -67,11 +69,13 @@ class Engine:
             encoder: the model; it stays the caller's to close, after the engine has stopped.
             max_queue_tokens: tokens that may wait; above it requests are refused.
             max_wait_seconds: seconds that a request may be expected to wait before it is computed.
+            max_request_tokens: tokens that one request may have the model compute; None is no bound.
             metrics: where to count; None counts for nobody.
         """
         self.encoder = encoder
         self.metrics = Metrics() if metrics is None else metrics
         self._backlog = Backlog(max_tokens=max_queue_tokens, max_wait=max_wait_seconds, workers=encoder.workers)
+        self._max_request_tokens = max_request_tokens
         self._failures = 0
         self.metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: self._backlog.tokens)
         self.metrics.gauge(
@@ -127,6 +131,7 @@ class Engine:
         if options != PLAIN:
             self.encoder.check(options)
         if isinstance(inputs, Encodings):
+            self._check_tokens(inputs.num_tokens)
             request = self._admit(inputs.num_tokens)
             self._enqueue(request, self.encoder.prepare_ids(inputs, options))
             return request.future
@@ -199,6 +204,11 @@ class Engine:
     ) -> None:
         self.stop()
 
+    def _check_tokens(self, count: int) -> None:
+        limit = self._max_request_tokens
+        if limit is not None and count > limit:
+            raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several")
+
     def _admit(self, cost: int) -> Request:
         try:
             request = self._backlog.admit(cost)
@@ -214,6 +224,7 @@ class Engine:
         started = time.perf_counter()
         task = prepare()
         self.metrics.tokenization.observe(time.perf_counter() - started)
+        self._check_tokens(task.encodings.num_tokens)
         if task.by_token and task.encodings.num_tokens > MAX_LATE_TOKENS:
             raise InputError(
                 f"the states of {task.encodings.num_tokens} tokens are too much for one request; the limit is "

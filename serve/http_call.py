@@ -43,11 +43,13 @@ class Limits:
         body_bytes: bytes of a body, decompressed.
         body_seconds: seconds until it is there.
         items: texts of a request; None is each API's own limit.
+        tokens: that a request may have the model compute, on both doors; None is no limit.
     """
 
     body_bytes: int = MAX_BODY_BYTES
     body_seconds: float = BODY_SECONDS
     items: int | None = None
+    tokens: int | None = None
 
     def most_items(self, own: int) -> int:
         """The smaller of the server's and the API's own limit."""

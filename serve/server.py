@@ -93,7 +93,7 @@ class Server:
             drain_seconds: how long the orderly end may take.
             max_queue_tokens: tokens that may wait before requests are refused.
             max_wait_seconds: seconds that a request may be expected to wait.
-            limits: what an HTTP request may have.
+            limits: what a request may have.
             keys: the API keys; None asks for none.
             allow_anonymous: whether other machines may reach a server without keys.
             load: opens a model.
@@ -114,11 +114,16 @@ class Server:
         if flight_at is not None:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
+        limits = Limits() if limits is None else limits
         gate = Gate(keys)
 
         def make_engine(encoder: Backend, metrics: Metrics) -> Engine:
             return Engine(
-                encoder, max_queue_tokens=max_queue_tokens, max_wait_seconds=max_wait_seconds, metrics=metrics
+                encoder,
+                max_queue_tokens=max_queue_tokens,
+                max_wait_seconds=max_wait_seconds,
+                max_request_tokens=limits.tokens,
+                metrics=metrics,
             )
 
         self.models = Models(load, make_engine, drain_seconds=drain_seconds, fingerprint=fingerprint)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -14,6 +18,8 @@ import httpx
 import msgspec
 import numpy as np
 import psutil  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.flight as fl
 import pytest
 from numpy.typing import NDArray
 
@@ -293,3 +299,75 @@ def test_memory_of_an_idle_model_is_given_back(minilm_artifact: Path) -> None:
 def ended() -> Iterator[None]:
     yield
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fletcher-worker")]
+
+
+def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
+    specs = [ModelSpec(path="1", name="one"), ModelSpec(path="2", name="two")]
+    with (
+        Server(specs, http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, load=shelf) as server,
+        fl.connect(str(server.addresses.flight)) as flight,
+        client(server) as http,
+    ):
+        batch = pa.RecordBatch.from_pydict({"text": ["ab"]})
+
+        def ask(writer: Any, reader: Any) -> float:
+            writer.write_batch(batch)
+            return float(reader.read_chunk().data["vector"][0].as_py()[0] / expected("ab")[0])
+
+        for name, scale in (("one", 1), ("two", 2)):
+            descriptor = fl.FlightDescriptor.for_command(msgspec.json.encode({"model": name}))
+            writer, reader = flight.do_exchange(descriptor)
+            with writer:
+                writer.begin(batch.schema)
+                assert ask(writer, reader) == scale
+                if name == "two":
+                    assert http.post("/admin/models", json={"path": "3", "name": "two"}).status_code == 200
+                    assert ask(writer, reader) == 3  # the same stream goes on with the new one
+                writer.done_writing()
+        with pytest.raises(pa.ArrowKeyError, match="three"):
+            flight.get_flight_info(fl.FlightDescriptor.for_command(b'{"model": "three"}'))
+
+
+def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifact: Path, tmp_path: Path) -> None:
+    """The real command, two models of a file, then another alias and one model less."""
+    entry = f'[[models]]\npath = "{minilm_artifact}"\nprovider = "mlas"\nworkers = 1\n'
+    file = tmp_path / "server.toml"
+    file.write_text(entry + 'name = "a"\n' + entry + 'name = "b"\naliases = ["text-embedding-3-small"]\n')
+    running = subprocess.Popen(
+        [
+            *(sys.executable, "-c", "from fletcher.serve.cli import main; main()", "run"),
+            *("--config", str(file), "--json", "--http", "127.0.0.1:0", "--flight", "off"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert running.stdout is not None
+        with httpx.Client(base_url=json.loads(running.stdout.readline())["http"], timeout=SECONDS) as http:
+
+            def names() -> list[str]:
+                return [model["id"] for model in http.get("/v1/models").json()["data"]]
+
+            assert names() == ["a", "b"]
+            assert (
+                http.post("/v1/embeddings", json={"model": "text-embedding-3-small", "input": "a"}).status_code == 200
+            )
+            file.write_text(entry + "frobnicate = 1\n")
+            running.send_signal(signal.SIGHUP)
+            time.sleep(1.0)
+            assert names() == ["a", "b"]
+            file.write_text(entry + 'name = "b"\naliases = ["other"]\n')
+            running.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + SECONDS
+            while names() != ["b"]:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert http.post("/v1/embeddings", json={"model": "other", "input": "a"}).status_code == 200
+        running.send_signal(signal.SIGTERM)
+        _, logged = running.communicate(timeout=SECONDS)
+        assert running.returncode == 0
+        assert "frobnicate" in logged
+    finally:
+        running.kill()
+        running.communicate()

@@ -115,6 +115,21 @@ def test_a_limit_of_the_servers_own(fake_encoder: FakeEncoder) -> None:
         assert http.post("/embed", json={"inputs": ["a", "b", "c"]}).status_code == 413
 
 
+def test_a_limit_of_tokens(fake_encoder: FakeEncoder) -> None:
+    with (
+        Server(fake_encoder, http="127.0.0.1:0", flight=None, limits=Limits(tokens=8)) as server,
+        httpx.Client(base_url=str(server.addresses.http)) as http,
+    ):
+        assert http.post("/embed", json={"inputs": ["ab", "cd"]}).status_code == 200
+        for inputs in (["ab", "cde"], [[5] * 9]):
+            refused = http.post("/embed", json={"inputs": inputs})
+            assert refused.status_code == 413
+            assert "9 tokens" in refused.json()["error"]
+        # A refused request holds nothing of the queue.
+        assert http.post("/embed", json={"inputs": ["ab", "cd"]}).status_code == 200
+        assert server.models.open_requests == 0
+
+
 def test_scores_are_sigmoids_or_logits() -> None:
     logits = np.array([-3.0, 0.0, 4.5], np.float32)
     sigmoids = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
