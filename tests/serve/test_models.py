@@ -371,3 +371,42 @@ def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifa
     finally:
         running.kill()
         running.communicate()
+
+
+@pytest.mark.slow
+def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact: Path) -> None:
+    """MiniLM exchanged five times while four clients ask; memory is that of one model at the end."""
+    spec = ModelSpec(path=str(minilm_artifact), name="m", provider="mlas", workers=1, cache="0")
+    stop = threading.Event()
+    failed: list[str] = []
+    answered: list[int] = []
+    vectors: set[bytes] = set()
+
+    def ask(server: Server) -> None:
+        with client(server) as http:
+            while not stop.is_set():
+                response = http.post("/v1/embeddings", json={"model": "m", "input": "A man is eating food."})
+                answered.append(response.status_code)
+                if response.status_code == 200:
+                    vectors.add(np.array(response.json()["data"][0]["embedding"], np.float32).tobytes())
+                else:
+                    failed.append(response.text)
+
+    process = psutil.Process()
+    with Server([spec], http="127.0.0.1:0", flight=None, drain_seconds=10) as server, client(server) as http:
+        threads = [threading.Thread(target=ask, args=(server,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        sizes = []
+        for _ in range(5):
+            body = {"path": str(minilm_artifact), "name": "m", "provider": "mlas", "workers": 1, "cache": "0"}
+            assert http.post("/admin/models", json=body).status_code == 200
+            sizes.append(process.memory_info().rss)
+        stop.set()
+        for thread in threads:
+            thread.join(SECONDS)
+    assert not failed
+    assert len(answered) > 100
+    assert len(vectors) == 1  # the same model, the same vector
+    assert max(sizes[1:]) - min(sizes[1:]) < 80 << 20  # less than one model's weights in four exchanges
