@@ -83,8 +83,13 @@ async def show(call: Call) -> Response:
 
 
 async def load(call: Call) -> Response:
-    """Loads a model, or exchanges the version that has its name and label: its canary passes before it answers anybody."""
-    spec = decode(_spec, await _json(call))
+    """Loads a model, or exchanges the version that has its name and label: its canary passes before it answers anybody.
+
+    Of a version that is exchanged, what the body does not say stays: its aliases, its share, how it runs.
+    """
+    body = await _json(call)
+    spec = decode(_spec, body)
+    said = {"name", *msgspec.json.decode(body)}
     loop = asyncio.get_running_loop()
     try:
         spec = await loop.run_in_executor(None, spec.named)
@@ -93,7 +98,8 @@ async def load(call: Call) -> Response:
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
         if any(known.key == spec.key for known in specs):
-            return [spec if known.key == spec.key else known for known in specs]
+            merged = {name: getattr(spec, name) for name in said}
+            return [msgspec.structs.replace(known, **merged) if known.key == spec.key else known for known in specs]
         return [*specs, spec]
 
     await _edit(call, "load", change, reload=frozenset([spec.key]))

@@ -154,7 +154,12 @@ def write_arrow(schema: Any, batches: list[Any], embeddings: list[Embeddings]) -
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         for batch, found in zip(batches, embeddings, strict=True):
-            writer.write_batch(with_vectors(batch, found, schema))
+            # The columns are the client's and the vectors; what became of each text stands beside them.
+            said = {
+                "fletcher.tokens_seen": ",".join(map(str, found.tokens.tolist())),
+                "fletcher.tokens_dropped": ",".join(map(str, found.dropped.tolist())),
+            }
+            writer.write_batch(with_vectors(batch, found, schema), custom_metadata=said)
     made: bytes = sink.getvalue().to_pybytes()
     return made
 

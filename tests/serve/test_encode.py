@@ -79,6 +79,13 @@ def test_arrow_in_arrow_out_and_other_columns_pass(http: httpx.Client) -> None:
     assert found.schema.metadata[b"fletcher.digest"] == b"c0ffee"
 
 
+def test_arrow_tells_the_tokens_of_each_text(http: httpx.Client) -> None:
+    table = pa.table({"text": ["ab", "x" * 20]})
+    answer = http.post("/encode/arrow", content=arrow_bytes(table))
+    _, said = pa.ipc.open_stream(answer.content).read_next_batch_with_custom_metadata()
+    assert said.to_dict() == {b"fletcher.tokens_seen": b"4,16", b"fletcher.tokens_dropped": b"0,6"}
+
+
 def test_an_empty_stream_has_a_schema(http: httpx.Client) -> None:
     table = pa.table({"text": pa.array([], pa.string())})
     found = pa.ipc.open_stream(http.post("/encode/arrow?dimensions=4", content=arrow_bytes(table)).content).read_all()

@@ -226,6 +226,14 @@ def test_load_and_unload(shelf: Shelf) -> None:
         assert shelf.made[1].closed
 
 
+def test_an_exchange_keeps_what_it_does_not_name(shelf: Shelf) -> None:
+    spec = ModelSpec(path="1", name="m", aliases=("alias",), idle_seconds=60)
+    with serve(shelf, spec) as server, client(server) as http:
+        (state,) = http.post("/admin/models", json={"path": "2", "name": "m"}).json()["models"]
+        assert (state["aliases"], state["idle_seconds"], state["path"]) == (["alias"], 60, "2")
+        assert scale_of(http, "alias") == 2
+
+
 def test_the_admin_api_wants_json_and_no_browser(shelf: Shelf) -> None:
     with serve(shelf, ModelSpec(path="1", name="m")) as server, client(server) as http:
         body = b'{"path": "2", "name": "m"}'

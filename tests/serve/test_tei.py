@@ -130,6 +130,34 @@ def test_a_limit_of_tokens(fake_encoder: FakeEncoder) -> None:
         assert server.models.open_requests == 0
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/embed", {"inputs": "ef"}, "error"),
+        ("/v2/embed", {"model": "fake", "input_type": "search_query", "texts": ["ef"]}, "message"),
+        ("/encode", b"\x81bef", "error"),
+    ],
+)
+def test_overload_is_429_with_retry_after_in_each_apis_shape(path: str, body: Any, field: str) -> None:
+    encoder = FakeEncoder(workers=1)
+    encoder.gate.clear()
+    with (
+        Server(encoder, http="127.0.0.1:0", flight=None, max_queue_tokens=4) as server,
+        httpx.Client(base_url=str(server.addresses.http)) as http,
+    ):
+        under_way = server.engine.submit(["ab"])
+        while server.engine._backlog.tokens:
+            pass
+        waiting = server.engine.submit(["cd"])
+        answer = http.post(path, content=body if isinstance(body, bytes) else msgspec.json.encode(body))
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()[field]
+        encoder.gate.set()
+        under_way.result(10)
+        waiting.result(10)
+
+
 def test_scores_are_sigmoids_or_logits() -> None:
     logits = np.array([-3.0, 0.0, 4.5], np.float32)
     sigmoids = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
