@@ -13,8 +13,16 @@ import pytest
 from cohere.core.api_error import ApiError
 
 from fletcher.serve.http_errors import CohereError
+from fletcher.serve.server import Server
 
-from .fake_encoder import DIMENSION, expected
+from .fake_encoder import DIMENSION, FakeEncoder, expected
+
+
+@pytest.fixture(scope="module")
+def http_url() -> Iterator[str]:
+    """One server for all of this file's requests."""
+    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+        yield str(server.addresses.http)
 
 
 @pytest.fixture

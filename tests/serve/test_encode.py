@@ -11,7 +11,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from .fake_encoder import POISON, expected
+from fletcher.serve.server import Server
+
+from .fake_encoder import POISON, FakeEncoder, expected
+
+
+@pytest.fixture(scope="module")
+def http_url() -> Iterator[str]:
+    """One server for all of this file's requests."""
+    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+        yield str(server.addresses.http)
 
 
 @pytest.fixture

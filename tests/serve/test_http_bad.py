@@ -24,7 +24,12 @@ SECONDS = 10.0
 BODY = json.dumps({"model": "fake-model", "input": "ab"}).encode()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def fake_encoder() -> FakeEncoder:
+    return FakeEncoder()
+
+
+@pytest.fixture(scope="module")
 def server(fake_encoder: FakeEncoder) -> Iterator[Server]:
     limits = Limits(body_bytes=1 << 20, body_seconds=0.4)
     with Server(fake_encoder, http="127.0.0.1:0", flight=None, limits=limits, drain_seconds=5) as running:

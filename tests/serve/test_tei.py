@@ -19,6 +19,13 @@ from fletcher.serve.tei_routes import tei_scores
 from .fake_encoder import POISON, FakeEncoder, expected, vector_of
 
 
+@pytest.fixture(scope="module")
+def http_url() -> Iterator[str]:
+    """One server for all of this file's requests."""
+    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+        yield str(server.addresses.http)
+
+
 @pytest.fixture
 def http(http_url: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=http_url, timeout=10) as client:
