@@ -88,7 +88,7 @@ class VectorCache:
         Raises:
             UnicodeEncodeError: a text that is no valid Unicode.
         """
-        same = replace(options, dimensions=None, dtype="float32")
+        same = replace(options, dimensions=None, dtype="float32", normalize=None)
         start = hashlib.blake2b(self._identity, digest_size=16)
         start.update(repr(same).encode())
         keys = []

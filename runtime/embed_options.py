@@ -12,7 +12,7 @@ from .errors import OptionError
 __all__ = ["DTYPES", "OVERFLOWS", "DType", "EmbedOptions", "Overflow"]
 
 #: What happens to a text that is longer than the model's longest input.
-Overflow = Literal["truncate", "truncate_left", "windows", "late"]
+Overflow = Literal["truncate", "truncate_left", "refuse", "windows", "late"]
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 
 #: What a vector's elements leave as; sentence-transformers' names.
@@ -37,12 +37,13 @@ class EmbedOptions:
             card's, or "raw" for none.
         dimensions: a Matryoshka length; None is the model's full one.
         dtype: `float32`; `float16`; `int8` with a scale a vector; `ubinary`, a bit an element.
-        overflow: what happens to texts that are too long. `truncate` cuts the end, `truncate_left` the start. `windows`
-            embeds overlapping windows and averages them, weighted by their tokens. `late` (late chunking) lets each token
-            see as much of the text as the model allows, and then averages the tokens of each chunk.
+        overflow: what happens to texts that are too long. `truncate` cuts the end, `truncate_left` the start, `refuse` is
+            an error. `windows` embeds overlapping windows and averages them, weighted by their tokens. `late` (late
+            chunking) lets each token see as much of the text as the model allows, and then averages each chunk's tokens.
         window_tokens: tokens of a window, special ones included; None is the model's longest input.
         overlap_tokens: tokens that a window shares with the one before; None is an eighth of it.
         chunk_tokens: tokens of a chunk (`late`); None is 256.
+        normalize: whether vectors get L2 norm 1; None is as the model's authors publish them.
     """
 
     input_type: str | None = None
@@ -52,6 +53,7 @@ class EmbedOptions:
     window_tokens: int | None = None
     overlap_tokens: int | None = None
     chunk_tokens: int | None = None
+    normalize: bool | None = None
 
     @property
     def splits(self) -> bool:
@@ -91,6 +93,10 @@ class EmbedOptions:
                 raise OptionError(field, f"{field} is {value!r}: use one of {', '.join(known)}")
         if self.dtype == "ubinary" and (self.dimensions or card.dimension) % 8:
             raise OptionError("dtype", f"ubinary packs eight elements in a byte; {self.dimensions} is no multiple of 8")
+        if self.normalize is False and card.normalize:
+            raise OptionError(
+                "normalize", f"normalize is false, but the vectors of {card.name} have length 1 by its own definition"
+            )
         if self.overflow == "late" and not late:
             raise OptionError(
                 "overflow",

@@ -21,13 +21,14 @@ from .duplicates import VectorCache
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
-from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, require, score
+from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, prepare_output, require, score
 from .loading import Loaded, LoadOptions, load_parts
 from .longdocs import Folding, cut_documents
 from .manifest import TOKEN_STATES, Variant
 from .output import shorten
 from .session import Session
 from .tasks import Task, check_strings, finish, prepare, tokenize
+from .text_tokens import TextToken
 from .tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
@@ -213,6 +214,14 @@ class Encoder:
         check_strings(texts)
         return tokenize(self.tokenizer, self.card, texts, EmbedOptions(input_type=input_type))
 
+    def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
+        """Each text's tokens, untruncated and without a prompt, for people who want to see them.
+
+        Raises:
+            InputError: a text that is no valid Unicode string.
+        """
+        return self.tokenizer.describe(texts, special=special)
+
     def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings:
         """Takes token ids that the caller made, special tokens included, and truncates them.
 
@@ -251,6 +260,20 @@ class Encoder:
             None,
             lambda values: finish(Embeddings(values, made.tokens, made.dropped), None, self.card, options),
         )
+
+    def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
+        """Texts to what no embedder's vector is: scores with a query, sparse vectors, or token vectors, by the model's card;
+        of an embedder, the states of its tokens.
+
+        Args:
+            texts: any number.
+            options: input type and overflow; of pairs, `truncate` or `refuse`.
+            query: what the texts are scored with; rerankers only.
+
+        Raises:
+            InputError: the model has no such output, or texts or options cannot be used.
+        """
+        return prepare_output(self, texts, options, query, states=self.has_token_states)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         """Computes one batch on the calling thread; see `Workers.run`."""
@@ -294,7 +317,8 @@ class Encoder:
         if options.splits:
             return self._embed_split(texts, options)
         task = self.prepare(texts, options)
-        return task.finish(self.compute(task.encodings))
+        embeddings: Embeddings = task.finish(self.compute(task.encodings))
+        return embeddings
 
     def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         """A part of the rows at a time, so that a document of any length fits."""
@@ -412,4 +436,5 @@ class Encoder:
 
 def _finish(started: tuple[Task, Computation]) -> Embeddings:
     task, computation = started
-    return task.finish(computation.result())
+    embeddings: Embeddings = task.finish(computation.result())
+    return embeddings

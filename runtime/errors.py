@@ -10,7 +10,8 @@ FletcherError
 ├── MissingPackageError      an optional package is not installed; names the extra
 ├── ProviderError            an execution provider cannot run this graph on this machine
 ├── InputError               texts, token ids, files or options that cannot be used as given
-│   └── OptionError          an option that the model does not have; carries its name
+│   ├── OptionError          an option that the model does not have; carries its name
+│   └── TooLongError         a text is longer than the model's longest input, and must not be cut
 ├── VerificationError        an artefact does not reproduce the reference model
 └── ServiceError             the server cannot answer now
     ├── OverloadedError      the queue is full; carries the seconds after which to retry
@@ -36,6 +37,7 @@ __all__ = [
     "ServiceError",
     "SourceError",
     "StoppingError",
+    "TooLongError",
     "VerificationError",
 ]
 
@@ -81,6 +83,10 @@ class OptionError(InputError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class TooLongError(InputError):
+    """A text is longer than the model's longest input, and the request says that it must not be cut."""
 
 
 class VerificationError(FletcherError):

@@ -15,18 +15,27 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import LateInteraction, ModelCard, Output
 
+from .embed_options import EmbedOptions
 from .encodings import Encodings
 from .errors import ArtifactError, InputError
+from .manifest import TOKEN_STATES
+from .tasks import Task, check_strings, refuse_long, tokenize
 from .tokenizer import Tokenizer
 
 __all__ = [
     "Computing",
+    "Preparing",
     "Scores",
     "SparseEmbeddings",
     "TokenEmbeddings",
     "embed_sparse",
     "embed_tokens",
     "prepare_late",
+    "prepare_output",
+    "prepare_scores",
+    "prepare_sparse",
+    "prepare_states",
+    "prepare_tokens",
     "require",
     "score",
     "to_sparse",
@@ -101,8 +110,8 @@ class TokenEmbeddings:
         return len(self.offsets) - 1
 
 
-class Computing(Protocol):
-    """What this file needs of an `Encoder`."""
+class Preparing(Protocol):
+    """What preparing needs of an `Encoder`."""
 
     @property
     def card(self) -> ModelCard: ...
@@ -110,7 +119,9 @@ class Computing(Protocol):
     @property
     def tokenizer(self) -> Tokenizer: ...
 
-    def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings: ...
+
+class Computing(Preparing, Protocol):
+    """What this file needs of an `Encoder`."""
 
     def compute(self, encodings: Encodings) -> NDArray[np.float32]: ...
 
@@ -127,17 +138,54 @@ def require(card: ModelCard, output: Output) -> None:
         )
 
 
+def prepare_output(
+    encoder: Preparing, texts: Sequence[str], options: EmbedOptions, query: str | None, *, states: bool
+) -> Task:
+    """What `Encoder.prepare_output` does.
+
+    Args:
+        encoder: whose card says which output.
+        texts: any number.
+        options: input type and overflow.
+        query: for rerankers.
+        states: whether the graph gives token states.
+
+    Raises:
+        InputError: there is no such output, or texts or options cannot be used.
+    """
+    output = encoder.card.output
+    options.prompt(encoder.card)
+    if query is not None or output == "scores":
+        task = prepare_scores(encoder, query or "", texts)
+        if options.overflow == "refuse":
+            refuse_long(task.encodings, encoder.card)
+        return task
+    if output == "sparse":
+        return prepare_sparse(encoder, texts, options)
+    if output == "token_vectors":
+        return prepare_tokens(encoder, texts, options)
+    if not states:
+        raise InputError(f"this variant of {encoder.card.name} gives one vector a text and no states of tokens")
+    return prepare_states(encoder, texts, options)
+
+
 def score(encoder: Computing, query: str, documents: Sequence[str]) -> Scores:
     """Scores each document with the query before it.
 
     Raises:
         InputError: the model is no reranker, or a text is no valid Unicode string.
     """
+    task = prepare_scores(encoder, query, documents)
+    scores: Scores = task.finish(encoder.compute(task.encodings))
+    return scores
+
+
+def prepare_scores(encoder: Preparing, query: str, documents: Sequence[str]) -> Task:
+    """The pairs to compute; the task gives `Scores`. Raises as `score`."""
     require(encoder.card, "scores")
-    if isinstance(documents, str):
-        raise InputError("documents is one string: pass a list of strings")
+    check_strings(documents)
     encodings = encoder.tokenizer.encode_pairs([query] * len(documents), documents)
-    return Scores(encoder.compute(encodings), encodings.lengths, encodings.dropped)
+    return Task(encodings, None, lambda values: Scores(values, encodings.lengths, encodings.dropped))
 
 
 def embed_sparse(encoder: Computing, texts: Sequence[str], input_type: str | None) -> SparseEmbeddings:
@@ -146,8 +194,7 @@ def embed_sparse(encoder: Computing, texts: Sequence[str], input_type: str | Non
     Raises:
         InputError: the model gives no sparse vectors, or texts or input type cannot be used.
     """
-    require(encoder.card, "sparse")
-    encodings = encoder.tokenize(texts, input_type)
+    encodings = prepare_sparse(encoder, texts, EmbedOptions(input_type)).encodings
     size = max(1, DENSE_BYTES // (4 * encoder.card.dimension))
     parts = [
         to_sparse(encoder.compute(encodings.select(np.arange(start, min(start + size, len(encodings))))))
@@ -161,6 +208,24 @@ def embed_sparse(encoder: Computing, texts: Sequence[str], input_type: str | Non
         encodings.lengths,
         encodings.dropped,
     )
+
+
+def prepare_sparse(encoder: Preparing, texts: Sequence[str], options: EmbedOptions) -> Task:
+    """The texts to compute; the task gives `SparseEmbeddings`. The rows between are dense: bound the texts by that.
+
+    Raises:
+        InputError: as `embed_sparse`.
+    """
+    require(encoder.card, "sparse")
+    encodings = _tokenize(encoder, texts, options)
+    return Task(
+        encodings, None, lambda values: SparseEmbeddings(*to_sparse(values), encodings.lengths, encodings.dropped)
+    )
+
+
+def _tokenize(encoder: Preparing, texts: Sequence[str], options: EmbedOptions) -> Encodings:
+    check_strings(texts)
+    return tokenize(encoder.tokenizer, encoder.card, texts, options)
 
 
 def to_sparse(rows: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
@@ -182,16 +247,47 @@ def embed_tokens(encoder: Computing, texts: Sequence[str], input_type: str | Non
     Raises:
         InputError: the model gives no token vectors, or texts or input type cannot be used.
     """
+    task = prepare_tokens(encoder, texts, EmbedOptions(input_type))
+    embeddings: TokenEmbeddings = task.finish(encoder.compute(task.encodings))
+    return embeddings
+
+
+def prepare_tokens(encoder: Preparing, texts: Sequence[str], options: EmbedOptions) -> Task:
+    """The texts to compute; the task gives `TokenEmbeddings`. Raises as `embed_tokens`."""
     require(encoder.card, "token_vectors")
     late = encoder.card.late_interaction or _nothing_special(encoder.card)
-    role = "query" if input_type == "query" else "document"
-    encodings = prepare_late(encoder.tokenize(texts, input_type), encoder.tokenizer, late, role)
-    vectors = encoder.compute(encodings)
+    role = "query" if options.input_type == "query" else "document"
+    encodings = prepare_late(_tokenize(encoder, texts, options), encoder.tokenizer, late, role)
+    if options.overflow == "refuse":
+        refuse_long(encodings, encoder.card)
     ids = [encoder.tokenizer.token_id(token) for token in late.skipped] if role in late.skipped_in else []
     kept = ~np.isin(encodings.ids, np.array([token for token in ids if token is not None], np.int32))
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
-    return TokenEmbeddings(
-        vectors if kept.all() else vectors[kept], before[encodings.offsets], encodings.lengths, encodings.dropped
+
+    def finish(values: NDArray[np.float32]) -> TokenEmbeddings:
+        vectors = values if kept.all() else values[kept]
+        return TokenEmbeddings(vectors, before[encodings.offsets], encodings.lengths, encodings.dropped)
+
+    return Task(encodings, None, finish, by_token=True)
+
+
+def prepare_states(encoder: Preparing, texts: Sequence[str], options: EmbedOptions) -> Task:
+    """Texts whose tokens' states, which an embedder otherwise averages, are the answer: `TokenEmbeddings` of every token.
+
+    Args:
+        encoder: whose graph gives `token_states`.
+        texts: any number.
+        options: input type and overflow.
+
+    Raises:
+        InputError: texts or input type cannot be used.
+    """
+    encodings = _tokenize(encoder, texts, options)
+    return Task(
+        encodings,
+        TOKEN_STATES,
+        lambda values: TokenEmbeddings(values, encodings.offsets, encodings.lengths, encodings.dropped),
+        by_token=True,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,12 @@ from fletcher.model_zoo.card import ModelCard
 from .duplicates import Known, VectorCache, unique
 from .embed_options import EmbedOptions
 from .encodings import Chunks, Embeddings, Encodings, ragged_index
-from .errors import InputError
+from .errors import InputError, TooLongError
 from .longdocs import Folding, Rows, cut_documents
-from .output import cast, shorten
+from .output import cast, normalize, shorten
 from .tokenizer import Tokenizer
 
-__all__ = ["Task", "check_strings", "finish", "prepare", "tokenize"]
+__all__ = ["Task", "check_strings", "finish", "prepare", "refuse_long", "tokenize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,15 @@ class Task:
     Attributes:
         encodings: rows to compute; there may be none, where everything is known.
         output: which of the graph's outputs; None is the first.
-        finish: takes their values, float32 in the order of the rows, and gives the embeddings of all texts.
+        finish: takes their values, float32 in the order of the rows, and gives the embeddings of all texts, or what else
+            was asked for.
+        by_token: whether the graph gives a row of values a token, instead of a row a text.
     """
 
     encodings: Encodings
     output: str | None
-    finish: Callable[[NDArray[np.float32]], Embeddings]
+    finish: Callable[[NDArray[np.float32]], Any]
+    by_token: bool = False
 
 
 def prepare(
@@ -77,7 +81,7 @@ def _prepare(
             folding.add(rows, values)
             return finish(folding.result(), inverse, card, options)
 
-        return Task(rows.encodings, output, fold)
+        return Task(rows.encodings, output, fold, by_token=output is not None)
     if not cache.enabled:
         encodings = tokenize(tokenizer, card, distinct, options)
         return Task(
@@ -128,14 +132,20 @@ def finish(
         embeddings: of the different texts.
         inverse: which of them each text is; None where all are different.
         card: the model's.
-        options: the wanted length and type.
+        options: the wanted length, norm and type.
     """
-    if options.dimensions is None and options.dtype == "float32" and inverse is None:
+    unit = bool(options.normalize) and not card.normalize
+    if options.dimensions is None and options.dtype == "float32" and inverse is None and not unit:
         return embeddings
-    vectors, scales = cast(shorten(embeddings.vectors, card, options.dimensions), options.dtype)
+
+    def leave(vectors: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        vectors = shorten(vectors, card, options.dimensions)
+        return cast(normalize(vectors) if unit else vectors, options.dtype)
+
+    vectors, scales = leave(embeddings.vectors)
     chunks = embeddings.chunks
     if chunks is not None:
-        parts, part_scales = cast(shorten(chunks.vectors, card, options.dimensions), options.dtype)
+        parts, part_scales = leave(chunks.vectors)
         chunks = replace(chunks, vectors=parts, scales=part_scales)
     embeddings = Embeddings(vectors, embeddings.tokens, embeddings.dropped, scales, chunks)
     return embeddings if inverse is None else _repeat(embeddings, inverse)
@@ -168,7 +178,23 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
     encodings = tokenizer.encode(texts, side="left" if options.overflow == "truncate_left" else "right")
     _check_lengths(encodings, card)
+    if options.overflow == "refuse":
+        refuse_long(encodings, card)
     return encodings
+
+
+def refuse_long(encodings: Encodings, card: ModelCard) -> None:
+    """
+    Raises:
+        TooLongError: a text of which truncation cut something.
+    """
+    if encodings.dropped.any():
+        index = int(np.argmax(encodings.dropped > 0))
+        tokens = int(encodings.lengths[index]) + int(encodings.dropped[index])
+        raise TooLongError(
+            f"text {index} has {tokens} tokens, and {card.name} takes {card.max_tokens}: shorten it, or ask for truncation "
+            "or windows"
+        )
 
 
 def check_strings(texts: Sequence[str]) -> None:

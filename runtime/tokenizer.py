@@ -21,6 +21,7 @@ from .errors import ArtifactError, InputError
 from .fast_tokenizer import FastTokenizer, open_fast
 from .longtexts import PIECE, cuts_safely, pieces
 from .lru import BoundedCache
+from .text_tokens import TextToken, describe_tokens
 from .token_pairs import encode_pairs
 from .truncation import Side, truncate
 
@@ -255,6 +256,10 @@ class Tokenizer:
         """Joins rows of ids, special tokens included, cutting each to `max_tokens`."""
         whole = Encodings.from_lists(rows)
         return self._truncate(whole.ids, whole.offsets, "right")
+
+    def describe(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
+        """Each text's tokens, untruncated; see `text_tokens.describe_tokens`."""
+        return describe_tokens(self._tokenizer, texts, special=special)
 
     def token_id(self, token: str) -> int | None:
         """The id of a token, or None if the vocabulary lacks it."""

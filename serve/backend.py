@@ -12,6 +12,7 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.tasks import Task
+from fletcher.runtime.text_tokens import TextToken
 
 __all__ = ["Backend", "Canary", "NamedVariant", "Provenance"]
 
@@ -76,8 +77,18 @@ class Backend(Protocol):
         ...
 
     @property
+    def has_token_states(self) -> bool:
+        """Whether it gives the states of single tokens, too."""
+        ...
+
+    @property
     def fallback(self) -> str | None:
         """Why another provider runs than the one that was wanted, or None."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why this provider, these workers and this token budget."""
         ...
 
     def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
@@ -94,6 +105,14 @@ class Backend(Protocol):
 
     def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
         """Token ids to the same."""
+        ...
+
+    def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
+        """Texts to scores, sparse vectors or token vectors."""
+        ...
+
+    def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
+        """Each text's tokens, untruncated."""
         ...
 
     def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings: ...

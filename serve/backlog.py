@@ -7,11 +7,12 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.runtime import Embeddings, Encodings
+from fletcher.runtime import Encodings
 from fletcher.runtime.errors import OverloadedError, StoppingError
 from fletcher.runtime.tasks import Task
 
@@ -53,7 +54,7 @@ class Request:
     )
 
     def __init__(self, cost: int) -> None:
-        self.future: Future[Embeddings] = Future()
+        self.future: Future[Any] = Future()
         self.cost = cost
         self.admitted = time.perf_counter()
         self.task: Task
@@ -90,7 +91,7 @@ class Request:
 
     def fill(self, rows: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Puts a piece's values in place; returns all of them once the last piece came."""
-        by_token = self.task.output is not None
+        by_token = self.task.by_token
         with self._lock:
             if self.values is None:
                 count = self.encodings.num_tokens if by_token else len(self.encodings)

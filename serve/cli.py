@@ -30,9 +30,10 @@ app = make_app("fletcher-serve", "Text embeddings from a Fletcher artefact: a se
 _OFF: Final = "off"
 
 #: Packages of the extra `serve`.
-_SERVE_PACKAGES: Final = frozenset({"httptools", "prometheus_client", "pyarrow", "uvicorn", "uvloop"})
+_SERVE_PACKAGES: Final = frozenset({"cbor2", "httptools", "prometheus_client", "pyarrow", "uvicorn", "uvloop"})
 
 ENGINE_PANEL: Final = "How it runs"
+ACCESS_PANEL: Final = "Who may ask what"
 TEXT_PANEL: Final = "How texts become vectors"
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The artefact's folder, written by fletcher-convert.")]
@@ -234,7 +235,14 @@ def embed(
 @app.command("run")
 def serve(
     ctx: typer.Context,
-    directory: Directory,
+    directories: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="DIR...",
+            help="Folders of artefacts; none where the file of --config has [[models]].",
+            show_default=False,
+        ),
+    ] = None,
     http: Annotated[
         str,
         typer.Option(
@@ -245,12 +253,47 @@ def serve(
         str, typer.Option("--flight", metavar="HOST:PORT", help="Where Arrow Flight listens; as for HTTP.")
     ] = "127.0.0.1:8815",
     name: Annotated[
-        str | None, typer.Option("--name", help="The model's name in requests and answers; the card's if left out.")
+        str | None,
+        typer.Option("--name", help="The only model's name in requests and answers; the card's if left out."),
     ] = None,
     drain_seconds: Annotated[
         float,
         typer.Option("--drain-seconds", min=0, help="How long requests under way may take after the signal to stop."),
     ] = 30.0,
+    keys: Annotated[
+        Path | None,
+        typer.Option("--keys", rich_help_panel=ACCESS_PANEL, help="Ask for the API keys of this file; see `keys add`."),
+    ] = None,
+    allow_anonymous: Annotated[
+        bool,
+        typer.Option(
+            "--allow-anonymous", rich_help_panel=ACCESS_PANEL, help="Let other machines in without an API key."
+        ),
+    ] = False,
+    max_body: Annotated[
+        str, typer.Option("--max-body", rich_help_panel=ACCESS_PANEL, metavar="SIZE", help="Largest HTTP body.")
+    ] = "32MiB",
+    max_items: Annotated[
+        int | None,
+        typer.Option(
+            "--max-items", min=1, rich_help_panel=ACCESS_PANEL, help="Most texts of a request; each API's own limit."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tokens", min=1, rich_help_panel=ACCESS_PANEL, help="Most tokens of a request; no limit if left out."
+        ),
+    ] = None,
+    idle_seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--idle-seconds",
+            min=0.1,
+            rich_help_panel=ENGINE_PANEL,
+            help="Give a model's memory back after so long without a request; never if left out.",
+        ),
+    ] = None,
     variant: VariantName = None,
     provider: ProviderName = "auto",
     allow_fallback: AllowFallback = False,
@@ -260,38 +303,121 @@ def serve(
     memory_limit: MemoryLimit = None,
     cache: CacheSize = "64MiB",
 ) -> None:
-    """Serves an artefact over HTTP (OpenAI's API) and Arrow Flight until SIGTERM or Ctrl+C.
+    """Serves artefacts over HTTP (OpenAI's, TEI's and Cohere's APIs) and Arrow Flight until SIGTERM or Ctrl+C.
 
-    What was admitted before the signal is answered. With --json the addresses are one line of JSON on stdout.
+    What was admitted before the signal is answered. With --json the addresses are one line of JSON on stdout. SIGHUP reads
+    the API keys and the [[models]] of the TOML file again.
     """
     report = reporter(ctx)
     with _serve_packages("fletcher-serve run"):
-        from .server import Addresses, run_server
-    from fletcher.runtime.heads import require
+        from .http_call import Limits
+        from .keys import Keys
+        from .model_spec import ModelSpec, read_specs
+        from .server import Server, run_server
+    from fletcher.runtime.errors import InputError
+    from fletcher.runtime.memory import parse_size
 
-    def announce(addresses: Addresses) -> None:
+    config = ctx.obj.config
+    given = [
+        ModelSpec(
+            path=str(directory),
+            name=name or "",
+            variant=variant,
+            provider=provider,
+            allow_fallback=allow_fallback,
+            min_cosine=min_cosine,
+            workers=workers,
+            token_budget=token_budget,
+            memory_limit=memory_limit,
+            cache=cache,
+            idle_seconds=idle_seconds,
+        )
+        for directory in directories or []
+    ]
+    if name and len(given) != 1:
+        raise InputError(
+            f"--name is for one folder, and there are {len(given)}: name them in [[models]] of a TOML file"
+        )
+
+    def wanted() -> list[ModelSpec]:
+        return [*given, *(read_specs(config) if config else [])]
+
+    def announce(server: Server) -> None:
         if report.as_json:
-            typer.echo(msgspec.json.encode(addresses).decode())
+            typer.echo(msgspec.json.encode(server.addresses).decode())
         else:
-            report.line(f"serving {name or encoder.card.name} ({encoder.variant.name} on {encoder.provider})")
-            report.line(encoder.fallback or encoder.reason)
-            for door, url in (("HTTP", addresses.http), ("Flight", addresses.flight)):
+            for serving in server.models.serving:
+                for version in serving.versions:
+                    encoder = version.wake().encoder
+                    report.line(f"serving {serving.name} ({encoder.variant.name} on {encoder.provider})")
+                    report.line(encoder.fallback or encoder.reason)
+            for door, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
                 if url is not None:
                     report.line(f"{door} on {url}")
         sys.stdout.flush()
 
-    with _load(
-        directory, variant, provider, allow_fallback, min_cosine, workers, token_budget, memory_limit, cache
-    ) as encoder:
-        require(encoder.card, "vectors")  # the server has no doors for rerankers, sparse or token vectors yet
-        run_server(
-            encoder,
-            http=None if http == _OFF else http,
-            flight=None if flight == _OFF else flight,
-            model_name=name,
-            drain_seconds=drain_seconds,
-            on_listening=announce,
-        )
+    specs = wanted()
+    if not specs:
+        raise InputError("there is no model to serve: name a folder, or put [[models]] into the file of --config")
+    run_server(
+        specs,
+        http=None if http == _OFF else http,
+        flight=None if flight == _OFF else flight,
+        drain_seconds=drain_seconds,
+        limits=Limits(body_bytes=parse_size(max_body), items=max_items, tokens=max_tokens),
+        keys=None if keys is None else Keys(keys),
+        allow_anonymous=allow_anonymous,
+        reread=wanted,
+        on_listening=announce,
+    )
+
+
+KeysFile = Annotated[Path, typer.Option("--keys", metavar="FILE", help="The file of keys.")]
+
+keys_app = typer.Typer(help="API keys: a file of names and hashes.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
+
+@keys_app.command("add")
+def add(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    file: KeysFile,
+    admin: Annotated[bool, typer.Option("--admin", help="It opens the admin API, too.")] = False,
+) -> None:
+    """Makes a key and prints it, once: the file keeps its hash alone."""
+    from .keys import add_key
+
+    key = add_key(file, name, "admin" if admin else "user")
+    if reporter(ctx).as_json:
+        typer.echo(msgspec.json.encode({"name": name, "key": key}).decode())
+    else:
+        typer.echo(key)
+
+
+@keys_app.command("list")
+def list_keys(ctx: typer.Context, file: KeysFile) -> None:
+    """Lists the keys' names and roles."""
+    from .keys import read_keys
+
+    found = [{"name": key.name, "role": key.role} for key in read_keys(file)]
+    if reporter(ctx).as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+        return
+    for key in found:
+        typer.echo(f"{key['name']}\t{key['role']}")
+
+
+@keys_app.command("remove")
+def remove(
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    file: KeysFile,
+) -> None:
+    """Removes a key; a running server notices on SIGHUP."""
+    from .keys import remove_key
+
+    remove_key(file, name)
 
 
 @app.command("devices")

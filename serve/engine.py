@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from fletcher.runtime.tasks import Task
 
 from .backend import Backend
 from .backlog import Backlog, Piece, Request
+from .errors import TooLargeError
 from .metrics import Metrics
 
 __all__ = ["Engine"]
@@ -60,6 +61,7 @@ class Engine:
         *,
         max_queue_tokens: int = MAX_QUEUE_TOKENS,
         max_wait_seconds: float = MAX_WAIT_SECONDS,
+        max_request_tokens: int | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         """
@@ -67,11 +69,13 @@ class Engine:
             encoder: the model; it stays the caller's to close, after the engine has stopped.
             max_queue_tokens: tokens that may wait; above it requests are refused.
             max_wait_seconds: seconds that a request may be expected to wait before it is computed.
+            max_request_tokens: tokens that one request may have the model compute; None is no bound.
             metrics: where to count; None counts for nobody.
         """
         self.encoder = encoder
         self.metrics = Metrics() if metrics is None else metrics
         self._backlog = Backlog(max_tokens=max_queue_tokens, max_wait=max_wait_seconds, workers=encoder.workers)
+        self._max_request_tokens = max_request_tokens
         self._failures = 0
         self.metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: self._backlog.tokens)
         self.metrics.gauge(
@@ -127,21 +131,40 @@ class Engine:
         if options != PLAIN:
             self.encoder.check(options)
         if isinstance(inputs, Encodings):
+            self._check_tokens(inputs.num_tokens)
             request = self._admit(inputs.num_tokens)
             self._enqueue(request, self.encoder.prepare_ids(inputs, options))
             return request.future
         characters = sum(map(len, inputs))
+        limit = None if options.splits else len(inputs) * self.encoder.max_tokens
+        return self._submit(partial(self.encoder.prepare, inputs, options), characters, len(inputs), limit)
+
+    def submit_task(self, prepare: Callable[[], Task], *, characters: int, rows: int) -> Future[Any]:
+        """Admits what a model gives besides vectors of texts: scores, sparse vectors, token vectors.
+
+        Args:
+            prepare: tokenises; called on this thread or on another one.
+            characters: of all its texts.
+            rows: that it makes.
+
+        Returns:
+            What the task's `finish` gives.
+
+        Raises:
+            As `submit`.
+        """
+        return self._submit(prepare, characters, rows, rows * self.encoder.max_tokens)
+
+    def _submit(self, prepare: Callable[[], Task], characters: int, rows: int, limit: int | None) -> Future[Any]:
         # English has about four characters a token; two keep the estimate on the safe side until the real count is known.
-        cost = characters // 2 + 4 * len(inputs)
-        if not options.splits:
-            cost = min(cost, len(inputs) * self.encoder.max_tokens)
-        request = self._admit(cost)
+        cost = characters // 2 + 4 * rows
+        request = self._admit(cost if limit is None else min(cost, limit))
         if characters > INLINE_CHARACTERS:
-            job = self._tokenizers.submit(self._tokenize, request, inputs, options)
+            job = self._tokenizers.submit(self._tokenize, request, prepare)
             job.add_done_callback(partial(self._tokenized, request))
             return request.future
         try:
-            task = self._tokenize(request, inputs, options)
+            task = self._tokenize(request, prepare)
         except BaseException:
             self._abandon(request)
             raise
@@ -181,6 +204,11 @@ class Engine:
     ) -> None:
         self.stop()
 
+    def _check_tokens(self, count: int) -> None:
+        limit = self._max_request_tokens
+        if limit is not None and count > limit:
+            raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several")
+
     def _admit(self, cost: int) -> Request:
         try:
             request = self._backlog.admit(cost)
@@ -190,15 +218,16 @@ class Engine:
         self.metrics.admitted.inc()
         return request
 
-    def _tokenize(self, request: Request, texts: Sequence[str], options: EmbedOptions) -> Task | None:
+    def _tokenize(self, request: Request, prepare: Callable[[], Task]) -> Task | None:
         if request.future.cancelled():
             return None
         started = time.perf_counter()
-        task = self.encoder.prepare(texts, options)
+        task = prepare()
         self.metrics.tokenization.observe(time.perf_counter() - started)
-        if task.output is not None and task.encodings.num_tokens > MAX_LATE_TOKENS:
+        self._check_tokens(task.encodings.num_tokens)
+        if task.by_token and task.encodings.num_tokens > MAX_LATE_TOKENS:
             raise InputError(
-                f"late chunking of {task.encodings.num_tokens} tokens is too much for one request; the limit is "
+                f"the states of {task.encodings.num_tokens} tokens are too much for one request; the limit is "
                 f"{MAX_LATE_TOKENS}: send the texts one by one, or use windows"
             )
         return task
@@ -245,8 +274,8 @@ class Engine:
         batch = pieces[0].encodings if len(pieces) == 1 else _join(pieces)
         started = time.perf_counter()
         try:
-            by_token = pieces[0].request.task.output
-            values = self.encoder.run(batch, by_token)
+            by_token = pieces[0].request.task.by_token
+            values = self.encoder.run(batch, pieces[0].request.task.output)
             finite = self._check(values, batch.num_tokens if by_token else len(batch))
         except Exception as error:
             # Whatever it is, it must fail its own request only, and never the thread that serves all the others.
@@ -323,6 +352,8 @@ class Engine:
 def _join(pieces: Sequence[Piece]) -> Encodings:
     """The pieces' token ids as one batch; for dozens of one-text pieces, where every numpy call is one too many."""
     parts = [piece.encodings for piece in pieces]
+    if any(part.token_types is not None for part in parts):
+        return Encodings.concatenate(parts)
     offsets = [np.zeros(1, np.int64)]
     start = 0
     for part in parts:

@@ -2,10 +2,16 @@
 
 InputError
 ├── FieldError               a field of a request cannot be used; names it
+│   ├── EmptyError           a list without an item
+│   └── TooManyError         a list with more items than a request may have
 ├── UnknownModelError        the server has no model of that name
 ├── UnknownRouteError        nothing answers at that path, action or descriptor
 ├── MethodError              the path answers, but not to this HTTP method
-└── TooLargeError            the body is larger than the server takes
+├── TooLargeError            the body is larger than the server takes
+├── SlowBodyError            the body did not arrive in time
+├── MediaTypeError           the body is of a type or a coding that the route does not read
+├── UnauthorizedError        an API key is needed, and there is none or a wrong one
+└── ForbiddenError           the caller is known and may not do this
 """
 
 from __future__ import annotations
@@ -14,7 +20,19 @@ from collections.abc import Sequence
 
 from fletcher.runtime.errors import InputError
 
-__all__ = ["FieldError", "MethodError", "TooLargeError", "UnknownModelError", "UnknownRouteError"]
+__all__ = [
+    "EmptyError",
+    "FieldError",
+    "ForbiddenError",
+    "MediaTypeError",
+    "MethodError",
+    "SlowBodyError",
+    "TooLargeError",
+    "TooManyError",
+    "UnauthorizedError",
+    "UnknownModelError",
+    "UnknownRouteError",
+]
 
 
 class FieldError(InputError):
@@ -27,6 +45,14 @@ class FieldError(InputError):
     def __init__(self, message: str, field: str | None) -> None:
         super().__init__(message)
         self.field = field
+
+
+class EmptyError(FieldError):
+    """A list without an item."""
+
+
+class TooManyError(FieldError):
+    """A list with more items than a request may have."""
 
 
 class UnknownModelError(InputError):
@@ -51,3 +77,19 @@ class MethodError(InputError):
 
 class TooLargeError(InputError):
     """The body is larger than the server takes."""
+
+
+class SlowBodyError(InputError):
+    """The body did not arrive in time."""
+
+
+class MediaTypeError(InputError):
+    """The body is of a type or a coding that the route does not read."""
+
+
+class UnauthorizedError(InputError):
+    """An API key is needed, and there is none or a wrong one."""
+
+
+class ForbiddenError(InputError):
+    """The caller is known and may not do this."""

@@ -50,6 +50,8 @@ def flight_error(error: FletcherError) -> Exception:
     extra = msgspec.json.encode(info)
     kinds: dict[str, type[Exception]] = {
         "UNAVAILABLE": fl.FlightUnavailableError,
+        "UNAUTHENTICATED": fl.FlightUnauthenticatedError,
+        "PERMISSION_DENIED": fl.FlightUnauthorizedError,
         "DEADLINE_EXCEEDED": fl.FlightTimedOutError,
         "INTERNAL": fl.FlightInternalError,
     }

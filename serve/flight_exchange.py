@@ -23,9 +23,8 @@ import pyarrow.flight as fl
 from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import FletcherError, InputError, OverloadedError, StoppingError
 
-from .engine import Engine
 from .flight_schema import FlightOptions, choose_column, output_schema, read_options, read_texts, with_vectors
-from .served import ServedModel
+from .models import Models
 from .statuses import public_message
 
 __all__ = ["Exchange"]
@@ -63,20 +62,16 @@ class Exchange:
         rows: rows read so far.
     """
 
-    def __init__(
-        self, engine: Engine, model: ServedModel, options: FlightOptions, reader: Any, writer: Any, context: Any
-    ) -> None:
+    def __init__(self, models: Models, options: FlightOptions, reader: Any, writer: Any, context: Any) -> None:
         """
         Args:
-            engine: what answers.
-            model: what is served.
+            models: what answers.
             options: what the descriptor said.
             reader: pyarrow's `MetadataRecordBatchReader`.
             writer: pyarrow's `MetadataRecordBatchWriter`.
             context: pyarrow's `ServerCallContext`.
         """
-        self._engine = engine
-        self._model = model
+        self._models = models
         self._options = options
         self._reader = reader
         self._writer = writer
@@ -136,12 +131,12 @@ class Exchange:
             if self._ended:
                 return
             if chunk.app_metadata is not None and schema is None:
-                options = read_options(chunk.app_metadata.to_pybytes(), self._model, self._engine.encoder.check)
+                options = read_options(chunk.app_metadata.to_pybytes(), self._models)
             if chunk.data is None:
                 continue
             if column is None:
                 column = choose_column(chunk.data.schema, options)
-                schema = output_schema(chunk.data.schema, self._model, options.embed)
+                schema = output_schema(chunk.data.schema, self._models.pick(options.model).served, options.embed)
             texts = read_texts(chunk.data, column, self.rows)
             future = self._submit(texts, options)
             self.rows += len(texts)
@@ -152,7 +147,10 @@ class Exchange:
         """Submits; a stream that is under way waits for room where a new one would be refused."""
         while True:
             try:
-                return self._engine.submit(texts, options.embed)
+                _, future = self._models.submit_blocking(
+                    options.model, lambda engine: engine.submit(texts, options.embed)
+                )
+                return future
             except OverloadedError:
                 if not self.rows or self._ended:
                     raise
@@ -178,7 +176,8 @@ class Exchange:
         """A stream without batches is answered with a schema and none."""
         schema = self._reader.schema
         choose_column(schema, self._options)
-        self._writer.begin(output_schema(schema, self._model, self._options.embed))
+        served = self._models.pick(self._options.model).served
+        self._writer.begin(output_schema(schema, served, self._options.embed))
 
     def _wait(self, future: Future[Embeddings]) -> Embeddings:
         while True:

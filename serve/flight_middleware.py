@@ -1,4 +1,4 @@
-"""The request's id on Flight: the caller's `x-request-id` header, or a new one, answered in the same header."""
+"""What every Flight call has: an id (the caller's `x-request-id` or a new one, sent back in that header) and an API key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 
 import pyarrow.flight as fl
 
-__all__ = ["RequestIdFactory", "request_id"]
+from fletcher.runtime.errors import FletcherError
+
+from .access import Gate
+from .flight_errors import flight_error
+
+__all__ = ["KeyFactory", "RequestIdFactory", "client_of", "request_id"]
 
 HEADER = "x-request-id"
 _plain_id = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -33,6 +38,37 @@ class RequestIdFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         return _RequestId("req-" + secrets.token_hex(8))
 
 
+class _Client(fl.ServerMiddleware):  # type: ignore[misc]
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class KeyFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Lets calls in by the same gate as HTTP."""
+
+    def __init__(self, gate: Gate) -> None:
+        """
+        Args:
+            gate: who may ask.
+        """
+        super().__init__()
+        self._gate = gate
+
+    def start_call(self, info: Any, headers: dict[str, list[str]]) -> _Client:
+        """Checks the bearer token of the header `authorization`."""
+        values = headers.get("authorization", [])
+        authorization = values[0] if values and isinstance(values[0], str) else None
+        try:
+            return _Client(self._gate.enter("key", authorization, peer=None))
+        except FletcherError as error:
+            raise flight_error(error) from None
+
+
 def request_id(context: Any) -> str:
     """The id of a call."""
     return str(context.get_middleware("request-id").value)
+
+
+def client_of(context: Any) -> str:
+    """The name of a call's API key; empty without keys."""
+    return str(context.get_middleware("key").name)

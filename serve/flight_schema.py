@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -13,6 +12,7 @@ from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import DType, EmbedOptions, Overflow
 
 from .errors import FieldError
+from .models import Models
 from .served import ServedModel
 from .vectorcolumns import made_columns, vector_columns, vector_fields
 
@@ -41,6 +41,7 @@ class FlightOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window_tokens: int | None = None
     overlap_tokens: int | None = None
     chunk_tokens: int | None = None
+    normalize: bool | None = None
 
     @property
     def embed(self) -> EmbedOptions:
@@ -53,16 +54,16 @@ class FlightOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.window_tokens,
             self.overlap_tokens,
             self.chunk_tokens,
+            self.normalize,
         )
 
 
-def read_options(data: bytes, model: ServedModel, check: Callable[[EmbedOptions], None]) -> FlightOptions:
+def read_options(data: bytes, models: Models) -> FlightOptions:
     """Reads and checks options.
 
     Args:
         data: JSON.
-        model: what is served.
-        check: refuses what the model does not have.
+        models: what is served.
 
     Raises:
         InputError: not JSON, an unknown field, or a value that the model does not have.
@@ -74,9 +75,8 @@ def read_options(data: bytes, model: ServedModel, check: Callable[[EmbedOptions]
         raise FieldError(
             f'the options are not usable: {error}. They are JSON such as {{"column": "text"}}', None
         ) from None
-    if options.model is not None:
-        model.check_name(options.model)
-    check(options.embed)
+    version = models.pick(options.model)
+    (version.engine or version.wake()).encoder.check(options.embed)
     return options
 
 

@@ -18,15 +18,14 @@ import pyarrow.flight as fl
 from fletcher import __version__
 from fletcher.runtime.errors import FletcherError, ServiceError
 
+from .access import Gate
 from .addresses import HostPort
-from .engine import Engine
 from .errors import UnknownRouteError
 from .flight_errors import flight_error
 from .flight_exchange import Exchange
-from .flight_middleware import RequestIdFactory, request_id
+from .flight_middleware import KeyFactory, RequestIdFactory, request_id
 from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options
-from .readiness import Readiness
-from .served import ServedModel
+from .models import Models
 
 __all__ = ["FlightServer"]
 
@@ -42,24 +41,23 @@ ACTIONS = {
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     """The Flight door: open from its construction to `stop`."""
 
-    def __init__(self, engine: Engine, model: ServedModel, readiness: Readiness, address: HostPort) -> None:
+    def __init__(self, models: Models, gate: Gate, address: HostPort) -> None:
         """
         Args:
-            engine: what answers.
-            model: what is served.
-            readiness: what `health` asks.
+            models: what answers.
+            gate: who may ask.
             address: where to listen; port 0 takes a free one.
 
         Raises:
             ServiceError: gRPC cannot listen there.
         """
-        self._engine = engine
-        self._model = model
-        self._readiness = readiness
+        self._models = models
         self._exchanges: set[Exchange] = set()
         self._lock = threading.Lock()
         try:
-            super().__init__(f"grpc://{address}", middleware={"request-id": RequestIdFactory()})
+            super().__init__(
+                f"grpc://{address}", middleware={"request-id": RequestIdFactory(), "key": KeyFactory(gate)}
+            )
         except (pa.ArrowException, OSError) as error:
             raise ServiceError(f"Flight cannot listen on {address}: {error}") from error
         self.url = f"grpc://{HostPort(address.host, self.port)}"
@@ -67,7 +65,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Embeds a stream of record batches."""
         with self._call("exchange", context):
-            exchange = Exchange(self._engine, self._model, self._options(descriptor), reader, writer, context)
+            exchange = Exchange(self._models, self._options(descriptor), reader, writer, context)
             with self._lock:
                 self._exchanges.add(exchange)
             try:
@@ -94,9 +92,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """`info` or `health`."""
         with self._call("action", context):
             if action.type == "info":
-                body = msgspec.json.encode({"server": "fletcher", "version": __version__, "model": self._model})
+                body = msgspec.json.encode(
+                    {"server": "fletcher", "version": __version__, "model": self._models.pick().served}
+                )
             elif action.type == "health":
-                reason = self._readiness.reason()
+                reason = self._models.not_ready()
                 body = msgspec.json.encode({"status": "ok", "ready": not reason, "reason": reason})
             else:
                 raise UnknownRouteError(f"there is no action {action.type!r}; there are {', '.join(ACTIONS)}")
@@ -124,7 +124,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
 
     def _options(self, descriptor: Any) -> FlightOptions:
         if descriptor.descriptor_type == fl.DescriptorType.CMD:
-            return read_options(descriptor.command, self._model, self._engine.encoder.check)
+            return read_options(descriptor.command, self._models)
         if list(descriptor.path) != [EMBED]:
             path = [part.decode(errors="replace") for part in descriptor.path]
             raise UnknownRouteError(f'there is nothing at the path {path}; there is ["embed"]')
@@ -132,7 +132,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
 
     def _info(self, descriptor: Any, options: FlightOptions) -> Any:
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
-        schema = output_schema(texts, self._model, options.embed)
+        schema = output_schema(texts, self._models.pick(options.model).served, options.embed)
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
 
     @contextmanager
@@ -146,7 +146,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         except FletcherError as error:
             translated = flight_error(error)
             status = type(translated).__name__
-            self._engine.metrics.failed(error)
+            self._models.metrics.failed(error)
             level = logging.ERROR if isinstance(translated, fl.FlightInternalError) else logging.INFO
             logger.log(
                 level, "call failed", extra={"fields": fields | {"error": type(error).__name__, "reason": str(error)}}
@@ -162,7 +162,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             logger.exception("call failed", extra={"fields": fields})
             raise flight_error(FletcherError("internal error")) from None
         finally:
-            self._engine.metrics.answered("flight", route, status, time.perf_counter() - started)
+            self._models.metrics.answered("flight", route, status, time.perf_counter() - started)
 
 
 def _hang_up(port: int) -> None:

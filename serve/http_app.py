@@ -1,7 +1,7 @@
-"""The HTTP door: a plain ASGI application over the engine. Any ASGI server can carry it; `http_server` has ours.
+"""The HTTP door: a plain ASGI application over the models' engines. Any ASGI server can carry it; `http_server` has ours.
 
 It is written on ASGI itself: a framework's routing, request and response objects cost more than everything else here together
-(benchmarks/http_stacks measures it).
+(benchmarks/http_stacks measures it). Here is what all routes share; each API has a file of its own.
 """
 
 from __future__ import annotations
@@ -13,128 +13,127 @@ import math
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from fletcher.runtime import Encodings
-from fletcher.runtime.errors import FletcherError
+from fletcher.runtime.errors import DeadlineError, FletcherError
 
-from . import openai_api
-from .engine import Engine
-from .errors import FieldError, MethodError, TooLargeError, UnknownRouteError
+from .access import Gate
+from .admin_routes import admin_routes
+from .cohere_routes import cohere_routes
+from .encode_routes import encode_routes
+from .errors import MethodError, UnauthorizedError, UnknownRouteError
 from .http_bridge import Bridge, ClientLeftError, Message, Receive
-from .http_docs import DOCS_POLICY, docs_page
+from .http_call import Call, Limits, Response, Scope
+from .http_errors import OPENAI, ErrorShape
 from .http_openapi import openapi_document
-from .metrics import CONTENT_TYPE as METRICS_TYPE
-from .readiness import Readiness
-from .served import ServedModel
-from .statuses import retry_after, status_of
+from .http_routes import Route
+from .models import Models
+from .openai_routes import openai_routes
+from .service_routes import service_routes
+from .statuses import retry_after
+from .tei_routes import tei_routes
 
 __all__ = ["HttpApp"]
 
 logger = logging.getLogger("fletcher.serve.http")
 
-Scope = Mapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
-#: 2,048 texts of 16 KiB, or one book; more belongs into a bulk job.
-MAX_BODY_BYTES = 32 << 20
-
-#: Token ids of a request that are checked on the event loop; more would hold it up for over a millisecond.
-INLINE_IDS = 8192
-
-JSON = b"application/json"
 #: What OpenAI's clients read the id from, and what a caller may send to find its request in the log.
 REQUEST_ID = b"x-request-id"
 _plain_id = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What a route gives."""
-
-    status: int
-    body: bytes
-    content_type: bytes = JSON
-    headers: tuple[tuple[bytes, bytes], ...] = ()
-
-
-Handler = Callable[[Scope, Receive], Awaitable[Response]]
+#: Seconds between two looks at bodies that are slow to come.
+WATCH_SECONDS = 1.0
 
 
 class HttpApp:
     """The ASGI application. One event loop serves it."""
 
-    def __init__(
-        self, engine: Engine, model: ServedModel, readiness: Readiness, *, max_body_bytes: int = MAX_BODY_BYTES
-    ):
+    def __init__(self, models: Models, *, gate: Gate | None = None, limits: Limits | None = None):
         """
         Args:
-            engine: what answers; the caller starts and stops it.
-            model: what is served, and under which names.
-            readiness: what `/ready` asks.
-            max_body_bytes: larger bodies are refused with 413.
+            models: what answers; the caller starts and stops them.
+            gate: who may ask what; None asks for no key.
+            limits: what a request may have.
         """
-        self._engine = engine
-        self._model = model
-        self._readiness = readiness
-        self._max_body_bytes = max_body_bytes
+        self._models = models
+        self._gate = Gate(None) if gate is None else gate
+        self._limits = Limits() if limits is None else limits
+        self._metrics = models.metrics
         self._bridge: Bridge | None = None
+        self._bodies: dict[asyncio.Task[Any], float] = {}
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
-        self._openapi = msgspec.json.encode(openapi_document(max_body_bytes))
-        self._docs = docs_page()
-        self._routes: Mapping[str, Mapping[str, Handler]] = {
-            "/v1/embeddings": {"POST": self._embeddings},
-            "/v1/models": {"GET": self._models},
-            "/health": {"GET": self._health},
-            "/ready": {"GET": self._ready},
-            "/metrics": {"GET": self._metrics},
-            "/openapi.json": {"GET": self._schema},
-            "/docs": {"GET": self._docs_page},
-            "/": {"GET": self._home},
-        }
-        self._model_routes: Mapping[str, Handler] = {"GET": self._one_model}
+        routes = [
+            *openai_routes(),
+            *tei_routes(),
+            *cohere_routes(),
+            *encode_routes(),
+            *admin_routes(),
+            *service_routes(),
+            Route("GET", "/openapi.json", self._schema, access="open"),
+        ]
+        self._openapi = msgspec.json.encode(openapi_document(routes, self._limits, keys=self._gate.keys is not None))
+        self._routes: dict[str, dict[str, Route]] = {}
+        self._prefixes: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            fixed, brace, _ = route.path.partition("{")
+            (self._prefixes if brace else self._routes).setdefault(fixed, {})[route.method] = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http":
             raise RuntimeError(f"this application speaks HTTP, not {scope['type']}")  # ASGI: no lifespan, no websockets
         started = time.perf_counter()
+        if self._bridge is None:
+            self._bridge = Bridge(asyncio.get_running_loop())
+            self._watch_bodies()
         request_id = self._request_id(scope)
-        route, methods = self._find(scope["path"])
+        name, methods = self._find(scope["path"])
+        shape = next(iter(methods.values())).shape if methods else OPENAI
         try:
-            response = await self._choose(scope, methods)(scope, receive)
+            route = self._choose(scope, methods)
+            call = Call(scope, receive, request_id, self._models, self._limits, self._bridge, self._bodies)
+            if route.access != "open":
+                call.client = self._enter(route, call)
+            response = await route.handler(call)
         except FletcherError as error:
-            response = self._refuse(error, request_id)
+            response = self._refuse(error, request_id, shape)
         except ClientLeftError:
-            self._engine.metrics.answered("http", route, "left", time.perf_counter() - started)
+            self._metrics.answered("http", name, "left", time.perf_counter() - started)
             return
         except Exception:
             # The last resort: a defect of ours. The client learns that it happened; the log has the rest.
-            logger.exception("request failed", extra={"fields": {"request_id": request_id.decode(), "route": route}})
-            response = self._refuse(FletcherError("internal error"), request_id)
-        headers = [
-            (b"content-type", response.content_type),
-            (b"content-length", b"%d" % len(response.body)),
-            (REQUEST_ID, request_id),
-            *response.headers,
-        ]
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        await send({"type": "http.response.body", "body": response.body})
+            logger.exception("request failed", extra={"fields": {"request_id": request_id.decode(), "route": name}})
+            response = self._refuse(FletcherError("internal error"), request_id, shape)
+        await self._send(response, request_id, send)
         seconds = time.perf_counter() - started
-        self._engine.metrics.answered("http", route, response.status, seconds)
+        self._metrics.answered("http", name, response.status, seconds)
         if logger.isEnabledFor(logging.DEBUG):
             fields = {
                 "request_id": request_id.decode(),
-                "route": route,
+                "route": name,
                 "status": response.status,
                 "milliseconds": round(seconds * 1000, 3),
             }
             logger.debug("request", extra={"fields": fields})
+
+    async def _send(self, response: Response, request_id: bytes, send: Send) -> None:
+        body = response.body
+        headers = [(b"content-type", response.content_type), (REQUEST_ID, request_id), *response.headers]
+        if isinstance(body, bytes):
+            headers.append((b"content-length", b"%d" % len(body)))
+            await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        async for part in body:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     def _request_id(self, scope: Scope) -> bytes:
         for name, value in scope["headers"]:
@@ -142,26 +141,39 @@ class HttpApp:
                 return bytes(value)
         return self._id_prefix + b"%x" % next(self._ids)
 
-    def _find(self, path: str) -> tuple[str, Mapping[str, Handler]]:
+    def _find(self, path: str) -> tuple[str, Mapping[str, Route]]:
         if methods := self._routes.get(path):
             return path, methods
-        if path.startswith("/v1/models/"):
-            return "/v1/models/{id}", self._model_routes
+        for prefix, methods in self._prefixes.items():
+            if path.startswith(prefix) and len(path) > len(prefix):
+                return next(iter(methods.values())).path, methods
         return "unknown", {}
 
-    def _choose(self, scope: Scope, methods: Mapping[str, Handler]) -> Handler:
+    def _choose(self, scope: Scope, methods: Mapping[str, Route]) -> Route:
         method = scope["method"]
-        if handler := methods.get("GET" if method == "HEAD" else method):
-            return handler
+        if route := methods.get("GET" if method == "HEAD" else method):
+            return route
         if methods:
             raise MethodError(f"{scope['path']} does not answer to {method}, but to {', '.join(methods)}", [*methods])
         raise UnknownRouteError(f"there is nothing at {scope['path']}: /docs lists what there is")
 
-    def _refuse(self, error: FletcherError, request_id: bytes) -> Response:
-        status = status_of(error).http
-        self._engine.metrics.failed(error)
+    def _enter(self, route: Route, call: Call) -> str:
+        if self._gate.keys is None and route.access == "key":
+            return ""
+        authorization = call.headers.get(b"authorization")
+        peer = call.scope.get("client")
+        return self._gate.enter(
+            route.access,
+            None if authorization is None else authorization.decode("latin-1"),
+            peer=peer[0] if peer else None,
+            browser=b"origin" in call.headers,
+        )
+
+    def _refuse(self, error: FletcherError, request_id: bytes, shape: ErrorShape) -> Response:
+        status = shape.status(error)
+        self._metrics.failed(error)
         fields = {"request_id": request_id.decode(), "status": status, "error": type(error).__name__}
-        if status >= 500:
+        if status >= 500 and not isinstance(error, DeadlineError):
             logger.error("request failed", extra={"fields": fields | {"reason": str(error)}})
         else:
             logger.info("request refused", extra={"fields": fields})
@@ -170,95 +182,18 @@ class HttpApp:
             headers.append((b"retry-after", b"%d" % math.ceil(seconds)))
         if isinstance(error, MethodError):
             headers.append((b"allow", ", ".join(error.allowed).encode()))
-        return Response(status, openai_api.encode_error(error), headers=tuple(headers))
+        if isinstance(error, UnauthorizedError):
+            headers.append((b"www-authenticate", b"Bearer"))
+        return Response(status, shape.encode(error, request_id.decode()), headers=tuple(headers))
 
-    async def _embeddings(self, scope: Scope, receive: Receive) -> Response:
-        request = openai_api.decode_request(await self._body(scope, receive))
-        self._model.check_name(request.model)
-        options = request.options
-        inputs = openai_api.read_inputs(request)
-        if self._bridge is None:
-            self._bridge = Bridge(asyncio.get_running_loop())
-        values = (
-            inputs.texts
-            if inputs.ids is None
-            else await self._encodings(inputs.ids, request.input_type, request.overflow)
-        )
-        future = self._engine.submit(values or [], options)
-        embeddings = await self._bridge.wait(future, receive)
-        parts: list[bytes] = []
-        for part in openai_api.encode_embeddings(embeddings, self._model.name, request.encoding_format):
-            if parts:
-                await asyncio.sleep(0)  # a long answer lets others in between its pieces
-            parts.append(part)
-        return Response(200, parts[0] if len(parts) == 1 else b"".join(parts))
+    def _watch_bodies(self) -> None:
+        """One timer for all requests: one for each would cost every request what few of them need."""
+        loop = asyncio.get_running_loop()
+        late = loop.time() - self._limits.body_seconds
+        for task in [task for task, since in self._bodies.items() if since < late]:
+            del self._bodies[task]
+            task.cancel()
+        loop.call_later(min(WATCH_SECONDS, self._limits.body_seconds / 4), self._watch_bodies)
 
-    async def _encodings(self, ids: Sequence[Sequence[int]], input_type: str | None, overflow: str) -> Encodings:
-        if input_type not in (None, "raw"):
-            raise FieldError(
-                f"input_type is {input_type!r}, but token ids get no prompt: leave it out, or send texts", "input_type"
-            )
-        if overflow != "truncate":
-            raise FieldError(
-                f"overflow is {overflow!r}, but token ids are only ever truncated at their end: send texts", "overflow"
-            )
-        if sum(map(len, ids)) <= INLINE_IDS:
-            return self._engine.encoder.encodings_from_ids(ids)
-        return await asyncio.get_running_loop().run_in_executor(None, self._engine.encoder.encodings_from_ids, ids)
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        limit = self._max_body_bytes
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
-                raise TooLargeError(
-                    f"the body has {int(value)} bytes; the limit is {limit}: send it in several requests"
-                )
-        message = await receive()
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            if message["type"] == "http.disconnect":
-                raise ClientLeftError
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise TooLargeError(f"the body has more than {limit} bytes: send it in several requests")
-            if not message.get("more_body"):
-                return b"".join([*parts, part]) if parts else part
-            parts.append(part)
-            message = await receive()
-
-    async def _models(self, scope: Scope, receive: Receive) -> Response:
-        return Response(200, msgspec.json.encode(openai_api.list_models(self._model)))
-
-    async def _one_model(self, scope: Scope, receive: Receive) -> Response:
-        self._model.check_name(scope["path"].removeprefix("/v1/models/"))
-        return Response(200, msgspec.json.encode(openai_api.describe(self._model)))
-
-    async def _health(self, scope: Scope, receive: Receive) -> Response:
-        return Response(200, b'{"status":"ok"}')
-
-    async def _ready(self, scope: Scope, receive: Receive) -> Response:
-        if self._readiness.settled:
-            reason = self._readiness.reason()
-        else:
-            reason = await asyncio.get_running_loop().run_in_executor(None, self._readiness.reason)
-        if reason:
-            return Response(503, msgspec.json.encode({"status": "not ready", "reason": reason}))
-        state = {"status": "ready", "provider": self._model.provider}
-        if (fallback := self._engine.encoder.fallback) is not None:
-            state["fallback"] = fallback
-        return Response(200, msgspec.json.encode(state))
-
-    async def _metrics(self, scope: Scope, receive: Receive) -> Response:
-        return Response(200, self._engine.metrics.exposition(), METRICS_TYPE.encode())
-
-    async def _schema(self, scope: Scope, receive: Receive) -> Response:
+    async def _schema(self, call: Call) -> Response:
         return Response(200, self._openapi)
-
-    async def _docs_page(self, scope: Scope, receive: Receive) -> Response:
-        policy = (b"content-security-policy", DOCS_POLICY.encode())
-        return Response(200, self._docs, b"text/html; charset=utf-8", (policy,))
-
-    async def _home(self, scope: Scope, receive: Receive) -> Response:
-        return Response(307, b"", b"text/plain", ((b"location", b"/docs"),))

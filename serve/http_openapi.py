@@ -1,78 +1,51 @@
-"""The OpenAPI 3.1 document, made of the structs that the routes decode and encode, so that it cannot drift from them."""
+"""The OpenAPI 3.1 document, made of the routes and of the structs that they decode and encode, so that it cannot drift."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
 
 from fletcher import __version__
 
-from .openai_types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, ErrorBody, Model, ModelList
+from .http_call import Limits
+from .http_errors import ErrorShape
+from .http_routes import Doc, Route
 
 __all__ = ["openapi_document"]
 
 Schema = dict[str, Any]
 
-
-class Health(msgspec.Struct, frozen=True):
-    """`ok` as long as the process answers."""
-
-    status: str
+#: What every route that reads a body, or asks an engine, can answer with.
+BODY_ERRORS = (400, 408, 413, 415)
+ENGINE_ERRORS = (429, 500, 503, 504)
 
 
-class Ready(msgspec.Struct, frozen=True):
-    """`ready` and where the model runs, or `not ready` with the reason.
-
-    Attributes:
-        fallback: why another provider runs than the one that was wanted, where that was allowed.
-    """
-
-    status: str
-    reason: str | msgspec.UnsetType = msgspec.UNSET
-    provider: str | msgspec.UnsetType = msgspec.UNSET
-    fallback: str | msgspec.UnsetType = msgspec.UNSET
-
-
-def openapi_document(max_body_bytes: int) -> Schema:
+def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> Schema:
     """The document, ready to encode as JSON.
 
     Args:
-        max_body_bytes: the limit above which a body is refused.
+        routes: all of them; those without a `Doc` are left out.
+        limits: what a request may have.
+        keys: whether the server wants API keys.
     """
-    structs = [EmbeddingRequest, EmbeddingList, Model, ModelList, ErrorBody, Health, Ready]
-    schemas, components = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
-    request, embeddings, model, models, error, health, ready = schemas
-
-    def refusal(text: str) -> Schema:
-        return _answer(text, error) | {"headers": _ID_HEADER}
-
-    def busy(text: str) -> Schema:
-        answer = refusal(text)
-        return answer | {"headers": answer["headers"] | _RETRY_HEADER}
-
-    example = {"input": ["a text", "another"], "model": "MODEL", "encoding_format": "float"}
-    embed = {
-        "operationId": "createEmbeddings",
-        "summary": "Texts or token ids to vectors",
-        "description": "OpenAI's embeddings API. Vectors do not depend on what else is in the request or on the server.",
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": request, "example": example}},
-            "description": f"At most {max_body_bytes} bytes and {MAX_INPUTS} inputs.",
-        },
-        "responses": {
-            "200": _answer("The vectors, in the order of the inputs", embeddings),
-            "400": refusal("The request cannot be used as it is; `param` names the field"),
-            "404": refusal("The model is not served here"),
-            "413": refusal("The body is too large"),
-            "429": busy("Too much waits already"),
-            "500": refusal("The model failed; the server's log has the details"),
-            "503": busy("The server is stopping"),
-        },
-    }
-    identifier = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-    return {
+    shown = [(route, route.doc) for route in routes if route.doc is not None]
+    types: list[Any] = []
+    for route, doc in shown:
+        types += [] if doc.request is None else [doc.request]
+        types += [*_answers(doc), route.shape.struct]
+    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    left = iter(schemas)
+    paths: dict[str, Schema] = {}
+    for route, doc in shown:
+        request = None if doc.request is None else next(left)
+        answers = [next(left) for _ in _answers(doc)]
+        answer = None if not answers else answers[0] if len(answers) == 1 else {"anyOf": answers}
+        methods = paths.setdefault(route.path, {})
+        methods[route.method.lower()] = _operation(route, doc, request, answer, next(left), limits, keys=keys)
+    document: Schema = {
         "openapi": "3.1.0",
         "info": {
             "title": "Fletcher",
@@ -80,39 +53,116 @@ def openapi_document(max_body_bytes: int) -> Schema:
             "description": "Text embeddings that are the published model's own: checked against it when the server starts.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {
-            "/v1/embeddings": {"post": embed},
-            "/v1/models": {"get": _get("listModels", "The models that are served", models)},
-            "/v1/models/{id}": {
-                "get": _get("getModel", "One model", model, {"404": refusal("There is no such model")})
-                | {"parameters": [identifier]}
-            },
-            "/health": {"get": _get("health", "Whether the process lives", health)},
-            "/ready": {
-                "get": _get(
-                    "ready",
-                    "Whether the model's canary passed on the session that answers",
-                    ready,
-                    {"503": _answer("Not ready, and why", ready)},
-                )
-            },
-            "/metrics": {
-                "get": {
-                    "operationId": "metrics",
-                    "summary": "Prometheus metrics",
-                    "responses": {
-                        "200": {
-                            "description": "Prometheus' text format",
-                            "content": {"text/plain": {"schema": {"type": "string"}}},
-                            "headers": _ID_HEADER,
-                        }
-                    },
-                }
-            },
-        },
+        "paths": paths,
         "components": {"schemas": components},
     }
+    if keys:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return document
 
+
+def _answers(doc: Doc) -> Sequence[Any]:
+    """The types of its answer."""
+    return doc.answer if isinstance(doc.answer, tuple) else [] if doc.answer is None else [doc.answer]
+
+
+def _operation(
+    route: Route, doc: Doc, request: Schema | None, answer: Schema | None, error: Schema, limits: Limits, *, keys: bool
+) -> Schema:
+    bodies = {"application/json": {"schema": request} | ({"example": doc.example} if doc.example else {})}
+    contents = {} if request is None else bodies
+    contents |= {kind: {"schema": dict(schema)} for kind, schema in doc.requests.items()}
+    answers = {} if answer is None else {"application/json": {"schema": answer}}
+    answers |= {kind: {"schema": dict(schema)} for kind, schema in doc.answers.items()}
+    errors = set(doc.errors)
+    if contents:
+        errors |= {*BODY_ERRORS, *(ENGINE_ERRORS if route.access == "key" else (500, 503))}
+    if keys and route.access != "open":
+        errors |= {401, 403} if route.access == "admin" else {401}
+    headers = _ID_HEADER | {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in doc.headers.items()
+    }
+    success = {"content": answers} if answers else {}
+    operation: Schema = {
+        "operationId": doc.name,
+        "summary": doc.summary,
+        "responses": {str(doc.status): {"description": doc.summary, "headers": headers} | success}
+        | {str(status): _refusal(status, error, answer, route.shape) for status in sorted(errors)},
+    }
+    if doc.text:
+        operation["description"] = doc.text
+    if contents:
+        operation["requestBody"] = {
+            "required": True,
+            "content": contents,
+            "description": f"At most {limits.body_bytes} bytes, plain or as gzip (`Content-Encoding`).",
+        }
+    if parameters := [*_parameters(route, doc)]:
+        operation["parameters"] = parameters
+    if keys and route.access != "open":
+        operation["security"] = [{"key": []}]
+    return operation
+
+
+def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
+    if "{" in route.path:
+        name = route.path.partition("{")[2].rstrip("}")
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    if doc.query is not None:
+        schema, components = msgspec.json.schema_components([doc.query])
+        for struct in components.values():
+            for name, field in struct["properties"].items():
+                yield {"name": name, "in": "query", "schema": _plain(field)}
+        del schema
+    if route.access == "key" and (doc.request is not None or doc.requests):
+        yield {
+            "name": "X-Request-Timeout",
+            "in": "header",
+            "description": "Seconds after which nobody waits for the answer any more",
+            "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e9},
+        }
+        yield {
+            "name": "X-Priority",
+            "in": "header",
+            "description": "Which queue the request waits in",
+            "schema": {"enum": ["interactive", "normal", "bulk"]},
+        }
+
+
+def _plain(field: Schema) -> Schema:
+    """A field's schema without the null that a query cannot hold."""
+    kinds = [kind for kind in field.get("anyOf", []) if kind.get("type") != "null"]
+    if len(kinds) == 1:
+        return dict(kinds[0])
+    return {key: value for key, value in field.items() if not (key == "default" and value is None)}
+
+
+def _refusal(status: int, error: Schema, answer: Schema | None, shape: ErrorShape) -> Schema:
+    # `/ready` says why it is not in the words of its answer.
+    schema = answer if status == 503 and answer is not None and "Ready" in answer.get("$ref", "") else error
+    headers = _ID_HEADER | (_RETRY_HEADER if status in (429, 503) else {})
+    return {
+        "description": _MEANINGS.get(status, HTTPStatus(status).phrase),
+        "content": {"application/json": {"schema": schema}},
+        "headers": headers,
+    }
+
+
+_MEANINGS = {
+    400: "The request cannot be used as it is; the message names the field",
+    401: "An API key is needed",
+    403: "This caller may not do this",
+    404: "The model is not served here",
+    408: "The body did not come in time",
+    413: "The body is too large, or the request has too many or too long texts",
+    415: "The body's type or coding is none that is read",
+    422: "A field of the request cannot be used",
+    424: "The model failed; the server's log has the details",
+    429: "Too much waits already",
+    500: "The model failed; the server's log has the details",
+    503: "The server is not ready, or is stopping",
+    504: "The request's own time passed",
+}
 
 _ID_HEADER: Schema = {
     "x-request-id": {
@@ -123,11 +173,3 @@ _ID_HEADER: Schema = {
 _RETRY_HEADER: Schema = {
     "retry-after": {"description": "Seconds after which to try again", "schema": {"type": "integer"}},
 }
-
-
-def _answer(text: str, schema: Schema) -> Schema:
-    return {"description": text, "content": {"application/json": {"schema": schema}}, "headers": _ID_HEADER}
-
-
-def _get(name: str, summary: str, schema: Schema, others: Schema | None = None) -> Schema:
-    return {"operationId": name, "summary": summary, "responses": {"200": _answer(summary, schema)} | (others or {})}

@@ -12,6 +12,7 @@ import threading
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fletcher.runtime.errors import ServiceError
 
@@ -22,6 +23,22 @@ __all__ = ["HttpServer"]
 
 #: Seconds that an idle connection is kept: longer than the usual load balancer's minute, so that it closes first.
 KEEP_ALIVE_SECONDS = 75
+
+
+#: Seconds in which a new connection must have sent the head of its first request.
+HEADER_SECONDS = 30.0
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, which itself waits for a first request for ever."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(HEADER_SECONDS, self._check_head)
+
+    def _check_head(self) -> None:
+        if self.cycle is None and not self.transport.is_closing():
+            self.transport.close()
 
 
 class _Announcing(uvicorn.Server):
@@ -48,7 +65,7 @@ class HttpServer:
         """
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             interface="asgi3",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import copy
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -19,14 +21,28 @@ FINE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.00
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
-class _Counted(Collector):
-    """A counter whose value lives elsewhere."""
+class _Elsewhere(Collector):
+    """A metric whose values live elsewhere, in several places: their sum."""
 
-    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
-        self._name, self._text, self._value = name, text, value
+    def __init__(self, family: type[CounterMetricFamily] | type[GaugeMetricFamily], name: str, text: str) -> None:
+        self._family, self._name, self._text = family, name, text
+        self._values: dict[object, Callable[[], float]] = {}
+        self._gone = 0.0
 
-    def collect(self) -> Iterable[CounterMetricFamily]:
-        yield CounterMetricFamily(self._name, self._text, value=self._value())
+    def add(self, owner: object, value: Callable[[], float]) -> None:
+        """Adds a place."""
+        self._values[owner] = value
+
+    def remove(self, owner: object) -> None:
+        """Forgets a place; what it had counted stays counted."""
+        value = self._values.pop(owner, None)
+        if value is not None and self._family is CounterMetricFamily:
+            self._gone += value()
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        yield self._family(
+            self._name, self._text, value=self._gone + sum(value() for value in [*self._values.values()])
+        )
 
 
 class Metrics:
@@ -71,16 +87,48 @@ class Metrics:
         self.batch_tokens = Histogram("fletcher_batch_tokens", "Tokens of a batch", buckets=COUNTS, registry=registry)
         self.batch_texts = Histogram("fletcher_batch_texts", "Texts of a batch", buckets=COUNTS, registry=registry)
         # Looking a child up by its labels takes a lock and a dict of tuples; the few there are, are kept.
+        self._elsewhere: dict[str, _Elsewhere] = {}
         self._requests_of: dict[tuple[str, str, str], Counter] = {}
         self._duration_of: dict[tuple[str, str], Histogram] = {}
 
     def counted(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Adds a count that somebody else keeps, read when somebody scrapes."""
-        self.registry.register(_Counted(name, text, value))
+        self._add(CounterMetricFamily, name, text, value)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Adds a value that is read when somebody scrapes."""
-        Gauge(name, text, registry=self.registry).set_function(value)
+        self._add(GaugeMetricFamily, name, text, value)
+
+    def _add(
+        self,
+        family: type[CounterMetricFamily] | type[GaugeMetricFamily],
+        name: str,
+        text: str,
+        value: Callable[[], float],
+    ) -> None:
+        if name not in self._elsewhere:
+            self._elsewhere[name] = _Elsewhere(family, name, text)
+            self.registry.register(self._elsewhere[name])
+        self._elsewhere[name].add(self, value)
+
+    def labelled(self, name: str, text: str, labels: Sequence[str]) -> Callable[..., Counter]:
+        """Adds a counter with labels; gives what finds the one for their values."""
+        return functools.cache(Counter(name, text, labels, registry=self.registry).labels)
+
+    def histogram(
+        self, name: str, text: str, labels: Sequence[str], buckets: Sequence[float]
+    ) -> Callable[..., Histogram]:
+        """Adds a histogram with labels; gives what finds the one for their values."""
+        return functools.cache(Histogram(name, text, labels, buckets=buckets, registry=self.registry).labels)
+
+    def of_one(self) -> Metrics:
+        """The same metrics, for one of several engines: what it adds by `gauge` and `counted` is summed with the others'."""
+        return copy.copy(self)
+
+    def leave(self) -> None:
+        """Takes back what this engine added; what it counted stays in the counts."""
+        for metric in self._elsewhere.values():
+            metric.remove(self)
 
     def answered(self, door: str, route: str, status: int | str, seconds: float) -> None:
         """Counts one request. `route` is from a short list, never what a client wrote."""

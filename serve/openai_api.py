@@ -1,46 +1,36 @@
-"""OpenAI's embeddings API over the engine's words: bytes to inputs, embeddings to bytes, errors to OpenAI's error object."""
+"""OpenAI's embeddings API over the engine's words: bytes to inputs, embeddings to bytes."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
 from fletcher.runtime.encodings import Chunks
-from fletcher.runtime.errors import FletcherError, OptionError
 
-from .errors import FieldError, UnknownModelError
+from .errors import FieldError
+from .http_json import SLICE_ROWS, decode, little_endian
 from .openai_types import (
     MAX_INPUTS,
     ChunkItem,
     EmbeddingItem,
     EmbeddingList,
     EmbeddingRequest,
-    ErrorBody,
-    ErrorDetail,
     Model,
     ModelList,
     Usage,
     Vector,
 )
 from .served import ServedModel
-from .statuses import public_message, status_of
 
-__all__ = ["Inputs", "decode_request", "describe", "encode_embeddings", "encode_error", "list_models", "read_inputs"]
-
-#: Rows encoded between two looks at the event loop: 64 of 1,024 floats take about 3 ms.
-SLICE_ROWS = 64
+__all__ = ["Inputs", "decode_request", "describe", "encode_embeddings", "item_maker", "list_models", "read_inputs"]
 
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 _encoder = msgspec.json.Encoder()
-_path = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)
-_named = re.compile(r"(?:unknown|missing required) field `(?P<field>.*)`", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +52,15 @@ def decode_request(body: bytes) -> EmbeddingRequest:
     Raises:
         FieldError: not JSON, or not a request; names the field.
     """
-    try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as error:
-        message, field = str(error), None
-        if match := _path.match(message):
-            message, field = match["what"], match["where"] or None
-        elif match := _named.search(message):
-            field = match["field"]
-        raise FieldError(f"{field or 'the body'}: {message}", field) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise FieldError(f"the body is not valid JSON in UTF-8: {error}", None) from None
+    return decode(_decoder, body)
 
 
-def read_inputs(request: EmbeddingRequest) -> Inputs:
+def read_inputs(request: EmbeddingRequest, most: int = MAX_INPUTS) -> Inputs:
     """Tells the four shapes of `input` apart.
+
+    Args:
+        request: the client's.
+        most: items that it may have.
 
     Raises:
         FieldError: it is empty, too long, or mixed.
@@ -90,8 +74,8 @@ def read_inputs(request: EmbeddingRequest) -> Inputs:
     if kind is int:
         _check_kind(value, int, "a list of token ids holds integers only")
         return Inputs(None, [cast(list[int], value)])
-    if len(value) > MAX_INPUTS:
-        raise FieldError(f"input has {len(value)} items; a request may have {MAX_INPUTS}: send several", "input")
+    if len(value) > most:
+        raise FieldError(f"input has {len(value)} items; a request may have {most}: send several", "input")
     if kind is str:
         _check_kind(value, str, "a list of texts holds strings only")
         return Inputs(cast(list[str], value), None)
@@ -117,11 +101,29 @@ def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) 
         model: the name to answer with.
         encoding_format: `float` or `base64`.
     """
+    total = int(embeddings.tokens.sum())
+    items = item_maker(embeddings, encoding_format)
+    count = len(embeddings)
+    usage = Usage(prompt_tokens=total, total_tokens=total)
+    if count <= SLICE_ROWS:
+        yield _encoder.encode(EmbeddingList(data=items(0, count), model=model, usage=usage))
+        return
+    # A quote inside a JSON string is escaped, so this is found once, where the list stands.
+    head, tail = _encoder.encode(EmbeddingList(data=[], model=model, usage=usage)).split(b'"data":[]', 1)
+    yield head + b'"data":['
+    for start in range(0, count, SLICE_ROWS):
+        yield _encoder.encode(items(start, min(start + SLICE_ROWS, count)))[1:-1]
+        if start + SLICE_ROWS < count:
+            yield b","
+    yield b"]" + tail
+
+
+def item_maker(embeddings: Embeddings, encoding_format: str) -> Callable[[int, int], list[EmbeddingItem]]:
+    """What makes the items of a range of texts."""
     tokens = embeddings.tokens.tolist()
     dropped = embeddings.dropped.tolist()
-    total = sum(tokens)
     binary = encoding_format == "base64"
-    vectors = _little_endian(embeddings.vectors) if binary else embeddings.vectors
+    vectors = little_endian(embeddings.vectors) if binary else embeddings.vectors
     scales = None if embeddings.scales is None else embeddings.scales.tolist()
 
     def items(start: int, end: int) -> list[EmbeddingItem]:
@@ -138,24 +140,13 @@ def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) 
             for index, value in enumerate(_values(vectors[start:end], binary=binary), start)
         ]
 
-    usage = Usage(prompt_tokens=total, total_tokens=total)
-    if len(tokens) <= SLICE_ROWS:
-        yield _encoder.encode(EmbeddingList(data=items(0, len(tokens)), model=model, usage=usage))
-        return
-    # A quote inside a JSON string is escaped, so this is found once, where the list stands.
-    head, tail = _encoder.encode(EmbeddingList(data=[], model=model, usage=usage)).split(b'"data":[]', 1)
-    yield head + b'"data":['
-    for start in range(0, len(tokens), SLICE_ROWS):
-        yield _encoder.encode(items(start, min(start + SLICE_ROWS, len(tokens))))[1:-1]
-        if start + SLICE_ROWS < len(tokens):
-            yield b","
-    yield b"]" + tail
+    return items
 
 
 def _chunks(chunks: Chunks, text: int, *, binary: bool) -> list[ChunkItem]:
     """The parts of one text."""
     rows = slice(*chunks.offsets[text : text + 2].tolist())
-    vectors = _little_endian(chunks.vectors[rows]) if binary else chunks.vectors[rows]
+    vectors = little_endian(chunks.vectors[rows]) if binary else chunks.vectors[rows]
     scales = [None] * len(vectors) if chunks.scales is None else chunks.scales[rows].tolist()
     return [
         ChunkItem(embedding=value, start=start, end=end, scale=scale)
@@ -167,10 +158,6 @@ def _chunks(chunks: Chunks, text: int, *, binary: bool) -> list[ChunkItem]:
 
 def _values(vectors: NDArray[Any], *, binary: bool) -> list[Vector]:
     return [row.tobytes() for row in vectors] if binary else vectors.tolist()
-
-
-def _little_endian(vectors: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))
 
 
 def describe(model: ServedModel) -> Model:
@@ -186,23 +173,12 @@ def describe(model: ServedModel) -> Model:
         variant=model.variant,
         provider=model.provider,
         digest=model.digest,
+        output=model.output,
+        version=model.version,
+        names=sorted(model.names),
     )
 
 
-def list_models(model: ServedModel) -> ModelList:
+def list_models(models: Sequence[ServedModel]) -> ModelList:
     """The models as `/v1/models` gives them."""
-    return ModelList(data=[describe(model)])
-
-
-def encode_error(error: FletcherError) -> bytes:
-    """An error's body."""
-    status = status_of(error)
-    field = (
-        error.field
-        if isinstance(error, FieldError | OptionError)
-        else "model"
-        if isinstance(error, UnknownModelError)
-        else None
-    )
-    detail = ErrorDetail(message=public_message(error), type=status.kind, param=field, code=status.code)
-    return _encoder.encode(ErrorBody(error=detail))
+    return ModelList(data=[describe(model) for model in models])

@@ -11,7 +11,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from fletcher.runtime.embed_options import DType, EmbedOptions, Overflow
+from fletcher.model_zoo.card import Output
+from fletcher.runtime.embed_options import EmbedOptions
+
+from .option_fields import InputType, OptionFields, OverflowField
 
 __all__ = [
     "MAX_INPUTS",
@@ -51,7 +54,7 @@ Input = Annotated[
 ]
 
 
-class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EmbeddingRequest(OptionFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `POST /v1/embeddings` takes."""
 
     input: Input
@@ -60,53 +63,18 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Literal["float", "base64"],
         Meta(description="`base64` is the bytes of little-endian float32, four a dimension."),
     ] = "float"
-    dimensions: Annotated[
-        Annotated[int, Meta(ge=1, lt=1 << 31)] | None,
-        Meta(description="One of the lengths that `/v1/models` lists; the model's full one if left out."),
+    overflow: OverflowField = "truncate"
+    normalize: Annotated[
+        bool | None,
+        Meta(description="Whether vectors get length 1; as the model's authors publish them if left out."),
     ] = None
-    dtype: Annotated[
-        DType,
-        Meta(
-            description="What a vector's elements are: `float32`, `float16`, `int8` (times the item's `scale`), or "
-            "`ubinary`, a bit an element in bytes. In base64 they are little-endian."
-        ),
-    ] = "float32"
-    overflow: Annotated[
-        Overflow,
-        Meta(
-            description="What happens to a text that is too long: `truncate` cuts its end, `truncate_left` its start, "
-            "`windows` averages overlapping windows, `late` averages tokens chunk by chunk. The last two give `chunks`."
-        ),
-    ] = "truncate"
-    window_tokens: Annotated[
-        int | None,
-        Meta(description="Tokens of a window, special ones included; the model's longest input if left out."),
-    ] = None
-    overlap_tokens: Annotated[
-        int | None, Meta(description="Tokens that a window shares with the one before; an eighth if left out.")
-    ] = None
-    chunk_tokens: Annotated[int | None, Meta(description="Tokens of a chunk of `late`; 256 if left out.")] = None
     user: Annotated[str | None, Meta(description="Accepted for OpenAI's clients; neither used nor logged.")] = None
-    input_type: Annotated[
-        str | None,
-        Meta(
-            description="Which prompt of the model's the texts get: `query`, `document` (if left out), `clustering`, "
-            "`classification`, another of its card, or `raw` for none. Token ids get none."
-        ),
-    ] = None
+    input_type: InputType = None
 
     @property
     def options(self) -> EmbedOptions:
         """How its texts become vectors."""
-        return EmbedOptions(
-            self.input_type,
-            self.dimensions,
-            self.dtype,
-            self.overflow,
-            self.window_tokens,
-            self.overlap_tokens,
-            self.chunk_tokens,
-        )
+        return self.embed_options(self.input_type, self.overflow, self.normalize)
 
 
 Vector = list[float] | bytes
@@ -163,6 +131,9 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
     provider: str
     digest: str
+    output: Output
+    version: str
+    names: list[str]
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fletcher.model_zoo.card import INPUT_TYPES, RAW
+from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
 
 from .backend import Backend
-from .errors import UnknownModelError
 
 __all__ = ["ServedModel"]
 
@@ -29,6 +29,9 @@ class ServedModel:
         provider: where it runs.
         digest: what the vectors depend on.
         loaded: Unix time.
+        output: what it gives.
+        version: this version's label.
+        activation: what turned a reranker's logits into scores.
     """
 
     name: str
@@ -42,19 +45,26 @@ class ServedModel:
     provider: str
     digest: str
     loaded: int
+    output: Output = "vectors"
+    version: str = "1"
+    activation: str | None = None
 
     @classmethod
-    def of(cls, encoder: Backend, name: str | None = None) -> ServedModel:
+    def of(
+        cls, encoder: Backend, name: str | None = None, aliases: Sequence[str] = (), version: str = "1"
+    ) -> ServedModel:
         """Describes a loaded encoder.
 
         Args:
             encoder: the model.
             name: what to call it; None is its card's name.
+            aliases: other names, besides the card's.
+            version: this version's label.
         """
         card = encoder.card
         return cls(
             name=name or card.name,
-            names=frozenset([name or card.name, card.name, *card.aliases]),
+            names=frozenset([name or card.name, card.name, *card.aliases, *aliases]),
             dimension=encoder.dimension,
             dimensions=tuple(dict.fromkeys([encoder.dimension, *card.matryoshka])),
             max_tokens=encoder.max_tokens,
@@ -64,12 +74,7 @@ class ServedModel:
             provider=encoder.provider,
             digest=encoder.artifact.digest,
             loaded=int(time.time()),
+            output=card.output,
+            version=version,
+            activation=card.activation,
         )
-
-    def check_name(self, name: str) -> None:
-        """
-        Raises:
-            UnknownModelError: the model has another name.
-        """
-        if name not in self.names:
-            raise UnknownModelError(f"the model {name!r} is not served here; this server has {self.name!r}")

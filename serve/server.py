@@ -1,4 +1,4 @@
-"""A whole server: one engine, its doors, and an orderly end."""
+"""A whole server: its models, its doors, and an orderly end."""
 
 from __future__ import annotations
 
@@ -7,25 +7,32 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
-from fletcher.runtime.errors import InputError
+from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime.errors import FletcherError, InputError
+from fletcher.runtime.memory import parse_size
 
 from . import logs
+from .access import Gate, check_binding
 from .addresses import Addresses, bind, parse
 from .backend import Backend
 from .engine import MAX_QUEUE_TOKENS, MAX_WAIT_SECONDS, Engine
 from .flight_server import FlightServer
-from .http_app import MAX_BODY_BYTES, HttpApp
+from .http_app import HttpApp
+from .http_call import Limits
 from .http_server import HttpServer
+from .keys import Keys
+from .loaded import Loader
 from .metrics import Metrics
-from .readiness import Readiness
-from .served import ServedModel
+from .model_spec import ModelSpec
+from .models import Models
 
-__all__ = ["Addresses", "Server", "run_server"]
+__all__ = ["Addresses", "Server", "fingerprint", "load_encoder", "run_server"]
 
 logger = logging.getLogger("fletcher.serve")
 
@@ -33,17 +40,37 @@ logger = logging.getLogger("fletcher.serve")
 SIGNAL_SECONDS = 0.5
 
 
+def load_encoder(spec: ModelSpec) -> Backend:
+    """Opens a model, its files and its canary checked."""
+    return Encoder.load(
+        spec.path,
+        variant=spec.variant,
+        provider=spec.provider,
+        allow_fallback=spec.allow_fallback,
+        min_cosine=spec.min_cosine,
+        workers=spec.workers,
+        token_budget=spec.token_budget,
+        memory_limit=None if spec.memory_limit is None else parse_size(spec.memory_limit),
+        cache_bytes=0 if spec.cache == "0" else parse_size(spec.cache),
+    )
+
+
+def fingerprint(spec: ModelSpec) -> str:
+    """What the vectors of the folder depend on now."""
+    return Artifact.open(Path(spec.path)).digest if spec.path else ""
+
+
 class Server:
-    """An engine with its doors open; a context manager that drains and closes them.
+    """Models with their doors open; a context manager that drains and closes them.
 
     Attributes:
         addresses: where it listens.
-        engine: what answers.
+        models: what answers.
     """
 
     def __init__(
         self,
-        encoder: Backend,
+        models: Backend | Sequence[ModelSpec],
         *,
         http: str | None = "127.0.0.1:8080",
         flight: str | None = "127.0.0.1:8815",
@@ -51,43 +78,67 @@ class Server:
         drain_seconds: float = 30.0,
         max_queue_tokens: int = MAX_QUEUE_TOKENS,
         max_wait_seconds: float = MAX_WAIT_SECONDS,
-        max_body_bytes: int = MAX_BODY_BYTES,
+        limits: Limits | None = None,
+        keys: Keys | None = None,
+        allow_anonymous: bool = False,
+        load: Loader = load_encoder,
     ) -> None:
         """Opens the doors; see `run_server`.
 
         Args:
-            encoder: the loaded model.
+            models: which to load, or one that is loaded and stays the caller's to close.
             http: `HOST:PORT` for HTTP, or None for no HTTP.
             flight: `HOST:PORT` for Flight, or None for no Flight.
             model_name: what to call the model; None is its card's name.
             drain_seconds: how long the orderly end may take.
             max_queue_tokens: tokens that may wait before requests are refused.
             max_wait_seconds: seconds that a request may be expected to wait.
-            max_body_bytes: larger HTTP bodies are refused.
+            limits: what a request may have.
+            keys: the API keys; None asks for none.
+            allow_anonymous: whether other machines may reach a server without keys.
+            load: opens a model.
 
         Raises:
-            InputError: no door at all, an address that is none, or a port that is taken.
+            InputError: no door at all, an address that is none, a port that is taken, or a door to other machines without
+                keys.
+            FletcherError: a model cannot be loaded.
         """
         if http is None and flight is None:
             raise InputError("neither --http nor --flight was given an address: a server needs one of them")
         self._drain_seconds = drain_seconds
         http_at = None if http is None else parse(http, "--http")
         flight_at = None if flight is None else parse(flight, "--flight")
+        for address, option in ((http_at, "--http"), (flight_at, "--flight")):
+            if address is not None:
+                check_binding(address, option, keys=keys is not None, allow_anonymous=allow_anonymous)
         if flight_at is not None:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
-        model = ServedModel.of(encoder, model_name)
-        self.engine = Engine(
-            encoder, max_queue_tokens=max_queue_tokens, max_wait_seconds=max_wait_seconds, metrics=Metrics()
-        )
-        readiness = Readiness(self.engine)
+        limits = Limits() if limits is None else limits
+        gate = Gate(keys)
+
+        def make_engine(encoder: Backend, metrics: Metrics) -> Engine:
+            return Engine(
+                encoder,
+                max_queue_tokens=max_queue_tokens,
+                max_wait_seconds=max_wait_seconds,
+                max_request_tokens=limits.tokens,
+                metrics=metrics,
+            )
+
+        self.models = Models(load, make_engine, drain_seconds=drain_seconds, fingerprint=fingerprint)
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:
+            if isinstance(models, Sequence):
+                self.models.apply(models)
+            else:
+                name = model_name or models.card.name
+                self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
             if flight_at is not None:
-                self._flight = FlightServer(self.engine, model, readiness, flight_at)
+                self._flight = FlightServer(self.models, gate, flight_at)
             if listener is not None:
-                app = HttpApp(self.engine, model, readiness, max_body_bytes=max_body_bytes)
+                app = HttpApp(self.models, gate=gate, limits=limits)
                 self._http = HttpServer(app, listener, drain_seconds=drain_seconds)
                 self._http.start()
         except BaseException:
@@ -100,6 +151,11 @@ class Server:
             flight=None if self._flight is None else self._flight.url,
         )
 
+    @property
+    def engine(self) -> Engine:
+        """What answers for the first model."""
+        return self.models.serving[0].answering[0].wake()
+
     def stop(self) -> bool:
         """Admits nothing more, answers what was admitted, and closes the doors.
 
@@ -107,10 +163,10 @@ class Server:
             Whether everything admitted was answered in time.
         """
         deadline = time.monotonic() + self._drain_seconds
-        self.engine.stop_admitting()
+        self.models.stop_admitting()
         if self._http is not None:
             self._http.stop()
-        drained = self.engine.stop(self._drain_seconds)
+        drained = self.models.stop(self._drain_seconds)
         if self._flight is not None:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         if self._http is not None:
@@ -127,46 +183,89 @@ class Server:
 
 
 def run_server(
-    encoder: Backend,
+    models: Backend | Sequence[ModelSpec],
     *,
     http: str | None = "127.0.0.1:8080",
     flight: str | None = "127.0.0.1:8815",
     model_name: str | None = None,
     drain_seconds: float = 30.0,
-    on_listening: Callable[[Addresses], None] | None = None,
+    limits: Limits | None = None,
+    keys: Keys | None = None,
+    allow_anonymous: bool = False,
+    reread: Callable[[], Sequence[ModelSpec]] | None = None,
+    on_listening: Callable[[Server], None] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT (Ctrl+C), then answers what was admitted and returns.
 
     It must run on the main thread: signals arrive there.
 
     Args:
-        encoder: the loaded model; it stays the caller's to close.
+        models: which to load, or one that is loaded and stays the caller's to close.
         http: `HOST:PORT` for HTTP (port 0 takes a free one), or None for no HTTP.
         flight: `HOST:PORT` for Arrow Flight, or None for no Flight.
         model_name: what to call the model; None is its card's name.
         drain_seconds: how long requests under way may take after the signal; what is left then is refused.
-        on_listening: called once with the real addresses; None prints them on standard output.
+        limits, keys, allow_anonymous: see `Server`.
+        reread: on SIGHUP, gives the models that are wanted from then on; None reads the keys again alone.
+        on_listening: called once it listens; None prints the addresses on standard output.
 
     Raises:
         InputError: no door at all, an address that is none, or a port that is taken.
     """
     logs.install()
-    with _stop_signals() as stopped:
-        server = Server(encoder, http=http, flight=flight, model_name=model_name, drain_seconds=drain_seconds)
-        (_announce if on_listening is None else on_listening)(server.addresses)
+    with _stop_signals() as stopped, _hangups() as hung_up:
+        server = Server(
+            models,
+            http=http,
+            flight=flight,
+            model_name=model_name,
+            drain_seconds=drain_seconds,
+            limits=limits,
+            keys=keys,
+            allow_anonymous=allow_anonymous,
+        )
+        (_announce if on_listening is None else on_listening)(server)
         try:
             # A signal that another thread receives, or that comes just before the wait, does not interrupt it.
             while not stopped.wait(SIGNAL_SECONDS):
-                pass
+                if hung_up.is_set():
+                    hung_up.clear()
+                    _reread(server, keys, reread)
         finally:
-            open_requests = server.engine.open_requests
+            open_requests = server.models.open_requests
             logger.info("stopping", extra={"fields": {"open_requests": open_requests}})
             drained = server.stop()
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
 
 
-def _announce(addresses: Addresses) -> None:
-    for door, url in (("HTTP", addresses.http), ("Flight", addresses.flight)):
+def _reread(server: Server, keys: Keys | None, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:
+    """What SIGHUP does; what fails leaves everything as it was, and stands in the log."""
+    try:
+        if keys is not None:
+            keys.reload()
+        if reread is not None:
+            server.models.apply(reread())
+    except FletcherError as error:
+        fields = {"error": type(error).__name__, "reason": str(error)}
+        logger.error("the files were not taken over", extra={"fields": fields})
+    else:
+        models = [f"{spec.name}@{spec.version}" for spec in server.models.specs]
+        logger.info("the files were read again", extra={"fields": {"models": models}})
+
+
+@contextmanager
+def _hangups() -> Iterator[threading.Event]:
+    """An event that SIGHUP sets; its handler is put back at the end."""
+    event = threading.Event()
+    before = signal.signal(signal.SIGHUP, lambda number, frame: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _announce(server: Server) -> None:
+    for door, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
         if url is not None:
             sys.stdout.write(f"{door} on {url}\n")
     sys.stdout.flush()

@@ -25,14 +25,35 @@ from fletcher.runtime.errors import (
     ProviderError,
     ServiceError,
     StoppingError,
+    TooLongError,
     VerificationError,
 )
 
-from .errors import FieldError, MethodError, TooLargeError, UnknownModelError, UnknownRouteError
+from .errors import (
+    EmptyError,
+    FieldError,
+    ForbiddenError,
+    MediaTypeError,
+    MethodError,
+    SlowBodyError,
+    TooLargeError,
+    TooManyError,
+    UnauthorizedError,
+    UnknownModelError,
+    UnknownRouteError,
+)
 
 __all__ = ["STATUSES", "FlightCode", "Status", "public_message", "retry_after", "status_of"]
 
-FlightCode = Literal["INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED", "UNAVAILABLE", "INTERNAL"]
+FlightCode = Literal[
+    "INVALID_ARGUMENT",
+    "NOT_FOUND",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+    "DEADLINE_EXCEEDED",
+    "UNAVAILABLE",
+    "INTERNAL",
+]
 
 #: Seconds after which a client that met a stopping server may try again: another one has had time to come up.
 STOPPING_RETRY_AFTER = 5.0
@@ -71,11 +92,18 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     VerificationError: _BROKEN,
     InputError: Status(400, "invalid_request_error", None, "INVALID_ARGUMENT"),
     OptionError: Status(400, "invalid_request_error", "invalid_value", "INVALID_ARGUMENT"),
+    TooLongError: Status(400, "invalid_request_error", "context_length_exceeded", "INVALID_ARGUMENT"),
     FieldError: Status(400, "invalid_request_error", "invalid_value", "INVALID_ARGUMENT"),
+    EmptyError: Status(400, "invalid_request_error", "invalid_value", "INVALID_ARGUMENT"),
+    TooManyError: Status(400, "invalid_request_error", "invalid_value", "INVALID_ARGUMENT"),
     UnknownModelError: Status(404, "invalid_request_error", "model_not_found", "NOT_FOUND"),
     UnknownRouteError: Status(404, "invalid_request_error", "unknown_url", "NOT_FOUND"),
     MethodError: Status(405, "invalid_request_error", "method_not_allowed", "INVALID_ARGUMENT"),
     TooLargeError: Status(413, "invalid_request_error", "request_too_large", "INVALID_ARGUMENT"),
+    SlowBodyError: Status(408, "invalid_request_error", "request_timeout", "INVALID_ARGUMENT"),
+    MediaTypeError: Status(415, "invalid_request_error", "unsupported_media_type", "INVALID_ARGUMENT"),
+    UnauthorizedError: Status(401, "authentication_error", "invalid_api_key", "UNAUTHENTICATED"),
+    ForbiddenError: Status(403, "permission_error", "forbidden", "PERMISSION_DENIED"),
     ServiceError: _UNREADY,
     OverloadedError: Status(429, "rate_limit_error", "overloaded", "UNAVAILABLE"),
     DeadlineError: Status(504, "server_error", "deadline_exceeded", "DEADLINE_EXCEEDED"),

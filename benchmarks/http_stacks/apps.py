@@ -100,11 +100,13 @@ def litestar() -> Any:
 def fletcher() -> Any:
     """The real application and engine over an encoder that costs next to nothing."""
     from fletcher.model_zoo.card import ModelCard
-    from fletcher.runtime import Encodings
+    from fletcher.runtime import Embeddings, Encodings
+    from fletcher.runtime.embed_options import EmbedOptions
+    from fletcher.runtime.tasks import Task
     from fletcher.serve.engine import Engine
     from fletcher.serve.http_app import HttpApp
-    from fletcher.serve.readiness import Readiness
-    from fletcher.serve.served import ServedModel
+    from fletcher.serve.model_spec import ModelSpec
+    from fletcher.serve.models import Models
 
     class Nothing:
         """Eight tokens a text, and vectors from one table."""
@@ -127,24 +129,35 @@ def fletcher() -> Any:
         token_budget = 512
         table = np.zeros((1024, DIMENSION), np.float32)
 
-        def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings:
-            return Encodings.from_lists([[1, 2, 3, 4, 5, 6, 7, 8]] * len(texts))
+        fallback = None
+        has_token_states = False
+
+        def counters(self) -> dict[str, Any]:
+            return {}
+
+        def check(self, options: EmbedOptions) -> None: ...
+
+        def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
+            return self.prepare_ids(Encodings.from_lists([[1, 2, 3, 4, 5, 6, 7, 8]] * len(texts)), options)
+
+        def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
+            return Task(encodings, None, lambda values: Embeddings(values, encodings.lengths, encodings.dropped))
 
         def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings:
             return Encodings.from_lists(rows)
 
-        def run(self, batch: Encodings) -> NDArray[np.float32]:
+        def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
             return self.table[: len(batch)]
-
-        def shorten(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
-            return vectors
 
         def check_canary(self) -> Any:
             raise NotImplementedError
 
-    encoder = Nothing()
-    engine = Engine(encoder)
-    return HttpApp(engine, ServedModel.of(encoder), Readiness(engine))
+    def make_engine(encoder: Any, metrics: Any) -> Engine:
+        return Engine(encoder, metrics=metrics)
+
+    models = Models(lambda spec: Nothing(), make_engine)
+    models.add_loaded(ModelSpec(path="", name="bench"), Nothing())
+    return HttpApp(models)
 
 
 def application(name: str) -> Any:

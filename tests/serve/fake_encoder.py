@@ -15,6 +15,7 @@ from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.tasks import Task, finish
+from fletcher.runtime.text_tokens import TextToken
 
 DIMENSION = 8
 MAX_TOKENS = 16
@@ -88,6 +89,8 @@ class FakeEncoder:
         self.artifact = Digest()
         self.variant = Named()
         self.provider = "by hand"
+        self.reason = "there is no other"
+        self.has_token_states = False
         self.fallback: str | None = None
         self.dimension = DIMENSION
         self.max_tokens = MAX_TOKENS
@@ -146,6 +149,15 @@ class FakeEncoder:
             return finish(Embeddings(values, encodings.lengths, encodings.dropped), None, self.card, options)
 
         return Task(encodings, None, done)
+
+    def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
+        raise InputError("fake-model gives vectors of texts alone")
+
+    def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
+        return [
+            [TextToken(10 + ord(character) % 90, character, False, at, at + 1) for at, character in enumerate(text)]
+            for text in texts
+        ]
 
     def check_canary(self) -> Verdict:
         return self.canary

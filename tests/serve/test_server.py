@@ -35,7 +35,8 @@ sys.path.insert(0, sys.argv[1])
 from fake_encoder import FakeEncoder
 from fletcher.serve.server import run_server
 
-def announce(addresses):
+def announce(server):
+    addresses = server.addresses
     print(json.dumps([addresses.http, addresses.flight]), flush=True)
 
 run_server(FakeEncoder(delay=float(sys.argv[2]), workers=1, token_budget=16), http="127.0.0.1:0", flight="127.0.0.1:0",

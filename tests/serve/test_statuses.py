@@ -30,7 +30,8 @@ def test_clients_are_blamed_for_inputs_only(error: type[FletcherError]) -> None:
     status = STATUSES[error]
     blamed = issubclass(error, InputError) or error is OverloadedError
     assert (400 <= status.http < 500) is blamed
-    assert (status.flight in ("INVALID_ARGUMENT", "NOT_FOUND")) is issubclass(error, InputError)
+    codes = ("INVALID_ARGUMENT", "NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED")
+    assert (status.flight in codes) is issubclass(error, InputError)
 
 
 def test_an_error_of_elsewhere_has_its_ancestors_status() -> None:

@@ -1,0 +1,111 @@
+"""CPU time of the server process for each request of one short text, everything included, by route.
+
+fletcher-serve run is started on ARTEFACT; the load comes from another process (benchmarks/http_stacks/load.py's client, with
+the route's own body). The process's CPU time is read before and after from /proc, so every thread counts: event loop,
+tokenising, the session, metrics. Each round takes the routes in turn; medians are printed, as JSON on request.
+
+python benchmarks/serve/cpu_per_request.py ARTEFACT [--requests 4000] [--connections 64] [--rounds 3] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+TEXT = "The quick brown fox jumps over the lazy dog."
+LOAD = Path(__file__).parent / "load.py"
+
+
+def bodies(model: str) -> dict[str, dict[str, object]]:
+    """A body of one short text for each route."""
+    return {
+        "/v1/embeddings": {"input": TEXT, "model": model, "encoding_format": "base64"},
+        "/embed": {"inputs": TEXT},
+        "/v2/embed": {"model": model, "input_type": "search_document", "texts": [TEXT], "embedding_types": ["base64"]},
+    }
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """User and system time of all its threads."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artefact")
+    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    command = [
+        sys.executable,
+        "-c",
+        "from fletcher.serve.cli import main; main()",
+        "run",
+        options.artefact,
+        "--http",
+        "127.0.0.1:0",
+        "--flight",
+        "off",
+        "--name",
+        "bench",
+        "--cache",
+        "0",
+        "--json",
+    ]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        port = json.loads(server.stdout.readline())["http"].rpartition(":")[2]
+        process = psutil.Process(server.pid)
+        found: dict[str, list[float]] = {}
+        for number in range(options.rounds + 1):  # the first warms up
+            for route, body in bodies("bench").items():
+                before = cpu_seconds(process)
+                load = subprocess.run(
+                    [
+                        sys.executable,
+                        str(LOAD),
+                        port,
+                        "--path",
+                        route,
+                        "--body",
+                        json.dumps(body),
+                        "--requests",
+                        str(options.requests),
+                        "--connections",
+                        str(options.connections),
+                    ],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                time.sleep(0.05)
+                used = cpu_seconds(process) - before
+                said = json.loads(load.stdout)
+                if number:
+                    found.setdefault(route, []).append(1000 * used / said["requests"])
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(30)
+    result = {route: round(statistics.median(values), 4) for route, values in found.items()}
+    if options.json:
+        print(json.dumps({"milliseconds_of_cpu_a_request": result, "all": found}))
+        return
+    for route, value in result.items():
+        print(f"{route:16} {value:.3f} ms of CPU a request ({min(found[route]):.3f} to {max(found[route]):.3f})")
+
+
+if __name__ == "__main__":
+    main()

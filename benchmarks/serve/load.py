@@ -1,0 +1,93 @@
+"""The load: many keep-alive connections, one request again and again, from a process of its own. Prints JSON.
+
+A small client on raw sockets, so that the load costs less than what it measures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from typing import cast
+
+import uvloop
+
+HEAD = "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+
+
+class Client(asyncio.Protocol):
+    """One connection that always has one request under way."""
+
+    def __init__(self, request: bytes, left: list[int], times: list[float], done: asyncio.Future[None]) -> None:
+        self._request = request
+        self._left = left
+        self._times = times
+        self._done = done
+        self._buffer = b""
+        self._sent = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._send()
+
+    def _send(self) -> None:
+        if not self._left[0]:
+            self._transport.close()
+            self._done.set_result(None)
+            return
+        self._left[0] -= 1
+        self._sent = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head, blank, body = self._buffer.partition(b"\r\n\r\n")
+        if not blank:
+            return
+        lowered = head.lower()
+        if not lowered.startswith(b"http/1.1 200"):
+            self._done.set_exception(RuntimeError(f"the server answered {self._buffer[:300]!r}"))
+            return
+        length = int(lowered.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+        if len(body) >= length:
+            self._times.append(time.perf_counter() - self._sent)
+            self._buffer = body[length:]
+            self._send()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._done.done():
+            self._done.set_exception(RuntimeError(f"the server closed the connection ({error})"))
+
+
+async def load(port: int, request: bytes, connections: int, requests: int) -> dict[str, float]:
+    """Sends a number of requests over a number of connections."""
+    loop = asyncio.get_running_loop()
+    left, times = [requests], list[float]()
+    started = time.perf_counter()
+    ends: list[asyncio.Future[None]] = [loop.create_future() for _ in range(connections)]
+    for end in ends:
+        await loop.create_connection(lambda end=end: Client(request, left, times, end), "127.0.0.1", port)
+    await asyncio.gather(*ends)
+    seconds = time.perf_counter() - started
+    times.sort()
+    return {
+        "requests": len(times),
+        "seconds": seconds,
+        "p50_ms": 1000 * times[len(times) // 2],
+        "p99_ms": 1000 * times[int(len(times) * 0.99)],
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("--connections", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--path", default="/v1/embeddings")
+    parser.add_argument("--body", required=True)
+    options = parser.parse_args()
+    payload = options.body.encode()
+    message = HEAD.format(path=options.path, length=len(payload)).encode() + payload
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        print(json.dumps(runner.run(load(options.port, message, options.connections, options.requests))))
