@@ -103,7 +103,8 @@ class _Seen:
         rows = np.concatenate(self._rows)
         self._rows = []
         low, high = choose_range(rows, recipe)
-        return ActivationRange(low, high, np.abs(rows).max(axis=0), rows.mean(axis=0, dtype=np.float64).astype("f4"))
+        lowest, highest = np.minimum(rows.min(axis=0), 0), np.maximum(rows.max(axis=0), 0)
+        return ActivationRange(low, high, lowest, highest, rows.mean(axis=0, dtype=np.float64).astype(np.float32))
 
 
 def choose_range(values: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:

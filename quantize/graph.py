@@ -111,6 +111,19 @@ class GraphEditor:
                 model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
         return bytes(model.SerializeToString())
 
+    def inline(self) -> bytes:
+        """The model with its new weights inside; the old ones are found in the artefact's folder."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        del model.graph.node[:]
+        model.graph.node.extend(self.nodes)
+        for name, (kind, values) in self._new.items():
+            tensor = TensorProto(name=name, data_type=kind, dims=values.shape, raw_data=values.tobytes())
+            model.graph.initializer.append(tensor)
+        if any(node.domain == CONTRIB for node in self.nodes):
+            model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+        return bytes(model.SerializeToString())
+
     def write(self, graph: Path, weights: Path) -> None:
         """Writes the graph and its weights, which must lie in one folder. What nothing reads any more is left out."""
         used = {name for node in self.nodes for name in node.input}

@@ -37,14 +37,21 @@ class ActivationRange:
     Attributes:
         low: smallest element that shall be representable.
         high: largest one.
-        columns: largest absolute element of each column, float32, (in,).
+        lowest: smallest element of each column or 0, float32, (in,).
+        highest: largest one or 0, float32, (in,).
         mean: of each column, float32, (in,).
     """
 
     low: float
     high: float
-    columns: NDArray[np.float32]
+    lowest: NDArray[np.float32]
+    highest: NDArray[np.float32]
     mean: NDArray[np.float32]
+
+    @property
+    def columns(self) -> NDArray[np.float32]:
+        """Largest absolute element of each column, float32, (in,)."""
+        return np.maximum(self.highest, -self.lowest)
 
 
 class ProductWriter:
@@ -124,9 +131,8 @@ class ProductWriter:
         self, value: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, place: Place, output: str
     ) -> None:
         name = place.matrix.name
-        maker = self._made_by.get(value)
+        bound = self._bound(value)
         value, weight, smoothed = self._smooth(value, weight, place)
-        bound = LOWER_BOUNDS.get(maker.op_type) if maker is not None and not smoothed else None
         if self._recipe.asymmetric and bound is not None:
             codes, scales, zero = self._shifted_rows(value, bound)
         else:
@@ -143,6 +149,11 @@ class ProductWriter:
         product = self._node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
         scaled = self._node("Mul", [product, scales], f"{name}/scaled")
         self._finish(scaled, bias, name, output)
+
+    def _bound(self, value: str) -> float | None:
+        """How far below zero a value can be, if its operator says so."""
+        maker = self._made_by.get(value)
+        return None if maker is None else LOWER_BOUNDS.get(maker.op_type)
 
     def _even_rows(self, value: str) -> tuple[str, str, str]:
         """Rows around 128: codes (tokens, in), scales (tokens, 1), the zero point."""
@@ -192,14 +203,14 @@ class ProductWriter:
     def _static(
         self, value: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, place: Place, output: str
     ) -> None:
-        """Q/DQ around the product, which providers fuse as they can. Even ranges in int8 for GPUs, whose kernels want that."""
+        """Q/DQ around the product, which providers fuse as they can; for GPUs' kernels with even ranges in int8."""
         name = place.matrix.name
         seen = self._ranges[name]
         low, high = min(seen.low, 0.0), max(seen.high, 0.0)
         value, weight, smoothed = self._smooth(value, weight, place)
-        if smoothed is not None:  # the range of what is left is that of the largest smoothed column
-            high = float((seen.columns / smoothed).max()) * min(1.0, max(high, -low) / float(seen.columns.max()))
-            low = -high
+        if smoothed is not None:  # as much of the smoothed range as the recipe keeps of the range
+            low = float((seen.lowest / smoothed).min()) * low / min(float(seen.lowest.min()), -1e-20)
+            high = float((seen.highest / smoothed).max()) * high / max(float(seen.highest.max()), 1e-20)
         codes, zero = np.uint8, 0
         if self._recipe.target in ("cuda", "tensorrt"):
             codes, scale = np.int8, max(high, -low, 1e-20) / 127
@@ -307,9 +318,9 @@ class ProductWriter:
         """Moves spread from the activations' columns into the weight's rows (SmoothQuant, arXiv:2211.10438, equation 4). The
         norm before cannot take the factors, as the residual reads it too, so that they are multiplied with explicitly."""
         alpha = self._recipe.smoothquant
-        if alpha is None:
+        if alpha is None or self._bound(value) is not None:  # an activation's spread is in its rows, not its columns
             return value, weight, None
-        seen = np.maximum(self._ranges[place.matrix.name].columns, 1e-5)
+        seen = np.maximum(self._ranges[place.matrix.name].columns, np.float32(1e-5))
         rows = np.maximum(np.abs(weight).max(axis=1), 1e-5)
         factors = (seen**alpha / rows ** (1 - alpha)).astype(np.float32)
         factors = np.maximum(factors / np.float32(np.exp(np.log(factors).mean())), np.float32(1e-3))
