@@ -219,6 +219,15 @@ class ProductWriter:
             zero = round(-low / scale)
         pair = [self._constant(f"{name}/scale", np.float32(scale)), self._constant(f"{name}/zero", codes(zero))]
         quantised = self._node("QuantizeLinear", [value, *pair], f"{name}/q")
+        if self._recipe.target == "cpu":  # MLAS' kernel by name: ONNX Runtime leaves these Q/DQ products in float32
+            columns = round_columns(weight, limit=self._limit, search=self._recipe.search)
+            bias = self._corrected(bias, weight, columns.floats, name, smoothed)
+            stored = self._stored(place, smoothed)
+            inputs = [quantised, self._graph.add(f"{stored}.int8", columns.values), pair[0]]
+            inputs += [self._graph.add(f"{stored}.scales", columns.scales), pair[1]]
+            product = self._node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
+            self._finish(product, bias, name, output)
+            return
         restored = self._node("DequantizeLinear", [quantised, *pair], f"{name}/dq")
         columns = round_columns(weight, limit=self._limit, search=self._recipe.search)
         stored = self._stored(place, smoothed)

@@ -31,7 +31,7 @@ from fletcher.runtime.tokenizer import Tokenizer
 from .calibration import calibrate, needs_calibration
 from .graph import GraphEditor
 from .matrices import Place, check_patterns, find_matrices, float_variant
-from .metrics import compare
+from .metrics import compare, cosines
 from .products import ProductWriter
 from .recipe import MatrixScheme, Recipe
 
@@ -58,6 +58,9 @@ INSTRUCTIONS = "avx512_vnni|avx_vnni|amx_int8|asimd"
 
 #: Built-in texts that accuracy is measured on, and as many others for calibration.
 NUM_TEXTS = 200
+
+#: 1 - cosine up to which a vector counts as the same: float32's own noise is a tenth of it.
+INDEPENDENT = 1e-6
 
 #: Texts of a batch while vectors are compared.
 BATCH = 16
@@ -173,7 +176,10 @@ def quantise(
             "neighbours": comparison.neighbours,
             "texts": float(len(measured_on)),
         }
-        variant = msgspec.structs.replace(variant, tolerance=Accuracy(min_cosine=tolerance), measured=figures)
+        depends = variant.batch_dependent or _depends_on_batch(written, variant, measured_on)
+        variant = msgspec.structs.replace(
+            variant, tolerance=Accuracy(min_cosine=tolerance), measured=figures, batch_dependent=depends
+        )
         write_manifest(folder, msgspec.structs.replace(manifest, variants=(variant,)))
         written = Artifact.open(folder)
     return Quantised(
@@ -219,20 +225,30 @@ def builtin_texts() -> list[str]:
     return [text for pair in pairs for text in pair]
 
 
-def vectors_of(artifact: Artifact, variant: Variant, texts: Sequence[str]) -> NDArray[np.float32]:
+def vectors_of(
+    artifact: Artifact, variant: Variant, texts: Sequence[str], *, batch: int = BATCH
+) -> NDArray[np.float32]:
     """What a graph for processors makes of texts on ONNX Runtime, float32: a row a text, or a row a token."""
     card = artifact.manifest.card
     tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
     with open_session(artifact, variant, threads=len(this_machine().processors)) as session:
-        return np.concatenate([session.run(batch) for batch in _batches(encodings)])
+        return np.concatenate([session.run(part) for part in _batches(encodings, batch)])
 
 
-def _batches(encodings: Encodings) -> list[Encodings]:
+def _batches(encodings: Encodings, size: int) -> list[Encodings]:
     """Rows of similar length together would come back in another order: as they come, a few at a time."""
     rows = np.arange(len(encodings))
-    return [encodings.select(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+    return [encodings.select(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _depends_on_batch(artifact: Artifact, variant: Variant, texts: Sequence[str]) -> bool:
+    """Whether a text alone has another vector than among others: MatMulNBits' kernels differ by the number of rows."""
+    some = list(texts[:BATCH])
+    alone, together = (vectors_of(artifact, variant, some, batch=size) for size in (1, BATCH))
+    ours, theirs = (rows.astype(np.float64) for rows in _rows(artifact, alone, together))
+    return bool((1 - cosines(ours, theirs)).max() > INDEPENDENT)
 
 
 def _rows(
