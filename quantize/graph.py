@@ -24,7 +24,7 @@ __all__ = ["CONTRIB", "GraphEditor"]
 CONTRIB = "com.microsoft"
 
 #: By ONNX' type, safetensors' name of it.
-SAFETENSORS = {
+SAFETENSORS: dict[int, str] = {
     TensorProto.FLOAT: "F32",
     TensorProto.FLOAT16: "F16",
     TensorProto.BFLOAT16: "BF16",

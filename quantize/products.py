@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -211,7 +212,8 @@ class ProductWriter:
         if smoothed is not None:  # as much of the smoothed range as the recipe keeps of the range
             low = float((seen.lowest / smoothed).min()) * low / min(float(seen.lowest.min()), -1e-20)
             high = float((seen.highest / smoothed).max()) * high / max(float(seen.highest.max()), 1e-20)
-        codes, zero = np.uint8, 0
+        codes: type[np.integer[Any]] = np.uint8
+        zero = 0
         if self._recipe.target in ("cuda", "tensorrt"):
             codes, scale = np.int8, max(high, -low, 1e-20) / 127
         else:
@@ -297,11 +299,11 @@ class ProductWriter:
                     'say embeddings = "int8" in the recipe'
                 )
             blocks = round_blocks(table.T, bits=4, block=32, asymmetric=True, search=True)
-            codes = pack_nibbles(blocks.values.reshape(len(table), -1))
-            inputs = [self._graph.add(f"{place.weight}.int4", codes), ids]
+            nibbles = pack_nibbles(blocks.values.reshape(len(table), -1))
+            inputs = [self._graph.add(f"{place.weight}.int4", nibbles), ids]
             inputs.append(self._graph.add(f"{place.weight}.scales", blocks.scales))
             inputs.append(self._graph.add(f"{place.weight}.zeros", pack_nibbles(blocks.zeros)))
-            attributes = {"gather_axis": 0, "quantize_axis": 1, "block_size": 32, "bits": 4}
+            attributes: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "block_size": 32, "bits": 4}
             self._nodes.append(
                 helper.make_node("GatherBlockQuantized", inputs, [output], name=node.name, domain=CONTRIB, **attributes)
             )
@@ -371,7 +373,7 @@ class ProductWriter:
         stored = self._graph.add(f"{name}/bias", bias)
         self._nodes.append(helper.make_node("Add", [value, stored], [output], name=f"{name}/output"))
 
-    def _node(self, kind: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: object) -> str:
+    def _node(self, kind: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         """A node with one output, of the same name."""
         self._nodes.append(helper.make_node(kind, inputs, [output], name=output, domain=domain, **attributes))
         return output

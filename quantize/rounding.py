@@ -123,7 +123,7 @@ def pack_nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two elements a byte along the last axis, the first in the low bits; an odd last one is alone."""
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros((*values.shape[:-1], 1), np.uint8)], axis=-1)
-    return values[..., ::2] | (values[..., 1::2] << 4)
+    return np.asarray(values[..., ::2] | (values[..., 1::2] << 4), np.uint8)
 
 
 def _nonzero(scales: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -11,7 +11,6 @@ import onnx
 import pytest
 
 from fletcher.convert.texts import SENTENCES
-from fletcher.quantize import calibration
 from fletcher.quantize import run as quantize_run
 from fletcher.quantize.matrices import matrices
 from fletcher.quantize.recipe import Recipe, load_recipe
@@ -20,6 +19,7 @@ from fletcher.quantize.sensitivity import exclude_greedily, sensitivity
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.artifact_writing import describe_files, write_manifest
+from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, InputError, ProviderError
 from fletcher.runtime.instructions import check_instructions
 from fletcher.runtime.machine import Machine
@@ -108,7 +108,7 @@ def test_nan_while_calibrating_is_told(minilm_artifact: Path, tmp_path: Path, mo
     def broken(self: object, feeds: object, outputs: list[str]) -> list[np.ndarray]:
         return [np.full((3, 4), np.nan, np.float32) for _ in outputs]
 
-    monkeypatch.setattr(calibration.CpuGraph, "run", broken)
+    monkeypatch.setattr(CpuGraph, "run", broken)
     with pytest.raises(ArtifactError, match="NaN or infinite on calibration text 1"):
         quantise(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=TEXTS)
     assert not list(tmp_path.iterdir())
