@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo import fetch
 from fletcher.model_zoo.card import RAW, Accuracy, ModelCard
+from fletcher.quantize.metrics import compare, similarities
 from fletcher.runtime import Encoder, Encodings
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.artifact_writing import stamp
@@ -24,7 +25,6 @@ from fletcher.runtime.errors import ArtifactError, ChecksumError
 from fletcher.runtime.manifest import RUNNABLE_TARGETS, Variant
 from fletcher.runtime.reporter import Reporter
 
-from .compare import compare, similarities
 from .reference import Reference
 from .steps import Steps
 from .texts import EDGES, SENTENCES, texts_for

@@ -495,8 +495,9 @@ def bench(
     """
     report = reporter(ctx)
     with _serve_packages("fletcher-serve bench"):
-        from .bench.corpora import CORPORA
-        from .bench.corpora import corpus as make_corpus
+        from fletcher.runtime.corpora import CORPORA
+        from fletcher.runtime.corpora import corpus as make_corpus
+
         from .bench.results import plot, table
         from .bench.run import bench as measure
         from .textfiles import open_texts

@@ -14,8 +14,8 @@ import pytest
 from fletcher.convert.export import export
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Encoder
+from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import InputError, ProviderError
-from fletcher.serve.bench.corpora import corpus
 from fletcher.serve.bench.participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command
 from fletcher.serve.bench.results import BenchResult, Figures, plot, table
 from fletcher.serve.bench.run import bench

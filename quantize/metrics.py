@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.errors import InputError
 
-__all__ = ["MAX_PAIRWISE", "NEIGHBOURS", "Comparison", "compare", "similarities"]
+__all__ = ["MAX_PAIRWISE", "NEIGHBOURS", "Comparison", "compare", "cosines", "similarities", "spearman"]
 
 #: How many nearest neighbours have to agree.
 NEIGHBOURS = 10
@@ -74,21 +74,21 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Com
     broken = np.logical_not(np.isfinite(np.concatenate([ours, theirs], axis=1)).all(axis=1))
     ours[broken], theirs[broken] = 0.0, 0.0
     differences = np.abs(ours - theirs).max(axis=1, initial=0.0)
-    cosines = _cosines(ours, theirs)
-    differences[broken], cosines[broken] = np.inf, -1.0
+    angles = cosines(ours, theirs)
+    differences[broken], angles[broken] = np.inf, -1.0
 
     rows = _thin(len(ours))
     ours_pairs, their_pairs = _similarities(ours[rows]), _similarities(theirs[rows])
     return Comparison(
-        cosines=cosines,
+        cosines=angles,
         differences=differences,
-        cosine_mean=float(cosines.mean()),
-        cosine_p1=float(np.percentile(cosines, 1)),
-        cosine_min=float(cosines.min()),
+        cosine_mean=float(angles.mean()),
+        cosine_p1=float(np.percentile(angles, 1)),
+        cosine_min=float(angles.min()),
         max_abs=float(differences.max()),
-        worst=int(np.lexsort((-differences, cosines))[0]),
+        worst=int(np.lexsort((-differences, angles))[0]),
         neighbours=_agreement(ours_pairs, their_pairs, broken[rows]),
-        spearman=0.0 if broken.any() else _spearman(_upper(ours_pairs), _upper(their_pairs)),
+        spearman=0.0 if broken.any() else spearman(_upper(ours_pairs), _upper(their_pairs)),
     )
 
 
@@ -108,13 +108,18 @@ def similarities(vectors: NDArray[np.float32], count: int) -> NDArray[np.float64
     return pairs[np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs)), dtype=np.int64))]
 
 
-def _cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Row by row, (n,)."""
+def cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Row by row, float64, (n,): 1 of two zero vectors, 0 of a zero vector and another.
+
+    Args:
+        ours: float64, (n, dimension).
+        theirs: the same.
+    """
     norms, their_norms = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
     products = norms * their_norms
-    cosines = np.sum(ours * theirs, axis=1) / np.where(products == 0, 1.0, products)
+    found = np.sum(ours * theirs, axis=1) / np.where(products == 0, 1.0, products)
     both_zero = (norms == 0) & (their_norms == 0)
-    return np.where(both_zero, 1.0, cosines).clip(-1.0, 1.0)
+    return np.where(both_zero, 1.0, found).clip(-1.0, 1.0)
 
 
 def _similarities(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -159,8 +164,16 @@ def _agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], broken: N
     return float(agreed.mean())
 
 
-def _spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """Rank correlation; 1 if neither side has an order to compare, 0 if only one has."""
+def spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    """Rank correlation, equal values sharing the mean of their ranks.
+
+    Args:
+        ours: float64, (n,).
+        theirs: the same.
+
+    Returns:
+        -1 to 1; 1 if neither side has an order to compare, 0 if only one has.
+    """
     # Rounded to float64's own noise in a dot product: equal texts have equal similarities and share a rank.
     ranks, their_ranks = _ranks(ours.round(12)), _ranks(theirs.round(12))
     ranks -= ranks.mean() if len(ranks) else 0.0

@@ -1,0 +1,93 @@
+"""Pairs of texts whose similarity people have judged: read from a file, and how well vectors agree with the judgement."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime.errors import InputError
+
+from .metrics import cosines, spearman
+
+__all__ = ["FEWEST_PAIRS", "LabelledPairs", "agreement", "read_pairs"]
+
+#: Fewer have no rank correlation to speak of: of ten pairs, exchanging two neighbours moves it by 0.012.
+FEWEST_PAIRS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPairs:
+    """Judged pairs.
+
+    Attributes:
+        scores: what was judged, higher is more similar, float64, (n,).
+        first: one text of each pair.
+        second: the other.
+    """
+
+    scores: NDArray[np.float64]
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def read_pairs(path: str | Path) -> LabelledPairs:
+    """Reads `score<TAB>text<TAB>text`, a pair a line; empty lines are skipped.
+
+    Raises:
+        InputError: the file cannot be read, is no UTF-8, a line is no pair or its score no number, there are too few pairs,
+            or all have the same score.
+    """
+    path = Path(path)
+    try:
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"the pairs {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"the pairs {path} are not UTF-8 (byte {error.start}): convert the file first") from error
+    scores, first, second = [], [], []
+    for number, line in enumerate(content.removeprefix("\ufeff").split("\n"), 1):
+        if not line.strip():
+            continue
+        parts = line.rstrip("\r").split("\t")
+        if len(parts) != 3:
+            raise InputError(
+                f"{path}, line {number} has {len(parts)} columns: a pair is a score, a text and a text, with tabs between"
+            )
+        scores.append(_score(path, number, parts[0]))
+        first.append(parts[1])
+        second.append(parts[2])
+    if len(scores) < FEWEST_PAIRS:
+        raise InputError(
+            f"{path} has {len(scores)} pairs, and a rank correlation needs at least {FEWEST_PAIRS}: add more"
+        )
+    if len(set(scores)) == 1:
+        raise InputError(f"every pair of {path} has the score {scores[0]:g}: pairs without an order say nothing")
+    return LabelledPairs(np.array(scores), tuple(first), tuple(second))
+
+
+def _score(path: Path, number: int, text: str) -> float:
+    try:
+        score = float(text)
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise InputError(f"{path}, line {number}: the score {text!r} is no finite number")
+    return score
+
+
+def agreement(pairs: LabelledPairs, first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Spearman's rank correlation of the vectors' cosines with the judged scores, as STS benchmarks give it (there x 100).
+
+    Args:
+        pairs: the judged pairs.
+        first: vectors of the first texts, (n, dimension).
+        second: of the second ones.
+    """
+    return spearman(cosines(first.astype(np.float64), second.astype(np.float64)), pairs.scores)
