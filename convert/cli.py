@@ -14,6 +14,7 @@ from fletcher.runtime.console import make_app, reporter, run
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.reporter import Table
 
+from .cli_quantize import quantize
 from .steps import Steps
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verified ONNX artefacts.")
 model = typer.Typer(no_args_is_help=True, help="Models: what the zoo knows, conversion, verification, inspection.")
 app.add_typer(model, name="model")
+app.add_typer(quantize, name="quantize")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The artefact's folder.", show_default=False)]
 

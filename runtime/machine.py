@@ -76,6 +76,11 @@ def _darwin(affinity: tuple[int, ...]) -> Machine:
         return subprocess.run(["/usr/sbin/sysctl", "-n", key], capture_output=True, text=True, check=False).stdout
 
     features = ask("machdep.cpu.features").lower().split()
+    if (
+        platform.machine() == "arm64"
+    ):  # which has no list of that name; Linux' names for what it always and sometimes has
+        features.append("asimd")
+        features += ["asimddp"] if ask("hw.optional.arm.FEAT_DotProd").strip() == "1" else []
     return Machine(
         ask("machdep.cpu.brand_string").strip() or platform.machine(),
         frozenset(features),

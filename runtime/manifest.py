@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -106,7 +106,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         inputs: what it eats.
         outputs: what it gives.
         tolerance: how far from the canary a session of it may be.
-        instructions: processor features it needs, as in /proc/cpuinfo.
+        instructions: processor features it needs, as in /proc/cpuinfo; `a|b` is either.
         exporter: `fletcher` for an authored graph, otherwise the tracer's name.
         measured: its figures against HuggingFace in float32, once it was verified.
         canary: whether it passed when it was exported; `unchecked` where the machine could not run its target.
@@ -116,6 +116,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         feeds: how its inputs are made.
         profiles: shapes to build engines for (tensorrt).
         memory: what a batch needs at its peak; None where nobody can tell (traced graphs).
+        recipe: the recipe that quantised it, as JSON; None for what `convert` wrote.
+        batch_dependent: whether a text's vector depends on the other texts of its batch.
     """
 
     name: str
@@ -135,6 +137,8 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     feeds: FeedRules = FeedRules()
     profiles: tuple[Profile, ...] = ()
     memory: MemoryShape | None = None
+    recipe: Mapping[str, Any] | None = None
+    batch_dependent: bool = False
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

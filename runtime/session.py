@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .artifact import Artifact
 from .encodings import Encodings
 from .errors import ArtifactError, MissingPackageError, ProviderError
+from .instructions import check_instructions
 from .machine import this_machine
 from .manifest import Variant
 from .providers import PROVIDERS, check_provider, require
@@ -85,8 +86,8 @@ def open_session(
     Raises:
         InputError: there is no such provider.
         MissingPackageError: the provider's package is not installed.
-        ProviderError: the package is too old, the processor lacks the provider's arithmetic, or the provider does not run
-            this target or refuses the graph.
+        ProviderError: the package is too old, the processor lacks the provider's arithmetic or the variant's instruction
+            set, or the provider does not run this target or refuses the graph.
         ArtifactError: the graph file cannot be loaded.
     """
     check_provider(provider)
@@ -97,6 +98,7 @@ def open_session(
             "load a cpu variant"
         )
     require(chosen, this_machine())
+    check_instructions(artifact, variant, this_machine())
     graph = Path(artifact.path / variant.file)
     if chosen.package == "openvino":
         from .openvino import OpenVinoSession

@@ -1,0 +1,112 @@
+"""What recipes cost and gain: accuracy against float32, batch dependence, and speed in runs that take turns.
+
+    python benchmarks/quantize/run.py ARTEFACT --recipes int8-per-token mixed w4 [--seconds 60] [--json FILE]
+
+Speed is MLAS' on one thread: tokens a second of the recipe over float32's, the median over rounds in which all of them run
+one after the other. Accuracy is that of `fletcher.quantize.run.quantise`, on its built-in texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from fletcher.quantize.metrics import cosines
+from fletcher.quantize.recipe import builtin_recipes, load_recipe
+from fletcher.quantize.run import builtin_texts, quantise, vectors_of
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import FletcherError
+from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.tokenizer import Tokenizer
+
+SHAPES = ((1, 16), (32, 24), (8, 128))
+
+
+def batch(ids: np.ndarray, texts: int, tokens: int) -> Encodings:
+    """A batch of equal lengths, cut from real ids."""
+    flat = np.resize(ids, texts * tokens)
+    return Encodings(flat, np.arange(texts + 1, dtype=np.int64) * tokens, np.zeros(texts, np.int32))
+
+
+def dependence(artifact: Artifact, texts: list[str]) -> float:
+    """1 - the smallest cosine of one text alone and among all the others."""
+    variant = artifact.variant()
+    together = vectors_of(artifact, variant, texts)
+    alone = np.concatenate([vectors_of(artifact, variant, [text]) for text in texts[:8]])
+    return float(1 - cosines(alone.astype(np.float64), together[:8].astype(np.float64)).min())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--recipes", nargs="+", default=sorted(builtin_recipes()))
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--work", type=Path, help="keeps the artefacts here, and takes those that are there")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--accuracy-only", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        results = measure(arguments, arguments.work or Path(scratch))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+
+
+def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, float]]:
+    work.mkdir(parents=True, exist_ok=True)
+    parent = Artifact.open(arguments.artifact)
+    texts = builtin_texts()
+    results: dict[str, dict[str, float]] = {}
+    artifacts = {"fp32": parent}
+    for name in arguments.recipes:
+        recipe = load_recipe(name)
+        folder = work / recipe.name
+        try:
+            if not folder.exists():
+                quantise(parent, recipe, folder)
+        except FletcherError as error:
+            print(f"{name}: {error}")
+            continue
+        artifacts[recipe.name] = Artifact.open(folder)
+    sizes = {
+        name: sum(found.manifest.files[file].size for file in (found.variant().file, found.variant().weights))
+        for name, found in artifacts.items()
+    }
+    for name, found in artifacts.items():
+        results[name] = dict(found.variant().measured) | {"size": sizes[name] / sizes["fp32"]}
+        results[name]["batch_dependence"] = dependence(found, texts[:32])
+    if not arguments.accuracy_only:
+        speeds(artifacts, arguments.seconds, results)
+    for name, figures in results.items():
+        print(f"{name:20}", "  ".join(f"{key} {value:.5g}" for key, value in figures.items()))
+    return results
+
+
+def speeds(artifacts: dict[str, Artifact], seconds: float, results: dict[str, dict[str, float]]) -> None:
+    parent = artifacts["fp32"]
+    ids = Tokenizer(parent.tokenizer_file, parent.manifest.card.max_tokens).encode(builtin_texts()[:100]).ids
+    sessions = {name: MlasSession(found.path / found.variant().file, threads=1) for name, found in artifacts.items()}
+    for texts, tokens in SHAPES:
+        rows = batch(ids, texts, tokens)
+        taken: dict[str, list[float]] = {name: [] for name in sessions}
+        for session in sessions.values():
+            session.run(rows)
+        end = time.perf_counter() + seconds / len(SHAPES)
+        while time.perf_counter() < end:
+            for name, session in sessions.items():
+                started = time.perf_counter()
+                session.run(rows)
+                taken[name].append(time.perf_counter() - started)
+        for name, times in taken.items():
+            ratios = [base / own for base, own in zip(taken["fp32"], times, strict=True)]
+            results[name][f"speed {texts}x{tokens}"] = statistics.median(ratios)
+
+
+if __name__ == "__main__":
+    main()

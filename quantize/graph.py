@@ -1,0 +1,185 @@
+"""An artefact's graph while it is rewritten: its nodes, its weights in place, and the new ones. It knows no scheme."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.manifest import Variant
+
+__all__ = ["CONTRIB", "GraphEditor"]
+
+#: ONNX Runtime's own operators.
+CONTRIB = "com.microsoft"
+
+#: By ONNX' type, safetensors' name of it.
+SAFETENSORS = {
+    TensorProto.FLOAT: "F32",
+    TensorProto.FLOAT16: "F16",
+    TensorProto.BFLOAT16: "BF16",
+    TensorProto.INT8: "I8",
+    TensorProto.UINT8: "U8",
+    TensorProto.INT32: "I32",
+    TensorProto.INT64: "I64",
+}
+
+#: Smaller tensors stay inside the graph, where shape inference can read them.
+SMALLEST_EXTERNAL = 256
+
+
+class GraphEditor:
+    """A graph that is read from one folder and written to another.
+
+    Attributes:
+        nodes: in topological order; replace its elements, then `write`.
+        weights: the initializers, by name.
+    """
+
+    def __init__(self, artifact: Artifact, variant: Variant) -> None:
+        """
+        Raises:
+            ArtifactError: the graph cannot be read.
+        """
+        file = artifact.path / variant.file
+        try:
+            self._model = onnx.load(file, load_external_data=False)
+        except Exception as error:  # protobuf's errors have no base that onnx exports
+            raise ArtifactError(f"{file} cannot be read ({error}): convert the checkpoint again") from error
+        self._folder = artifact.path
+        self.nodes: list[onnx.NodeProto] = list(self._model.graph.node)
+        self.weights: dict[str, onnx.TensorProto] = {tensor.name: tensor for tensor in self._model.graph.initializer}
+        self._new: dict[str, tuple[int, NDArray[Any]]] = {}
+        self.outputs: list[str] = [value.name for value in self._model.graph.output]
+
+    def values(self, name: str) -> NDArray[Any]:
+        """An initializer's elements; those outside the graph are mapped, not read."""
+        if name in self._new:
+            return self._new[name][1]
+        tensor = self.weights[name]
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return np.asarray(numpy_helper.to_array(tensor))
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        file = self._folder / place["location"]
+        return np.memmap(file, dtype, "r", int(place["offset"]), tuple(tensor.dims))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """An initializer's shape."""
+        return self._new[name][1].shape if name in self._new else tuple(self.weights[name].dims)
+
+    def is_weight(self, name: str) -> bool:
+        """Whether a value is an initializer."""
+        return name in self.weights or name in self._new
+
+    def add(self, name: str, values: NDArray[Any], kind: int | None = None) -> str:
+        """A new initializer, or the one that was added under this name before.
+
+        Args:
+            name: of it.
+            values: its elements; bfloat16's as uint16.
+            kind: ONNX' type, where numpy does not have it.
+        """
+        if name not in self._new:
+            kind = helper.np_dtype_to_tensor_dtype(values.dtype) if kind is None else kind
+            self._new[name] = (kind, np.ascontiguousarray(values).reshape(values.shape))
+        return name
+
+    def consumers(self) -> Counter[str]:
+        """How often each value is read, by nodes and by whoever runs the graph."""
+        return Counter([name for node in self.nodes for name in node.input] + self.outputs)
+
+    def expose(self, names: Sequence[str]) -> bytes:
+        """The model, its nodes as they are now, with more outputs; weights are found in the artefact's folder."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        del model.graph.node[:]
+        model.graph.node.extend(self.nodes)
+        known = set(self.outputs)
+        for name in names:
+            if name not in known:
+                model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        return bytes(model.SerializeToString())
+
+    def inline(self) -> bytes:
+        """The model with its new weights inside; the old ones are found in the artefact's folder."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        del model.graph.node[:]
+        model.graph.node.extend(self.nodes)
+        for name, (kind, values) in self._new.items():
+            tensor = TensorProto(name=name, data_type=kind, dims=values.shape, raw_data=values.tobytes())
+            model.graph.initializer.append(tensor)
+        if any(node.domain == CONTRIB for node in self.nodes):
+            model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+        return bytes(model.SerializeToString())
+
+    def write(self, graph: Path, weights: Path) -> None:
+        """Writes the graph and its weights, which must lie in one folder. What nothing reads any more is left out."""
+        used = {name for node in self.nodes for name in node.input}
+        tensors: dict[str, tuple[int, NDArray[Any]]] = {}
+        inside = []
+        for name, tensor in self.weights.items():
+            if name not in used or name in self._new:
+                continue
+            if tensor.data_location == TensorProto.EXTERNAL:
+                tensors[name] = (tensor.data_type, self.values(name))
+            else:
+                inside.append(tensor)
+        for name, (kind, values) in self._new.items():
+            if name not in used:
+                continue
+            if values.nbytes < SMALLEST_EXTERNAL and kind != TensorProto.BFLOAT16:
+                inside.append(numpy_helper.from_array(values, name))
+            else:
+                tensors[name] = (kind, values)
+        places = _write_tensors(weights, tensors)
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        del model.graph.node[:]
+        del model.graph.initializer[:]
+        model.graph.node.extend(self.nodes)
+        model.graph.initializer.extend(inside)
+        for name, (kind, values) in tensors.items():
+            tensor = TensorProto(name=name, data_type=kind, dims=values.shape)
+            tensor.data_location = TensorProto.EXTERNAL
+            offset, length = places[name]
+            for key, value in (("location", weights.name), ("offset", offset), ("length", length)):
+                tensor.external_data.add(key=key, value=str(value))
+            model.graph.initializer.append(tensor)
+        if any(node.domain == CONTRIB for node in self.nodes):
+            model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+        graph.write_bytes(model.SerializeToString())
+
+
+def _write_tensors(path: Path, tensors: dict[str, tuple[int, NDArray[Any]]]) -> dict[str, tuple[int, int]]:
+    """Writes a safetensors file, one tensor at a time; the library wants all of them at once.
+
+    Returns:
+        Offset and length of each tensor in the file, in bytes.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1][1].itemsize, item[0]))
+    header: dict[str, object] = {"__metadata__": {"format": "np"}}
+    spans, end = {}, 0
+    for name, (kind, values) in ordered:
+        start, end = end, end + values.nbytes
+        spans[name] = (start, end - start)
+        header[name] = {"dtype": SAFETENSORS[kind], "shape": list(values.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 64)  # a cache line, and the widest vector register
+    head = struct.pack("<Q", len(text)) + text
+    with path.open("wb") as stream:
+        stream.write(head)
+        for _, (_, values) in ordered:
+            stream.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return {name: (len(head) + start, length) for name, (start, length) in spans.items()}

@@ -1,0 +1,331 @@
+"""An artefact in, a quantised artefact out: rewritten, measured against its parent, checked against its canary."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+import fletcher
+from fletcher.model_zoo.card import Accuracy
+from fletcher.runtime.artifact import CANARY, TOKENIZER, Artifact
+from fletcher.runtime.artifact_writing import describe_files, new_artifact, write_manifest
+from fletcher.runtime.canary import check_vectors, comparable, encode_canary, read_canary
+from fletcher.runtime.corpora import corpus
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import ArtifactError, InputError
+from fletcher.runtime.machine import this_machine
+from fletcher.runtime.manifest import Manifest, Variant
+from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.session import open_session
+from fletcher.runtime.tokenizer import Tokenizer
+
+from .calibration import calibrate, needs_calibration
+from .graph import GraphEditor
+from .matrices import Place, check_patterns, find_matrices, float_variant
+from .metrics import compare, cosines
+from .products import ProductWriter
+from .recipe import MatrixScheme, Recipe
+
+__all__ = ["FLOORS", "INSTRUCTIONS", "Quantised", "builtin_texts", "plan", "quantise", "vectors_of"]
+
+#: The canary's smallest cosine that a scheme may have at all, where the recipe does not say: what is below is a recipe that
+#: does not suit the model, or a broken graph. Canaries hold hostile texts, which lose the most.
+FLOORS = {
+    "int8-per-token": 0.97,
+    "int8-static": 0.8,
+    "int8-dynamic": 0.9,
+    "w8": 0.99,
+    "w4": 0.85,
+    "fp16": 0.9999,
+    "bf16": 0.999,
+    "mixed": 0.98,
+}
+
+#: Another machine rounds a little differently: the canary may lose so many times what it lost here, and this much more.
+SLACK_FACTOR, SLACK = 2.0, 1e-3
+
+#: Any of these multiplies unsigned by signed bytes without saturating: x86's VNNI and AMX, and all of ARM's.
+INSTRUCTIONS = "avx512_vnni|avx_vnni|amx_int8|asimd"
+
+#: Built-in texts that accuracy is measured on, and as many others for calibration.
+NUM_TEXTS = 200
+
+#: 1 - cosine up to which a vector counts as the same: float32's own noise is a tenth of it.
+INDEPENDENT = 1e-6
+
+#: Texts of a batch while vectors are compared.
+BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A quantised artefact.
+
+    Attributes:
+        path: its folder.
+        variant: the graph's name.
+        digest: the artefact's.
+        recipe: the recipe's name.
+        num_bytes: graph and weights.
+        parent_bytes: the same of the float32 graph.
+        cosine_mean, cosine_p1, cosine_min: against the float32 graph on the texts.
+        neighbours: share of each text's ten nearest texts that float32 has among its ten.
+        canary_cosine: smallest cosine of the canary.
+        batch_dependent: whether a text's vector depends on its batch mates.
+    """
+
+    path: Path
+    variant: str
+    digest: str
+    recipe: str
+    num_bytes: int
+    parent_bytes: int
+    cosine_mean: float
+    cosine_p1: float
+    cosine_min: float
+    neighbours: float
+    canary_cosine: float
+    batch_dependent: bool
+
+
+def quantise(
+    artifact: Path | Artifact,
+    recipe: Recipe,
+    output: Path,
+    *,
+    texts: Sequence[str] | None = None,
+    reporter: Reporter | None = None,
+) -> Quantised:
+    """Writes a quantised artefact beside its float32 parent; whole or not at all.
+
+    Args:
+        artifact: the parent, with a float32 graph for the recipe's target.
+        recipe: how.
+        output: the new artefact's folder; an artefact there is replaced.
+        texts: to calibrate with and to measure on; None takes built-in ones, different ones for the two.
+        reporter: is told what happens.
+
+    Raises:
+        InputError: the recipe names a matrix that the model does not have, or the texts cannot calibrate it.
+        ArtifactError: the parent is no artefact, has no float32 graph or was quantised already, `output` is something else,
+            or what came out is too far from the parent.
+        MissingPackageError: onnxruntime is not installed.
+    """
+    parent = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
+    source = float_variant(parent, "cpu" if recipe.target == "openvino" else recipe.target)
+    if Path(output).resolve() == parent.path.resolve():
+        raise ArtifactError(f"{output} is the artefact to quantise: choose another folder")
+    if source.exporter != "fletcher":
+        raise ArtifactError(
+            f"{parent.path} was traced by {source.exporter}: only graphs that Fletcher authored are quantised"
+        )
+    tell = (lambda text: None) if reporter is None else reporter.line
+    graph = GraphEditor(parent, source)
+    places = find_matrices(graph)
+    schemes = plan(recipe, places)
+    measured_on = list(texts) if texts is not None else builtin_texts()[:NUM_TEXTS]
+    if not measured_on:
+        raise InputError("there is no text to measure on: give some, or leave --texts out for the built-in ones")
+    with new_artifact(output) as folder:
+        ranges = None
+        if needs_calibration(recipe, schemes.values()):
+            tell("calibrating")
+            calibration = list(texts) if texts is not None else builtin_texts()[NUM_TEXTS:]
+            ranges = calibrate(parent, recipe, schemes, calibration)
+        tell("rewriting the graph")
+        ProductWriter(graph, recipe, ranges).rewrite(places, schemes)
+        name = f"{source.target}-{recipe.name}"
+        weights = f"weights.{recipe.name}.safetensors"
+        graph.write(folder / f"{name}.onnx", folder / weights)
+        for file in (TOKENIZER, CANARY):
+            shutil.copyfile(parent.path / file, folder / file)
+        variant = _variant(source, recipe, schemes, name, weights)
+        manifest = Manifest(
+            format=parent.manifest.format,
+            card=parent.manifest.card,
+            origin=parent.manifest.origin,
+            variants=(variant,),
+            files=describe_files(folder),
+            canary_reference=parent.manifest.canary_reference,
+            parent=parent.digest,
+            tools=_tools(),
+        )
+        write_manifest(folder, manifest)
+        if source.target != "cpu":
+            return _unchecked(folder, output, recipe, variant, parent, source)
+        tell("measuring against float32")
+        written = Artifact.open(folder)
+        reference = vectors_of(parent, source, measured_on)
+        comparison = compare(*_rows(written, vectors_of(written, variant, measured_on), reference))
+        cosine = _check_canary(written, variant, recipe)
+        floor = _floor(recipe)
+        tolerance = max(floor, 1 - (SLACK_FACTOR * (1 - cosine) + SLACK))
+        figures = {
+            "cosine_mean": comparison.cosine_mean,
+            "cosine_p1": comparison.cosine_p1,
+            "cosine_min": comparison.cosine_min,
+            "neighbours": comparison.neighbours,
+            "texts": float(len(measured_on)),
+        }
+        depends = variant.batch_dependent or _depends_on_batch(written, variant, measured_on)
+        variant = msgspec.structs.replace(
+            variant, tolerance=Accuracy(min_cosine=tolerance), measured=figures, batch_dependent=depends
+        )
+        write_manifest(folder, msgspec.structs.replace(manifest, variants=(variant,)))
+        written = Artifact.open(folder)
+    return Quantised(
+        path=Path(output),
+        variant=variant.name,
+        digest=written.digest,
+        recipe=recipe.name,
+        num_bytes=_num_bytes(written, variant),
+        parent_bytes=_num_bytes(parent, source),
+        cosine_mean=comparison.cosine_mean,
+        cosine_p1=comparison.cosine_p1,
+        cosine_min=comparison.cosine_min,
+        neighbours=comparison.neighbours,
+        canary_cosine=cosine,
+        batch_dependent=variant.batch_dependent,
+    )
+
+
+def plan(recipe: Recipe, places: Sequence[Place]) -> dict[str, MatrixScheme]:
+    """The scheme of each matrix that changes.
+
+    Raises:
+        InputError: the recipe names a matrix that is not there, or changes none.
+    """
+    check_patterns(recipe.patterns, [place.matrix.name for place in places])
+    schemes: dict[str, MatrixScheme] = {}
+    for place in places:
+        name = place.matrix.name
+        scheme = recipe.scheme_of(name)
+        if place.matrix.kind == "table":
+            half = recipe.scheme in ("fp16", "bf16")
+            scheme = "fp32" if recipe.embeddings == "fp32" and not half else scheme
+        if scheme != "fp32":
+            schemes[name] = scheme
+    if not schemes:
+        raise InputError(f"the recipe {recipe.name} leaves every matrix in float32: exclude fewer")
+    return schemes
+
+
+def builtin_texts() -> list[str]:
+    """Texts that every machine has: the first half to measure on, the second to calibrate with, long and short in turn."""
+    pairs = zip(corpus("docstrings", NUM_TEXTS), corpus("sentences", NUM_TEXTS), strict=True)
+    return [text for pair in pairs for text in pair]
+
+
+def vectors_of(
+    artifact: Artifact, variant: Variant, texts: Sequence[str], *, batch: int = BATCH
+) -> NDArray[np.float32]:
+    """What a graph for processors makes of texts on ONNX Runtime, float32: a row a text, or a row a token."""
+    card = artifact.manifest.card
+    tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
+    queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
+    encodings = encode_canary(tokenizer, card, texts, queries)
+    with open_session(artifact, variant, threads=len(this_machine().processors)) as session:
+        return np.concatenate([session.run(part) for part in _batches(encodings, batch)])
+
+
+def _batches(encodings: Encodings, size: int) -> list[Encodings]:
+    """Rows of similar length together would come back in another order: as they come, a few at a time."""
+    rows = np.arange(len(encodings))
+    return [encodings.select(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _depends_on_batch(artifact: Artifact, variant: Variant, texts: Sequence[str]) -> bool:
+    """Whether a text alone has another vector than among others: MatMulNBits' kernels differ by the number of rows."""
+    some = list(texts[:BATCH])
+    alone, together = (vectors_of(artifact, variant, some, batch=size) for size in (1, BATCH))
+    ours, theirs = (rows.astype(np.float64) for rows in _rows(artifact, alone, together))
+    return bool((1 - cosines(ours, theirs)).max() > INDEPENDENT)
+
+
+def _rows(
+    artifact: Artifact, vectors: NDArray[np.float32], reference: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return comparable(artifact.manifest.card.output, vectors, reference)
+
+
+def _check_canary(artifact: Artifact, variant: Variant, recipe: Recipe) -> float:
+    """The smallest cosine of the canary.
+
+    Raises:
+        ArtifactError: it is less than the recipe allows.
+    """
+    canary = read_canary(artifact.canary_file)
+    with open_session(artifact, variant, threads=len(this_machine().processors)) as session:
+        vectors = session.run(canary.encodings)
+    result = check_vectors(
+        *_rows(artifact, vectors, canary.vectors), min_cosine=variant.tolerance.min_cosine, max_abs=None
+    )
+    if not result.passed:
+        raise ArtifactError(
+            f"the recipe {recipe.name} does too much damage to {artifact.manifest.card.name}: canary {result.reason}. "
+            "Exclude the matrices that suffer (`fletcher-convert quantize sensitivity DIR` names them), take another "
+            "recipe, or say a lower min_cosine in it"
+        )
+    return result.min_cosine
+
+
+def _floor(recipe: Recipe) -> float:
+    return FLOORS[recipe.scheme] if recipe.min_cosine is None else recipe.min_cosine
+
+
+def _variant(source: Variant, recipe: Recipe, schemes: dict[str, MatrixScheme], name: str, weights: str) -> Variant:
+    kinds = set(schemes.values())
+    integers = bool(kinds & {"int8-per-token", "int8-static", "int8-dynamic"}) and source.target == "cpu"
+    return msgspec.structs.replace(
+        source,
+        name=name,
+        precision=recipe.name,
+        file=f"{name}.onnx",
+        weights=weights,
+        tolerance=Accuracy(min_cosine=_floor(recipe)),
+        instructions=(INSTRUCTIONS,) if integers and not recipe.reduced_range else (),
+        measured={},
+        canary="passed" if source.target == "cpu" else "unchecked",
+        recipe=msgspec.to_builtins(recipe),
+        batch_dependent="int8-dynamic" in kinds,
+    )
+
+
+def _unchecked(
+    folder: Path, output: Path, recipe: Recipe, variant: Variant, parent: Artifact, source: Variant
+) -> Quantised:
+    """The result for a target that does not run here: nothing is known of its accuracy."""
+    written = Artifact.open(folder)
+    nan = float("nan")
+    return Quantised(
+        Path(output),
+        variant.name,
+        written.digest,
+        recipe.name,
+        _num_bytes(written, variant),
+        _num_bytes(parent, source),
+        nan,
+        nan,
+        nan,
+        nan,
+        nan,
+        variant.batch_dependent,
+    )
+
+
+def _num_bytes(artifact: Artifact, variant: Variant) -> int:
+    return artifact.manifest.files[variant.file].size + artifact.manifest.files[variant.weights].size
+
+
+def _tools() -> dict[str, str]:
+    versions = {name: metadata.version(name) for name in ("numpy", "tokenizers", "safetensors")}
+    return {"fletcher": fletcher.__version__, "onnx": onnx.__version__, "python": platform.python_version(), **versions}

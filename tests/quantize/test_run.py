@@ -1,0 +1,164 @@
+"""Quantised artefacts of the real MiniLM against its float32 graph, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+
+from fletcher.convert.texts import SENTENCES
+from fletcher.quantize import calibration
+from fletcher.quantize import run as quantize_run
+from fletcher.quantize.matrices import matrices
+from fletcher.quantize.recipe import Recipe, load_recipe
+from fletcher.quantize.run import quantise
+from fletcher.quantize.sensitivity import exclude_greedily, sensitivity
+from fletcher.runtime import Encoder
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact_writing import describe_files, write_manifest
+from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, InputError, ProviderError
+from fletcher.runtime.instructions import check_instructions
+from fletcher.runtime.machine import Machine
+
+TEXTS = SENTENCES
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> Path:
+    """The default recipe's artefact: read it, never write it."""
+    path = tmp_path_factory.mktemp("int8") / "artefact"
+    quantise(minilm_artifact, load_recipe("int8-per-token"), path, texts=TEXTS)
+    return path
+
+
+def test_matrices_have_stable_names(minilm_artifact: Path) -> None:
+    found = {matrix.name: matrix for matrix in matrices(minilm_artifact)}
+    assert len(found) == 1 + 4 * 6
+    assert found["layers.3.feed_forward.down"].shape == (1536, 384)
+    assert found["embeddings.word"].shape == (30522, 384)
+
+
+def test_per_token_vectors_are_near_float32_and_do_not_depend_on_batch_mates(int8: Path, minilm_artifact: Path) -> None:
+    with Encoder.load(minilm_artifact, provider="mlas") as encoder:
+        reference = encoder.embed(TEXTS).vectors
+    with Encoder.load(int8, provider="mlas") as encoder:
+        vectors = encoder.embed(TEXTS).vectors
+        alone = np.concatenate([encoder.embed([text]).vectors for text in TEXTS[:10]])
+    cosines = np.sum(vectors * reference, axis=1)
+    assert cosines.mean() >= 0.997
+    assert cosines.min() >= 0.99
+    assert np.sum(alone * vectors[:10], axis=1).min() >= 1 - 1e-6
+
+
+def test_the_manifest_says_what_was_done(int8: Path, minilm_artifact: Path) -> None:
+    artifact = Artifact.open(int8)
+    (variant,) = artifact.manifest.variants
+    assert artifact.manifest.parent == Artifact.open(minilm_artifact).digest
+    assert variant.name == "cpu-int8-per-token"
+    assert msgspec.convert(variant.recipe, Recipe) == load_recipe("int8-per-token")
+    assert not variant.batch_dependent
+    assert variant.measured["cosine_mean"] > 0.997
+    assert 0.9 < variant.tolerance.min_cosine < 1
+
+
+def test_a_broken_weight_does_not_pass_the_canary(int8: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(int8, broken)
+    artifact = Artifact.open(broken)
+    graph = onnx.load(broken / artifact.variant().file)
+    scales = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("0.output.dense.weight.scales"))
+    scales.raw_data = np.zeros(384, np.float32).tobytes()
+    onnx.save(graph, broken / artifact.variant().file)
+    write_manifest(broken, msgspec.structs.replace(artifact.manifest, files=describe_files(broken)))
+    with pytest.raises(CanaryError):
+        Encoder.load(broken, provider="mlas")
+
+
+@pytest.mark.parametrize("name", ["w4", "w8", "bf16", "fp16", "int8-dynamic", "int8-static", "mixed"])
+@pytest.mark.slow
+def test_every_recipe_loads_and_is_marked(name: str, minilm_artifact: Path, tmp_path: Path) -> None:
+    result = quantise(minilm_artifact, load_recipe(name), tmp_path / "out")
+    assert result.batch_dependent == (name in ("int8-dynamic", "w8"))
+    assert result.num_bytes < 0.52 * result.parent_bytes
+    with Encoder.load(tmp_path / "out", provider="mlas") as encoder:
+        assert encoder.embed(["a text"]).vectors.shape == (1, 384)
+
+
+def test_a_matrix_that_does_not_exist_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
+    recipe = Recipe(name="x", scheme="w8", exclude=("layers.9.*",))
+    with pytest.raises(InputError, match=r"layers\.9"):
+        quantise(minilm_artifact, recipe, tmp_path / "out", texts=TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [([], "no text"), (["a", "b"], "too few"), (["one word"] * 20, "which says nothing of other lengths")],
+)
+def test_texts_that_cannot_calibrate(minilm_artifact: Path, tmp_path: Path, texts: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        quantise(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=texts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nan_while_calibrating_is_told(minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: object, feeds: object, outputs: list[str]) -> list[np.ndarray]:
+        return [np.full((3, 4), np.nan, np.float32) for _ in outputs]
+
+    monkeypatch.setattr(calibration.CpuGraph, "run", broken)
+    with pytest.raises(ArtifactError, match="NaN or infinite on calibration text 1"):
+        quantise(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=TEXTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_artefact_is_not_quantised_twice(int8: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="quantised already"):
+        quantise(int8, load_recipe("w8"), tmp_path / "out", texts=TEXTS)
+
+
+def test_an_interruption_leaves_nothing(minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantize_run, "vectors_of", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        quantise(minilm_artifact, load_recipe("w8"), tmp_path / "out", texts=TEXTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_much_damage_is_refused(minilm_artifact: Path, tmp_path: Path) -> None:
+    recipe = Recipe(name="x", scheme="w4", block=256, min_cosine=0.999)
+    with pytest.raises(ArtifactError, match="too much damage"):
+        quantise(minilm_artifact, recipe, tmp_path / "out", texts=TEXTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_processor_without_vnni_is_told_what_fits(int8: Path) -> None:
+    artifact = Artifact.open(int8)
+    old = Machine("old", frozenset({"avx2"}), (0,), ((0,),), 1 << 30)
+    arm = Machine("arm", frozenset({"asimd"}), (0,), ((0,),), 1 << 30)
+    check_instructions(artifact, artifact.variant(), arm)
+    with pytest.raises(ProviderError, match="int8-per-token-reduced"):
+        check_instructions(artifact, artifact.variant(), old)
+
+
+def test_sensitivity_finds_each_matrix_and_exclusion_keeps_the_bound(minilm_artifact: Path) -> None:
+    recipe = Recipe(name="x", scheme="w4", exclude=("layers.[2-5].*",))
+    found = sensitivity(minilm_artifact, recipe, texts=TEXTS[:16])
+    assert {damage.matrix for damage in found.damages} == {
+        name.name for name in matrices(minilm_artifact) if name.name.startswith(("layers.0", "layers.1"))
+    }
+    assert all(damage.loss > 0 for damage in found.damages)
+    total = sum(damage.loss for damage in found.damages)
+    excluded = exclude_greedily(found, total / 2)
+    rest = sum(damage.loss for damage in found.damages if damage.matrix not in excluded)
+    assert 0 < len(excluded) < len(found.damages)
+    assert rest <= total / 2
+
+
+def test_every_error_is_of_the_tree(tmp_path: Path) -> None:
+    with pytest.raises(FletcherError):
+        quantise(tmp_path, load_recipe("w8"), tmp_path / "out")
