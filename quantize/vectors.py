@@ -129,7 +129,8 @@ def encode(vectors: Vectors, calibration: Calibration, code: CodeType) -> NDArra
     if code == "binary":
         return np.packbits(vectors > calibration.threshold, axis=1)
     bins = np.floor((vectors - calibration.low) / calibration.step)
-    return (np.clip(bins, 0, STEPS) - 128).astype(np.int8)
+    codes: NDArray[np.int8] = (np.clip(bins, 0, STEPS) - 128).astype(np.int8)
+    return codes
 
 
 def decode(codes: NDArray[np.int8] | NDArray[np.uint8], calibration: Calibration) -> Vectors:

@@ -19,7 +19,7 @@ from .machine import Machine
 from .manifest import Variant
 from .session import open_session
 
-__all__ = ["Trial", "ragged_sample", "short_text"]
+__all__ = ["Trial", "cut_rows", "ragged_sample", "short_text"]
 
 #: Mean and spread of the logarithm of the sample's lengths: a mean of about 60 tokens with a long tail, as documentation has.
 LOG_MEAN, LOG_SPREAD = 3.6, 1.0
@@ -45,11 +45,11 @@ class Trial:
         self.layout = layout
         self._artifact = artifact
         self._tolerance = variant.tolerance
-        session = open_session(
+        self._session = open_session(
             artifact, variant, provider=layout.provider, threads=layout.threads, workers=layout.workers
         )
         self._workers = Workers(
-            session,
+            self._session,
             variant.outputs,
             name=variant.name,
             count=layout.workers,
@@ -73,6 +73,14 @@ class Trial:
             min_cosine=self._tolerance.min_cosine,
             max_abs=self._tolerance.max_abs,
         )
+
+    def compute(self, texts: Encodings) -> NDArray[np.float32]:
+        """Vectors of any number of texts on all workers, (n, dimension)."""
+        return self._workers.compute(texts)
+
+    def run(self, batch: Encodings) -> NDArray[np.float32]:
+        """Vectors of texts that are one batch, whatever their lengths, on the calling thread, (n, dimension)."""
+        return self._session.run(batch)
 
     def seconds(self, texts: Encodings, token_budget: int) -> float:
         """What all workers together need for some texts."""
@@ -109,15 +117,16 @@ def ragged_sample(encodings: Encodings, tokens: int) -> Encodings:
     lengths: list[int] = []
     while sum(lengths) < tokens:
         lengths.append(int(np.clip(rng.lognormal(LOG_MEAN, LOG_SPREAD), 3, longest)))
-    return _cut(encodings, lengths)
+    return cut_rows(encodings, lengths)
 
 
 def short_text(encodings: Encodings) -> Encodings:
     """One row of `SHORT_TOKENS` tokens cut from real texts, or of as many as the longest of them has."""
-    return _cut(encodings, [min(SHORT_TOKENS, int(encodings.lengths.max()))])
+    return cut_rows(encodings, [min(SHORT_TOKENS, int(encodings.lengths.max()))])
 
 
-def _cut(encodings: Encodings, lengths: list[int]) -> Encodings:
+def cut_rows(encodings: Encodings, lengths: list[int]) -> Encodings:
+    """Rows of the given lengths, cut from the ids of real texts one after the other, from the front again if they run out."""
     ids: NDArray[np.int32] = np.resize(encodings.ids, sum(lengths))
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

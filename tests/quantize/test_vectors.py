@@ -22,7 +22,8 @@ def clustered(count: int, seed: int) -> Vectors:
     centres = np.random.default_rng(99).normal(size=(12, DIMENSION))
     spread = np.linspace(0.2, 3, DIMENSION)
     raw = (centres[rng.integers(12, size=count)] + rng.normal(size=(count, DIMENSION)) * 0.8) * spread + 0.4
-    return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+    unit: Vectors = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_quantiles_and_medians_are_numpys() -> None:
     low, high = np.percentile(sample, [2, 98], axis=0)
     np.testing.assert_allclose(found.low, low, atol=1e-6)
     np.testing.assert_allclose(found.low + 255 * found.step, high, atol=1e-6)
-    bits = np.unpackbits(encode(sample, found, "binary"), axis=1)[:, :DIMENSION]
+    bits = np.unpackbits(encode(sample, found, "binary").view(np.uint8), axis=1)[:, :DIMENSION]
     np.testing.assert_array_equal(bits.sum(axis=0), 100)
 
 
@@ -75,7 +76,8 @@ def test_a_dimension_that_never_changes_is_kept() -> None:
 def brute_force(queries: Vectors, documents: Vectors, count: int) -> list[list[int]]:
     wide = queries.astype(np.float64) @ documents.astype(np.float64).T
     np.fill_diagonal(wide, -np.inf)
-    return np.argsort(-wide, axis=1, kind="stable")[:, :count].tolist()
+    found: list[list[int]] = np.argsort(-wide, axis=1, kind="stable")[:, :count].tolist()
+    return found
 
 
 def test_nearest_is_brute_force() -> None:

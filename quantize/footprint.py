@@ -1,0 +1,66 @@
+"""The memory of a process that has an artefact loaded and has computed with it: a process of its own tells, then ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.canary import read_canary
+from fletcher.runtime.choices import Layout
+from fletcher.runtime.devices import TOKEN_BUDGET
+from fletcher.runtime.errors import ProviderError
+from fletcher.runtime.machine import this_machine
+from fletcher.runtime.memory import resident
+from fletcher.runtime.trial import Trial
+
+__all__ = ["footprint"]
+
+#: Seconds in which the process must answer.
+TIMEOUT = 300
+
+
+def footprint(artifact: Path, variant: str, provider: str) -> int:
+    """Bytes resident after the canary's texts were computed, above those of the process without the model.
+
+    Raises:
+        ProviderError: the process failed, or did not answer.
+    """
+    command = [sys.executable, "-m", "fletcher.quantize.footprint", str(artifact), variant, provider]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ProviderError(
+            f"{variant} on {provider} computed nothing in {TIMEOUT} s in a process of its own"
+        ) from error
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise ProviderError(f"{variant} on {provider} failed in a process of its own: {last[0]}")
+    return int(json.loads(done.stdout)["bytes"])
+
+
+def main() -> None:
+    """Loads what the command line names, computes, and tells."""
+    folder, name, provider = sys.argv[1:]
+    artifact, machine = Artifact.open(folder), this_machine()
+    canary = read_canary(artifact.canary_file)
+    _import_engine(provider)
+    before = resident()
+    layout = Layout(provider, len(machine.processors), 1, TOKEN_BUDGET)
+    with Trial(artifact, artifact.variant(name), layout, machine) as trial:
+        trial.compute(canary.encodings)
+        sys.stdout.write(json.dumps({"bytes": resident() - before}))
+
+
+def _import_engine(provider: str) -> None:
+    """The engine's own code is no part of the model's memory."""
+    from fletcher.runtime.providers import PROVIDERS, require
+
+    require(PROVIDERS[provider], this_machine())
+    __import__(PROVIDERS[provider].package)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Batch dependence, and how a sweep's texts are shared out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fletcher.quantize.measuring import batch_dependence
+from fletcher.runtime.encodings import Encodings
+
+
+def texts() -> Encodings:
+    return Encodings.from_lists([np.arange(1, 3 + row % 7, dtype=np.int32) for row in range(60)])
+
+
+def sums(batch: Encodings) -> NDArray[np.float32]:
+    """A text's own: its length and the sum of its ids."""
+    totals = np.add.reduceat(batch.ids, batch.offsets[:-1])
+    return np.stack([batch.lengths, totals], axis=1).astype(np.float32)
+
+
+def test_vectors_of_a_texts_own_do_not_depend_on_the_batch() -> None:
+    assert batch_dependence(sums, texts()) == (0.0, pytest.approx(1.0))
+
+
+def test_a_scale_of_the_whole_batch_is_found() -> None:
+    def scaled(batch: Encodings) -> NDArray[np.float32]:
+        return sums(batch) + np.float32([0, batch.lengths.max()])
+
+    largest, angle = batch_dependence(scaled, texts())
+    assert largest == 6.0 and angle < 0.99  # the shortest has 2 tokens beside one of 8
