@@ -18,9 +18,7 @@ from .textchunks import CHUNK_CHARACTERS, TextChunk, TextSource, refuse_reserved
 __all__ = ["open_arrow", "open_parquet"]
 
 
-def open_parquet(
-    path: str, stack: ExitStack, column: str, chunk_texts: int, bad: Bad = refuse
-) -> TextSource:
+def open_parquet(path: str, stack: ExitStack, column: str, chunk_texts: int, bad: Bad = refuse) -> TextSource:
     """A parquet file's texts; the stack closes the file. Rows whose text is null go to `bad`.
 
     Raises:

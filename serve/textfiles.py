@@ -18,8 +18,8 @@ import pyarrow as pa
 from fletcher.runtime.errors import InputError
 
 from .columnfiles import open_arrow, open_parquet
-from .jsonkinds import JsonKinds
 from .inputs import open_input
+from .jsonkinds import JsonKinds
 from .linefiles import Bad, chunk_rows, count_lines, read_csv, read_jsonl, read_txt, refuse
 from .textchunks import CHUNK_TEXTS, TextChunk, TextSource, refuse_reserved
 
@@ -80,7 +80,9 @@ def open_texts(
         if chosen == "txt":
             file = sys.stdin.buffer if path == STDIN else stack.enter_context(open_input(path))
             total = None if path == STDIN else count_lines(file)
-            yield TextSource(name, total, pa.schema([]), chunk_rows(read_txt(file, name, bad), JsonKinds(), chunk_texts))
+            yield TextSource(
+                name, total, pa.schema([]), chunk_rows(read_txt(file, name, bad), JsonKinds(), chunk_texts)
+            )
             return
         # A first pass over the file learns the other columns' types and the number of rows: a type guessed from the first
         # chunk would fail on the millionth row.

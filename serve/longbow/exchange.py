@@ -158,7 +158,9 @@ class Exchange:
                         self._acknowledged(json.loads(chunk.app_metadata.to_pybytes()))
             with self._changed:
                 if self._sent or not self._ended:
-                    raise ServiceError(f"Longbow at {self._target.url} ended a stream before it acknowledged everything")
+                    raise ServiceError(
+                        f"Longbow at {self._target.url} ended a stream before it acknowledged everything"
+                    )
         except FletcherError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 (a defect must reach the writer, who would wait for ever)

@@ -1,4 +1,4 @@
-"""What became of every document, on disk: SQLite. Whatever moment the process is killed at, the next one knows where it stands.
+"""What became of every document, on disk (SQLite). Whenever the process is killed, the next one knows where it stands.
 
 A document is claimed, with its id and its unit, before anything of it is sent; a unit is a few hundred documents that go out
 together and has one of three states:
@@ -244,9 +244,7 @@ class Journal:
     def remove(self, ids: NDArray[np.int64]) -> None:
         """Writes down that documents are gone."""
         with self._transaction():
-            self._db.executemany(
-                "UPDATE documents SET unit = ? WHERE id = ?", [(REMOVED, row) for row in ids.tolist()]
-            )
+            self._db.executemany("UPDATE documents SET unit = ? WHERE id = ?", [(REMOVED, row) for row in ids.tolist()])
 
     def ids(self) -> NDArray[np.int64]:
         """Ids of every document that Longbow should have, int64, (n,)."""
@@ -259,7 +257,9 @@ class Journal:
         with self._transaction():
             self._unit += 1
             self._db.execute("INSERT INTO units VALUES (?, ?, ?, NULL)", (self._unit, CLAIMED, 0))
-            self._db.executemany("UPDATE documents SET unit = ? WHERE id = ?", [(self._unit, row) for row in ids.tolist()])
+            self._db.executemany(
+                "UPDATE documents SET unit = ? WHERE id = ?", [(self._unit, row) for row in ids.tolist()]
+            )
             self._open.add(self._unit)
 
     def forget_all(self) -> int:
@@ -337,10 +337,16 @@ class Journal:
                     f"{self.path}: another job writes this journal; wait for it, or name another with --journal"
                 ) from error
             if "full" in text or "disk I/O" in text:
-                raise OSError(28, "no space left for the journal; run the job again once there is some", str(self.path)) from error
+                raise OSError(
+                    28, "no space left for the journal; run the job again once there is some", str(self.path)
+                ) from error
             if "unable to open" in text or "readonly" in text:
-                raise InputError(f"{self.path}: the journal cannot be written ({text}); name another with --journal") from error
-            raise InputError(f"{self.path} is no journal of Fletcher's, or damaged ({text}); name another file") from error
+                raise InputError(
+                    f"{self.path}: the journal cannot be written ({text}); name another with --journal"
+                ) from error
+            raise InputError(
+                f"{self.path} is no journal of Fletcher's, or damaged ({text}); name another file"
+            ) from error
 
     def close(self) -> None:
         """Closes the file."""

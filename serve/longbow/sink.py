@@ -73,7 +73,7 @@ class Sink:
         dataset: str,
         schema: pa.Schema,
         ledger: Ledger,
-        options: SinkOptions = SinkOptions(),  # noqa: B008 (frozen)
+        options: SinkOptions = SinkOptions(),
         *,
         on_done: Callable[[Parcel], None] = lambda parcel: None,
         hold: Callable[[], float] = lambda: 0.0,
@@ -295,12 +295,15 @@ class _Lane:
 
     def _check_patience(self, error: FletcherError | None) -> None:
         sink = self._sink
-        started = max(sink._last_ack, self._trouble_since)
-        if time.monotonic() - started > sink._options.patience:
+        if self._out_of_patience():
             raise ServiceError(
                 f"Longbow at {sink._target.url} has acknowledged nothing for {sink._options.patience:g} s"
                 f"{f': {error}' if error else ''}. What was acknowledged is in the journal: run the job again to go on"
             )
+
+    def _out_of_patience(self) -> bool:
+        started = max(self._sink._last_ack, self._trouble_since)
+        return time.monotonic() - started > self._sink._options.patience
 
     def _recover(self, error: FletcherError, parcels: list[Parcel]) -> None:
         """After a failure: wait, find out what arrived, and line up what must go again."""
@@ -326,7 +329,7 @@ class _Lane:
                 return
             except ServiceError as again:
                 error = again
-                if "acknowledged nothing" in str(again):
+                if self._out_of_patience():
                     self._give_up(again)
                     return
             except (FletcherError, OSError) as fatal:

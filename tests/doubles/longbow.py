@@ -1,6 +1,6 @@
 """A double of the Longbow vector database on pyarrow.flight: what its source does, its silent losses and its traps included.
 
-Read from github 23skdu/longbow (`internal/store`: do_exchange.go, store_actions.go, store_query.go, servers.go). What it has of
+Read from github 23skdu/longbow (`internal/store`: do_exchange.go, store_actions.go, store_query.go, servers.go). It has of
 the real server:
 
 - DoPut gathers up to 50,000 rows or 32 MiB, so its errors come late; at most one PutResult, at the stream's start.
