@@ -128,9 +128,11 @@ class Store:
                 )
         return dataset
 
-    def append(self, dataset: Dataset, batch: pa.RecordBatch) -> None:
+    def append(self, dataset: Dataset, batch: pa.RecordBatch, context: Any = None) -> None:
         """Stores and indexes a batch, or loses it without a word."""
         while self.memory > BLOCKING * self.max_memory and not self.closing.is_set():
+            if context is not None and context.is_cancelled():
+                raise fl.FlightCancelledError("context canceled")
             time.sleep(0.01)
         if self.faults.drop_rows:
             lost = min(self.faults.drop_rows, batch.num_rows)
@@ -160,12 +162,12 @@ class Store:
             return 0
         values = batch.schema.field("vector").type.value_type
         if values == pa.float16():
-            return 1 if dataset.indexed == 0 and batch.num_rows else 0
+            return int(dataset.indexed == 0 and batch.num_rows > 0)
         if values != pa.float32():
             return 0
         lost = min(self.faults.lose_index, batch.num_rows)
         self.faults.lose_index -= lost
-        return batch.num_rows - lost
+        return int(batch.num_rows - lost)
 
     def live(self, name: str) -> pa.Table:
         """The dataset's rows without those that are marked: what DoGet by name gives."""
@@ -302,15 +304,15 @@ class DataPort(_Port):
             gathered.append(chunk.data)
             rows = sum(batch.num_rows for batch in gathered)
             if rows >= GATHER_ROWS or sum(batch.nbytes for batch in gathered) >= GATHER_BYTES:
-                self._flush(dataset, gathered)
-        self._flush(dataset, gathered)
+                self._flush(dataset, gathered, context)
+        self._flush(dataset, gathered, context)
 
-    def _flush(self, dataset: Dataset, gathered: list[pa.RecordBatch]) -> None:
+    def _flush(self, dataset: Dataset, gathered: list[pa.RecordBatch], context: Any) -> None:
         if self.store.faults.fail_batches and gathered:
             self.store.faults.fail_batches -= 1
             raise fl.FlightInternalError("flush failed: WAL write failed")
         for batch in gathered:
-            self.store.append(dataset, batch)
+            self.store.append(dataset, batch, context)
         gathered.clear()
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
@@ -327,7 +329,7 @@ class DataPort(_Port):
             if faults.fail_batches:
                 faults.fail_batches -= 1
                 raise fl.FlightInternalError("flush failed: WAL write failed")
-            self.store.append(dataset, chunk.data)
+            self.store.append(dataset, chunk.data, context)
             if faults.lose_acks:
                 faults.lose_acks -= 1
                 raise fl.FlightUnavailableError("connection reset by peer")
