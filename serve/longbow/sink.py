@@ -269,6 +269,7 @@ class _Lane:
     def _deliver(self, parcels: list[Parcel]) -> None:
         sink = self._sink
         while (wait := max(sink._hold(), sink.breaker.remaining())) > 0:
+            self._in_trouble()
             if sink._closing.wait(min(wait, 1.0)):
                 return
             self._check_patience(None)
@@ -289,9 +290,6 @@ class _Lane:
             part = whole.slice(start, step)
             done = parcels if start + step >= whole.num_rows else []
             self._stream.write(part, parcels, done)
-        if self._trouble_since:
-            self._backoff.succeed()
-            self._trouble_since = 0.0
 
     def _check_patience(self, error: FletcherError | None) -> None:
         sink = self._sink
@@ -302,14 +300,19 @@ class _Lane:
             )
 
     def _out_of_patience(self) -> bool:
-        started = max(self._sink._last_ack, self._trouble_since)
-        return time.monotonic() - started > self._sink._options.patience
+        return time.monotonic() - self._trouble_since > self._sink._options.patience
+
+    def _in_trouble(self) -> None:
+        """Something failed, or is held back: the trouble began now, unless nothing was acknowledged since it began before."""
+        if self._trouble_since <= self._sink._last_ack:
+            self._trouble_since = time.monotonic()
+            self._backoff.succeed()
 
     def _recover(self, error: FletcherError, parcels: list[Parcel]) -> None:
         """After a failure: wait, find out what arrived, and line up what must go again."""
         sink = self._sink
         sink.retries += 1
-        self._trouble_since = self._trouble_since or time.monotonic()
+        self._in_trouble()
         doubt: list[Parcel] = []
         if self._stream is not None:
             stream, self._stream = self._stream, None

@@ -67,9 +67,7 @@ def test_rows_arrive_with_their_columns(run: RunJob, longbow: LongbowDouble) -> 
 
 
 @pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
-def test_rows_arrive_compressed_and_over_several_streams(
-    run: RunJob, longbow: LongbowDouble, compression: str
-) -> None:
+def test_rows_arrive_compressed_and_over_several_streams(run: RunJob, longbow: LongbowDouble, compression: str) -> None:
     summary = run(numbered(50), compression=compression, streams=3)
     assert summary.sent == 50
     assert texts_in(longbow) == Counter(numbered(50))
@@ -129,7 +127,10 @@ def test_an_update_embeds_what_changed_and_deletes_what_is_gone(run: RunJob, lon
     assert sorted(encoder.embedded) == ["changed", "new"]
     assert (summary.sent, summary.replaced, summary.known, summary.removed) == (2, 1, 3, 2)
     assert texts_in(longbow) == Counter(row["text"] for row in second)
-    ids = {json.loads(row["metadata"])["fields"]["name"]: row["id"] for row in longbow.store.live("docs").select(["id", "metadata"]).to_pylist()}
+    ids = {
+        json.loads(row["metadata"])["fields"]["name"]: row["id"]
+        for row in longbow.store.live("docs").select(["id", "metadata"]).to_pylist()
+    }
     assert len(set(ids.values())) == 5
     third = run(first, id_column="name", remove_missing=True)  # and back: removed ones come again under their id
     assert (third.sent, third.removed) == (3, 1)
@@ -149,7 +150,10 @@ def test_documents_that_want_the_same_id_each_get_one(tmp_path: Path) -> None:
         with Journal(tmp_path / f"{order[0].key.hex()}", {}) as journal:
             claim = journal.claim(order)
             assert [verdict.kind for verdict in claim.verdicts] == ["send", "send"]
-            assert [verdict.id for verdict in claim.verdicts] == [candidate(order[0].key, 0), candidate(order[1].key, 1)]
+            assert [verdict.id for verdict in claim.verdicts] == [
+                candidate(order[0].key, 0),
+                candidate(order[1].key, 1),
+            ]
             again = journal.claim(order)
             assert [(one.kind, one.id) for one in again.verdicts] == [("duplicate", one.id) for one in claim.verdicts]
 
@@ -193,7 +197,9 @@ def test_a_url_of_every_format(run: RunJob, longbow: LongbowDouble, tmp_path: Pa
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)
     else:
-        path.write_text({".txt": "one\ntwo\n", ".csv": "text\none\ntwo\n", ".jsonl": '{"text":"one"}\n{"text":"two"}\n'}[suffix])
+        path.write_text(
+            {".txt": "one\ntwo\n", ".csv": "text\none\ntwo\n", ".jsonl": '{"text":"one"}\n{"text":"two"}\n'}[suffix]
+        )
     run(path.as_uri())
     assert texts_in(longbow) == Counter(["one", "two"])
 
@@ -272,7 +278,9 @@ def test_vectors_that_are_not_normalised(run: RunJob, longbow: LongbowDouble) ->
 def _bits(texts: list[str]) -> Any:
     from fletcher.runtime import Embeddings
 
-    return Embeddings(np.zeros((len(texts), 1), np.uint8), np.ones(len(texts), np.int64), np.zeros(len(texts), np.int32))
+    return Embeddings(
+        np.zeros((len(texts), 1), np.uint8), np.ones(len(texts), np.int64), np.zeros(len(texts), np.int32)
+    )
 
 
 # Bad servers ----------------------------------------------------------------------------------------------------------
@@ -405,9 +413,7 @@ def test_two_jobs_on_one_journal(run: RunJob, tmp_path: Path) -> None:
         run(["a"])
 
 
-def test_a_full_disk_under_the_journal(
-    run: RunJob, longbow: LongbowDouble, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_under_the_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Journal.__init__
 
     def small(self: Journal, *args: Any) -> None:
