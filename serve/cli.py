@@ -268,6 +268,12 @@ def serve(
         float,
         typer.Option("--drain-seconds", min=0, help="How long requests under way may take after the signal to stop."),
     ] = 30.0,
+    longbow: Annotated[
+        str | None,
+        typer.Option("--longbow", metavar="URL", help="grpc://HOST:PORT: where POST /v1/ingest and DoPut write to."),
+    ] = None,
+    longbow_token: LongbowToken = None,
+    longbow_ca: LongbowCa = None,
     variant: VariantName = None,
     provider: ProviderName = "auto",
     allow_fallback: AllowFallback = False,
@@ -283,6 +289,7 @@ def serve(
     """
     report = reporter(ctx)
     with _serve_packages("fletcher-serve run"):
+        from .longbow.connection import Target
         from .server import Addresses, run_server
     from fletcher.runtime.heads import require
 
@@ -307,6 +314,7 @@ def serve(
             flight=None if flight == _OFF else flight,
             model_name=name,
             drain_seconds=drain_seconds,
+            longbow=None if longbow is None else Target(longbow, longbow_token, longbow_ca),
             on_listening=announce,
         )
 

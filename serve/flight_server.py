@@ -25,6 +25,7 @@ from .flight_errors import flight_error
 from .flight_exchange import Exchange
 from .flight_middleware import RequestIdFactory, request_id
 from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options
+from .longbow.door import LongbowDoor, flight_put
 from .readiness import Readiness
 from .served import ServedModel
 
@@ -56,6 +57,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._engine = engine
         self._model = model
         self._readiness = readiness
+        self.longbow: LongbowDoor | None = None
         self._exchanges: set[Exchange] = set()
         self._lock = threading.Lock()
         try:
@@ -75,6 +77,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             finally:
                 with self._lock:
                     self._exchanges.discard(exchange)
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Embeds a stream of record batches and passes them on to Longbow."""
+        with self._call("put", context):
+            flight_put(self.longbow, self._engine, self._model, descriptor, reader, writer, request_id(context))
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """What `DoExchange` answers with for this descriptor."""

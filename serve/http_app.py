@@ -28,6 +28,7 @@ from .errors import FieldError, MethodError, TooLargeError, UnknownRouteError
 from .http_bridge import Bridge, ClientLeftError, Message, Receive
 from .http_docs import DOCS_POLICY, docs_page
 from .http_openapi import openapi_document
+from .longbow.door import LongbowDoor, http_ingest
 from .metrics import CONTENT_TYPE as METRICS_TYPE
 from .readiness import Readiness
 from .served import ServedModel
@@ -82,6 +83,7 @@ class HttpApp:
         self._model = model
         self._readiness = readiness
         self._max_body_bytes = max_body_bytes
+        self.longbow: LongbowDoor | None = None
         self._bridge: Bridge | None = None
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
@@ -89,6 +91,7 @@ class HttpApp:
         self._docs = docs_page()
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/embeddings": {"POST": self._embeddings},
+            "/v1/ingest": {"POST": self._ingest},
             "/v1/models": {"GET": self._models},
             "/health": {"GET": self._health},
             "/ready": {"GET": self._ready},
@@ -192,6 +195,13 @@ class HttpApp:
                 await asyncio.sleep(0)  # a long answer lets others in between its pieces
             parts.append(part)
         return Response(200, parts[0] if len(parts) == 1 else b"".join(parts))
+
+    async def _ingest(self, scope: Scope, receive: Receive) -> Response:
+        body = await self._body(scope, receive)
+        trace = self._request_id(scope).decode()
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(None, http_ingest, self.longbow, self._engine, self._model, body, trace)
+        return Response(200, answer)
 
     async def _encodings(self, ids: Sequence[Sequence[int]], input_type: str | None, overflow: str) -> Encodings:
         if input_type not in (None, "raw"):

@@ -21,6 +21,8 @@ from .engine import MAX_QUEUE_TOKENS, MAX_WAIT_SECONDS, Engine
 from .flight_server import FlightServer
 from .http_app import MAX_BODY_BYTES, HttpApp
 from .http_server import HttpServer
+from .longbow.connection import Target
+from .longbow.door import LongbowDoor
 from .metrics import Metrics
 from .readiness import Readiness
 from .served import ServedModel
@@ -52,6 +54,7 @@ class Server:
         max_queue_tokens: int = MAX_QUEUE_TOKENS,
         max_wait_seconds: float = MAX_WAIT_SECONDS,
         max_body_bytes: int = MAX_BODY_BYTES,
+        longbow: Target | None = None,
     ) -> None:
         """Opens the doors; see `run_server`.
 
@@ -64,6 +67,7 @@ class Server:
             max_queue_tokens: tokens that may wait before requests are refused.
             max_wait_seconds: seconds that a request may be expected to wait.
             max_body_bytes: larger HTTP bodies are refused.
+            longbow: where `/v1/ingest` and DoPut write to; None refuses them.
 
         Raises:
             InputError: no door at all, an address that is none, or a port that is taken.
@@ -81,13 +85,16 @@ class Server:
             encoder, max_queue_tokens=max_queue_tokens, max_wait_seconds=max_wait_seconds, metrics=Metrics()
         )
         readiness = Readiness(self.engine)
+        self._longbow = None if longbow is None else LongbowDoor(longbow)
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:
             if flight_at is not None:
                 self._flight = FlightServer(self.engine, model, readiness, flight_at)
+                self._flight.longbow = self._longbow
             if listener is not None:
                 app = HttpApp(self.engine, model, readiness, max_body_bytes=max_body_bytes)
+                app.longbow = self._longbow
                 self._http = HttpServer(app, listener, drain_seconds=drain_seconds)
                 self._http.start()
         except BaseException:
@@ -115,6 +122,8 @@ class Server:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         if self._http is not None:
             self._http.join()
+        if self._longbow is not None:
+            self._longbow.close()
         return drained
 
     def __enter__(self) -> Self:
@@ -133,6 +142,7 @@ def run_server(
     flight: str | None = "127.0.0.1:8815",
     model_name: str | None = None,
     drain_seconds: float = 30.0,
+    longbow: Target | None = None,
     on_listening: Callable[[Addresses], None] | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT (Ctrl+C), then answers what was admitted and returns.
@@ -145,6 +155,7 @@ def run_server(
         flight: `HOST:PORT` for Arrow Flight, or None for no Flight.
         model_name: what to call the model; None is its card's name.
         drain_seconds: how long requests under way may take after the signal; what is left then is refused.
+        longbow: where `/v1/ingest` and DoPut write to; None refuses them.
         on_listening: called once with the real addresses; None prints them on standard output.
 
     Raises:
@@ -152,7 +163,9 @@ def run_server(
     """
     logs.install()
     with _stop_signals() as stopped:
-        server = Server(encoder, http=http, flight=flight, model_name=model_name, drain_seconds=drain_seconds)
+        server = Server(
+            encoder, http=http, flight=flight, model_name=model_name, drain_seconds=drain_seconds, longbow=longbow
+        )
         (_announce if on_listening is None else on_listening)(server.addresses)
         try:
             # A signal that another thread receives, or that comes just before the wait, does not interrupt it.

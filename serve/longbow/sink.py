@@ -122,7 +122,7 @@ class Sink:
         with self._settled:
             self._open += 1
         while True:
-            self._raise()
+            self.check()
             try:
                 self._queue.put(parcel, timeout=0.1)
                 return
@@ -138,9 +138,18 @@ class Sink:
         with self._settled:
             while self._open and self._error is None:
                 self._settled.wait(0.5)
-        self._raise()
+        self.check()
 
-    def _raise(self) -> None:
+    @property
+    def failed(self) -> bool:
+        """Whether something failed for good: it takes nothing more."""
+        return self._error is not None
+
+    def check(self) -> None:
+        """
+        Raises:
+            ServiceError, InputError, OSError: something failed for good.
+        """
         if self._error is not None:
             raise self._error
 
@@ -320,15 +329,16 @@ class _Lane:
             doubt = stream.unacked()
         logger.warning("a stream to Longbow failed", extra={"fields": {"reason": str(error), "in_doubt": len(doubt)}})
         self._again = [*doubt, *(parcel for parcel in parcels if parcel not in doubt), *self._again]
+        ids = [row for parcel in doubt for row in parcel.batch.column("id").to_pylist()]
         while not sink._closing.is_set():
             try:
                 self._check_patience(error)
                 sink.breaker.fail()
-                if sink._closing.wait(max(self._backoff.fail(), sink.breaker.remaining())):
+                wait = max(self._backoff.fail(), sink.breaker.remaining())
+                left = self._trouble_since + sink._options.patience - time.monotonic()
+                if sink._closing.wait(max(min(wait, left), 0.0) + 0.01):
                     return
-                ids = [row for parcel in doubt for row in parcel.batch.column("id").to_pylist()]
-                found = take_back(self._connection, sink.dataset, ids) if ids else 0
-                sink._ledger.add("extra", found)
+                self._take_back(ids)
                 return
             except ServiceError as again:
                 error = again
@@ -338,6 +348,22 @@ class _Lane:
             except (FletcherError, OSError) as fatal:
                 self._give_up(fatal)
                 return
+
+    def _take_back(self, ids: list[int]) -> None:
+        """Deletes what may have arrived; what is done is gone from `ids`, so that it need not be done again."""
+        if not ids:
+            return
+        sink = self._sink
+        wait_until_quiet(self._connection, sink.dataset)
+        self._backoff.succeed()
+        sink.breaker.succeed()
+        found = 0
+        try:
+            while ids:
+                found += self._connection.delete(sink.dataset, ids[-1])
+                ids.pop()
+        finally:
+            sink._ledger.add("extra", found)
 
     def _give_up(self, error: FletcherError | OSError) -> None:
         self._sink._fail(error)

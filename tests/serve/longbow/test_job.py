@@ -127,11 +127,7 @@ def test_an_update_embeds_what_changed_and_deletes_what_is_gone(run: RunJob, lon
     assert sorted(encoder.embedded) == ["changed", "new"]
     assert (summary.sent, summary.replaced, summary.known, summary.removed) == (2, 1, 3, 2)
     assert texts_in(longbow) == Counter(row["text"] for row in second)
-    ids = {
-        json.loads(row["metadata"])["fields"]["name"]: row["id"]
-        for row in longbow.store.live("docs").select(["id", "metadata"]).to_pylist()
-    }
-    assert len(set(ids.values())) == 5
+    assert len(set(longbow.store.ids("docs"))) == 5
     third = run(first, id_column="name", remove_missing=True)  # and back: removed ones come again under their id
     assert (third.sent, third.removed) == (3, 1)
     assert texts_in(longbow) == Counter(row["text"] for row in first)
@@ -233,7 +229,7 @@ def test_bad_rows_are_skipped_counted_and_written_down(run: RunJob, longbow: Lon
     assert sum("line 2" in letter["error"] for letter in letters) == 1
     assert {letter["row"] for letter in letters if letter["text"] is None} >= {"not json", '{"text":null}'}
     assert texts_in(longbow) == Counter("ab")
-    with pytest.raises(InputError, match="line 2: not a JSON object.*--on-error skip"):
+    with pytest.raises(InputError, match=r"line 2: not a JSON object.*--on-error skip"):
         run(str(path), dataset="docs")
     assert run(str(path), on_error="skip").known == 2  # what went before the bad row was acknowledged
 
@@ -270,7 +266,7 @@ def test_no_such_id_column(run: RunJob) -> None:
 def test_vectors_that_are_not_normalised(run: RunJob, longbow: LongbowDouble) -> None:
     with pytest.raises(InputError, match=r"norm 2 and not 1.*--allow-unnormalized"):
         run(["a"], UnitEncoder(norm=2.0))
-    with pytest.raises(InputError, match="only the signs are left|ubinary"):
+    with pytest.raises(InputError, match="only the signs are left"):
         run(["a"], type("Bits", (UnitEncoder,), {"_made": lambda self, texts, options: _bits(texts)})())
     assert run(["a"], UnitEncoder(norm=2.0), allow_unnormalized=True).sent == 1
 
@@ -300,7 +296,7 @@ def test_a_dataset_of_other_columns(run: RunJob, longbow: LongbowDouble) -> None
 
 
 def test_no_server(run: RunJob) -> None:
-    with pytest.raises(ServiceError, match="127.0.0.1:9"):
+    with pytest.raises(ServiceError, match=r"127\.0\.0\.1:9"):
         run(["a"], url="grpc://127.0.0.1:9", timeout=0.3, patience=0.5)
     with pytest.raises(InputError, match="must be grpc://HOST:PORT"):
         run(["a"], url="http://127.0.0.1:9")
