@@ -1,7 +1,7 @@
 """The server's way into Longbow: clients send texts to Fletcher and find them in a dataset, acknowledged.
 
-A server keeps no journal: a document's id is its own or made of its content, an answer means that Longbow acknowledged it, and a
-client that asks again after an error may leave a row twice. The `ingest` command is the one that counts and resumes.
+A server keeps no journal: a document's id is its own or made of its content, and an answer means that Longbow acknowledged it.
+A client that asks again after an error may leave a row twice. The `ingest` command is the one that counts and resumes.
 """
 
 from __future__ import annotations
@@ -298,15 +298,14 @@ def flight_put(
     door = _require(door)
     column = choose_column(_texts_alone(reader.schema), FlightOptions())
     name = _texts_alone(reader.schema).field(column).name
-    first_row = number = 0
-    for batch in _batches(reader):
+    first_row = 0
+    for number, batch in enumerate(_batches(reader), start=1):
         texts = read_texts(batch, batch.schema.get_field_index(name), first_row)
         others = [other for other in batch.schema.names if other not in (name, "id")]
         ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
         fields = batch.select(others).to_pylist() if others else [None] * len(texts)
         documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
         answer = door.ingest(engine, model, path[1], documents, EmbedOptions(), trace)
-        number += 1
         first_row += len(texts)
         ack = {"status": "acked", "batch_id": number, "rows": len(texts), "sent": answer.sent}
         writer.write(pa.py_buffer(json.dumps(ack).encode()))

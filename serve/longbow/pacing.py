@@ -49,11 +49,6 @@ class BatchSizer:
             elif seconds < QUICK and rows >= self._rows / 2:
                 self._rows = min(MAX_ROWS, self._rows * 1.25)
 
-    def slow_down(self) -> None:
-        """Longbow asked for less."""
-        with self._lock:
-            self._rows = max(MIN_ROWS, self._rows / 2)
-
 
 @dataclass(slots=True)
 class Backoff:

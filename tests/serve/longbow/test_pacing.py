@@ -40,7 +40,7 @@ def test_the_breaker_opens_lets_one_through_and_closes() -> None:
         breaker.fail()
     breaker.check("Longbow")
     breaker.fail()
-    with pytest.raises(OverloadedError, match="failed 3 times in a row; next try in 5.0 s") as refusal:
+    with pytest.raises(OverloadedError, match=r"failed 3 times in a row; next try in 5\.0 s") as refusal:
         breaker.check("Longbow")
     assert refusal.value.retry_after == 5.0
     now = 5.1
@@ -64,7 +64,8 @@ def test_metrics_are_read(longbow: LongbowDouble) -> None:
 
 
 def test_metrics_with_labels_are_summed_and_others_left() -> None:
-    page = 'longbow_index_queue_depth{a="1"} 2\nlongbow_index_queue_depth{a="2"} 3\nnoise 1e3\n# longbow_ingestion_lag_count 9\n'
+    page = "# longbow_ingestion_lag_count 9\nnoise 1e3\n"
+    page += 'longbow_index_queue_depth{a="1"} 2\nlongbow_index_queue_depth{a="2"} 3\n'
     found = read_metrics(page)
     assert (found.index_queue, found.lag_rows, found.memory_share) == (5, None, None)
 

@@ -21,9 +21,8 @@ from .unit_encoder import UnitEncoder
 
 
 def ask(longbow: LongbowDouble, text: str, encoder: UnitEncoder | None = None, **options: Any) -> Any:
-    options = {"k": 3, "input_type": "query", "dimensions": None, "dataset": "docs"} | options
-    dataset = options.pop("dataset")
-    return search(cast(Encoder, encoder or UnitEncoder()), Target(longbow.url), dataset, text, **options)
+    options = {"k": 3, "input_type": "query", "dimensions": None, **options}
+    return search(cast(Encoder, encoder or UnitEncoder()), Target(longbow.url), "docs", text, **options)
 
 
 def test_hits_come_with_text_and_metadata(run: RunJob, longbow: LongbowDouble) -> None:
