@@ -1,6 +1,6 @@
 """The server's way into Longbow: clients send texts to Fletcher and find them in a dataset, acknowledged.
 
-A server keeps no journal: a document's id is its own or made of its content, and an answer means that Longbow acknowledged it.
+A server keeps no journal: a document's id is its own or made of its content. An answer means that Longbow acknowledged it.
 A client that asks again after an error may leave a row twice. The `ingest` command is the one that counts and resumes.
 """
 
@@ -205,8 +205,8 @@ class LongbowDoor:
                     channel.sink.check()
                     if time.monotonic() > deadline:
                         raise DeadlineError(
-                            f"Longbow at {self.target.url} has not acknowledged the rows within {2 * self.target.timeout:g} s; "
-                            "they may still arrive"
+                            f"Longbow at {self.target.url} acknowledged nothing within {2 * self.target.timeout:g} s; "
+                            "the rows may still arrive"
                         ) from None
         except FletcherError:
             channel.waiting.futures.pop(unit, None)

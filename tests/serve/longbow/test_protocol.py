@@ -211,7 +211,7 @@ def test_every_call_has_a_deadline(longbow: LongbowDouble) -> None:
             lambda: connection.delete_dataset("d"),
             lambda: connection.search("d", np.ones(SIZE, np.float32), 1),
         ):
-            with pytest.raises(DeadlineError, match="within 0.2 s"):
+            with pytest.raises(DeadlineError, match=r"within 0\.2 s"):
                 call()
 
 
