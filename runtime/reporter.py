@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -70,7 +70,12 @@ class Reporter:
 
     @contextmanager
     def progress(
-        self, label: str, *, total: int | None = None, units: Sequence[str] = ("steps",)
+        self,
+        label: str,
+        *,
+        total: int | None = None,
+        units: Sequence[str] = ("steps",),
+        note: Callable[[], str] = lambda: "",
     ) -> Iterator[Progress]:
         """Progress on stderr: a bar on a terminal, at most a line every `LINE_INTERVAL_S` seconds elsewhere.
 
@@ -78,12 +83,13 @@ class Reporter:
             label: what is being done ("embedding").
             total: how many of the first unit there are to do, or None when nobody knows.
             units: what is counted, each with its rate; "bytes" is told in MB.
+            note: what else to say, asked each time something is told.
 
         Yields:
             The progress; call its `advance` with one amount per unit.
         """
         if self.as_json or not sys.stderr.isatty():
-            lines = _Lines(label, total, units)
+            lines = _Lines(label, _Counts(total, units, note))
             yield lines
             lines.finish()
             return
@@ -99,7 +105,7 @@ class Reporter:
         ]
         times = [TimeRemainingColumn() if total is not None else TimeElapsedColumn()]
         with RichProgress(*columns, *times, console=Console(stderr=True)) as bars:
-            yield _Bar(bars, bars.add_task(label, total=total, told=""), _Counts(total, units))
+            yield _Bar(bars, bars.add_task(label, total=total, told=""), _Counts(total, units, note))
 
     def result(self, result: object, table: Table | None = None) -> None:
         """The command's result, told last.
@@ -177,8 +183,9 @@ def _format_table(table: Table) -> Iterator[str]:
 class _Counts:
     """How much was done, and how fast."""
 
-    def __init__(self, total: int | None, units: Sequence[str]) -> None:
+    def __init__(self, total: int | None, units: Sequence[str], note: Callable[[], str]) -> None:
         self.total = total
+        self._note = note
         self.units = tuple(units)
         self.done = [0] * len(self.units)
         self.started = time.monotonic()
@@ -200,6 +207,8 @@ class _Counts:
         ]
         if self.total and 0 < self.done[0] < self.total:
             parts.append(f"{seconds / self.done[0] * (self.total - self.done[0]):,.0f} s left")
+        if note := self._note():
+            parts.append(note)
         return ", ".join(parts)
 
 
@@ -214,9 +223,9 @@ def _amount(count: int, unit: str) -> str:
 class _Lines:
     """Progress where nobody watches: a log, a pipe."""
 
-    def __init__(self, label: str, total: int | None, units: Sequence[str]) -> None:
+    def __init__(self, label: str, counts: _Counts) -> None:
         self._label = label
-        self._counts = _Counts(total, units)
+        self._counts = counts
         self._told: list[int] = []
         self._next_line_at = time.monotonic() + LINE_INTERVAL_S
 

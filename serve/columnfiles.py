@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,40 +11,43 @@ import pyarrow.parquet as pq
 
 from fletcher.runtime.errors import InputError
 
+from .inputs import is_url, open_input
+from .linefiles import Bad, refuse
 from .textchunks import CHUNK_CHARACTERS, TextChunk, TextSource, refuse_reserved
 
 __all__ = ["open_arrow", "open_parquet"]
 
 
-def open_parquet(path: str, stack: ExitStack, column: str, chunk_texts: int) -> TextSource:
-    """A parquet file's texts; the stack closes the file.
+def open_parquet(path: str, stack: ExitStack, column: str, chunk_texts: int, bad: Bad = refuse) -> TextSource:
+    """A parquet file's texts; the stack closes the file. Rows whose text is null go to `bad`.
 
     Raises:
         InputError: no such column, a column that holds no strings, or no parquet file; while reading: nulls, damage.
     """
     with _translated(path, "parquet"):
-        file = stack.enter_context(pq.ParquetFile(path))
+        opened = stack.enter_context(open_input(path)) if is_url(path) else path
+        file = stack.enter_context(pq.ParquetFile(opened))
         batches = file.iter_batches(batch_size=chunk_texts)
-        return _source(path, file.metadata.num_rows, file.schema_arrow, batches, column, chunk_texts)
+        return _source(path, file.metadata.num_rows, file.schema_arrow, batches, column, chunk_texts, bad)
 
 
-def open_arrow(path: str, stack: ExitStack, column: str, chunk_texts: int) -> TextSource:
+def open_arrow(path: str, stack: ExitStack, column: str, chunk_texts: int, bad: Bad = refuse) -> TextSource:
     """An Arrow IPC file's or stream's texts; the stack closes it.
 
     Raises:
         InputError: as for `open_parquet`.
     """
-    with Path(path).open("rb") as file:
+    with open_input(path) as file:
         is_file = file.read(6) == b"ARROW1"
     with _translated(path, "Arrow IPC"):
-        source = stack.enter_context(pa.memory_map(path))
+        source = stack.enter_context(open_input(path) if is_url(path) else pa.memory_map(path))
         if not is_file:
             stream = stack.enter_context(pa.ipc.open_stream(source))
-            return _source(path, None, stream.schema, iter(stream), column, chunk_texts)
+            return _source(path, None, stream.schema, iter(stream), column, chunk_texts, bad)
         reader = stack.enter_context(pa.ipc.open_file(source))
         # Batches of a mapped file cost no memory until their pages are read.
         batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-        return _source(path, None, reader.schema, batches, column, chunk_texts)
+        return _source(path, None, reader.schema, batches, column, chunk_texts, bad)
 
 
 @contextmanager
@@ -63,7 +65,13 @@ def _translated(path: str, kind: str) -> Iterator[None]:
 
 
 def _source(
-    path: str, total: int | None, schema: pa.Schema, batches: Iterator[pa.RecordBatch], column: str, chunk_texts: int
+    path: str,
+    total: int | None,
+    schema: pa.Schema,
+    batches: Iterator[pa.RecordBatch],
+    column: str,
+    chunk_texts: int,
+    bad: Bad,
 ) -> TextSource:
     if schema.names.count(column) != 1:
         raise InputError(
@@ -81,11 +89,12 @@ def _source(
         first_row = 0
         with _translated(path, "parquet or Arrow"):
             for batch in batches:
-                for part in _slices(batch, column, chunk_texts):
+                for whole in _slices(batch, column, chunk_texts):
+                    part = _filled(whole, column, path, first_row, bad)
                     texts = _texts_of(part.column(column), path, first_row, column)
                     columns = [part.column(name).cast(carried.field(name).type) for name in others]
                     yield TextChunk(first_row, texts, pa.RecordBatch.from_arrays(columns, schema=carried))
-                    first_row += len(texts)
+                    first_row += whole.num_rows
 
     return TextSource(path, total, carried, chunks())
 
@@ -106,10 +115,18 @@ def _slices(batch: pa.RecordBatch, column: str, chunk_texts: int) -> Iterator[pa
         start += part.num_rows
 
 
+def _filled(part: pa.RecordBatch, column: str, path: str, first_row: int, bad: Bad) -> pa.RecordBatch:
+    """The rows that have a text; `bad` is told of the others."""
+    values = part.column(column)
+    if not values.null_count:
+        return part
+    for row in pc.indices_nonzero(values.is_null()).to_pylist():
+        found = f"{path}, row {first_row + row} (from 0): {column!r} is null; fill it or leave the row out"
+        bad(InputError(found), b"")
+    return part.filter(values.is_valid())
+
+
 def _texts_of(values: pa.Array, path: str, first_row: int, column: str) -> list[str]:
-    if values.null_count:
-        row = first_row + pc.index(values.is_null(), True).as_py()
-        raise InputError(f"{path}, row {row} (from 0): {column!r} is null; fill it or leave the row out")
     try:
         texts: list[str] = values.to_pylist()
     except UnicodeDecodeError as error:

@@ -25,6 +25,7 @@ from .flight_errors import flight_error
 from .flight_exchange import Exchange
 from .flight_middleware import KeyFactory, RequestIdFactory, request_id
 from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options
+from .longbow.door import LongbowDoor, flight_put
 from .models import Models
 
 __all__ = ["FlightServer"]
@@ -41,17 +42,19 @@ ACTIONS = {
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     """The Flight door: open from its construction to `stop`."""
 
-    def __init__(self, models: Models, gate: Gate, address: HostPort) -> None:
+    def __init__(self, models: Models, gate: Gate, address: HostPort, longbow: LongbowDoor | None = None) -> None:
         """
         Args:
             models: what answers.
             gate: who may ask.
             address: where to listen; port 0 takes a free one.
+            longbow: where `DoPut` writes to; None refuses it.
 
         Raises:
             ServiceError: gRPC cannot listen there.
         """
         self._models = models
+        self._longbow = longbow
         self._exchanges: set[Exchange] = set()
         self._lock = threading.Lock()
         try:
@@ -73,6 +76,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             finally:
                 with self._lock:
                     self._exchanges.discard(exchange)
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        """Embeds a stream of record batches and passes them on to Longbow."""
+        with self._call("put", context):
+            flight_put(self._longbow, self._models, descriptor, reader, writer, request_id(context))
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
         """What `DoExchange` answers with for this descriptor."""

@@ -30,6 +30,8 @@ from .http_call import Call, Limits, Response, Scope
 from .http_errors import OPENAI, ErrorShape
 from .http_openapi import openapi_document
 from .http_routes import Route
+from .longbow.door import LongbowDoor
+from .longbow.routes import longbow_routes
 from .models import Models
 from .openai_routes import openai_routes
 from .service_routes import service_routes
@@ -53,12 +55,20 @@ WATCH_SECONDS = 1.0
 class HttpApp:
     """The ASGI application. One event loop serves it."""
 
-    def __init__(self, models: Models, *, gate: Gate | None = None, limits: Limits | None = None):
+    def __init__(
+        self,
+        models: Models,
+        *,
+        gate: Gate | None = None,
+        limits: Limits | None = None,
+        longbow: LongbowDoor | None = None,
+    ) -> None:
         """
         Args:
             models: what answers; the caller starts and stops them.
             gate: who may ask what; None asks for no key.
             limits: what a request may have.
+            longbow: where `/v1/ingest` writes to; None refuses it.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate
@@ -73,6 +83,7 @@ class HttpApp:
             *tei_routes(),
             *cohere_routes(),
             *encode_routes(),
+            *longbow_routes(longbow),
             *admin_routes(),
             *service_routes(),
             Route("GET", "/openapi.json", self._schema, access="open"),

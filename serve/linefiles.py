@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 import msgspec
@@ -13,10 +13,18 @@ from fletcher.runtime.errors import InputError
 from .jsonkinds import JsonKinds
 from .textchunks import CHUNK_CHARACTERS, TextChunk
 
-__all__ = ["Row", "chunk_rows", "count_lines", "read_csv", "read_jsonl", "read_txt"]
+__all__ = ["Bad", "Row", "chunk_rows", "count_lines", "read_csv", "read_jsonl", "read_txt", "refuse"]
 
 #: A text, and what else its row holds.
 Row = tuple[str, dict[str, Any]]
+
+#: Told of a row that cannot be used: the error, and the row as it stands in the file. What it raises ends the reading.
+Bad = Callable[[InputError, bytes], None]
+
+
+def refuse(error: InputError, row: bytes) -> None:
+    """The `Bad` that ends the reading."""
+    raise error
 
 
 def count_lines(file: IO[bytes]) -> int:
@@ -29,11 +37,16 @@ def count_lines(file: IO[bytes]) -> int:
     return count + (last != b"\n")
 
 
-def _lines(file: Iterable[bytes], name: str) -> Iterator[tuple[int, str]]:
+def _lines(file: Iterable[bytes], name: str, bad: Bad) -> Iterator[tuple[int, str]]:
     """Lines with their numbers from 1, without their LF or CRLF; a byte order mark is no text."""
     for number, raw in enumerate(file, start=1):
         line = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1] if raw.endswith(b"\n") else raw
-        yield number, _decode(line, name, number)
+        try:
+            text = _decode(line, name, number)
+        except InputError as error:
+            bad(error, line)
+            continue
+        yield number, text
 
 
 def _decode(line: bytes, name: str, number: int) -> str:
@@ -46,40 +59,50 @@ def _decode(line: bytes, name: str, number: int) -> str:
         ) from error
 
 
-def read_txt(file: Iterable[bytes], name: str) -> Iterator[Row]:
+def read_txt(file: Iterable[bytes], name: str, bad: Bad = refuse) -> Iterator[Row]:
     """A text a line; an empty line is an empty text.
 
     Raises:
-        InputError: a line that is not UTF-8.
+        InputError: a line that is not UTF-8, unless `bad` takes it.
     """
-    for _, line in _lines(file, name):
+    for _, line in _lines(file, name, bad):
         yield line, {}
 
 
-def read_jsonl(file: Iterable[bytes], name: str, column: str) -> Iterator[Row]:
+def read_jsonl(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse) -> Iterator[Row]:
     """A JSON object a line; blank lines are no rows.
 
     Raises:
-        InputError: a line that is not UTF-8, not an object, or without a string under `column`.
+        InputError: a line that is not UTF-8, not an object, or without a string under `column`, unless `bad` takes it.
     """
-    for number, line in _lines(file, name):
+    for number, line in _lines(file, name, bad):
         if not line.strip():
             continue
         try:
-            row = msgspec.json.decode(line)
-        except msgspec.DecodeError as error:
-            # msgspec reports an escape such as \\ud800 without its second half as truncated data.
-            hint = "; does it hold half of a surrogate pair (\\ud8xx)?" if "\\ud" in line.lower() else ""
-            raise InputError(f"{name}, line {number}: not a JSON object: {error}{hint}") from error
-        if not isinstance(row, dict):
-            raise InputError(f'{name}, line {number}: a JSON object such as {{"{column}": "…"}} is wanted')
-        if column not in row:
-            known = ", ".join(map(repr, row)) or "no key"
-            raise InputError(f"{name}, line {number}: no key {column!r}; it has {known}. Name the key with --column")
-        text = row.pop(column)
-        if not isinstance(text, str):
-            raise InputError(f"{name}, line {number}: {column!r} is {_json_type(text)}, and must be a string")
-        yield text, row
+            row = _object(line, name, number, column)
+        except InputError as error:
+            bad(error, line.encode())
+            continue
+        yield row
+
+
+def _object(line: str, name: str, number: int, column: str) -> Row:
+    """A line of JSON as a row."""
+    try:
+        row = msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        # msgspec reports an escape such as \\ud800 without its second half as truncated data.
+        hint = "; does it hold half of a surrogate pair (\\ud8xx)?" if "\\ud" in line.lower() else ""
+        raise InputError(f"{name}, line {number}: not a JSON object: {error}{hint}") from error
+    if not isinstance(row, dict):
+        raise InputError(f'{name}, line {number}: a JSON object such as {{"{column}": "…"}} is wanted')
+    if column not in row:
+        known = ", ".join(map(repr, row)) or "no key"
+        raise InputError(f"{name}, line {number}: no key {column!r}; it has {known}. Name the key with --column")
+    text = row.pop(column)
+    if not isinstance(text, str):
+        raise InputError(f"{name}, line {number}: {column!r} is {_json_type(text)}, and must be a string")
+    return text, row
 
 
 def _json_type(value: object) -> str:
@@ -88,11 +111,12 @@ def _json_type(value: object) -> str:
     return {bool: "a boolean", dict: "an object", list: "a list"}.get(type(value), "a number")
 
 
-def read_csv(file: Iterable[bytes], name: str, column: str) -> Iterator[Row]:
+def read_csv(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse) -> Iterator[Row]:
     """A row a record, its columns named by the first line. Every value stays a string: "007" is not 7.
 
     Raises:
-        InputError: a line that is not UTF-8, a record of another length, unbalanced quotes, or no column `column`.
+        InputError: a line that is not UTF-8, a record of another length (unless `bad` takes it), unbalanced quotes, or no
+            column `column`.
     """
     # The module's own limit of 128 KiB a field is a guard against unbalanced quotes; texts may well be longer.
     csv.field_size_limit(2**31 - 1)
@@ -113,7 +137,9 @@ def read_csv(file: Iterable[bytes], name: str, column: str) -> Iterator[Row]:
             if not row:  # a blank line
                 continue
             if len(row) != len(header):
-                raise InputError(f"{name}, line {reader.line_num}: {len(row)} fields, and the header has {len(header)}")
+                found = f"{name}, line {reader.line_num}: {len(row)} fields, and the header has {len(header)}"
+                bad(InputError(found), msgspec.json.encode(row))
+                continue
             yield row[place], {key: row[index] for index, key in enumerate(header) if index != place}
     except csv.Error as error:
         raise InputError(f"{name}, line {reader.line_num}: not CSV: {error}") from error

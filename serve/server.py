@@ -28,6 +28,8 @@ from .http_call import Limits
 from .http_server import HttpServer
 from .keys import Keys
 from .loaded import Loader
+from .longbow.connection import Target
+from .longbow.door import LongbowDoor
 from .metrics import Metrics
 from .model_spec import ModelSpec
 from .models import Models
@@ -81,6 +83,7 @@ class Server:
         limits: Limits | None = None,
         keys: Keys | None = None,
         allow_anonymous: bool = False,
+        longbow: Target | None = None,
         load: Loader = load_encoder,
     ) -> None:
         """Opens the doors; see `run_server`.
@@ -96,6 +99,7 @@ class Server:
             limits: what a request may have.
             keys: the API keys; None asks for none.
             allow_anonymous: whether other machines may reach a server without keys.
+            longbow: where `/v1/ingest` and `DoPut` write to; None refuses them.
             load: opens a model.
 
         Raises:
@@ -127,6 +131,7 @@ class Server:
             )
 
         self.models = Models(load, make_engine, drain_seconds=drain_seconds, fingerprint=fingerprint)
+        self._longbow = None if longbow is None else LongbowDoor(longbow)
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:
@@ -136,9 +141,9 @@ class Server:
                 name = model_name or models.card.name
                 self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
             if flight_at is not None:
-                self._flight = FlightServer(self.models, gate, flight_at)
+                self._flight = FlightServer(self.models, gate, flight_at, self._longbow)
             if listener is not None:
-                app = HttpApp(self.models, gate=gate, limits=limits)
+                app = HttpApp(self.models, gate=gate, limits=limits, longbow=self._longbow)
                 self._http = HttpServer(app, listener, drain_seconds=drain_seconds)
                 self._http.start()
         except BaseException:
@@ -171,6 +176,8 @@ class Server:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         if self._http is not None:
             self._http.join()
+        if self._longbow is not None:
+            self._longbow.close()
         return drained
 
     def __enter__(self) -> Self:
@@ -192,6 +199,7 @@ def run_server(
     limits: Limits | None = None,
     keys: Keys | None = None,
     allow_anonymous: bool = False,
+    longbow: Target | None = None,
     reread: Callable[[], Sequence[ModelSpec]] | None = None,
     on_listening: Callable[[Server], None] | None = None,
 ) -> None:
@@ -205,7 +213,7 @@ def run_server(
         flight: `HOST:PORT` for Arrow Flight, or None for no Flight.
         model_name: what to call the model; None is its card's name.
         drain_seconds: how long requests under way may take after the signal; what is left then is refused.
-        limits, keys, allow_anonymous: see `Server`.
+        limits, keys, allow_anonymous, longbow: see `Server`.
         reread: on SIGHUP, gives the models that are wanted from then on; None reads the keys again alone.
         on_listening: called once it listens; None prints the addresses on standard output.
 
@@ -223,6 +231,7 @@ def run_server(
             limits=limits,
             keys=keys,
             allow_anonymous=allow_anonymous,
+            longbow=longbow,
         )
         (_announce if on_listening is None else on_listening)(server)
         try:

@@ -18,8 +18,9 @@ import pyarrow as pa
 from fletcher.runtime.errors import InputError
 
 from .columnfiles import open_arrow, open_parquet
+from .inputs import open_input
 from .jsonkinds import JsonKinds
-from .linefiles import chunk_rows, count_lines, read_csv, read_jsonl, read_txt
+from .linefiles import Bad, chunk_rows, count_lines, read_csv, read_jsonl, read_txt, refuse
 from .textchunks import CHUNK_TEXTS, TextChunk, TextSource, refuse_reserved
 
 __all__ = ["STDIN", "TextChunk", "TextFormat", "TextSource", "open_texts"]
@@ -44,15 +45,22 @@ _FORMATS: Final[dict[str, TextFormat]] = {
 
 @contextmanager
 def open_texts(
-    path: str, *, text_format: str | None = None, column: str = "text", chunk_texts: int = CHUNK_TEXTS
+    path: str,
+    *,
+    text_format: str | None = None,
+    column: str = "text",
+    chunk_texts: int = CHUNK_TEXTS,
+    bad: Bad = refuse,
 ) -> Iterator[TextSource]:
     """Opens a file of texts; errors of its content may come only while the chunks are read.
 
     Args:
-        path: the file, or "-" for standard input (txt, jsonl or csv).
+        path: the file, a URL of one (s3://, gs://, hdfs://, file://: what pyarrow's filesystems open), or "-" for standard
+            input (txt, jsonl or csv).
         text_format: one of `TextFormat`; None goes by the file's suffix, and standard input is then txt.
         column: the key or column that holds the text; a txt file has none.
         chunk_texts: most texts in a chunk.
+        bad: told of rows that cannot be used; without it the first one ends the reading.
 
     Raises:
         InputError: an unknown format, a missing column, or content that is no text; names the file and the line or row.
@@ -66,25 +74,28 @@ def open_texts(
             if path == STDIN:
                 raise InputError(f"standard input can be txt, jsonl or csv, not {chosen}: give a file")
             opener = open_parquet if chosen == "parquet" else open_arrow
-            yield opener(path, stack, column, chunk_texts)
+            yield opener(path, stack, column, chunk_texts, bad)
             return
         name = "standard input" if path == STDIN else path
         if chosen == "txt":
-            file = sys.stdin.buffer if path == STDIN else stack.enter_context(Path(path).open("rb"))
+            file = sys.stdin.buffer if path == STDIN else stack.enter_context(open_input(path))
             total = None if path == STDIN else count_lines(file)
-            yield TextSource(name, total, pa.schema([]), chunk_rows(read_txt(file, name), JsonKinds(), chunk_texts))
+            yield TextSource(
+                name, total, pa.schema([]), chunk_rows(read_txt(file, name, bad), JsonKinds(), chunk_texts)
+            )
             return
         # A first pass over the file learns the other columns' types and the number of rows: a type guessed from the first
         # chunk would fail on the millionth row.
         file = stack.enter_context(_open_twice(path))
         read = read_jsonl if chosen == "jsonl" else read_csv
         kinds, total = JsonKinds(), 0
-        for _, others in read(file, name, column):
+        # The second pass tells of bad rows; here they end the reading or are passed over.
+        for _, others in read(file, name, column, refuse if bad is refuse else lambda error, row: None):
             kinds.see(others)
             total += 1
         refuse_reserved(name, kinds.names, column)
         file.seek(0)
-        yield TextSource(name, total, kinds.schema(), chunk_rows(read(file, name, column), kinds, chunk_texts))
+        yield TextSource(name, total, kinds.schema(), chunk_rows(read(file, name, column, bad), kinds, chunk_texts))
 
 
 def _format_of(path: str) -> TextFormat:
@@ -110,7 +121,7 @@ def _named_format(name: str) -> TextFormat:
 def _open_twice(path: str) -> Iterator[IO[bytes]]:
     """A file that can be read again; standard input goes to disk first, so that memory stays bounded."""
     if path != STDIN:
-        with Path(path).open("rb") as file:
+        with open_input(path) as file:
             yield file
         return
     with tempfile.TemporaryFile() as spool:

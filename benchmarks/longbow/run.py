@@ -1,0 +1,243 @@
+"""How fast do texts get to Longbow? Into the double of the tests, in another process on loopback, which counts rows only.
+
+    python benchmarks/longbow/run.py throughput ARTEFACT   ingest beside embed, in turns, one process
+    python benchmarks/longbow/run.py sink                  vectors that are ready: the sink alone, then the whole job
+    python benchmarks/longbow/run.py latency ARTEFACT      one text in to acknowledged: in the server, and over HTTP
+    python benchmarks/longbow/run.py memory                peak of a job over a million rows beside the engine's own
+
+Prints JSON. Run from the repository's root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from fletcher import Encoder
+from fletcher.runtime import Embeddings
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.serve.bench.corpora import corpus
+from fletcher.serve.embed import embed_file
+from fletcher.serve.longbow.capacity import CapacityWatch
+from fletcher.serve.longbow.connection import Target
+from fletcher.serve.longbow.documents import DeadLetters
+from fletcher.serve.longbow.job import Ingestion, IngestOptions, IngestSummary, journal_facts
+from fletcher.serve.longbow.journal import Journal
+from fletcher.serve.longbow.schema import longbow_schema, make_batch
+from fletcher.serve.longbow.sink import Parcel, Sink, SinkOptions
+from fletcher.serve.server import Server
+from fletcher.serve.textfiles import open_texts
+
+ROOT = Path(__file__).resolve().parents[2]
+DIMENSION = 384
+
+
+class Silent:
+    """A progress that nobody sees."""
+
+    def advance(self, *amounts: int) -> None:
+        """Nothing."""
+
+
+class Instant:
+    """An engine whose vectors are ready: the same 4,096 of length 1 again and again."""
+
+    def __init__(self) -> None:
+        self.card = type("Card", (), {"name": "instant", "normalize": True})
+        self.variant = type("Variant", (), {"name": "none"})
+        self.artifact = type("Artifact", (), {"digest": "0" * 64})
+        self.dimension = DIMENSION
+        vectors = np.random.default_rng(0).standard_normal((4096, DIMENSION)).astype(np.float32)
+        self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def check(self, options: EmbedOptions) -> None:
+        """Everything goes."""
+
+    def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions) -> Iterator[Embeddings]:
+        for texts in chunks:
+            count = len(texts)
+            yield Embeddings(self.vectors[:count], np.ones(count, np.int64), np.zeros(count, np.int32))
+
+
+@contextmanager
+def double(*options: str) -> Iterator[str]:
+    """The address of a double in another process."""
+    command = [sys.executable, "-m", "tests.doubles.longbow", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        yield json.loads(process.stdout.readline())[0]
+        process.stdin.close()
+
+
+def job(encoder: Any, path: Path, url: str, dataset: str, folder: Path) -> IngestSummary:
+    """One ingest job with a journal of its own."""
+    options = IngestOptions()
+    with (
+        open_texts(str(path)) as source,
+        Journal(folder / f"{dataset}.journal", journal_facts(encoder, dataset, options)) as journal,
+        CapacityWatch(None) as watch,
+    ):
+        return Ingestion(
+            cast(Encoder, encoder),
+            source,
+            Target(url),
+            dataset,
+            journal,
+            DeadLetters(None, True),
+            options,
+            sink_options=SinkOptions(),
+            watch=watch,
+            progress=Silent(),
+        ).run()
+
+
+def throughput(artefact: Path, count: int, rounds: int) -> dict[str, Any]:
+    """Texts a second of `embed` and of `ingest`, in turns."""
+    texts = [" ".join(text.split()) for text in corpus("docstrings", count)]
+    texts = [f"{number} {text}" for number, text in enumerate(texts)]  # no duplicates for either to save
+    rates: dict[str, list[float]] = {"embed": [], "ingest": []}
+    with tempfile.TemporaryDirectory() as name, double() as url, Encoder.load(artefact) as encoder:
+        folder = Path(name)
+        path = folder / "texts.txt"
+        path.write_text("\n".join(texts) + "\n")
+        for turn in range(-1, rounds):  # the first turn warms up
+            with open_texts(str(path)) as source:
+                embedded = embed_file(
+                    encoder, source, folder / "out.arrow", options=EmbedOptions(), force=True, progress=Silent()
+                )
+            ingested = job(encoder, path, url, f"turn{turn}", folder)
+            assert embedded.texts == ingested.sent == len(texts)
+            if turn >= 0:
+                rates["embed"].append(embedded.texts_per_second)
+                rates["ingest"].append(ingested.rows_per_second)
+    ratios = [ours / theirs for ours, theirs in zip(rates["ingest"], rates["embed"], strict=True)]
+    return {"texts": len(texts), "rates": rates, "ratio_median": round(statistics.median(ratios), 4), "ratios": ratios}
+
+
+def sink(rows: int, rounds: int) -> dict[str, Any]:
+    """Vectors a second on one stream: ready batches through the sink and the journal; then the whole job from a file."""
+    encoder = Instant()
+    schema = longbow_schema(DIMENSION, with_text=True)
+    found: dict[str, Any] = {"rows": rows, "sink": [], "job": []}
+    with tempfile.TemporaryDirectory() as name, double("--count-only") as url:
+        folder = Path(name)
+        path = folder / "texts.txt"
+        path.write_text("".join(f"text number {number}\n" for number in range(rows)))
+        texts = [f"text number {number}" for number in range(1024)]
+        ready = make_batch(schema, np.arange(1024), encoder.vectors[:1024], texts, ['{"model":"instant"}'] * 1024)
+        for turn in range(rounds):
+            with Journal(folder / f"{turn}.sink", {}) as journal, Sink(Target(url), f"s{turn}", schema, journal) as one:
+                started = time.perf_counter()
+                for unit in range(1, rows // 1024 + 1):
+                    one.send(Parcel(unit, ready))
+                one.flush()
+                found["sink"].append(round(rows // 1024 * 1024 / (time.perf_counter() - started)))
+            found["job"].append(round(job(encoder, path, url, f"j{turn}", folder).rows_per_second))
+    return found
+
+
+def latency(artefact: Path, count: int) -> dict[str, Any]:
+    """Milliseconds from one text to its acknowledgement."""
+    texts = [f"{number} how far is the nearest vector from here" for number in range(count)]
+    with double() as url, Encoder.load(artefact) as encoder:
+        target = Target(url)
+        with Server(encoder, http="127.0.0.1:0", flight=None, longbow=target) as server:
+            address = str(server.addresses.http).removeprefix("http://")
+            connection = http.client.HTTPConnection(address)
+            taken = []
+            for number, text in enumerate(texts):
+                body = json.dumps({"dataset": "one", "documents": [{"text": text, "id": number}]})
+                started = time.perf_counter()
+                connection.request("POST", "/v1/ingest", body)
+                answer = connection.getresponse()
+                content = answer.read()
+                taken.append(1000 * (time.perf_counter() - started))
+                assert answer.status == 200, content
+            connection.close()
+        alone = []
+        for text in texts:
+            started = time.perf_counter()
+            encoder.embed([text + " "])
+            alone.append(1000 * (time.perf_counter() - started))
+    taken, alone = taken[20:], alone[20:]
+    return {
+        "model": encoder.card.name,
+        "texts": len(taken),
+        "http_to_acknowledged_ms": {"p50": round(statistics.median(taken), 2), "p99": _p99(taken)},
+        "embedding_alone_ms": {"p50": round(statistics.median(alone), 2), "p99": _p99(alone)},
+    }
+
+
+def _p99(values: Sequence[float]) -> float:
+    return round(float(np.percentile(values, 99)), 2)
+
+
+def memory(rows: int) -> dict[str, Any]:
+    """Peak of a job, and of reading and computing alone, each in a process of its own."""
+    found: dict[str, Any] = {"rows": rows}
+    with tempfile.TemporaryDirectory() as name, double("--count-only") as url:
+        path = Path(name) / "texts.txt"
+        with path.open("w") as file:
+            file.writelines(f"this is the text number {number} of a job of many\n" for number in range(rows))
+        for kind in ("engine", "job"):
+            command = [sys.executable, __file__, "child", kind, str(path), url]
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            found[kind] = json.loads(done.stdout)
+    found["above_engine_mb"] = round(found["job"]["peak_mb"] - found["engine"]["peak_mb"], 1)
+    return found
+
+
+def child(kind: str, path: Path, url: str) -> dict[str, Any]:
+    """The process whose peak is measured."""
+    encoder = Instant()
+    started = time.perf_counter()
+    if kind == "job":
+        job(encoder, path, url, "million", path.parent)
+    else:
+        with open_texts(str(path)) as source:
+            for _ in encoder.stream((chunk.texts for chunk in source.chunks), EmbedOptions()):
+                pass
+    seconds = time.perf_counter() - started
+    return {
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    """Runs one of them and prints JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["throughput", "sink", "latency", "memory", "child"])
+    parser.add_argument("rest", nargs="*")
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    if asked.what == "throughput":
+        found = throughput(Path(asked.rest[0]), asked.rows or 3000, asked.rounds)
+    elif asked.what == "sink":
+        found = sink(asked.rows or 500_000, asked.rounds)
+    elif asked.what == "latency":
+        found = latency(Path(asked.rest[0]), asked.rows or 500)
+    elif asked.what == "memory":
+        found = memory(asked.rows or 1_000_000)
+    else:
+        found = child(asked.rest[0], Path(asked.rest[1]), asked.rest[2])
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Where bytes come from: a local file, or a URL that pyarrow's filesystems open."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from fletcher.runtime.errors import InputError
+
+__all__ = ["filesystem", "is_url", "open_input"]
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL such as s3://bucket/key."""
+    return "://" in path
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The `pyarrow.fs.FileSystem` of a URL, and the path on it.
+
+    Raises:
+        InputError: a scheme that pyarrow does not know, or a URL that is none.
+    """
+    try:
+        return cast("tuple[Any, str]", pafs.FileSystem.from_uri(url))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{url} cannot be opened: {error}") from error
+
+
+@contextmanager
+def open_input(path: str) -> Iterator[IO[bytes]]:
+    """A file's bytes, seekable.
+
+    Raises:
+        InputError: a URL that cannot be opened.
+        OSError: the file cannot be read.
+    """
+    if not is_url(path):
+        with Path(path).open("rb") as file:
+            yield file
+        return
+    store, name = filesystem(path)
+    try:
+        opened = store.open_input_file(name)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be opened: {error}") from error
+    with io.BufferedReader(opened, 2**20) as buffered:
+        yield cast("IO[bytes]", buffered)

@@ -1,0 +1,136 @@
+"""How full Longbow is, from its Prometheus port: to say so, and to wait before it blocks without a word."""
+
+from __future__ import annotations
+
+import re
+import threading
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Final
+
+from fletcher.runtime.errors import InputError
+
+__all__ = ["Capacity", "CapacityWatch", "read_metrics"]
+
+#: Longbow blocks writers above 90 % of its memory: wait before that.
+HOLD_ABOVE: Final = 0.85
+
+#: Seconds between two looks.
+INTERVAL: Final = 2.0
+
+_sample = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})?\s+([0-9eE+.\-]+|NaN|[+-]Inf)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What Longbow's metrics say.
+
+    Attributes:
+        memory_bytes: in use, or None where it does not say.
+        memory_limit_bytes: it may use.
+        lag_rows: accepted and not yet stored.
+        index_queue: batches that wait for the index.
+    """
+
+    memory_bytes: int | None = None
+    memory_limit_bytes: int | None = None
+    lag_rows: int | None = None
+    index_queue: int | None = None
+
+    @property
+    def memory_share(self) -> float | None:
+        """Of its limit, 0 to 1."""
+        if self.memory_bytes is None or not self.memory_limit_bytes:
+            return None
+        return self.memory_bytes / self.memory_limit_bytes
+
+
+def read_metrics(page: str) -> Capacity:
+    """Reads Prometheus' text format; of a metric with labels the sum."""
+    sums: dict[str, float] = {}
+    for name, value in _sample.findall(page):
+        sums[name] = sums.get(name, 0.0) + float(value)
+
+    def whole(name: str) -> int | None:
+        return int(sums[name]) if name in sums else None
+
+    return Capacity(
+        whole("longbow_memory_current_bytes"),
+        whole("longbow_memory_limit_bytes"),
+        whole("longbow_ingestion_lag_count"),
+        whole("longbow_index_queue_depth"),
+    )
+
+
+class CapacityWatch:
+    """Looks at the metrics' port now and then, on a thread of its own; a context manager.
+
+    Attributes:
+        last: what was seen last; None before the first look and after one that failed.
+        highest_share: of the memory's limit, over all looks.
+    """
+
+    def __init__(self, url: str | None) -> None:
+        """
+        Args:
+            url: of the page, such as http://127.0.0.1:9090/metrics; None never looks.
+
+        Raises:
+            InputError: it is no URL of HTTP.
+        """
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise InputError(f"the address of Longbow's metrics is {url!r}, and must be like http://HOST:9090/metrics")
+        self._url = url
+        self.last: Capacity | None = None
+        self.highest_share: float | None = None
+        self.problem: str | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="fletcher-longbow-capacity", daemon=True)
+
+    def look(self) -> None:
+        """Reads the page once."""
+        if self._url is None:
+            return
+        try:
+            with urllib.request.urlopen(self._url, timeout=5.0) as answer:
+                self.last = read_metrics(answer.read().decode())
+            self.problem = None
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            self.last = None
+            self.problem = f"{self._url} gives no metrics: {error}"
+            return
+        share = self.last.memory_share
+        if share is not None:
+            self.highest_share = max(share, self.highest_share or 0.0)
+
+    def hold(self) -> float:
+        """Seconds that a sender should wait now."""
+        share = self.last.memory_share if self.last is not None else None
+        return INTERVAL / 4 if share is not None and share > HOLD_ABOVE else 0.0
+
+    def told(self) -> str:
+        """For a line of progress; empty where nothing is known."""
+        if self.last is None:
+            return ""
+        parts = []
+        if self.last.memory_share is not None:
+            parts.append(f"Longbow's memory {self.last.memory_share:.0%} full")
+        if self.last.lag_rows is not None:
+            parts.append(f"{self.last.lag_rows:,} rows behind")
+        return ", ".join(parts)
+
+    def _run(self) -> None:
+        while not self._stop.wait(INTERVAL):
+            self.look()
+
+    def __enter__(self) -> CapacityWatch:
+        if self._url is not None:
+            self.look()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()

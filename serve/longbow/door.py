@@ -1,0 +1,314 @@
+"""The server's way into Longbow: clients send texts to Fletcher and find them in a dataset, acknowledged.
+
+A server keeps no journal: a document's id is its own or made of its content. An answer means that Longbow acknowledged it.
+A client that asks again after an error may leave a row twice. The `ingest` command is the one that counts and resumes.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.errors import DeadlineError, FletcherError, InputError
+
+from ..engine import Engine
+from ..errors import FieldError, UnknownRouteError
+from ..flight_schema import FlightOptions, choose_column, read_texts
+from ..models import Models
+from .connection import Target
+from .ids import candidate, digester, key_of, whole_number
+from .schema import longbow_schema, make_batch, widen
+from .sink import Parcel, Sink, SinkOptions
+
+__all__ = ["MAX_DOCUMENTS", "Document", "IngestAnswer", "LongbowDoor", "flight_put", "require"]
+
+#: Documents of one request: more belong into a bulk job.
+MAX_DOCUMENTS = 2048
+
+
+class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A document of a request.
+
+    Attributes:
+        text: what is embedded.
+        id: a whole number below 2^32, or a name that one is derived from; None derives it from the text.
+        metadata: kept beside the vector.
+    """
+
+    text: str
+    id: int | str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class IngestAnswer(msgspec.Struct, frozen=True):
+    """What became of a request's documents: they are acknowledged.
+
+    Attributes:
+        dataset: where they are.
+        ids: of each document, in order.
+        sent: rows; fewer than documents where some were the same.
+        duplicates: documents that were the same as one before.
+        tokens: that the model saw.
+    """
+
+    dataset: str
+    ids: list[int]
+    sent: int
+    duplicates: int
+    tokens: int
+
+
+class _Waiting:
+    """The sink's ledger of a server: who waits for which parcel."""
+
+    def __init__(self) -> None:
+        self.futures: dict[int, Future[None]] = {}
+
+    def sending(self, unit: int) -> None:
+        """Nothing to write down."""
+
+    def acked(self, unit: int) -> None:
+        future = self.futures.pop(unit, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def add(self, name: str, amount: int) -> None:
+        """Nothing to write down."""
+
+
+@dataclass(slots=True)
+class _Channel:
+    """A dataset's sink, and who waits on it."""
+
+    sink: Sink
+    waiting: _Waiting
+
+
+class LongbowDoor:
+    """Texts in, acknowledged rows out. Safe to use from any thread."""
+
+    def __init__(self, target: Target) -> None:
+        """
+        Args:
+            target: where Longbow is.
+        """
+        self.target = target
+        self._channels: dict[tuple[str, int], _Channel] = {}
+        self._lock = threading.Lock()
+        self._unit = 0
+
+    def ingest(
+        self,
+        models: Models,
+        name: str | None,
+        dataset: str,
+        documents: Sequence[Document],
+        options: EmbedOptions,
+        trace: str = "",
+    ) -> IngestAnswer:
+        """Embeds documents and waits until Longbow has acknowledged them.
+
+        Args:
+            models: what is served.
+            name: the model's; None is the first that gives vectors.
+            dataset: in Longbow.
+            documents: what goes there.
+            options: how they become vectors.
+            trace: the request's id, kept in the rows' metadata.
+
+        Raises:
+            InputError: documents, options or the dataset cannot be used.
+            OverloadedError: the engine is full, or Longbow is known to be away.
+            ServiceError: Longbow is away.
+        """
+        if not dataset:
+            raise FieldError("the dataset has no name", "dataset")
+        while True:  # once more where the model is exchanged or woken in between
+            version = models.pick(name)
+            model = version.served
+            ids, rows = _ids(documents, f"{model.digest} {model.variant} {options}")
+            if not rows:
+                return IngestAnswer(dataset, ids, 0, len(documents), 0)
+            dimension = options.dimensions or model.dimension
+            channel = self._channel(dataset, dimension)
+            channel.sink.breaker.check(f"Longbow at {self.target.url}")
+            chosen = [documents[row] for row in rows]
+            texts = [document.text for document in chosen]
+            future = models.submit(version, partial(_submit, texts, options))
+            if future is not None:
+                break
+            if not version.retired:
+                version.wake()
+        embeddings = future.result()
+        vectors = widen(embeddings, allow_unnormalized=False)
+        head = {
+            "model": model.name,
+            "digest": model.digest,
+            "variant": model.variant,
+            "input_type": options.input_type or "document",
+            "source": "server",
+            "chunk": 0,
+            **({"trace": trace} if trace else {}),
+        }
+        metadata = [
+            msgspec.json.encode(head | ({"fields": document.metadata} if document.metadata else {})).decode()
+            for document in chosen
+        ]
+        schema = longbow_schema(dimension, with_text=True)
+        batch = make_batch(
+            schema,
+            np.array([ids[row] for row in rows], np.int64),
+            vectors,
+            [document.text for document in chosen],
+            metadata,
+        )
+        self._send(dataset, dimension, channel, batch)
+        tokens = int(embeddings.tokens.sum())
+        return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens)
+
+    def _channel(self, dataset: str, dimension: int) -> _Channel:
+        with self._lock:
+            if (dataset, dimension) not in self._channels:
+                waiting = _Waiting()
+                schema = longbow_schema(dimension, with_text=True)
+                sink = Sink(self.target, dataset, schema, waiting, SinkOptions(patience=self.target.timeout))
+                self._channels[dataset, dimension] = _Channel(sink, waiting)
+            return self._channels[dataset, dimension]
+
+    def _send(self, dataset: str, dimension: int, channel: _Channel, batch: pa.RecordBatch) -> None:
+        future: Future[None] = Future()
+        with self._lock:
+            self._unit += 1
+            unit = self._unit
+        channel.waiting.futures[unit] = future
+        deadline = time.monotonic() + 2 * self.target.timeout
+        try:
+            channel.sink.send(Parcel(unit, batch))
+            while True:
+                try:
+                    future.result(0.25)
+                    return
+                except FutureTimeoutError:
+                    channel.sink.check()
+                    if time.monotonic() > deadline:
+                        raise DeadlineError(
+                            f"Longbow at {self.target.url} acknowledged nothing within {2 * self.target.timeout:g} s; "
+                            "the rows may still arrive"
+                        ) from None
+        except FletcherError:
+            channel.waiting.futures.pop(unit, None)
+            with self._lock:  # a sink that failed for good is done: the next request gets a new one
+                if channel.sink.failed and self._channels.get((dataset, dimension)) is channel:
+                    del self._channels[dataset, dimension]
+                    threading.Thread(target=channel.sink.close, daemon=True).start()
+            raise
+
+    def close(self) -> None:
+        """Ends the streams."""
+        with self._lock:
+            channels, self._channels = self._channels, {}
+        for channel in channels.values():
+            channel.sink.close()
+
+
+def _submit(texts: Sequence[str], options: EmbedOptions, engine: Engine) -> Future[Any]:
+    return engine.submit(texts, options)
+
+
+def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[int]]:
+    """Each document's id, and the rows that are the first with theirs.
+
+    Raises:
+        FieldError: a document without text, an id that does not fit, or one id for two texts.
+    """
+    digest = digester(identity.encode())
+    ids: list[int] = []
+    rows: list[int] = []
+    first: dict[int, str] = {}
+    for row, document in enumerate(documents):
+        field = f"documents[{row}]"
+        if not document.text or document.text.isspace():
+            raise FieldError(f"{field} has no text", f"{field}.text")
+        try:
+            if document.id is None:
+                number = candidate(digest(document.text), 0)
+            elif isinstance(document.id, str):
+                number = candidate(key_of(document.id), 0)
+            else:
+                number = whole_number(document.id)
+        except UnicodeEncodeError:
+            raise FieldError(f"{field} is no valid Unicode", f"{field}.text") from None
+        except InputError as error:
+            raise FieldError(f"{field}: {error}", f"{field}.id") from None
+        ids.append(number)
+        if number not in first:
+            first[number] = document.text
+            rows.append(row)
+        elif first[number] != document.text:
+            raise FieldError(
+                f"{field} has the id {number}, and a document before it with another text has it too", field
+            )
+    return ids, rows
+
+
+def flight_put(door: LongbowDoor | None, models: Models, descriptor: Any, reader: Any, writer: Any, trace: str) -> None:
+    """Answers `DoPut(["longbow", dataset])`: for each record batch, once it is acknowledged, metadata like Longbow's own.
+
+    The column `text`, or the only one of strings, is embedded; `id` is the id; the others are kept as metadata.
+
+    Raises:
+        InputError: the path, the columns or the rows cannot be used, or the server has no Longbow.
+    """
+    path = [part.decode(errors="replace") for part in descriptor.path or []]
+    if len(path) != 2 or path[0] != "longbow":
+        raise UnknownRouteError(f'nothing is put at the path {path}; there is ["longbow", DATASET]')
+    door = require(door)
+    column = choose_column(_texts_alone(reader.schema), FlightOptions())
+    name = _texts_alone(reader.schema).field(column).name
+    first_row = 0
+    for number, batch in enumerate(_batches(reader), start=1):
+        texts = read_texts(batch, batch.schema.get_field_index(name), first_row)
+        others = [other for other in batch.schema.names if other not in (name, "id")]
+        ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
+        fields = batch.select(others).to_pylist() if others else [None] * len(texts)
+        documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
+        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), trace)
+        first_row += len(texts)
+        ack = {"status": "acked", "batch_id": number, "rows": len(texts), "sent": answer.sent}
+        writer.write(pa.py_buffer(json.dumps(ack).encode()))
+
+
+def _batches(reader: Any) -> Iterator[Any]:
+    for chunk in reader:
+        if chunk.data is not None and chunk.data.num_rows:
+            yield chunk.data
+
+
+def _texts_alone(schema: Any) -> Any:
+    """The schema without the id, which may be a string too."""
+    return pa.schema([field for field in schema if field.name != "id"])
+
+
+def require(door: LongbowDoor | None) -> LongbowDoor:
+    """The door, where the server has one.
+
+    Raises:
+        UnknownRouteError: it has none.
+    """
+    if door is None:
+        raise UnknownRouteError(
+            "this server has no Longbow: start it with fletcher-serve run DIR --longbow grpc://HOST:PORT"
+        )
+    return door

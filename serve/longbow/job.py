@@ -1,0 +1,459 @@
+"""The job: documents become vectors and go to Longbow, each once; what happened is counted, and adds up.
+
+    in = sent + known + duplicates + failed
+
+`known` are documents that an earlier run of the same journal brought there: after a kill, or in an incremental update.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.errors import FletcherError, InputError, ServiceError
+from fletcher.runtime.reporter import Progress
+
+from ..textchunks import TextChunk, TextSource
+from .capacity import CapacityWatch
+from .connection import Connection, Readiness, Target
+from .documents import DeadLetters
+from .ids import digester, key_of, whole_number
+from .journal import Claim, Entry, Journal
+from .schema import longbow_schema, make_batch, widen
+from .sink import Parcel, Sink, SinkOptions, take_back, wait_until_quiet
+
+__all__ = ["IngestOptions", "IngestSummary", "Ingestion", "journal_facts"]
+
+
+@dataclass(frozen=True, slots=True)
+class IngestOptions:
+    """What a job does with documents.
+
+    Attributes:
+        embed: how texts become vectors.
+        with_text: whether the texts go to Longbow too.
+        id_column: the column that says who a document is; None is its content.
+        remove_missing: delete the documents of earlier runs that the input has no more.
+        allow_unnormalized: send vectors whose norm is not 1.
+        dry_run: count, compute and send nothing.
+    """
+
+    embed: EmbedOptions = field(default_factory=EmbedOptions)
+    with_text: bool = True
+    id_column: str | None = None
+    remove_missing: bool = False
+    allow_unnormalized: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSummary:
+    """What a job did: read = sent + known + duplicates + failed.
+
+    Attributes:
+        dataset: where the rows are.
+        model: the card's name.
+        variant: the graph that ran.
+        read: documents in the input.
+        sent: embedded and acknowledged in this run; with `dry_run`, those that would be.
+        replaced: of them, those whose former content was deleted.
+        known: in Longbow from an earlier run.
+        duplicates: same content, or same id and content, as one before in the input.
+        failed: could not be used; the dead-letter file has them.
+        removed: documents of earlier runs that the input has no more, deleted.
+        tokens: that the model saw.
+        truncated_texts: longer than the model's limit.
+        dropped_tokens: cut from them.
+        retries: streams that failed and were opened anew.
+        index_len: vectors in Longbow's index at the end; None where it was not asked.
+        missing: rows that Longbow acknowledged and does not have; the next run sends them.
+        surplus: index entries beyond those that this journal knows of: rows of others, or that arrived twice.
+        tombstones: index entries of rows that were deleted because it was not known whether they had arrived.
+        memory_share: highest share of Longbow's memory that its metrics told.
+        seconds: from the first document read to the count at the end.
+        rows_per_second: rows sent by these seconds.
+        tokens_per_second: tokens by these seconds.
+    """
+
+    dataset: str
+    model: str
+    variant: str
+    read: int
+    sent: int
+    replaced: int
+    known: int
+    duplicates: int
+    failed: int
+    removed: int
+    tokens: int
+    truncated_texts: int
+    dropped_tokens: int
+    retries: int
+    index_len: int | None
+    missing: int
+    surplus: int
+    tombstones: int
+    memory_share: float | None
+    seconds: float
+    rows_per_second: float
+    tokens_per_second: float
+
+
+@dataclass(slots=True)
+class _Counts:
+    read: int = 0
+    sent: int = 0
+    replaced: int = 0
+    known: int = 0
+    duplicates: int = 0
+    failed: int = 0
+    removed: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    dropped: int = 0
+
+
+def journal_facts(encoder: Encoder, dataset: str, options: IngestOptions) -> dict[str, str]:
+    """What a journal belongs to: change any of these, and the rows in Longbow would not be of one kind."""
+    return {
+        "dataset": dataset,
+        "model": encoder.card.name,
+        "model_digest": encoder.artifact.digest,
+        "variant": encoder.variant.name,
+        "embed_options": repr(options.embed),
+        "id_column": options.id_column or "",
+        "with_text": str(options.with_text),
+    }
+
+
+#: Bytes of JSON that every row's metadata begins with are made once a job.
+_encode: Final = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class Ingestion:
+    """One run of a job over one source."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        source: TextSource,
+        target: Target,
+        dataset: str,
+        journal: Journal,
+        letters: DeadLetters,
+        options: IngestOptions,
+        *,
+        sink_options: SinkOptions,
+        watch: CapacityWatch,
+        progress: Progress,
+        trace: str = "",
+    ) -> None:
+        """
+        Args:
+            encoder: the model.
+            source: documents.
+            target: where Longbow is.
+            dataset: where the rows go.
+            journal: what happened before, and what happens.
+            letters: takes what cannot be used.
+            options: what is done.
+            sink_options: how rows are sent.
+            watch: Longbow's metrics.
+            progress: counts rows and tokens as they are acknowledged, and batches.
+            trace: an id that every row's metadata carries; empty is none.
+        """
+        self._encoder = encoder
+        self._source = source
+        self._target = target
+        self._dataset = dataset
+        self._journal = journal
+        self._letters = letters
+        self._options = options
+        self._sink_options = sink_options
+        self._watch = watch
+        self._progress = progress
+        self._counts = _Counts()
+        self._digest = digester(repr(sorted(journal_facts(encoder, dataset, options).items())).encode())
+        constant = {
+            "model": encoder.card.name,
+            "digest": encoder.artifact.digest,
+            "variant": encoder.variant.name,
+            "input_type": options.embed.input_type or "document",
+            **({"trace": trace} if trace else {}),
+            "source": source.name,
+            "chunk": 0,
+        }
+        self._metadata_head = _encode(constant).decode()[:-1]
+        self._taken: deque[tuple[TextChunk, Claim]] = deque()
+        self._tokens_of: dict[int, int] = {}
+        self._lock = threading.Lock()
+        self._sink: Sink | None = None
+
+    def run(self) -> IngestSummary:
+        """Does it.
+
+        Raises:
+            InputError: the options, the input or the dataset cannot be used.
+            ServiceError: Longbow is away for too long; run again to go on.
+        """
+        options, counts = self._options, self._counts
+        self._encoder.check(options.embed)
+        if options.id_column is not None and options.id_column not in self._source.schema.names:
+            found = ", ".join(map(repr, self._source.schema.names)) or "none"
+            raise InputError(f"{self._source.name} has no column {options.id_column!r} for ids; it has {found}")
+        started = time.monotonic()
+        if options.dry_run:
+            for _ in self._claimed():
+                self._taken.clear()
+            counts.sent = counts.read - counts.known - counts.duplicates - self._failed
+            return self._summary(time.monotonic() - started, 0, None, 0, 0)
+        with Connection(self._target) as connection:
+            self._begin(connection)
+            dimension = options.embed.dimensions or self._encoder.dimension
+            schema = longbow_schema(dimension, with_text=options.with_text)
+            with Sink(
+                self._target,
+                self._dataset,
+                schema,
+                self._journal,
+                self._sink_options,
+                on_done=self._done,
+                hold=self._watch.hold,
+            ) as sink:
+                self._sink = sink
+                try:
+                    for embeddings in self._encoder.stream(self._claimed(), options.embed):
+                        chunk, claim = self._taken.popleft()
+                        sink.send(self._parcel(schema, chunk, claim, embeddings))
+                except FletcherError:
+                    sink.flush()  # what was computed before is good: let none of it be in doubt
+                    raise
+                sink.flush()
+                retries = sink.retries
+            if options.remove_missing:
+                self._remove(connection)
+            index_len, missing, surplus = self._verify(connection)
+        return self._summary(time.monotonic() - started, retries, index_len, missing, surplus)
+
+    def told(self) -> str:
+        """What a line of progress says besides the rows."""
+        sink = self._sink
+        parts = [f"{sink.open_parcels} batches queued, {sink.retries} retries" if sink is not None else ""]
+        parts.append(self._watch.told())
+        return ", ".join(part for part in parts if part)
+
+    # Before -----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, connection: Connection) -> None:
+        """Finds out what became of what an earlier run left in doubt."""
+        state = _reach(connection, self._dataset, self._sink_options.patience)
+        journal = self._journal
+        if journal.fact("baseline") is None:
+            journal.set_fact("baseline", str(state.index_len))
+        elif state.status == "NOT_FOUND" and journal.acked_rows:
+            journal.forget_all()  # somebody deleted the dataset, or it was never made durable
+        for unit, ids in journal.in_doubt():
+            journal.add("extra", take_back(connection, self._dataset, ids.tolist()))
+            journal.settled(unit)
+
+    # During -----------------------------------------------------------------------------------------------------------
+
+    def _claimed(self) -> Iterator[list[str]]:
+        """The texts that must be embedded, some at a time; the chunks that they are of wait in `_taken`."""
+        for chunk in self._source.chunks:
+            rows, entries = self._entries(chunk)
+            claim = self._journal.claim(entries, dry=self._options.dry_run)
+            keep = []
+            for row, verdict in zip(rows, claim.verdicts, strict=True):
+                if verdict.kind == "send":
+                    keep.append(row)
+                elif verdict.kind == "known":
+                    self._counts.known += 1
+                    self._advance(1, 0)
+                elif verdict.kind == "duplicate":
+                    self._counts.duplicates += 1
+                    self._advance(1, 0)
+                else:
+                    error = InputError(
+                        f"{self._source.name}, row {chunk.first_row + row} (from 0): its id came before in the input with "
+                        "another text; the first one is kept"
+                    )
+                    self._fail(chunk, row, error)
+            if not keep:
+                continue
+            verdicts = [verdict for verdict in claim.verdicts if verdict.kind == "send"]
+            carried = chunk.carried
+            if len(carried.schema):
+                carried = carried.take(np.array(keep, np.int64))
+            texts = chunk.texts if len(keep) == len(chunk.texts) else [chunk.texts[row] for row in keep]
+            self._taken.append((TextChunk(chunk.first_row, texts, carried), replace(claim, verdicts=verdicts)))
+            yield texts
+
+    def _entries(self, chunk: TextChunk) -> tuple[list[int], list[Entry]]:
+        """The rows of a chunk that can be used, and who they are."""
+        self._counts.read += len(chunk.texts)
+        names = None
+        if self._options.id_column is not None:
+            names = chunk.carried.column(self._options.id_column).to_pylist()
+        rows, entries = [], []
+        for row, text in enumerate(chunk.texts):
+            if not text or text.isspace():
+                where = f"{self._source.name}, row {chunk.first_row + row} (from 0)"
+                self._fail(chunk, row, InputError(f"{where}: there is no text"))
+                continue
+            digest = self._digest(text)
+            if names is None:
+                entry = Entry(digest, digest)
+            else:
+                try:
+                    entry = _named_entry(names[row], digest)
+                except InputError as error:
+                    where = f"{self._source.name}, row {chunk.first_row + row} (from 0)"
+                    self._fail(chunk, row, InputError(f"{where}: {error}"))
+                    continue
+            rows.append(row)
+            entries.append(entry)
+        return rows, entries
+
+    def _fail(self, chunk: TextChunk, row: int, error: InputError) -> None:
+        self._counts.failed += 1
+        self._advance(1, 0)
+        others = chunk.carried.slice(row, 1).to_pylist()[0] if len(chunk.carried.schema) else {}
+        self._letters.add(error, chunk.texts[row], others)
+
+    @property
+    def _failed(self) -> int:
+        """Rows of chunks that failed; those that could not even be read are the dead letters' alone."""
+        return self._counts.failed
+
+    def _parcel(self, schema: Any, chunk: TextChunk, claim: Claim, embeddings: Embeddings) -> Parcel:
+        vectors = widen(embeddings, allow_unnormalized=self._options.allow_unnormalized)
+        ids: NDArray[np.int64] = np.array([verdict.id for verdict in claim.verdicts], np.int64)
+        counts, tokens = self._counts, int(embeddings.tokens.sum())
+        counts.tokens += tokens
+        counts.truncated += int(np.count_nonzero(embeddings.dropped))
+        counts.dropped += int(embeddings.dropped.sum())
+        stale = [verdict.id for verdict in claim.verdicts if verdict.stale]
+        counts.replaced += len(stale)
+        self._tokens_of[claim.unit] = tokens
+        metadata = self._metadata(chunk)
+        return Parcel(claim.unit, make_batch(schema, ids, vectors, chunk.texts, metadata), stale)
+
+    def _metadata(self, chunk: TextChunk) -> list[str]:
+        if not len(chunk.carried.schema):
+            return [self._metadata_head + "}"] * len(chunk.texts)
+        head = self._metadata_head + ',"fields":'
+        return [head + _encode(fields).decode() + "}" for fields in chunk.carried.to_pylist()]
+
+    def _done(self, parcel: Parcel) -> None:
+        self._counts.sent += parcel.batch.num_rows
+        self._advance(parcel.batch.num_rows, self._tokens_of.pop(parcel.unit, 0))
+
+    def _advance(self, rows: int, tokens: int) -> None:
+        with self._lock:
+            self._progress.advance(rows, tokens)
+
+    # After ------------------------------------------------------------------------------------------------------------
+
+    def _remove(self, connection: Connection) -> None:
+        """Deletes what the input has no more."""
+        for ids in self._journal.unseen():
+            for row in ids.tolist():
+                connection.delete(self._dataset, row)
+            self._journal.remove(ids)
+            self._counts.removed += len(ids)
+
+    def _verify(self, connection: Connection) -> tuple[int | None, int, int]:
+        """Counts what arrived: `READY` alone hides rows that were dropped after OK.
+
+        Returns:
+            `index_len`, rows missing, and index entries too many.
+        """
+        journal = self._journal
+        least = journal.count("baseline") + journal.acked_rows
+        most = least + journal.count("extra")
+        index_len = wait_until_quiet(connection, self._dataset, self._sink_options.patience)
+        if least <= index_len <= most:
+            # What was taken back may have been counted more than once; now it is known.
+            journal.set_fact("extra", str(index_len - least))
+            return index_len, 0, 0
+        if index_len > most:
+            return index_len, 0, index_len - most
+        # Fewer than there should be: read which. The whole dataset crosses the network for that.
+        there = connection.ids(self._dataset)
+        absent = np.setdiff1d(journal.ids(), there)
+        journal.forget(absent)
+        journal.add("baseline", index_len - least)  # from here on counting begins with what is there
+        unindexed = max(0, least - index_len - len(absent))
+        if unindexed and not len(absent):
+            raise ServiceError(
+                f"Longbow has all rows of {self._dataset!r}, but {unindexed:,} of them are not in its index, and no search "
+                "finds them. It says READY all the same. Make the dataset anew"
+            )
+        return index_len, len(absent), 0
+
+    def _summary(
+        self, seconds: float, retries: int, index_len: int | None, missing: int, surplus: int
+    ) -> IngestSummary:
+        counts, seconds = self._counts, max(seconds, 1e-9)
+        unread = self._letters.count - self._failed
+        return IngestSummary(
+            dataset=self._dataset,
+            model=self._encoder.card.name,
+            variant=self._encoder.variant.name,
+            read=counts.read + unread,
+            sent=counts.sent,
+            replaced=counts.replaced,
+            known=counts.known,
+            duplicates=counts.duplicates,
+            failed=self._letters.count,
+            removed=counts.removed,
+            tokens=counts.tokens,
+            truncated_texts=counts.truncated,
+            dropped_tokens=counts.dropped,
+            retries=retries,
+            index_len=index_len,
+            missing=missing,
+            surplus=surplus,
+            tombstones=self._journal.count("extra"),
+            memory_share=self._watch.highest_share,
+            seconds=round(seconds, 3),
+            rows_per_second=round(counts.sent / seconds, 1),
+            tokens_per_second=round(counts.tokens / seconds, 1),
+        )
+
+
+def _named_entry(name: object, digest: bytes) -> Entry:
+    """A document with an id of its own.
+
+    Raises:
+        InputError: it has none, or one that does not fit.
+    """
+    if name is None or name == "":
+        raise InputError("the id is missing")
+    if isinstance(name, str):
+        return Entry(key_of(name), digest)
+    number = whole_number(name)
+    return Entry(b"fletcher-id:" + number.to_bytes(4, "big"), digest, number)
+
+
+def _reach(connection: Connection, dataset: str, patience: float) -> Readiness:
+    """The first word with Longbow: tries again for a while."""
+    deadline = time.monotonic() + min(patience, connection.target.timeout)
+    while True:
+        try:
+            return connection.readiness(dataset)
+        except ServiceError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)

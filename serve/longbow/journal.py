@@ -1,0 +1,362 @@
+"""What became of every document, on disk (SQLite). Whenever the process is killed, the next one knows where it stands.
+
+A document is claimed, with its id and its unit, before anything of it is sent; a unit is a few hundred documents that go out
+together and has one of three states:
+
+    CLAIMED   nothing of it was sent
+    SENDING   some of it may have been: in doubt, until Longbow is asked
+    ACKED     Longbow has all of it, as far as it says
+
+Commits survive the process (write-ahead log, synchronous=NORMAL); a power failure may undo the last ones, and then rows that
+Longbow has are sent again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime.errors import InputError
+
+from .ids import candidate
+
+__all__ = ["Claim", "Entry", "Journal", "Verdict"]
+
+CLAIMED: Final = 0
+SENDING: Final = 1
+ACKED: Final = 2
+
+#: The unit of documents that were removed; their rows stay, so that others find their ids where they left them.
+REMOVED: Final = -1
+
+FORMAT: Final = "1"
+
+TABLES: Final = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS units (unit INTEGER PRIMARY KEY, state INTEGER NOT NULL, rows INTEGER NOT NULL, ids BLOB);
+CREATE TABLE IF NOT EXISTS documents (
+  id INTEGER PRIMARY KEY, key BLOB NOT NULL, digest BLOB NOT NULL, unit INTEGER NOT NULL, run INTEGER NOT NULL,
+  stale INTEGER NOT NULL DEFAULT 0);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A document of the input.
+
+    Attributes:
+        key: who it is, 16 bytes.
+        digest: what it says, 16 bytes.
+        fixed: the id that its user gave it, or None.
+    """
+
+    key: bytes
+    digest: bytes
+    fixed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What to do with a document.
+
+    Attributes:
+        kind: `send`; `known`, it is in Longbow already; `duplicate` of one in this run; `conflict`, one in this run had the
+            same key and said something else.
+        id: its id.
+        stale: whether a row of its former content must be deleted first.
+    """
+
+    kind: str
+    id: int
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Documents that were looked up together.
+
+    Attributes:
+        unit: of those to send.
+        verdicts: one a document, in order.
+    """
+
+    unit: int
+    verdicts: Sequence[Verdict]
+
+
+class Journal:
+    """One file, one writer. Safe to use from several threads; a context manager."""
+
+    def __init__(self, path: Path, facts: Mapping[str, str]) -> None:
+        """Opens or makes a journal, and begins a run.
+
+        Args:
+            path: of the file.
+            facts: what must not change as long as it lives: the model's digest, the dataset, the options. By name.
+
+        Raises:
+            InputError: it is another model's or dataset's, no journal, or somebody else writes it.
+            OSError: it cannot be written, for example because the disk is full.
+        """
+        self.path = path
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent} for the journal; make it first")
+        self._lock = threading.RLock()
+        with self._named():
+            self._db = sqlite3.connect(path, timeout=1.0, check_same_thread=False, isolation_level=None)
+        try:
+            with self._named():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                # One writer at a time: two jobs on one journal would each claim what the other sends.
+                self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+                self._db.execute("PRAGMA cache_size=-16384")
+                self._db.execute("BEGIN EXCLUSIVE")
+                for statement in TABLES.split(";"):
+                    self._db.execute(statement)
+                self._db.execute("COMMIT")
+            self._check({"format": FORMAT, **facts})
+            self.run = int(self.fact("run") or 0) + 1
+            self._unit = self._number("SELECT max(unit) FROM units")
+            self.set_fact("run", str(self.run))
+            self._open = {row[0] for row in self._rows("SELECT unit FROM units WHERE state != ?", ACKED)}
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _check(self, facts: Mapping[str, str]) -> None:
+        for name, value in facts.items():
+            found = self.fact(name)
+            if found is None:
+                self.set_fact(name, value)
+            elif found != value:
+                raise InputError(
+                    f"{self.path} is the journal of another job: its {name} is {found!r}, and this job's is {value!r}. "
+                    "Name another journal with --journal, or run the job that it belongs to"
+                )
+
+    # Facts ------------------------------------------------------------------------------------------------------------
+
+    def fact(self, name: str) -> str | None:
+        """A fact, or None."""
+        rows = self._rows("SELECT value FROM facts WHERE name = ?", name)
+        return rows[0][0] if rows else None
+
+    def set_fact(self, name: str, value: str) -> None:
+        """Writes a fact down."""
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+    def count(self, name: str) -> int:
+        """A fact that is a number; 0 where it is none."""
+        return int(self.fact(name) or 0)
+
+    def add(self, name: str, amount: int) -> None:
+        """Adds to a fact that is a number."""
+        with self._lock:
+            self.set_fact(name, str(self.count(name) + amount))
+
+    # Documents --------------------------------------------------------------------------------------------------------
+
+    def claim(self, entries: Sequence[Entry], *, dry: bool = False) -> Claim:
+        """Decides what to do with documents, and writes it down.
+
+        Args:
+            entries: in the input's order.
+            dry: write nothing down.
+        """
+        with self._transaction(rollback=dry):
+            self._unit += 1
+            unit = self._unit
+            known = self._lookup([self._first_choice(entry) for entry in entries])
+            writes: dict[int, tuple[int, bytes, bytes, int, int, int]] = {}
+            verdicts = [self._decide(entry, unit, known, writes) for entry in entries]
+            self._db.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)", writes.values())
+            ids = [verdict.id for verdict in verdicts if verdict.kind == "send"]
+            if ids:
+                blob = np.array(ids, np.int64).tobytes()
+                self._db.execute("INSERT INTO units VALUES (?, ?, ?, ?)", (unit, CLAIMED, len(ids), blob))
+        return Claim(unit, verdicts)
+
+    def _first_choice(self, entry: Entry) -> int:
+        return candidate(entry.key, 0) if entry.fixed is None else entry.fixed
+
+    def _lookup(self, ids: Sequence[int]) -> dict[int, tuple[bytes, bytes, int, int, int]]:
+        found = {}
+        for start in range(0, len(ids), 5000):  # SQLite takes 32,766 parameters
+            part = ids[start : start + 5000]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT id, key, digest, unit, run, stale FROM documents WHERE id IN ({marks})"
+            for row in self._db.execute(query, part):
+                found[row[0]] = row[1:]
+        return found
+
+    def _decide(
+        self,
+        entry: Entry,
+        unit: int,
+        known: dict[int, tuple[bytes, bytes, int, int, int]],
+        writes: dict[int, tuple[int, bytes, bytes, int, int, int]],
+    ) -> Verdict:
+        choice = 0
+        row = self._first_choice(entry)
+        while (found := known.get(row)) is not None and found[0] != entry.key:
+            choice += 1  # the id is another document's
+            row = candidate(entry.key, choice)
+            if row not in known:
+                known.update(self._lookup([row]))
+        verdict, state = self._judge(entry, row, unit, found)
+        if state is not None:
+            known[row] = state
+            writes[row] = (row, *state)
+        return verdict
+
+    def _judge(
+        self, entry: Entry, row: int, unit: int, found: tuple[bytes, bytes, int, int, int] | None
+    ) -> tuple[Verdict, tuple[bytes, bytes, int, int, int] | None]:
+        """What to do with a document, and how it stands in the table from now on."""
+        if found is None or found[2] == REMOVED:
+            return Verdict("send", row), (entry.key, entry.digest, unit, self.run, 0)
+        _, digest, former, run, stale = found
+        if run == self.run:
+            return Verdict("duplicate" if digest == entry.digest else "conflict", row), None
+        if former in self._open:  # claimed by a run that did not come to its end
+            return Verdict("send", row, bool(stale)), (entry.key, entry.digest, unit, self.run, stale)
+        if digest == entry.digest:
+            return Verdict("known", row), (entry.key, digest, former, self.run, 0)
+        return Verdict("send", row, True), (entry.key, entry.digest, unit, self.run, 1)
+
+    def unseen(self) -> Iterator[NDArray[np.int64]]:
+        """Ids of documents that this run did not meet, some at a time; to be removed before the next ones are asked for."""
+        query = "SELECT id FROM documents WHERE run < ? AND unit != ? LIMIT 1000"
+        while rows := self._rows(query, self.run, REMOVED):
+            yield np.array([row[0] for row in rows], np.int64)
+
+    def remove(self, ids: NDArray[np.int64]) -> None:
+        """Writes down that documents are gone."""
+        with self._transaction():
+            self._db.executemany("UPDATE documents SET unit = ? WHERE id = ?", [(REMOVED, row) for row in ids.tolist()])
+
+    def ids(self) -> NDArray[np.int64]:
+        """Ids of every document that Longbow should have, int64, (n,)."""
+        with self._lock, self._named():
+            query = """SELECT id FROM documents WHERE unit IN (SELECT unit FROM units WHERE state = ?)"""
+            return np.fromiter((row[0] for row in self._db.execute(query, (ACKED,))), np.int64)
+
+    def forget(self, ids: NDArray[np.int64]) -> None:
+        """Writes down that Longbow does not have these: the next run that meets them sends them."""
+        with self._transaction():
+            self._unit += 1
+            self._db.execute("INSERT INTO units VALUES (?, ?, ?, NULL)", (self._unit, CLAIMED, 0))
+            self._db.executemany(
+                "UPDATE documents SET unit = ? WHERE id = ?", [(self._unit, row) for row in ids.tolist()]
+            )
+            self._open.add(self._unit)
+
+    def forget_all(self) -> int:
+        """The same for all of them, where the dataset is gone. Returns how many those were."""
+        with self._transaction():
+            lost = self._number("SELECT count(*) FROM documents WHERE unit != -1")
+            self._db.execute("DELETE FROM units")
+            self._db.execute("DELETE FROM documents")
+        self._open.clear()
+        for name in ("baseline", "extra"):
+            self.set_fact(name, "0")
+        return lost
+
+    # Units ------------------------------------------------------------------------------------------------------------
+
+    def sending(self, unit: int) -> None:
+        """Something of a unit is about to be sent."""
+        with self._transaction():
+            self._db.execute("UPDATE units SET state = ? WHERE unit = ?", (SENDING, unit))
+
+    def acked(self, unit: int) -> None:
+        """Longbow has all of a unit."""
+        with self._transaction():
+            self._db.execute("UPDATE units SET state = ?, ids = NULL WHERE unit = ?", (ACKED, unit))
+
+    def in_doubt(self) -> list[tuple[int, NDArray[np.int64]]]:
+        """Units of earlier runs that may have arrived in part, with their ids."""
+        rows = self._rows("SELECT unit, ids FROM units WHERE state = ?", SENDING)
+        return [(unit, np.frombuffer(ids, np.int64)) for unit, ids in rows]
+
+    def settled(self, unit: int) -> None:
+        """A unit that was in doubt is not in Longbow, neither its rows nor what they were to replace."""
+        with self._transaction():
+            self._db.execute("UPDATE documents SET stale = 0 WHERE unit = ?", (unit,))
+            self._db.execute("UPDATE units SET state = ? WHERE unit = ?", (CLAIMED, unit))
+
+    @property
+    def acked_rows(self) -> int:
+        """Rows that were acknowledged, over all runs; those that were replaced or removed since among them."""
+        return self._number("SELECT sum(rows) FROM units WHERE state = 2")
+
+    # SQLite -----------------------------------------------------------------------------------------------------------
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with self._lock, self._named():
+            return self._db.execute(query, values).fetchall()
+
+    def _number(self, query: str) -> int:
+        return int(self._rows(query)[0][0] or 0)
+
+    @contextmanager
+    def _transaction(self, *, rollback: bool = False) -> Iterator[None]:
+        with self._lock, self._named():
+            if self._db.in_transaction:  # inside another one of this thread
+                yield
+                return
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("ROLLBACK" if rollback else "COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """SQLite's errors as ours."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                raise InputError(
+                    f"{self.path}: another job writes this journal; wait for it, or name another with --journal"
+                ) from error
+            if "full" in text or "disk I/O" in text:
+                raise OSError(
+                    28, "no space left for the journal; run the job again once there is some", str(self.path)
+                ) from error
+            if "unable to open" in text or "readonly" in text:
+                raise InputError(
+                    f"{self.path}: the journal cannot be written ({text}); name another with --journal"
+                ) from error
+            raise InputError(
+                f"{self.path} is no journal of Fletcher's, or damaged ({text}); name another file"
+            ) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._lock:
+            self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,101 @@
+"""Longbow's columns: what a row is there, and what of ours cannot be one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fletcher.runtime import Embeddings
+from fletcher.runtime.errors import InputError
+
+__all__ = ["MAX_ID", "longbow_schema", "make_batch", "widen"]
+
+#: Search gives ids of 32 bits.
+MAX_ID: Final = 2**32 - 1
+
+#: How far from 1 a norm may be: float16 rounds a component by up to 2^-11 of itself, so a norm by less than 0.0005.
+NORM_TOLERANCE: Final = 1e-3
+
+
+def longbow_schema(dimension: int, *, with_text: bool) -> pa.Schema:
+    """The columns of a dataset. Longbow wants one schema for a dataset's life, the list's inner nullability included.
+
+    Args:
+        dimension: of the vectors.
+        with_text: whether the texts go along; every string column enters Longbow's full-text index.
+    """
+    fields = [
+        pa.field("id", pa.int64()),
+        pa.field("vector", pa.list_(pa.field("item", pa.float32()), dimension)),
+        *([pa.field("text", pa.string())] if with_text else []),
+        pa.field("metadata", pa.string()),
+        pa.field("timestamp", pa.timestamp("ns")),
+    ]
+    return pa.schema(fields)
+
+
+def widen(embeddings: Embeddings, *, allow_unnormalized: bool) -> NDArray[np.float32]:
+    """Vectors as Longbow's float32, checked.
+
+    float16 and int8 vectors are widened: float16 exactly, of int8 each element is within half a scale of the model's own.
+
+    Args:
+        embeddings: float32, float16 or int8 vectors.
+        allow_unnormalized: whether vectors whose norm is not 1 may pass.
+
+    Returns:
+        float32, (n, dimension).
+
+    Raises:
+        InputError: bits instead of numbers, or vectors that Longbow would rank by something else than cosine.
+    """
+    vectors = embeddings.vectors
+    if vectors.dtype == np.uint8:
+        raise InputError("Longbow indexes float32 vectors; of ubinary ones only the signs are left: use float32")
+    if embeddings.scales is not None:
+        wide = vectors.astype(np.float32) * embeddings.scales[:, None]
+        if not allow_unnormalized:  # rounding moved the norm by up to 1 %, which is no other model's doing
+            wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+    else:
+        wide = np.ascontiguousarray(vectors, np.float32)
+    if not allow_unnormalized and len(wide):
+        norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+        if not (np.abs(norms - 1) <= NORM_TOLERANCE).all():  # NaN fails this too
+            worst = float(norms[int(np.argmax(np.abs(norms - 1)))])
+            raise InputError(
+                f"a vector has the norm {worst:.4g} and not 1. Longbow knows Euclidean distance only, which ranks as cosine "
+                "does for normalised vectors alone: use a model that normalises, or ask for it with --allow-unnormalized"
+            )
+    return wide
+
+
+def make_batch(
+    schema: pa.Schema,
+    ids: NDArray[np.int64],
+    vectors: NDArray[np.float32],
+    texts: Sequence[str],
+    metadata: Sequence[str],
+) -> pa.RecordBatch:
+    """Rows for Longbow; the vectors stay where they are.
+
+    Args:
+        schema: from `longbow_schema`.
+        ids: int64, (n,), 0 to 2^32 - 1.
+        vectors: float32, (n, dimension).
+        texts: n of them; left out where the schema has no place for them.
+        metadata: JSON, n of them.
+    """
+    columns = {
+        "id": pa.array(ids),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=schema.field("vector").type),
+        "metadata": pa.array(metadata, pa.string()),
+        "timestamp": pa.array(np.full(len(ids), time.time_ns(), "datetime64[ns]")),
+    }
+    if "text" in schema.names:
+        columns["text"] = pa.array(texts, pa.string())
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)

@@ -1,0 +1,447 @@
+"""A double of the Longbow vector database on pyarrow.flight: what its source does, its silent losses and its traps included.
+
+Read from github 23skdu/longbow (`internal/store`: do_exchange.go, store_actions.go, store_query.go, servers.go). It has of
+the real server:
+
+- DoPut gathers up to 50,000 rows or 32 MiB, so its errors come late; at most one PutResult, at the stream's start.
+- DoExchange `["ingest", dataset]` acknowledges each batch, numbered from 1 a stream.
+- A repeated id leaves both rows; `delete` takes the id as a string and marks the row that came last under it, and only that;
+  `index_len` counts marked rows too. Nothing is overwritten.
+- Over 90 % of its memory writers block without an error; past the limit rows are dropped after OK.
+- Only the column `vector` of float32 lists is indexed; of float16 vectors only the first row. `READY` hides that.
+- Search is Euclidean whatever was asked for, answers are kept for 60 s, ids come back cut to 32 bits.
+- The data port has no ListFlights and no GetFlightInfo, the meta port no DoPut and no DoExchange.
+
+What it has not: durability, eviction, sharding, the mesh, full-text search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.flight as fl
+
+GATHER_ROWS = 50_000
+GATHER_BYTES = 32 * 2**20
+CACHE_SECONDS = 60.0
+#: Share of the memory limit above which writers block.
+BLOCKING = 0.9
+
+
+@dataclass
+class Faults:
+    """What goes wrong, until it is taken back.
+
+    Attributes:
+        refuse: every call fails with Unavailable.
+        hang: every call waits, without a word.
+        drop_rows: so many rows are dropped after OK.
+        fail_batches: so many of the next batches fail with Internal, after they were read.
+        lose_acks: so many of the next batches are stored, and their stream ends before the acknowledgement.
+        slow_down: streams begin with the PutResult that asks for patience.
+        ack_seconds: an acknowledgement takes so long.
+        busy: `check_readiness` says BUSY.
+        lose_index: so many rows are stored and never indexed, which READY hides.
+    """
+
+    refuse: bool = False
+    hang: bool = False
+    drop_rows: int = 0
+    fail_batches: int = 0
+    lose_acks: int = 0
+    slow_down: bool = False
+    ack_seconds: float = 0.0
+    busy: bool = False
+    lose_index: int = 0
+
+
+@dataclass
+class Dataset:
+    """Rows in the order of their arrival, and which of them are marked as deleted."""
+
+    schema: pa.Schema
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    deleted: set[tuple[int, int]] = field(default_factory=set)
+    last: dict[int, tuple[int, int]] = field(default_factory=dict)
+    rows: int = 0
+    indexed: int = 0
+
+
+class Store:
+    """The state behind both ports."""
+
+    def __init__(self, *, max_memory: int = 1 << 30, keep: bool = True) -> None:
+        """
+        Args:
+            max_memory: bytes, as LONGBOW_MAX_MEMORY.
+            keep: whether rows are kept; without, they are only counted, for measuring senders.
+        """
+        self.max_memory = max_memory
+        self.keep = keep
+        self.faults = Faults()
+        self.datasets: dict[str, Dataset] = {}
+        self.memory = 0
+        self.dropped = 0
+        self.searches: dict[bytes, tuple[float, pa.RecordBatch]] = {}
+        self.calls: list[str] = []
+        self.headers: list[dict[str, list[str]]] = []
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+
+    def enter(self, call: str) -> None:
+        """What every call meets first."""
+        self.calls.append(call)
+        while self.faults.hang and not self.closing.is_set():
+            time.sleep(0.01)
+        if self.faults.refuse:
+            raise fl.FlightUnavailableError("the server is shutting down")
+
+    def get(self, name: str) -> Dataset:
+        if name not in self.datasets:
+            raise pa.ArrowKeyError(f"dataset {name} not found")
+        return self.datasets[name]
+
+    def open(self, name: str, schema: pa.Schema) -> Dataset:
+        """The dataset, made on first use; refuses a schema that is no extension of it."""
+        with self.lock:
+            dataset = self.datasets.setdefault(name, Dataset(schema))
+        known = {column.name: column.type for column in dataset.schema}
+        for column in schema:
+            if column.name in known and known[column.name] != column.type:
+                if pa.types.is_fixed_size_list(column.type) and pa.types.is_fixed_size_list(known[column.name]):
+                    sizes = known[column.name].list_size, column.type.list_size
+                    if sizes[0] != sizes[1]:
+                        raise pa.ArrowInvalid(f"dimension mismatch: expected {sizes[0]}, got {sizes[1]}")
+                raise pa.ArrowInvalid(
+                    f"schema mismatch: field {column.name} has type {column.type}, was {known[column.name]}"
+                )
+        return dataset
+
+    def append(self, dataset: Dataset, batch: pa.RecordBatch, context: Any = None) -> None:
+        """Stores and indexes a batch, or loses it without a word."""
+        while self.memory > BLOCKING * self.max_memory and not self.closing.is_set():
+            if context is not None and context.is_cancelled():
+                raise fl.FlightCancelledError("context canceled")
+            time.sleep(0.01)
+        if self.faults.drop_rows:
+            lost = min(self.faults.drop_rows, batch.num_rows)
+            self.faults.drop_rows -= lost
+            self.dropped += lost
+            batch = batch.slice(lost)
+        if self.memory + batch.nbytes > self.max_memory:  # the hard check: logged there, told to nobody
+            self.dropped += batch.num_rows
+            return
+        with self.lock:
+            if not self.keep:
+                dataset.rows += batch.num_rows
+                dataset.indexed += batch.num_rows
+                return
+            number = len(dataset.batches)
+            dataset.batches.append(batch)
+            dataset.rows += batch.num_rows
+            self.memory += batch.nbytes
+            if "id" in batch.schema.names:
+                for row, value in enumerate(batch.column("id").to_pylist()):
+                    dataset.last[value] = (number, row)
+            dataset.indexed += self._indexed(dataset, batch)
+
+    def _indexed(self, dataset: Dataset, batch: pa.RecordBatch) -> int:
+        """Rows of a batch that reach the index."""
+        if "vector" not in batch.schema.names or not pa.types.is_fixed_size_list(batch.schema.field("vector").type):
+            return 0
+        values = batch.schema.field("vector").type.value_type
+        if values == pa.float16():
+            return int(dataset.indexed == 0 and batch.num_rows > 0)
+        if values != pa.float32():
+            return 0
+        lost = min(self.faults.lose_index, batch.num_rows)
+        self.faults.lose_index -= lost
+        return int(batch.num_rows - lost)
+
+    def live(self, name: str) -> pa.Table:
+        """The dataset's rows without those that are marked: what DoGet by name gives."""
+        dataset = self.get(name)
+        with self.lock:
+            parts = []
+            for number, batch in enumerate(dataset.batches):
+                gone = [row for at, row in dataset.deleted if at == number]
+                if gone:
+                    batch = batch.filter(pa.array(~np.isin(np.arange(batch.num_rows), gone)))
+                parts.append(batch)
+            return pa.Table.from_batches(parts, dataset.schema)
+
+    def ids(self, name: str) -> list[int]:
+        """Ids of the live rows, in order; a repeated one comes twice."""
+        if name not in self.datasets:
+            return []
+        return sorted(self.live(name).column("id").to_pylist())
+
+    def search(self, name: str, vector: list[float], k: int) -> pa.RecordBatch:
+        key = json.dumps([name, vector, k]).encode()
+        known = self.searches.get(key)
+        if known and time.monotonic() - known[0] < CACHE_SECONDS:
+            return known[1]
+        dataset = self.get(name)
+        if not dataset.indexed:
+            raise fl.FlightServerError("FailedPrecondition: no index")
+        size = dataset.schema.field("vector").type.list_size
+        if len(vector) != size:
+            raise pa.ArrowInvalid(f"dimension mismatch: expected {size}, got {len(vector)}")
+        table = self.live(name).combine_chunks()
+        column = pc.list_flatten(table.column("vector")).to_numpy()
+        distances = np.linalg.norm(column.reshape(-1, size) - np.array(vector, np.float32), axis=1)
+        order = np.argsort(distances, kind="stable")[:k]
+        ids = table.column("id").to_numpy()[order].astype(np.uint32).astype(np.uint64)
+        scores = (1 / (1 + distances[order])).astype(np.float32)
+        found = pa.record_batch({"id": pa.array(ids, pa.uint64()), "score": pa.array(scores, pa.float32())})
+        self.searches[key] = (time.monotonic(), found)
+        return found
+
+
+def _ipc(batch: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+class _Headers(fl.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Writes down what callers say of themselves, as a proxy would see it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def start_call(self, info: Any, headers: dict[str, list[str]]) -> None:
+        self._store.headers.append(dict(headers))
+
+
+class _Port(fl.FlightServerBase):  # type: ignore[misc]
+    """What both ports answer to."""
+
+    def __init__(self, store: Store, location: str = "grpc://127.0.0.1:0", **options: Any) -> None:
+        super().__init__(location, middleware={"headers": _Headers(store)}, **options)
+        self.store = store
+
+    def do_action(self, context: Any, action: Any) -> Iterator[Any]:
+        self.store.enter(action.type)
+        body = json.loads(action.body.to_pybytes() or b"{}")
+        return iter([fl.Result(pa.py_buffer(self._answer(action.type, body)))])
+
+    def _answer(self, kind: str, body: dict[str, Any]) -> bytes:
+        store = self.store
+        if kind == "check_readiness":
+            name = body.get("dataset")
+            if store.faults.busy:
+                return json.dumps({"status": "BUSY", "reason": "global index queue has 3 jobs"}).encode()
+            if not name:
+                return b'{"status":"READY"}'
+            if name not in store.datasets:
+                return b'{"status":"NOT_FOUND","reason":"dataset not found"}'
+            return json.dumps({"status": "READY", "index_len": store.datasets[name].indexed}).encode()
+        if kind == "VectorSearch":
+            return _ipc(store.search(body["dataset"], body["vector"], body["k"]))
+        if kind == "delete":
+            if not isinstance(body["id"], str):  # Go's decoder: cannot unmarshal number into a string
+                raise pa.ArrowInvalid("invalid json body: json: cannot unmarshal number into Go struct field .id")
+            dataset = store.get(body["dataset"])
+            with store.lock:
+                place = dataset.last.get(int(body["id"]))
+                if place is None:
+                    raise pa.ArrowKeyError(f"id {body['id']} not found in dataset {body['dataset']}")
+                dataset.deleted.add(place)
+            return b"deleted"
+        if kind == "delete-dataset":
+            store.get(body["dataset"])
+            with store.lock:
+                gone = store.datasets.pop(body["dataset"])
+                store.memory -= sum(batch.nbytes for batch in gone.batches)
+            return b"deleted"
+        raise NotImplementedError(f"unknown action type {kind}")
+
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        self.store.enter("DoGet")
+        text = ticket.ticket.decode()
+        query = json.loads(text) if text.startswith("{") else {"name": text}
+        if wanted := query.get("search"):
+            found = self.store.search(wanted["dataset"], wanted["vector"], wanted["k"])
+            return fl.RecordBatchStream(pa.Table.from_batches([found]))
+        dataset = self.store.get(query["name"])
+        filters = query.get("filters") or []
+        if not filters:
+            return fl.RecordBatchStream(self.store.live(query["name"]))
+        table = pa.Table.from_batches(dataset.batches, dataset.schema)  # a filter sees marked rows too
+        for one in filters:
+            column = table.column(one["field"])
+            if one["operator"] not in ("=", "==", "eq"):
+                raise pa.ArrowInvalid(f"unsupported operator {one['operator']}")
+            table = table.filter(pc.equal(column, pa.scalar(one["value"]).cast(column.type)))
+        return fl.RecordBatchStream(table)
+
+
+class DataPort(_Port):
+    """Port 3000."""
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        self.store.enter("DoPut")
+        if self.store.faults.slow_down:
+            writer.write(pa.py_buffer(b'{"status": "slow_down", "reason": "wal_pressure"}'))
+        if not descriptor.path:
+            raise fl.FlightInternalError("missing flight descriptor path")
+        dataset = self.store.open(descriptor.path[0].decode(), reader.schema)
+        gathered: list[pa.RecordBatch] = []
+        for chunk in reader:
+            gathered.append(chunk.data)
+            rows = sum(batch.num_rows for batch in gathered)
+            if rows >= GATHER_ROWS or sum(batch.nbytes for batch in gathered) >= GATHER_BYTES:
+                self._flush(dataset, gathered, context)
+        self._flush(dataset, gathered, context)
+
+    def _flush(self, dataset: Dataset, gathered: list[pa.RecordBatch], context: Any) -> None:
+        if self.store.faults.fail_batches and gathered:
+            self.store.faults.fail_batches -= 1
+            raise fl.FlightInternalError("flush failed: WAL write failed")
+        for batch in gathered:
+            self.store.append(dataset, batch, context)
+        gathered.clear()
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        self.store.enter("DoExchange")
+        path = [part.decode() for part in descriptor.path or []]
+        if path[:1] != ["ingest"] or len(path) < 2:
+            raise pa.ArrowInvalid("DoExchange ingest requires dataset name in path")
+        dataset = self.store.open(path[1], reader.schema)
+        faults = self.store.faults
+        number = 0
+        for chunk in reader:
+            if chunk.data is None:
+                continue
+            if faults.fail_batches:
+                faults.fail_batches -= 1
+                raise fl.FlightInternalError("flush failed: WAL write failed")
+            self.store.append(dataset, chunk.data, context)
+            if faults.lose_acks:
+                faults.lose_acks -= 1
+                raise fl.FlightUnavailableError("connection reset by peer")
+            if faults.ack_seconds:
+                time.sleep(faults.ack_seconds)
+            number += 1
+            ack = {"status": "acked", "batch_id": number, "rows": chunk.data.num_rows}
+            writer.write_metadata(pa.py_buffer(json.dumps(ack).encode()))
+
+    def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
+        raise NotImplementedError("ListFlights not implemented on DataServer; use MetaServer")
+
+    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
+        raise NotImplementedError("GetFlightInfo not implemented on DataServer; use MetaServer")
+
+
+class MetaPort(_Port):
+    """Port 3001."""
+
+    def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
+        self.store.enter("ListFlights")
+        return iter([self._info(name) for name in self.store.datasets])
+
+    def get_flight_info(self, context: Any, descriptor: Any) -> Any:
+        self.store.enter("GetFlightInfo")
+        return self._info(descriptor.path[0].decode())
+
+    def _info(self, name: str) -> Any:
+        dataset = self.store.get(name)
+        descriptor = fl.FlightDescriptor.for_path(name)
+        # Its total_records counts batches.
+        return fl.FlightInfo(dataset.schema, descriptor, [fl.FlightEndpoint(name, [])], len(dataset.batches), -1)
+
+    def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        raise NotImplementedError("DoPut not implemented on MetaServer; use DataServer")
+
+    def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
+        raise NotImplementedError("DoExchange not implemented")
+
+
+class LongbowDouble:
+    """Both ports and the metrics' port, on free ports of the loopback; a context manager.
+
+    Attributes:
+        store: what was written, and what goes wrong.
+        url: of the data port.
+        meta_url: of the meta port.
+        metrics_url: of the Prometheus page.
+    """
+
+    def __init__(self, *, port: int = 0, max_memory: int = 1 << 30, keep: bool = True) -> None:
+        self.store = Store(max_memory=max_memory, keep=keep)
+        self._data = DataPort(self.store, f"grpc://127.0.0.1:{port}")
+        self._meta = MetaPort(self.store)
+        self._metrics = ThreadingHTTPServer(("127.0.0.1", 0), _page(self.store))
+        self._thread = threading.Thread(target=self._metrics.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+        self.port = self._data.port
+        self.url = f"grpc://127.0.0.1:{self._data.port}"
+        self.meta_url = f"grpc://127.0.0.1:{self._meta.port}"
+        self.metrics_url = f"http://127.0.0.1:{self._metrics.server_port}/metrics"
+
+    def close(self) -> None:
+        """Ends what hangs, and the ports."""
+        self.store.closing.set()
+        self._metrics.shutdown()
+        self._metrics.server_close()
+        self._data.shutdown()
+        self._meta.shutdown()
+
+    def __enter__(self) -> LongbowDouble:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _page(store: Store) -> type[BaseHTTPRequestHandler]:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            lines = [
+                "# TYPE longbow_memory_current_bytes gauge",
+                f"longbow_memory_current_bytes {store.memory}",
+                f"longbow_memory_limit_bytes {store.max_memory}",
+                "longbow_ingestion_lag_count 0",
+                "longbow_index_queue_depth 0",
+                'longbow_flight_operations_total{method="do_get",status="success"} 3',
+                "",
+            ]
+            body = "\n".join(lines).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Says nothing."""
+
+    return Page
+
+
+def main() -> None:
+    """A double in a process of its own: prints its three addresses as JSON, and ends with its standard input."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count-only", action="store_true")
+    parser.add_argument("--max-memory", type=int, default=8 << 30)
+    asked = parser.parse_args()
+    with LongbowDouble(keep=not asked.count_only, max_memory=asked.max_memory) as double:
+        sys.stdout.write(json.dumps([double.url, double.meta_url, double.metrics_url]) + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""A job in a process of its own, to be killed: `python -m tests.serve.longbow.child INPUT URL JOURNAL DELAY`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import cast
+
+from fletcher.runtime import Encoder
+from fletcher.runtime.reporter import Reporter
+from fletcher.serve.longbow.command import Job, Paths, run_job
+from fletcher.serve.longbow.connection import Target
+from fletcher.serve.longbow.job import IngestOptions
+from fletcher.serve.longbow.sink import SinkOptions
+
+from .unit_encoder import UnitEncoder
+
+
+def main() -> None:
+    source, url, journal, delay = sys.argv[1:]
+    job = Job(
+        source=source,
+        text_format=None,
+        column="text",
+        chunk_texts=16,
+        target=Target(url, timeout=5.0),
+        dataset="docs",
+        paths=Paths(Path(journal), Path(journal).with_suffix(".failed")),
+        on_error="stop",
+        options=IngestOptions(),
+        sink=SinkOptions(patience=20.0),
+        metrics=None,
+        trace="",
+    )
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    run_job(cast(Encoder, UnitEncoder(delay=float(delay))), job, Reporter(as_json=True))
+
+
+if __name__ == "__main__":
+    main()

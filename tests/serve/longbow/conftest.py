@@ -1,0 +1,76 @@
+"""A double of Longbow, or a real one where FLETCHER_LONGBOW names it, and jobs into it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fletcher.runtime import Encoder
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.reporter import Reporter
+from fletcher.serve.longbow.command import Job, Paths, run_job
+from fletcher.serve.longbow.connection import Target
+from fletcher.serve.longbow.job import IngestOptions, IngestSummary
+from fletcher.serve.longbow.sink import SinkOptions
+
+from ...doubles.longbow import LongbowDouble
+from .unit_encoder import UnitEncoder
+
+RunJob = Callable[..., IngestSummary]
+
+
+@pytest.fixture
+def longbow() -> Iterator[LongbowDouble]:
+    with LongbowDouble() as double:
+        yield double
+
+
+@pytest.fixture
+def run(tmp_path: Path, longbow: LongbowDouble) -> RunJob:
+    """Runs a job over rows or a path; the journal stays from call to call."""
+
+    def call(
+        rows: list[Any] | str,
+        encoder: UnitEncoder | None = None,
+        *,
+        url: str | None = None,
+        dataset: str = "docs",
+        on_error: str = "stop",
+        chunk_texts: int = 4,
+        timeout: float = 5.0,
+        patience: float = 10.0,
+        streams: int = 1,
+        compression: str = "none",
+        metrics: str | None = None,
+        journal: Path | None = None,
+        column: str = "text",
+        embed: EmbedOptions | None = None,
+        trace: str = "",
+        **options: Any,
+    ) -> IngestSummary:
+        source = rows
+        if not isinstance(source, str):
+            path = tmp_path / "rows.jsonl"
+            path.write_text("".join(json.dumps(row if isinstance(row, dict) else {"text": row}) + "\n" for row in rows))
+            source = str(path)
+        job = Job(
+            source=source,
+            text_format=None,
+            column=column,
+            chunk_texts=chunk_texts,
+            target=Target(url or longbow.url, timeout=timeout),
+            dataset=dataset,
+            paths=Paths(journal or tmp_path / "journal", tmp_path / "failed.jsonl"),
+            on_error=on_error,
+            options=IngestOptions(embed or EmbedOptions(), **options),
+            sink=SinkOptions(streams, compression, patience),
+            metrics=metrics,
+            trace=trace,
+        )
+        return run_job(cast(Encoder, encoder or UnitEncoder()), job, Reporter(as_json=True))
+
+    return call

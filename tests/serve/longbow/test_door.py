@@ -1,0 +1,115 @@
+"""The server's way into Longbow, over HTTP and Flight, as clients use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as fl
+import pytest
+from numpy.typing import NDArray
+
+from fletcher.serve.longbow.connection import Target
+from fletcher.serve.server import Server
+
+from ...doubles.longbow import LongbowDouble
+from ..fake_encoder import FakeEncoder, expected
+
+
+class UnitLengths(FakeEncoder):
+    """The fake encoder with vectors of length 1."""
+
+    def run(self, batch: Any, output: str | None = None, /) -> NDArray[np.float32]:
+        vectors = super().run(batch, output)
+        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+
+@pytest.fixture
+def serving(longbow: LongbowDouble) -> Iterator[Server]:
+    target = Target(longbow.url, timeout=3.0)
+    with Server(UnitLengths(), http="127.0.0.1:0", flight="127.0.0.1:0", longbow=target) as server:
+        yield server
+
+
+def post(server: Server, body: dict[str, Any]) -> httpx.Response:
+    return httpx.post(f"{server.addresses.http}/v1/ingest", json=body, timeout=20)
+
+
+def test_documents_over_http(serving: Server, longbow: LongbowDouble) -> None:
+    documents = ["one", {"text": "two", "id": 7, "metadata": {"lang": "en"}}, {"text": "three", "id": "c"}, "one"]
+    answer = post(serving, {"dataset": "docs", "documents": documents})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["sent"], found["duplicates"]) == (3, 1)
+    assert found["ids"][1] == 7
+    assert found["ids"][0] == found["ids"][3]
+    rows = {row["id"]: row for row in longbow.store.live("docs").drop_columns(["timestamp"]).to_pylist()}
+    assert {rows[number]["text"] for number in found["ids"]} == {"one", "two", "three"}
+    wanted = expected("two")
+    np.testing.assert_allclose(rows[7]["vector"], wanted / np.linalg.norm(wanted), rtol=1e-6)
+    metadata = json.loads(rows[7]["metadata"])
+    assert metadata["fields"] == {"lang": "en"}
+    assert metadata["trace"].startswith("req-")
+
+
+def test_documents_over_flight(serving: Server, longbow: LongbowDouble) -> None:
+    with fl.connect(serving.addresses.flight) as client:
+        table = pa.table({"id": [1, 2], "text": ["a", "b"], "n": [10, 20]})
+        writer, reader = client.do_put(fl.FlightDescriptor.for_path("longbow", "docs"), table.schema)
+        writer.write_table(table)
+        ack = json.loads(reader.read().to_pybytes())
+        writer.close()
+    assert ack == {"status": "acked", "batch_id": 1, "rows": 2, "sent": 2}
+    assert longbow.store.ids("docs") == [1, 2]
+
+
+def test_what_cannot_be_ingested_is_named(serving: Server, longbow: LongbowDouble) -> None:
+    for body, message in (
+        ({"dataset": "d", "documents": [" "]}, "documents[0] has no text"),
+        ({"dataset": "d", "documents": [{"text": "a", "id": 2**32}]}, "does not fit"),
+        ({"dataset": "d", "documents": [{"text": "a", "id": 1}, {"text": "b", "id": 1}]}, "has the id 1"),
+        ({"dataset": "", "documents": ["a"]}, "the dataset has no name"),
+        ({"documents": ["a"]}, "missing required field `dataset`"),
+        ({"dataset": "d", "documents": ["a"] * 2049}, "the limit is 2048"),
+        ({"dataset": "d", "documents": ["a"], "dimensions": 5}, "dimensions is 5"),
+    ):
+        answer = post(serving, body)
+        assert answer.status_code == 400, body
+        assert message in answer.json()["error"]["message"]
+    assert longbow.store.datasets == {}
+    with fl.connect(serving.addresses.flight) as client:
+        writer, _ = client.do_put(fl.FlightDescriptor.for_path("elsewhere"), pa.schema([("text", pa.string())]))
+        with pytest.raises(pa.ArrowKeyError, match="nothing is put at the path"):
+            writer.close()
+
+
+def test_a_longbow_that_is_away_is_said_so_and_comes_back(serving: Server, longbow: LongbowDouble) -> None:
+    body = {"dataset": "docs", "documents": ["a"]}
+    longbow.store.faults.refuse = True
+    assert post(serving, body).status_code in (429, 503)
+    longbow.store.faults.refuse = False
+    answer = post(serving, body)
+    for _ in range(60):
+        if answer.status_code == 200:
+            break
+        answer = post(serving, body)
+    assert answer.status_code == 200
+    assert len(longbow.store.ids("docs")) == 1
+
+
+def test_vectors_that_are_not_normalised_stay_out(longbow: LongbowDouble) -> None:
+    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None, longbow=Target(longbow.url)) as server:
+        answer = post(server, {"dataset": "docs", "documents": ["a"]})
+    assert answer.status_code == 400
+    assert "and not 1" in answer.json()["error"]["message"]
+
+
+def test_a_server_without_longbow(server: Server) -> None:
+    answer = post(server, {"dataset": "docs", "documents": ["a"]})
+    assert answer.status_code == 404
+    assert "--longbow grpc://HOST:PORT" in answer.json()["error"]["message"]

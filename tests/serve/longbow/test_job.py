@@ -1,0 +1,425 @@
+"""Ingest jobs: each document once, counted, resumable; and everything that can go wrong, named and counted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
+from fletcher.serve.longbow.connection import Connection, Target
+from fletcher.serve.longbow.ids import candidate, content_digest
+from fletcher.serve.longbow.job import IngestSummary
+from fletcher.serve.longbow.journal import Entry, Journal
+
+from ...doubles.longbow import LongbowDouble
+from .conftest import RunJob
+from .unit_encoder import UnitEncoder, unit_vector
+
+
+def texts_in(longbow: LongbowDouble, dataset: str = "docs") -> Counter[str]:
+    """Texts of the live rows, and how often each is there."""
+    return Counter(longbow.store.live(dataset).column("text").to_pylist())
+
+
+def adds_up(summary: IngestSummary) -> bool:
+    return summary.read == summary.sent + summary.known + summary.duplicates + summary.failed
+
+
+def numbered(count: int) -> list[str]:
+    return [f"text {number}" for number in range(count)]
+
+
+# What arrives ---------------------------------------------------------------------------------------------------------
+
+
+def test_rows_arrive_with_their_columns(run: RunJob, longbow: LongbowDouble) -> None:
+    rows = [{"text": "one", "url": "a"}, {"text": "two", "url": "b"}]
+    summary = run(rows, trace="job-7")
+    assert (summary.read, summary.sent, summary.index_len, summary.missing, summary.surplus) == (2, 2, 2, 0, 0)
+    table = longbow.store.live("docs")
+    assert table.schema.field("vector").type == pa.list_(pa.float32(), 8)
+    assert table.schema.field("id").type == pa.int64()
+    assert table.schema.field("timestamp").type == pa.timestamp("ns")
+    for row in table.drop_columns(["timestamp"]).to_pylist():
+        np.testing.assert_array_equal(np.array(row["vector"], np.float32), unit_vector(row["text"]))
+        assert 0 <= row["id"] < 2**32
+        metadata = json.loads(row["metadata"])
+        assert metadata["fields"] == {"url": {"one": "a", "two": "b"}[row["text"]]}
+        source = metadata.pop("source")
+        assert source.endswith("rows.jsonl")
+        assert {key: metadata[key] for key in ("model", "digest", "variant", "input_type", "chunk", "trace")} == {
+            "model": "unit",
+            "digest": "d1",
+            "variant": "cpu-fp32",
+            "input_type": "document",
+            "chunk": 0,
+            "trace": "job-7",
+        }
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
+def test_rows_arrive_compressed_and_over_several_streams(run: RunJob, longbow: LongbowDouble, compression: str) -> None:
+    summary = run(numbered(50), compression=compression, streams=3)
+    assert summary.sent == 50
+    assert texts_in(longbow) == Counter(numbered(50))
+
+
+def test_texts_stay_at_home_if_asked(run: RunJob, longbow: LongbowDouble) -> None:
+    run(["one"], with_text=False)
+    assert longbow.store.live("docs").column_names == ["id", "vector", "metadata", "timestamp"]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("int8", 1e-2)])
+def test_other_types_are_widened(run: RunJob, longbow: LongbowDouble, dtype: Any, tolerance: float) -> None:
+    run(numbered(5), embed=EmbedOptions(dtype=dtype))
+    for row in longbow.store.live("docs").select(["text", "vector"]).to_pylist():
+        np.testing.assert_allclose(row["vector"], unit_vector(row["text"]), atol=tolerance)
+    assert longbow.store.datasets["docs"].indexed == 5
+
+
+def test_the_same_text_has_the_same_id_everywhere(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
+    run(numbered(20), dataset="docs", journal=tmp_path / "a")
+    first = dict(zip(*(longbow.store.live("docs").column(name).to_pylist() for name in ("text", "id")), strict=True))
+    with Connection(Target(longbow.url)) as connection:
+        assert connection.delete_dataset("docs")
+    run(numbered(20)[::-1], dataset="docs", journal=tmp_path / "b")
+    again = dict(zip(*(longbow.store.live("docs").column(name).to_pylist() for name in ("text", "id")), strict=True))
+    assert first == again
+
+
+# Once -----------------------------------------------------------------------------------------------------------------
+
+
+def test_duplicates_are_neither_computed_nor_sent(run: RunJob, longbow: LongbowDouble) -> None:
+    encoder = UnitEncoder()
+    summary = run(["a", "b", "a", "c", "d", "e", "b"], encoder, chunk_texts=2)
+    assert (summary.sent, summary.duplicates) == (5, 2)
+    assert adds_up(summary)
+    assert sorted(encoder.embedded) == ["a", "b", "c", "d", "e"]
+    assert texts_in(longbow) == Counter("abcde")
+
+
+def test_a_second_run_sends_nothing(run: RunJob, longbow: LongbowDouble) -> None:
+    run(numbered(10))
+    encoder = UnitEncoder()
+    summary = run(numbered(10), encoder)
+    assert (summary.sent, summary.known, encoder.embedded) == (0, 10, [])
+    assert adds_up(summary)
+
+
+def test_an_update_embeds_what_changed_and_deletes_what_is_gone(run: RunJob, longbow: LongbowDouble) -> None:
+    first = [{"text": f"old {number}", "name": f"doc-{number}"} for number in range(6)]
+    run(first, id_column="name")
+    second = [dict(row) for row in first[:4]]
+    second[1]["text"] = "changed"
+    second.append({"text": "new", "name": "doc-new"})
+    encoder = UnitEncoder()
+    summary = run(second, encoder, id_column="name", remove_missing=True)
+    assert sorted(encoder.embedded) == ["changed", "new"]
+    assert (summary.sent, summary.replaced, summary.known, summary.removed) == (2, 1, 3, 2)
+    assert texts_in(longbow) == Counter(row["text"] for row in second)
+    assert len(set(longbow.store.ids("docs"))) == 5
+    third = run(first, id_column="name", remove_missing=True)  # and back: removed ones come again under their id
+    assert (third.sent, third.removed) == (3, 1)
+    assert texts_in(longbow) == Counter(row["text"] for row in first)
+
+
+def test_the_users_own_numbers_are_the_ids(run: RunJob, longbow: LongbowDouble) -> None:
+    run([{"text": "a", "n": 7}, {"text": "b", "n": 2**32 - 1}], id_column="n")
+    assert longbow.store.ids("docs") == [7, 2**32 - 1]
+
+
+def test_documents_that_want_the_same_id_each_get_one(tmp_path: Path) -> None:
+    first = content_digest("a")
+    rival = first[:4] + content_digest("b")[4:]  # wants the same id first, and another one second
+    entries = [Entry(first, first), Entry(rival, rival)]
+    for order in (entries, entries[::-1]):
+        with Journal(tmp_path / f"{order[0].key.hex()}", {}) as journal:
+            claim = journal.claim(order)
+            assert [verdict.kind for verdict in claim.verdicts] == ["send", "send"]
+            assert [verdict.id for verdict in claim.verdicts] == [
+                candidate(order[0].key, 0),
+                candidate(order[1].key, 1),
+            ]
+            again = journal.claim(order)
+            assert [(one.kind, one.id) for one in again.verdicts] == [("duplicate", one.id) for one in claim.verdicts]
+
+
+def test_a_dry_run_touches_neither_longbow_nor_the_journal(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.calls.clear()
+    encoder = UnitEncoder()
+    summary = run(["a", "b", "a", ""], encoder, dry_run=True, on_error="skip")
+    assert (summary.read, summary.sent, summary.duplicates, summary.failed) == (4, 2, 1, 1)
+    assert longbow.store.calls == []
+    assert encoder.embedded == []
+    assert run(["a", "b", "a"]).sent == 2
+
+
+# Sources --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_documents(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("first")
+    (folder / "deep" / "b.md").write_text("second\nline")
+    (folder / "c.png").write_bytes(b"\x89PNG")
+    (folder / "bad.txt").write_bytes(b"\xff\xfe\xff")
+    summary = run(str(folder), on_error="skip")
+    assert (summary.read, summary.sent, summary.failed) == (3, 2, 1)
+    assert texts_in(longbow) == Counter(["first", "second\nline"])
+    (folder / "a.txt").write_text("first, changed")
+    again = run(str(folder), on_error="skip", remove_missing=True)
+    assert (again.sent, again.replaced, again.known) == (1, 1, 1)
+    assert texts_in(longbow) == Counter(["first, changed", "second\nline"])
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv", ".parquet", ".arrow"])
+def test_a_url_of_every_format(run: RunJob, longbow: LongbowDouble, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"input{suffix}"
+    table = pa.table({"text": ["one", "two"]})
+    if suffix == ".parquet":
+        pq.write_table(table, path)
+    elif suffix == ".arrow":
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        path.write_text(
+            {".txt": "one\ntwo\n", ".csv": "text\none\ntwo\n", ".jsonl": '{"text":"one"}\n{"text":"two"}\n'}[suffix]
+        )
+    run(path.as_uri())
+    assert texts_in(longbow) == Counter(["one", "two"])
+
+
+def test_a_url_of_a_folder_and_urls_of_nothing(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.txt").write_text("first")
+    run(folder.as_uri())
+    assert texts_in(longbow) == Counter(["first"])
+    with pytest.raises(InputError, match="no such file or folder"):
+        run((tmp_path / "absent.txt").as_uri())
+    with pytest.raises(InputError, match="cannot be opened"):
+        run("nosuch://bucket/key.txt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="a folder without documents"):
+        run(str(tmp_path / "empty"))
+
+
+# Bad rows -------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_rows_are_skipped_counted_and_written_down(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    lines = [b'{"text":"a"}', b"not json", b'{"text":null}', b'{"text":"  "}', b'{"no":"x"}', b"\xff", b'{"text":"b"}']
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    summary = run(str(path), on_error="skip")
+    assert (summary.read, summary.sent, summary.failed) == (7, 2, 5)
+    assert adds_up(summary)
+    letters = [json.loads(line) for line in (tmp_path / "failed.jsonl").read_text().splitlines()]
+    assert sum("line 2" in letter["error"] for letter in letters) == 1
+    assert {letter["row"] for letter in letters if letter["text"] is None} >= {"not json", '{"text":null}'}
+    assert texts_in(longbow) == Counter("ab")
+    with pytest.raises(InputError, match=r"line 2: not a JSON object.*--on-error skip"):
+        run(str(path), dataset="docs")
+    assert run(str(path), on_error="skip").known == 2  # what went before the bad row was acknowledged
+
+
+def test_nulls_in_a_column_are_skipped(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
+    path = tmp_path / "n.parquet"
+    pq.write_table(pa.table({"text": ["a", None, "b", None], "n": [1, 2, 3, 4]}), path)
+    summary = run(str(path), on_error="skip", id_column="n")
+    assert (summary.read, summary.sent, summary.failed) == (4, 2, 2)
+    assert longbow.store.ids("docs") == [1, 3]
+
+
+def test_ids_that_do_not_fit(run: RunJob, longbow: LongbowDouble) -> None:
+    rows = [{"text": str(n), "n": n} for n in (1, -1, 2**32, 5)] + [{"text": "x", "n": None}]
+    summary = run(rows, id_column="n", on_error="skip")
+    assert (summary.sent, summary.failed) == (2, 3)
+    assert longbow.store.ids("docs") == [1, 5]
+    with pytest.raises(InputError, match="does not fit: Longbow's searches give ids of 32 bits"):
+        run(rows, id_column="n")
+
+
+def test_an_id_with_two_texts_keeps_the_first(run: RunJob, longbow: LongbowDouble) -> None:
+    rows = [{"text": "a", "n": 1}, {"text": "b", "n": 1}, {"text": "a", "n": 1}]
+    summary = run(rows, id_column="n", on_error="skip")
+    assert (summary.sent, summary.duplicates, summary.failed) == (1, 1, 1)
+    assert texts_in(longbow) == Counter("a")
+
+
+def test_no_such_id_column(run: RunJob) -> None:
+    with pytest.raises(InputError, match="no column 'nope' for ids; it has none"):
+        run(["a"], id_column="nope")
+
+
+def test_vectors_that_are_not_normalised(run: RunJob, longbow: LongbowDouble) -> None:
+    with pytest.raises(InputError, match=r"norm 2 and not 1.*--allow-unnormalized"):
+        run(["a"], UnitEncoder(norm=2.0))
+    with pytest.raises(InputError, match="only the signs are left"):
+        run(["a"], type("Bits", (UnitEncoder,), {"_made": lambda self, texts, options: _bits(texts)})())
+    assert run(["a"], UnitEncoder(norm=2.0), allow_unnormalized=True).sent == 1
+
+
+def _bits(texts: list[str]) -> Any:
+    from fletcher.runtime import Embeddings
+
+    return Embeddings(
+        np.zeros((len(texts), 1), np.uint8), np.ones(len(texts), np.int64), np.zeros(len(texts), np.int32)
+    )
+
+
+# Bad servers ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_of_another_dimension(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
+    run(["a"])
+    with pytest.raises(InputError, match="dimension mismatch: expected 8, got 4"):
+        run(["b"], UnitEncoder(digest="other", dimension=4), journal=tmp_path / "other")
+    assert texts_in(longbow) == Counter("a")
+
+
+def test_a_dataset_of_other_columns(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.open("docs", pa.schema([pa.field("id", pa.string()), pa.field("vector", pa.list_(pa.float32(), 8))]))
+    with pytest.raises(InputError, match="schema mismatch: field id"):
+        run(["b"])
+
+
+def test_no_server(run: RunJob) -> None:
+    with pytest.raises(ServiceError, match=r"127\.0\.0\.1:9"):
+        run(["a"], url="grpc://127.0.0.1:9", timeout=0.3, patience=0.5)
+    with pytest.raises(InputError, match="must be grpc://HOST:PORT"):
+        run(["a"], url="http://127.0.0.1:9")
+
+
+def test_a_server_that_hangs_at_once(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.faults.hang = True
+    with pytest.raises(DeadlineError, match="did not answer check_readiness within"):
+        run(["a"], timeout=0.3, patience=0.5)
+
+
+def test_a_server_that_hangs_on_the_way_loses_nothing(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.max_memory, longbow.store.memory = 1000, 950  # full: it blocks without an error
+    with pytest.raises(ServiceError, match=r"acknowledged nothing for 1 s.*did not acknowledge a batch within 0.4 s"):
+        run(numbered(40), timeout=0.4, patience=1.0)
+    longbow.store.max_memory = 1 << 30
+    summary = run(numbered(40))
+    assert summary.missing == 0
+    assert texts_in(longbow) == Counter(numbered(40))
+
+
+def test_a_server_that_refuses_for_a_while(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.faults.refuse = True
+    threading.Timer(0.7, lambda: setattr(longbow.store.faults, "refuse", False)).start()
+    assert run(numbered(10)).sent == 10
+    assert texts_in(longbow) == Counter(numbered(10))
+
+
+@pytest.mark.parametrize("fault", ["fail_batches", "lose_acks"])
+def test_failures_on_the_way_double_nothing(run: RunJob, longbow: LongbowDouble, fault: str) -> None:
+    setattr(longbow.store.faults, fault, 3)
+    summary = run(numbered(60), chunk_texts=8)
+    assert summary.sent == 60
+    assert summary.retries >= 3
+    assert texts_in(longbow) == Counter(numbered(60))
+    assert summary.index_len == 60 + (summary.tombstones if fault == "lose_acks" else 0)
+    assert (summary.missing, summary.surplus) == (0, 0)
+
+
+def test_rows_dropped_after_ok_are_found_and_sent_again(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.faults.drop_rows = 7
+    with pytest.raises(ServiceError, match="acknowledged 7 rows that it does not have"):
+        run(numbered(30))
+    encoder = UnitEncoder()
+    summary = run(numbered(30), encoder)
+    assert (summary.sent, summary.known, summary.missing) == (7, 23, 0)
+    assert texts_in(longbow) == Counter(numbered(30))
+    assert len(encoder.embedded) == 7
+
+
+def test_a_server_out_of_memory_is_named(run: RunJob, longbow: LongbowDouble) -> None:
+    encoder = UnitEncoder()
+    longbow.store.max_memory = 2000
+    longbow.store.memory = 1750  # below the mark where it blocks, above the mark where it drops
+    with pytest.raises(ServiceError, match="does not have, as it does when its memory is full"):
+        run(numbered(4), encoder)
+    longbow.store.max_memory = 1 << 30
+    assert run(numbered(4)).sent == 4
+    assert texts_in(longbow) == Counter(numbered(4))
+
+
+def test_rows_that_reach_the_store_and_not_the_index(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.faults.lose_index = 2
+    with pytest.raises(ServiceError, match="2 of them are not in its index"):
+        run(numbered(10))
+
+
+def test_rows_of_others_are_told(run: RunJob, longbow: LongbowDouble) -> None:
+    run(["a"])
+    dataset = longbow.store.datasets["docs"]
+    longbow.store.append(dataset, dataset.batches[0])
+    assert run(["a", "b"]).surplus == 1
+
+
+def test_a_dataset_that_was_deleted_is_made_again(run: RunJob, longbow: LongbowDouble) -> None:
+    run(numbered(5))
+    longbow.store.datasets.clear()
+    assert run(numbered(5)).sent == 5
+    assert texts_in(longbow) == Counter(numbered(5))
+
+
+def test_memory_is_watched(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.max_memory = 1_000_000
+    longbow.store.memory = 870_000
+    threading.Timer(0.5, lambda: setattr(longbow.store, "memory", 100_000)).start()
+    summary = run(numbered(5), metrics=longbow.metrics_url)
+    assert summary.memory_share is not None
+    assert summary.memory_share >= 0.87
+    assert summary.sent == 5
+
+
+# Bad journals ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_of_another_job(run: RunJob, tmp_path: Path) -> None:
+    run(["a"])
+    with pytest.raises(InputError, match="journal of another job: its model_digest is 'd1', and this job's is 'd2'"):
+        run(["a"], UnitEncoder(digest="d2"))
+    with pytest.raises(InputError, match="its dataset is 'docs', and this job's is 'other'"):
+        run(["a"], dataset="other")
+    (tmp_path / "text").write_text("this is no database, whatever its name says" * 40)
+    with pytest.raises(InputError, match="no journal of Fletcher's"):
+        run(["a"], journal=tmp_path / "text")
+    with pytest.raises(InputError, match="there is no folder"):
+        run(["a"], journal=tmp_path / "absent" / "journal")
+
+
+def test_two_jobs_on_one_journal(run: RunJob, tmp_path: Path) -> None:
+    with Journal(tmp_path / "journal", {}), pytest.raises(InputError, match="another job writes this journal"):
+        run(["a"])
+
+
+def test_a_full_disk_under_the_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Journal.__init__
+
+    def small(self: Journal, *args: Any) -> None:
+        opened(self, *args)
+        self._db.execute("PRAGMA max_page_count = 8")  # SQLite's own full disk: SQLITE_FULL
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "__init__", small)
+        with pytest.raises(OSError, match="no space left for the journal"):
+            run(numbered(3000), chunk_texts=100)
+    summary = run(numbered(3000), chunk_texts=100)
+    assert summary.sent + summary.known == 3000
+    assert texts_in(longbow) == Counter(numbered(3000))

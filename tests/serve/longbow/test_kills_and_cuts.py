@@ -1,0 +1,94 @@
+"""A job that is killed, or whose network is cut, again and again: in the end Longbow has exactly the rows of the input."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ...doubles.cutting_proxy import CuttingProxy
+from ...doubles.longbow import LongbowDouble
+from .conftest import RunJob
+from .unit_encoder import UnitEncoder
+
+ROOT = Path(__file__).parents[3]
+
+
+def _kill_and_resume(longbow: LongbowDouble, folder: Path, kills: int, rows: int) -> None:
+    rng = random.Random(8)
+    texts = [f"document {number} of the lot" for number in range(rows)]
+    source = folder / "input.txt"
+    source.write_text("\n".join(texts) + "\n")
+    command = [sys.executable, "-m", "tests.serve.longbow.child", str(source), longbow.url, str(folder / "journal")]
+    killed, arrived = 0, []
+    while killed < kills:
+        with subprocess.Popen(
+            [*command, "0.006"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as job:
+            assert job.stdout is not None
+            assert job.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0.0, 0.25))
+            ended = job.poll() is not None
+            job.kill()
+            job.wait()
+        assert not ended, "the job was over before it could be killed: give it more rows"
+        killed += 1
+        arrived.append(len(longbow.store.ids("docs")))
+    assert arrived[-1] > arrived[0]  # killed jobs go on where they were
+    assert arrived[-1] < rows
+    done = subprocess.run([*command, "0"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert Counter(longbow.store.live("docs").column("text").to_pylist()) == Counter(texts)
+    assert len(set(longbow.store.ids("docs"))) == rows
+
+
+def _cut_and_go_on(longbow: LongbowDouble, run: RunJob, cuts: int, rows: int) -> None:
+    rng = random.Random(8)
+    texts = [f"document {number} of the lot" for number in range(rows)]
+    over = threading.Event()
+    with CuttingProxy(longbow.port) as proxy:
+        done = 0
+
+        def disturb() -> None:
+            nonlocal done
+            while done < cuts and not over.wait(rng.uniform(0.01, 0.2)):
+                before = proxy.cuts
+                proxy.cut(rng.choice([0.0, 0.05]))
+                done += proxy.cuts > before
+
+        cutter = threading.Thread(target=disturb)
+        cutter.start()
+        try:
+            encoder = UnitEncoder(delay=0.01)
+            summary = run(texts, encoder, url=f"grpc://127.0.0.1:{proxy.port}", chunk_texts=16, patience=30.0)
+        finally:
+            over.set()
+            cutter.join()
+        assert done == cuts, "the job was over before it could be cut: give it more rows"
+    assert summary.sent == rows
+    assert summary.missing == summary.surplus == 0
+    assert Counter(longbow.store.live("docs").column("text").to_pylist()) == Counter(texts)
+
+
+def test_three_kills(longbow: LongbowDouble, tmp_path: Path) -> None:
+    _kill_and_resume(longbow, tmp_path, 3, 2000)
+
+
+def test_three_cuts(longbow: LongbowDouble, run: RunJob) -> None:
+    _cut_and_go_on(longbow, run, 3, 800)
+
+
+@pytest.mark.slow
+def test_fifty_kills(longbow: LongbowDouble, tmp_path: Path) -> None:
+    _kill_and_resume(longbow, tmp_path, 50, 20_000)
+
+
+@pytest.mark.slow
+def test_fifty_cuts(longbow: LongbowDouble, run: RunJob) -> None:
+    _cut_and_go_on(longbow, run, 50, 10_000)

@@ -1,0 +1,78 @@
+"""How much is sent, how soon again, and what Longbow's metrics say of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fletcher.runtime.errors import InputError, OverloadedError
+from fletcher.serve.longbow.capacity import CapacityWatch, read_metrics
+from fletcher.serve.longbow.pacing import Backoff, BatchSizer, Breaker
+
+from ...doubles.longbow import LongbowDouble
+
+
+def test_batches_grow_while_they_are_quick_and_shrink_when_they_are_slow() -> None:
+    sizer = BatchSizer(1000)
+    for _ in range(40):
+        sizer.acknowledged(sizer.rows(100), 0.01)
+    assert sizer.rows(100) == 10_000  # Longbow's upper end
+    assert sizer.rows(1e6) == 4  # bounded in bytes too
+    for _ in range(20):
+        sizer.acknowledged(sizer.rows(100), 3.0)
+    assert sizer.rows(100) == 64
+    assert sizer.rows(1e9) == 1
+
+
+def test_backoff_doubles_up_to_its_bound_with_jitter() -> None:
+    backoff = Backoff(first=0.1, longest=2.0)
+    bounds = [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+    waits = [backoff.fail() for _ in bounds]
+    for wait, bound in zip(waits, bounds, strict=True):
+        assert bound / 10 <= wait <= bound
+    backoff.succeed()
+    assert backoff.fail() <= 0.1
+
+
+def test_the_breaker_opens_lets_one_through_and_closes() -> None:
+    now = 0.0
+    breaker = Breaker(failures=3, open_seconds=5.0, clock=lambda: now)
+    for _ in range(2):
+        breaker.fail()
+    breaker.check("Longbow")
+    breaker.fail()
+    with pytest.raises(OverloadedError, match=r"failed 3 times in a row; next try in 5\.0 s") as refusal:
+        breaker.check("Longbow")
+    assert refusal.value.retry_after == 5.0
+    now = 5.1
+    breaker.check("Longbow")
+    breaker.fail()
+    assert breaker.is_open
+    breaker.succeed()
+    assert not breaker.is_open
+
+
+def test_metrics_are_read(longbow: LongbowDouble) -> None:
+    longbow.store.memory, longbow.store.max_memory = 500, 1000
+    with CapacityWatch(longbow.metrics_url) as watch:
+        assert watch.last is not None
+        assert watch.last.memory_share == 0.5
+        assert watch.hold() == 0
+        assert watch.told() == "Longbow's memory 50% full, 0 rows behind"
+        longbow.store.memory = 900
+        watch.look()
+        assert watch.hold() > 0
+
+
+def test_metrics_with_labels_are_summed_and_others_left() -> None:
+    page = "# longbow_ingestion_lag_count 9\nnoise 1e3\n"
+    page += 'longbow_index_queue_depth{a="1"} 2\nlongbow_index_queue_depth{a="2"} 3\n'
+    found = read_metrics(page)
+    assert (found.index_queue, found.lag_rows, found.memory_share) == (5, None, None)
+
+
+def test_metrics_that_are_not_there() -> None:
+    with CapacityWatch("http://127.0.0.1:9/metrics") as watch:
+        assert watch.problem is not None
+        assert watch.hold() == 0
+    with pytest.raises(InputError, match="must be like http://HOST:9090/metrics"):
+        CapacityWatch("127.0.0.1:9090")

@@ -1,0 +1,235 @@
+"""Longbow's protocol as Fletcher meets it: against the double, and against a real server where one is named.
+
+    FLETCHER_LONGBOW=grpc://host:3000 FLETCHER_LONGBOW_META=grpc://host:3001 pytest tests/serve/longbow/test_protocol.py
+
+What only the double can be made to do (faults, a memory of a few bytes) is marked as its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as fl
+import pytest
+
+from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
+from fletcher.serve.longbow.connection import Connection, Target
+from fletcher.serve.longbow.schema import longbow_schema, make_batch
+
+from ...doubles.longbow import LongbowDouble
+
+SIZE = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """A server and a dataset of our own in it."""
+
+    url: str
+    meta_url: str
+    dataset: str
+
+
+@pytest.fixture
+def place(longbow: LongbowDouble) -> Iterator[Place]:
+    url = os.environ.get("FLETCHER_LONGBOW", longbow.url)
+    meta = os.environ.get("FLETCHER_LONGBOW_META", longbow.meta_url)
+    place = Place(url, meta, f"fletcher-test-{uuid.uuid4().hex[:8]}")
+    yield place
+    with Connection(Target(url)) as connection:
+        connection.delete_dataset(place.dataset)
+
+
+@pytest.fixture
+def connection(place: Place) -> Iterator[Connection]:
+    with Connection(Target(place.url, timeout=10.0)) as connection:
+        yield connection
+
+
+def rows(ids: list[int], size: int = SIZE) -> Any:
+    """A batch whose vector under id n points along axis n."""
+    vectors = np.stack([np.eye(size, dtype=np.float32)[number % size] for number in ids])
+    texts = [f"text {number}" for number in ids]
+    return make_batch(longbow_schema(size, with_text=True), np.array(ids, np.int64), vectors, texts, ["{}"] * len(ids))
+
+
+def put(connection: Connection, dataset: str, *batches: Any) -> list[dict[str, Any]]:
+    """Sends batches over DoExchange; their acknowledgements."""
+    writer, reader = connection.client.do_exchange(
+        fl.FlightDescriptor.for_path("ingest", dataset), connection.options()
+    )
+    writer.begin(batches[0].schema)
+    acks = []
+    for batch in batches:
+        writer.write_batch(batch)
+        acks.append(json.loads(reader.read_chunk().app_metadata.to_pybytes()))
+    writer.done_writing()
+    writer.close()
+    return acks
+
+
+def indexed(connection: Connection, dataset: str, wanted: int) -> int:
+    """`index_len` once it is what was wanted, or after a while."""
+    deadline = time.monotonic() + 10
+    while True:
+        state = connection.readiness(dataset)
+        if (state.status == "READY" and state.index_len >= wanted) or time.monotonic() > deadline:
+            return state.index_len
+        time.sleep(0.05)
+
+
+def test_every_batch_is_acknowledged_with_its_number_and_rows(place: Place, connection: Connection) -> None:
+    acks = put(connection, place.dataset, rows([1, 2, 3]), rows([4]))
+    assert acks == [
+        {"status": "acked", "batch_id": 1, "rows": 3},
+        {"status": "acked", "batch_id": 2, "rows": 1},
+    ]
+    assert indexed(connection, place.dataset, 4) == 4
+
+
+def test_a_repeated_id_leaves_both_rows_and_a_deleted_one_stays_in_the_index(
+    place: Place, connection: Connection
+) -> None:
+    put(connection, place.dataset, rows([5, 6]), rows([5]))
+    assert indexed(connection, place.dataset, 3) == 3
+    assert sorted(connection.ids(place.dataset).tolist()) == [5, 5, 6]
+    assert connection.delete(place.dataset, 5)
+    assert connection.delete(place.dataset, 5)  # the same row again: the former one stays
+    assert sorted(connection.ids(place.dataset).tolist()) == [5, 6]
+    assert connection.readiness(place.dataset).index_len == 3
+    assert not connection.delete(place.dataset, 99)
+
+
+def test_search_gives_the_nearest_first(place: Place, connection: Connection) -> None:
+    put(connection, place.dataset, rows([0, 1, 2, 3]))
+    indexed(connection, place.dataset, 4)
+    hits = connection.search(place.dataset, np.eye(SIZE, dtype=np.float32)[2], 2)
+    assert hits[0].id == 2
+    assert hits[0].score > hits[1].score
+    found = connection.row(place.dataset, 2)
+    assert found is not None
+    assert found["text"] == "text 2"
+    with pytest.raises(InputError, match="dimension mismatch"):
+        connection.search(place.dataset, np.ones(4, np.float32), 2)
+
+
+def test_a_dataset_that_is_not_there(place: Place, connection: Connection) -> None:
+    assert connection.readiness(place.dataset).status == "NOT_FOUND"
+    with pytest.raises(InputError, match="has no dataset"):
+        connection.search(place.dataset, np.ones(SIZE, np.float32), 1)
+    assert not connection.delete(place.dataset, 1)
+    assert not connection.delete_dataset(place.dataset)
+
+
+def test_put_gathers_and_stores(place: Place, connection: Connection) -> None:
+    batch = rows([1, 2])
+    writer, _ = connection.client.do_put(
+        fl.FlightDescriptor.for_path(place.dataset), batch.schema, connection.options()
+    )
+    writer.write_batch(batch)
+    writer.close()
+    assert indexed(connection, place.dataset, 2) == 2
+
+
+def test_put_refuses_a_changed_length(place: Place, connection: Connection) -> None:
+    put(connection, place.dataset, rows([1]))
+    other = rows([1], size=4)
+    writer, _ = connection.client.do_put(
+        fl.FlightDescriptor.for_path(place.dataset), other.schema, connection.options()
+    )
+    with pytest.raises(pa.ArrowInvalid, match="mismatch"):
+        writer.write_batch(other)
+        writer.close()
+
+
+def test_the_meta_port_lists_and_the_data_port_does_not(place: Place, connection: Connection) -> None:
+    put(connection, place.dataset, rows([1]), rows([2, 3]))
+    indexed(connection, place.dataset, 3)
+    with fl.connect(place.meta_url) as meta:
+        assert place.dataset in {flight.descriptor.path[0].decode() for flight in meta.list_flights()}
+    with pytest.raises((pa.ArrowNotImplementedError, fl.FlightError)):
+        list(connection.client.list_flights())
+
+
+# The double's own -----------------------------------------------------------------------------------------------------
+
+
+def test_full_text_columns_named_embedding_and_half_precision_are_not_indexed(longbow: LongbowDouble) -> None:
+    half = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(SIZE * 3, np.float16)), SIZE)
+    with Connection(Target(longbow.url)) as connection:
+        put(connection, "half", pa.record_batch({"id": pa.array([1, 2, 3]), "vector": half}))
+        assert connection.readiness("half").status == "READY"
+        assert connection.readiness("half").index_len == 1
+        named = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(SIZE, np.float32)), SIZE)
+        put(connection, "named", pa.record_batch({"id": pa.array([1]), "embedding": named}))
+        assert connection.readiness("named").index_len == 0
+
+
+def test_errors_of_put_come_late_and_pressure_is_said_once(longbow: LongbowDouble) -> None:
+    longbow.store.faults.slow_down = True
+    longbow.store.faults.fail_batches = 1
+    batch = rows([1])
+    with Connection(Target(longbow.url)) as connection:
+        writer, reader = connection.client.do_put(fl.FlightDescriptor.for_path("d"), batch.schema, connection.options())
+        writer.write_batch(batch)  # taken without a word
+        assert json.loads(reader.read().to_pybytes())["status"] == "slow_down"
+        with pytest.raises(fl.FlightInternalError, match="flush failed"):
+            writer.close()
+        with pytest.raises(fl.FlightInternalError, match="missing flight descriptor path"):
+            connection.client.do_put(fl.FlightDescriptor.for_command(b"x"), batch.schema)[0].close()
+
+
+def test_a_full_server_blocks_without_a_word(longbow: LongbowDouble) -> None:
+    longbow.store.max_memory, longbow.store.memory = 1000, 950
+    with Connection(Target(longbow.url, timeout=0.3)) as connection, pytest.raises(fl.FlightTimedOutError):
+        put(connection, "d", rows([1]))
+
+
+def test_searches_are_kept_for_a_minute(longbow: LongbowDouble) -> None:
+    axis = np.eye(SIZE, dtype=np.float32)[1]
+    with Connection(Target(longbow.url)) as connection:
+        put(connection, "d", rows([0]))
+        before = connection.search("d", axis, 1)
+        put(connection, "d", rows([1]))
+        assert connection.search("d", axis, 1) == before
+
+
+def test_every_call_has_a_deadline(longbow: LongbowDouble) -> None:
+    longbow.store.faults.hang = True
+    with Connection(Target(longbow.url, timeout=0.2)) as connection:
+        for call in (
+            lambda: connection.readiness("d"),
+            lambda: connection.delete("d", 1),
+            lambda: connection.delete_dataset("d"),
+            lambda: connection.search("d", np.ones(SIZE, np.float32), 1),
+        ):
+            with pytest.raises(DeadlineError, match=r"within 0\.2 s"):
+                call()
+
+
+def test_a_token_goes_to_the_proxy_and_never_unencrypted_to_another_machine(longbow: LongbowDouble) -> None:
+    with Connection(Target(longbow.url, token="secret")) as connection:
+        connection.readiness("d")
+    assert longbow.store.headers[-1]["authorization"] == ["Bearer secret"]
+    with pytest.raises(InputError, match=r"unencrypted: use grpc\+tls"):
+        Target("grpc://db.example.org:3000", token="secret")
+
+
+def test_addresses_that_are_none() -> None:
+    for url in ("localhost:3000", "http://h:1", "grpc://h", "grpc://h:99999", "grpc://h:1/path"):
+        with pytest.raises(InputError, match="must be grpc://HOST:PORT"):
+            Target(url)
+
+
+def test_a_refusing_server_is_a_passing_trouble(longbow: LongbowDouble) -> None:
+    longbow.store.faults.refuse = True
+    with Connection(Target(longbow.url)) as connection, pytest.raises(ServiceError, match="shutting down"):
+        connection.readiness("d")

@@ -1,0 +1,85 @@
+"""Questions to a dataset, and the two commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fletcher.runtime import Encoder
+from fletcher.runtime.console import run as run_app
+from fletcher.runtime.errors import InputError
+from fletcher.serve.cli import app
+from fletcher.serve.longbow.connection import Target
+from fletcher.serve.longbow.search import search
+
+from ...doubles.longbow import LongbowDouble
+from .conftest import RunJob
+from .unit_encoder import UnitEncoder
+
+
+def ask(longbow: LongbowDouble, text: str, encoder: UnitEncoder | None = None, **options: Any) -> Any:
+    options = {"k": 3, "input_type": "query", "dimensions": None, **options}
+    return search(cast(Encoder, encoder or UnitEncoder()), Target(longbow.url), "docs", text, **options)
+
+
+def test_hits_come_with_text_and_metadata(run: RunJob, longbow: LongbowDouble) -> None:
+    run([{"text": f"text {number}", "n": number} for number in range(20)])
+    found = ask(longbow, "text 7")
+    assert (found[0].text, found[0].metadata["fields"]) == ("text 7", {"n": 7})
+    assert found[0].score > found[1].score > found[2].score
+    assert len(found) == 3
+
+
+def test_the_question_gets_its_prompt(run: RunJob, longbow: LongbowDouble) -> None:
+    run(["prompted:what", "what"])
+    assert ask(longbow, "what", input_type="prompted")[0].text == "prompted:what"
+
+
+def test_questions_that_have_no_answer(run: RunJob, longbow: LongbowDouble) -> None:
+    with pytest.raises(InputError, match="has no dataset 'docs'"):
+        ask(longbow, "a")
+    run(["a", "b"])
+    with pytest.raises(InputError, match="the text is empty"):
+        ask(longbow, " ")
+    with pytest.raises(InputError, match="holds vectors of unit"):
+        ask(longbow, "a", UnitEncoder(digest="another"))
+    with pytest.raises(InputError, match="dimension mismatch"):
+        ask(longbow, "a", UnitEncoder(dimension=4))
+
+
+def test_the_commands(
+    longbow: LongbowDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Loaded(UnitEncoder):
+        def __enter__(self) -> Loaded:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr("sys.excepthook", lambda *_: None)
+    monkeypatch.setattr(Encoder, "load", lambda path, **options: Loaded())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("one\ntwo\n\none\n")
+    where = ["--longbow", longbow.url, "--dataset", "my/docs", "--json"]
+    with pytest.raises(SystemExit) as end:
+        run_app(app, ["ingest", "model", "-i", "texts.txt", "--on-error", "skip", *where])
+    assert end.value.code == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    assert {name: summary[name] for name in ("read", "sent", "known", "duplicates", "failed", "missing")} == {
+        "read": 4,
+        "sent": 2,
+        "known": 0,
+        "duplicates": 1,
+        "failed": 1,
+        "missing": 0,
+    }
+    assert "1 rows could not be used; the first: texts.txt, row 2 (from 0): there is no text" in err
+    assert sorted(path.name for path in tmp_path.glob("my_docs*")) == ["my_docs.failed.jsonl", "my_docs.journal"]
+    with pytest.raises(SystemExit) as end:
+        run_app(app, ["search", "model", "two", "-k", "1", *where])
+    assert end.value.code == 0
+    assert json.loads(capsys.readouterr().out)[0]["text"] == "two"

@@ -1,0 +1,68 @@
+"""An encoder whose vectors are of length 1 and can be worked out by hand; what `Ingestion` asks of one."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime import Embeddings
+from fletcher.runtime.embed_options import EmbedOptions
+
+DIMENSION = 8
+
+
+def unit_vector(text: str, dimension: int = DIMENSION) -> NDArray[np.float32]:
+    """Of 16 numbers at most, made of the text's hash; its length is 1."""
+    raw = np.frombuffer(hashlib.sha512(text.encode()).digest(), np.uint8)[:dimension].astype(np.float32) - 127.5
+    vector: NDArray[np.float32] = (raw / np.linalg.norm(raw)).astype(np.float32)
+    return vector
+
+
+class UnitEncoder:
+    """Counts a token a character.
+
+    Attributes:
+        embedded: texts that were computed, in order.
+        norm: of the vectors that it gives.
+        delay: seconds a chunk takes.
+    """
+
+    def __init__(self, digest: str = "d1", dimension: int = DIMENSION, norm: float = 1.0, delay: float = 0.0) -> None:
+        self.card = type("Card", (), {"name": "unit", "normalize": True})
+        self.variant = type("Variant", (), {"name": "cpu-fp32"})
+        self.artifact = type("Artifact", (), {"digest": digest})
+        self.dimension = dimension
+        self.norm = norm
+        self.delay = delay
+        self.embedded: list[str] = []
+
+    def check(self, options: EmbedOptions) -> None: ...
+
+    def _made(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
+        lengths = np.array([len(text) for text in texts], np.int64)
+        vectors = np.stack([unit_vector(text, self.dimension) for text in texts]) * np.float32(self.norm)
+        dropped = np.zeros(len(texts), np.int32)
+        if options.dtype == "float16":
+            return Embeddings(vectors.astype(np.float16), lengths, dropped)
+        if options.dtype == "int8":
+            scales = (np.abs(vectors).max(axis=1) / 127).astype(np.float32)
+            return Embeddings(np.round(vectors / scales[:, None]).astype(np.int8), lengths, dropped, scales)
+        return Embeddings(vectors, lengths, dropped)
+
+    def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions) -> Iterator[Embeddings]:
+        for texts in chunks:
+            if self.delay:
+                time.sleep(self.delay)
+            self.embedded += texts
+            yield self._made(texts, options)
+
+    def embed(
+        self, texts: Sequence[str], *, input_type: str | None = None, dimensions: int | None = None
+    ) -> Embeddings:
+        return self._made(
+            [f"{input_type}:{text}" if input_type == "prompted" else text for text in texts], EmbedOptions()
+        )
