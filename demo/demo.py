@@ -62,6 +62,7 @@ def main() -> int:
     """Runs every step; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(".demo"), help="where the artefact goes")
+    parser.add_argument("--longbow", metavar="URL", help="grpc://HOST:PORT of a Longbow: also put texts in, and search")
     parser.add_argument("--texts", type=int, default=2000, help="texts of the throughput measurement")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -85,6 +86,9 @@ def main() -> int:
             step(6, "throughput")
             measure(flight, options.texts)
             step(7, "stop the server")
+        if options.longbow is not None:
+            step(8, "into the vector database Longbow, and back out")
+            find(artifact, options.longbow, options.folder)
     except DemoError as error:
         report.line("")
         sys.stderr.write(f"demo: failed: {error}\n")
@@ -207,6 +211,24 @@ def compare(url: str) -> None:
     report.result([], Table(("cosine", "pair", "one", "other"), rows))
     worst, best = min(cosines[: len(RELATED)]), max(cosines[len(RELATED) :])
     require(worst - best >= MARGIN, f"a related pair has cosine {worst:.3f}, an unrelated one {best:.3f}")
+
+
+def find(artifact: Path, longbow: str, folder: Path) -> None:
+    """Requires that a text, put into Longbow, is found by another one that means the same."""
+    place = ["--longbow", longbow, "--dataset", "fletcher-demo"]
+    texts = "\n".join(one for one, _ in RELATED)
+    args = ["ingest", str(artifact), "-i", "-", *place, "--journal", str(folder / "longbow.journal"), "--json"]
+    done = subprocess.run(command("fletcher-serve", *args), input=texts, stdout=subprocess.PIPE, text=True, check=False)
+    require(done.returncode == 0, f"fletcher-serve ingest ended with {done.returncode}")
+    counts = json.loads(done.stdout)
+    require(counts["sent"] + counts["known"] == len(RELATED), f"of {len(RELATED)} texts {counts['sent']} arrived")
+    for text, question in RELATED:
+        args = ["search", str(artifact), *place, question, "-k", "1", "--json"]
+        done = subprocess.run(command("fletcher-serve", *args), stdout=subprocess.PIPE, text=True, check=False)
+        require(done.returncode == 0, f"fletcher-serve search ended with {done.returncode}")
+        (hit,) = json.loads(done.stdout)
+        report.line(f"   {question}\n     {hit['score']:.3f}  {hit['text']}")
+        require(hit["text"] == text, f"{question!r} should find {text!r}")
 
 
 def measure(url: str, count: int) -> None:

@@ -635,7 +635,7 @@ def ingest(
         typer.Option("--patience", min=0, rich_help_panel=LONGBOW_PANEL, help="Seconds without an acknowledgement."),
     ] = 300.0,
     trace: Annotated[
-        str, typer.Option("--trace", rich_help_panel=LONGBOW_PANEL, help="An id for logs and every row's metadata.")
+        str, typer.Option("--trace", rich_help_panel=LONGBOW_PANEL, help="An id that calls and rows' metadata carry.")
     ] = "",
     variant: VariantName = None,
     provider: ProviderName = "auto",

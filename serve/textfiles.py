@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 
 from fletcher.runtime.errors import InputError
 
 from .columnfiles import open_arrow, open_parquet
-from .inputs import open_input
+from .inputs import is_url, open_input
 from .jsonkinds import JsonKinds
 from .linefiles import Bad, chunk_rows, count_lines, read_csv, read_jsonl, read_txt, refuse
 from .textchunks import CHUNK_TEXTS, TextChunk, TextSource, refuse_reserved
@@ -101,7 +102,7 @@ def open_texts(
 def _format_of(path: str) -> TextFormat:
     if path == STDIN:
         return "txt"
-    suffix = Path(path).suffix.lower()
+    suffix = Path(urlsplit(path).path if is_url(path) else path).suffix.lower()
     if suffix not in _FORMATS:
         raise InputError(
             f"{path}: the suffix {suffix!r} names no format of texts; rename the file to one of {', '.join(_FORMATS)}, "

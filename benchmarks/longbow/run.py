@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from fletcher.serve.bench.corpora import corpus
 
 from fletcher import Encoder
 from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.bench.corpora import corpus
 from fletcher.serve.embed import embed_file
 from fletcher.serve.longbow.capacity import CapacityWatch
 from fletcher.serve.longbow.connection import Target

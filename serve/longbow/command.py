@@ -57,7 +57,7 @@ class Job:
         options: what is done.
         sink: how rows are sent.
         metrics: Longbow's Prometheus page, or None.
-        trace: an id for the rows' metadata, or empty.
+        trace: an id for the calls' headers and the rows' metadata, or empty.
     """
 
     source: str
@@ -76,6 +76,7 @@ class Job:
     def __post_init__(self) -> None:
         if self.on_error not in ("skip", "stop"):
             raise InputError(f"--on-error is {self.on_error!r}: use skip or stop")
+        replace(self.target, trace=self.trace)  # refuses a trace that no header can carry
         if not self.dataset:
             raise InputError("the dataset has no name: give one with --dataset")
 
@@ -112,7 +113,7 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                 ingestion = Ingestion(
                     encoder,
                     source,
-                    job.target,
+                    replace(job.target, trace=job.trace),
                     job.dataset,
                     journal,
                     letters,

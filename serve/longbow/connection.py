@@ -6,6 +6,7 @@ What the calls do is read from Longbow's source (github 23skdu/longbow, internal
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ CHANNEL: Final = [
 ]
 
 
+_plain = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where Longbow is, and how to get in.
@@ -54,12 +58,14 @@ class Target:
         token: sent as `authorization: Bearer …`, for a proxy; Longbow ignores it.
         ca_file: certificates to trust, PEM; None trusts the system's.
         timeout: seconds that a call may take.
+        trace: sent as `x-request-id` with every call, so that a proxy's log shows which job it was; empty is none.
     """
 
     url: str
     token: str | None = None
     ca_file: Path | None = None
     timeout: float = 30.0
+    trace: str = ""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -76,6 +82,8 @@ class Target:
             raise InputError(f"a token would go to {self.url} unencrypted: use grpc+tls://")
         if self.timeout <= 0:
             raise InputError(f"a timeout of {self.timeout:g} s was asked for; it must be above 0")
+        if self.trace and not _plain.fullmatch(self.trace):
+            raise InputError(f"the trace is {self.trace!r}: use up to 128 letters, digits and . _ : -")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,8 @@ class Connection:
         headers = []
         if self.target.token is not None:
             headers.append((b"authorization", f"Bearer {self.target.token}".encode()))
+        if self.target.trace:
+            headers.append((b"x-request-id", self.target.trace.encode()))
         return fl.FlightCallOptions(timeout=timeout or self.target.timeout, headers=headers)
 
     def _act(self, kind: str, body: dict[str, Any]) -> bytes:
@@ -144,6 +154,18 @@ class Connection:
         with translate(self.target, "check_readiness"):
             answer = json.loads(self._act("check_readiness", {"dataset": dataset}))
         return Readiness(answer["status"], answer.get("reason", ""), int(answer.get("index_len", 0)))
+
+    def schema(self, dataset: str) -> Any:
+        """The columns of a dataset, a `pyarrow.Schema`; no row of it is read.
+
+        Raises:
+            ServiceError, InputError: as in `translate`.
+        """
+        with translate(self.target, "DoGet", dataset):
+            reader = self.client.do_get(fl.Ticket(dataset.encode()), self.options())
+            schema = reader.schema
+            reader.cancel()
+        return schema
 
     def delete(self, dataset: str, row: int) -> bool:
         """Marks the row that came last under an id as deleted.

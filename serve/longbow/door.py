@@ -27,9 +27,9 @@ from ..engine import Engine
 from ..errors import FieldError, UnknownRouteError
 from ..flight_schema import FlightOptions, choose_column, read_texts
 from ..models import Models
-from .connection import Target
+from .connection import Connection, Target
 from .ids import candidate, digester, key_of, whole_number
-from .schema import longbow_schema, make_batch, widen
+from .schema import check_schema, longbow_schema, make_batch, widen
 from .sink import Parcel, Sink, SinkOptions
 
 __all__ = ["MAX_DOCUMENTS", "Document", "IngestAnswer", "LongbowDoor", "flight_put", "require"]
@@ -183,9 +183,15 @@ class LongbowDoor:
             if (dataset, dimension) not in self._channels:
                 waiting = _Waiting()
                 schema = longbow_schema(dimension, with_text=True)
+                self._check(dataset, schema)
                 sink = Sink(self.target, dataset, schema, waiting, SinkOptions(patience=self.target.timeout))
                 self._channels[dataset, dimension] = _Channel(sink, waiting)
             return self._channels[dataset, dimension]
+
+    def _check(self, dataset: str, schema: pa.Schema) -> None:
+        with Connection(self.target) as connection:
+            if connection.readiness(dataset).status != "NOT_FOUND":
+                check_schema(dataset, connection.schema(dataset), schema)
 
     def _send(self, dataset: str, dimension: int, channel: _Channel, batch: pa.RecordBatch) -> None:
         future: Future[None] = Future()

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encoder
@@ -29,7 +30,7 @@ from .connection import Connection, Readiness, Target
 from .documents import DeadLetters
 from .ids import digester, key_of, whole_number
 from .journal import Claim, Entry, Journal
-from .schema import longbow_schema, make_batch, widen
+from .schema import check_schema, longbow_schema, make_batch, widen
 from .sink import Parcel, Sink, SinkOptions, take_back, wait_until_quiet
 
 __all__ = ["IngestOptions", "IngestSummary", "Ingestion", "journal_facts"]
@@ -218,9 +219,9 @@ class Ingestion:
             counts.sent = counts.read - counts.known - counts.duplicates - self._failed
             return self._summary(time.monotonic() - started, 0, None, 0, 0)
         with Connection(self._target) as connection:
-            self._begin(connection)
             dimension = options.embed.dimensions or self._encoder.dimension
             schema = longbow_schema(dimension, with_text=options.with_text)
+            self._begin(connection, schema)
             with Sink(
                 self._target,
                 self._dataset,
@@ -254,9 +255,11 @@ class Ingestion:
 
     # Before -----------------------------------------------------------------------------------------------------------
 
-    def _begin(self, connection: Connection) -> None:
-        """Finds out what became of what an earlier run left in doubt."""
+    def _begin(self, connection: Connection, schema: pa.Schema) -> None:
+        """Sees that the dataset takes such rows, and finds out what became of what an earlier run left in doubt."""
         state = _reach(connection, self._dataset, self._sink_options.patience)
+        if state.status != "NOT_FOUND":
+            check_schema(self._dataset, connection.schema(self._dataset), schema)
         journal = self._journal
         if journal.fact("baseline") is None:
             journal.set_fact("baseline", str(state.index_len))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import InputError
 
-__all__ = ["MAX_ID", "longbow_schema", "make_batch", "widen"]
+__all__ = ["MAX_ID", "check_schema", "longbow_schema", "make_batch", "widen"]
 
 #: Search gives ids of 32 bits.
 MAX_ID: Final = 2**32 - 1
@@ -37,6 +37,34 @@ def longbow_schema(dimension: int, *, with_text: bool) -> pa.Schema:
         pa.field("timestamp", pa.timestamp("ns")),
     ]
     return pa.schema(fields)
+
+
+def check_schema(dataset: str, there: pa.Schema, ours: pa.Schema) -> None:
+    """Refuses rows that a dataset cannot take. Longbow's `DoExchange` does not look: it would store them, and index none.
+
+    Args:
+        dataset: its name, for the message.
+        there: the dataset's columns.
+        ours: those of the rows.
+
+    Raises:
+        InputError: a column of the same name has another type, or the vectors another length.
+    """
+    for field in ours:
+        place = there.get_field_index(field.name)
+        if place < 0 or there.field(place).type == field.type:
+            continue
+        found = there.field(place).type
+        if pa.types.is_fixed_size_list(found) and found.list_size != field.type.list_size:
+            raise InputError(
+                f"the dataset {dataset!r} has vectors of {found.list_size} numbers, and these have {field.type.list_size}: "
+                "use another dataset, or the model and the --dimensions that it was made with"
+            )
+        if pa.types.is_fixed_size_list(found) and found.value_type == field.type.value_type:
+            continue  # the inner field's name is the writer's
+        raise InputError(
+            f"the dataset {dataset!r} keeps {field.name!r} as {found}, and these rows have {field.type}: use another dataset"
+        )
 
 
 def widen(embeddings: Embeddings, *, allow_unnormalized: bool) -> NDArray[np.float32]:

@@ -4,7 +4,8 @@ Read from github 23skdu/longbow (`internal/store`: do_exchange.go, store_actions
 the real server:
 
 - DoPut gathers up to 50,000 rows or 32 MiB, so its errors come late; at most one PutResult, at the stream's start.
-- DoExchange `["ingest", dataset]` acknowledges each batch, numbered from 1 a stream.
+- DoExchange `["ingest", dataset]` acknowledges each batch, numbered from 1 a stream, and compares no schema with the
+  dataset's: vectors of another length are stored, acknowledged, and never indexed.
 - A repeated id leaves both rows; `delete` takes the id as a string and marks the row that came last under it, and only that;
   `index_len` counts marked rows too. Nothing is overwritten.
 - Over 90 % of its memory writers block without an error; past the limit rows are dropped after OK.
@@ -89,6 +90,7 @@ class Store:
         """
         self.max_memory = max_memory
         self.keep = keep
+        self.token: str | None = None
         self.faults = Faults()
         self.datasets: dict[str, Dataset] = {}
         self.memory = 0
@@ -112,10 +114,14 @@ class Store:
             raise pa.ArrowKeyError(f"dataset {name} not found")
         return self.datasets[name]
 
+    def join(self, name: str, schema: pa.Schema) -> Dataset:
+        """The dataset, made on first use."""
+        with self.lock:
+            return self.datasets.setdefault(name, Dataset(schema))
+
     def open(self, name: str, schema: pa.Schema) -> Dataset:
         """The dataset, made on first use; refuses a schema that is no extension of it."""
-        with self.lock:
-            dataset = self.datasets.setdefault(name, Dataset(schema))
+        dataset = self.join(name, schema)
         known = {column.name: column.type for column in dataset.schema}
         for column in schema:
             if column.name in known and known[column.name] != column.type:
@@ -164,6 +170,8 @@ class Store:
         if values == pa.float16():
             return int(dataset.indexed == 0 and batch.num_rows > 0)
         if values != pa.float32():
+            return 0
+        if dataset.schema.field("vector").type.list_size != batch.schema.field("vector").type.list_size:
             return 0
         lost = min(self.faults.lose_index, batch.num_rows)
         self.faults.lose_index -= lost
@@ -217,13 +225,16 @@ def _ipc(batch: pa.RecordBatch) -> bytes:
 
 
 class _Headers(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Writes down what callers say of themselves, as a proxy would see it."""
+    """Writes down what callers say of themselves, as a proxy in front would, and asks for the token that it wants."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def start_call(self, info: Any, headers: dict[str, list[str]]) -> None:
         self._store.headers.append(dict(headers))
+        token = self._store.token
+        if token is not None and headers.get("authorization") != [f"Bearer {token}"]:
+            raise fl.FlightUnauthenticatedError("the proxy wants a token")
 
 
 class _Port(fl.FlightServerBase):  # type: ignore[misc]
@@ -320,7 +331,7 @@ class DataPort(_Port):
         path = [part.decode() for part in descriptor.path or []]
         if path[:1] != ["ingest"] or len(path) < 2:
             raise pa.ArrowInvalid("DoExchange ingest requires dataset name in path")
-        dataset = self.store.open(path[1], reader.schema)
+        dataset = self.store.join(path[1], reader.schema)
         faults = self.store.faults
         number = 0
         for chunk in reader:
@@ -380,15 +391,33 @@ class LongbowDouble:
         metrics_url: of the Prometheus page.
     """
 
-    def __init__(self, *, port: int = 0, max_memory: int = 1 << 30, keep: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        max_memory: int = 1 << 30,
+        keep: bool = True,
+        certificate: tuple[bytes, bytes] | None = None,
+        token: str | None = None,
+    ) -> None:
+        """
+        Args:
+            port: of the data port; 0 is a free one.
+            max_memory, keep: see `Store`.
+            certificate: chain and key, PEM: what a proxy in front of the data port shows.
+            token: what such a proxy asks for.
+        """
         self.store = Store(max_memory=max_memory, keep=keep)
-        self._data = DataPort(self.store, f"grpc://127.0.0.1:{port}")
+        self.store.token = token
+        scheme = "grpc" if certificate is None else "grpc+tls"
+        options = {} if certificate is None else {"tls_certificates": [certificate]}
+        self._data = DataPort(self.store, f"{scheme}://127.0.0.1:{port}", **options)
         self._meta = MetaPort(self.store)
         self._metrics = ThreadingHTTPServer(("127.0.0.1", 0), _page(self.store))
         self._thread = threading.Thread(target=self._metrics.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
         self.port = self._data.port
-        self.url = f"grpc://127.0.0.1:{self._data.port}"
+        self.url = f"{scheme}://127.0.0.1:{self._data.port}"
         self.meta_url = f"grpc://127.0.0.1:{self._meta.port}"
         self.metrics_url = f"http://127.0.0.1:{self._metrics.server_port}/metrics"
 

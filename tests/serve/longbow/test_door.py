@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.serve.longbow.connection import Target
+from fletcher.serve.longbow.schema import longbow_schema
 from fletcher.serve.server import Server
 
 from ...doubles.longbow import LongbowDouble
@@ -113,3 +114,30 @@ def test_a_server_without_longbow(server: Server) -> None:
     answer = post(server, {"dataset": "docs", "documents": ["a"]})
     assert answer.status_code == 404
     assert "--longbow grpc://HOST:PORT" in answer.json()["error"]["message"]
+
+
+def test_a_dataset_of_another_length(serving: Server, longbow: LongbowDouble) -> None:
+    schema = longbow_schema(4, with_text=True)
+    longbow.store.open("docs", schema)
+    answer = post(serving, {"dataset": "docs", "documents": ["a"]})
+    assert answer.status_code == 400
+    assert "has vectors of 4 numbers" in answer.json()["error"]["message"]
+    assert longbow.store.ids("docs") == []
+
+
+def test_a_client_that_does_not_wait_long(serving: Server, longbow: LongbowDouble) -> None:
+    longbow.store.faults.ack_seconds = 1.0
+    answer = httpx.post(
+        f"{serving.addresses.http}/v1/ingest",
+        json={"dataset": "docs", "documents": ["a"]},
+        headers={"X-Request-Timeout": "0.2"},
+        timeout=20,
+    )
+    assert answer.status_code == 504
+    assert "the rows may still arrive" in answer.json()["error"]["message"]
+
+
+def test_the_models_name_counts(serving: Server, longbow: LongbowDouble) -> None:
+    answer = post(serving, {"dataset": "docs", "documents": ["a"], "model": "another"})
+    assert answer.status_code == 404
+    assert longbow.store.datasets == {}

@@ -86,7 +86,7 @@ def test_three_cuts(longbow: LongbowDouble, run: RunJob) -> None:
 
 @pytest.mark.slow
 def test_fifty_kills(longbow: LongbowDouble, tmp_path: Path) -> None:
-    _kill_and_resume(longbow, tmp_path, 50, 20_000)
+    _kill_and_resume(longbow, tmp_path, 50, 60_000)
 
 
 @pytest.mark.slow

@@ -13,16 +13,18 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
+import trustme
 
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
 from fletcher.serve.longbow.connection import Connection, Target
-from fletcher.serve.longbow.schema import longbow_schema, make_batch
+from fletcher.serve.longbow.schema import check_schema, longbow_schema, make_batch
 
 from ...doubles.longbow import LongbowDouble
 
@@ -233,3 +235,42 @@ def test_a_refusing_server_is_a_passing_trouble(longbow: LongbowDouble) -> None:
     longbow.store.faults.refuse = True
     with Connection(Target(longbow.url)) as connection, pytest.raises(ServiceError, match="shutting down"):
         connection.readiness("d")
+
+
+def test_a_proxy_with_tls_and_a_token(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    chain = authority.issue_cert("127.0.0.1")
+    certificate = (b"".join(blob.bytes() for blob in chain.cert_chain_pems), chain.private_key_pem.bytes())
+    ca_file = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca_file)
+    with LongbowDouble(certificate=certificate, token="secret") as proxied:
+        assert proxied.url.startswith("grpc+tls://")
+        with Connection(Target(proxied.url, "secret", ca_file, trace="job-7")) as connection:
+            put(connection, "d", rows([1, 2]))
+            assert indexed(connection, "d", 2) == 2
+        assert proxied.store.headers[-1]["x-request-id"] == ["job-7"]
+        with Connection(Target(proxied.url, "wrong", ca_file)) as connection, pytest.raises(InputError, match="token"):
+            connection.readiness("d")
+        other = tmp_path / "other.pem"
+        trustme.CA().cert_pem.write_to_path(other)
+        with Connection(Target(proxied.url, "secret", other, timeout=2.0)) as connection, pytest.raises(ServiceError):
+            connection.readiness("d")
+    with pytest.raises(InputError, match="certificates cannot be read"):
+        Connection(Target("grpc+tls://127.0.0.1:1", "secret", tmp_path / "none.pem"))
+
+
+def test_a_trace_that_no_header_can_carry() -> None:
+    with pytest.raises(InputError, match="use up to 128 letters"):
+        Target("grpc://127.0.0.1:3000", trace="a\nb")
+
+
+def test_exchange_stores_other_vectors_and_indexes_none_so_that_we_look_first(longbow: LongbowDouble) -> None:
+    with Connection(Target(longbow.url)) as connection:
+        put(connection, "d", rows([1]))
+        there = connection.schema("d")
+        assert put(connection, "d", rows([2], size=4))[0]["status"] == "acked"
+        assert connection.readiness("d").index_len == 1
+        assert there.field("vector").type.list_size == SIZE
+        check_schema("d", there, longbow_schema(SIZE, with_text=True))
+        with pytest.raises(InputError, match="has vectors of 8 numbers, and these have 4"):
+            check_schema("d", there, longbow_schema(4, with_text=False))
