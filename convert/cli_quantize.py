@@ -93,3 +93,72 @@ def show_sensitivity(
     if max_loss is not None:
         names = exclude_greedily(found, max_loss)
         report.line("exclude = [" + ", ".join(f'"{name}"' for name in names) + "]")
+
+
+@quantize.command("sweep")
+def run_sweep(
+    ctx: typer.Context,
+    folder: Folder,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The sweep's folder: new, or that of an interrupted one to go on with.",
+        ),
+    ],
+    texts: Texts = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Judged pairs: score<TAB>text<TAB>text a line, for a rank correlation."),
+    ] = None,
+    min_cosine: Annotated[
+        float, typer.Option(min=0, max=1, help="Smallest cosine with float32 that a text may be left with.")
+    ] = 0.995,
+    min_overlap: Annotated[
+        float, typer.Option(min=0, max=1, help="Least share of float32's ten nearest neighbours.")
+    ] = 0.95,
+    budget: Annotated[
+        float | None, typer.Option(min=0, metavar="MINUTES", help="Begin no recipe that would end later.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only these, built-in or TOML files; else all for processors. Repeatable."),
+    ] = None,
+    save: Annotated[
+        list[Path] | None,
+        typer.Option("--report", metavar="FILE", help="Write it here too: .html or .json. Repeatable."),
+    ] = None,
+) -> None:
+    """Try recipes on your texts and this machine, recommend one, and write its artefact and a report."""
+    from fletcher.quantize.corpus import BUILT_IN
+    from fletcher.quantize.pairs import read_pairs
+    from fletcher.quantize.sweep import SweepOptions, sweep
+
+    from .sweep_report import check_reports, render_sweep, write_sweep
+    from .texts import read_texts
+
+    report = reporter(ctx)
+    files = [output / "report.html", output / "report.json", *(save or ())]
+    check_reports(files)  # before ten minutes of measuring
+    options = SweepOptions(
+        min_cosine=min_cosine,
+        min_overlap=min_overlap,
+        budget_seconds=None if budget is None else 60 * budget,
+        recipes=tuple(recipe or ()),
+    )
+    found = sweep(
+        folder,
+        output,
+        options,
+        texts=None if texts is None else read_texts(texts),
+        name=BUILT_IN if texts is None else texts.name,
+        pairs=None if pairs is None else read_pairs(pairs),
+        reporter=report,
+    )
+    for file in files:
+        write_sweep(found, file)
+        report.line(f"wrote {file}")
+    report.result(found, render_sweep(found))
+    report.line(found.sentence)

@@ -16,7 +16,7 @@ from .verification import VariantResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_cosines", "plot_pairs", "to_svg"]
+__all__ = ["BLUE", "FLOOR", "INK", "RED", "SOFT", "plot_cosines", "plot_pairs", "to_svg"]
 
 #: Cosines are computed in float64 from float32 vectors; below this, 1 - cosine is rounding and has no logarithm to show.
 FLOOR = 1e-16

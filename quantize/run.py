@@ -35,7 +35,7 @@ from .metrics import compare, cosines
 from .products import ProductWriter
 from .recipe import MatrixScheme, Recipe
 
-__all__ = ["FLOORS", "INSTRUCTIONS", "Quantised", "builtin_texts", "plan", "quantise", "vectors_of"]
+__all__ = ["FLOORS", "INSTRUCTIONS", "Quantised", "builtin_texts", "plan", "quantise", "tool_versions", "vectors_of"]
 
 #: The canary's smallest cosine that a scheme may have at all, where the recipe does not say: what is below is a recipe that
 #: does not suit the model, or a broken graph. Canaries hold hostile texts, which lose the most.
@@ -103,6 +103,7 @@ def quantise(
     output: Path,
     *,
     texts: Sequence[str] | None = None,
+    calibration: Sequence[str] | None = None,
     reporter: Reporter | None = None,
 ) -> Quantised:
     """Writes a quantised artefact beside its float32 parent; whole or not at all.
@@ -111,7 +112,9 @@ def quantise(
         artifact: the parent, with a float32 graph for the recipe's target.
         recipe: how.
         output: the new artefact's folder; an artefact there is replaced.
-        texts: to calibrate with and to measure on; None takes built-in ones, different ones for the two.
+        texts: to measure on; None takes built-in ones.
+        calibration: to calibrate with; None takes every second one of `texts`, which is then not measured on, or other
+            built-in ones.
         reporter: is told what happens.
 
     Raises:
@@ -132,15 +135,14 @@ def quantise(
     graph = GraphEditor(parent, source)
     places = find_matrices(graph)
     schemes = plan(recipe, places)
-    measured_on = list(texts) if texts is not None else builtin_texts()[:NUM_TEXTS]
+    measured_on, calibrating = _share(texts, calibration)
     if not measured_on:
         raise InputError("there is no text to measure on: give some, or leave --texts out for the built-in ones")
     with new_artifact(output) as folder:
         ranges = None
         if needs_calibration(recipe, schemes.values()):
             tell("calibrating")
-            calibration = list(texts) if texts is not None else builtin_texts()[NUM_TEXTS:]
-            ranges = calibrate(parent, recipe, schemes, calibration)
+            ranges = calibrate(parent, recipe, schemes, calibrating)
         tell("rewriting the graph")
         ProductWriter(graph, recipe, ranges).rewrite(places, schemes)
         name = f"{source.target}-{recipe.name}"
@@ -157,7 +159,7 @@ def quantise(
             files=describe_files(folder),
             canary_reference=parent.manifest.canary_reference,
             parent=parent.digest,
-            tools=_tools(),
+            tools=tool_versions(),
         )
         write_manifest(folder, manifest)
         if source.target != "cpu":
@@ -196,6 +198,16 @@ def quantise(
         canary_cosine=cosine,
         batch_dependent=variant.batch_dependent,
     )
+
+
+def _share(texts: Sequence[str] | None, calibration: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Texts to measure on and others to calibrate with: a recipe is not judged by what it has seen."""
+    if texts is None:
+        built_in = builtin_texts()
+        return built_in[:NUM_TEXTS], list(calibration if calibration is not None else built_in[NUM_TEXTS:])
+    if calibration is not None:
+        return list(texts), list(calibration)
+    return list(texts[1::2]), list(texts[::2])
 
 
 def plan(recipe: Recipe, places: Sequence[Place]) -> dict[str, MatrixScheme]:
@@ -326,6 +338,7 @@ def _num_bytes(artifact: Artifact, variant: Variant) -> int:
     return artifact.manifest.files[variant.file].size + artifact.manifest.files[variant.weights].size
 
 
-def _tools() -> dict[str, str]:
+def tool_versions() -> dict[str, str]:
+    """Versions of what decides the result."""
     versions = {name: metadata.version(name) for name in ("numpy", "tokenizers", "safetensors")}
     return {"fletcher": fletcher.__version__, "onnx": onnx.__version__, "python": platform.python_version(), **versions}

@@ -159,6 +159,7 @@ def save(calibration: Calibration, path: Path, notes: Mapping[str, str]) -> None
     tensors = {name: getattr(calibration, name) for name in Calibration.__slots__}
     temporary = path.with_name(f".{path.name}.new")
     save_file(tensors, temporary, {**notes, "fletcher.vectors": FORMAT})
+    temporary.chmod(0o644)  # safetensors makes files that only their owner can read
     temporary.replace(path)
 
 

@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from fletcher.serve.bench.corpora import corpus
 
 from fletcher import Encoder
 from fletcher.runtime import Embeddings
+from fletcher.runtime.corpora import corpus
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.embed import embed_file
 from fletcher.serve.longbow.capacity import CapacityWatch

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -43,15 +45,26 @@ def main() -> None:
         batches = [batch() for _ in range(options.batches)]
         loaded, peak = resident(), 0
 
-        def run(one: Encodings) -> None:
+        def work(share: Iterator[Encodings]) -> None:
             nonlocal peak
-            encoder.run(one)
-            peak = max(peak, resident())
+            for one in share:
+                encoder.run(one)
+                peak = max(peak, resident())
 
-        with ThreadPoolExecutor(encoder.workers) as pool:
-            list(pool.map(run, batches[:SETTLED]))
-            settled = resident()
-            list(pool.map(run, batches[SETTLED:]))
+        def run(some: list[Encodings]) -> None:
+            """Each worker takes every n-th; nothing is kept of a batch, not even its future."""
+            threads = [
+                threading.Thread(target=work, args=(islice(some, start, None, encoder.workers),))
+                for start in range(encoder.workers)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        run(batches[:SETTLED])
+        settled = resident()
+        run(batches[SETTLED:])
         ended = resident()
     told = {
         "provider": encoder.provider,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from ..page import STYLE
 from ..plots import to_svg
-from ..report_html import STYLE
 from .report import shape_of
 from .results import LayersReport, PointResult
 

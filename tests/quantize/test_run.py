@@ -96,7 +96,7 @@ def test_a_matrix_that_does_not_exist_is_named(minilm_artifact: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [([], "no text"), (["a", "b"], "too few"), (["one word"] * 20, "which says nothing of other lengths")],
+    [([], "no text"), (["a", "b"], "too few"), (["one word"] * 40, "which says nothing of other lengths")],
 )
 def test_texts_that_cannot_calibrate(minilm_artifact: Path, tmp_path: Path, texts: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
