@@ -14,6 +14,7 @@ __all__ = ["sweep_to_html"]
 
 #: Besides the verification report's styles.
 MORE_STYLE = """
+body { max-width: 72rem; } .wide td:first-child { white-space: nowrap; }
 .take { border-left: 4px solid var(--good); background: #f3f8f5; padding: .8rem 1.1rem; margin: 1.25rem 0;
   font-size: 1.05rem; }
 .wide { overflow-x: auto; } tr.chosen td { background: #f3f8f5; font-weight: 600; } tr.dropped td { color: var(--soft); }
@@ -50,7 +51,8 @@ def sweep_to_html(report: SweepReport) -> str:
         '<p class="soft">Speeds are times float32\'s, measured in turns with it: throughput of short and of long texts, and '
         "the latency of one short text. Size and memory are shares of float32's. The recommendation comes from recipes whose "
         f"worst cosine is at least {report.min_cosine:g}, that keep at least {report.min_overlap:.0%} of the neighbours, and "
-        "whose vectors do not depend on the other texts of a batch.</p>",
+        "whose vectors do not depend on the other texts of a batch: <i>batch</i> is 1 − cosine of a text alone with the same "
+        "text among others. ★: no other recipe is better in accuracy, speed and size together.</p>",
         '<div class="plots one">',
         f"<figure>{plot_front(report.parent, kept, report.front, report.chosen)}<figcaption>Filled points are beaten by none "
         "in accuracy, speed and size together; their area is the file's size; the red one is recommended.</figcaption>"
@@ -70,7 +72,7 @@ def sweep_to_html(report: SweepReport) -> str:
 def _points(report: SweepReport) -> str:
     headings = ["recipe", "#cosine mean", "#p1", "#worst", "#neighbours", "#Spearman"]
     headings += ["#judged pairs"] if report.pairs else []
-    headings += ["#alone or in a batch", "#short", "#long", "#latency", "#size", "#memory"]
+    headings += ["#batch", "#short", "#long", "#latency", "#size", "#memory"]
     rows = [_row(report, report.parent)]
     rows += [_row(report, point) for point in report.points if point.quality is not None]
     return html_table(headings, rows)

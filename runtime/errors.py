@@ -16,6 +16,7 @@ FletcherError
 └── ServiceError             the server cannot answer now
     ├── OverloadedError      the queue is full; carries the seconds after which to retry
     ├── DeadlineError        the request's deadline passed before it was computed
+    ├── FailingError         the model's device fails; carries the seconds after which to retry
     └── StoppingError        the server is stopping and admits nothing more
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "CheckpointError",
     "ChecksumError",
     "DeadlineError",
+    "FailingError",
     "FletcherError",
     "InputError",
     "MissingPackageError",
@@ -111,6 +113,18 @@ class OverloadedError(ServiceError):
 
 class DeadlineError(ServiceError):
     """The request's deadline passed before it was computed."""
+
+
+class FailingError(ServiceError):
+    """The model's device fails or does not answer: requests are refused until it has recovered.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StoppingError(ServiceError):

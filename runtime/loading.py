@@ -16,7 +16,7 @@ from .devices import settle
 from .errors import InputError
 from .machine import this_machine
 from .manifest import Variant
-from .memory import MemoryBudget, memory_budget, resident
+from .memory import KEPT, MemoryBudget, memory_budget, resident
 from .providers import PROVIDERS
 from .session import FALLBACK, Session, open_session, open_with_fallback
 from .tokenizer import CACHE_BYTES, Tokenizer
@@ -161,4 +161,5 @@ def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: 
         caches=options.cache_bytes + CACHE_BYTES,
         workers=layout.workers,
         max_tokens=max_tokens,
+        kept=KEPT[layout.provider] * layout.workers,
     )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
-__all__ = ["MemoryBudget", "MemoryGate", "MemoryShape", "memory_budget", "parse_size", "resident"]
+__all__ = ["KEPT", "MemoryBudget", "MemoryGate", "MemoryShape", "memory_budget", "parse_size", "resident"]
 
 #: What providers need of token, cell, square and bias, in units of what MLAS needs: bounds of what was measured on MiniLM and
 #: on random encoders of width 768 of six families, from 1 x 512 to 512 x 8 tokens (benchmarks/memory/peak.py). OpenVINO lays
@@ -28,6 +28,11 @@ __all__ = ["MemoryBudget", "MemoryGate", "MemoryShape", "memory_budget", "parse_
 FACTORS: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
     {"mlas": (1.0, 1.0, 1.0, 1.0), "openvino": (1.5, 4.0, 6.0, 2.0), "openvino-bf16": (0.9, 2.2, 3.0, 1.0)}
 )
+
+
+#: Bytes of compiled kernels that a provider keeps for each worker, whatever the model: random batches of bert-tiny's and of
+#: MiniLM's dimensions on two workers took 258 MB and 276 MB over what was loaded (benchmarks/memory/growth.py).
+KEPT: Mapping[str, int] = MappingProxyType({"mlas": 0, "openvino": 144 << 20, "openvino-bf16": 144 << 20})
 
 
 class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,7 +133,15 @@ SLACK = 24 << 20
 
 
 def memory_budget(
-    shape: MemoryShape, *, limit: int, loaded: int, caches: int, workers: int, max_tokens: int, shared: bool = True
+    shape: MemoryShape,
+    *,
+    limit: int,
+    loaded: int,
+    caches: int,
+    workers: int,
+    max_tokens: int,
+    shared: bool = True,
+    kept: int = 0,
 ) -> MemoryBudget:
     """Shares what a limit leaves among the batches.
 
@@ -141,12 +154,14 @@ def memory_budget(
         max_tokens: longest text.
         shared: whether what a batch had serves the next one on any worker, as in ONNX Runtime's arena. OpenVINO keeps it for
             each worker: after the same batch on two of them it holds twice as much (benchmarks/memory/peak.py --workers 2).
+        kept: bytes that the provider will come to keep for kernels.
 
     Raises:
         InputError: one text of the longest length does not fit, or not on each of the workers that share nothing.
     """
     longest = shape.predict(np.array([max_tokens]))
     times = 1 if shared else workers
+    caches += kept
     needed = loaded + caches + SLACK + longest * times
     if needed > limit:
         on_each = "" if times == 1 else f" on each of {workers} workers"

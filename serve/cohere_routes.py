@@ -50,7 +50,7 @@ async def embed(call: Call) -> Response:
         request.chunk_tokens,
         request.normalize,
     )
-    _, found = await call.ask(request.model, lambda engine: engine.submit(texts, options))
+    _, found = await call.ask(request.model, lambda engine: engine.submit(texts, options, call.terms))
     made: dict[str, Any] = {}
     scales = None
     for kind in kinds:

@@ -21,6 +21,7 @@ from .http_call import Call, Response
 from .http_json import invalid
 from .http_routes import Doc, Route
 from .openai_types import MAX_INPUTS
+from .terms import Terms
 
 __all__ = ["encode_routes"]
 
@@ -51,7 +52,7 @@ async def encode(call: Call) -> Response:
     most = call.limits.most_items(MAX_INPUTS)
     if len(texts) > most:
         raise FieldError(f"there are {len(texts)} texts; a request may have {most}: send several", None)
-    _, found = await call.ask(options.model, lambda engine: engine.submit(texts, options.embed))
+    _, found = await call.ask(options.model, lambda engine: engine.submit(texts, options.embed, call.terms))
     headers = (
         (b"x-tokens-seen", ",".join(map(str, found.tokens.tolist())).encode()),
         (b"x-tokens-dropped", ",".join(map(str, found.dropped.tolist())).encode()),
@@ -104,11 +105,11 @@ async def encode_arrow(call: Call) -> Response:
     most = call.limits.most_items(MAX_ROWS)
     if total > most:
         raise FieldError(f"the stream has {total} rows; a request may have {most}: send several, or use Flight", column)
-    version, first = await call.ask(options.model, _question(texts[0] if texts else [], options))
+    version, first = await call.ask(options.model, _question(texts[0] if texts else [], options, call.terms))
     schema = output_schema(batches[0].schema if batches else read_schema(body), version.served, options.embed)
     rest: list[Embeddings] = [first] if texts else []
     for part in texts[1:]:
-        rest.append((await call.ask(options.model, _question(part, options)))[1])
+        rest.append((await call.ask(options.model, _question(part, options, call.terms)))[1])
     made = await loop.run_in_executor(None, write_arrow, schema, batches, rest)
     return Response(200, made, ARROW.encode())
 
@@ -117,9 +118,9 @@ async def encode_arrow(call: Call) -> Response:
 MAX_ROWS = 65_536
 
 
-def _question(texts: list[str], options: FlightOptions) -> Any:
+def _question(texts: list[str], options: FlightOptions, terms: Terms) -> Any:
     def ask(engine: Any) -> Future[Embeddings]:
-        future: Future[Embeddings] = engine.submit(texts, options.embed)
+        future: Future[Embeddings] = engine.submit(texts, options.embed, terms)
         return future
 
     return ask

@@ -19,13 +19,24 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.errors import FletcherError, InputError, OverloadedError, ProviderError, StoppingError
+from fletcher.runtime.errors import (
+    DeadlineError,
+    FailingError,
+    FletcherError,
+    InputError,
+    OverloadedError,
+    ProviderError,
+    StoppingError,
+)
 from fletcher.runtime.tasks import Task
 
 from .backend import Backend
-from .backlog import Backlog, Piece, Request
+from .backlog import MAX_MEMORY, Backlog, Piece, Request
+from .breaker import Breaker
 from .errors import TooLargeError
 from .metrics import Metrics
+from .terms import USUAL, Terms
+from .watchdog import STUCK_SECONDS, Watchdog
 
 __all__ = ["Engine"]
 
@@ -44,6 +55,9 @@ MAX_WAIT_SECONDS = 30.0
 #: Tokens of a request whose states late chunking keeps until the last of them came: 200 MB for 384 dimensions.
 MAX_LATE_TOKENS = 1 << 17
 
+#: Characters of a request up to which it is looked up among those under way: hashing them takes microseconds.
+JOINED_CHARACTERS = 1 << 16
+
 PLAIN = EmbedOptions()
 
 
@@ -53,6 +67,8 @@ class Engine:
     Attributes:
         encoder: what computes.
         metrics: what it counts in.
+        breaker: opens where the device fails again and again.
+        spare: opens a second device for what the first one fails at, or None.
     """
 
     def __init__(
@@ -62,6 +78,9 @@ class Engine:
         max_queue_tokens: int = MAX_QUEUE_TOKENS,
         max_wait_seconds: float = MAX_WAIT_SECONDS,
         max_request_tokens: int | None = None,
+        max_memory: int = MAX_MEMORY,
+        stuck_seconds: float = STUCK_SECONDS,
+        spare: Callable[[], Backend] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         """
@@ -70,16 +89,35 @@ class Engine:
             max_queue_tokens: tokens that may wait; above it requests are refused.
             max_wait_seconds: seconds that a request may be expected to wait before it is computed.
             max_request_tokens: tokens that one request may have the model compute; None is no bound.
+            max_memory: bytes that open requests may be predicted to hold.
+            stuck_seconds: after so long a batch counts as stuck, and its worker as lost.
+            spare: opens a second device for what the first one fails at; None has none.
             metrics: where to count; None counts for nobody.
         """
         self.encoder = encoder
         self.metrics = Metrics() if metrics is None else metrics
-        self._backlog = Backlog(max_tokens=max_queue_tokens, max_wait=max_wait_seconds, workers=encoder.workers)
+        self._backlog = Backlog(
+            max_tokens=max_queue_tokens, max_wait=max_wait_seconds, workers=encoder.workers, max_memory=max_memory
+        )
+        self.breaker = Breaker()
+        self._flights: dict[Any, Request] = {}
+        self.spare = spare
+        self._spare: Backend | None = None
+        self._spare_lock = threading.Lock()
+        self._watchdog = Watchdog(stuck_seconds, self._lost)
         self._max_request_tokens = max_request_tokens
         self._failures = 0
         self.metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: self._backlog.tokens)
         self.metrics.gauge(
             "fletcher_open_requests", "Requests admitted and not yet answered", lambda: self._backlog.open_requests
+        )
+        self.metrics.gauge(
+            "fletcher_open_request_bytes",
+            "Bytes that open requests are predicted to hold",
+            lambda: self._backlog.memory,
+        )
+        self.metrics.gauge(
+            "fletcher_batches_stuck", "Batches that the device does not answer", lambda: float(self._watchdog.stuck)
         )
         for name, (text, value) in encoder.counters().items():
             self.metrics.counted(f"fletcher_{name}", text, value)
@@ -89,12 +127,9 @@ class Engine:
             lambda: float(encoder.fallback is not None),
         )
         self._tokenizers = ThreadPoolExecutor(encoder.workers, thread_name_prefix="fletcher-tokenize")
-        self._threads = [
-            threading.Thread(target=self._work, name=f"fletcher-worker-{number}", daemon=True)
-            for number in range(encoder.workers)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[threading.Thread] = []
+        for _ in range(encoder.workers):
+            self._begin_worker()
 
     @property
     def stopping(self) -> bool:
@@ -107,18 +142,33 @@ class Engine:
         return self._failures
 
     @property
+    def problem(self) -> str:
+        """Why requests fail or wait for ever just now; empty where nothing is known."""
+        if stuck := self._watchdog.stuck:
+            return (
+                f"the device has not answered {stuck} batch{'es' if stuck > 1 else ''} for {self._watchdog.limit:g} s"
+            )
+        if self.breaker.is_open:
+            return "the last batches failed, one after the other"
+        return ""
+
+    @property
     def open_requests(self) -> int:
         """Requests admitted and not yet answered."""
         return self._backlog.open_requests
 
-    def submit(self, inputs: Sequence[str] | Encodings, options: EmbedOptions = PLAIN) -> Future[Embeddings]:
+    def submit(
+        self, inputs: Sequence[str] | Encodings, options: EmbedOptions = PLAIN, terms: Terms = USUAL
+    ) -> Future[Embeddings]:
         """Admits a request of any size. Its vectors are those that it would get alone.
 
-        Cancelling the future drops what of it has not been computed.
+        Cancelling the future drops what of it has not been computed. The same texts with the same options, asked for while
+        they are under way, are computed once.
 
         Args:
             inputs: texts, or token ids that are ready.
             options: how they become vectors. Token ids get no prompt.
+            terms: how it waits.
 
         Returns:
             The embeddings, in the order of the inputs. Texts that turn out to be unusable fail here or in the future.
@@ -126,26 +176,37 @@ class Engine:
         Raises:
             InputError: the inputs or the options cannot be used.
             OverloadedError: too much waits already.
+            DeadlineError: its deadline has passed.
+            FailingError: the device fails.
             StoppingError: the server is stopping.
         """
         if options != PLAIN:
             self.encoder.check(options)
         if isinstance(inputs, Encodings):
             self._check_tokens(inputs.num_tokens)
-            request = self._admit(inputs.num_tokens)
+            request = self._admit(inputs.num_tokens, terms, len(inputs))
             self._enqueue(request, self.encoder.prepare_ids(inputs, options))
             return request.future
         characters = sum(map(len, inputs))
         limit = None if options.splits else len(inputs) * self.encoder.max_tokens
-        return self._submit(partial(self.encoder.prepare, inputs, options), characters, len(inputs), limit)
+        key = (tuple(inputs), options) if characters <= JOINED_CHARACTERS else None
+        known = None if key is None else self._flights.get(key)
+        if known is not None and (future := known.join(terms)) is not None:
+            self.metrics.admitted.inc()
+            self.metrics.joined.inc()
+            return future
+        return self._submit(partial(self.encoder.prepare, inputs, options), characters, len(inputs), limit, terms, key)
 
-    def submit_task(self, prepare: Callable[[], Task], *, characters: int, rows: int) -> Future[Any]:
+    def submit_task(
+        self, prepare: Callable[[], Task], *, characters: int, rows: int, terms: Terms = USUAL
+    ) -> Future[Any]:
         """Admits what a model gives besides vectors of texts: scores, sparse vectors, token vectors.
 
         Args:
             prepare: tokenises; called on this thread or on another one.
             characters: of all its texts.
             rows: that it makes.
+            terms: how it waits.
 
         Returns:
             What the task's `finish` gives.
@@ -153,23 +214,39 @@ class Engine:
         Raises:
             As `submit`.
         """
-        return self._submit(prepare, characters, rows, rows * self.encoder.max_tokens)
+        return self._submit(prepare, characters, rows, rows * self.encoder.max_tokens, terms, None)
 
-    def _submit(self, prepare: Callable[[], Task], characters: int, rows: int, limit: int | None) -> Future[Any]:
+    def _submit(
+        self,
+        prepare: Callable[[], Task],
+        characters: int,
+        rows: int,
+        limit: int | None,
+        terms: Terms,
+        key: Any,
+    ) -> Future[Any]:
         # English has about four characters a token; two keep the estimate on the safe side until the real count is known.
         cost = characters // 2 + 4 * rows
-        request = self._admit(cost if limit is None else min(cost, limit))
+        request = self._admit(cost if limit is None else min(cost, limit), terms, rows)
+        if key is not None:
+            request.on_close = partial(self._landed, key)
+            self._flights[key] = request
         if characters > INLINE_CHARACTERS:
             job = self._tokenizers.submit(self._tokenize, request, prepare)
             job.add_done_callback(partial(self._tokenized, request))
             return request.future
         try:
             task = self._tokenize(request, prepare)
-        except BaseException:
-            self._abandon(request)
+        except BaseException as error:
+            # Whoever joined meanwhile learns of it from the future, this caller from the exception.
+            self._abandon(request, error if len(request.futures) > 1 else None)
             raise
         self._enqueue(request, task)
         return request.future
+
+    def _landed(self, key: Any, request: Request) -> None:
+        if self._flights.get(key) is request:
+            self._flights.pop(key, None)
 
     def stop_admitting(self) -> None:
         """Refuses everything from now on; what was admitted is still answered."""
@@ -191,9 +268,15 @@ class Engine:
             self._fail(
                 request, StoppingError(f"the server stopped before it came to this request ({drain_seconds:g} s)")
             )
+        self._watchdog.stop()
         if drained:
             for thread in self._threads:
-                thread.join()
+                if not self._watchdog.is_lost(thread):
+                    thread.join()
+        device, self._spare, self.spare = self._spare, None, None
+        close = getattr(device, "close", None)
+        if drained and close is not None:
+            close()
         return drained
 
     def __enter__(self) -> Self:
@@ -209,17 +292,25 @@ class Engine:
         if limit is not None and count > limit:
             raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several")
 
-    def _admit(self, cost: int) -> Request:
+    def _admit(self, cost: int, terms: Terms, rows: int) -> Request:
+        if self.breaker.is_open and self.spare is None:
+            self.metrics.refused("failing")
+            seconds = max(self.breaker.remaining(), 1.0)
+            raise FailingError(
+                f"the model's device failed several batches in a row; it is tried again in {seconds:.0f} s", seconds
+            )
+        memory = 4 * rows * self.encoder.dimension + 8 * cost
         try:
-            request = self._backlog.admit(cost)
-        except (OverloadedError, StoppingError) as error:
-            self.metrics.refused("overloaded" if isinstance(error, OverloadedError) else "stopping")
+            request = self._backlog.admit(cost, terms, memory=memory)
+        except (OverloadedError, StoppingError, DeadlineError) as error:
+            reasons = {OverloadedError: "overloaded", StoppingError: "stopping"}
+            self.metrics.refused(reasons.get(type(error), "deadline"))
             raise
         self.metrics.admitted.inc()
         return request
 
     def _tokenize(self, request: Request, prepare: Callable[[], Task]) -> Task | None:
-        if request.future.cancelled():
+        if request.cancelled:
             return None
         started = time.perf_counter()
         task = prepare()
@@ -263,11 +354,29 @@ class Engine:
             request.task = task
             self._answer(request, np.empty((0, self.encoder.dimension), np.float32))
 
+    def _begin_worker(self) -> None:
+        thread = threading.Thread(target=self._work, name=f"fletcher-worker-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
     def _work(self) -> None:
         """A worker's life."""
         budget = self.encoder.token_budget
         while (pieces := self._backlog.take(budget)) is not None:
-            self._compute(pieces)
+            with self._watchdog.watch(pieces) as watched:
+                self._compute(pieces)
+            if watched.lost:  # another worker took its place
+                return
+
+    def _lost(self, pieces: Sequence[Piece]) -> None:
+        """A batch is stuck: its requests are told, and a new worker takes the place of the one that waits for it."""
+        logger.error("the device does not answer", extra={"fields": {"seconds": self._watchdog.limit}})
+        self._failures += 1
+        self._begin_worker()
+        for piece in pieces:
+            self._fail(
+                piece.request, ProviderError(f"the device did not answer a batch within {self._watchdog.limit:g} s")
+            )
 
     def _compute(self, pieces: Sequence[Piece]) -> None:
         """Runs one batch and answers the requests that it completes."""
@@ -275,7 +384,7 @@ class Engine:
         started = time.perf_counter()
         try:
             by_token = pieces[0].request.task.by_token
-            values = self.encoder.run(batch, pieces[0].request.task.output)
+            values = self._run(batch, pieces[0].request.task.output)
             finite = self._check(values, batch.num_tokens if by_token else len(batch))
         except Exception as error:
             # Whatever it is, it must fail its own request only, and never the thread that serves all the others.
@@ -302,6 +411,29 @@ class Engine:
                 self._answer(piece.request, whole)
             start = end
 
+    def _run(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+        """Computes on the device; what it fails at once more on the spare one, if there is one."""
+        if self.spare is not None and self.breaker.is_open:
+            return self._on_spare(batch, output)
+        try:
+            values = self.encoder.run(batch, output)
+        except Exception:
+            self.breaker.fail()
+            if self.spare is None:
+                raise
+            logger.warning("a batch failed; it runs again on the spare device", exc_info=True)
+            return self._on_spare(batch, output)
+        self.breaker.succeed()
+        return values
+
+    def _on_spare(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+        with self._spare_lock:
+            if self._spare is None:
+                assert self.spare is not None
+                self._spare = self.spare()
+        self.metrics.retried.inc()
+        return self._spare.run(batch, output)
+
     def _check(self, values: NDArray[np.float32], rows: int) -> NDArray[np.bool_] | None:
         """Which rows are finite, or None where all are."""
         if values.shape != (rows, self.encoder.dimension):
@@ -321,20 +453,25 @@ class Engine:
         metrics.batch_texts.observe(len(batch))
         metrics.tokens.inc(batch.num_tokens)
         metrics.dropped.inc(int(batch.dropped.sum()))
+        metrics.padding.inc(len(batch) * int(batch.lengths.max()) - batch.num_tokens)
         for piece in pieces:
             metrics.queued.observe(started - piece.request.admitted)
 
     def _answer(self, request: Request, values: NDArray[np.float32]) -> None:
         if not request.close():
             return
-        if request.future.set_running_or_notify_cancel():
-            try:
-                request.future.set_result(request.task.finish(values))
-            except Exception as error:  # it must fail this request only, as in `_compute`
-                logger.exception("a request of %d rows could not be finished", len(request.encodings))
-                request.future.set_exception(ProviderError(f"the vectors could not be made: {type(error).__name__}"))
+        started = time.perf_counter()
+        try:
+            answer = request.task.finish(values)
+        except Exception as error:  # it must fail this request only, as in `_compute`
+            logger.exception("a request of %d rows could not be finished", len(request.encodings))
+            failure = ProviderError(f"the vectors could not be made: {type(error).__name__}")
+            left = request.resolve(lambda future: future.set_exception(failure))
         else:
-            self.metrics.cancelled.inc()
+            self.metrics.output.observe(time.perf_counter() - started)
+            left = request.resolve(lambda future: future.set_result(answer))
+        if left:
+            self.metrics.cancelled.inc(left)
         self._backlog.settle(request)
 
     def _fail(self, request: Request, error: BaseException) -> None:
@@ -344,8 +481,7 @@ class Engine:
             failure = ProviderError(f"the session failed: {type(error).__name__}: {error}")
             failure.__cause__ = error
             error = failure
-        if request.future.set_running_or_notify_cancel():
-            request.future.set_exception(error)
+        request.resolve(lambda future: future.set_exception(error))
         self._backlog.settle(request)
 
 

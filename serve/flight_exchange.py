@@ -21,13 +21,14 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.errors import FletcherError, InputError, OverloadedError, StoppingError
+from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError, StoppingError
 
+from .flight_middleware import terms_of
 from .flight_schema import FlightOptions, choose_column, output_schema, read_options, read_texts, with_vectors
 from .models import Models
 from .statuses import public_message
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "wait"]
 
 #: Batches of a stream that are under way at once: one is computed, one waits behind it, one is read or written.
 READ_AHEAD = 4
@@ -45,6 +46,7 @@ class _Pending:
 
     batch: Any
     schema: Any
+    ipc: Any
     future: Future[Embeddings]
 
 
@@ -76,6 +78,7 @@ class Exchange:
         self._reader = reader
         self._writer = writer
         self._context = context
+        self._terms = terms_of(context)
         self._pending: queue.Queue[_Pending | _End] = queue.Queue(READ_AHEAD)
         self._unanswered = 0
         self._ended = False
@@ -141,14 +144,14 @@ class Exchange:
             future = self._submit(texts, options)
             self.rows += len(texts)
             self._unanswered += 1
-            self._pending.put(_Pending(chunk.data, schema, future))
+            self._pending.put(_Pending(chunk.data, schema, options.ipc, future))
 
     def _submit(self, texts: list[str], options: FlightOptions) -> Future[Embeddings]:
         """Submits; a stream that is under way waits for room where a new one would be refused."""
         while True:
             try:
                 _, future = self._models.submit_blocking(
-                    options.model, lambda engine: engine.submit(texts, options.embed)
+                    options.model, lambda engine: engine.submit(texts, options.embed, self._terms)
                 )
                 return future
             except OverloadedError:
@@ -165,9 +168,9 @@ class Exchange:
                 if not self._begun:
                     self._begin_empty()
                 return
-            embeddings = self._wait(pending.future)
+            embeddings = wait(pending.future, self._context, self._terms.deadline)
             if not self._begun:
-                self._writer.begin(pending.schema)
+                self._writer.begin(pending.schema, options=pending.ipc)
                 self._begun = True
             self._writer.write_batch(with_vectors(pending.batch, embeddings, pending.schema))
             self._unanswered -= 1
@@ -178,15 +181,6 @@ class Exchange:
         choose_column(schema, self._options)
         served = self._models.pick(self._options.model).served
         self._writer.begin(output_schema(schema, served, self._options.embed))
-
-    def _wait(self, future: Future[Embeddings]) -> Embeddings:
-        while True:
-            try:
-                return future.result(LOOK_SECONDS)
-            except FutureTimeoutError:
-                if self._context.is_cancelled():
-                    future.cancel()
-                    raise StoppingError("the client left") from None
 
     def _tell(self, error: FletcherError, thread: threading.Thread) -> None:
         """Gets a failure to a client that waits for an answer before it sends or closes anything."""
@@ -211,3 +205,28 @@ class Exchange:
             if isinstance(pending, _Pending):
                 pending.future.cancel()
                 self._unanswered -= 1
+
+
+def wait(future: Future[Embeddings], context: Any, deadline: float | None) -> Embeddings:
+    """Waits for an answer as long as the call's client does; gRPC cancels a call whose own deadline passed.
+
+    Args:
+        future: the engine's.
+        context: pyarrow's `ServerCallContext`.
+        deadline: `time.monotonic()` after which nobody wants the answer, or None.
+
+    Raises:
+        StoppingError: the client left.
+        DeadlineError: its deadline passed.
+    """
+    while True:
+        left = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
+        try:
+            return future.result(max(min(left, LOOK_SECONDS), 0.0))
+        except FutureTimeoutError:
+            if left <= 0:
+                future.cancel()
+                raise DeadlineError("the call's deadline passed before it was answered") from None
+            if context.is_cancelled():
+                future.cancel()
+                raise StoppingError("the client left") from None

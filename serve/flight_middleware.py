@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from typing import Any
 
 import pyarrow.flight as fl
@@ -12,8 +13,10 @@ from fletcher.runtime.errors import FletcherError
 
 from .access import Gate
 from .flight_errors import flight_error
+from .http_call import read_priority, read_timeout
+from .terms import Terms
 
-__all__ = ["KeyFactory", "RequestIdFactory", "client_of", "request_id"]
+__all__ = ["KeyFactory", "RequestIdFactory", "TermsFactory", "client_of", "request_id", "terms_of"]
 
 HEADER = "x-request-id"
 _plain_id = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -62,6 +65,35 @@ class KeyFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
             return _Client(self._gate.enter("key", authorization, peer=None))
         except FletcherError as error:
             raise flight_error(error) from None
+
+
+class _Terms(fl.ServerMiddleware):  # type: ignore[misc]
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+
+
+class TermsFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Reads the headers `x-priority` and `x-request-timeout`, as on HTTP: pyarrow does not show gRPC's own deadline."""
+
+    def start_call(self, info: Any, headers: dict[str, list[str]]) -> _Terms:
+        """Refuses what is none."""
+        try:
+            priority = read_priority(_value(headers, "x-priority"))
+            timeout = read_timeout(_value(headers, "x-request-timeout"))
+        except FletcherError as error:
+            raise flight_error(error) from None
+        return _Terms(Terms(priority, "", None if timeout is None else time.monotonic() + timeout))
+
+
+def _value(headers: dict[str, list[str]], name: str) -> bytes | None:
+    values = headers.get(name, [])
+    return values[0].encode("latin-1", "replace") if values and isinstance(values[0], str) else None
+
+
+def terms_of(context: Any) -> Terms:
+    """How a call's batches wait; a call without a key counts by its peer's address, without the port."""
+    terms: Terms = context.get_middleware("terms").terms
+    return Terms(terms.priority, client_of(context) or context.peer().rpartition(":")[0], terms.deadline)
 
 
 def request_id(context: Any) -> str:

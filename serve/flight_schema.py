@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 import pyarrow as pa
@@ -16,7 +16,15 @@ from .models import Models
 from .served import ServedModel
 from .vectorcolumns import made_columns, vector_columns, vector_fields
 
-__all__ = ["FlightOptions", "choose_column", "output_schema", "read_options", "read_texts", "with_vectors"]
+__all__ = [
+    "FlightOptions",
+    "choose_column",
+    "output_schema",
+    "read_options",
+    "read_texts",
+    "read_ticket",
+    "with_vectors",
+]
 
 #: The column that a stream with several string columns is expected to name; also Longbow's.
 DEFAULT_COLUMN = "text"
@@ -28,6 +36,7 @@ class FlightOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         column: which column to embed; None is `text`, or the only string column.
         model: the served model's name; None is the only one.
+        compression: of the answer's buffers; worth it on a slow network, for text columns more than for vectors.
 
     The others are those of `fletcher.runtime.embed_options.EmbedOptions`.
     """
@@ -42,6 +51,12 @@ class FlightOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overlap_tokens: int | None = None
     chunk_tokens: int | None = None
     normalize: bool | None = None
+    compression: Literal["lz4", "zstd"] | None = None
+
+    @property
+    def ipc(self) -> Any:
+        """How Arrow writes the answer."""
+        return pa.ipc.IpcWriteOptions(compression=self.compression)
 
     @property
     def embed(self) -> EmbedOptions:
@@ -56,6 +71,32 @@ class FlightOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self.chunk_tokens,
             self.normalize,
         )
+
+
+class _Ticket(FlightOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a `DoGet` ticket says."""
+
+    texts: list[str]
+
+
+def read_ticket(data: bytes, models: Models) -> tuple[list[str], FlightOptions]:
+    """Reads and checks a ticket.
+
+    Args:
+        data: JSON.
+        models: what is served.
+
+    Raises:
+        InputError, UnknownModelError: as `read_options`.
+    """
+    try:
+        ticket = msgspec.json.decode(data, type=_Ticket)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise FieldError(
+            f'the ticket is not usable: {error}. It is JSON such as {{"texts": ["a text"]}}', None
+        ) from None
+    check_options(ticket, models)
+    return ticket.texts, ticket
 
 
 def read_options(data: bytes, models: Models) -> FlightOptions:
@@ -75,9 +116,18 @@ def read_options(data: bytes, models: Models) -> FlightOptions:
         raise FieldError(
             f'the options are not usable: {error}. They are JSON such as {{"column": "text"}}', None
         ) from None
+    check_options(options, models)
+    return options
+
+
+def check_options(options: FlightOptions, models: Models) -> None:
+    """
+    Raises:
+        InputError: the model does not have them.
+        UnknownModelError: the model has another name.
+    """
     version = models.pick(options.model)
     (version.engine or version.wake()).encoder.check(options.embed)
-    return options
 
 
 def choose_column(schema: Any, options: FlightOptions) -> int:

@@ -22,9 +22,9 @@ from .access import Gate
 from .addresses import HostPort
 from .errors import UnknownRouteError
 from .flight_errors import flight_error
-from .flight_exchange import Exchange
-from .flight_middleware import KeyFactory, RequestIdFactory, request_id
-from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options
+from .flight_exchange import Exchange, wait
+from .flight_middleware import KeyFactory, RequestIdFactory, TermsFactory, request_id, terms_of
+from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options, read_ticket, with_vectors
 from .longbow.door import LongbowDoor, flight_put
 from .models import Models
 
@@ -35,6 +35,7 @@ logger = logging.getLogger("fletcher.serve.flight")
 EMBED = b"embed"
 ACTIONS = {
     "info": "The served model and the server, as JSON",
+    "stats": "The metrics, in Prometheus' text format",
     "health": "Whether the process lives and its canary passed, as JSON",
 }
 
@@ -59,7 +60,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._lock = threading.Lock()
         try:
             super().__init__(
-                f"grpc://{address}", middleware={"request-id": RequestIdFactory(), "key": KeyFactory(gate)}
+                f"grpc://{address}",
+                middleware={"request-id": RequestIdFactory(), "key": KeyFactory(gate), "terms": TermsFactory()},
             )
         except (pa.ArrowException, OSError) as error:
             raise ServiceError(f"Flight cannot listen on {address}: {error}") from error
@@ -87,6 +89,20 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         with self._call("info", context):
             return self._info(descriptor, self._options(descriptor))
 
+    def do_get(self, context: Any, ticket: Any) -> Any:
+        """Embeds the texts of a ticket: JSON with `texts` and the options of `DoExchange`."""
+        with self._call("get", context):
+            texts, options = read_ticket(ticket.ticket, self._models)
+            terms = terms_of(context)
+            version, future = self._models.submit_blocking(
+                options.model, lambda engine: engine.submit(texts, options.embed, terms)
+            )
+            embeddings = wait(future, context, terms.deadline)
+            batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})
+            schema = output_schema(batch.schema, version.served, options.embed)
+            made = with_vectors(batch, embeddings, schema)
+            return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, [made]), options.ipc)
+
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
         """The one descriptor that there is."""
         with self._call("list", context):
@@ -97,7 +113,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         return list(ACTIONS.items())
 
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
-        """`info` or `health`."""
+        """`info`, `stats` or `health`."""
         with self._call("action", context):
             if action.type == "info":
                 body = msgspec.json.encode(
@@ -106,6 +122,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             elif action.type == "health":
                 reason = self._models.not_ready()
                 body = msgspec.json.encode({"status": "ok", "ready": not reason, "reason": reason})
+            elif action.type == "stats":
+                body = self._models.metrics.exposition()
             else:
                 raise UnknownRouteError(f"there is no action {action.type!r}; there are {', '.join(ACTIONS)}")
             return iter([fl.Result(pa.py_buffer(body))])

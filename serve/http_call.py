@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
 from .http_bridge import Bridge, ClientLeftError, Receive
 from .loaded import Version
 from .models import VECTORS, Ask, Models
+from .terms import PRIORITIES, Priority, Terms
 
 __all__ = ["JSON", "Call", "Handler", "Limits", "Response", "Scope"]
 
@@ -31,8 +33,6 @@ BODY_SECONDS = 30.0
 
 #: Bytes that are decompressed on the event loop; more takes milliseconds, and another thread.
 INLINE_GZIP = 1 << 16
-
-PRIORITIES = ("interactive", "normal", "bulk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,14 @@ class Call:
         bridge: from the engine's threads to this loop.
         priority: `X-Priority`, or `normal`.
         timeout: `X-Request-Timeout` in seconds, or None.
+        deadline: `time.monotonic()` at its end, or None.
     """
 
     __slots__ = (
         "bodies",
         "bridge",
         "client",
+        "deadline",
         "headers",
         "limits",
         "models",
@@ -125,6 +127,15 @@ class Call:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.priority = read_priority(self.headers.get(b"x-priority"))
         self.timeout = read_timeout(self.headers.get(b"x-request-timeout"))
+        self.deadline = None if self.timeout is None else time.monotonic() + self.timeout
+
+    @property
+    def terms(self) -> Terms:
+        """How its questions wait."""
+        client = self.client
+        if not client and (peer := self.scope.get("client")):
+            client = peer[0]
+        return Terms(self.priority, client, self.deadline)
 
     def wants(self, media_type: bytes) -> bool:
         """Whether the client asks for answers of a type."""
@@ -228,7 +239,7 @@ class Call:
 Handler = Callable[[Call], Awaitable[Response]]
 
 
-def read_priority(value: bytes | None) -> str:
+def read_priority(value: bytes | None) -> Priority:
     """
     Raises:
         FieldError: it is none that there is.
@@ -236,9 +247,10 @@ def read_priority(value: bytes | None) -> str:
     if value is None:
         return "normal"
     name = value.decode("latin-1")
-    if name not in PRIORITIES:
-        raise FieldError(f"X-Priority is {name!r}: use one of {', '.join(PRIORITIES)}", "X-Priority")
-    return name
+    for priority in PRIORITIES:
+        if priority == name:
+            return priority
+    raise FieldError(f"X-Priority is {name!r}: use one of {', '.join(PRIORITIES)}", "X-Priority")
 
 
 def read_timeout(value: bytes | None) -> float | None:

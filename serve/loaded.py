@@ -9,8 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+
+import msgspec
 
 from fletcher.runtime.errors import FletcherError
+from fletcher.runtime.mlas import MlasSession
 
 from .backend import Backend
 from .engine import Engine
@@ -58,8 +62,15 @@ class Version:
         self._lock = threading.Lock()
         self._encoder: Backend | None = load(spec)
         self.served = ServedModel.of(self._encoder, spec.name, spec.aliases, spec.version)
-        self._engine: Engine | None = make_engine(self._encoder)
+        self._engine: Engine | None = self._begin(self._encoder)
         self._readiness: Readiness | None = Readiness(self._engine)
+
+    def _begin(self, encoder: Backend) -> Engine:
+        engine = self._make_engine(encoder)
+        # What the provider fails at runs once more on the processor, where that was allowed.
+        if self.spec.allow_fallback and encoder.provider != MlasSession.provider:
+            engine.spare = partial(self._load, msgspec.structs.replace(self.spec, provider="mlas"))
+        return engine
 
     @property
     def engine(self) -> Engine | None:
@@ -81,7 +92,7 @@ class Version:
             if self._engine is None:
                 started = time.perf_counter()
                 self._encoder = self._load(self.spec)
-                self._engine = self._make_engine(self._encoder)
+                self._engine = self._begin(self._encoder)
                 self._readiness = Readiness(self._engine)
                 self._log("model woke", seconds=round(time.perf_counter() - started, 3))
             self.used = time.monotonic()

@@ -69,6 +69,19 @@ class Metrics:
         )
         self.admitted = Counter("fletcher_admission_admitted", "Requests that the engine admitted", registry=registry)
         self.cancelled = Counter("fletcher_requests_cancelled", "Requests whose client left first", registry=registry)
+        self.joined = Counter(
+            "fletcher_requests_joined", "Requests answered with an identical one that was under way", registry=registry
+        )
+        self.retried = Counter("fletcher_batches_retried", "Batches run on the spare device", registry=registry)
+        self.padding = Counter(
+            "fletcher_padding_tokens", "Places of the batches' rectangles that held no token", registry=registry
+        )
+        self.output = Histogram(
+            "fletcher_output_duration_seconds",
+            "Making one request's vectors of what the model computed",
+            buckets=FINE_SECONDS,
+            registry=registry,
+        )
         self.vectors = Counter("fletcher_vectors_processed", "Vectors answered", registry=registry)
         self.tokens = Counter("fletcher_tokens_processed", "Tokens that the model computed", registry=registry)
         self.dropped = Counter("fletcher_tokens_dropped", "Tokens cut by truncation", registry=registry)

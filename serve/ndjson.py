@@ -61,7 +61,7 @@ async def stream(
     pieces = [texts[start : start + PIECE] for start in range(0, len(texts), PIECE)]
 
     def question(piece: Sequence[str]) -> Any:
-        return lambda engine: engine.submit(piece, options)
+        return lambda engine: engine.submit(piece, options, call.terms)
 
     version, first = await call.ask(name, question(pieces[0]))
     answers = _answers(call, version, pieces[1:], options)
@@ -80,7 +80,7 @@ async def _answers(
                 piece = left[0]
 
                 def ask(engine: Engine, piece: Sequence[str] = piece) -> Future[Embeddings]:
-                    return engine.submit(piece, options)
+                    return engine.submit(piece, options, call.terms)
 
                 try:
                     future = call.models.submit(version, ask)

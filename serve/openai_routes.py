@@ -20,6 +20,7 @@ from .models import Serving
 from .ndjson import NDJSON, stream
 from .openai_api import Inputs, decode_request, describe, encode_embeddings, list_models, read_inputs
 from .openai_types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
+from .terms import Terms
 
 __all__ = ["openai_routes"]
 
@@ -40,15 +41,17 @@ async def embeddings(call: Call) -> Response:
             raise FieldError("input is token ids: a streamed request takes texts", "input")
         return await stream(call, request.model, inputs.texts, options, request.encoding_format, OPENAI)
     heavy = inputs.ids is not None and sum(map(len, inputs.ids)) > INLINE_IDS
-    version, found = await call.ask(request.model, lambda engine: submit(engine, inputs, options), heavy=heavy)
+    version, found = await call.ask(
+        request.model, lambda engine: submit(engine, inputs, options, call.terms), heavy=heavy
+    )
     return Response(200, await gather(encode_embeddings(found, version.served.name, request.encoding_format)))
 
 
-def submit(engine: Engine, inputs: Inputs, options: EmbedOptions) -> Future[Any]:
+def submit(engine: Engine, inputs: Inputs, options: EmbedOptions, terms: Terms) -> Future[Any]:
     """Hands texts or token ids to an engine."""
     if inputs.ids is not None:
-        return engine.submit(engine.encoder.encodings_from_ids(inputs.ids), options)
-    return engine.submit(inputs.texts or [], options)
+        return engine.submit(engine.encoder.encodings_from_ids(inputs.ids), options, terms)
+    return engine.submit(inputs.texts or [], options, terms)
 
 
 def _check_ids_options(request: EmbeddingRequest) -> None:

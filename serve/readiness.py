@@ -1,4 +1,4 @@
-"""Ready means: the canary passed on the real session, and no batch has failed since."""
+"""Ready means: the canary passed on the real session, no batch has failed since, and the device answers."""
 
 from __future__ import annotations
 
@@ -32,12 +32,14 @@ class Readiness:
     @property
     def settled(self) -> bool:
         """Whether `reason` answers at once."""
-        return self._engine.stopping or not self._due()
+        return self._engine.stopping or bool(self._engine.problem) or not self._due()
 
     def reason(self) -> str:
         """Why the server is not ready; empty if it is."""
         if self._engine.stopping:
             return "the server is stopping"
+        if problem := self._engine.problem:
+            return problem
         with self._lock:
             if self._due():
                 self._failures = self._engine.failures

@@ -18,6 +18,7 @@ from fletcher.runtime.errors import (
     CanaryError,
     CheckpointError,
     DeadlineError,
+    FailingError,
     InputError,
     MissingPackageError,
     OptionError,
@@ -107,6 +108,7 @@ STATUSES: Mapping[type[FletcherError], Status] = {
     ServiceError: _UNREADY,
     OverloadedError: Status(429, "rate_limit_error", "overloaded", "UNAVAILABLE"),
     DeadlineError: Status(504, "server_error", "deadline_exceeded", "DEADLINE_EXCEEDED"),
+    FailingError: Status(503, "server_error", "model_failing", "UNAVAILABLE"),
     StoppingError: Status(503, "server_error", "stopping", "UNAVAILABLE"),
 }
 
@@ -128,6 +130,6 @@ def public_message(error: FletcherError) -> str:
 
 def retry_after(error: FletcherError) -> float | None:
     """Seconds after which a retry has a chance, or None where a retry is pointless."""
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | FailingError):
         return error.retry_after
     return STOPPING_RETRY_AFTER if isinstance(error, StoppingError) else None

@@ -140,7 +140,7 @@ async def embed(call: Call) -> Response:
             raise FieldError("inputs is token ids: a streamed request takes texts", "inputs")
         return await stream(call, request.model, inputs.texts, options, "float", TEI)
     heavy = inputs.ids is not None and sum(map(len, inputs.ids)) > INLINE_IDS
-    _, found = await call.ask(request.model, lambda engine: submit(engine, inputs, options), heavy=heavy)
+    _, found = await call.ask(request.model, lambda engine: submit(engine, inputs, options, call.terms), heavy=heavy)
     rows = _details(found) if request.detail else _slices(found.vectors)
     return Response(200, await gather(json_list(rows)), headers=token_headers(found.tokens, found.dropped))
 
@@ -165,11 +165,14 @@ def _details(found: Embeddings) -> Iterator[list[Any]]:
         ]
 
 
-def output_question(texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Ask:
+def output_question(call: Call, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Ask:
     """Asks for what is no vector of a text."""
     characters = sum(map(len, texts)) + len(query or "") * len(texts)
     return lambda engine: engine.submit_task(
-        lambda: engine.encoder.prepare_output(texts, options, query), characters=characters, rows=len(texts)
+        lambda: engine.encoder.prepare_output(texts, options, query),
+        characters=characters,
+        rows=len(texts),
+        terms=call.terms,
     )
 
 
@@ -177,7 +180,7 @@ async def embed_all(call: Call) -> Response:
     """Texts to a vector a token: of a ColBERT model its own, of an embedder the states that it averages."""
     request = decode(_embed_all, await call.body())
     texts = texts_of(call, request.inputs)
-    question = output_question(texts, request.token_options)
+    question = output_question(call, texts, request.token_options)
     _, found = await call.ask(request.model, question, outputs=("vectors", "token_vectors"))
     tokens: TokenEmbeddings = found
     body = await gather(json_list(_token_slices(tokens, detail=request.detail)))
@@ -202,7 +205,7 @@ async def embed_sparse(call: Call) -> Response:
     version = call.models.pick(request.model, ("sparse",))
     most = max(1, DENSE_BYTES // (4 * version.served.dimension))
     check_count(call, len(texts), "inputs", min(MAX_INPUTS, most))
-    _, found = await call.ask(request.model, output_question(texts, request.token_options), outputs=("sparse",))
+    _, found = await call.ask(request.model, output_question(call, texts, request.token_options), outputs=("sparse",))
     sparse: SparseEmbeddings = found
     body = await gather(json_list(_sparse_slices(sparse)))
     return Response(200, body, headers=token_headers(sparse.tokens, sparse.dropped))
@@ -224,7 +227,7 @@ async def rerank(call: Call) -> Response:
     if version.served.dimension != 1:
         raise InputError(f"{version.served.name} gives {version.served.dimension} scores a pair; ranking needs one")
     version, found = await call.ask(
-        request.model, output_question(request.texts, options, request.query), outputs=("scores",)
+        request.model, output_question(call, request.texts, options, request.query), outputs=("scores",)
     )
     scores: Scores = found
     values = tei_scores(scores.scores[:, 0], version.served.activation, raw=request.raw_scores)
@@ -266,7 +269,7 @@ async def similarity(call: Call) -> Response:
         normalize=True,
     )
     texts = [request.inputs.source_sentence, *sentences]
-    _, found = await call.ask(request.model, lambda engine: engine.submit(texts, options))
+    _, found = await call.ask(request.model, lambda engine: engine.submit(texts, options, call.terms))
     vectors = found.vectors.astype(np.float64)
     cosines = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
     return Response(200, msgspec.json.encode(cosines.tolist()), headers=token_headers(found.tokens, found.dropped))

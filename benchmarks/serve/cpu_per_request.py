@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-TEXT = "The quick brown fox jumps over the lazy dog."
+TEXT = "The quick brown fox jumps over dog ########."  # load.py puts a number there
 LOAD = Path(__file__).parent / "load.py"
 
 

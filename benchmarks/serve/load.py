@@ -15,6 +15,9 @@ import uvloop
 
 HEAD = "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
 
+#: What of a body is replaced by the request's number.
+NUMBER = b"########"
+
 
 class Client(asyncio.Protocol):
     """One connection that always has one request under way."""
@@ -38,7 +41,8 @@ class Client(asyncio.Protocol):
             return
         self._left[0] -= 1
         self._sent = time.perf_counter()
-        self._transport.write(self._request)
+        # Identical requests under way are computed once, so no two are.
+        self._transport.write(self._request.replace(NUMBER, b"%08d" % self._left[0]))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data

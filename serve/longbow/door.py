@@ -27,6 +27,7 @@ from ..engine import Engine
 from ..errors import FieldError, UnknownRouteError
 from ..flight_schema import FlightOptions, choose_column, read_texts
 from ..models import Models
+from ..terms import Terms
 from .connection import Connection, Target
 from .ids import candidate, digester, key_of, whole_number
 from .schema import check_schema, longbow_schema, make_batch, widen
@@ -230,7 +231,7 @@ class LongbowDoor:
 
 
 def _submit(texts: Sequence[str], options: EmbedOptions, engine: Engine) -> Future[Any]:
-    return engine.submit(texts, options)
+    return engine.submit(texts, options, Terms("bulk"))
 
 
 def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[int]]:

@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from fletcher.runtime.errors import FletcherError, InputError, OverloadedError, ServiceError
 
+from ..breaker import Breaker
 from .connection import Connection, Target
 from .exchange import Exchange, Parcel
-from .pacing import Backoff, BatchSizer, Breaker
+from .pacing import Backoff, BatchSizer
 
 __all__ = ["Ledger", "Parcel", "Sink", "SinkOptions"]
 
@@ -364,6 +365,8 @@ class _Lane:
                 ids.pop()
         finally:
             sink._ledger.add("extra", found)
+            if found:  # rows did arrive: patience is for a Longbow that takes nothing
+                self._trouble_since = time.monotonic()
 
     def _give_up(self, error: FletcherError | OSError) -> None:
         self._sink._fail(error)

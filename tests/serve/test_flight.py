@@ -365,7 +365,7 @@ def test_descriptions(client: Any, flight_url: str) -> None:
 
 
 def test_actions(client: Any, fake_encoder: FakeEncoder) -> None:
-    assert {action.type for action in client.list_actions()} == {"info", "health"}
+    assert {action.type for action in client.list_actions()} == {"info", "health", "stats"}
 
     def act(name: str) -> Any:
         return json.loads(next(iter(client.do_action(name))).body.to_pybytes())
@@ -373,6 +373,8 @@ def test_actions(client: Any, fake_encoder: FakeEncoder) -> None:
     assert act("info")["model"]["digest"] == "c0ffee"
     assert act("info")["model"]["dimensions"] == [8, 4]
     assert act("health") == {"status": "ok", "ready": True, "reason": ""}
+    stats = next(iter(client.do_action("stats"))).body.to_pybytes().decode()
+    assert "fletcher_queue_tokens 0.0" in stats
     with pytest.raises(pa.ArrowKeyError, match="no action 'reboot'"):
         act("reboot")
 
@@ -439,3 +441,51 @@ def test_stopping_answers_what_was_read(fake_encoder: FakeEncoder) -> None:
         assert not stopping.is_alive()
         with pytest.raises((pa.ArrowException, fl.FlightError)):
             writer.close()
+
+
+def headed(**headers: str) -> Any:
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return fl.FlightCallOptions(timeout=SECONDS, headers=pairs)
+
+
+def ticket(**options: Any) -> Any:
+    return fl.Ticket(json.dumps(options).encode())
+
+
+def test_a_ticket_with_texts_gets_their_vectors(client: Any) -> None:
+    table = client.do_get(ticket(texts=["ab", "c"], dimensions=4, column="body")).read_all()
+    assert table.column_names == ["body", "vector"]
+    assert table["body"].to_pylist() == ["ab", "c"]
+    np.testing.assert_array_equal(vectors_of(table), np.stack([expected("ab"), expected("c")])[:, :4])
+    assert table.schema.metadata[b"fletcher.digest"] == b"c0ffee"
+    assert client.do_get(ticket(texts=[])).read_all().num_rows == 0
+    for bad in (b"embed", b"{}", b'{"texts": [1]}', b'{"texts": ["a"], "dimensions": 5}', b'{"texts": ["a"], "x": 1}'):
+        with pytest.raises(pa.ArrowInvalid):
+            client.do_get(fl.Ticket(bad)).read_all()
+
+
+def test_a_calls_deadline_is_kept_and_its_work_dropped(client: Any, fake_encoder: FakeEncoder, server: Server) -> None:
+    fake_encoder.gate.clear()
+    with pytest.raises(fl.FlightTimedOutError, match="deadline"):
+        client.do_get(ticket(texts=["late"]), headed(x_request_timeout="0.1")).read_all()
+    fake_encoder.gate.set()
+    wait_for(lambda: server.engine.open_requests == 0)
+    got = client.do_get(ticket(texts=["ab"]), headed(x_request_timeout="9", x_priority="bulk")).read_all()
+    np.testing.assert_array_equal(vectors_of(got), expected("ab")[None])
+
+
+@pytest.mark.parametrize("header", [{"x_priority": "urgent"}, {"x_request_timeout": "soon"}])
+def test_unusable_headers_are_invalid_arguments(client: Any, header: dict[str, str]) -> None:
+    with pytest.raises(pa.ArrowInvalid, match="X-"):
+        client.do_get(ticket(texts=["ab"]), headed(**header)).read_all()
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_answers_are_compressed_on_request(client: Any, compression: Any) -> None:
+    table = exchange(client, [texts_batch(["ab"] * 50)], command(compression=compression))
+    np.testing.assert_array_equal(vectors_of(table), np.stack([expected("ab")] * 50))
+    table = client.do_get(ticket(texts=["ab"], compression=compression)).read_all()
+    np.testing.assert_array_equal(vectors_of(table), expected("ab")[None])
+    assert FlightOptions(compression=compression).ipc.compression == compression
+    with pytest.raises(pa.ArrowInvalid):
+        client.do_get(ticket(texts=["ab"], compression="gzip")).read_all()

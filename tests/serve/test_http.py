@@ -347,7 +347,7 @@ def test_a_client_that_leaves_costs_no_compute(http_url: str, server: Server, fa
     with ExitStack() as stay:
         for number in range(1, fake_encoder.workers + 1):  # each holds a worker up
             connection = stay.enter_context(socket.create_connection(("127.0.0.1", port)))
-            connection.sendall(request)
+            connection.sendall(request.replace(b"abc", b"ab%d" % number))  # identical ones would be computed once
             wait_for(lambda number=number: backlog.open_requests == number and backlog.tokens == 0)  # type: ignore[misc]
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(request.replace(b"abc", b"xyz"))

@@ -66,7 +66,7 @@ def _cut_and_go_on(longbow: LongbowDouble, run: RunJob, cuts: int, rows: int) ->
         cutter.start()
         try:
             encoder = UnitEncoder(delay=0.01)
-            summary = run(texts, encoder, url=f"grpc://127.0.0.1:{proxy.port}", chunk_texts=16, patience=30.0)
+            summary = run(texts, encoder, url=f"grpc://127.0.0.1:{proxy.port}", chunk_texts=16, patience=60.0)
         finally:
             over.set()
             cutter.join()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fletcher.runtime.errors import InputError, OverloadedError
+from fletcher.runtime.errors import InputError
 from fletcher.serve.longbow.capacity import CapacityWatch, read_metrics
-from fletcher.serve.longbow.pacing import Backoff, BatchSizer, Breaker
+from fletcher.serve.longbow.pacing import Backoff, BatchSizer
 
 from ...doubles.longbow import LongbowDouble
 
@@ -31,24 +31,6 @@ def test_backoff_doubles_up_to_its_bound_with_jitter() -> None:
         assert bound / 10 <= wait <= bound
     backoff.succeed()
     assert backoff.fail() <= 0.1
-
-
-def test_the_breaker_opens_lets_one_through_and_closes() -> None:
-    now = 0.0
-    breaker = Breaker(failures=3, open_seconds=5.0, clock=lambda: now)
-    for _ in range(2):
-        breaker.fail()
-    breaker.check("Longbow")
-    breaker.fail()
-    with pytest.raises(OverloadedError, match=r"failed 3 times in a row; next try in 5\.0 s") as refusal:
-        breaker.check("Longbow")
-    assert refusal.value.retry_after == 5.0
-    now = 5.1
-    breaker.check("Longbow")
-    breaker.fail()
-    assert breaker.is_open
-    breaker.succeed()
-    assert not breaker.is_open
 
 
 def test_metrics_are_read(longbow: LongbowDouble) -> None:
