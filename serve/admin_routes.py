@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from fletcher.runtime.errors import ArtifactError, FletcherError, InputError, ServiceError
 
+from .admin_changes import loading, unloading
 from .errors import FieldError, MediaTypeError, UnknownModelError
 from .http_call import JSON, Call, Response
 from .http_json import decode
@@ -96,28 +97,14 @@ async def load(call: Call) -> Response:
     except ArtifactError as error:
         raise FieldError(str(error), "path") from error
 
-    def change(specs: list[ModelSpec]) -> list[ModelSpec]:
-        if any(known.key == spec.key for known in specs):
-            merged = {name: getattr(spec, name) for name in said}
-            return [msgspec.structs.replace(known, **merged) if known.key == spec.key else known for known in specs]
-        return [*specs, spec]
-
-    await _edit(call, "load", change, reload=frozenset([spec.key]))
+    await _edit(call, "load", loading(spec, said), reload=frozenset([spec.key]))
     return await show(call)
 
 
 async def unload(call: Call) -> Response:
     """Unloads a model, or one version of it by `name@version`; what it admitted is answered."""
     name = call.scope["path"].removeprefix(PREFIX)
-    called, at, label = name.rpartition("@")
-
-    def change(specs: list[ModelSpec]) -> list[ModelSpec]:
-        left = [spec for spec in specs if spec.name != name and not (at and spec.key == (called, label))]
-        if len(left) == len(specs):
-            raise UnknownModelError(f"there is no model {name!r}; there are {', '.join(spec.name for spec in specs)}")
-        return left
-
-    await _edit(call, "unload", change)
+    await _edit(call, "unload", unloading(name))
     return await show(call)
 
 

@@ -16,7 +16,7 @@ from .flight_errors import flight_error
 from .http_call import read_priority, read_timeout
 from .terms import Terms
 
-__all__ = ["KeyFactory", "RequestIdFactory", "TermsFactory", "client_of", "request_id", "terms_of"]
+__all__ = ["KeyFactory", "RequestIdFactory", "TermsFactory", "client_of", "request_id", "require_admin", "terms_of"]
 
 HEADER = "x-request-id"
 _plain_id = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -42,8 +42,9 @@ class RequestIdFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
 
 
 class _Client(fl.ServerMiddleware):  # type: ignore[misc]
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, authorization: str | None) -> None:
         self.name = name
+        self.authorization = authorization
 
 
 class KeyFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
@@ -62,7 +63,7 @@ class KeyFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         values = headers.get("authorization", [])
         authorization = values[0] if values and isinstance(values[0], str) else None
         try:
-            return _Client(self._gate.enter("key", authorization, peer=None))
+            return _Client(self._gate.enter("key", authorization, peer=None), authorization)
         except FletcherError as error:
             raise flight_error(error) from None
 
@@ -93,12 +94,25 @@ def _value(headers: dict[str, list[str]], name: str) -> bytes | None:
 def terms_of(context: Any) -> Terms:
     """How a call's batches wait; a call without a key counts by its peer's address, without the port."""
     terms: Terms = context.get_middleware("terms").terms
-    return Terms(terms.priority, client_of(context) or context.peer().rpartition(":")[0], terms.deadline)
+    return Terms(terms.priority, client_of(context) or peer_of(context), terms.deadline)
 
 
 def request_id(context: Any) -> str:
     """The id of a call."""
     return str(context.get_middleware("request-id").value)
+
+
+def peer_of(context: Any) -> str:
+    """The address of a call's peer, without scheme and port: gRPC says `ipv4:127.0.0.1:5000` or `ipv6:[::1]:5000`."""
+    return str(context.peer()).rpartition(":")[0].partition(":")[2].strip("[]")
+
+
+def require_admin(gate: Gate, context: Any) -> None:
+    """
+    Raises:
+        UnauthorizedError, ForbiddenError: the call's key is no admin's, or there are no keys and it comes from elsewhere.
+    """
+    gate.enter("admin", context.get_middleware("key").authorization, peer=peer_of(context))
 
 
 def client_of(context: Any) -> str:

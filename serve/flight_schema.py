@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 import msgspec
@@ -207,6 +208,7 @@ def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any
         b"fletcher.dimension": b"%d" % size,
         b"fletcher.dtype": options.dtype.encode(),
         b"fletcher.normalization": b"l2" if model.normalized else b"none",
+        b"fletcher.time": datetime.now(UTC).isoformat(timespec="seconds").encode(),
     }
     for field in vector_fields(size, options, nullable=True):
         schema = schema.append(field)

@@ -16,16 +16,27 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from fletcher import __version__
-from fletcher.runtime.errors import FletcherError, ServiceError
+from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError
 
 from .access import Gate
 from .addresses import HostPort
-from .errors import UnknownRouteError
+from .admin_changes import loading, unloading
+from .errors import FieldError, UnknownRouteError
 from .flight_errors import flight_error
 from .flight_exchange import Exchange, wait
-from .flight_middleware import KeyFactory, RequestIdFactory, TermsFactory, request_id, terms_of
+from .flight_middleware import (
+    KeyFactory,
+    RequestIdFactory,
+    TermsFactory,
+    client_of,
+    request_id,
+    require_admin,
+    terms_of,
+)
 from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options, read_ticket, with_vectors
+from .http_json import decode
 from .longbow.door import LongbowDoor, flight_put
+from .model_spec import ModelSpec
 from .models import Models
 
 __all__ = ["FlightServer"]
@@ -33,10 +44,13 @@ __all__ = ["FlightServer"]
 logger = logging.getLogger("fletcher.serve.flight")
 
 EMBED = b"embed"
+_spec = msgspec.json.Decoder(ModelSpec)
 ACTIONS = {
     "info": "The served model and the server, as JSON",
     "stats": "The metrics, in Prometheus' text format",
     "health": "Whether the process lives and its canary passed, as JSON",
+    "load": "Loads or exchanges a model; JSON as of POST /admin/models, for admins",
+    "unload": "Unloads a model or NAME@VERSION; the name, for admins",
 }
 
 
@@ -55,6 +69,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             ServiceError: gRPC cannot listen there.
         """
         self._models = models
+        self._gate = gate
         self._longbow = longbow
         self._exchanges: set[Exchange] = set()
         self._lock = threading.Lock()
@@ -113,7 +128,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         return list(ACTIONS.items())
 
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
-        """`info`, `stats` or `health`."""
+        """What `ACTIONS` lists."""
         with self._call("action", context):
             if action.type == "info":
                 body = msgspec.json.encode(
@@ -122,11 +137,29 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             elif action.type == "health":
                 reason = self._models.not_ready()
                 body = msgspec.json.encode({"status": "ok", "ready": not reason, "reason": reason})
+            elif action.type in ("load", "unload"):
+                body = self._change(action, context)
             elif action.type == "stats":
                 body = self._models.metrics.exposition()
             else:
                 raise UnknownRouteError(f"there is no action {action.type!r}; there are {', '.join(ACTIONS)}")
             return iter([fl.Result(pa.py_buffer(body))])
+
+    def _change(self, action: Any, context: Any) -> bytes:
+        require_admin(self._gate, context)
+        said = action.body.to_pybytes()
+        fields = {"request_id": request_id(context), "client": client_of(context), "change": action.type}
+        logger.info("admin", extra={"fields": fields})
+        try:
+            if action.type == "unload":
+                self._models.edit(unloading(said.decode(errors="replace")))
+            else:
+                spec = decode(_spec, said).named()
+                names = {"name", *msgspec.json.decode(said)}
+                self._models.edit(loading(spec, names), reload=frozenset([spec.key]))
+        except ArtifactError as error:  # the operator's to read, and to mend
+            raise FieldError(str(error), "path") from error
+        return msgspec.json.encode(self._models.describe())
 
     def stop(self, drain_seconds: float) -> None:
         """Waits until what was read is answered, ends the streams whose clients say nothing, and closes.

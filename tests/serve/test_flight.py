@@ -10,6 +10,8 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -365,7 +367,7 @@ def test_descriptions(client: Any, flight_url: str) -> None:
 
 
 def test_actions(client: Any, fake_encoder: FakeEncoder) -> None:
-    assert {action.type for action in client.list_actions()} == {"info", "health", "stats"}
+    assert {action.type for action in client.list_actions()} == {"info", "health", "stats", "load", "unload"}
 
     def act(name: str) -> Any:
         return json.loads(next(iter(client.do_action(name))).body.to_pybytes())
@@ -489,3 +491,49 @@ def test_answers_are_compressed_on_request(client: Any, compression: Any) -> Non
     assert FlightOptions(compression=compression).ipc.compression == compression
     with pytest.raises(pa.ArrowInvalid):
         client.do_get(ticket(texts=["ab"], compression="gzip")).read_all()
+
+
+def test_the_metadata_says_when(client: Any) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    table = client.do_get(ticket(texts=["ab"])).read_all()
+    made = datetime.fromisoformat(table.schema.metadata[b"fletcher.time"].decode())
+    assert before <= made <= datetime.now(UTC)
+
+
+def test_admins_load_and_unload_models(tmp_path: Path) -> None:
+    from fletcher.serve.keys import Keys, add_key
+    from fletcher.serve.model_spec import ModelSpec
+
+    admin = add_key(tmp_path / "keys", "boss", "admin")
+    user = add_key(tmp_path / "keys", "somebody", "user")
+
+    def keyed(key: str) -> Any:
+        return fl.FlightCallOptions(timeout=SECONDS, headers=[(b"authorization", f"Bearer {key}".encode())])
+
+    def act(client: Any, key: str, name: str, body: bytes) -> Any:
+        return json.loads(next(iter(client.do_action(fl.Action(name, body), keyed(key)))).body.to_pybytes())
+
+    first = ModelSpec(path="", name="one")
+    with (
+        Server(
+            [first], http=None, flight="127.0.0.1:0", keys=Keys(tmp_path / "keys"), load=lambda spec: FakeEncoder()
+        ) as running,
+        fl.connect(running.addresses.flight) as client,
+    ):
+        more = json.dumps({"path": "", "name": "two"}).encode()
+        for refused in (user, "wrong"):
+            with pytest.raises((fl.FlightUnauthorizedError, fl.FlightUnauthenticatedError)):
+                act(client, refused, "load", more)
+        assert {model["name"] for model in act(client, admin, "load", more)} == {"one", "two"}
+        got = client.do_get(ticket(texts=["ab"], model="two"), keyed(user)).read_all()
+        np.testing.assert_array_equal(vectors_of(got), expected("ab")[None])
+        assert {model["name"] for model in act(client, admin, "unload", b"two")} == {"one"}
+        with pytest.raises(pa.ArrowKeyError, match="no model 'two'"):
+            act(client, admin, "unload", b"two")
+        with pytest.raises(pa.ArrowInvalid, match="path"):
+            act(client, admin, "load", b"{}")
+
+
+def test_without_keys_the_loopback_is_the_admin(client: Any) -> None:
+    with pytest.raises(pa.ArrowKeyError, match="no model 'nothing'"):
+        list(client.do_action(fl.Action("unload", b"nothing")))
