@@ -118,6 +118,8 @@ class CapacityWatch:
             parts.append(f"Longbow's memory {self.last.memory_share:.0%} full")
         if self.last.lag_rows is not None:
             parts.append(f"{self.last.lag_rows:,} rows behind")
+        if self.last.index_queue:
+            parts.append(f"{self.last.index_queue:,} batches to index")
         return ", ".join(parts)
 
     def _run(self) -> None:

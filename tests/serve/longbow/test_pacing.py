@@ -50,6 +50,9 @@ def test_metrics_with_labels_are_summed_and_others_left() -> None:
     page += 'longbow_index_queue_depth{a="1"} 2\nlongbow_index_queue_depth{a="2"} 3\n'
     found = read_metrics(page)
     assert (found.index_queue, found.lag_rows, found.memory_share) == (5, None, None)
+    watch = CapacityWatch(None)
+    watch.last = found
+    assert watch.told() == "5 batches to index"
 
 
 def test_metrics_that_are_not_there() -> None:
