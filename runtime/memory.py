@@ -30,8 +30,9 @@ FACTORS: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
 )
 
 
-#: Bytes of compiled kernels that a provider keeps for each worker: 4,000 random batches of bert-tiny's dimensions on two workers
-#: left 114 MB over what was loaded; when 100 shapes were kept, MiniLM's took 7 % more than those (benchmarks/memory/growth.py).
+#: Bytes of compiled kernels that a provider keeps for each worker: 4,000 random batches of bert-tiny's dimensions on two
+#: workers left 114 MB over what was loaded; when 100 shapes were kept, MiniLM's took 7 % more than those
+#: (benchmarks/memory/growth.py).
 KEPT: Mapping[str, int] = MappingProxyType({"mlas": 0, "openvino": 80 << 20, "openvino-bf16": 80 << 20})
 
 

@@ -20,8 +20,8 @@ from .token_inputs import token_inputs
 __all__ = ["OpenVinoSession"]
 
 #: Compiled kernels that OpenVINO and its oneDNN keep, one for each shape that came. Their defaults, 5,000 and 1,024, took
-#: 2.8 GB over 3,000 random batches of a model of bert-tiny's dimensions. With 100 shapes it held 206 MB after 500 batches and 10 %
-#: more at the end, with 40 it holds 107 MB and 2.4 % of the process more (benchmarks/memory/growth.py).
+#: 2.8 GB over 3,000 random batches of a model of bert-tiny's dimensions. With 100 shapes it held 206 MB after 500 batches and
+#: the process grew by 10 % more, with 40 it holds 107 MB and grows by 2.4 % (benchmarks/memory/growth.py).
 SHAPE_KERNELS, ONEDNN_KERNELS = 40, 64
 
 #: The package that OpenVINO reports its use with.
