@@ -25,8 +25,9 @@ from fletcher.runtime.artifact_writing import describe_files, new_artifact, writ
 from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary, write_canary
 from fletcher.runtime.errors import CheckpointError, InputError
 from fletcher.runtime.machine import this_machine
-from fletcher.runtime.manifest import FORMAT_VERSION, RUNNABLE_TARGETS, Manifest, Origin, Target, Variant
+from fletcher.runtime.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
 from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.providers import default_provider, runnable_targets
 from fletcher.runtime.session import Session
 from fletcher.runtime.tokenizer import Tokenizer
 
@@ -256,8 +257,9 @@ def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryR
         CanaryError: one does not pass.
     """
     results = []
+    targets = runnable_targets()
     for variant in artifact.manifest.variants:
-        if variant.target not in RUNNABLE_TARGETS:
+        if variant.target not in targets:
             continue
         with _open(artifact, variant, session) as encoder:
             results.append(encoder.require_canary())
@@ -266,7 +268,7 @@ def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryR
 
 def _open(artifact: Artifact, variant: Variant, session: Session | None) -> Encoder:
     if session is None or (variant.target, variant.precision) != ("cpu", "fp32"):
-        return Encoder.open(artifact, variant=variant.name)
+        return Encoder.open(artifact, variant=variant.name, provider=default_provider(variant.target))
     tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens, fast=False)
     return Encoder.join(artifact, variant, session, tokenizer)
 

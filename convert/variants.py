@@ -17,7 +17,8 @@ from fletcher.runtime import Encodings, Variant
 from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.feeds import make_feeds
-from fletcher.runtime.manifest import RUNNABLE_TARGETS, FileInfo, Target
+from fletcher.runtime.manifest import FileInfo, Target
+from fletcher.runtime.providers import runnable_targets
 
 from .description import Architecture
 from .memory import memory_shape
@@ -102,6 +103,7 @@ class GraphWriter:
         self._folder = folder
         self._architecture = architecture
         self._card = card
+        self._runnable = runnable_targets()
         self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=folder)
         self._fp32: WeightsFile | None = None
         self.written: dict[str, FileInfo] = {}
@@ -174,7 +176,7 @@ class GraphWriter:
             outputs=tuple(emission.graph.outputs),
             tolerance=default_tolerance(self._card, name),
             exporter=emission.exporter,
-            canary="passed" if target in RUNNABLE_TARGETS else "unchecked",
+            canary="passed" if target in self._runnable else "unchecked",
             arithmetic=None if precision.arithmetic == name else precision.arithmetic,
             islands=tuple(node for node in nodes if node in precision.islands),
             feeds=emission.feeds,

@@ -22,7 +22,8 @@ from fletcher.runtime import Encoder, Encodings
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.artifact_writing import stamp
 from fletcher.runtime.errors import ArtifactError, ChecksumError
-from fletcher.runtime.manifest import RUNNABLE_TARGETS, Variant
+from fletcher.runtime.manifest import Variant
+from fletcher.runtime.providers import runnable_targets
 from fletcher.runtime.reporter import Reporter
 
 from .reference import Reference
@@ -186,7 +187,7 @@ def choose_variants(artifact: Artifact, variant: str | None) -> tuple[tuple[Vari
     Raises:
         ArtifactError: it lacks the variant, or has none that runs on this machine.
     """
-    runnable = tuple(kind for kind in artifact.manifest.variants if kind.target in RUNNABLE_TARGETS)
+    runnable = tuple(kind for kind in artifact.manifest.variants if kind.target in runnable_targets())
     variants = runnable if variant is None else (artifact.variant(variant),)
     if not variants:
         names = ", ".join(kind.name for kind in artifact.manifest.variants)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import msgspec
 
 from .errors import ArtifactError, ChecksumError
-from .manifest import FORMAT_VERSION, RUNNABLE_TARGETS, Manifest, Variant
+from .manifest import FORMAT_VERSION, Manifest, Target, Variant
 
 __all__ = ["CANARY", "MANIFEST", "TOKENIZER", "Artifact", "hash_file"]
 
@@ -88,15 +89,20 @@ class Artifact:
     def canary_file(self) -> Path:
         return self.path / CANARY
 
-    def variant(self, name: str | None = None) -> Variant:
-        """The variant of that name; without one the first that runs on this machine, or the first of all if none does.
+    def variant(self, name: str | None = None, targets: Sequence[Target] = ("cpu",)) -> Variant:
+        """A variant.
+
+        Args:
+            name: its name; None is the first one of the first target that there is any of, or the first of all.
+            targets: in the order of preference.
 
         Raises:
             ArtifactError: there is none of that name.
         """
         variants = self.manifest.variants
         if name is None and variants:
-            return next((variant for variant in variants if variant.target in RUNNABLE_TARGETS), variants[0])
+            wanted = (variant for target in targets for variant in variants if variant.target == target)
+            return next(wanted, variants[0])
         for variant in variants:
             if name == variant.name:
                 return variant

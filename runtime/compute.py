@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 from .batching import plan_batches
 from .encodings import Encodings
 from .errors import ProviderError
-from .manifest import TOKEN_STATES, TensorInfo
+from .manifest import TOKEN_OUTPUTS, TensorInfo
 from .memory import MemoryBudget
 from .session import Session
 
 __all__ = ["Computation", "Workers"]
-
-#: Outputs with a row a token; every other one has a row a text.
-TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+import msgspec
 import numpy as np
 
 from fletcher.model_zoo.card import Accuracy
@@ -23,12 +24,23 @@ from .canary import CanaryResult, read_canary
 from .choices import NOT_MEASURED, Choice, Layout, Measurement, accuracy_of, choose, recall, remember, within
 from .encodings import Encodings
 from .errors import FletcherError, ProviderError
+from .gpus import this_gpus
 from .machine import Machine, this_machine
 from .manifest import Variant
 from .providers import AUTO, PROVIDERS, candidates, check_provider
+from .session import FALLBACK
 from .trial import Trial, ragged_sample, short_text
 
-__all__ = ["DEVICES_SECONDS", "LOAD_SECONDS", "TOKEN_BUDGET", "layouts_of", "measure", "settle"]
+__all__ = [
+    "DEVICES_SECONDS",
+    "LOAD_SECONDS",
+    "TOKEN_BUDGET",
+    "default_layout",
+    "layouts_of",
+    "measure",
+    "on_fallback",
+    "settle",
+]
 
 logger = logging.getLogger("fletcher.runtime.devices")
 
@@ -37,8 +49,14 @@ logger = logging.getLogger("fletcher.runtime.devices")
 #: (benchmarks/batching, docs/benchmarks.md).
 TOKEN_BUDGET = 512
 
-#: What is tried beside it, going on in a direction while it helps.
-SMALLER_BUDGETS, LARGER_BUDGETS = (256, 128), (1024, 2048)
+#: The same for a GPU, where a batch has to fill it (benchmarks/gpu).
+GPU_TOKEN_BUDGET = 32_768
+
+#: Batches under way at once on each GPU: one computes, one is made and copied, one is copied back (`cuda.SLOTS`).
+GPU_WORKERS = 3
+
+#: What is tried beside the default budget, in times of it, going on in a direction while it helps.
+SMALLER_BUDGETS, LARGER_BUDGETS = (0.5, 0.25), (2, 4)
 
 #: Seconds that a load may spend on measuring, and that `fletcher-serve devices` takes if not told otherwise.
 LOAD_SECONDS, DEVICES_SECONDS = 2.5, 20.0
@@ -100,10 +118,14 @@ def settle(
             f"the variant {variant.name} is for the target {variant.target}, which no provider here runs: "
             "load a cpu variant"
         )
-    default = Layout(provider, workers or len(machine.processors), 1, token_budget or TOKEN_BUDGET)
+    default = default_layout(usable[0][0].name if provider == AUTO else provider)
+    default = Layout(provider, workers or default.workers, 1, token_budget or default.token_budget)
     if provider != AUTO:
         return Choice(default, f"{provider} was asked for")
     known = recall(machine.key, artifact.digest, variant.name)
+    if known is None and usable[0][0].on_gpu:
+        layout = msgspec.structs.replace(default, provider=usable[0][0].name)
+        return Choice(layout, f"{layout.provider} runs this variant; fletcher-serve devices DIR measures its batches")
     if known is None:
         known = measure(artifact, variant, seconds=seconds)
         remember(machine.key, artifact.digest, variant.name, known)
@@ -184,16 +206,21 @@ def measure(
         for provider, problem in candidates(variant, machine)
         if providers is None or provider.name in providers
     ]
-    layouts = layouts_of(machine)
     with _Bench(artifact, variant, machine, seconds, report) as bench:
         for name, problem in usable:
             if problem is not None:
-                bench.tell(Measurement(layout=Layout(name, *layouts[0], TOKEN_BUDGET), problem=problem))
+                bench.tell(Measurement(layout=default_layout(name), problem=problem))
         ready = [name for name, problem in usable if problem is None]
         for index, name in enumerate(ready):
-            bench.try_layout(Layout(name, *layouts[0], TOKEN_BUDGET), sharers=len(ready) - index)
+            bench.try_layout(default_layout(name), sharers=len(ready) - index)
         ready = [name for name in ready if bench.best(name) is not None]
-        rest = [Layout(name, *layout, TOKEN_BUDGET) for layout in layouts[1:] for name in ready]
+        others = max((layouts_of(machine, name)[1:] for name in ready), key=len, default=[])
+        rest = [
+            Layout(name, *layout, default_layout(name).token_budget)
+            for layout in others
+            for name in ready
+            if layout in layouts_of(machine, name)
+        ]
         for index, layout in enumerate(rest):
             bench.try_layout(layout, sharers=len(rest) - index)
         for name in bench.by_promise(ready):
@@ -201,12 +228,28 @@ def measure(
         return bench.found
 
 
-def layouts_of(machine: Machine) -> list[tuple[int, int]]:
+def default_layout(provider: str) -> Layout:
+    """How a provider runs where nothing was measured."""
+    if provider != AUTO and PROVIDERS[provider].on_gpu:
+        return Layout(provider, GPU_WORKERS * max(len(this_gpus().gpus), 1), 1, GPU_TOKEN_BUDGET)
+    return Layout(provider, len(this_machine().processors), 1, TOKEN_BUDGET)
+
+
+def on_fallback(layout: Layout, variant: Variant) -> Layout:
+    """How ONNX Runtime's CPU provider stands in for a layout of a variant."""
+    if variant.target != "cpu":
+        return default_layout(FALLBACK)
+    return msgspec.structs.replace(layout, provider=FALLBACK)
+
+
+def layouts_of(machine: Machine, provider: str = FALLBACK) -> list[tuple[int, int]]:
     """Workers and threads of each that are worth a try, the default first.
 
     On a large machine there are layouts between: a worker for two processors, which may be two faces of one core; workers of
     four threads; and a worker a NUMA node.
     """
+    if PROVIDERS[provider].on_gpu:
+        return [(default_layout(provider).workers, 1)]
     count = len(machine.processors)
     layouts = [(count, 1), (1, count)]
     if count > FEW_PROCESSORS:
@@ -314,11 +357,12 @@ class _Bench:
             except FletcherError as error:
                 self.tell(Measurement(layout=best.layout, problem=str(error), failed=True))
 
-    def _climb(self, trial: Trial, best: Measurement, budgets: Sequence[int]) -> None:
+    def _climb(self, trial: Trial, best: Measurement, budgets: Sequence[float]) -> None:
         """Goes on while it gets faster, there is time, and the sample has a batch for every worker."""
         sample = self._sample
         speed = best.tokens_per_s or 0.0
-        for budget in budgets:
+        for times in budgets:
+            budget = int(best.layout.token_budget * times)
             layout = Layout(*_shape(best.layout), budget)
             if sample is None or sample.num_tokens < budget * layout.workers or time.monotonic() > self._deadline:
                 return
@@ -342,9 +386,9 @@ class _Bench:
         accuracy = self._accuracy[layout.provider]
         if self._sample is None:
             rate = self._canary.encodings.num_tokens / (time.monotonic() - started)
-            fits = int(rate * self._seconds / RUNS / layout.workers / TOKEN_BUDGET)
+            fits = int(rate * self._seconds / RUNS / layout.workers / layout.token_budget)
             batches = min(max(fits, FEWEST_BATCHES), MOST_BATCHES) * layout.workers
-            sample = ragged_sample(self._canary.encodings, batches * TOKEN_BUDGET)
+            sample = ragged_sample(self._canary.encodings, batches * layout.token_budget)
             if time.monotonic() + sample.num_tokens / rate > self._deadline:
                 self._leave_out(layout)
                 return

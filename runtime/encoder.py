@@ -26,6 +26,7 @@ from .loading import Loaded, LoadOptions, load_parts
 from .longdocs import Folding, cut_documents
 from .manifest import TOKEN_STATES, Variant
 from .output import shorten
+from .providers import choose_variant
 from .session import Session
 from .tasks import Task, check_strings, finish, prepare, tokenize
 from .text_tokens import TextToken
@@ -47,10 +48,10 @@ class Encoder:
         tolerance: how far from the canary its vectors may be.
     """
 
-    def __init__(self, artifact: Artifact, variant: Variant, loaded: Loaded, *, cache_bytes: int = 0) -> None:
+    def __init__(self, artifact: Artifact, loaded: Loaded, *, cache_bytes: int = 0) -> None:
         """Joins parts that were opened; `Encoder.load` is what most callers want."""
         self.artifact = artifact
-        self.variant = variant
+        self.variant = variant = loaded.variant
         self.tokenizer = loaded.tokenizer
         self.fallback = loaded.fallback
         self.reason = loaded.reason
@@ -78,10 +79,12 @@ class Encoder:
 
         Args:
             path: the artefact's folder.
-            variant: name of the graph; None takes the artefact's first.
+            variant: name of the graph; None takes the first that the provider runs, with `auto` a GPU's before the
+                processor's.
             provider: what runs it (`fletcher-serve devices` lists them); `auto` takes the fastest that was measured on this
                 machine, measuring for about a second if none was.
-            allow_fallback: whether ONNX Runtime's CPU provider may stand in for a provider that fails.
+            allow_fallback: whether ONNX Runtime's CPU provider may stand in for a provider that fails; for a GPU's, on the
+                artefact's first cpu variant.
             min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
             workers: batches computed at once, each on one core; None is what was measured to be best.
             token_budget: tokens that a batch should hold; None as above.
@@ -135,14 +138,14 @@ class Encoder:
 
         Args, and errors but those of the checks, as in `load`; but nothing is measured unless `provider` is `auto`.
         """
-        chosen = artifact.variant(variant)
+        chosen = choose_variant(artifact, variant, provider)
         options = LoadOptions(provider, allow_fallback, min_cosine, workers, token_budget, memory_limit, cache_bytes)
-        return cls(artifact, chosen, load_parts(artifact, chosen, options), cache_bytes=cache_bytes)
+        return cls(artifact, load_parts(artifact, chosen, options), cache_bytes=cache_bytes)
 
     @classmethod
     def join(cls, artifact: Artifact, variant: Variant, session: Session, tokenizer: Tokenizer) -> Encoder:
         """An encoder of one worker on a session that is open already; it is closed with the encoder."""
-        return cls(artifact, variant, Loaded.around(artifact, variant, session, tokenizer))
+        return cls(artifact, Loaded.around(artifact, variant, session, tokenizer))
 
     @property
     def card(self) -> ModelCard:

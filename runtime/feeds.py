@@ -102,6 +102,9 @@ class _Grid:
         # A fixed shape may have rows without a text: they are all padding, and their vectors are cut off.
         self._lengths = np.zeros(texts, np.int64)
         self._lengths[: len(batch)] = batch.lengths
+        self._offsets: NDArray[np.int64] = batch.offsets
+        if texts > len(batch):  # texts of no token, at the end
+            self._offsets = np.concatenate([batch.offsets, np.full(texts - len(batch), batch.num_tokens)])
         self._steps = np.arange(longest)
         self._valid = self._steps < self._lengths[:, None]  # (texts, longest)
         self._places = np.flatnonzero(self._valid)  # (tokens,): of the flattened rectangle
@@ -127,9 +130,11 @@ class _Grid:
         return self._position_ids() if name == "position_ids" else self._positions()
 
     def _layout(self, name: str) -> Array:
-        starts, ends = self._batch.offsets[:-1], self._batch.offsets[1:]
         if name in ("offsets", "cumulative_sequence_length"):
-            return self._batch.offsets
+            return self._offsets
+        # Rows that exist also where a text has no token.
+        starts: NDArray[np.int64] = np.minimum(self._offsets[:-1], self._offsets[-1] - 1)
+        ends: NDArray[np.int64] = np.maximum(self._offsets[1:], 1)
         if name == "token_offset":
             places = np.concatenate([self._places, np.flatnonzero(~self._valid)])
             return places.reshape(self._valid.shape)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
-
 from fletcher.model_zoo.card import Accuracy
 
 from .affinity import pinning
 from .artifact import Artifact
 from .choices import Layout
 from .compute import Workers
-from .devices import settle
+from .devices import on_fallback, settle
 from .errors import InputError
 from .machine import this_machine
 from .manifest import Variant
-from .memory import KEPT, MemoryBudget, memory_budget, resident
+from .memory import KEPT, MemoryBudget, MemoryShape, memory_budget, resident
 from .providers import PROVIDERS
-from .session import FALLBACK, Session, open_session, open_with_fallback
+from .session import Session, open_session, open_with_fallback
 from .tokenizer import CACHE_BYTES, Tokenizer
 
 __all__ = ["LoadOptions", "Loaded", "load_parts"]
@@ -29,6 +27,10 @@ MODEST_SHARE = 0.05
 #: The canary's smallest cosine where a provider was asked for that computes in bfloat16. The worst text of MiniLM's, two
 #: special tokens alone, has 0.99991.
 REDUCED_COSINE = 0.999
+
+
+#: What the host keeps of a batch that a GPU computes: its ids, up to six integers a token and five a place, twice.
+HOST_SHAPE = MemoryShape(token=64, cell=40, square=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Loaded:
     """The parts of an encoder.
 
     Attributes:
+        variant: the graph that runs.
         tokenizer: the artefact's.
         workers: with their session.
         fallback: why another provider runs than the one that was wanted, or None.
@@ -56,6 +59,7 @@ class Loaded:
         tolerance: how far from the canary the session may be.
     """
 
+    variant: Variant
     tokenizer: Tokenizer
     workers: Workers
     fallback: str | None
@@ -68,7 +72,7 @@ class Loaded:
         workers = Workers(
             session, variant.outputs, name=str(artifact.path), count=1, token_budget=artifact.manifest.card.max_tokens
         )
-        return cls(tokenizer, workers, None, "the session was open already", variant.tolerance)
+        return cls(variant, tokenizer, workers, None, "the session was open already", variant.tolerance)
 
 
 def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Loaded:
@@ -99,8 +103,10 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         workers=layout.workers,
         allowed=options.allow_fallback,
     )
+    used = layout if opened.fallback is None else on_fallback(layout, variant)
+    variant = opened.variant
     try:
-        budget = _budget(variant, options, layout if opened.fallback is None else _on_fallback(layout), max_tokens)
+        budget = _budget(variant, options, used, max_tokens)
     except BaseException:
         opened.session.close()
         raise
@@ -112,13 +118,18 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         variant.outputs,
         name=str(artifact.path),
         alone=alone,
-        count=layout.workers,
-        token_budget=layout.token_budget,
+        count=used.workers,
+        token_budget=used.token_budget,
         budget=budget,
-        initializer=pinning(layout.workers, this_machine()) if layout.threads == 1 else None,
+        initializer=pinning(used.workers, this_machine()) if _is_pinned(used) else None,
     )
-    used = layout if opened.fallback is None else _on_fallback(layout)
-    return Loaded(tokenizer, workers, opened.fallback, choice.reason, _tolerance(variant, used, options.min_cosine))
+    tolerance = _tolerance(variant, used, options.min_cosine)
+    return Loaded(variant, tokenizer, workers, opened.fallback, choice.reason, tolerance)
+
+
+def _is_pinned(layout: Layout) -> bool:
+    """Workers of one thread each stay on a node; those that wait for a GPU are put near it by whoever chooses the GPU."""
+    return layout.threads == 1 and not PROVIDERS[layout.provider].on_gpu
 
 
 def _may_have_two(artifact: Artifact, variant: Variant, options: LoadOptions) -> bool:
@@ -137,10 +148,6 @@ def _tolerance(variant: Variant, layout: Layout, min_cosine: float | None) -> Ac
     return Accuracy(min_cosine=min(REDUCED_COSINE, variant.tolerance.min_cosine))
 
 
-def _on_fallback(layout: Layout) -> Layout:
-    return msgspec.structs.replace(layout, provider=FALLBACK)
-
-
 def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: int) -> MemoryBudget | None:
     """What batches may need, where there is a limit.
 
@@ -149,17 +156,21 @@ def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: 
     """
     if options.memory_limit is None:
         return None
-    if variant.memory is None:
+    if PROVIDERS[layout.provider].on_gpu:
+        shape = HOST_SHAPE
+    elif variant.memory is not None:
+        shape = variant.memory.on(layout.provider)
+    else:
         raise InputError(
             f"the variant {variant.name} does not say what its batches need, so no memory limit can be kept: "
             "convert the checkpoint again (traced graphs never say it), or leave the limit out"
         )
     return memory_budget(
-        variant.memory.on(layout.provider),
+        shape,
         limit=options.memory_limit,
         loaded=resident(),
         caches=options.cache_bytes + CACHE_BYTES,
         workers=layout.workers,
         max_tokens=max_tokens,
-        kept=KEPT[layout.provider] * layout.workers,
+        kept=KEPT.get(layout.provider, 0) * layout.workers,
     )

@@ -13,7 +13,7 @@ from .memory import MemoryShape
 
 __all__ = [
     "FORMAT_VERSION",
-    "RUNNABLE_TARGETS",
+    "TOKEN_OUTPUTS",
     "TOKEN_STATES",
     "FeedRules",
     "FileInfo",
@@ -31,10 +31,10 @@ FORMAT_VERSION = 1
 #: The second output of `cpu` graphs that average token vectors: the last hidden states, (tokens, hidden).
 TOKEN_STATES = "token_states"
 
-Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
+#: Outputs with a row a token; every other one has a row a text.
+TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
 
-#: Targets that `open_session` runs on this machine.
-RUNNABLE_TARGETS: tuple[Target, ...] = ("cpu",)
+Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
 
 
 class FileInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

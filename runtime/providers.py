@@ -8,11 +8,24 @@ from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
 
-from .errors import InputError, MissingPackageError, ProviderError
-from .machine import Machine
+from .artifact import Artifact
+from .errors import ArtifactError, InputError, MissingPackageError, ProviderError
+from .gpus import this_gpus
+from .machine import Machine, this_machine
 from .manifest import Target, Variant
 
-__all__ = ["AUTO", "PROVIDERS", "Provider", "candidates", "check_provider", "missing", "require"]
+__all__ = [
+    "AUTO",
+    "PROVIDERS",
+    "Provider",
+    "candidates",
+    "check_provider",
+    "choose_variant",
+    "default_provider",
+    "missing",
+    "require",
+    "runnable_targets",
+]
 
 #: Asks for a measurement instead of naming a provider.
 AUTO = "auto"
@@ -32,6 +45,7 @@ class Provider:
         oldest: its oldest version that does, as numbers.
         extra: the extra that brings it.
         precision: arithmetic that it was told to use; None is the graph's own.
+        distribution: the package's name where it is installed from, if that is another.
     """
 
     name: str
@@ -40,6 +54,12 @@ class Provider:
     oldest: tuple[int, ...]
     extra: str
     precision: str | None = None
+    distribution: str | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it needs an NVIDIA GPU."""
+        return "cpu" not in self.targets
 
 
 #: In the order of preference where nothing was measured. Of OpenVINO, 2026.4 is the oldest that was tried with opset 24.
@@ -50,6 +70,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
             Provider("mlas", ("cpu",), "onnxruntime", (1, 23), "cpu"),
             Provider("openvino", ("cpu",), "openvino", (2026, 4), "openvino", "fp32"),
             Provider("openvino-bf16", ("cpu",), "openvino", (2026, 4), "openvino", "bf16"),
+            Provider("cuda", ("cuda",), "onnxruntime", (1, 27), "nvidia", distribution="onnxruntime-gpu"),
         )
     }
 )
@@ -66,18 +87,18 @@ def check_provider(name: str) -> None:
 
 def missing(provider: Provider, machine: Machine) -> str | None:
     """Why a provider cannot be used here, or None. Nothing is imported for the answer."""
-    if not _is_installed(provider.package):
-        return f"{provider.package} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
-    found = _version(provider.package)
+    name = provider.distribution or provider.package
+    if not _is_installed(provider):
+        return f"{name} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
+    found = _version(name)
     if found is not None and _numbers(found) < provider.oldest:
         wanted = ".".join(map(str, provider.oldest))
         return (
-            f"{provider.package} {found} is too old, {wanted} is needed: "
-            f"pip install --upgrade 'longbow-fletcher[{provider.extra}]'"
+            f"{name} {found} is too old, {wanted} is needed: pip install --upgrade 'longbow-fletcher[{provider.extra}]'"
         )
     if provider.precision == "bf16" and not machine.instructions & BF16_INSTRUCTIONS:
         return "the processor has no bfloat16 arithmetic"
-    return None
+    return this_gpus().problem if provider.on_gpu else None
 
 
 def require(provider: Provider, machine: Machine) -> None:
@@ -86,8 +107,9 @@ def require(provider: Provider, machine: Machine) -> None:
         MissingPackageError: the provider's package is not installed.
         ProviderError: it is too old, or the processor lacks the provider's arithmetic.
     """
-    if importlib.util.find_spec(provider.package) is None:
-        raise MissingPackageError(provider.package, provider.extra, f"the provider {provider.name}")
+    if not _is_installed(provider):
+        name = provider.distribution or provider.package
+        raise MissingPackageError(name, provider.extra, f"the provider {provider.name}")
     if (problem := missing(provider, machine)) is not None:
         raise ProviderError(f"the provider {provider.name} cannot be used here: {problem}")
 
@@ -99,9 +121,58 @@ def candidates(variant: Variant, machine: Machine) -> list[tuple[Provider, str |
     ]
 
 
-def _is_installed(package: str) -> bool:
+def default_provider(target: Target) -> str:
+    """The provider of a target that is taken where nothing was measured and none was named.
+
+    Raises:
+        ProviderError: none runs it.
+    """
+    for provider in PROVIDERS.values():
+        if target in provider.targets:
+            return provider.name
+    raise ProviderError(f"no provider here runs the target {target}: load a cpu variant")
+
+
+def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Variant:
+    """The graph that a provider shall run.
+
+    Args:
+        artifact: which has it.
+        name: of the variant; None is the first that the provider runs.
+        provider: one of `PROVIDERS`, or `auto`, which prefers a GPU.
+
+    Raises:
+        InputError: there is no such provider.
+        ArtifactError: the artefact has no such variant, or none that the provider runs.
+    """
+    check_provider(provider)
+    targets = runnable_targets() if provider == AUTO else PROVIDERS[provider].targets
+    variant = artifact.variant(name, targets)
+    if name is None and provider != AUTO and variant.target not in targets:
+        raise ArtifactError(
+            f"{artifact.path} has no variant that {provider} runs: export the checkpoint with --target {targets[0]}"
+        )
+    return variant
+
+
+def runnable_targets() -> tuple[Target, ...]:
+    """Targets that this machine runs, the preferred ones first: a GPU's before the processor's, which is always there."""
+    machine = this_machine()
+    found = [
+        target
+        for provider in PROVIDERS.values()
+        if provider.on_gpu and missing(provider, machine) is None
+        for target in provider.targets
+    ]
+    return (*dict.fromkeys(found), "cpu")
+
+
+def _is_installed(provider: Provider) -> bool:
+    """The module is there, and where it comes in several builds, the right one."""
+    if provider.distribution is not None and _version(provider.distribution) is None:
+        return False
     try:
-        return importlib.util.find_spec(package) is not None
+        return importlib.util.find_spec(provider.package) is not None
     except (ModuleNotFoundError, ValueError):  # a hook that hides it, or a stand-in without a specification
         return False
 

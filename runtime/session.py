@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .artifact import Artifact
 from .encodings import Encodings
 from .errors import ArtifactError, MissingPackageError, ProviderError
+from .gpus import this_gpus
 from .instructions import check_instructions
 from .machine import this_machine
 from .manifest import Variant
@@ -64,10 +65,12 @@ class Opened:
 
     Attributes:
         session: what runs.
+        variant: which graph it is.
         fallback: why it is another provider's than the wanted one's; None if it is that one's.
     """
 
     session: Session
+    variant: Variant
     fallback: str | None = None
 
 
@@ -95,11 +98,15 @@ def open_session(
     if variant.target not in chosen.targets:
         raise ProviderError(
             f"the variant {variant.name} is for the target {variant.target}, which {provider} does not run: "
-            "load a cpu variant"
+            f"load a variant for {' or '.join(chosen.targets)}"
         )
     require(chosen, this_machine())
     check_instructions(artifact, variant, this_machine())
     graph = Path(artifact.path / variant.file)
+    if provider == "cuda":
+        from .cuda import open_cuda
+
+        return open_cuda(artifact, variant, this_gpus().gpus[0])
     if chosen.package == "openvino":
         from .openvino import OpenVinoSession
 
@@ -114,6 +121,8 @@ def open_with_fallback(
 ) -> Opened:
     """Loads a variant on a provider, or on ONNX Runtime's own if that fails and it is allowed.
 
+    What runs on a GPU alone has the artefact's first cpu variant stand in for it.
+
     Args:
         artifact, variant, provider, threads, workers: as for `open_session`.
         allowed: whether another provider may run the graph. It is logged, and the caller shows it.
@@ -122,10 +131,12 @@ def open_with_fallback(
         As `open_session`, for the wanted provider or for the fallback.
     """
     try:
-        return Opened(open_session(artifact, variant, provider=provider, threads=threads, workers=workers))
+        session = open_session(artifact, variant, provider=provider, threads=threads, workers=workers)
+        return Opened(session, variant)
     except (MissingPackageError, ProviderError, ArtifactError) as error:
-        if not allowed or provider == FALLBACK:
+        stand_in = artifact.variant() if variant.target != "cpu" else variant
+        if not allowed or provider == FALLBACK or stand_in.target != "cpu":
             raise
         reason = f"{provider} was wanted, {FALLBACK} runs: {error}"
-        logger.warning("fallback", extra={"fields": {"variant": variant.name, "reason": reason}})
-    return Opened(open_session(artifact, variant, threads=threads, workers=workers), reason)
+        logger.warning("fallback", extra={"fields": {"variant": stand_in.name, "reason": reason}})
+    return Opened(open_session(artifact, stand_in, threads=threads, workers=workers), stand_in, reason)

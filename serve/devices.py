@@ -13,7 +13,7 @@ from fletcher.runtime.choices import Choice, Measurement, choose, forget, rememb
 from fletcher.runtime.devices import measure
 from fletcher.runtime.fast_tokenizer import FAST_INSTALL, PACKAGE, fast_version
 from fletcher.runtime.machine import Machine, this_machine
-from fletcher.runtime.providers import PROVIDERS, missing
+from fletcher.runtime.providers import AUTO, PROVIDERS, choose_variant, missing
 from fletcher.runtime.reporter import Table
 from fletcher.runtime.tokenizer import Tokenizer
 
@@ -113,7 +113,7 @@ def measure_artifact(
     """
     artifact = Artifact.open(directory)
     artifact.check_files()
-    chosen = artifact.variant(variant)
+    chosen = choose_variant(artifact, variant, AUTO)
     machine = this_machine()
     tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
     found = measure(artifact, chosen, seconds=seconds, providers=providers or None)

@@ -194,9 +194,8 @@ def _with_card(encoder: Encoder, artifact: Path, **changes: Any) -> Encoder:
 def _joined(encoder: Encoder, session: Any, token_budget: int, artifact: Artifact | None = None) -> Encoder:
     """An encoder of one worker on a session, with another's tokenizer."""
     workers = Workers(session, encoder.variant.outputs, name="test", count=1, token_budget=token_budget)
-    return Encoder(
-        artifact or encoder.artifact, encoder.variant, Loaded(encoder.tokenizer, workers, None, "", encoder.tolerance)
-    )
+    loaded = Loaded(encoder.variant, encoder.tokenizer, workers, None, "", encoder.tolerance)
+    return Encoder(artifact or encoder.artifact, loaded)
 
 
 def test_prompts_come_before_the_text(encoder: Encoder, minilm_artifact: Path) -> None:
