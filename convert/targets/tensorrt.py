@@ -93,11 +93,12 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
         pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=token_type_rows(graph, SHAPE),
         decode=emit_rectangle_decoder,
+        rows=SHAPE,
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     return Emission(
         graph,
-        feeds=FeedRules(padding_id=None if learnt is None else learnt.padding_id),
+        feeds=FeedRules(padding_id=None if learnt is None else learnt.padding_id, unseen_tail=architecture.unseen_tail),
         profiles=_profiles(graph.inputs, max_tokens),
     )
 
