@@ -172,7 +172,8 @@ class _Grid:
             return self._valid
         is_other = self._rectangle(self._batch.ids != tail)
         last = np.where(is_other, self._steps, 0).max(axis=1, keepdims=True)
-        return np.logical_and(self._valid, self._steps <= last)
+        attended: Array = self._valid & (self._steps <= last)
+        return attended
 
     def _positions(self) -> Array:
         return np.arange(self._batch.num_tokens) - np.repeat(self._batch.offsets[:-1], self._batch.lengths)
