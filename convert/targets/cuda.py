@@ -50,9 +50,9 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Gather"): _ALL,
         ("", "Gelu"): _FLOATS,
         ("", "Gemm"): _FLOATS,
+        ("", "Greater"): frozenset({"float", "float16", "int32", "int64"}),
         ("", "Identity"): _ALL,
         ("", "LayerNormalization"): _FLOATS,
-        ("", "LessOrEqual"): frozenset({"float", "float16", "int32", "int64"}),
         ("", "Log"): frozenset({"float", "float16"}),
         ("", "MatMul"): _FLOATS,
         ("", "Max"): _NUMBERS,
@@ -68,7 +68,6 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Sub"): _NUMBERS,
         ("", "Tanh"): _FLOATS,
         ("", "Unsqueeze"): _ALL,
-        ("", "Where"): frozenset({"bool"}),
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
     }
 )
@@ -90,7 +89,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     cumulative = graph.input(TensorInfo("cumulative_sequence_length", "int32", ("texts_plus_1",)))
     biased = has_bias(architecture) or architecture.unseen_tail is not None
     packed = graph.input(TensorInfo("positions", "int32", ("tokens",))) if rotaries_of(architecture) else ""
-    steps = graph.input(TensorInfo("steps", "int64", ("longest",))) if biased else ""
+    steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if biased else ""
     positions = emit_positions(graph, architecture, packed, steps)
     if architecture.unseen_tail is not None:
         positions = _emit_unseen(graph, architecture, positions, steps)
