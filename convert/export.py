@@ -28,7 +28,7 @@ from fletcher.runtime.machine import this_machine
 from fletcher.runtime.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
 from fletcher.runtime.mlas import MlasSession
 from fletcher.runtime.providers import default_provider, runnable_targets
-from fletcher.runtime.session import Session
+from fletcher.runtime.session import Session, open_session
 from fletcher.runtime.tokenizer import Tokenizer
 
 from .checkpoint import Checkpoint
@@ -42,6 +42,10 @@ from .traced import check_traceable, trace
 from .variants import TOLERANCES, Emitter, GraphWriter, check_wanted
 
 __all__ = ["TOLERANCES", "Exported", "Exporter", "export"]
+
+#: Of the built-in sentences, every eighth is in an own canary: English, German, Arabic, a command. It is run twice here, and
+#: at every load.
+CANARY_STEP = 8
 
 Exporter = Literal["fletcher", "optimum"]
 
@@ -133,10 +137,10 @@ def export(
                 "choose a smaller --max-tokens"
             )
         plan = _Plan(card, architecture, emitter, wanted, tools)
-        session = _write(folder, checkpoint, checkout, plan, progress)
+        tokenizer, session = _write(folder, checkpoint, checkout, plan, progress)
         progress("checking the canary", 0, None)
         artifact = Artifact.open(folder)
-        results = _check_canaries(artifact, session)
+        results = _check_canaries(artifact, tokenizer, session)
     return Exported(
         path=Path(output),
         model=card.name,
@@ -197,11 +201,14 @@ class _Plan:
     tools: Mapping[str, str]
 
 
-def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan, progress: Progress) -> Session | None:
+def _write(
+    folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan, progress: Progress
+) -> tuple[Tokenizer, Session | None]:
     """Everything of an artefact, its manifest last.
 
     Returns:
-        The session of the written `cpu-fp32` that made the canary, if one did: to load it twice costs as much as the weights.
+        The written tokenizer, and the session of the written `cpu-fp32` that made the canary, if one did: to load it twice
+        costs as much as the weights.
     """
     card, architecture = plan.card, plan.architecture
     progress("writing the tokenizer", 0, None)
@@ -235,22 +242,33 @@ def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan
         maxima=writer.maxima,
     )
     write_manifest(folder, manifest)
-    return session
+    return tokenizer, session
 
 
 def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None:
     """The session of the graph that defines an own canary, where it was written."""
     for variant in variants:
         if (variant.target, variant.precision) == ("cpu", "fp32"):
-            return MlasSession(folder / variant.file, threads=len(this_machine().processors))
+            return _open(folder, variant)
     return None
 
 
-def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryResult]:
+def _open(folder: Path, variant: Variant) -> Session:
+    """One session on all cores: workers with sessions of their own would need more memory for the same answer."""
+    return MlasSession(folder / variant.file, threads=len(this_machine().processors))
+
+
+def _open_for_check(artifact: Artifact, variant: Variant) -> Session:
+    provider = default_provider(variant.target)
+    return open_session(artifact, variant, provider=provider, threads=len(this_machine().processors))
+
+
+def _check_canaries(artifact: Artifact, tokenizer: Tokenizer, session: Session | None) -> list[CanaryResult]:
     """Loads every variant that this machine runs.
 
     Args:
         artifact: the artefact.
+        tokenizer: its own.
         session: of the written `cpu-fp32`, if there is one already; it is closed here.
 
     Raises:
@@ -261,16 +279,11 @@ def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryR
     for variant in artifact.manifest.variants:
         if variant.target not in targets:
             continue
-        with _open(artifact, variant, session) as encoder:
+        known = session is not None and (variant.target, variant.precision) == ("cpu", "fp32")
+        opened = session if known and session is not None else _open_for_check(artifact, variant)
+        with Encoder.join(artifact, variant, opened, tokenizer) as encoder:
             results.append(encoder.require_canary())
     return results
-
-
-def _open(artifact: Artifact, variant: Variant, session: Session | None) -> Encoder:
-    if session is None or (variant.target, variant.precision) != ("cpu", "fp32"):
-        return Encoder.open(artifact, variant=variant.name, provider=default_provider(variant.target))
-    tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens, fast=False)
-    return Encoder.join(artifact, variant, session, tokenizer)
 
 
 def _shorten(path: Path, card: ModelCard) -> Canary:
@@ -292,7 +305,7 @@ def _own_canary(
 ) -> Canary:
     """What the fp32 graph makes of a few texts, one at a time: it shows later damage, not that the graph is right."""
     prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
-    texts = _with_tokens(tokenizer, ["", *SENTENCES[::4], *prompted], source)
+    texts = _with_tokens(tokenizer, ["", *SENTENCES[::CANARY_STEP], *prompted], source)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
     origin = "this artefact's cpu-fp32, not compared with HuggingFace"

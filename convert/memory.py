@@ -23,8 +23,8 @@ RECTANGLE_STATES = 6
 #: the rectangle, and ONNX Runtime's Where, which masks padding, makes two more of that.
 DECODER_ROWS, DECODER_CELLS = 2, 3
 
-#: Bytes of three int64 for each pair of positions: distance, its absolute value, and an index made of it.
-DISTANCES = 3 * 8
+#: Bytes of two int32 for each pair of positions: its distance, and what is made of it while it is still there.
+DISTANCES = 2 * 4
 
 
 def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | None:
@@ -67,7 +67,5 @@ def _bias(architecture: Architecture) -> int:
     total = DISTANCES
     for attention in different.values():
         by_head = attention.alibi is not None or attention.relative_bias is not None
-        # ONNX Runtime's Where, which cuts the window out, makes two more of what it chooses from.
-        copies = 1 if attention.window is None else 3
-        total += ELEMENT * copies * (attention.num_heads if by_head else 1)
+        total += ELEMENT * (attention.num_heads if by_head else 1)
     return total

@@ -14,7 +14,7 @@ input                           shape                       content
 `token_offset`                  (texts, longest)            places in the rectangle: tokens' in order, then padding's
 `position_ids`                  as `input_ids`              rows of the table of learnt positions
 `positions`                     as `input_ids`              0, 1, 2, … in each text
-`attention_mask`                (texts, longest)            1 for a token, 0 for padding
+`attention_mask`                (texts, longest)            1 for a token, 0 for padding and for `FeedRules.unseen_tail`
 `steps`                         (longest,)                  0, 1, 2, …; rounded up, it repeats the last, as tables end
 `rectangle`                     (texts, longest)            packed row of each place; padding repeats the text's first
 `pooling.cls`                   (texts,)                    packed row of the first token
@@ -22,6 +22,8 @@ input                           shape                       content
 `pooling.MODE`                  (texts, longest)            weight of each token in the text's vector; 0 for padding
 a name in `FeedRules.tables`    (texts, longest, width)     rows of that tensor by token id, or by position
 ==============================  ==========================  ==========================================================
+
+What a graph gives for each token is packed as its token ids are, or lies in the same rectangle: `pack` takes it out of that.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from .encodings import Encodings
 from .errors import InputError
 from .manifest import FeedRules, TensorInfo
 
-__all__ = ["POSITION_TABLE", "WORD_TABLE", "make_feeds"]
+__all__ = ["POSITION_TABLE", "WORD_TABLE", "make_feeds", "pack"]
 
 Array = NDArray[Any]
 
@@ -81,6 +83,24 @@ def make_feeds(
         info.name: np.ascontiguousarray(grid.make(info.name, len(info.shape), tables), np.dtype(info.dtype))
         for info in inputs
     }
+
+
+def pack(values: Array, batch: Encodings) -> Array:
+    """Values of a batch's tokens without padding.
+
+    Args:
+        values: (tokens, width), which is given back, or a rectangle of at least its texts and longest, (texts, longest,
+            width).
+        batch: the texts.
+
+    Returns:
+        (tokens, width), all texts' tokens in a row.
+    """
+    if values.ndim == 2:
+        return values
+    rectangle = values[: len(batch)]
+    packed: Array = rectangle[np.arange(rectangle.shape[1]) < batch.lengths[:, None]]
+    return packed
 
 
 class _Grid:
@@ -139,7 +159,7 @@ class _Grid:
             places = np.concatenate([self._places, np.flatnonzero(~self._valid)])
             return places.reshape(self._valid.shape)
         if name == "attention_mask":
-            return self._valid
+            return self._attended()
         if name == "steps":
             return np.minimum(self._steps, self._last)
         if name == "rectangle":
@@ -149,6 +169,16 @@ class _Grid:
         if name == "pooling.lasttoken":
             return ends - 1
         raise KeyError(name)
+
+    def _attended(self) -> Array:
+        """Which places hold a token that is attended to; a text's first one always is."""
+        tail = self._rules.unseen_tail
+        if tail is None:
+            return self._valid
+        is_other = self._rectangle(self._batch.ids != tail)
+        last = np.where(is_other, self._steps, 0).max(axis=1, keepdims=True)
+        attended: Array = self._valid & (self._steps <= last)
+        return attended
 
     def _positions(self) -> Array:
         return np.arange(self._batch.num_tokens) - np.repeat(self._batch.offsets[:-1], self._batch.lengths)

@@ -72,12 +72,15 @@ class FeedRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         multiple: the longest text of a batch is rounded up to a multiple of this.
         shape: texts and tokens of the rectangle, where the graph takes no other.
         tables: by input, the tensor of the weights file whose rows the host looks up.
+        unseen_tail: tokens of this id at a text's end are attended to by none, so that the mask leaves them out (ColBERT's
+            expansion).
     """
 
     padding_id: int | None = None
     multiple: int = 1
     shape: tuple[int, int] | None = None
     tables: Mapping[str, str] = {}
+    unseen_tail: int | None = None
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
-from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.feeds import make_feeds, pack
 from fletcher.runtime.manifest import Variant
 from fletcher.runtime.probe import ProbeSession
 
@@ -81,7 +81,7 @@ class GraphProbe:
         for layer, shown in self._scores.items():
             found.update({f"{layer}/{name}": rows for name, rows in split_scores(shown, arrays, batch).items()})
         if self._each_token:
-            return found, np.concatenate(_split_tokens(arrays[self._output], batch))
+            return found, pack(arrays[self._output], batch)
         return found, arrays[self._output][: len(batch)]
 
     def close(self) -> None:
@@ -140,11 +140,4 @@ def _split(point: Point, array: NDArray[np.float32], batch: Encodings) -> list[N
     """A value by texts."""
     if point.kind is Kind.TEXTS:
         return list(array[: len(batch)])
-    return _split_tokens(array, batch)
-
-
-def _split_tokens(array: NDArray[np.float32], batch: Encodings) -> list[NDArray[np.float32]]:
-    """Rows of tokens by texts."""
-    if array.ndim == 3:  # (texts, longest, width)
-        return [array[row, :length] for row, length in enumerate(batch.lengths.tolist())]
-    return np.split(array, batch.offsets[1:-1])
+    return np.split(pack(array, batch), batch.offsets[1:-1])

@@ -124,8 +124,11 @@ def compare_variants(
     if right.name == judged.name:
         raise InputError(f"{right.name} would be compared with itself: name two variants by --against and --on")
     artifact.check_files()
+    card, tokenizer = artifact.manifest.card, open_tokenizer(artifact)
+    expansion = card.late_interaction.expansion if card.late_interaction is not None else None
+    tail = tokenizer.token_to_id(expansion.token) if expansion is not None and not expansion.attended else None
     shape = judged.feeds.shape or right.feeds.shape
-    batches = _encode(plan(open_tokenizer(artifact), artifact.manifest.card.max_tokens, texts or (), shape), judged)
+    batches = _encode(plan(tokenizer, card.max_tokens, texts or (), shape, tail), judged)
     coarser = max(right.precision, judged.precision, key=lambda precision: ROUNDOFF[precision])
     with GraphProbe(artifact, right) as other, GraphProbe(artifact, judged) as probe:
         common = {point.key for point in other.points} & {point.key for point in probe.points}

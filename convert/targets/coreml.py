@@ -132,10 +132,12 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
         ),
         pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=lambda table: _emit_token_types(graph, table, shape),
+        rows=shape,
     )
     emit_encoder(graph, architecture, parts, 1, dimension)
     padding_id = None if embedding.positions is None else embedding.positions.padding_id
-    return Emission(graph, f"-s{length}", FeedRules(padding_id=padding_id, shape=shape, tables=tables))
+    rules = FeedRules(padding_id=padding_id, shape=shape, tables=tables, unseen_tail=architecture.unseen_tail)
+    return Emission(graph, f"-s{length}", rules)
 
 
 def _emit_token_types(graph: GraphBuilder, table: Weight, shape: tuple[int, int]) -> str:

@@ -27,7 +27,7 @@ from .attention import emit_attention
 from .encoder import Parts, emit_encoder
 from .layout import Layout, emit_layout
 from .pooling import emit_pooling
-from .positions import emit_positions
+from .positions import emit_positions, has_bias
 
 __all__ = ["emit_cpu"]
 
@@ -48,7 +48,8 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
     layout = emit_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
-    positions = emit_positions(graph, architecture, layout.positions, layout.steps)
+    steps = graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture) else ""  # int32
+    positions = emit_positions(graph, architecture, layout.positions, steps)
     seen = layout
     if architecture.unseen_tail is not None:
         seen = replace(layout, lengths=_emit_seen_lengths(graph, architecture.unseen_tail, ids, layout))

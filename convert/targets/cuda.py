@@ -19,7 +19,6 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.errors import InputError
 from fletcher.runtime.manifest import FeedRules, TensorInfo
 
 from ..description import Architecture, Attention
@@ -30,7 +29,8 @@ from .blocks import emit_linear
 from .emission import Emission
 from .encoder import Parts, emit_encoder, position_rows, token_type_rows
 from .pooling import emit_weighted_sum
-from .positions import Positions, emit_positions, has_bias, rotaries_of
+from .positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
+from .rectangle import emit_mask
 
 __all__ = ["OPERATORS", "emit_cuda"]
 
@@ -50,9 +50,9 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Gather"): _ALL,
         ("", "Gelu"): _FLOATS,
         ("", "Gemm"): _FLOATS,
+        ("", "Greater"): frozenset({"float", "float16", "int32", "int64"}),
         ("", "Identity"): _ALL,
         ("", "LayerNormalization"): _FLOATS,
-        ("", "LessOrEqual"): frozenset({"float", "float16", "int32", "int64"}),
         ("", "Log"): frozenset({"float", "float16"}),
         ("", "MatMul"): _FLOATS,
         ("", "Max"): _NUMBERS,
@@ -68,7 +68,6 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Sub"): _NUMBERS,
         ("", "Tanh"): _FLOATS,
         ("", "Unsqueeze"): _ALL,
-        ("", "Where"): frozenset({"bool"}),
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
     }
 )
@@ -81,25 +80,19 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         architecture: what to compute.
         dimension: length of a vector.
         precision: of its nodes.
-
-    Raises:
-        InputError: queries are filled up with tokens that none attends to, which attention over offsets cannot do.
     """
-    if architecture.unseen_tail is not None:
-        raise InputError(
-            "the target cuda attends over offsets, where every token of a text sees all others, and this model's queries are "
-            "filled up with tokens that none attends to: export it for the target cpu"
-        )
     if precision.arithmetic == "bf16":
         precision = replace(precision, operators={"PackedMultiHeadAttention": "fp16"})
     graph = GraphBuilder(f"{architecture.family}-cuda", precision)
     ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
     token_offset = graph.input(TensorInfo("token_offset", "int32", ("texts", "longest")))
     cumulative = graph.input(TensorInfo("cumulative_sequence_length", "int32", ("texts_plus_1",)))
-    biased = has_bias(architecture)
+    biased = has_bias(architecture) or architecture.unseen_tail is not None
     packed = graph.input(TensorInfo("positions", "int32", ("tokens",))) if rotaries_of(architecture) else ""
-    steps = graph.input(TensorInfo("steps", "int64", ("longest",))) if biased else ""
+    steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if biased else ""
     positions = emit_positions(graph, architecture, packed, steps)
+    if architecture.unseen_tail is not None:
+        positions = _emit_unseen(graph, architecture, positions, steps)
 
     def attend(attention: Attention, hidden: str, name: str) -> str:
         return _emit_attention(graph, attention, hidden, token_offset, cumulative, positions, name)
@@ -116,8 +109,27 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     feeds = FeedRules(
         padding_id=None if learnt is None else learnt.padding_id,
         multiple=1 if not biased else 16 if precision.arithmetic == "fp32" else 8,
+        unseen_tail=architecture.unseen_tail,
     )
     return Emission(graph, feeds=feeds)
+
+
+def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Positions, steps: str) -> Positions:
+    """Takes the tokens that none attends to out of sight, by the one thing that the operator adds to scores: its bias."""
+    mask = emit_mask(graph, ("texts", "longest")).scores_mask  # (texts, 1, 1, longest)
+    # The operator repeats a bias over texts and heads, and not over the tokens that attend: zeros of their number are added.
+    zeros = graph.node("Cast", [steps], "mask/steps", to=1)
+    zeros = graph.node("Mul", [zeros, graph.constant(0.0)], "mask/zeros")
+    zeros = graph.node("Unsqueeze", [zeros, graph.constant([1])], "mask/rows")  # (longest, 1)
+    square = graph.node("Add", [mask, zeros], "mask/square")  # (texts, 1, longest, longest)
+    biases = {bias_key(layer.attention): "" for layer in architecture.layers} | dict(positions.biases)
+    return Positions(
+        positions.tables,
+        {
+            key: graph.node("Add", [bias, square], f"mask/bias.{index}") if bias else square
+            for index, (key, bias) in enumerate(biases.items())
+        },
+    )
 
 
 def _emit_attention(

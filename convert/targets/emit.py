@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from fletcher.runtime.errors import InputError
 from fletcher.runtime.manifest import Target
 
 from ..description import Architecture
-from ..precision import Float, Precision
+from ..precision import ALWAYS_FP32, Float, Precision
 from .coreml import emit_coreml
 from .cpu import emit_cpu
 from .cuda import emit_cuda
@@ -29,7 +28,7 @@ PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
 )
 
 #: Nodes that bf16 graphs compute in fp32 besides: distances above 256 are no bf16 numbers.
-BF16_PARTS = ("modules.", "vectors", "positions/")
+BF16_PARTS = (*ALWAYS_FP32, "positions/")
 
 
 def choose(target: str, name: Float, islands: Iterable[str] = ()) -> Precision:
@@ -62,11 +61,6 @@ def emit(
     Raises:
         InputError: the target cannot give what the architecture gives.
     """
-    if target in ("tensorrt", "coreml") and architecture.output == "token_vectors":
-        raise InputError(
-            f"the target {target} computes a padded rectangle, and this model gives a vector for each token, padding left "
-            "out: export it for the targets cpu or cuda"
-        )
     if target == "cpu":
         return (Emission(emit_cpu(architecture, dimension, precision)),)
     if target == "cuda":

@@ -32,6 +32,7 @@ class Parts:
         pool: one vector a text: the mode, the hidden states, and the name of the last node.
         token_type: adds the nodes of the tokens' rows of the token type table; asked for where pairs of texts come in.
         decode: adds the vocabulary's logits of the hidden states, under a name.
+        rows: names of the axes that count tokens: ("tokens",) packed, or texts and longest of a rectangle.
     """
 
     word: str
@@ -40,6 +41,7 @@ class Parts:
     pool: Callable[[PoolingMode, str, str], str]
     token_type: Callable[[Weight], str] | None = None
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder
+    rows: tuple[int | str, ...] = ("tokens",)
 
 
 def emit_encoder(
@@ -47,7 +49,8 @@ def emit_encoder(
 ) -> str:
     """Adds everything from the embeddings to the output, which has the name of what it is.
 
-    `vectors`, `scores` and `sparse` are float32, (texts, dimension); `token_vectors` float32, (tokens, dimension).
+    `vectors`, `scores` and `sparse` are float32, (texts, dimension); `token_vectors` float32, (tokens, dimension), or (texts,
+    longest, dimension) where tokens lie in a rectangle.
 
     Returns:
         The last hidden states, before any module.
@@ -59,8 +62,8 @@ def emit_encoder(
         hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
     value = emit_modules(graph, architecture, hidden, parts.pool, parts.decode)
     graph.node("Identity", [value], architecture.output)
-    rows = "tokens" if architecture.output == "token_vectors" else texts
-    graph.output(TensorInfo(architecture.output, "float32", (rows, dimension)))
+    rows = parts.rows if architecture.output == "token_vectors" else (texts,)
+    graph.output(TensorInfo(architecture.output, "float32", (*rows, dimension)))
     return hidden
 
 

@@ -71,7 +71,7 @@ def emit_modules(
 def _emit_normalize(graph: GraphBuilder, value: str, name: str) -> str:
     # Not ReduceL2, which CoreML lacks.
     squares = graph.node("Mul", [value, value], f"{name}/squares")
-    squared = graph.node("ReduceSum", [squares, graph.constant([1])], f"{name}/squared_norm", keepdims=1)
+    squared = graph.node("ReduceSum", [squares, graph.constant([-1])], f"{name}/squared_norm", keepdims=1)
     norm = graph.node("Sqrt", [squared], f"{name}/norm")
     # The operator LpNormalization divides by the norm alone: a zero vector would become NaN.
     norm = graph.node("Max", [norm, graph.constant(NORMALIZE_EPSILON)], f"{name}/norm_floor")

@@ -63,7 +63,7 @@ def emit_positions(
         graph: where to.
         architecture: whose layers.
         positions: position of each token in its text, int32 or int64, as the token ids lie; read where layers rotate.
-        steps: 0, 1, … longest - 1, int64, (longest,); read where layers have a bias.
+        steps: 0, 1, … longest - 1, int32, (longest,); read where layers have a bias.
         rows_axis: where the rows of the rotary tables get an axis of size 1.
     """
     attentions = [layer.attention for layer in architecture.layers]
@@ -77,8 +77,11 @@ def emit_positions(
         return Positions(tables, {})
     one = graph.constant([1])
     query = graph.node("Unsqueeze", [steps, one], "positions/query")
-    distance = graph.node("Sub", [steps, query], "positions/distance")  # key - query, (longest, longest)
-    absolute = graph.node("Abs", [distance], "positions/absolute_distance")
+    # A square of longest x longest: int32, of which 8,192 tokens fill 268 MB, and none that no layer asks for.
+    distance = graph.node("Sub", [steps, query], "positions/distance")  # key - query
+    absolute = ""
+    if any(part.alibi is not None or part.window is not None for part in different.values()):
+        absolute = graph.node("Abs", [distance], "positions/absolute_distance")
     biases = {
         key: _emit_bias(graph, part, architecture.max_positions, distance, absolute, f"positions/bias.{index}")
         for index, (key, part) in enumerate(different.items())
@@ -161,16 +164,22 @@ def _emit_bias(
         terms.append(graph.node("Mul", [steps, slopes], f"{name}/alibi"))  # (heads, longest, longest)
     if attention.relative_bias is not None:
         table = graph.weight(_by_distance(attention.relative_bias, num_positions))
-        index = graph.node("Add", [distance, graph.constant(num_positions - 1)], f"{name}/index")
+        shift = graph.constant(np.array(num_positions - 1, np.int32))
+        index = graph.node("Add", [distance, shift], f"{name}/index")
         terms.append(graph.node("Gather", [table, index], f"{name}/learnt", axis=1))  # (heads, longest, longest)
-    if not terms:
-        terms.append(graph.constant(np.zeros((1, 1, 1), np.float32)))
-    total = terms[0] if len(terms) == 1 else graph.node("Add", terms, f"{name}/sum")
     if attention.window is not None:
         out = OUT_OF_SIGHT if graph.precision.arithmetic == "fp32" else OUT_OF_SIGHT_HALF
-        visible = graph.node("LessOrEqual", [absolute, graph.constant(attention.window)], f"{name}/visible")
-        total = graph.node("Where", [visible, total, graph.constant(out)], f"{name}/in_window")
-    return graph.node("Unsqueeze", [total, graph.constant([0])], name)
+        window = graph.constant(np.array(attention.window, np.int32))
+        # Not Where, which makes two more squares of what it chooses from in ONNX Runtime.
+        beyond = graph.node("Greater", [absolute, window], f"{name}/beyond")
+        outside = graph.node("Cast", [beyond], f"{name}/outside", to=1)
+        terms.append(graph.node("Mul", [outside, graph.constant(out)], f"{name}/in_window"))
+    total = terms[0]
+    for place, term in enumerate(terms[1:]):
+        total = graph.node("Add", [total, term], f"{name}/sum.{place}")
+    # ALiBi and the learnt bias are (heads, longest, longest), a window alone is (longest, longest).
+    axes = [0] if attention.alibi is not None or attention.relative_bias is not None else [0, 1]
+    return graph.node("Unsqueeze", [total, graph.constant(axes)], name)
 
 
 def _by_distance(bias: RelativeBias, num_positions: int) -> Weight:

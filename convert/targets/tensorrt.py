@@ -38,9 +38,9 @@ OPERATORS = frozenset(
             "Div",
             "Gather",
             "Gelu",
+            "Greater",
             "Identity",
             "LayerNormalization",
-            "LessOrEqual",
             "Log",
             "MatMul",
         ),
@@ -58,7 +58,7 @@ OPERATORS = frozenset(
             "Squeeze",
             "Sub",
         ),
-        *("Tanh", "Transpose", "Unsqueeze", "Where"),
+        *("Tanh", "Transpose", "Unsqueeze"),
     }
 )
 
@@ -81,7 +81,7 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     ids = graph.input(TensorInfo("input_ids", "int32", SHAPE))
     rectangle = emit_mask(graph, SHAPE)
     places = graph.input(TensorInfo("positions", "int32", SHAPE)) if rotaries_of(architecture) else ""
-    steps = graph.input(TensorInfo("steps", "int64", ("longest",))) if has_bias(architecture) else ""
+    steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if has_bias(architecture) else ""
     positions = emit_positions(graph, architecture, places, steps, rows_axis=2)
     learnt = architecture.embedding.positions
     parts = Parts(
@@ -93,11 +93,12 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
         pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
         token_type=token_type_rows(graph, SHAPE),
         decode=emit_rectangle_decoder,
+        rows=SHAPE,
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     return Emission(
         graph,
-        feeds=FeedRules(padding_id=None if learnt is None else learnt.padding_id),
+        feeds=FeedRules(padding_id=None if learnt is None else learnt.padding_id, unseen_tail=architecture.unseen_tail),
         profiles=_profiles(graph.inputs, max_tokens),
     )
 

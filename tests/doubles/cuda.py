@@ -146,7 +146,8 @@ class FakeCuda:
         ctypes.memmove(target.value, source.value, size.value)
         return 0
 
-    cuMemcpyDtoHAsync_v2 = cuMemcpyHtoDAsync_v2
+    def cuMemcpyDtoHAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:
+        return self.cuMemcpyHtoDAsync_v2(target, source, size, stream)
 
     def cuGetErrorName(self, code: Any, text: Any) -> int:
         text._obj.value = f"CUDA_ERROR_{code.value}".encode()

@@ -54,7 +54,7 @@ class Case:
 
     def texts(self, *lengths: int) -> Encodings:
         rng = np.random.default_rng(sum(lengths))
-        return Encodings.from_lists([rng.integers(5, self.tiny.vocabulary, length) for length in lengths])
+        return Encodings.from_lists([rng.integers(5, self.tiny.vocabulary, length, np.int32) for length in lengths])
 
 
 def _case(family: str, folder: Path) -> Case:
@@ -162,7 +162,7 @@ def test_errors_say_what_became_of_the_gpu(
         runtime.fail = None
         with bert.open(FakeCuda(), capture=capture) as session:
             runtime.fail = fail
-            with pytest.raises(kind, match="9 tokens|16 tokens") as caught:
+            with pytest.raises(kind, match=r"(9|16) tokens") as caught:
                 session.run(bert.texts(9))
             assert type(caught.value) is kind
             assert text in str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.feeds import POSITION_TABLE, WORD_TABLE, make_feeds
+from fletcher.runtime.feeds import POSITION_TABLE, WORD_TABLE, make_feeds, pack
 from fletcher.runtime.manifest import FeedRules, TensorInfo
 
 BATCH = Encodings.from_lists([[7, 1, 9], [4]])
@@ -87,3 +87,17 @@ def test_a_batch_that_a_fixed_shape_cannot_hold_is_refused(shape: tuple[int, int
 
 def test_a_fixed_shape_may_have_rows_without_text() -> None:
     assert _feed("pooling.mean", "float32", 2, FeedRules(shape=(3, 3)))[2] == [0, 0, 0]
+
+
+def test_a_tail_that_none_attends_to_is_left_out_of_the_mask_and_a_texts_first_token_never_is() -> None:
+    batch = Encodings.from_lists([[5, 7, 5, 5], [5, 5], [7, 8]])
+    info = TensorInfo("attention_mask", "int32", ("texts", "longest"))
+    mask = make_feeds((info,), FeedRules(unseen_tail=5), batch)["attention_mask"]
+    assert mask.tolist() == [[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]
+
+
+def test_packing_takes_tokens_out_of_a_rectangle_that_may_be_larger() -> None:
+    rectangle = np.arange(2 * 5 * 2).reshape(2, 5, 2)
+    assert pack(rectangle, BATCH).tolist() == [[0, 1], [2, 3], [4, 5], [10, 11]]
+    packed = np.arange(8).reshape(4, 2)
+    assert pack(packed, BATCH) is packed

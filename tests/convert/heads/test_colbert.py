@@ -31,13 +31,16 @@ QUERIES = (QUERY, "", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16")
 DIMENSION = 12
 
 
-def backbone(folder: Path) -> Path:
-    return save(randomize(transformers.BertModel(transformers.BertConfig(**SIZES))), folder)
+def backbone(folder: Path, family: str = "Bert") -> Path:
+    config = getattr(transformers, f"{family}Config")(**SIZES)
+    return save(randomize(getattr(transformers, f"{family}Model")(config)), folder, types=family == "Bert")
 
 
-def make(folder: Path, *, expansion: Any = None, skipped: list[str] | None = None, **lengths: int) -> Path:
+def make(
+    folder: Path, *, family: str = "Bert", expansion: Any = None, skipped: list[str] | None = None, **lengths: int
+) -> Path:
     """A checkpoint as MultiVectorEncoder saves it."""
-    source = backbone(folder.with_name(f"{folder.name}.backbone"))
+    source = backbone(folder.with_name(f"{folder.name}.backbone"), family)
     torch.manual_seed(5)
     modules: list[torch.nn.Module] = [
         Transformer(str(source), query_expansion=expansion, **lengths),

@@ -24,7 +24,7 @@ from fletcher.convert.targets.emit import choose, emit
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.feeds import make_feeds, pack
 
 from ..parity import Parity, make_card
 from .models import Tiny
@@ -58,9 +58,10 @@ class TargetSession:
     def _run(self, emission: Emission, graph: CpuGraph | RoundingGraph, batch: Encodings) -> NDArray[np.float32]:
         tables = {name: self._tables[weight] for name, weight in emission.feeds.tables.items()}
         feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch, tables)
-        vectors: NDArray[np.float32] = graph.run(feeds, [emission.graph.outputs[0].name])[0]
+        output = emission.graph.outputs[0]
+        vectors: NDArray[np.float32] = graph.run(feeds, [output.name])[0]
         assert vectors.dtype == np.float32
-        return vectors
+        return pack(vectors, batch) if output.name == "token_vectors" else vectors
 
     def close(self) -> None:
         """Nothing to give back that garbage collection does not."""

@@ -8,22 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, numpy_helper, shape_inference
 from onnxruntime.tools.mobile_helpers.usability_checker import check_coreml_partitions
 
 from fletcher.convert.precision import Float
-from fletcher.convert.targets import coreml, cuda, tensorrt
+from fletcher.convert.targets import coreml, tensorrt
 from fletcher.convert.targets.emit import PRECISIONS
 
 from ..parity import make_card
+from .graph_types import SYNCHRONISING, assert_kernels, typed
 from .models import MODELS, Tiny
-from .packed_attention import spell_out
 from .sessions import architecture_of, models_of
 
 HALVES: tuple[Float, ...] = ("fp16", "bf16")
-
-#: What a runtime must ask the device for, or compute on the host in mid-run: none of it may be in a graph for a device.
-SYNCHRONISING = {"NonZero", "Range", "Shape", "Size", "Compress", "Unique", "TopK", "Loop", "If", "RemovePadding"}
 
 #: What an encoder for CoreML must do without, in any version of it.
 REFUSED_BY_COREML = {"Gather", "Where", "Expand", "Neg", "Attention", "RotaryEmbedding", "Range", "Shape", "NonZero"}
@@ -40,16 +37,6 @@ def _graphs(name: str, folder: Path, target: str, precision: Float) -> list[onnx
     return models_of(architecture_of(folder, card), card, folder, target, precision)[1]
 
 
-def _typed(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
-    """Element type and shape of every value, by strict inference: a node whose types disagree raises."""
-    inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    types = {info.name: info.type.tensor_type for info in (*inferred.graph.value_info, *inferred.graph.input)}
-    types |= {info.name: info.type.tensor_type for info in inferred.graph.output}
-    for tensor in model.graph.initializer:
-        types[tensor.name] = helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims)).tensor_type
-    return types
-
-
 def _combinations(target: str) -> list[tuple[str, Float]]:
     return [(name, precision) for name in MODELS for precision in PRECISIONS[target]]  # type: ignore[index]
 
@@ -57,12 +44,7 @@ def _combinations(target: str) -> list[tuple[str, Float]]:
 @pytest.mark.parametrize(("name", "precision"), _combinations("cuda"))
 def test_cuda_has_a_kernel_for_every_node(tmp_path: Path, name: str, precision: Float) -> None:
     (model,) = _graphs(name, tmp_path, "cuda", precision)
-    types = _typed(spell_out(model))
-    for node in model.graph.node:
-        assert (node.domain, node.op_type) in cuda.OPERATORS, node.op_type
-        assert node.op_type not in SYNCHRONISING
-        kind = TensorProto.DataType.Name(types[node.input[0]].elem_type).lower()
-        assert kind in cuda.OPERATORS[node.domain, node.op_type], f"{node.name}: {node.op_type} of {kind}"
+    assert_kernels(model)
     assert sum(node.op_type == "PackedMultiHeadAttention" for node in model.graph.node) >= 2
 
 
@@ -71,7 +53,7 @@ def test_tensorrt_has_standard_operators_and_typed_values(tmp_path: Path, name: 
     (model,) = _graphs(name, tmp_path, "tensorrt", precision)
     assert {(node.domain, node.op_type) for node in model.graph.node} <= {("", name) for name in tensorrt.OPERATORS}
     assert not {node.op_type for node in model.graph.node} & SYNCHRONISING
-    types = _typed(model)
+    types = typed(model)
     assert all(types[value].elem_type for node in model.graph.node for value in (*node.input, *node.output) if value)
     for node in model.graph.node:
         if node.op_type == "Softmax":  # MatMul(scaled query, key) + mask, Softmax, MatMul
@@ -103,7 +85,7 @@ def test_coreml_takes_each_graph_whole(tmp_path: Path, name: str, precision: Flo
         info = check_coreml_partitions(inferred, True, "coreml_supported_mlprogram_ops.md")
         assert info.num_partitions == 1
         assert info.num_supported_nodes == info.num_nodes == len(model.graph.node)
-        for shape in _typed(model).values():
+        for shape in typed(model).values():
             sides = [side.dim_value for side in shape.shape.dim]
             assert all(0 < side <= coreml.LARGEST_SIDE for side in sides), sides
 

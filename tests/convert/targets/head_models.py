@@ -1,0 +1,106 @@
+"""Tiny models with heads: rerankers, SPLADE and ColBERT, and texts for each, for the tests of every target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+from numpy.typing import NDArray
+
+from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.description import Architecture
+from fletcher.convert.heads import describe_model
+from fletcher.convert.reference_heads import HeadReference, Row
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.encodings import Encodings
+
+from ..heads import test_colbert, test_splade
+from ..heads.test_classification import DISTILBERT, MODERNBERT
+from ..heads.tiny import DOCUMENTS, QUERY, SIZES, convert, save
+from ..parity import randomize
+
+__all__ = ["FAMILIES", "FILLED", "HeadModel", "classifier", "encode", "load_head"]
+
+FAMILIES: Mapping[str, dict[str, Any]] = {
+    "Bert": SIZES,
+    "Roberta": SIZES | {"type_vocab_size": 1},
+    "DistilBert": DISTILBERT,
+    "MPNet": SIZES,
+    "Albert": SIZES | {"embedding_size": 16},
+    "Electra": SIZES | {"embedding_size": 16},
+    "ModernBert": MODERNBERT,
+}
+
+#: Queries are filled up to 9 tokens, and none attends to the filling.
+FILLED: Mapping[str, Any] = {"strategy": "fixed", "length": 9}
+
+
+@dataclass(frozen=True, slots=True)
+class HeadModel:
+    """A model.
+
+    Attributes:
+        architecture: what Fletcher computes.
+        card: its settings.
+        reference: what transformers computes.
+        rows: documents, pairs of one query with each, or queries that are filled up and a document.
+    """
+
+    architecture: Architecture
+    card: ModelCard
+    reference: HeadReference
+    rows: Sequence[Row]
+
+    def expected(self) -> NDArray[np.float32]:
+        """transformers' results, a row a text or a row a token."""
+        results = [self.reference.compute(row) for row in self.rows]
+        return np.concatenate(results) if self.card.output == "token_vectors" else np.stack(results)
+
+
+def classifier(folder: Path, family: str) -> Path:
+    """Writes a classifier of pairs with two labels."""
+    config = getattr(transformers, f"{family}Config")(**FAMILIES[family], num_labels=2)
+    model = randomize(getattr(transformers, f"{family}ForSequenceClassification")(config))
+    return save(model, folder, types=family in ("Bert", "Albert", "Electra"))
+
+
+def load_head(folder: Path, head: str, family: str) -> HeadModel:
+    """Writes a model and loads it on both sides.
+
+    Args:
+        folder: where the checkpoint is to lie.
+        head: `scores`, `sparse`, `token_vectors`, or `filled_queries` for token vectors with query expansion.
+        family: one of `FAMILIES`.
+    """
+    if head == "scores":
+        artifact = convert(classifier(folder, family)).path
+    elif head == "sparse":
+        artifact = convert(test_splade.make(folder, family, FAMILIES[family]), "splade").path
+    elif head == "token_vectors":
+        artifact = convert(test_colbert.make(folder, family=family, skipped=[".", "!"])).path
+    else:
+        artifact = convert(test_colbert.make(folder, family=family, expansion=FILLED)).path
+    card = Artifact.open(artifact).manifest.card
+    reference = HeadReference.load(folder, card)
+    return HeadModel(describe_model(Checkpoint.open(folder), card), card, reference, _rows(head, reference))
+
+
+def _rows(head: str, reference: HeadReference) -> list[Row]:
+    if head == "filled_queries":
+        queries = [reference.tokenize(text, role="query") for text in test_colbert.QUERIES]
+        assert {len(row.ids) - row.attended for row in queries} == {0, 2, 6}
+        return [*queries, reference.tokenize(DOCUMENTS[0])]
+    query = QUERY if head == "scores" else None
+    return [reference.tokenize(text, query=query) for text in DOCUMENTS]
+
+
+def encode(rows: Sequence[Row]) -> Encodings:
+    """Texts as the runtime takes them."""
+    plain = Encodings.from_lists([row.ids for row in rows])
+    types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]
+    return Encodings(plain.ids, plain.offsets, plain.dropped, np.concatenate(types).astype(np.int32))
