@@ -19,7 +19,7 @@ from fletcher.runtime.errors import CheckpointError
 from .checkpoint import Checkpoint, StoredTensor
 from .precision import Float
 
-__all__ = ["Linear", "Norm", "TensorReader", "Weight", "concatenate", "constant"]
+__all__ = ["Linear", "Norm", "TensorReader", "Weight", "concatenate", "constant", "interleave_heads"]
 
 
 #: Rows that are transposed at once: 16 float32 fill a cache line of the result. That is 3 to 10 times as fast as all at once.
@@ -203,6 +203,26 @@ def concatenate(name: str, weights: Sequence[Weight], axis: int) -> Weight:
     total = sum(weight.shape[axis] for weight in weights)
     shape = (*weights[0].shape[:axis], total, *weights[0].shape[axis + 1 :])
     return Weight(name, shape, lambda: np.concatenate([weight.load() for weight in weights], axis))
+
+
+def interleave_heads(name: str, weights: Sequence[Weight], num_heads: int) -> Weight:
+    """Products of several heads each, a head's beside each other: query, key and value of the first head, then of the second.
+
+    Args:
+        name: the new name.
+        weights: (in, heads · head_size) each.
+        num_heads: heads of each.
+
+    Returns:
+        (in, heads · weights · head_size).
+    """
+    num_in, width = weights[0].shape
+
+    def load() -> NDArray[np.float32]:
+        parts = [weight.load().reshape(num_in, num_heads, width // num_heads) for weight in weights]
+        return np.stack(parts, axis=2).reshape(num_in, len(weights) * width)
+
+    return Weight(name, (num_in, len(weights) * width), load)
 
 
 def constant(name: str, array: NDArray[Any]) -> Weight:

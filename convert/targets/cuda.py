@@ -26,6 +26,7 @@ from ..graph import GraphBuilder
 from ..precision import FP32, Precision
 from .attention import emit_projections, emit_rotary
 from .blocks import emit_linear
+from .cuda_layers import MICROSOFT, emit_cuda_layer, emit_packed_heads
 from .emission import Emission
 from .encoder import Parts, emit_encoder, position_rows, token_type_rows
 from .pooling import emit_weighted_sum
@@ -34,7 +35,6 @@ from .rectangle import emit_mask
 
 __all__ = ["OPERATORS", "emit_cuda"]
 
-MICROSOFT = "com.microsoft"
 _ALL = frozenset({"float", "float16", "bfloat16", "int32", "int64", "bool"})
 _FLOATS = frozenset({"float", "float16", "bfloat16"})
 _NUMBERS = frozenset({"float", "float16", "bfloat16", "int32", "int64"})
@@ -68,7 +68,10 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Sub"): _NUMBERS,
         ("", "Tanh"): _FLOATS,
         ("", "Unsqueeze"): _ALL,
+        (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
+        (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
+        (MICROSOFT, "SkipLayerNormalization"): frozenset({"float", "float16"}),
     }
 )
 
@@ -94,8 +97,11 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     if architecture.unseen_tail is not None:
         positions = _emit_unseen(graph, architecture, positions, steps)
 
+    def context(attention: Attention, hidden: str, name: str) -> str:
+        return _emit_context(graph, attention, hidden, token_offset, cumulative, positions, name)
+
     def attend(attention: Attention, hidden: str, name: str) -> str:
-        return _emit_attention(graph, attention, hidden, token_offset, cumulative, positions, name)
+        return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")
 
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
@@ -103,6 +109,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         attend=attend,
         pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),
         token_type=token_type_rows(graph, ("tokens",)),
+        layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
     learnt = architecture.embedding.positions
@@ -132,7 +139,7 @@ def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Pos
     )
 
 
-def _emit_attention(
+def _emit_context(
     graph: GraphBuilder,
     attention: Attention,
     hidden: str,
@@ -141,16 +148,20 @@ def _emit_attention(
     positions: Positions,
     name: str,
 ) -> str:
-    query, key, value = emit_projections(graph, attention, hidden, positions, name, emit_rotary)
-    context = graph.node(
+    """Attention over packed rows, (tokens, heads · head_size)."""
+    if (packed := emit_packed_heads(graph, attention, hidden, name)) is not None:
+        rows, bias = packed
+        inputs = [rows, "", "", bias]
+    else:
+        inputs = [*emit_projections(graph, attention, hidden, positions, name, emit_rotary), ""]
+    return graph.node(
         "PackedMultiHeadAttention",
-        [query, key, value, "", token_offset, cumulative, positions.bias_of(attention)],
+        [*inputs, token_offset, cumulative, positions.bias_of(attention)],
         f"{name}/context",
         domain=MICROSOFT,
         num_heads=attention.num_heads,
         scale=attention.scale,
-    )  # (tokens, hidden)
-    return emit_linear(graph, attention.output, context, f"{name}/output")
+    )
 
 
 def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, name: str) -> str:

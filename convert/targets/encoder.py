@@ -32,6 +32,7 @@ class Parts:
         pool: one vector a text: the mode, the hidden states, and the name of the last node.
         token_type: adds the nodes of the tokens' rows of the token type table; asked for where pairs of texts come in.
         decode: adds the vocabulary's logits of the hidden states, under a name.
+        layer: a whole layer, from its description and the hidden states, or None where the layer is to be written here.
         rows: names of the axes that count tokens: ("tokens",) packed, or texts and longest of a rectangle.
     """
 
@@ -41,6 +42,7 @@ class Parts:
     pool: Callable[[PoolingMode, str, str], str]
     token_type: Callable[[Weight], str] | None = None
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder
+    layer: Callable[[Layer, str], str | None] = lambda layer, hidden: None
     rows: tuple[int | str, ...] = ("tokens",)
 
 
@@ -57,7 +59,7 @@ def emit_encoder(
     """
     hidden = _emit_embedding(graph, architecture.embedding, parts)
     for layer in architecture.layers:
-        hidden = _emit_layer(graph, layer, hidden, parts)
+        hidden = parts.layer(layer, hidden) or _emit_layer(graph, layer, hidden, parts)
     if architecture.final_norm is not None:
         hidden = emit_norm(graph, architecture.final_norm, hidden, "final_norm")
     value = emit_modules(graph, architecture, hidden, parts.pool, parts.decode)

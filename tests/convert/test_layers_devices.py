@@ -27,7 +27,7 @@ from .families.test_jina_bert import HIDDEN, VOCABULARY, Jina
 from .layers_models import MODELS, export_mean, save_artifact
 from .parity import save_tokenizer
 from .sabotage import Patient
-from .targets.packed_attention import spell_out
+from .targets.contrib_operators import spell_out
 from .targets.rounding import round_every_node
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users

@@ -24,7 +24,7 @@ from fletcher.runtime.manifest import TensorInfo
 
 from .families.tiny import POSITIONS, SIZES
 from .parity import make_card, randomize, save_checkpoint
-from .targets.packed_attention import spell_out
+from .targets.contrib_operators import spell_out
 from .targets.rounding import RoundingGraph
 from .targets.sessions import TargetSession, architecture_of, models_of
 

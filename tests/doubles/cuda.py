@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.cuda_driver import CudaDriver
 from fletcher.runtime.gpus import Gpu
-from tests.convert.targets.packed_attention import spell_out
+from tests.convert.targets.contrib_operators import spell_out
 
 __all__ = ["FakeCuda", "FakeOnnxRuntime"]
 

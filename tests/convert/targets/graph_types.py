@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, shape_inference
 
 from fletcher.convert.targets import cuda
 
-from .packed_attention import spell_out
+from .contrib_operators import spell_out
 
 __all__ = ["SYNCHRONISING", "assert_kernels", "typed"]
 

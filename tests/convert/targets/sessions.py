@@ -27,8 +27,8 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.feeds import make_feeds, pack
 
 from ..parity import Parity, make_card
+from .contrib_operators import spell_out
 from .models import Tiny
-from .packed_attention import spell_out
 from .rounding import RoundingGraph
 
 __all__ = ["TargetSession", "architecture_of", "load_target", "models_of", "parity_of"]

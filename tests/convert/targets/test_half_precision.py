@@ -14,8 +14,8 @@ from fletcher.convert.variants import TOLERANCES
 from fletcher.runtime.encodings import Encodings
 
 from ..parity import MIXED, Parity, make_card
+from .contrib_operators import spell_out
 from .models import MODELS, Tiny
-from .packed_attention import spell_out
 from .rounding import RoundingGraph
 from .sessions import TargetSession, architecture_of, load_target, models_of
 

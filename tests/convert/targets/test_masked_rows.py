@@ -20,8 +20,8 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.feeds import make_feeds
 
 from ..parity import make_card
+from .contrib_operators import spell_out
 from .models import MODELS
-from .packed_attention import spell_out
 from .sessions import architecture_of, models_of
 
 TARGETS = ("cpu", "cuda", "tensorrt")

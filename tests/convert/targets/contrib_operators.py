@@ -1,13 +1,15 @@
-"""`com.microsoft.PackedMultiHeadAttention`, which the CPU provider lacks, spelt out with standard operators.
+"""ONNX Runtime's operators of the domain `com.microsoft` that cuda graphs use, spelt out with standard operators.
 
-Written from the operator's contract (docs/ContribOperators.md of ONNX Runtime): `token_offset` says where each packed token
-lies in the rectangle, the places of the tokens first and those of padding after them; `cumulative_sequence_length` where each
-text begins; scores of padding do not count; `attention_bias` is added to scaled scores.
+The CPU provider lacks `PackedMultiHeadAttention`, and type inference lacks them all. Written from the operators' contracts
+(docs/ContribOperators.md of ONNX Runtime). `token_offset` says where each packed token lies in the rectangle, the places of
+the tokens first and those of padding after them; `cumulative_sequence_length` where each text begins; scores of padding do
+not count; `attention_bias` is added to scaled scores. Query, key and value of a head may lie beside each other in one input;
+their bias lies query by key by value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -15,19 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 __all__ = ["spell_out"]
 
-OPERATOR = "PackedMultiHeadAttention"
-
 
 def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the graph without that operator; its values keep their names."""
+    """A copy of the graph without those operators; its values keep their names."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     nodes: list[onnx.NodeProto] = []
     constants: dict[str, onnx.TensorProto] = {}
     for node in model.graph.node:
-        if node.op_type == OPERATOR:
-            assert node.domain == "com.microsoft"
-            nodes.extend(_nodes(node, constants))
+        if node.domain == "com.microsoft":
+            nodes.extend(SPELLINGS[node.op_type](node, constants))
         else:
             nodes.append(node)
     del copy.graph.node[:]
@@ -36,10 +35,9 @@ def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _nodes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
+def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     query, key, value, bias, token_offset, cumulative, *rest = node.input
-    assert not bias, "a bias of the projections is added before"
     prefix, (result,) = f"{node.name}/spelt", node.output
 
     def constant(values: object, dtype: type[np.generic] = np.int64) -> str:
@@ -55,8 +53,24 @@ def _nodes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iter
         return f"{prefix}/{name}"
 
     # In float32 whatever the graph's type is: an attention kernel accumulates so, too.
-    for part, rows in (("query", query), ("key", key), ("value", value)):
-        yield make("Cast", [rows], f"{part}/float", to=TensorProto.FLOAT)
+    assert bool(key) == bool(value) != bool(bias), (
+        "apart and without a bias, or a head's beside each other and with one"
+    )
+    if key:
+        for part, rows in (("query", query), ("key", key), ("value", value)):
+            yield make("Cast", [rows], f"{part}/float", to=TensorProto.FLOAT)
+    else:  # (tokens, heads · 3 · head_size), and a bias of query, key and value one behind the other
+        yield make("Cast", [query], "packed", to=TensorProto.FLOAT)
+        yield make("Cast", [bias], "biases", to=TensorProto.FLOAT)
+        split = constant([0, attributes["num_heads"], 3, -1])
+        yield make("Reshape", [at("packed"), split], "packed/heads")
+        thirds = [at(f"{part}/third") for part in ("query", "key", "value")]
+        yield helper.make_node("Split", [at("packed/heads")], thirds, name=at("thirds"), axis=2, num_outputs=3)
+        own = [at(f"{part}/bias") for part in ("query", "key", "value")]
+        yield helper.make_node("Split", [at("biases")], own, name=at("bias_thirds"), axis=0, num_outputs=3)
+        for part in ("query", "key", "value"):
+            yield make("Reshape", [at(f"{part}/third"), constant([0, -1])], f"{part}/rows")
+            yield make("Add", [at(f"{part}/rows"), at(f"{part}/bias")], f"{part}/float")
     yield make("Shape", [at("query/float")], "shape")
     yield make("Slice", [at("shape"), constant([0]), constant([1])], "tokens")
     yield make("Slice", [at("shape"), constant([1]), constant([2])], "width")
@@ -101,3 +115,33 @@ def _nodes(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iter
     yield make("Reshape", [at("context/split"), at("context_shape")], "context/flat")
     yield make("Gather", [at("context/flat"), at("token_places")], "context")
     yield helper.make_node("CastLike", [at("context"), query], [result], name=node.name)
+
+
+def _gelu(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
+    """gelu(x + bias): exact, or with tanh as `FastGelu`."""
+    value, bias = node.input
+    summed = f"{node.name}/spelt/sum"
+    yield helper.make_node("Add", [value, bias], [summed], name=summed)
+    approximate = "tanh" if node.op_type == "FastGelu" else "none"
+    yield helper.make_node("Gelu", [summed], node.output, name=node.name, approximate=approximate)
+
+
+def _skip_norm(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
+    """norm(x + skip + bias)."""
+    value, skip, weight, shift, *bias = node.input
+    for index, other in enumerate([skip, *bias]):
+        summed = f"{node.name}/spelt/sum.{index}"
+        yield helper.make_node("Add", [value, other], [summed], name=summed)
+        value = summed
+    (epsilon,) = (attribute.f for attribute in node.attribute if attribute.name == "epsilon")
+    yield helper.make_node(
+        "LayerNormalization", [value, weight, shift], node.output, name=node.name, axis=-1, epsilon=epsilon
+    )
+
+
+SPELLINGS: Mapping[str, Callable[[onnx.NodeProto, dict[str, onnx.TensorProto]], Iterator[onnx.NodeProto]]] = {
+    "BiasGelu": _gelu,
+    "FastGelu": _gelu,
+    "PackedMultiHeadAttention": _attention,
+    "SkipLayerNormalization": _skip_norm,
+}
