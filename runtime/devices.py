@@ -26,7 +26,7 @@ from .errors import FletcherError, ProviderError
 from .machine import Machine, this_machine
 from .manifest import Variant
 from .providers import AUTO, PROVIDERS, candidates, check_provider
-from .trial import Trial, ragged_sample, short_text
+from .trial import Trial, latencies, ragged_sample, short_text
 
 __all__ = ["DEVICES_SECONDS", "LOAD_SECONDS", "TOKEN_BUDGET", "layouts_of", "measure", "settle"]
 
@@ -191,9 +191,17 @@ def measure(
                 bench.tell(Measurement(layout=Layout(name, *layouts[0], TOKEN_BUDGET), problem=problem))
         ready = [name for name, problem in usable if problem is None]
         for index, name in enumerate(ready):
-            bench.try_layout(Layout(name, *layouts[0], TOKEN_BUDGET), sharers=len(ready) - index)
+            bench.try_layout(Layout(name, *layouts[0], TOKEN_BUDGET), sharers=len(ready) - index + len(layouts[1:2]))
         ready = [name for name in ready if bench.best(name) is not None]
-        rest = [Layout(name, *layout, TOKEN_BUDGET) for layout in layouts[1:] for name in ready]
+        rest = [
+            Layout(name, *layout, TOKEN_BUDGET)
+            for layout in layouts[1:]
+            for name in ready
+            if _is_possible(name, *layout)
+        ]
+        # What a batch that runs alone may take, of the provider that leads: a load has time for this one.
+        first = [Layout(name, *layouts[-1], TOKEN_BUDGET) for name in bench.by_promise(ready)[:1]]
+        rest.sort(key=lambda layout: layout not in first)
         for index, layout in enumerate(rest):
             bench.try_layout(layout, sharers=len(rest) - index)
         for name in bench.by_promise(ready):
@@ -205,13 +213,14 @@ def layouts_of(machine: Machine) -> list[tuple[int, int]]:
     """Workers and threads of each that are worth a try, the default first.
 
     On a large machine there are layouts between: a worker for two processors, which may be two faces of one core; workers of
-    four threads; and a worker a NUMA node.
+    four threads; a worker a NUMA node; and, last, a few processors for one batch, as a short text has no work for all.
     """
     count = len(machine.processors)
     layouts = [(count, 1), (1, count)]
     if count > FEW_PROCESSORS:
         nodes = len(machine.numa_nodes)
         layouts[1:1] = [(count // 2, 1), (count // 4, 4), (nodes, count // nodes)]
+        layouts.append((1, FEW_PROCESSORS))
     return list(dict.fromkeys(layouts))
 
 
@@ -234,7 +243,7 @@ class _Bench:
         self._opening = 0.0  # seconds, the longest so far
         self._sample: Encodings | None = None
         self._yardstick: Trial | None = None
-        self._yardstick_seconds = 0.0
+        self._yardstick_seconds = self._yardstick_latency = 0.0
         weights = artifact.manifest.files[variant.weights].size
         self._keeps_yardstick = not machine.memory or COPIES * weights <= machine.memory
         self._open = ExitStack()
@@ -285,7 +294,7 @@ class _Bench:
         with ExitStack() as stack:
             stack.callback(trial.close)
             try:
-                latency = trial.latency(self._short)
+                latency = self._latency(trial)
                 self._opening = max(self._opening, time.monotonic() - now)
                 if not self._can_check(trial, latency):
                     self._leave_out(layout)
@@ -326,6 +335,14 @@ class _Bench:
             before, speed = speed, self.found[-1].tokens_per_s or 0.0
             if speed < before:
                 return
+
+    def _latency(self, trial: Trial) -> float:
+        """Seconds of the short text, put to the yardstick's scale where there is one."""
+        if self._yardstick is None:
+            self._yardstick_latency = trial.latency(self._short)
+            return self._yardstick_latency
+        own, beside = latencies([trial, self._yardstick], self._short)
+        return own / beside * self._yardstick_latency
 
     def _can_check(self, trial: Trial, latency: float) -> bool:
         """Whether the canary can be computed in time, by what a short text took."""
@@ -400,6 +417,12 @@ class _Bench:
         if not any(found.layout.provider == layout.provider for found in self.found):
             problem = f"{NOT_MEASURED} within {self._seconds:g} s: fletcher-serve devices DIR --seconds takes more time"
             self.tell(Measurement(layout=layout, problem=problem))
+
+
+def _is_possible(provider: str, workers: int, threads: int) -> bool:
+    """ONNX Runtime's runs share their session's one pool of threads, so several runs of several threads each are no layout
+    of it."""
+    return PROVIDERS[provider].package != "onnxruntime" or workers == 1 or threads == 1
 
 
 def _shape(layout: Layout) -> tuple[str, int, int]:

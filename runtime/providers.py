@@ -12,7 +12,7 @@ from .errors import InputError, MissingPackageError, ProviderError
 from .machine import Machine
 from .manifest import Target, Variant
 
-__all__ = ["AUTO", "PROVIDERS", "Provider", "candidates", "check_provider", "missing", "require"]
+__all__ = ["AUTO", "PROVIDERS", "Provider", "candidates", "check_provider", "missing", "require", "version_numbers"]
 
 #: Asks for a measurement instead of naming a provider.
 AUTO = "auto"
@@ -69,7 +69,7 @@ def missing(provider: Provider, machine: Machine) -> str | None:
     if not _is_installed(provider.package):
         return f"{provider.package} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
     found = _version(provider.package)
-    if found is not None and _numbers(found) < provider.oldest:
+    if found is not None and version_numbers(found) < provider.oldest:
         wanted = ".".join(map(str, provider.oldest))
         return (
             f"{provider.package} {found} is too old, {wanted} is needed: "
@@ -116,5 +116,6 @@ def _version(package: str) -> str | None:
     return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`1.26.0rc1` is (1, 26)."""
     return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())

@@ -19,7 +19,7 @@ from .longdocs import Folding, Rows, cut_documents
 from .output import cast, normalize, shorten
 from .tokenizer import Tokenizer
 
-__all__ = ["Task", "check_strings", "finish", "prepare", "refuse_long", "tokenize"]
+__all__ = ["Task", "check_lengths", "check_strings", "finish", "prepare", "refuse_long", "tokenize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _prepare(
         output = parts[0].output if parts else None
         places = [place for part in parts for place in part.places]
         rows = Rows(Encodings.concatenate([part.encodings for part in parts]), output, places)
-        _check_lengths(rows.encodings, card)
+        check_lengths(rows.encodings, card)
 
         def fold(values: NDArray[np.float32]) -> Embeddings:
             folding = Folding(len(distinct), card, options)
@@ -177,7 +177,7 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
     if prompt := options.prompt(card):
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
     encodings = tokenizer.encode(texts, side="left" if options.overflow == "truncate_left" else "right")
-    _check_lengths(encodings, card)
+    check_lengths(encodings, card)
     if options.overflow == "refuse":
         refuse_long(encodings, card)
     return encodings
@@ -206,7 +206,7 @@ def check_strings(texts: Sequence[str]) -> None:
         raise InputError("texts is one string: pass a list of strings")
 
 
-def _check_lengths(encodings: Encodings, card: ModelCard) -> None:
+def check_lengths(encodings: Encodings, card: ModelCard) -> None:
     """
     Raises:
         InputError: a row without a token.

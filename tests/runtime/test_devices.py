@@ -241,8 +241,8 @@ def test_layouts_fill_the_machine() -> None:
 
     assert layouts_of(machine(1)) == [(1, 1)]
     assert layouts_of(machine(4)) == [(4, 1), (1, 4)]
-    assert layouts_of(machine(32, 32)) == [(64, 1), (32, 1), (16, 4), (2, 32), (1, 64)]
-    assert layouts_of(machine(16)) == [(16, 1), (8, 1), (4, 4), (1, 16)]
+    assert layouts_of(machine(32, 32)) == [(64, 1), (32, 1), (16, 4), (2, 32), (1, 64), (1, 8)]
+    assert layouts_of(machine(16)) == [(16, 1), (8, 1), (4, 4), (1, 16), (1, 8)]
 
 
 def test_the_sample_is_ragged_and_of_real_tokens() -> None:

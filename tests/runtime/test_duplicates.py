@@ -11,7 +11,7 @@ import pytest
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.duplicates import VectorCache, unique
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.errors import InputError
 
 
@@ -76,6 +76,27 @@ def test_texts_of_earlier_calls_are_not_computed(cached: Encoder, monkeypatch: p
     assert sum(computed) == 5
 
 
+@pytest.mark.parametrize("overflow", ["windows", "late"])
+def test_duplicates_among_split_texts_are_computed_once(
+    cached: Encoder, overflow: Overflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "the longest text of them all, in several windows " * 3
+    alone = [cached.embed([text], overflow=overflow) for text in ("ab", long)]
+    computed = counted(cached, monkeypatch)
+    for text in ("ab", long):
+        cached.embed([text], overflow=overflow)
+    rows = sum(computed)
+    found = cached.embed(["ab", long, "ab", long, long], overflow=overflow)
+    assert sum(computed) == 2 * rows
+    assert found.chunks is not None
+    for index, wanted in enumerate(alone[number] for number in (0, 1, 0, 1, 1)):
+        np.testing.assert_allclose(found.vectors[index], wanted.vectors[0], rtol=0, atol=1e-6)
+        assert wanted.chunks is not None
+        part = slice(*found.chunks.offsets[index : index + 2])
+        np.testing.assert_allclose(found.chunks.vectors[part], wanted.chunks.vectors, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(found.chunks.spans[part], wanted.chunks.spans)
+
+
 def test_what_a_caller_does_to_a_vector_does_not_stay(cached: Encoder) -> None:
     first = cached.embed(["ab"]).vectors
     wanted = first.copy()
@@ -92,6 +113,11 @@ def test_a_bad_text_is_named_by_its_place_among_known_ones(cached: Encoder) -> N
         cached.embed(["ab", "c", "ab", "\ud800"])
     with pytest.raises(InputError, match="text 2 is list"):
         cached.embed(["ab", "c", ["ab"]])  # type: ignore[list-item]
+    for overflow in ("windows", "late"):
+        with pytest.raises(InputError, match="text 2 holds the lone surrogate"):
+            cached.embed(["ab", "ab", "\ud800"], overflow=overflow)
+        with pytest.raises(InputError, match="text 1 is int, not a string"):
+            cached.embed(["ab", 7], overflow=overflow)  # type: ignore[list-item]
 
 
 def test_keys_tell_models_options_and_texts_apart() -> None:
