@@ -25,7 +25,7 @@ from .encodings import Encodings
 from .errors import FletcherError, ProviderError
 from .machine import Machine, this_machine
 from .manifest import Variant
-from .providers import AUTO, PROVIDERS, candidates, check_provider
+from .providers import AUTO, PROVIDERS, candidates, check_provider, too_old
 from .trial import Trial, latencies, ragged_sample, short_text
 
 __all__ = ["DEVICES_SECONDS", "LOAD_SECONDS", "TOKEN_BUDGET", "layouts_of", "measure", "settle"]
@@ -103,6 +103,10 @@ def settle(
     default = Layout(provider, workers or len(machine.processors), 1, token_budget or TOKEN_BUDGET)
     if provider != AUTO:
         return Choice(default, f"{provider} was asked for")
+    for candidate, problem in usable:
+        if problem is not None:
+            level = logging.WARNING if too_old(candidate) else logging.INFO
+            logger.log(level, "provider skipped", extra={"fields": {"provider": candidate.name, "reason": problem}})
     known = recall(machine.key, artifact.digest, variant.name)
     if known is None:
         known = measure(artifact, variant, seconds=seconds)

@@ -12,7 +12,17 @@ from .errors import InputError, MissingPackageError, ProviderError
 from .machine import Machine
 from .manifest import Target, Variant
 
-__all__ = ["AUTO", "PROVIDERS", "Provider", "candidates", "check_provider", "missing", "require", "version_numbers"]
+__all__ = [
+    "AUTO",
+    "PROVIDERS",
+    "Provider",
+    "candidates",
+    "check_provider",
+    "missing",
+    "require",
+    "too_old",
+    "version_numbers",
+]
 
 #: Asks for a measurement instead of naming a provider.
 AUTO = "auto"
@@ -68,16 +78,23 @@ def missing(provider: Provider, machine: Machine) -> str | None:
     """Why a provider cannot be used here, or None. Nothing is imported for the answer."""
     if not _is_installed(provider.package):
         return f"{provider.package} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
-    found = _version(provider.package)
-    if found is not None and version_numbers(found) < provider.oldest:
-        wanted = ".".join(map(str, provider.oldest))
-        return (
-            f"{provider.package} {found} is too old, {wanted} is needed: "
-            f"pip install --upgrade 'longbow-fletcher[{provider.extra}]'"
-        )
+    if (problem := too_old(provider)) is not None:
+        return problem
     if provider.precision == "bf16" and not machine.instructions & BF16_INSTRUCTIONS:
         return "the processor has no bfloat16 arithmetic"
     return None
+
+
+def too_old(provider: Provider) -> str | None:
+    """That a provider's package is there and too old, or None."""
+    found = _version(provider.package)
+    if found is None or version_numbers(found) >= provider.oldest:
+        return None
+    wanted = ".".join(map(str, provider.oldest))
+    return (
+        f"{provider.package} {found} is too old, {wanted} is needed: "
+        f"pip install --upgrade 'longbow-fletcher[{provider.extra}]'"
+    )
 
 
 def require(provider: Provider, machine: Machine) -> None:

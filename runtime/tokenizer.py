@@ -126,8 +126,9 @@ class Tokenizer:
             if isinstance(opened, FastTokenizer):
                 self._fast = opened
             else:
-                self.fast_problem = opened
-                logger.info("fast tokenizer", extra={"fields": {"used": False, "reason": opened}})
+                self.fast_problem = opened.reason
+                level = logging.WARNING if opened.fault else logging.INFO
+                logger.log(level, "fast tokenizer", extra={"fields": {"used": False, "reason": opened.reason}})
 
     @property
     def num_prefix(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -143,6 +144,20 @@ def test_the_next_provider_becomes_the_default_where_the_first_one_fails(
     monkeypatch.setattr("fletcher.runtime.openvino.OpenVinoSession", refuse)
     with pytest.raises(ProviderError, match="mlas: no such operator; openvino: no such operator"):
         settle(artifact, msgspec.structs.replace(artifact.variant(), name="other"), seconds=60)
+
+
+def test_a_package_that_is_too_old_is_said_and_skipped(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "2024.6.0" if name == "openvino" else real(name))
+    artifact = Artifact.open(tiny_artifact)
+    with caplog.at_level(logging.INFO, "fletcher.runtime.devices"):
+        assert settle(artifact, artifact.variant(), seconds=1).layout.provider == "mlas"
+    said = {record.fields["provider"]: record for record in caplog.records}  # type: ignore[attr-defined]
+    assert set(said) == {"openvino", "openvino-bf16"} and len(caplog.records) == 2
+    assert said["openvino"].levelno == logging.WARNING
+    assert "openvino 2024.6.0 is too old" in said["openvino"].fields["reason"]  # type: ignore[attr-defined]
 
 
 def test_a_provider_whose_canary_is_off_is_said_and_skipped(
