@@ -17,7 +17,7 @@ from fletcher.model_zoo.card import ModelCard
 from .artifact import Artifact
 from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
 from .compute import Computation
-from .duplicates import VectorCache, unique
+from .duplicates import Promise, VectorCache, unique
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
@@ -240,17 +240,20 @@ class Encoder:
                     raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to {size - 1}")
         return self.tokenizer.truncate([ids.astype(np.int32) for ids in arrays])
 
-    def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
+    def prepare(
+        self, texts: Sequence[str], options: EmbedOptions, promised: dict[bytes, Promise] | None = None
+    ) -> Task:
         """Texts to rows that must be computed; the task makes embeddings of their values.
 
         Args:
             texts: any number; duplicates and texts that the cache knows are not computed.
             options: they were checked.
+            promised: see `tasks.prepare`.
 
         Raises:
             InputError: a text that is no valid Unicode string, or one that has no token at all.
         """
-        return prepare(self.tokenizer, self.card, self.cache, texts, options)
+        return prepare(self.tokenizer, self.card, self.cache, texts, options, promised)
 
     def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
         """The same for token ids, which have no prompt and are never split."""
@@ -377,10 +380,11 @@ class Encoder:
             yield from (self._embed_split(texts, options) for texts in chunks)
             return
         source = iter(chunks)
+        promised: dict[bytes, Promise] = {}
 
         def read() -> Task | None:
             texts = next(source, None)
-            return None if texts is None else self.prepare(texts, options)
+            return None if texts is None else self.prepare(texts, options, promised)
 
         with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
             reading = reader.submit(read)

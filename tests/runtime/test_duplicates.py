@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Encoder
-from fletcher.runtime.duplicates import VectorCache, unique
+from fletcher.runtime.duplicates import Promise, VectorCache, unique
 from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.errors import InputError
 
@@ -74,6 +74,30 @@ def test_texts_of_earlier_calls_are_not_computed(cached: Encoder, monkeypatch: p
     assert sum(computed) == 5
     list(cached.stream([["ab", "c"], ["c"]]))
     assert sum(computed) == 5
+
+
+def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache holds two vectors, so that it alone would not do; the next parts are read before the first is computed."""
+    parts = [["ab", "c", "d"], ["ab", "e"], ["e", "ab"], ["ab", "f", "ab"]]
+    with Encoder.load(tiny_artifact, provider="mlas", workers=1, cache_bytes=1500) as encoder:
+        alone = {text: encoder.embed([text]).vectors[0] for text in ("ab", "c", "d", "e", "f", "g", "h")}
+        computed = counted(encoder, monkeypatch)
+        tasks = []
+        promised: dict[bytes, Promise] = {}
+        for part in parts:
+            tasks.append(encoder.prepare(part, EmbedOptions(), promised))
+        values = [encoder.compute(task.encodings) for task in tasks]
+        found = [task.finish(some) for task, some in zip(tasks, values, strict=True)]
+        assert sum(computed) == 5
+        assert promised == {}
+        for part, embeddings in zip(parts, found, strict=True):
+            np.testing.assert_allclose(embeddings.vectors, [alone[text] for text in part], rtol=0, atol=1e-6)
+            embeddings.vectors[:] = 7  # which later parts must not see
+        streamed = list(encoder.stream(parts))
+    for part, embeddings in zip(parts, streamed, strict=True):
+        np.testing.assert_allclose(embeddings.vectors, [alone[text] for text in part], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("overflow", ["windows", "late"])
