@@ -31,7 +31,7 @@ __all__ = [
 logger = logging.getLogger("fletcher.runtime.choices")
 
 #: Of what is remembered; raised when measuring changes its meaning.
-MEASURING = 2
+MEASURING = 3
 
 #: How much faster a candidate must be to be taken before an earlier one, or more where the rounds spread more: less is noise
 #: on a shared machine.
@@ -71,7 +71,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         layout: which.
-        latency_ms: median of one short text, milliseconds.
+        latency_ms: of one short text, milliseconds; the lower quartile of some runs.
         tokens_per_s: of ragged texts, all workers together.
         texts_per_s: the same in texts.
         min_cosine: of its canary's vectors against the reference, the worst.
@@ -157,10 +157,14 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
     unknown = [found.layout.provider for found in measurements if (found.problem or "").startswith(NOT_MEASURED)]
     if unknown:
         reason += f"; there was no time to measure {', '.join(unknown)}: fletcher-serve devices DIR"
-    return Choice(best.layout, reason, _alone(best, exact))
+    alone = _alone(best, exact)
+    if alone is not None:
+        reason += f"; a batch that runs alone, on {alone.layout.threads} threads, is done "
+        reason += f"{_latency(best) / _latency(alone):.2f} times sooner"
+    return Choice(best.layout, reason, None if alone is None else alone.layout)
 
 
-def _alone(best: Measurement, measurements: Sequence[Measurement]) -> Layout | None:
+def _alone(best: Measurement, measurements: Sequence[Measurement]) -> Measurement | None:
     """One worker on several threads, if it is clearly sooner done with a short text than the chosen layout."""
     wide = [
         found
@@ -170,7 +174,7 @@ def _alone(best: Measurement, measurements: Sequence[Measurement]) -> Layout | N
     if not wide or best.layout.threads > 1:
         return None
     quickest = min(wide, key=_latency)
-    return quickest.layout if SOONER * _latency(quickest) < _latency(best) else None
+    return quickest if SOONER * _latency(quickest) < _latency(best) else None
 
 
 def _latency(found: Measurement) -> float:

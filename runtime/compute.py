@@ -6,8 +6,9 @@ It knows batches, threads and memory; nothing of texts, models or files.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,7 @@ class Workers:
 
     Attributes:
         session: what computes.
-        alone: what computes a batch while no other is under way, if that is another.
+        alone: what computes a call's only batch while no other is under way, if that is another.
         count: threads.
         token_budget: tokens that a batch should hold.
     """
@@ -75,7 +76,8 @@ class Workers:
             count: threads.
             token_budget: tokens that a batch should hold.
             budget: what batches may need; None is no bound.
-            alone: computes a batch while no other is under way, on more threads; None leaves it to `session`.
+            alone: computes a call's only batch while no other is under way, on more threads; it is closed with the workers.
+                None leaves it to `session`.
             initializer: called by each thread before its first batch.
         """
         self.session = session
@@ -130,6 +132,16 @@ class Workers:
         """
         return self._start(encodings, self._plan(encodings), output)
 
+    def by_session(self, encodings: Encodings, output: str | None = None) -> Iterator[NDArray[np.float32]]:
+        """What each session makes of texts, one after the other: for checks. Each is as `compute` returns."""
+        yield self.start(encodings, output).result()
+        if self.alone is not None:
+            values = self._empty(encodings, output)
+            for rows in self._plan(encodings):
+                found = self._run_on(self.alone, encodings.select(rows), output)
+                values[self._places(encodings, rows, output)] = found
+            yield values
+
     def close(self) -> None:
         """Waits for the batches under way and gives the memory back."""
         self._pool.shutdown()
@@ -142,7 +154,9 @@ class Workers:
         values = self._empty(encodings, output)
 
         def work(rows: NDArray[np.int64]) -> None:
-            values[self._places(encodings, rows, output)] = self._run_one(encodings.select(rows), output)
+            with self._counted():
+                found = self._run_on(self.session, encodings.select(rows), output)
+            values[self._places(encodings, rows, output)] = found
 
         try:
             return Computation(values, [self._pool.submit(work, rows) for rows in batches])
@@ -155,29 +169,34 @@ class Workers:
         return plan_batches(encodings.lengths, self.token_budget, self._budget.shape, self._budget.batch)
 
     def _run_one(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+        with self._counted() as first:
+            session = self.alone if first and self.alone is not None else self.session
+            return self._run_on(session, batch, output)
+
+    def _run_on(self, session: Session, batch: Encodings, output: str | None) -> NDArray[np.float32]:
         if self._closed:
             raise self._is_closed()
         if self._budget is None:
-            values = self._on_session(batch, output)
+            values = session.run(batch, output)
         else:
             with self._budget.gate.hold(self._budget.shape.predict(batch.lengths)):
-                values = self._on_session(batch, output)
+                values = session.run(batch, output)
         if not np.isfinite(values).all():
             rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
             raise ProviderError(
-                f"{self._name} on {self.session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
+                f"{self._name} on {session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
                 f"{len(batch)}: the vectors are not used. Verify the artefact, or choose another variant"
             )
         return values
 
-    def _on_session(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
-        if self.alone is None:
-            return self.session.run(batch, output)
+    @contextmanager
+    def _counted(self) -> Iterator[bool]:
+        """Counts a batch while it is under way; whether it is the only one as it begins."""
         with self._lock:
             self._running += 1
-            session = self.alone if self._running == 1 else self.session
+            first = self._running == 1
         try:
-            return session.run(batch, output)
+            yield first
         finally:
             with self._lock:
                 self._running -= 1

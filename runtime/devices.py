@@ -9,6 +9,7 @@ only their ratio counts. A second in which the machine is busy with something el
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -27,9 +28,9 @@ from .errors import FletcherError, ProviderError
 from .gpus import this_gpus
 from .machine import Machine, this_machine
 from .manifest import Variant
-from .providers import AUTO, PROVIDERS, candidates, check_provider
+from .providers import AUTO, PROVIDERS, candidates, check_provider, too_old
 from .session import FALLBACK
-from .trial import Trial, ragged_sample, short_text
+from .trial import Trial, latencies, ragged_sample, short_text
 
 __all__ = [
     "DEVICES_SECONDS",
@@ -122,6 +123,10 @@ def settle(
     default = Layout(provider, workers or default.workers, 1, token_budget or default.token_budget)
     if provider != AUTO:
         return Choice(default, f"{provider} was asked for")
+    for candidate, problem in usable:
+        if problem is not None:
+            level = logging.WARNING if too_old(candidate) else logging.INFO
+            logger.log(level, "provider skipped", extra={"fields": {"provider": candidate.name, "reason": problem}})
     known = recall(machine.key, artifact.digest, variant.name)
     if known is None and usable[0][0].on_gpu:
         layout = msgspec.structs.replace(default, provider=usable[0][0].name)
@@ -212,15 +217,22 @@ def measure(
                 bench.tell(Measurement(layout=default_layout(name), problem=problem))
         ready = [name for name, problem in usable if problem is None]
         for index, name in enumerate(ready):
-            bench.try_layout(default_layout(name), sharers=len(ready) - index)
+            sharers = len(ready) - index + len(layouts_of(machine, name)[1:2])
+            bench.try_layout(default_layout(name), sharers=sharers)
         ready = [name for name in ready if bench.best(name) is not None]
-        others = max((layouts_of(machine, name)[1:] for name in ready), key=len, default=[])
-        rest = [
-            Layout(name, *layout, default_layout(name).token_budget)
-            for layout in others
+        layouts = {
+            name: [Layout(name, *shape, default_layout(name).token_budget) for shape in layouts_of(machine, name)]
             for name in ready
-            if layout in layouts_of(machine, name)
+        }
+        rest = [
+            layout
+            for row in itertools.zip_longest(*(layouts[name][1:] for name in ready))
+            for layout in row
+            if layout is not None and _is_possible(layout.provider, layout.workers, layout.threads)
         ]
+        # What a batch that runs alone may take, of the provider that leads: a load has time for this one.
+        first = [layouts[name][-1] for name in bench.by_promise(ready)[:1]]
+        rest.sort(key=lambda layout: layout not in first)
         for index, layout in enumerate(rest):
             bench.try_layout(layout, sharers=len(rest) - index)
         for name in bench.by_promise(ready):
@@ -246,7 +258,7 @@ def layouts_of(machine: Machine, provider: str = FALLBACK) -> list[tuple[int, in
     """Workers and threads of each that are worth a try, the default first.
 
     On a large machine there are layouts between: a worker for two processors, which may be two faces of one core; workers of
-    four threads; and a worker a NUMA node.
+    four threads; a worker a NUMA node; and, last, a few processors for one batch, as a short text has no work for all.
     """
     if PROVIDERS[provider].on_gpu:
         return [(default_layout(provider).workers, 1)]
@@ -255,6 +267,7 @@ def layouts_of(machine: Machine, provider: str = FALLBACK) -> list[tuple[int, in
     if count > FEW_PROCESSORS:
         nodes = len(machine.numa_nodes)
         layouts[1:1] = [(count // 2, 1), (count // 4, 4), (nodes, count // nodes)]
+        layouts.append((1, FEW_PROCESSORS))
     return list(dict.fromkeys(layouts))
 
 
@@ -277,7 +290,7 @@ class _Bench:
         self._opening = 0.0  # seconds, the longest so far
         self._sample: Encodings | None = None
         self._yardstick: Trial | None = None
-        self._yardstick_seconds = 0.0
+        self._yardstick_seconds = self._yardstick_latency = 0.0
         weights = artifact.manifest.files[variant.weights].size
         self._keeps_yardstick = not machine.memory or COPIES * weights <= machine.memory
         self._open = ExitStack()
@@ -328,7 +341,7 @@ class _Bench:
         with ExitStack() as stack:
             stack.callback(trial.close)
             try:
-                latency = trial.latency(self._short)
+                latency = self._latency(trial)
                 self._opening = max(self._opening, time.monotonic() - now)
                 if not self._can_check(trial, latency):
                     self._leave_out(layout)
@@ -370,6 +383,14 @@ class _Bench:
             before, speed = speed, self.found[-1].tokens_per_s or 0.0
             if speed < before:
                 return
+
+    def _latency(self, trial: Trial) -> float:
+        """Seconds of the short text, put to the yardstick's scale where there is one."""
+        if self._yardstick is None:
+            self._yardstick_latency = trial.latency(self._short)
+            return self._yardstick_latency
+        own, beside = latencies([trial, self._yardstick], self._short)
+        return own / beside * self._yardstick_latency
 
     def _can_check(self, trial: Trial, latency: float) -> bool:
         """Whether the canary can be computed in time, by what a short text took."""
@@ -444,6 +465,12 @@ class _Bench:
         if not any(found.layout.provider == layout.provider for found in self.found):
             problem = f"{NOT_MEASURED} within {self._seconds:g} s: fletcher-serve devices DIR --seconds takes more time"
             self.tell(Measurement(layout=layout, problem=problem))
+
+
+def _is_possible(provider: str, workers: int, threads: int) -> bool:
+    """ONNX Runtime's runs share their session's one pool of threads, so several runs of several threads each are no layout
+    of it."""
+    return PROVIDERS[provider].package != "onnxruntime" or workers == 1 or threads == 1
 
 
 def _shape(layout: Layout) -> tuple[str, int, int]:

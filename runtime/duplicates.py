@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .embed_options import EmbedOptions
 from .lru import BoundedCache
 
-__all__ = ["Known", "VectorCache", "unique"]
+__all__ = ["Known", "Promise", "VectorCache", "unique"]
 
 #: Bytes of vectors that are kept across calls.
 CACHE_BYTES = 64 << 20
@@ -49,6 +49,27 @@ class Known:
     vector: NDArray[np.float32]
     tokens: int
     dropped: int
+
+
+@dataclass(slots=True)
+class Promise:
+    """A vector that an earlier part of the same job is computing.
+
+    Attributes:
+        known: the vector; None until that part is done.
+    """
+
+    known: Known | None = None
+
+    def kept(self) -> Known:
+        """The vector. Parts of a job are finished in order, so whoever asks in his turn finds it.
+
+        Raises:
+            RuntimeError: it was asked for before its turn.
+        """
+        if self.known is None:
+            raise RuntimeError("a vector of an earlier part was asked for before that part was finished")
+        return self.known
 
 
 class VectorCache:
@@ -102,8 +123,10 @@ class VectorCache:
         """What is known under a key."""
         return self._cache.get(key)
 
-    def put(self, key: bytes, vector: NDArray[np.float32], tokens: int, dropped: int) -> None:
-        """Keeps a copy of a vector."""
+    def put(self, key: bytes, vector: NDArray[np.float32], tokens: int, dropped: int) -> Known:
+        """Keeps a copy of a vector, and gives it."""
         kept = vector.copy()
         kept.flags.writeable = False
-        self._cache.put(key, Known(kept, tokens, dropped), kept.nbytes + ENTRY_BYTES)
+        known = Known(kept, tokens, dropped)
+        self._cache.put(key, known, kept.nbytes + ENTRY_BYTES)
+        return known

@@ -17,7 +17,7 @@ from fletcher.model_zoo.card import ModelCard
 from .artifact import Artifact
 from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
 from .compute import Computation
-from .duplicates import VectorCache
+from .duplicates import Promise, VectorCache, unique
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
@@ -28,7 +28,7 @@ from .manifest import TOKEN_STATES, Variant
 from .output import shorten
 from .providers import choose_variant
 from .session import Session
-from .tasks import Task, check_strings, finish, prepare, tokenize
+from .tasks import Task, check_lengths, check_strings, finish, prepare, tokenize
 from .text_tokens import TextToken
 from .tokenizer import Tokenizer
 
@@ -243,17 +243,20 @@ class Encoder:
                     raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to {size - 1}")
         return self.tokenizer.truncate([ids.astype(np.int32) for ids in arrays])
 
-    def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
+    def prepare(
+        self, texts: Sequence[str], options: EmbedOptions, promised: dict[bytes, Promise] | None = None
+    ) -> Task:
         """Texts to rows that must be computed; the task makes embeddings of their values.
 
         Args:
             texts: any number; duplicates and texts that the cache knows are not computed.
             options: they were checked.
+            promised: see `tasks.prepare`.
 
         Raises:
             InputError: a text that is no valid Unicode string, or one that has no token at all.
         """
-        return prepare(self.tokenizer, self.card, self.cache, texts, options)
+        return prepare(self.tokenizer, self.card, self.cache, texts, options, promised)
 
     def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
         """The same for token ids, which have no prompt and are never split."""
@@ -324,12 +327,18 @@ class Encoder:
         return embeddings
 
     def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
-        """A part of the rows at a time, so that a document of any length fits."""
+        """A part of the rows at a time, so that a document of any length fits; duplicates once."""
         check_strings(texts)
-        folding = Folding(len(texts), self.card, options)
-        for rows in cut_documents(self.tokenizer, self.card, texts, options):
-            folding.add(rows, self.compute(rows.encodings, rows.output))
-        return finish(folding.result(), None, self.card, options)
+        try:
+            distinct, inverse = unique(texts)
+            folding = Folding(len(distinct), self.card, options)
+            for rows in cut_documents(self.tokenizer, self.card, distinct, options):
+                check_lengths(rows.encodings, self.card)
+                folding.add(rows, self.compute(rows.encodings, rows.output))
+        except (InputError, TypeError):
+            tokenize(self.tokenizer, self.card, texts, options)  # names the text by its place among all
+            raise
+        return finish(folding.result(), inverse, self.card, options)
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Scores documents for a query, in the order given: rerankers only.
@@ -374,10 +383,11 @@ class Encoder:
             yield from (self._embed_split(texts, options) for texts in chunks)
             return
         source = iter(chunks)
+        promised: dict[bytes, Promise] = {}
 
         def read() -> Task | None:
             texts = next(source, None)
-            return None if texts is None else self.prepare(texts, options)
+            return None if texts is None else self.prepare(texts, options, promised)
 
         with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
             reading = reader.submit(read)
@@ -410,19 +420,22 @@ class Encoder:
         return result
 
     def check_canary(self) -> CanaryResult:
-        """Runs the canary on this session: the tokenizer must give its ids, and the graph its vectors."""
+        """Runs the canary on each session: the tokenizer must give its ids, and the graph its vectors; the worst counts."""
         canary, wanted = self._canary, self._canary.encodings
         encodings = encode_canary(self.tokenizer, self.card, canary.texts, canary.queries)
         if not all(
             np.array_equal(getattr(encodings, part), getattr(wanted, part)) for part in ("ids", "offsets", "types")
         ):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
-        tolerance = self.tolerance
-        return check_vectors(
-            *comparable(self.card.output, self.compute(encodings), canary.vectors),
-            min_cosine=tolerance.min_cosine,
-            max_abs=tolerance.max_abs,
-        )
+        results = [
+            check_vectors(
+                *comparable(self.card.output, values, canary.vectors),
+                min_cosine=self.tolerance.min_cosine,
+                max_abs=self.tolerance.max_abs,
+            )
+            for values in self._workers.by_session(encodings)
+        ]
+        return min(results, key=lambda result: (result.passed, result.min_cosine))
 
     def close(self) -> None:
         """Waits for the batches under way and gives the memory back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from .hostile_texts import hostile_texts
 
-__all__ = ["FAST_INSTALL", "PACKAGE", "FastTokenizer", "fast_version", "open_fast"]
+__all__ = ["PACKAGE", "FastTokenizer", "NotUsed", "fast_version", "open_fast", "package_problem"]
 
 PACKAGE = "nanotoken"
 FAST_INSTALL = "pip install 'longbow-fletcher[fast-tokenizer]'"
@@ -58,7 +59,21 @@ class FastTokenizer:
         return ids
 
 
-def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | str:
+@dataclass(frozen=True, slots=True)
+class NotUsed:
+    """Why the fast tokenizer does not do the work.
+
+    Attributes:
+        reason: for people.
+        fault: whether something is wrong with the package. That it is not installed, or does not know this kind of
+            tokenizer, is no fault.
+    """
+
+    reason: str
+    fault: bool
+
+
+def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | NotUsed:
     """Opens the fast tokenizer if it reproduces the reference on every hostile text.
 
     Args:
@@ -68,25 +83,36 @@ def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | st
     Returns:
         The tokenizer, or why it is not used.
     """
-    try:
-        version = metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        return f"{PACKAGE} is not installed: {FAST_INSTALL}"
-    # Before the import: another version may have other names.
-    if not version.startswith(f"{KNOWN}."):
-        return f"{PACKAGE} {version} is not the version that was compared with tokenizers: install {PACKAGE} {KNOWN}"
+    problem = package_problem()  # before the import: another version may have other names
+    if problem is not None:
+        return problem
+    name = f"{PACKAGE} {fast_version()}"
     try:
         from nanotoken import Tokenizer
     except ImportError as error:
-        return f"{PACKAGE} {version} cannot be imported ({error}): {FAST_INSTALL}"
+        return NotUsed(f"{name} cannot be imported ({error}): {FAST_INSTALL}", fault=True)
     try:
-        fast = FastTokenizer(Tokenizer.from_json(file.read_bytes()), f"{PACKAGE} {version}")
+        fast = FastTokenizer(Tokenizer.from_json(file.read_bytes()), name)
     except ValueError as error:  # its UnsupportedTokenizerError is one
-        return f"{PACKAGE} {version} does not know this kind of tokenizer: {error}"
+        return NotUsed(f"{name} does not know this kind of tokenizer: {error}", fault=False)
     try:
-        return _difference(fast, reference) or fast
+        difference = _difference(fast, reference)
     except Exception as error:  # noqa: BLE001  what it raises for a text that tokenizers takes is a difference too
-        return f"{fast.name} fails on a text that tokenizers takes: {type(error).__name__}: {error}"
+        difference = f"{fast.name} fails on a text that tokenizers takes: {type(error).__name__}: {error}"
+    return fast if difference is None else NotUsed(difference, fault=True)
+
+
+def package_problem() -> NotUsed | None:
+    """Why the package cannot be used for any tokenizer, or None. Nothing is imported for the answer."""
+    version = fast_version()
+    if version is None:
+        return NotUsed(f"{PACKAGE} is not installed: {FAST_INSTALL}", fault=False)
+    if not version.startswith(f"{KNOWN}."):
+        return NotUsed(
+            f"{PACKAGE} {version} is not the version that was compared with tokenizers: install {PACKAGE} {KNOWN}",
+            fault=True,
+        )
+    return None
 
 
 def fast_version() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from fletcher.model_zoo.card import Accuracy
@@ -11,7 +12,7 @@ from .artifact import Artifact
 from .choices import Layout
 from .compute import Workers
 from .devices import on_fallback, settle
-from .errors import InputError
+from .errors import FletcherError, InputError
 from .machine import this_machine
 from .manifest import Variant
 from .memory import KEPT, MemoryBudget, MemoryShape, memory_budget, resident
@@ -20,6 +21,8 @@ from .session import Session, open_session, open_with_fallback
 from .tokenizer import CACHE_BYTES, Tokenizer
 
 __all__ = ["LoadOptions", "Loaded", "load_parts"]
+
+logger = logging.getLogger("fletcher.runtime.loading")
 
 #: A session for batches that run alone is a second copy of the weights: of the memory, they may be this share.
 MODEST_SHARE = 0.05
@@ -110,14 +113,11 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
     except BaseException:
         opened.session.close()
         raise
-    alone = None
-    if choice.alone is not None and opened.fallback is None and _may_have_two(artifact, variant, options):
-        alone = open_session(artifact, variant, provider=choice.alone.provider, threads=choice.alone.threads)
     workers = Workers(
         opened.session,
         variant.outputs,
         name=str(artifact.path),
-        alone=alone,
+        alone=_open_alone(artifact, variant, options, choice.alone if opened.fallback is None else None),
         count=used.workers,
         token_budget=used.token_budget,
         budget=budget,
@@ -132,10 +132,19 @@ def _is_pinned(layout: Layout) -> bool:
     return layout.threads == 1 and not PROVIDERS[layout.provider].on_gpu
 
 
-def _may_have_two(artifact: Artifact, variant: Variant, options: LoadOptions) -> bool:
-    """Whether a second copy of the weights is nothing to this machine, and nobody set a limit."""
+def _open_alone(artifact: Artifact, variant: Variant, options: LoadOptions, layout: Layout | None) -> Session | None:
+    """A session for batches that run alone, where that is sooner, nobody set a limit, and a second copy of the weights is
+    nothing to this machine. It is a convenience: what cannot be opened is logged."""
     size = artifact.manifest.files[variant.weights].size
-    return options.memory_limit is None and MODEST_SHARE * this_machine().memory > size
+    if layout is None or options.memory_limit is not None or MODEST_SHARE * this_machine().memory <= size:
+        return None
+    try:
+        return open_session(artifact, variant, provider=layout.provider, threads=layout.threads)
+    except FletcherError as error:
+        logger.warning(
+            "no session for single batches", extra={"fields": {"variant": variant.name, "reason": str(error)}}
+        )
+        return None
 
 
 def _tolerance(variant: Variant, layout: Layout, min_cosine: float | None) -> Accuracy:
@@ -172,5 +181,6 @@ def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: 
         caches=options.cache_bytes + CACHE_BYTES,
         workers=layout.workers,
         max_tokens=max_tokens,
+        shared=PROVIDERS[layout.provider].package == "onnxruntime",
         kept=KEPT.get(layout.provider, 0) * layout.workers,
     )

@@ -6,14 +6,16 @@ took 5 GB. Pieces bound that, and are tokenised on several threads.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-__all__ = ["PIECE", "cuts_safely", "pieces"]
+__all__ = ["PIECE", "ends_of", "pieces"]
 
 #: Characters of a piece, about; texts up to this length are never cut.
 PIECE = 1 << 16
@@ -21,26 +23,66 @@ PIECE = 1 << 16
 # BERT's pre-tokenizer ends a word at each of these (the Chinese ones by the normalizer's own spaces around them), so nothing
 # can span a cut behind one. Brackets are not among them, as special tokens like [SEP] hold them, and of the blanks only
 # those that its normalizer does not take for control characters and remove.
-_ENDS = re.compile(r"[ \t\n\r.,;:!?\u4e00-\u9fff]")
+_BERT_ENDS = re.compile(r"[ \t\n\r.,;:!?\u4e00-\u9fff]")
+
+# Byte-level and SentencePiece vocabularies have words that begin with their space: the cut is before it, where a lone space
+# stands between two ASCII letters, as no normalizer below joins or changes those three, and no piece then begins or ends
+# with what the tokenizer would add, strip or see the end of the text in.
+_SPACED_ENDS = re.compile(r"[A-Za-z](?= [A-Za-z])")
+
+#: Pre-tokenizers that begin a word at every such space, and those that only cut words further.
+_SPLITTING = {"ByteLevel": "use_regex", "Metaspace": "split", "Whitespace": None, "WhitespaceSplit": None}
+_CUTTING = frozenset({"Punctuation", "Digits"})
+
+#: Normalizers that change characters and their marks, wherever in the text they stand.
+_LOCAL = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "Precompiled", "BertNormalizer"})
 
 
-def cuts_safely(tokenizer: Tokenizer) -> bool:
-    """Whether `pieces` may be used: BERT's normalizer and words, and no added token that a cut could fall into."""
-    return (
-        isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
-        and isinstance(tokenizer.normalizer, BertNormalizer)
-        and bool(tokenizer.normalizer.handle_chinese_chars)
-        and not any(_ENDS.search(token.content) for token in tokenizer.get_added_tokens_decoder().values())
-    )
+def ends_of(tokenizer: Tokenizer) -> re.Pattern[str] | None:
+    """What a piece may end with so that no token spans the cut behind it; None where nobody can tell."""
+    added = list(tokenizer.get_added_tokens_decoder().values())
+    if isinstance(tokenizer.pre_tokenizer, BertPreTokenizer):
+        normal = isinstance(tokenizer.normalizer, BertNormalizer) and bool(tokenizer.normalizer.handle_chinese_chars)
+        return None if not normal or any(_BERT_ENDS.search(token.content) for token in added) else _BERT_ENDS
+    steps = _steps(tokenizer.pre_tokenizer, "pretokenizers")
+    if not any(_splits(step) for step in steps) or not all(_splits(step) or step["type"] in _CUTTING for step in steps):
+        return None
+    if not all(_is_local(step) for step in _steps(tokenizer.normalizer, "normalizers")):
+        return None
+    # An added token must not end in a blank, or take the blank behind it along: that is the next piece's.
+    if any(re.search(r"\S ", token.content) or (token.rstrip and token.content[-1:] not in ">]}|") for token in added):
+        return None
+    return _SPACED_ENDS
 
 
-def pieces(text: str) -> Iterator[str]:
-    """The text in pieces of about `PIECE` characters, each ending where a word ends; longer where no word ends."""
+def pieces(text: str, ends: re.Pattern[str]) -> Iterator[str]:
+    """The text in pieces of about `PIECE` characters, each ending as `ends` says; longer where nothing does."""
     start = 0
     while len(text) - start > PIECE:
-        end = _ENDS.search(text, start + PIECE - 1)
+        end = ends.search(text, start + PIECE - 1)
         if end is None:
             break
         yield text[start : end.end()]
         start = end.end()
     yield text[start:]
+
+
+def _steps(part: Any, several: str) -> list[dict[str, Any]]:
+    """A normalizer or pre-tokenizer as the tokenizer file describes it; a sequence as its members, none as nothing."""
+    if part is None:
+        return []
+    found: dict[str, Any] = json.loads(part.__getstate__())
+    return list(found[several]) if found["type"] == "Sequence" else [found]
+
+
+def _splits(step: dict[str, Any]) -> bool:
+    name = step["type"]
+    option = _SPLITTING.get(name)
+    return name in _SPLITTING and (option is None or bool(step[option]))
+
+
+def _is_local(step: dict[str, Any]) -> bool:
+    if step["type"] == "Replace":  # of runs of blanks, or of a sign
+        pattern: dict[str, str] = step["pattern"]
+        return pattern.get("Regex") == " {2,}" or " " not in pattern.get("String", " ")
+    return step["type"] in _LOCAL

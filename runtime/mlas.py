@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 
 from .encodings import Encodings
 from .errors import ArtifactError, MissingPackageError, ProviderError
+from .providers import version_numbers
 from .token_inputs import token_inputs
 
 __all__ = ["MlasSession"]
 
 PROVIDER = "CPUExecutionProvider"
+
+#: How long a thread of a run spins for its next part before it sleeps. Waking it takes about as long as a part of a short
+#: text's matrix product, so that without spinning the other cores gain nothing there; a thread that spins without bound holds
+#: up whatever else wants its core (benchmarks/cpu/alone.py).
+SPIN_MICROSECONDS = 100
+
+#: The ONNX Runtime that first has a bound for it; before that threads sleep at once.
+BOUNDED_SPINNING = (1, 26)
 
 
 class MlasSession:
@@ -49,8 +58,11 @@ class MlasSession:
         # instead of 13 (benchmarks/memory), at the same speed.
         options.enable_mem_pattern = False
         options.log_severity_level = 3  # warnings speak of the optimiser's inner life; errors raise
-        # Spinning threads slow every other session and the tokenizer down (facts: 4x with 27 sessions).
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Idle threads that spin slow every other session and the tokenizer down (facts: 4x with 27 sessions).
+        spins = threads > 1 and version_numbers(onnxruntime.__version__) >= BOUNDED_SPINNING
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # when the run ends
         try:
             self._session: Any = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
         except Exception as error:

@@ -25,6 +25,8 @@ __all__ = [
     "missing",
     "require",
     "runnable_targets",
+    "too_old",
+    "version_numbers",
 ]
 
 #: Asks for a measurement instead of naming a provider.
@@ -57,6 +59,11 @@ class Provider:
     distribution: str | None = None
 
     @property
+    def source(self) -> str:
+        """What pip calls its package."""
+        return self.distribution or self.package
+
+    @property
     def on_gpu(self) -> bool:
         """Whether it needs an NVIDIA GPU."""
         return "cpu" not in self.targets
@@ -87,18 +94,25 @@ def check_provider(name: str) -> None:
 
 def missing(provider: Provider, machine: Machine) -> str | None:
     """Why a provider cannot be used here, or None. Nothing is imported for the answer."""
-    name = provider.distribution or provider.package
     if not _is_installed(provider):
-        return f"{name} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
-    found = _version(name)
-    if found is not None and _numbers(found) < provider.oldest:
-        wanted = ".".join(map(str, provider.oldest))
-        return (
-            f"{name} {found} is too old, {wanted} is needed: pip install --upgrade 'longbow-fletcher[{provider.extra}]'"
-        )
+        return f"{provider.source} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
+    if (problem := too_old(provider)) is not None:
+        return problem
     if provider.precision == "bf16" and not machine.instructions & BF16_INSTRUCTIONS:
         return "the processor has no bfloat16 arithmetic"
     return this_gpus().problem if provider.on_gpu else None
+
+
+def too_old(provider: Provider) -> str | None:
+    """That a provider's package is there and too old, or None."""
+    found = _version(provider.source)
+    if found is None or version_numbers(found) >= provider.oldest:
+        return None
+    wanted = ".".join(map(str, provider.oldest))
+    return (
+        f"{provider.source} {found} is too old, {wanted} is needed: "
+        f"pip install --upgrade 'longbow-fletcher[{provider.extra}]'"
+    )
 
 
 def require(provider: Provider, machine: Machine) -> None:
@@ -108,8 +122,7 @@ def require(provider: Provider, machine: Machine) -> None:
         ProviderError: it is too old, or the processor lacks the provider's arithmetic.
     """
     if not _is_installed(provider):
-        name = provider.distribution or provider.package
-        raise MissingPackageError(name, provider.extra, f"the provider {provider.name}")
+        raise MissingPackageError(provider.source, provider.extra, f"the provider {provider.name}")
     if (problem := missing(provider, machine)) is not None:
         raise ProviderError(f"the provider {provider.name} cannot be used here: {problem}")
 
@@ -187,5 +200,6 @@ def _version(package: str) -> str | None:
     return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`1.26.0rc1` is (1, 26)."""
     return tuple(int(part) for part in version.split(".")[:3] if part.isdigit())

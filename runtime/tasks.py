@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
-from .duplicates import Known, VectorCache, unique
+from .duplicates import Promise, VectorCache, unique
 from .embed_options import EmbedOptions
 from .encodings import Chunks, Embeddings, Encodings, ragged_index
 from .errors import InputError, TooLongError
@@ -19,7 +19,7 @@ from .longdocs import Folding, Rows, cut_documents
 from .output import cast, normalize, shorten
 from .tokenizer import Tokenizer
 
-__all__ = ["Task", "check_strings", "finish", "prepare", "refuse_long", "tokenize"]
+__all__ = ["Task", "check_lengths", "check_strings", "finish", "prepare", "refuse_long", "tokenize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,12 @@ class Task:
 
 
 def prepare(
-    tokenizer: Tokenizer, card: ModelCard, cache: VectorCache, texts: Sequence[str], options: EmbedOptions
+    tokenizer: Tokenizer,
+    card: ModelCard,
+    cache: VectorCache,
+    texts: Sequence[str],
+    options: EmbedOptions,
+    promised: dict[bytes, Promise] | None = None,
 ) -> Task:
     """Finds duplicates and known texts, and tokenises the others.
 
@@ -51,13 +56,15 @@ def prepare(
         cache: vectors of earlier calls.
         texts: any number.
         options: how they become vectors; they were checked.
+        promised: vectors that earlier parts of the job are computing, by key; this part adds its own. The tasks of a job
+            must be finished in the order in which they were prepared. None is a job of one part.
 
     Raises:
         InputError: a text that is no valid Unicode string, or one that has no token at all.
     """
     check_strings(texts)
     try:
-        return _prepare(tokenizer, card, cache, texts, options)
+        return _prepare(tokenizer, card, cache, texts, options, {} if promised is None else promised)
     except (InputError, TypeError):
         tokenize(
             tokenizer, card, texts, options
@@ -66,7 +73,12 @@ def prepare(
 
 
 def _prepare(
-    tokenizer: Tokenizer, card: ModelCard, cache: VectorCache, texts: Sequence[str], options: EmbedOptions
+    tokenizer: Tokenizer,
+    card: ModelCard,
+    cache: VectorCache,
+    texts: Sequence[str],
+    options: EmbedOptions,
+    promised: dict[bytes, Promise],
 ) -> Task:
     distinct, inverse = unique(texts)
     if options.splits:
@@ -74,7 +86,7 @@ def _prepare(
         output = parts[0].output if parts else None
         places = [place for part in parts for place in part.places]
         rows = Rows(Encodings.concatenate([part.encodings for part in parts]), output, places)
-        _check_lengths(rows.encodings, card)
+        check_lengths(rows.encodings, card)
 
         def fold(values: NDArray[np.float32]) -> Embeddings:
             folding = Folding(len(distinct), card, options)
@@ -89,7 +101,7 @@ def _prepare(
             None,
             lambda values: finish(Embeddings(values, encodings.lengths, encodings.dropped), inverse, card, options),
         )
-    return _prepare_cached(tokenizer, card, cache, distinct, inverse, options)
+    return _prepare_cached(tokenizer, card, cache, distinct, inverse, options, promised)
 
 
 def _prepare_cached(
@@ -99,25 +111,30 @@ def _prepare_cached(
     texts: Sequence[str],
     inverse: NDArray[np.int64] | None,
     options: EmbedOptions,
+    promised: dict[bytes, Promise],
 ) -> Task:
     try:
         keys = cache.keys(texts, options)
     except UnicodeEncodeError:
         keys = [b""] * len(texts)  # the tokenizer names the text
-    known = [cache.get(key) for key in keys]
+    # A promise is looked for first: one that is kept meanwhile is in the cache, if that is large enough.
+    known = [promised.get(key) or cache.get(key) for key in keys]
     missing = [index for index, value in enumerate(known) if value is None]
     encodings = tokenize(tokenizer, card, [texts[index] for index in missing], options)
+    promises = [promised.setdefault(keys[index], Promise()) for index in missing]
 
     def join(values: NDArray[np.float32]) -> Embeddings:
         lengths, dropped = encodings.lengths, encodings.dropped
-        for row, index in enumerate(missing):
-            cache.put(keys[index], values[row], int(lengths[row]), int(dropped[row]))
+        for row, (index, promise) in enumerate(zip(missing, promises, strict=True)):
+            promise.known = cache.put(keys[index], values[row], int(lengths[row]), int(dropped[row]))
+            promised.pop(keys[index], None)
         if len(missing) < len(texts):
-            rows = iter(zip(values, lengths.tolist(), dropped.tolist(), strict=True))
-            all_known = [Known(*next(rows)) if value is None else value for value in known]
-            values = np.stack([value.vector for value in all_known])
-            lengths = np.array([value.tokens for value in all_known], np.int64)
-            dropped = np.array([value.dropped for value in all_known], np.int32)
+            rows = iter(promises)
+            all_known = [value or next(rows) for value in known]
+            found = [value.kept() if isinstance(value, Promise) else value for value in all_known]
+            values = np.stack([value.vector for value in found])
+            lengths = np.array([value.tokens for value in found], np.int64)
+            dropped = np.array([value.dropped for value in found], np.int32)
         return finish(Embeddings(values, lengths, dropped), inverse, card, options)
 
     return Task(encodings, None, join)
@@ -177,7 +194,7 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
     if prompt := options.prompt(card):
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
     encodings = tokenizer.encode(texts, side="left" if options.overflow == "truncate_left" else "right")
-    _check_lengths(encodings, card)
+    check_lengths(encodings, card)
     if options.overflow == "refuse":
         refuse_long(encodings, card)
     return encodings
@@ -206,7 +223,7 @@ def check_strings(texts: Sequence[str]) -> None:
         raise InputError("texts is one string: pass a list of strings")
 
 
-def _check_lengths(encodings: Encodings, card: ModelCard) -> None:
+def check_lengths(encodings: Encodings, card: ModelCard) -> None:
     """
     Raises:
         InputError: a row without a token.

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from .encodings import Encodings
 from .errors import ArtifactError, InputError
 from .fast_tokenizer import FastTokenizer, open_fast
-from .longtexts import PIECE, cuts_safely, pieces
+from .longtexts import PIECE, ends_of, pieces
 from .lru import BoundedCache
 from .text_tokens import TextToken, describe_tokens
 from .token_pairs import encode_pairs
@@ -110,7 +110,7 @@ class Tokenizer:
         self.max_tokens = max_tokens
         # Ids may have gaps, so their number does not bound them.
         self.vocabulary_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-        self._cuts_safely = cuts_safely(self._tokenizer)
+        self._ends = ends_of(self._tokenizer)
         self._prefix, self._suffix = _special_ids(self._tokenizer, path)
         if max_tokens <= self.num_special:
             raise ArtifactError(
@@ -126,8 +126,9 @@ class Tokenizer:
             if isinstance(opened, FastTokenizer):
                 self._fast = opened
             else:
-                self.fast_problem = opened
-                logger.info("fast tokenizer", extra={"fields": {"used": False, "reason": opened}})
+                self.fast_problem = opened.reason
+                level = logging.WARNING if opened.fault else logging.INFO
+                logger.log(level, "fast tokenizer", extra={"fields": {"used": False, "reason": opened.reason}})
 
     @property
     def num_prefix(self) -> int:
@@ -306,7 +307,7 @@ class Tokenizer:
 
     def _slow(self, texts: Sequence[str]) -> Sequence[Sequence[int] | NDArray[np.int32]]:
         """Ids of each text by HuggingFace's library."""
-        if any(len(text) > PIECE for text in texts) and self._cuts_safely:
+        if self._ends is not None and any(len(text) > PIECE for text in texts):
             return [self._framed_long(text) if len(text) > PIECE else self._slow([text])[0] for text in texts]
         if len(texts) == 1:  # a batch of one costs rayon's dispatch; the plain call does not
             ids: list[int] = self._tokenizer.encode(texts[0]).ids
@@ -322,7 +323,7 @@ class Tokenizer:
         if not isinstance(text, str):
             raise InputError(_explain([text]))
         try:
-            parts = pieces(text) if self._cuts_safely else iter([text])
+            parts = iter([text]) if self._ends is None else pieces(text, self._ends)
             if self._fast is not None:
                 yield from map(self._fast.encode_plain, parts)
                 return

@@ -177,7 +177,7 @@ def embed(
         typer.Option(
             "--overflow",
             rich_help_panel=TEXT_PANEL,
-            help="What happens to too long a text: truncate, truncate_left, windows (averaged), late (late chunking).",
+            help="What happens to too long a text: truncate, truncate_left, refuse, windows (averaged), late (chunking).",
         ),
     ] = "truncate",
     window_tokens: Annotated[
@@ -528,7 +528,7 @@ def bench(
         from fletcher.runtime.corpora import CORPORA
         from fletcher.runtime.corpora import corpus as make_corpus
 
-        from .bench.results import plot, table
+        from .bench.results import plot, stages, table
         from .bench.run import bench as measure
         from .textfiles import open_texts
     from fletcher.runtime.errors import InputError
@@ -564,10 +564,7 @@ def bench(
     if not report.as_json:
         ours = found.participants[0]
         report.line(ours.versions)
-        report.line(
-            f"workers computed {ours.compute_share:.0%} of their time; tokenising took {ours.tokenizing_share:.1%} of the "
-            f"job's, beside it; {ours.padding_waste:.0%} of the attention's rectangles was padding"
-        )
+        report.line(stages(ours))
 
 
 @app.command("ingest")

@@ -11,7 +11,7 @@ from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime import Artifact
 from fletcher.runtime.choices import Choice, Measurement, choose, forget, remember
 from fletcher.runtime.devices import measure
-from fletcher.runtime.fast_tokenizer import FAST_INSTALL, PACKAGE, fast_version
+from fletcher.runtime.fast_tokenizer import PACKAGE, fast_version, package_problem
 from fletcher.runtime.machine import Machine, this_machine
 from fletcher.runtime.providers import AUTO, PROVIDERS, choose_variant, missing
 from fletcher.runtime.reporter import Table
@@ -83,10 +83,10 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
 
 def describe_machine() -> Devices:
     """What this machine has; nothing is loaded for it."""
-    version = fast_version()
-    if version is None:
-        return _describe(this_machine(), "tokenizers", f"{PACKAGE} is not installed: {FAST_INSTALL}")
-    return _describe(this_machine(), f"{PACKAGE} {version}, where it is exact", None)
+    problem = package_problem()
+    if problem is not None:
+        return _describe(this_machine(), "tokenizers", problem.reason)
+    return _describe(this_machine(), f"{PACKAGE} {fast_version()}, where it is exact", None)
 
 
 def measure_artifact(

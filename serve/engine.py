@@ -124,7 +124,7 @@ class Engine:
         self.metrics.gauge(
             "fletcher_provider_fallback",
             "1 where another provider runs than the one that was wanted",
-            lambda: float(encoder.fallback is not None),
+            lambda: float(self.fallback is not None),
         )
         self._tokenizers = ThreadPoolExecutor(encoder.workers, thread_name_prefix="fletcher-tokenize")
         self._threads: list[threading.Thread] = []
@@ -151,6 +151,13 @@ class Engine:
         if self.breaker.is_open:
             return "the last batches failed, one after the other"
         return ""
+
+    @property
+    def fallback(self) -> str | None:
+        """Why another provider than the wanted one computes, be it some batches; None if none does."""
+        if self.encoder.fallback is None and self._spare is not None:
+            return f"{self.encoder.provider} failed, {self._spare.provider} computes what it fails at"
+        return self.encoder.fallback
 
     @property
     def open_requests(self) -> int:

@@ -221,6 +221,16 @@ class Models:
             if not version.retired:
                 version.wake()
 
+    @property
+    def fallback(self) -> str | None:
+        """Which models another provider computes than was wanted, and why; None if there is none. A server's only model is
+        not named."""
+        engines = [(serving.name, version.engine) for serving in self._serving for version in serving.versions]
+        found = [(name, engine.fallback) for name, engine in engines if engine is not None and engine.fallback]
+        if not found:
+            return None
+        return "; ".join(f"{name}: {why}" if len(self._serving) > 1 else str(why) for name, why in found)
+
     def not_ready(self) -> str:
         """Why the server is not ready; empty if it is. May take as long as a canary run."""
         if self._stopping:

@@ -24,7 +24,8 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     """`ready` and where the first model runs, or `not ready` with the reason.
 
     Attributes:
-        fallback: why another provider runs than the one that was wanted, where that was allowed.
+        fallback: why another provider computes than the one that was wanted, where that was allowed; of several models, with
+            their names.
     """
 
     status: str
@@ -48,7 +49,7 @@ async def ready(call: Call) -> Response:
     if reason:
         return Response(503, msgspec.json.encode(Ready("not ready", reason=reason)))
     first = models.serving[0].answering[0]
-    fallback = None if first.engine is None else first.engine.encoder.fallback
+    fallback = models.fallback
     state = Ready("ready", provider=first.served.provider, fallback=msgspec.UNSET if fallback is None else fallback)
     return Response(200, msgspec.json.encode(state))
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 import fletcher
 from fletcher.runtime import Encoder, Encodings
+from fletcher.runtime.tasks import Task
 
 from .child import serve
 
@@ -90,19 +92,45 @@ class Timed:
         self.close()
 
 
+class OutputClock:
+    """Counts the seconds in which vectors were made of what the graph gave: cut, cast, put in the texts' order."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def prepared(self, prepare: Any) -> Any:
+        """`Encoder.prepare`, whose tasks' last step is counted; `stream` takes one such step at a time."""
+
+        def counted(*args: Any) -> Task:
+            task: Task = prepare(*args)
+
+            def finish(values: NDArray[np.float32]) -> Any:
+                started = time.perf_counter()
+                made = task.finish(values)
+                self.seconds += time.perf_counter() - started
+                return made
+
+            return replace(task, finish=finish)
+
+        return counted
+
+
 class Subject:
     """An encoder without a cache: what comes again is computed again."""
 
     def __init__(self, directory: str, options: dict[str, Any]) -> None:
         self._encoder = Encoder.load(directory, **options, cache_bytes=0)
         self._clock = Clock()
+        self._output = OutputClock()
+        self._encoder.prepare = self._output.prepared(self._encoder.prepare)  # type: ignore[method-assign]
         workers = self._encoder._workers
         workers.session = Timed(workers.session, self._clock, 1)
-        if workers.alone is not None:
-            workers.alone = Timed(workers.alone, self._clock, workers.count)
         runs = (
             f"{self._encoder.provider}, {self._encoder.workers} workers, batches of {self._encoder.token_budget} tokens"
         )
+        if workers.alone is not None:
+            workers.alone = Timed(workers.alone, self._clock, workers.count)
+            runs += ", another session for a batch alone"
         self.versions = f"fletcher {fletcher.__version__}, {runs}, {self._encoder.tokenizer.implementation}"
         self._last: dict[str, Any] = {}
 
@@ -113,22 +141,27 @@ class Subject:
         """One text directly, many as a stream of chunks."""
         if len(texts) == 1:
             return self._encoder.embed(texts).vectors
-        clock, stats = self._clock, self._encoder.tokenizer.stats
-        before = (clock.busy, clock.thread_seconds, clock.cells, clock.tokens, stats.seconds)
+        before = self._counts()
         started = time.perf_counter()
         chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
         vectors = np.concatenate([found.vectors for found in self._encoder.stream(chunks)])
         seconds = time.perf_counter() - started
-        after = (clock.busy, clock.thread_seconds, clock.cells, clock.tokens, stats.seconds)
-        busy, threads, cells, tokens, tokenising = (new - old for new, old in zip(after, before, strict=True))
+        counts = zip(self._counts(), before, strict=True)
+        busy, threads, cells, tokens, tokenising, output = (new - old for new, old in counts)
         self._last = {
             "tokens": tokens,
             "padding_waste": 1 - tokens / cells,
             "compute_share": min(threads / (seconds * self._encoder.workers), 1.0),
             "busy_share": busy / seconds,
             "tokenizing_share": tokenising / seconds,
+            "output_share": output / seconds,
         }
         return vectors
+
+    def _counts(self) -> tuple[float, ...]:
+        clock = self._clock
+        tokenising = self._encoder.tokenizer.stats.seconds
+        return clock.busy, clock.thread_seconds, clock.cells, clock.tokens, tokenising, self._output.seconds
 
     def accuracy(self) -> float:
         """The canary's smallest cosine."""

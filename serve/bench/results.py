@@ -10,7 +10,7 @@ import msgspec
 from fletcher.runtime.errors import InputError, MissingPackageError
 from fletcher.runtime.reporter import Table
 
-__all__ = ["BenchResult", "Figures", "plot", "table"]
+__all__ = ["BenchResult", "Figures", "plot", "stages", "table"]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +34,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         compute_share: share of the workers' time that they computed.
         busy_share: share of the time in which at least one did.
         tokenizing_share: seconds inside the tokenizer by the job's seconds; they run beside the computing.
+        output_share: seconds in which computed values became vectors, by the job's; they run beside the computing, too.
         problem: why it has no figures.
     """
 
@@ -54,6 +55,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     compute_share: float | None = None
     busy_share: float | None = None
     tokenizing_share: float | None = None
+    output_share: float | None = None
     problem: str | None = None
 
 
@@ -94,8 +96,10 @@ def table(result: BenchResult) -> Table:
         (
             found.name,
             _show(found.throughput_texts_per_s, ".0f"),
+            _show(found.tokens_per_s, ",.0f"),
             _show(found.ratio, ".2f"),
             _show(found.latency_p50_ms, ".2f"),
+            _show(found.latency_p95_ms, ".2f"),
             _show(found.latency_p99_ms, ".2f"),
             _show(found.peak_rss_mb, ".0f"),
             _show(found.min_cosine, ".6f"),
@@ -107,7 +111,17 @@ def table(result: BenchResult) -> Table:
         f"{result.model}: {result.texts:,} texts of {result.tokens / max(result.texts, 1):.0f} tokens in the mean "
         f"({result.corpus}), {result.rounds} rounds on {result.processors} processors"
     )
-    return Table(("", "texts/s", "ratio", "p50 ms", "p99 ms", "MB", "cosine", ""), rows, title=title)
+    columns = ("", "texts/s", "tokens/s", "ratio", "p50 ms", "p95 ms", "p99 ms", "MB", "cosine", "")
+    return Table(columns, rows, title=title)
+
+
+def stages(ours: Figures) -> str:
+    """Where Fletcher's own time went, for people."""
+    return (
+        f"workers computed {_show(ours.compute_share, '.0%')} of their time; beside it, tokenising took "
+        f"{_show(ours.tokenizing_share, '.1%')} of the job's and making the output {_show(ours.output_share, '.1%')}; "
+        f"{_show(ours.padding_waste, '.0%')} of the attention's rectangles was padding"
+    )
 
 
 def _show(value: float | None, how: str) -> str:

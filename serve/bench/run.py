@@ -205,7 +205,7 @@ def _figures(record: _Record, ours: _Record, texts: int, tokens: int) -> Figures
     p50, p95, p99 = (1000 * float(np.percentile(record.latencies, share)) for share in (50, 95, 99))
     stages = {
         name: round(record.stages[name], 4)
-        for name in ("padding_waste", "compute_share", "busy_share", "tokenizing_share")
+        for name in ("padding_waste", "compute_share", "busy_share", "tokenizing_share", "output_share")
         if name in record.stages
     }
     return Figures(

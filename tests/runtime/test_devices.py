@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -145,6 +146,20 @@ def test_the_next_provider_becomes_the_default_where_the_first_one_fails(
         settle(artifact, msgspec.structs.replace(artifact.variant(), name="other"), seconds=60)
 
 
+def test_a_package_that_is_too_old_is_said_and_skipped(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "2024.6.0" if name == "openvino" else real(name))
+    artifact = Artifact.open(tiny_artifact)
+    with caplog.at_level(logging.INFO, "fletcher.runtime.devices"):
+        assert settle(artifact, artifact.variant(), seconds=1).layout.provider == "mlas"
+    said = {record.fields["provider"]: record for record in caplog.records}  # type: ignore[attr-defined]
+    assert set(said) == {"openvino", "openvino-bf16"} and len(caplog.records) == 2
+    assert said["openvino"].levelno == logging.WARNING
+    assert "openvino 2024.6.0 is too old" in said["openvino"].fields["reason"]  # type: ignore[attr-defined]
+
+
 def test_a_provider_whose_canary_is_off_is_said_and_skipped(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -241,8 +256,8 @@ def test_layouts_fill_the_machine() -> None:
 
     assert layouts_of(machine(1)) == [(1, 1)]
     assert layouts_of(machine(4)) == [(4, 1), (1, 4)]
-    assert layouts_of(machine(32, 32)) == [(64, 1), (32, 1), (16, 4), (2, 32), (1, 64)]
-    assert layouts_of(machine(16)) == [(16, 1), (8, 1), (4, 4), (1, 16)]
+    assert layouts_of(machine(32, 32)) == [(64, 1), (32, 1), (16, 4), (2, 32), (1, 64), (1, 8)]
+    assert layouts_of(machine(16)) == [(16, 1), (8, 1), (4, 4), (1, 16), (1, 8)]
 
 
 def test_the_sample_is_ragged_and_of_real_tokens() -> None:

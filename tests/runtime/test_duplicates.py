@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Encoder
-from fletcher.runtime.duplicates import VectorCache, unique
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.duplicates import Promise, VectorCache, unique
+from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.errors import InputError
 
 
@@ -76,6 +76,51 @@ def test_texts_of_earlier_calls_are_not_computed(cached: Encoder, monkeypatch: p
     assert sum(computed) == 5
 
 
+def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache holds two vectors, so that it alone would not do; the next parts are read before the first is computed."""
+    parts = [["ab", "c", "d"], ["ab", "e"], ["e", "ab"], ["ab", "f", "ab"]]
+    with Encoder.load(tiny_artifact, provider="mlas", workers=1, cache_bytes=1500) as encoder:
+        alone = {text: encoder.embed([text]).vectors[0] for text in ("ab", "c", "d", "e", "f", "g", "h")}
+        computed = counted(encoder, monkeypatch)
+        tasks = []
+        promised: dict[bytes, Promise] = {}
+        for part in parts:
+            tasks.append(encoder.prepare(part, EmbedOptions(), promised))
+        values = [encoder.compute(task.encodings) for task in tasks]
+        found = [task.finish(some) for task, some in zip(tasks, values, strict=True)]
+        assert sum(computed) == 5
+        assert promised == {}
+        for part, embeddings in zip(parts, found, strict=True):
+            np.testing.assert_allclose(embeddings.vectors, [alone[text] for text in part], rtol=0, atol=1e-6)
+            embeddings.vectors[:] = 7  # which later parts must not see
+        streamed = list(encoder.stream(parts))
+    for part, embeddings in zip(parts, streamed, strict=True):
+        np.testing.assert_allclose(embeddings.vectors, [alone[text] for text in part], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("overflow", ["windows", "late"])
+def test_duplicates_among_split_texts_are_computed_once(
+    cached: Encoder, overflow: Overflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "the longest text of them all, in several windows " * 3
+    alone = [cached.embed([text], overflow=overflow) for text in ("ab", long)]
+    computed = counted(cached, monkeypatch)
+    for text in ("ab", long):
+        cached.embed([text], overflow=overflow)
+    rows = sum(computed)
+    found = cached.embed(["ab", long, "ab", long, long], overflow=overflow)
+    assert sum(computed) == 2 * rows
+    assert found.chunks is not None
+    for index, wanted in enumerate(alone[number] for number in (0, 1, 0, 1, 1)):
+        np.testing.assert_allclose(found.vectors[index], wanted.vectors[0], rtol=0, atol=1e-6)
+        assert wanted.chunks is not None
+        part = slice(*found.chunks.offsets[index : index + 2])
+        np.testing.assert_allclose(found.chunks.vectors[part], wanted.chunks.vectors, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(found.chunks.spans[part], wanted.chunks.spans)
+
+
 def test_what_a_caller_does_to_a_vector_does_not_stay(cached: Encoder) -> None:
     first = cached.embed(["ab"]).vectors
     wanted = first.copy()
@@ -92,6 +137,11 @@ def test_a_bad_text_is_named_by_its_place_among_known_ones(cached: Encoder) -> N
         cached.embed(["ab", "c", "ab", "\ud800"])
     with pytest.raises(InputError, match="text 2 is list"):
         cached.embed(["ab", "c", ["ab"]])  # type: ignore[list-item]
+    for overflow in ("windows", "late"):
+        with pytest.raises(InputError, match="text 2 holds the lone surrogate"):
+            cached.embed(["ab", "ab", "\ud800"], overflow=overflow)
+        with pytest.raises(InputError, match="text 1 is int, not a string"):
+            cached.embed(["ab", 7], overflow=overflow)  # type: ignore[list-item]
 
 
 def test_keys_tell_models_options_and_texts_apart() -> None:

@@ -74,15 +74,6 @@ def test_vectors_are_those_of_sentence_transformers(
     assert np.einsum("ij,ij->i", vectors.astype(np.float64), reference.astype(np.float64)).min() >= 0.999999
 
 
-def test_a_text_alone_in_order_and_among_others_has_the_same_vector(encoder: Encoder, texts: list[str]) -> None:
-    together = encoder.embed(texts).vectors
-    alone = np.concatenate([encoder.embed([text]).vectors for text in texts])
-    assert np.abs(together - alone).max() <= 1e-6
-    order = np.random.default_rng(3).permutation(len(texts))
-    shuffled = encoder.embed([texts[index] for index in order]).vectors
-    assert np.abs(shuffled - together[order]).max() <= 1e-6
-
-
 @pytest.mark.parametrize(("workers", "token_budget"), [(1, 512), (2, 64), (3, 1), (1, 4096)])
 def test_workers_and_token_budget_do_not_change_vectors(
     tiny: Encoder, tiny_artifact: Path, workers: int, token_budget: int, texts: list[str]

@@ -26,7 +26,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.processors import TemplateProcessing
 
 from fletcher.runtime import fast_tokenizer
-from fletcher.runtime.fast_tokenizer import FastTokenizer, open_fast
+from fletcher.runtime.fast_tokenizer import FastTokenizer, NotUsed, open_fast
 from fletcher.runtime.hostile_texts import hostile_texts
 from fletcher.runtime.longtexts import PIECE
 from fletcher.runtime.tokenizer import Tokenizer
@@ -116,8 +116,8 @@ def test_a_tokenizer_that_differs_is_not_used(file: Path, monkeypatch: pytest.Mo
     cased = plain(file)
     cased.normalizer = BertNormalizer(lowercase=False)
     found = open_fast(file, cased)
-    assert isinstance(found, str)
-    assert "gives other ids than tokenizers for " in found
+    assert isinstance(found, NotUsed) and found.fault
+    assert "gives other ids than tokenizers for " in found.reason
     monkeypatch.setattr(fast_tokenizer, "hostile_texts", lambda *given: ["abc"])
     assert isinstance(open_fast(file, cased), FastTokenizer)  # that one text alone would not have shown it
 
@@ -150,12 +150,15 @@ def test_a_package_that_cannot_be_imported_is_not_used(file: Path, monkeypatch: 
     assert re.fullmatch(r"nanotoken 0\.1\.\d+ cannot be imported \(.*nanotoken.*\): pip install .*", problem)
 
 
-def test_one_that_fails_on_a_text_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_fails_on_a_text_is_not_used(
+    file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def fail(self: FastTokenizer, texts: list[str]) -> None:
         raise RuntimeError("out of order")
 
     monkeypatch.setattr(FastTokenizer, "encode", fail)
     tokenizer = Tokenizer(file, 16)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # said once, and skipped
     assert tokenizer.fast_problem is not None
     assert "fails on a text that tokenizers takes: RuntimeError: out of order" in tokenizer.fast_problem
     assert tokenizer.encode(["words"]).ids.tolist() == plain(file).encode("words").ids

@@ -151,6 +151,12 @@ def test_the_real_models_longest_text_is_refused_at_start(minilm_artifact: Path)
         Encoder.load(minilm_artifact, provider="mlas", memory_limit=50 * MIB)
 
 
+def test_openvino_keeps_a_longest_text_for_each_worker(minilm_artifact: Path) -> None:
+    """benchmarks/memory/peak.py --workers 2: what one worker had does not serve the other."""
+    with pytest.raises(InputError, match=r"needs \d+ MiB on each of 2 workers .*, take fewer --workers, or"):
+        Encoder.load(minilm_artifact, provider="openvino", workers=2, memory_limit=50 * MIB)
+
+
 def test_an_artefact_that_does_not_say_what_it_needs_is_refused(own_artifact: Path) -> None:
     import json
 

@@ -75,14 +75,6 @@ def test_threads_share_a_session_and_results_are_their_own(tiny_artifact: Path) 
         np.testing.assert_allclose(found, copy, rtol=0, atol=1e-6)
 
 
-def test_a_vector_does_not_depend_on_its_batch(tiny_artifact: Path) -> None:
-    batch = ragged(1, 9)
-    with OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=1) as session:
-        whole = session.run(batch)
-        alone = np.concatenate([session.run(batch.select(np.array([row]))) for row in range(9)])
-    np.testing.assert_allclose(whole, alone, rtol=0, atol=1e-6)
-
-
 def test_a_failed_batch_does_not_use_up_a_request(tiny_artifact: Path) -> None:
     with OpenVinoSession(graph_of(tiny_artifact), precision="fp32", threads=1, workers=1) as session:
         broken = Encodings(np.zeros((1, 2, 3), np.int32), np.array([0, 2]), np.zeros(1, np.int32))

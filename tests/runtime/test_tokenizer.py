@@ -10,15 +10,15 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
-from tokenizers.models import BPE, WordLevel, WordPiece
+from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 from tokenizers.processors import TemplateProcessing
 
 from fletcher.convert.texts import EDGES, SENTENCES
 from fletcher.runtime import longtexts
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.longtexts import cuts_safely, pieces
+from fletcher.runtime.longtexts import ends_of, pieces
 from fletcher.runtime.tokenizer import CHUNK, Tokenizer
 
 HOSTILE = (
@@ -76,20 +76,81 @@ def test_any_number_of_texts_keeps_its_order(minilm: Tokenizer) -> None:
 # Long texts -------------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.sampled_from([*HOSTILE, " ", ".", "\n", "[SEP]", "面", "\u0301", "\x1f", "\x85"]), max_size=40))
-@settings(max_examples=60, deadline=None)
-def test_a_text_in_pieces_has_the_ids_of_the_whole(minilm: Tokenizer, parts: list[str]) -> None:
-    text = "".join(parts)
-    backend = HuggingFaceTokenizer.from_str(minilm._tokenizer.to_str())
-    whole = backend.encode(text, add_special_tokens=False).ids
+def _in_pieces(backend: HuggingFaceTokenizer, text: str, size: int) -> list[str]:
+    """The text in pieces of that size, which must have the ids of the whole."""
+    ends = ends_of(backend)
+    assert ends is not None
     before = longtexts.PIECE
-    longtexts.PIECE = 5
+    longtexts.PIECE = size
     try:
-        cut = list(pieces(text))
+        cut = list(pieces(text, ends))
     finally:
         longtexts.PIECE = before
     assert "".join(cut) == text
+    whole = backend.encode(text, add_special_tokens=False).ids
     assert [index for piece in cut for index in backend.encode(piece, add_special_tokens=False).ids] == whole
+    return cut
+
+
+PARTS = st.lists(st.sampled_from([*HOSTILE, " ", ".", "\n", "[SEP]", "面", "\u0301", "\x1f", "\x85"]), max_size=40)
+
+
+@given(PARTS)
+@settings(max_examples=60, deadline=None)
+def test_a_text_in_pieces_has_the_ids_of_the_whole(minilm: Tokenizer, parts: list[str]) -> None:
+    _in_pieces(minilm._tokenizer, "".join(parts), 5)
+
+
+def _trained(kind: str) -> HuggingFaceTokenizer:
+    """A tokenizer as the families of that name have it, of the tests' sentences."""
+    special = ["<s>", "</s>", "<unk>", "<mask>"]
+    if kind == "xlm-roberta":
+        tokenizer = HuggingFaceTokenizer(Unigram())
+        squeeze = normalizers.Replace(Regex(" {2,}"), " ")
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC(), squeeze])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+        )
+        trainer: Any = trainers.UnigramTrainer(
+            vocab_size=400, special_tokens=special, unk_token="<unk>", show_progress=False
+        )
+    else:
+        tokenizer = HuggingFaceTokenizer(BPE())
+        tokenizer.normalizer = normalizers.NFC() if kind == "modernbert" else None
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=kind == "roberta")
+        trainer = trainers.BpeTrainer(
+            vocab_size=600,
+            special_tokens=special,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
+    if kind == "modernbert":
+        tokenizer.add_tokens([AddedToken(" " * count, normalized=False) for count in range(2, 9)])
+    return tokenizer
+
+
+KINDS = {kind: _trained(kind) for kind in ("roberta", "modernbert", "xlm-roberta")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.lists(st.sampled_from([*HOSTILE, " ", "  ", "a", " b", "c ", "<mask>", "\u0301", "'s", "\n"]), max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_words_that_begin_with_their_space_are_cut_before_it(kind: str, parts: list[str]) -> None:
+    _in_pieces(KINDS[kind], "".join(parts), 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_such_a_text_of_any_length_is_held_in_part(kind: str, tmp_path: Path) -> None:
+    KINDS[kind].save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(tmp_path / "tokenizer.json", 64)
+    text = " ".join([*SENTENCES, *EDGES]) * 60
+    assert len(text) > 2 * longtexts.PIECE
+    parts = [len(part) for part in tokenizer._counted_parts(text)]
+    whole = KINDS[kind].encode(text, add_special_tokens=False).ids
+    assert len(parts) > 2 and sum(parts) == len(whole)
+    assert tokenizer.plain_ids(text).tolist() == whole
 
 
 def test_a_long_text_has_transformers_ids_and_count(minilm: Tokenizer, reference: Any) -> None:
@@ -102,14 +163,29 @@ def test_a_long_text_has_transformers_ids_and_count(minilm: Tokenizer, reference
     assert encodings.dropped.tolist() == [0, len(whole) - 256, 0]
 
 
+def _with(kind: str, **changes: Any) -> HuggingFaceTokenizer:
+    tokenizer = HuggingFaceTokenizer.from_str(KINDS[kind].to_str())
+    for name, value in changes.items():
+        setattr(tokenizer, name, value)
+    return tokenizer
+
+
 def test_only_tokenizers_whose_words_end_at_blanks_are_cut(minilm: Tokenizer) -> None:
-    assert cuts_safely(minilm._tokenizer)
+    assert ends_of(minilm._tokenizer)
     spaced = HuggingFaceTokenizer.from_str(minilm._tokenizer.to_str())
     spaced.add_tokens([AddedToken("two words")])
-    assert not cuts_safely(spaced)
-    bytes_level = HuggingFaceTokenizer(BPE())
-    bytes_level.pre_tokenizer = pre_tokenizers.ByteLevel()
-    assert not cuts_safely(bytes_level)
+    assert not ends_of(spaced)
+    assert not ends_of(HuggingFaceTokenizer(BPE()))  # whose words are the whole text
+    assert not ends_of(_with("roberta", pre_tokenizer=pre_tokenizers.ByteLevel(use_regex=False)))
+    assert not ends_of(_with("xlm-roberta", pre_tokenizer=pre_tokenizers.Metaspace(split=False)))
+    assert not ends_of(_with("roberta", pre_tokenizer=pre_tokenizers.Split(Regex("e "), "isolated")))
+    assert not ends_of(_with("roberta", normalizer=normalizers.Strip()))
+    assert not ends_of(_with("roberta", normalizer=normalizers.Replace("a b", "c")))
+    assert ends_of(_with("roberta", normalizer=normalizers.Replace("``", '"')))
+    for token in (AddedToken("two words"), AddedToken("word "), AddedToken("word", rstrip=True)):
+        other = _with("roberta")
+        other.add_tokens([token])
+        assert not ends_of(other)
 
 
 # Special tokens of every arrangement --------------------------------------------------------------------------------------
@@ -191,12 +267,4 @@ def test_cased_wordpiece_in_pieces(tmp_path: Path) -> None:
     tokenizer = HuggingFaceTokenizer(WordPiece(vocabulary, unk_token="u"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    assert cuts_safely(tokenizer)
-    text = "ab.\u0301ab 面\u0301 ab\x1fab" * 3
-    before, longtexts.PIECE = longtexts.PIECE, 1
-    try:
-        cut = list(pieces(text))
-    finally:
-        longtexts.PIECE = before
-    assert len(cut) > 6
-    assert [index for piece in cut for index in tokenizer.encode(piece).ids] == tokenizer.encode(text).ids
+    assert len(_in_pieces(tokenizer, "ab.\u0301ab 面\u0301 ab\x1fab" * 3, 1)) > 6

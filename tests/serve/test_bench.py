@@ -17,7 +17,7 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.serve.bench.participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command
-from fletcher.serve.bench.results import BenchResult, Figures, plot, table
+from fletcher.serve.bench.results import BenchResult, Figures, plot, stages, table
 from fletcher.serve.bench.run import bench
 
 from ..convert.tiny import save_bert, save_modules
@@ -81,6 +81,8 @@ def test_stages_are_shares(result: BenchResult, artifact: Path) -> None:
     for share in (ours.padding_waste, ours.compute_share, ours.busy_share):
         assert share is not None and 0 <= share <= 1
     assert ours.tokenizing_share is not None and ours.tokenizing_share > 0
+    assert ours.output_share is not None and 0 < ours.output_share < 1
+    assert f"making the output {ours.output_share:.1%}" in stages(ours)
     assert (ours.compute_share or 0) <= (ours.busy_share or 0) + 1e-6
     with Encoder.load(artifact, provider="mlas") as encoder:
         assert result.tokens == encoder.tokenize(TEXTS).num_tokens
@@ -99,8 +101,11 @@ def test_json_has_the_promised_names(result: BenchResult) -> None:
         "peak_rss_mb",
     ):
         assert told[name] == told["participants"][0][name]
-    rows = table(result).rows
-    assert [row[0] for row in rows] == [FLETCHER, "sentence-transformers", "fastembed"]
+    shown = table(result)
+    assert [row[0] for row in shown.rows] == [FLETCHER, "sentence-transformers", "fastembed"]
+    row = dict(zip(shown.columns, shown.rows[0], strict=True))
+    assert row["p95 ms"] == f"{told['participants'][0]['latency_p95_ms']:.2f}"
+    assert row["tokens/s"] == f"{told['tokens_per_s']:,.0f}"
 
 
 def test_a_plot_is_a_picture(result: BenchResult, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from fletcher.runtime import choices as choices_module
 from fletcher.runtime import devices as devices_module
+from fletcher.runtime import fast_tokenizer
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.choices import recall
 from fletcher.runtime.console import run
@@ -52,10 +54,21 @@ def test_what_is_missing_is_told_with_how_to_get_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
-    monkeypatch.setattr(devices, "fast_version", lambda: None)
+    monkeypatch.setattr(fast_tokenizer, "fast_version", lambda: None)
     told = call(capsys)
     assert "openvino is not installed: pip install 'longbow-fletcher[openvino]'" in told
     assert "nanotoken is not installed: pip install 'longbow-fletcher[fast-tokenizer]'" in told
+
+
+def test_packages_of_another_version_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"openvino": "2024.6.0", "nanotoken": "0.2.1"}
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: versions.get(name) or real(name))
+    told = call(capsys)
+    assert "openvino 2024.6.0 is too old, 2026.4 is needed: pip install --upgrade 'longbow-fletcher[openvino]'" in told
+    assert "nanotoken 0.2.1 is not the version that was compared with tokenizers: install nanotoken 0.1" in told
 
 
 def test_an_artefact_is_measured_and_the_choice_is_remembered(

@@ -127,6 +127,18 @@ def test_lists_that_contradict_themselves(shelf: Shelf, specs: list[ModelSpec]) 
         serve(shelf, *specs)
 
 
+def test_ready_tells_which_of_several_models_runs_elsewhere(shelf: Shelf) -> None:
+    with (
+        serve(shelf, ModelSpec(path="1", name="one"), ModelSpec(path="2", name="two")) as server,
+        client(server) as http,
+    ):
+        assert "fallback" not in http.get("/ready").json()
+        shelf.made[1].fallback = "openvino was wanted, mlas runs: no such library"
+        ready = http.get("/ready")
+        assert (ready.status_code, ready.json()["fallback"]) == (200, f"two: {shelf.made[1].fallback}")
+        assert metric(http, "fletcher_provider_fallback") == 1
+
+
 def test_weights_share_requests(shelf: Shelf) -> None:
     light = ModelSpec(path="1", name="m", version="1", weight=1)
     heavy = ModelSpec(path="2", name="m", version="2", weight=3)

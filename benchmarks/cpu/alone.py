@@ -1,0 +1,108 @@
+"""What all processors gain a batch that runs alone: one text, on one thread and on all, every provider, in turns.
+
+    python benchmarks/cpu/alone.py ARTEFACT [--seconds 5] [--busy 1]
+
+Prints for each length the seconds on all processors over those on one, the lower quartile and the 90th percentile of the
+runs; for ONNX Runtime without spinning, with the bound that Fletcher sets, and without a bound. `--busy` processes compute
+something else meanwhile: what a bound is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from fletcher.runtime import Artifact, mlas
+from fletcher.runtime.canary import read_canary
+from fletcher.runtime.machine import this_machine
+from fletcher.runtime.manifest import Variant
+from fletcher.runtime.providers import PROVIDERS, missing
+from fletcher.runtime.session import Session, open_session
+from fletcher.runtime.trial import cut_rows
+
+LENGTHS = (12, 40, 128)
+
+#: Microseconds that a waiting thread spins.
+SPINNING = {"no spinning": 0, "bounded": mlas.SPIN_MICROSECONDS, "unbounded": 1_000_000}
+
+
+def main() -> None:
+    """Runs and prints JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artefact", type=Path)
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each length")
+    parser.add_argument("--busy", type=int, default=0, help="processes that compute something else")
+    options = parser.parse_args()
+    artifact = Artifact.open(options.artefact)
+    with ExitStack() as stack:
+        sessions = open_sessions(stack, artifact, artifact.variant())
+        stack.enter_context(busy(options.busy))
+        for length in LENGTHS:
+            text = cut_rows(read_canary(artifact.canary_file).encodings, [length])
+            taken: dict[str, list[float]] = {name: [] for name in sessions}
+            for session in sessions.values():
+                session.run(text)
+            ends = time.monotonic() + options.seconds
+            while time.monotonic() < ends:
+                for name, session in sessions.items():
+                    started = time.perf_counter()
+                    session.run(text)
+                    taken[name].append(time.perf_counter() - started)
+            print(json.dumps({"tokens": length, "runs": len(taken["mlas"])} | ratios(taken)), flush=True)
+
+
+def open_sessions(stack: ExitStack, artifact: Artifact, variant: Variant) -> dict[str, Session]:
+    """By provider, on one thread; and by provider and way, on all processors."""
+    machine = this_machine()
+    usable = [name for name, provider in PROVIDERS.items() if missing(provider, machine) is None]
+    sessions: dict[str, Session] = {}
+    for name in (name for name in usable if variant.target in PROVIDERS[name].targets):
+        sessions[name] = stack.enter_context(open_session(artifact, variant, provider=name))
+        for way, microseconds in SPINNING.items() if name == "mlas" else {"all": 0}.items():
+            mlas.SPIN_MICROSECONDS = microseconds
+            opened = open_session(artifact, variant, provider=name, threads=len(machine.processors))
+            sessions[f"{name}, {way}"] = stack.enter_context(opened)
+    return sessions
+
+
+def ratios(taken: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Of each way over its provider's single thread: lower quartile, 90th percentile."""
+    found = {}
+    for name, seconds in taken.items():
+        single = taken[name.partition(",")[0]]
+        if seconds is not single:
+            both = np.quantile(seconds, (0.25, 0.9)) / np.quantile(single, (0.25, 0.9))
+            found[name] = [round(float(ratio), 2) for ratio in both]
+    return found
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Processes that compute until this one is done with them, or gone."""
+    children = [multiprocessing.Process(target=_compute, args=(os.getpid(),), daemon=True) for _ in range(count)]
+    for child in children:
+        child.start()
+    try:
+        yield
+    finally:
+        for child in children:
+            child.terminate()
+            child.join()
+
+
+def _compute(parent: int) -> None:
+    matrix = np.ones((256, 256), np.float32)
+    while os.getppid() == parent:
+        matrix = np.minimum(matrix @ matrix, 1)
+
+
+if __name__ == "__main__":
+    main()

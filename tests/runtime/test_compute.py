@@ -1,0 +1,168 @@
+"""Which session computes what: one for many batches at once, another for a batch that runs alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fletcher.runtime import Encoder
+from fletcher.runtime import choices as choices_module
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.choices import Layout, Measurement, remember
+from fletcher.runtime.compute import Workers
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import CanaryError, ProviderError
+from fletcher.runtime.machine import this_machine
+from fletcher.runtime.manifest import TensorInfo
+from fletcher.runtime.mlas import MlasSession
+
+
+class Marked:
+    """A session that writes its mark into every vector, and can be held up."""
+
+    provider = "marked"
+
+    def __init__(self, mark: float) -> None:
+        self.mark = np.float32(mark)
+        self.free = threading.Event()
+        self.free.set()
+        self.begun = threading.Event()
+        self.closed = False
+
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        self.begun.set()
+        assert self.free.wait(30)
+        return np.full((len(batch), 1), self.mark)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+MANY, ALONE = 1.0, 2.0
+TEXT = Encodings.from_lists([[1, 2, 3]])
+TEXTS = Encodings.from_lists([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    """A batch holds one text of three tokens."""
+    outputs = [TensorInfo(name="vectors", dtype="float32", shape=("texts", 1))]
+    made = Workers(Marked(MANY), outputs, name="test", count=2, token_budget=3, alone=Marked(ALONE))
+    yield made
+    made.close()
+
+
+def test_a_batch_that_runs_alone_has_its_own_session(workers: Workers) -> None:
+    assert workers.run(TEXT).tolist() == workers.compute(TEXT).tolist() == [[ALONE]]
+    assert workers.run(TEXTS).tolist() == [[ALONE]] * 3  # in parts, one after the other
+
+
+def test_the_batches_of_a_job_are_computed_side_by_side(workers: Workers) -> None:
+    assert workers.compute(TEXTS).tolist() == [[MANY]] * 3
+    assert workers.start(TEXT).result().tolist() == [[MANY]]
+
+
+@pytest.mark.parametrize("first", ["session", "alone"])
+def test_a_batch_that_comes_while_another_runs_stays_on_one_processor(workers: Workers, first: str) -> None:
+    held: Marked = getattr(workers, first)
+    held.free.clear()
+    other = threading.Thread(target=workers.start(TEXT).result if first == "session" else lambda: workers.run(TEXT))
+    other.start()
+    assert held.begun.wait(30)
+    if first == "alone":
+        assert workers.run(TEXT).tolist() == [[MANY]]
+    else:
+        threading.Timer(0.05, held.free.set).start()
+        assert workers.run(TEXT).tolist() == [[MANY]]
+    held.free.set()
+    other.join()
+    assert workers.run(TEXT).tolist() == [[ALONE]]  # and the next one is alone again
+
+
+def test_checks_see_both_and_both_are_closed(workers: Workers) -> None:
+    assert [values.tolist() for values in workers.by_session(TEXTS)] == [[[MANY]] * 3, [[ALONE]] * 3]
+    workers.close()
+    assert [getattr(workers, name).closed for name in ("session", "alone")] == [True, True]
+
+
+@pytest.fixture
+def prefers_two(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An artefact of which this machine remembers that one text is sooner done on two threads."""
+    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path)
+    artifact = Artifact.open(tiny_artifact)
+    rows = [
+        Measurement(
+            layout=Layout("mlas", workers, threads, 512),
+            latency_ms=latency,
+            tokens_per_s=speed,
+            texts_per_s=1.0,
+            min_cosine=1.0,
+            max_abs=0.0,
+        )
+        for workers, threads, latency, speed in ((2, 1, 3.0, 1000.0), (1, 2, 1.5, 800.0))
+    ]
+    remember(this_machine().key, artifact.digest, artifact.variant().name, rows)
+    return tiny_artifact
+
+
+def test_a_load_opens_both_where_that_was_measured_to_be_sooner(prefers_two: Path) -> None:
+    texts = ["one text", "and another", "a third"]
+    with (
+        Encoder.load(prefers_two) as encoder,
+        Encoder.load(prefers_two, memory_limit=1 << 34) as limited,
+        Encoder.load(prefers_two, workers=2) as told,
+    ):
+        assert encoder.workers == 2
+        assert encoder.reason.endswith("; a batch that runs alone, on 2 threads, is done 2.00 times sooner")
+        alone = encoder._workers.alone
+        assert alone is not None and alone is not encoder._workers.session
+        assert limited._workers.alone is told._workers.alone is None  # a second copy was not asked for
+        many = told.embed(texts).vectors
+        np.testing.assert_allclose(encoder.embed(texts).vectors, many, rtol=0, atol=1e-6)
+        for index, text in enumerate(texts):
+            np.testing.assert_allclose(encoder.embed([text]).vectors[0], many[index], rtol=0, atol=1e-6)
+
+
+def test_the_canary_runs_on_both(prefers_two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = MlasSession.__init__
+
+    def init(self: MlasSession, graph: Path, *, threads: int) -> None:
+        real(self, graph, threads=threads)
+        if threads == 2:
+            run = self.run
+            monkeypatch.setattr(self, "run", lambda *args: -run(*args), raising=False)
+
+    monkeypatch.setattr(MlasSession, "__init__", init)
+    with pytest.raises(CanaryError, match="does not reproduce its canary"):
+        Encoder.load(prefers_two)
+
+
+def test_a_second_session_that_cannot_be_opened_is_done_without(
+    prefers_two: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = MlasSession.__init__
+
+    def init(self: MlasSession, graph: Path, *, threads: int) -> None:
+        if threads == 2:
+            raise ProviderError("no room")
+        real(self, graph, threads=threads)
+
+    monkeypatch.setattr(MlasSession, "__init__", init)
+    with Encoder.load(prefers_two) as encoder:
+        assert encoder._workers.alone is None
+        assert encoder.embed(["a text"]).vectors.shape == (1, 32)
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "no session for single batches"
+    ]
