@@ -7,7 +7,7 @@ reference model, whatever the family calls its layers: `layers.3/attention/query
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "Point",
     "find_points",
+    "kept_points",
     "layer_of",
     "title_of",
 ]
@@ -103,6 +104,17 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: What operators of several steps keep to themselves (target cuda): by operator and the part whose result it gives.
+_KEPT: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
+    {
+        ("PackedMultiHeadAttention", "attention/context"): ("attention/query", "attention/key", "attention/value"),
+        ("SkipLayerNormalization", "attention/norm"): ("attention/output", "attention/residual"),
+        ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),
+        ("FastGelu", "feed_forward/activation"): ("feed_forward/up",),
+        ("SkipLayerNormalization", "feed_forward/norm"): ("feed_forward/down", "feed_forward/residual"),
+    }
+)
+
 _LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|feed_forward)/.+)")
 _MODULE = re.compile(r"(?P<module>modules\.(?P<index>\d+))/(?P<part>.+)")
 
@@ -135,6 +147,23 @@ def find_points(model: onnx.ModelProto) -> list[Point]:
                 for point in _points_of_layer(f"layers.{index}", layer["part"], node, value):
                     points[point.key] = point
     return list(points.values())
+
+
+def kept_points(model: onnx.ModelProto, points: Sequence[Point]) -> set[str]:
+    """Keys of points that a graph computes inside an operator and does not show.
+
+    Args:
+        model: the graph.
+        points: those that it shows.
+    """
+    shown = {point.key: point.node for point in points}
+    operators = {node.name: node.op_type for node in model.graph.node}
+    layers = {key.partition("/")[0] for key in shown if key.startswith("layers.")}
+    kept = {f"{layer}/{score}" for layer in layers for score in SCORE_POINTS}
+    for key, node in shown.items():
+        layer, _, part = key.partition("/")
+        kept.update(f"{layer}/{name}" for name in _KEPT.get((operators.get(node, ""), part), ()))
+    return kept - set(shown)
 
 
 def _first_pooling(model: onnx.ModelProto) -> int | None:

@@ -22,7 +22,7 @@ from fletcher.runtime.feeds import make_feeds, pack
 from fletcher.runtime.manifest import Variant
 from fletcher.runtime.probe import ProbeSession
 
-from .points import SCORE_POINTS, Kind, Point, find_points
+from .points import Kind, Point, find_points, kept_points
 from .scores import Shown, copies_of, shown_by, split_scores
 
 __all__ = ["GraphProbe", "Values"]
@@ -51,9 +51,7 @@ class GraphProbe:
         self.model = self._read()
         self.points = find_points(self.model)
         self._scores = self._find_scores()
-        shown = {point.key for point in self.points}
-        layers = {point.key.partition("/")[0] for point in self.points if point.key.startswith("layers.")}
-        self.hidden = {f"{layer}/{name}" for layer in layers for name in SCORE_POINTS} - shown
+        self.hidden = kept_points(self.model, self.points)
         values = [point.value for point in self.points if point.kind is not Kind.SCORES]
         values += [value for scores in self._scores.values() for value in scores.values]
         self._output = variant.outputs[0].name
