@@ -85,6 +85,7 @@ class Workers:
         self.token_budget = token_budget
         self._name = name
         self._widths = {info.name: int(info.shape[1]) if len(info.shape) > 1 else 1 for info in outputs}
+        self._dtypes = {info.name: np.dtype(info.dtype) for info in outputs}
         self._first = outputs[0].name
         self._budget = budget
         self.alone = alone
@@ -208,7 +209,7 @@ class Workers:
         """Room for what the graph gives of these texts."""
         name = output or self._first
         rows = encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings)
-        return np.empty((rows, self._widths[name]), np.float32)
+        return np.empty((rows, self._widths[name]), self._dtypes[name])
 
     def _places(self, encodings: Encodings, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
         """Where in that room the rows' results belong."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,15 +25,18 @@ from .errors import CanaryError, InputError
 from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, prepare_output, require, score
 from .loading import Loaded, LoadOptions, load_parts
 from .longdocs import Folding, cut_documents
-from .manifest import TOKEN_STATES, Variant
+from .manifest import HALF_VECTORS, TOKEN_STATES, Variant
 from .output import shorten
 from .providers import choose_variant
 from .session import Session
-from .tasks import Task, check_lengths, check_strings, finish, prepare, tokenize
+from .tasks import Task, check_lengths, check_strings, finish, prepare, repeat, tokenize
 from .text_tokens import TextToken
 from .tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
+
+#: Texts of a chunk where many are embedded at once: two GPU batches of short ones at least, and tokenised in milliseconds.
+STREAM_TEXTS = 8192
 
 
 class Encoder:
@@ -256,16 +260,26 @@ class Encoder:
         Raises:
             InputError: a text that is no valid Unicode string, or one that has no token at all.
         """
-        return prepare(self.tokenizer, self.card, self.cache, texts, options, promised)
+        task = prepare(self.tokenizer, self.card, self.cache, texts, options, promised)
+        return self._in_half(task, options)
 
     def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
         """The same for token ids, which have no prompt and are never split."""
         made = Embeddings(np.zeros((0, 0), np.float32), encodings.lengths, encodings.dropped)
-        return Task(
+        task = Task(
             encodings,
             None,
             lambda values: finish(Embeddings(values, made.tokens, made.dropped), None, self.card, options),
         )
+        return self._in_half(task, options)
+
+    def _in_half(self, task: Task, options: EmbedOptions) -> Task:
+        """The task, its vectors cast by the device where half precision is wanted and nothing else is done to them."""
+        untouched = options.dimensions in (None, self.dimension) and (self.card.normalize or not options.normalize)
+        wanted = options.dtype == "float16" and task.output is None and untouched and not self.cache.enabled
+        if wanted and any(info.name == HALF_VECTORS for info in self.variant.outputs):
+            return replace(task, output=HALF_VECTORS)
+        return task
 
     def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
         """Texts to what no embedder's vector is: scores with a query, sparse vectors, or token vectors, by the model's card;
@@ -322,9 +336,24 @@ class Encoder:
         self.check(options)
         if options.splits:
             return self._embed_split(texts, options)
+        if len(texts) > 2 * STREAM_TEXTS:
+            return self._embed_many(texts, options)
         task = self.prepare(texts, options)
-        embeddings: Embeddings = task.finish(self.compute(task.encodings))
+        embeddings: Embeddings = task.finish(self.compute(task.encodings, task.output))
         return embeddings
+
+    def _embed_many(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
+        """In chunks, so that all but the first are tokenised while others are computed; duplicates once."""
+        check_strings(texts)
+        distinct, inverse = unique(texts)
+        chunks = (distinct[start : start + STREAM_TEXTS] for start in range(0, len(distinct), STREAM_TEXTS))
+        try:
+            parts = list(self._compute_tasks(self.prepare(chunk, options) for chunk in chunks))
+        except (InputError, TypeError):
+            tokenize(self.tokenizer, self.card, texts, options)  # names the text by its place among all
+            raise
+        embeddings = Embeddings.concatenate(parts)
+        return embeddings if inverse is None else repeat(embeddings, inverse)
 
     def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         """A part of the rows at a time, so that a document of any length fits; duplicates once."""
@@ -382,20 +411,18 @@ class Encoder:
         if options.splits:
             yield from (self._embed_split(texts, options) for texts in chunks)
             return
-        source = iter(chunks)
         promised: dict[bytes, Promise] = {}
+        yield from self._compute_tasks(self.prepare(texts, options, promised) for texts in chunks)
 
-        def read() -> Task | None:
-            texts = next(source, None)
-            return None if texts is None else self.prepare(texts, options, promised)
-
+    def _compute_tasks(self, tasks: Iterator[Task]) -> Iterator[Embeddings]:
+        """Computes tasks in order; the next one is made on a thread of its own meanwhile."""
         with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
-            reading = reader.submit(read)
+            reading = reader.submit(next, tasks, None)
             started: deque[tuple[Task, Computation]] = deque()
             try:
                 while (task := reading.result()) is not None:
-                    reading = reader.submit(read)
-                    started.append((task, self._workers.start(task.encodings)))
+                    reading = reader.submit(next, tasks, None)
+                    started.append((task, self._workers.start(task.encodings, task.output)))
                     if len(started) > 1:
                         yield _finish(started.popleft())
                 while started:

@@ -13,6 +13,7 @@ from .memory import MemoryShape
 
 __all__ = [
     "FORMAT_VERSION",
+    "HALF_VECTORS",
     "TOKEN_OUTPUTS",
     "TOKEN_STATES",
     "FeedRules",
@@ -30,6 +31,9 @@ FORMAT_VERSION = 1
 
 #: The second output of `cpu` graphs that average token vectors: the last hidden states, (tokens, hidden).
 TOKEN_STATES = "token_states"
+
+#: The second output of `cuda` graphs of embedders: the vectors in half precision, cast where they were computed.
+HALF_VECTORS = "vectors_float16"
 
 #: Outputs with a row a token; every other one has a row a text.
 TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})

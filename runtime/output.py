@@ -77,7 +77,7 @@ def cast(vectors: Vectors, dtype: DType) -> tuple[NDArray[Any], Vectors | None]:
     if dtype == "float32":
         return vectors, None
     if dtype == "float16":
-        return vectors.astype(np.float16), None
+        return vectors.astype(np.float16, copy=False), None
     if dtype == "ubinary":
         return np.packbits(vectors > 0, axis=1), None
     scales: Vectors = np.abs(vectors).max(axis=1, initial=0) / np.float32(LARGEST_INT8)

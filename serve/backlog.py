@@ -173,7 +173,7 @@ class Request:
         with self._lock:
             if self.values is None:
                 count = self.encodings.num_tokens if by_token else len(self.encodings)
-                self.values = np.empty((count, values.shape[1]), np.float32)
+                self.values = np.empty((count, values.shape[1]), values.dtype)
         # Pieces have no row in common, so this needs no lock.
         self.values[self.encodings.token_index(rows) if by_token else rows] = values
         with self._lock:

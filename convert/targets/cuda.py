@@ -18,8 +18,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from onnx import TensorProto
+
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.manifest import FeedRules, TensorInfo
+from fletcher.runtime.manifest import HALF_VECTORS, FeedRules, TensorInfo
 
 from ..description import Architecture, Attention
 from ..graph import GraphBuilder
@@ -112,6 +114,9 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)
+    if architecture.output == "vectors":
+        graph.node("Cast", ["vectors"], HALF_VECTORS, to=TensorProto.FLOAT16)
+        graph.output(TensorInfo(HALF_VECTORS, "float16", ("texts", dimension)))
     learnt = architecture.embedding.positions
     feeds = FeedRules(
         padding_id=None if learnt is None else learnt.padding_id,
