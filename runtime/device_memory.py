@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from .device_metrics import Counters, session_counters
 from .encodings import Encodings
 from .errors import DeviceMemoryError
 from .memory import MemoryGate
@@ -106,9 +107,12 @@ class MemoryGuard:
         while pending:
             start, stop = pending.pop()
             part = batch if stop - start == len(batch) else batch.select(np.arange(start, stop))
-            rows = self._fitting(part.lengths)
+            lengths, room = part.lengths, self._room()
+            raw = self.estimate.shape.predict(lengths)
+            rows = self._fitting(lengths, self.estimate.corrected(raw), room)
             if rows == len(part):
-                computed = self._attempt(part, output)
+                self._gate.capacity = room
+                computed = self._attempt(part, output, raw)
                 if computed is not None:
                     values.append(computed)
                     continue
@@ -119,17 +123,25 @@ class MemoryGuard:
             pending += [(start + rows, stop), (start, start + rows)]
         return values[0] if len(values) == 1 else np.concatenate(values)
 
+    def counters(self) -> Counters:
+        """What the session counts by itself."""
+        return session_counters(self._session)
+
     def close(self) -> None:
         """Gives the memory back."""
         self._session.close()
 
-    def _attempt(self, part: Encodings, output: str | None) -> NDArray[np.float32] | None:
+    def _attempt(self, part: Encodings, output: str | None, raw: int) -> NDArray[np.float32] | None:
         """Computes what should fit; None where it did not and can be halved.
+
+        Args:
+            part: one text, or what was predicted to fit.
+            output: as for `run`.
+            raw: bytes that the graph's shape predicts.
 
         Raises:
             DeviceMemoryError: one text did not, not even with the device for itself.
         """
-        raw = self.estimate.shape.predict(part.lengths)
         needed = self.estimate.corrected(raw)
         try:
             return self._measured(part, output, raw, needed)
@@ -152,7 +164,6 @@ class MemoryGuard:
 
     def _measured(self, part: Encodings, output: str | None, raw: int, size: int) -> NDArray[np.float32]:
         """Computes a batch once there is room for it beside the others."""
-        self._gate.capacity = self._room()
         with self._gate.hold(size):
             with self._lock:
                 run = _Run(self._held)
@@ -189,11 +200,9 @@ class MemoryGuard:
             self.estimate.retries += 1
             self._limit = min(self._limit or needed, needed) / 2
 
-    def _fitting(self, lengths: NDArray[np.int64]) -> int:
+    def _fitting(self, lengths: NDArray[np.int64], needed: int, room: int) -> int:
         """How many of the first rows to run together: about equal parts that fit, one row at least."""
         count = len(lengths)
-        needed = self.estimate.predict(lengths)
-        room = self._room()
         if count == 1 or needed <= room:
             return count
         fit = bisect_right(range(1, count + 1), room, key=lambda rows: self.estimate.predict(lengths[:rows]))

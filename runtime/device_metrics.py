@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
-__all__ = ["DeviceMetric"]
+__all__ = ["Counters", "DeviceMetric", "session_counters"]
+
+#: By name, what it is, and how to read it.
+Counters = Mapping[str, tuple[str, Callable[[], float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,3 +30,13 @@ class DeviceMetric:
     device: str
     value: Callable[[], float]
     kind: Literal["total", "amount", "share"]
+
+
+@runtime_checkable
+class _Counting(Protocol):
+    def counters(self) -> Counters: ...
+
+
+def session_counters(session: object) -> Counters:
+    """What a session counts by itself; nothing of one that counts nothing."""
+    return session.counters() if isinstance(session, _Counting) else {}

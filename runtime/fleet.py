@@ -130,8 +130,9 @@ class Fleet:
                     self._changed.wait_for(lambda: ticket.member is not None or not self._usable(ticket))
             except BaseException:  # an interrupted wait
                 if ticket.member is not None:
-                    ticket.member.running -= 1
-                    ticket.member.under_way -= ticket.tokens
+                    now = time.perf_counter()
+                    ticket.member.end(now, now, ticket.tokens, 0, False)
+                    self._assign()
                 raise
             finally:
                 if ticket in self._waiting:
@@ -253,9 +254,7 @@ class Fleet:
                 continue
             with self._changed:
                 if not self._closed:
-                    member.session = session
-                    member.speed.forget()
-                    member.serving = True
+                    member.replace(session)
                     self._assign()
             if not member.serving:  # the fleet was closed meanwhile
                 close_quietly(session, member.device.name)

@@ -6,8 +6,9 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from .device_metrics import DeviceMetric
+from .device_metrics import DeviceMetric, session_counters
 from .errors import DeviceLostError, DeviceMemoryError, ProviderError
 from .session import Session
 from .throughput import Throughput
@@ -57,6 +58,7 @@ class Member:
     """
 
     __slots__ = (
+        "_gone",
         "batches",
         "device",
         "failures",
@@ -79,6 +81,15 @@ class Member:
         self.running = self.under_way = 0
         self.speed = Throughput()
         self.batches = self.texts = self.tokens = self.failures = self.outages = 0
+        self._gone: dict[str, float] = {}
+
+    def replace(self, session: Session) -> None:
+        """Serves again, with another session; what the lost one had counted stays counted."""
+        for name, (_, value) in session_counters(self.session).items():
+            self._gone[name] = self._gone.get(name, 0.0) + value()
+        self.session = session
+        self.speed.forget()
+        self.serving = True
 
     def begin(self, now: float, tokens: int) -> None:
         """A batch takes a slot."""
@@ -103,6 +114,10 @@ class Member:
             return math.nan if self.device.memory is None else float(self.device.memory())
         except ProviderError:
             return math.nan
+
+    def _count(self, name: str) -> float:
+        counter = session_counters(self.session).get(name)
+        return self._gone.get(name, 0.0) + (0.0 if counter is None else counter[1]())
 
     def rate(self, now: float) -> float | None:
         """Tokens a second, or None where nothing was measured lately."""
@@ -156,6 +171,9 @@ class Member:
         if self.device.memory is not None:
             text = "Bytes that sessions take on the device; NaN where it does not tell"
             metrics.append(DeviceMetric("fletcher_vram_allocated_bytes", text, name, self._memory, "amount"))
+        for count, (text, _) in session_counters(self.session).items():
+            value = partial(self._count, count)
+            metrics.append(DeviceMetric(f"fletcher_{count}_total", text, name, value, "total"))
         return [*metrics, *self.device.metrics]
 
 

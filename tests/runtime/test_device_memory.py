@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.device_memory import FRESH, MemoryGuard
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceMemoryError, InputError
 from fletcher.runtime.memory import MemoryShape
 from fletcher.runtime.memory_estimate import MOST, MemoryEstimate
+from fletcher.runtime.session import open_session
 
 MIB = 1 << 20
 #: A mebibyte for each place of texts x longest.
@@ -297,3 +300,17 @@ def test_what_is_counted_has_the_devices_name() -> None:
         "fletcher_gpu_out_of_memory_total": 0,
         "fletcher_gpu_texts_refused_total": 0,
     }
+
+
+def test_a_real_model_on_a_small_device_gives_the_same_vectors(tiny_artifact: Path) -> None:
+    artifact = Artifact.open(tiny_artifact)
+    variant = artifact.variant()
+    assert variant.memory is not None
+    encodings = Encodings.from_lists([[1 + row % 20] * (1 + row % 19) for row in range(60)])
+    with open_session(artifact, variant) as session:
+        wanted = session.run(encodings)
+        room = variant.memory.predict(encodings.lengths) // 5
+        estimate = MemoryEstimate(variant.memory)
+        guard = MemoryGuard(session, estimate, lambda: (room, room), reserve=0)
+        np.testing.assert_allclose(guard.run(encodings), wanted, rtol=0, atol=1e-6)
+        assert estimate.splits >= 4

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.compute import Workers
+from fletcher.runtime.device_metrics import Counters
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceLostError, DeviceMemoryError, InputError, ProviderError
 from fletcher.runtime.fleet import Device, Fleet
@@ -67,7 +69,7 @@ class FakeSession:
     def close(self) -> None:
         self.closed += 1
 
-    def __enter__(self) -> FakeSession:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *told: object) -> None:
@@ -244,6 +246,33 @@ def test_a_batch_that_makes_every_device_fail_does_not_take_out_the_last() -> No
         np.testing.assert_array_equal(fleet.run(one(7, 3)), [[7, 3]])
 
 
+@pytest.mark.parametrize("assigned", [False, True])
+def test_an_interrupted_wait_leaves_no_slot_taken(
+    assigned: bool, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = FakeSession()
+    with fleet_of(session, slots=1) as fleet:
+        session.gate.clear()
+        first = pool.submit(fleet.run, one(1))
+        until(lambda: session.runs == 1)
+        wait_for = fleet._changed.wait_for
+
+        def interrupt(happens: Callable[[], bool], timeout: float | None = None) -> bool:
+            if assigned:
+                session.gate.set()
+                wait_for(happens, timeout)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(fleet._changed, "wait_for", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fleet.run(one(2))
+        monkeypatch.undo()
+        session.gate.set()
+        np.testing.assert_array_equal(first.result(20), [[1, 4]])
+        np.testing.assert_array_equal(fleet.run(one(3)), [[3, 4]])
+        assert (session.runs, fleet._waiting, fleet._members[0].running, fleet._members[0].under_way) == (2, [], 0, 0)
+
+
 def test_bad_input_is_the_callers_and_costs_no_device() -> None:
     session = FakeSession(fails=lambda run: InputError("id 9 is outside the vocabulary") if run == 1 else None)
     with fleet_of(session) as fleet:
@@ -404,6 +433,24 @@ def test_memory_that_a_lost_device_does_not_tell_is_no_number() -> None:
         found = values(fleet, "fletcher_vram_allocated_bytes")
         assert np.isnan(found["cuda:0"])
         assert found["cuda:1"] == 7
+
+
+def test_what_sessions_count_by_themselves_is_shown_and_outlives_them() -> None:
+    class Counting(FakeSession):
+        def counters(self) -> Counters:
+            return {"cuda_graph_replays": ("Batches replayed", lambda: float(self.runs))}
+
+    opened = Counting()
+    lost = Counting(fails=lambda run: DeviceLostError("gone") if run == 2 else None)
+    with Fleet([Device("cuda:0", lost, open=lambda: opened)], first_retry=0.001) as fleet:
+        metric = next(metric for metric in fleet.metrics() if metric.name == "fletcher_cuda_graph_replays_total")
+        fleet.run(one())
+        assert (metric.device, metric.kind, metric.value()) == ("cuda:0", "total", 1)
+        with pytest.raises(DeviceLostError):
+            fleet.run(one())
+        until(lambda: values(fleet, "fletcher_gpu_in_service") == {"cuda:0": 1})
+        fleet.run(one())
+        assert metric.value() == 3
 
 
 def test_an_encoder_on_a_fleet_gives_the_same_vectors_and_its_devices_counts(tiny_artifact: Path) -> None:
