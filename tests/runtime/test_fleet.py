@@ -126,16 +126,19 @@ def test_results_are_in_order_and_every_device_works() -> None:
 
 
 def test_a_faster_device_gets_more(pool: ThreadPoolExecutor) -> None:
-    fast, slow = FakeSession(seconds=5e-5), FakeSession(seconds=4e-4)
+    fast, slow = FakeSession(seconds=1e-4), FakeSession(seconds=2e-3)
     with fleet_of(slow, fast) as fleet:
-        list(pool.map(lambda _: fleet.run(one(length=20)), range(150)))
-        assert 4 * slow.runs < fast.runs
+        list(pool.map(lambda _: fleet.run(one(length=20)), range(100)))
+        assert 3 * slow.runs < fast.runs
         weights = values(fleet, "fletcher_gpu_weight")
-        assert weights["cuda:1"] > 3 * weights["cuda:0"]
+        assert weights["cuda:1"] > 2 * weights["cuda:0"]
         assert sum(weights.values()) == pytest.approx(1)
 
 
-def test_the_last_batch_waits_for_the_fast_device_rather_than_taking_the_slow_one(pool: ThreadPoolExecutor) -> None:
+def test_the_last_batch_waits_for_the_fast_device_rather_than_taking_the_slow_one(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fletcher.runtime.throughput.FORGOTTEN_AFTER", 1000.0)  # however slow this machine is
     slow, fast = FakeSession(seconds=1e-2), FakeSession(seconds=1e-4)
     with fleet_of(slow, fast, slots=1) as fleet:
         for _ in range(30):  # so that both are measured
@@ -152,7 +155,10 @@ def test_the_last_batch_waits_for_the_fast_device_rather_than_taking_the_slow_on
         assert slow.runs == before
 
 
-def test_batches_that_wait_overtake_to_a_slow_device_only_if_they_end_sooner_there(pool: ThreadPoolExecutor) -> None:
+def test_batches_that_wait_overtake_to_a_slow_device_only_if_they_end_sooner_there(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fletcher.runtime.throughput.FORGOTTEN_AFTER", 1000.0)  # however slow this machine is
     slow, fast = FakeSession(), FakeSession()
     with fleet_of(slow, fast, slots=1) as fleet:
         for member, seconds in zip(fleet._members, (4.0, 1.0), strict=True):
