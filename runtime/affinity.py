@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Callable
 
 from .machine import Machine
 
-__all__ = ["pinning", "plan"]
+__all__ = ["Places", "pinning", "plan"]
 
 logger = logging.getLogger("fletcher.runtime.affinity")
 
@@ -43,14 +44,34 @@ def pinning(workers: int, machine: Machine) -> Callable[[], None] | None:
         return None
     turn = itertools.count()
 
-    def pin() -> None:
-        place = places[next(turn) % len(places)]
-        try:
-            os.sched_setaffinity(0, place)  # 0 is the calling thread
-        except (
-            OSError
-        ) as error:  # the processors were taken away since the machine was read; an unpinned thread computes too
-            fields = {"processors": place, "reason": str(error)}
-            logger.warning("worker not pinned", extra={"fields": fields})
+    return lambda: _bind(places[next(turn) % len(places)])
 
-    return pin
+
+class Places:
+    """Moves threads near what they work with, and knows where each is. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._here = threading.local()
+
+    def move(self, processors: tuple[int, ...]) -> None:
+        """Binds the calling thread to processors, if it is not bound to them already.
+
+        Args:
+            processors: where to; empty leaves it where it is. The main thread stays: it belongs to the program, and threads
+                that it starts later would be bound with it.
+        """
+        if not processors or getattr(self._here, "processors", None) == processors:
+            return
+        self._here.processors = processors
+        if threading.current_thread() is not threading.main_thread() and hasattr(os, "sched_setaffinity"):
+            _bind(processors)
+
+
+def _bind(processors: tuple[int, ...]) -> None:
+    try:
+        os.sched_setaffinity(0, processors)  # 0 is the calling thread
+    except (
+        OSError
+    ) as error:  # the processors were taken away since the machine was read; an unpinned thread computes too
+        fields = {"processors": processors, "reason": str(error)}
+        logger.warning("worker not pinned", extra={"fields": fields})

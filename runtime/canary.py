@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import Accuracy, ModelCard, Output
 
 from .encodings import Encodings
-from .errors import ArtifactError
+from .errors import ArtifactError, CanaryError
 from .heads import prepare_late, to_sparse
+from .session import Session
 from .tokenizer import Tokenizer
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "comparable",
     "encode_canary",
     "read_canary",
+    "require_session",
     "write_canary",
 ]
 
@@ -186,3 +188,24 @@ def check_vectors(
     if max_abs is not None and not difference <= max_abs:
         reasons.append(f"max abs difference {difference:.2e}, at most {max_abs:.0e} wanted")
     return CanaryResult(not reasons, cosine, difference, "; ".join(reasons))
+
+
+def require_session(session: Session, canary: Canary, output: Output, tolerance: Accuracy) -> None:
+    """Runs the canary's token ids on a session alone, as for a device that comes back into service.
+
+    Args:
+        session: what shall serve.
+        canary: the artefact's.
+        output: what the model gives.
+        tolerance: how far from the reference it may be.
+
+    Raises:
+        CanaryError: it does not reproduce the reference.
+        As the session's own `run`.
+    """
+    values = session.run(canary.encodings).astype(np.float32, copy=False)
+    result = check_vectors(
+        *comparable(output, values, canary.vectors), min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs
+    )
+    if not result.passed:
+        raise CanaryError(f"a session on {session.provider} does not reproduce its canary: {result.reason}")

@@ -18,10 +18,12 @@ from fletcher.model_zoo.card import ModelCard
 from .artifact import Artifact
 from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
 from .compute import Computation
+from .device_metrics import DeviceMetric
 from .duplicates import Promise, VectorCache, unique
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
+from .fleet import Fleet
 from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, prepare_output, require, score
 from .loading import Loaded, LoadOptions, load_parts
 from .longdocs import Folding, cut_documents
@@ -198,6 +200,11 @@ class Encoder:
             "vector_cache_hits": ("Texts whose vectors were known", lambda: cache.hits),
             "vector_cache_misses": ("Texts whose vectors were looked for in vain", lambda: cache.misses),
         }
+
+    def device_metrics(self) -> Sequence[DeviceMetric]:
+        """What each of its devices counts by itself; none where it runs on the processor."""
+        session = self._workers.session
+        return session.metrics() if isinstance(session, Fleet) else ()
 
     def check(self, options: EmbedOptions) -> None:
         """Refuses options that the model does not have.

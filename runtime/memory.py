@@ -79,7 +79,7 @@ class MemoryGate:
     not overtaken for ever by small ones. Safe to use from several threads.
 
     Attributes:
-        capacity: bytes that batches may have at once.
+        capacity: bytes that batches may have at once. It may be changed: who waits sees it when a batch ends.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -95,13 +95,16 @@ class MemoryGate:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Waits for room. What is larger than the gate passes alone: the smallest batch was checked at load."""
+        """Waits for room. What is larger than the gate, or than what became of it meanwhile, passes alone: the smallest batch
+        was checked at load."""
         size = min(size, self.capacity)
         turn = object()
         with self._changed:
             self._waiting.append(turn)
             try:
-                self._changed.wait_for(lambda: self._waiting[0] is turn and self._used + size <= self.capacity)
+                self._changed.wait_for(
+                    lambda: self._waiting[0] is turn and (not self._used or self._used + size <= self.capacity)
+                )
                 self._used += size
             finally:  # an interrupted wait must not hold up the others
                 self._waiting.remove(turn)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings
+from fletcher.runtime.device_metrics import DeviceMetric
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.tasks import Task
 from fletcher.runtime.text_tokens import TextToken
@@ -93,6 +94,10 @@ class Backend(Protocol):
 
     def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
         """What it counts by itself: by name, what it is, and its value now."""
+        ...
+
+    def device_metrics(self) -> Sequence[DeviceMetric]:
+        """What each of its devices counts by itself."""
         ...
 
     def check(self, options: EmbedOptions) -> None:

@@ -121,6 +121,8 @@ class Engine:
         )
         for name, (text, value) in encoder.counters().items():
             self.metrics.counted(f"fletcher_{name}", text, value)
+        for metric in encoder.device_metrics():
+            self.metrics.by_device(metric)
         self.metrics.gauge(
             "fletcher_provider_fallback",
             "1 where another provider runs than the one that was wanted",

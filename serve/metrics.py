@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from fletcher.runtime.device_metrics import DeviceMetric
+
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,6 +45,37 @@ class _Elsewhere(Collector):
         yield self._family(
             self._name, self._text, value=self._gone + sum(value() for value in [*self._values.values()])
         )
+
+
+class _ByDevice(Collector):
+    """A metric with a label, the device; its values live elsewhere, of a device in several places."""
+
+    def __init__(self, metric: DeviceMetric) -> None:
+        self._kind, self._text = metric.kind, metric.text
+        self._name = metric.name.removesuffix("_total")
+        self._values: dict[str, dict[object, Callable[[], float]]] = {}
+        self._gone: dict[str, float] = {}
+
+    def add(self, owner: object, device: str, value: Callable[[], float]) -> None:
+        """Adds a place."""
+        self._values.setdefault(device, {})[owner] = value
+
+    def remove(self, owner: object) -> None:
+        """Forgets a place; what it had counted stays counted."""
+        for device, values in self._values.items():
+            value = values.pop(owner, None)
+            if value is not None and self._kind == "total":
+                self._gone[device] = self._gone.get(device, 0.0) + value()
+
+    def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        family = CounterMetricFamily if self._kind == "total" else GaugeMetricFamily
+        metric = family(self._name, self._text, labels=["device"])
+        for device, values in [*self._values.items()]:
+            known = [value() for value in [*values.values()]]
+            total = self._gone.get(device, 0.0) + sum(known)
+            if known or self._kind == "total":
+                metric.add_metric([device], total / len(known) if self._kind == "share" else total)
+        yield metric
 
 
 class Metrics:
@@ -101,6 +134,7 @@ class Metrics:
         self.batch_texts = Histogram("fletcher_batch_texts", "Texts of a batch", buckets=COUNTS, registry=registry)
         # Looking a child up by its labels takes a lock and a dict of tuples; the few there are, are kept.
         self._elsewhere: dict[str, _Elsewhere] = {}
+        self._devices: dict[str, _ByDevice] = {}
         self._requests_of: dict[tuple[str, str, str], Counter] = {}
         self._duration_of: dict[tuple[str, str], Histogram] = {}
 
@@ -111,6 +145,13 @@ class Metrics:
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Adds a value that is read when somebody scrapes."""
         self._add(GaugeMetricFamily, name, text, value)
+
+    def by_device(self, metric: DeviceMetric) -> None:
+        """Adds what a device counts, read when somebody scrapes."""
+        if metric.name not in self._devices:
+            self._devices[metric.name] = _ByDevice(metric)
+            self.registry.register(self._devices[metric.name])
+        self._devices[metric.name].add(self, metric.device, metric.value)
 
     def _add(
         self,
@@ -135,13 +176,15 @@ class Metrics:
         return functools.cache(Histogram(name, text, labels, buckets=buckets, registry=self.registry).labels)
 
     def of_one(self) -> Metrics:
-        """The same metrics, for one of several engines: what it adds by `gauge` and `counted` is summed with the others'."""
+        """The same metrics, for one of several engines: values that it adds by `gauge` and the like join the others'."""
         return copy.copy(self)
 
     def leave(self) -> None:
         """Takes back what this engine added; what it counted stays in the counts."""
         for metric in self._elsewhere.values():
             metric.remove(self)
+        for measured in self._devices.values():
+            measured.remove(self)
 
     def answered(self, door: str, route: str, status: int | str, seconds: float) -> None:
         """Counts one request. `route` is from a short list, never what a client wrote."""

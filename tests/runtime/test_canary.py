@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fletcher.runtime.canary import Canary, check_vectors, read_canary, write_canary
+from fletcher.model_zoo.card import Accuracy
+from fletcher.runtime.canary import Canary, check_vectors, read_canary, require_session, write_canary
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.errors import ArtifactError, CanaryError
 
 TEXTS = ("", "a\x00b", "日本 \U0001f600")
 UNIT = np.eye(3, 4, dtype=np.float32)
@@ -84,3 +85,31 @@ def test_a_reference_that_is_no_number_passes_nothing() -> None:
     broken = np.where(UNIT == 1, np.float32(np.nan), UNIT)
     assert not check_vectors(UNIT, broken, min_cosine=0.9, max_abs=1e-5).passed
     assert not check_vectors(UNIT, broken, min_cosine=0.9, max_abs=None).passed
+
+
+class Fixed:
+    """A session that gives the same vectors whatever it is asked."""
+
+    provider = "fixed"
+
+    def __init__(self, vectors: np.typing.NDArray[np.float32]) -> None:
+        self.vectors = vectors
+
+    def run(self, batch: Encodings, output: str | None = None) -> np.typing.NDArray[np.float32]:
+        assert batch.ids.tolist() == [1, 1, 2, 3]
+        return self.vectors
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Fixed:
+        return self
+
+    def __exit__(self, *told: object) -> None: ...
+
+
+def test_a_session_alone_must_give_the_canarys_vectors() -> None:
+    tolerance = Accuracy(min_cosine=0.999)
+    require_session(Fixed(UNIT), canary(), "vectors", tolerance)
+    require_session(Fixed(UNIT.astype(np.float16)), canary(), "vectors", tolerance)
+    with pytest.raises(CanaryError, match=r"a session on fixed does not reproduce its canary: cosine 0\.0+,"):
+        require_session(Fixed(UNIT[::-1].copy()), canary(), "vectors", tolerance)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Embeddings, Encodings
+from fletcher.runtime.device_metrics import DeviceMetric
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.tasks import Task, finish
@@ -82,10 +83,12 @@ class FakeEncoder:
         batches: lengths of the texts of every batch, in order.
         fails: raised by the next batches, if set.
         canary: what the canary says.
+        devices: what its devices count.
     """
 
     def __init__(self, *, workers: int = 2, token_budget: int = 64, delay: float = 0.0) -> None:
         self.card = CARD
+        self.devices: list[DeviceMetric] = []
         self.artifact = Digest()
         self.variant = Named()
         self.provider = "by hand"
@@ -137,6 +140,9 @@ class FakeEncoder:
 
     def counters(self) -> dict[str, tuple[str, Callable[[], float]]]:
         return {"tokenizer_texts": ("Texts tokenised", lambda: 7.0)}
+
+    def device_metrics(self) -> Sequence[DeviceMetric]:
+        return self.devices
 
     def check(self, options: EmbedOptions) -> None:
         options.check(self.card, late=False)

@@ -1,0 +1,313 @@
+"""One GPU against two behind a `Fleet`: speed, equal vectors in order, and a GPU that fails in mid-run.
+
+    python benchmarks/gpu/two_gpus.py ARTEFACT [--variant NAME] [--texts 40000] [--rounds 5] [--output FILE.json]
+    python benchmarks/gpu/two_gpus.py ARTEFACT --cpu --texts 300 --rounds 1        the same logic on two CPU sessions
+
+Texts are docstrings of the standard library in a random order, mean about 60 tokens; chunks of them are tokenised ahead on
+threads. Rounds are interleaved: token ids on one GPU, on two, texts on one, on two. Then the second GPU's session raises
+`DeviceLostError` in mid-run: every vector must be there, in place and equal to the first GPU's; afterwards it is opened
+again, checked by the artefact's canary, and must compute again. Also measured: what the fleet's dispatch costs a batch, on
+sessions that do nothing. Exit status 1 where a check fails, the speed's goal included unless --cpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.canary import read_canary, require_session
+from fletcher.runtime.compute import Workers
+from fletcher.runtime.corpora import corpus
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import DeviceLostError, ProviderError
+from fletcher.runtime.fleet import Device, Fleet
+from fletcher.runtime.manifest import Variant
+from fletcher.runtime.session import Session, open_session
+from fletcher.runtime.tokenizer import Tokenizer
+
+#: How many times one GPU two of them must be.
+GOAL = 1.85
+#: Cosine of the same text's vectors on two devices; other batches round otherwise.
+SAME = 0.9999
+#: Texts tokenised together.
+CHUNK = 2048
+#: Chunks under way on the workers, so that none idles at a chunk's end.
+AHEAD = 3
+
+
+class Borrowed:
+    """A session that somebody else closes, and that fails from a given run on.
+
+    Attributes:
+        runs: begun so far.
+    """
+
+    def __init__(self, session: Session, fails_from: int | None = None) -> None:
+        self.provider = session.provider
+        self.runs = 0
+        self._session, self._fails_from = session, fails_from
+        self._lock = threading.Lock()
+
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[Any]:
+        with self._lock:
+            self.runs += 1
+            fails = self._fails_from is not None and self.runs >= self._fails_from
+        if fails:
+            raise DeviceLostError("made to fail by the benchmark")
+        return self._session.run(batch, output)
+
+    def close(self) -> None:
+        """Leaves it open."""
+
+    def __enter__(self) -> Borrowed:
+        return self
+
+    def __exit__(self, *told: object) -> None:
+        self.close()
+
+
+class Idle(Borrowed):
+    """Does nothing, at once."""
+
+    provider = "none"
+
+    def __init__(self) -> None:
+        self.values = np.zeros((1, 1), np.float32)
+
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[Any]:
+        return self.values
+
+
+class Bench:
+    """Two open sessions, and fleets over them."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.artifact = artifact = Artifact.open(args.artefact)
+        self.tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
+        self.args = args
+        first = next((variant.name for variant in artifact.manifest.variants if variant.target == "cuda"), None)
+        self.variant: Variant = artifact.variant(args.variant or (None if args.cpu else first))
+        self.sessions, self.places, self.devices = open_two(artifact, self.variant, cpu=args.cpu)
+        self.texts = corpus("docstrings", args.texts)
+        self.chunks = [self.texts[start : start + CHUNK] for start in range(0, len(self.texts), CHUNK)]
+        self.encodings = [self.tokenizer.encode(chunk) for chunk in self.chunks]
+
+    def workers(self, count: int, *, fails_from: int | None = None, retry: float = 3600.0) -> Workers:
+        """Workers on a fleet of the first devices; the last of them fails from a run on, and is opened again."""
+        canary, card = read_canary(self.artifact.canary_file), self.artifact.manifest.card
+        devices = [
+            Device(
+                f"gpu:{index}",
+                Borrowed(session, fails_from if index == count - 1 else None),
+                self.args.slots,
+                self.places[index],
+                open=partial(Borrowed, session),
+            )
+            for index, session in enumerate(self.sessions[:count])
+        ]
+        fleet = Fleet(
+            devices,
+            check=lambda session: require_session(session, canary, card.output, self.variant.tolerance),
+            first_retry=retry,
+        )
+        return Workers(
+            fleet,
+            self.variant.outputs,
+            name=str(self.artifact.path),
+            count=fleet.slots + 1,  # one more than can be under way: it is cut out of its chunk meanwhile
+            token_budget=self.args.token_budget,
+        )
+
+    def on_ids(self, workers: Workers) -> NDArray[np.float32]:
+        """Vectors of all texts, from token ids."""
+        return collect(workers, iter(self.encodings))
+
+    def on_texts(self, workers: Workers) -> NDArray[np.float32]:
+        """Vectors of all texts, tokenised on threads meanwhile."""
+        with ThreadPoolExecutor(self.args.tokenizers) as pool:
+            return collect(workers, pool.map(self.tokenizer.encode, self.chunks))
+
+
+def open_two(
+    artifact: Artifact, variant: Variant, *, cpu: bool
+) -> tuple[list[Session], list[tuple[int, ...]], list[str]]:
+    """Two sessions, the processors near each, and the devices' names."""
+    if cpu:
+        return [open_session(artifact, variant) for _ in range(2)], [(), ()], ["cpu", "cpu"]
+    from fletcher.runtime.cuda import open_cuda
+    from fletcher.runtime.gpus import this_gpus
+
+    system = this_gpus()
+    if len(system.gpus) < 2:
+        raise ProviderError(f"two GPUs are needed, and {len(system.gpus)} found: {system.problem or 'no problem told'}")
+    gpus = system.gpus[:2]
+    sessions: list[Session] = [open_cuda(artifact, variant, gpu) for gpu in gpus]
+    return sessions, [gpu.processors for gpu in gpus], [f"{gpu.name} {gpu.pci}" for gpu in gpus]
+
+
+def collect(workers: Workers, chunks: Iterator[Encodings]) -> NDArray[np.float32]:
+    """Computes chunks in order, several under way."""
+    under_way: deque[Any] = deque()
+    done = []
+    for chunk in chunks:
+        under_way.append(workers.start(chunk))
+        if len(under_way) > AHEAD:
+            done.append(under_way.popleft().result())
+    done += [computation.result() for computation in under_way]
+    return np.concatenate(done)
+
+
+def compare(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> dict[str, Any]:
+    """Whether every text has its own vector: near the wanted one, and not as near to its neighbour's."""
+    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
+    found, wanted = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (found, wanted))
+    own = (found * wanted).sum(axis=1)
+    neighbour = (found * np.roll(wanted, 1, axis=0)).sum(axis=1)
+    ordered = float(np.mean(own > neighbour))
+    return {
+        "texts": len(found),
+        "min_cosine": float(own.min()),
+        "max_abs": float(np.abs(found - wanted).max()),
+        "nearer_to_own_than_to_neighbour": ordered,
+        "passed": bool(len(found) == len(wanted) and own.min() >= SAME and ordered > 0.99),
+    }
+
+
+def measure_rounds(bench: Bench) -> tuple[dict[str, Any], NDArray[np.float32]]:
+    """Interleaved rounds; gives the report, and the first GPU's vectors."""
+    fleets = {"one": bench.workers(1), "two": bench.workers(2)}
+    ways: dict[str, Callable[[Workers], NDArray[np.float32]]] = {"ids": bench.on_ids, "texts": bench.on_texts}
+    rates: dict[str, list[float]] = {f"{way}_{number}": [] for way in ways for number in fleets}
+    checks: dict[str, Any] = {}
+    reference = bench.on_ids(fleets["one"])  # warms up, too
+    bench.on_ids(fleets["two"])
+    for turn in range(bench.args.rounds):
+        for way, run in ways.items():
+            for number, workers in list(fleets.items())[:: -1 if turn % 2 else 1]:
+                started = time.perf_counter()
+                vectors = run(workers)
+                rates[f"{way}_{number}"].append(len(bench.texts) / (time.perf_counter() - started))
+                checks[f"{way}_{number}"] = compare(vectors, reference)
+    shares = {metric.device: metric.value() for metric in metrics_of(fleets["two"], "fletcher_gpu_weight")}
+    for workers in fleets.values():
+        workers.close()
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    report = {
+        "texts_per_second": rates,
+        "median": medians,
+        "two_to_one": {way: medians[f"{way}_two"] / medians[f"{way}_one"] for way in ways},
+        "weights": shares,
+        "checks": checks,
+    }
+    return report, reference
+
+
+def fail_in_mid_run(bench: Bench, reference: NDArray[np.float32]) -> dict[str, Any]:
+    """The second GPU fails after a few batches, and comes back after the run."""
+    probe = bench.workers(2)
+    bench.on_ids(probe)
+    share = next(m.value() for m in metrics_of(probe, "fletcher_gpu_batch_count_total") if m.device == "gpu:1")
+    probe.close()
+    fails_from = max(1, int(share / 3))
+    workers = bench.workers(2, fails_from=fails_from, retry=5.0)
+    lost = compare(bench.on_ids(workers), reference)
+    after = counts(workers)
+    deadline = time.monotonic() + 60
+    while not all(m.value() for m in metrics_of(workers, "fletcher_gpu_in_service")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    back = compare(bench.on_ids(workers), reference)
+    later = counts(workers)
+    workers.close()
+    sequences = sum(counted["fletcher_gpu_sequences_total"] for counted in after.values())
+    passed = (
+        lost["passed"]
+        and back["passed"]
+        and after["gpu:1"]["fletcher_gpu_outages_total"] == 1
+        and sequences == len(bench.texts)
+        and later["gpu:1"]["fletcher_gpu_sequences_total"] > after["gpu:1"]["fletcher_gpu_sequences_total"]
+    )
+    return {"fails_from_run": fails_from, "lost": lost, "back": back, "after": after, "later": later, "passed": passed}
+
+
+def metrics_of(workers: Workers, name: str) -> list[Any]:
+    assert isinstance(workers.session, Fleet)
+    return [metric for metric in workers.session.metrics() if metric.name == name]
+
+
+def counts(workers: Workers) -> dict[str, dict[str, float]]:
+    """Every metric's value, by device."""
+    assert isinstance(workers.session, Fleet)
+    found: dict[str, dict[str, float]] = {}
+    for metric in workers.session.metrics():
+        found.setdefault(metric.device, {})[metric.name] = metric.value()
+    return found
+
+
+def dispatch_microseconds(runs: int = 20_000) -> float:
+    """What a fleet of two adds to a batch; the best of five."""
+    batch = Encodings.from_lists([[1, 2, 3]])
+    times = []
+    with Fleet([Device("a", Idle()), Device("b", Idle())]) as fleet:
+        for _ in range(5):
+            started = time.perf_counter()
+            for _ in range(runs):
+                fleet.run(batch)
+            times.append((time.perf_counter() - started) / runs * 1e6)
+    return min(times)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs it all and prints the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artefact", type=Path)
+    parser.add_argument("--variant")
+    parser.add_argument("--texts", type=int, default=40_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--token-budget", type=int, default=16_384)
+    parser.add_argument("--slots", type=int, default=3, help="batches under way on each GPU")
+    parser.add_argument("--tokenizers", type=int, default=4, help="chunks tokenised at once")
+    parser.add_argument("--cpu", action="store_true", help="two CPU sessions instead of two GPUs")
+    parser.add_argument("--output", type=Path)
+    bench = Bench(parser.parse_args(arguments))
+    rounds, reference = measure_rounds(bench)
+    failure = fail_in_mid_run(bench, reference)
+    for session in bench.sessions:
+        session.close()
+    fast = bench.args.cpu or rounds["two_to_one"]["ids"] >= GOAL
+    report = {
+        "artefact": bench.artifact.manifest.card.name,
+        "variant": bench.variant.name,
+        "devices": bench.devices,
+        "texts": len(bench.texts),
+        "mean_tokens": sum(part.num_tokens for part in bench.encodings) / len(bench.texts),
+        "token_budget": bench.args.token_budget,
+        "slots": bench.args.slots,
+        **rounds,
+        "goal_two_to_one": GOAL,
+        "failure": failure,
+        "dispatch_microseconds": dispatch_microseconds(),
+        "passed": bool(fast and failure["passed"] and all(check["passed"] for check in rounds["checks"].values())),
+    }
+    text = json.dumps(report, indent=1)
+    if bench.args.output is not None:
+        bench.args.output.write_text(text)
+    print(text)
+    return 0 if report["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
