@@ -181,7 +181,7 @@ class GraphWriter:
             islands=tuple(node for node in nodes if node in precision.islands),
             feeds=emission.feeds,
             profiles=emission.profiles,
-            memory=memory_shape(self._architecture, padded=target != "cpu"),
+            memory=memory_shape(self._architecture, padded=target in ("tensorrt", "coreml")),
         )
 
     def _find_islands(self, target: str, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:

@@ -51,7 +51,7 @@ logger = logging.getLogger("fletcher.runtime.devices")
 TOKEN_BUDGET = 512
 
 #: The same for a GPU, where a batch has to fill it (benchmarks/gpu).
-GPU_TOKEN_BUDGET = 32_768
+GPU_TOKEN_BUDGET = 65_536
 
 #: Batches under way at once on each GPU: one computes, one is made and copied, one is copied back (`cuda.SLOTS`).
 GPU_WORKERS = 3

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from .artifact import Artifact
 from .encodings import Encodings
 from .errors import ArtifactError, MissingPackageError, ProviderError
-from .gpus import this_gpus
 from .instructions import check_instructions
 from .machine import this_machine
 from .manifest import Variant
@@ -104,9 +103,9 @@ def open_session(
     check_instructions(artifact, variant, this_machine())
     graph = Path(artifact.path / variant.file)
     if provider == "cuda":
-        from .cuda import open_cuda
+        from .gpu_session import open_gpus
 
-        return open_cuda(artifact, variant, this_gpus().gpus[0])
+        return open_gpus(artifact, variant)
     if chosen.package == "openvino":
         from .openvino import OpenVinoSession
 
