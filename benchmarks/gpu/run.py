@@ -3,8 +3,9 @@
     PYTHONPATH=SITE:src python -m benchmarks.gpu.run CHECKPOINT --output FILE.json [--only NAME ...] [--seconds 60]
 
 CHECKPOINT is all-MiniLM-L6-v2's folder; everything else is made here (models.py). It needs torch, transformers, onnx and
-onnxruntime-gpu, and sentence-transformers for its part of the comparison. Each part says what it measures in its docstring; where
-it compares, rounds are interleaved and the figure is the median's. `python benchmarks/gpu/parity.py` is the correctness suite.
+onnxruntime-gpu, and sentence-transformers for its part of the comparison. Each part says what it measures in its docstring;
+where it compares, rounds are interleaved and the figure is the median's. `python benchmarks/gpu/parity.py` is the correctness
+suite.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch  # before onnxruntime, whose CUDA libraries come with it here
-
 from benchmarks.gpu.models import make_artifact, make_checkpoint
 from benchmarks.gpu.texts import ragged_texts, texts_of
+
 from fletcher import Encoder
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.gpus import memory_info, this_gpus
@@ -47,12 +48,14 @@ class Bench:
     def artifact(self, name: str) -> Path:
         """An fp16 artefact, made once; its checkpoint lies in NAME-checkpoint."""
         if name not in self._artifacts:
-            checkpoint = self.checkpoint
-            if name != "minilm":
-                checkpoint = make_checkpoint(name, self.folder / f"{name}-checkpoint", checkpoint / "tokenizer.json")
-            self._artifacts[name] = make_artifact(
-                checkpoint, self.folder / name, max_tokens=None if name == "minilm" else 512
-            )
+            checkpoint, artifact = self.checkpoint, self.folder / name
+            if not artifact.exists():
+                if name != "minilm":
+                    checkpoint = make_checkpoint(
+                        name, self.folder / f"{name}-checkpoint", checkpoint / "tokenizer.json"
+                    )
+                make_artifact(checkpoint, artifact, max_tokens=None if name == "minilm" else 512)
+            self._artifacts[name] = artifact
         return self._artifacts[name]
 
     def load(self, name: str, **options: Any) -> Encoder:
@@ -151,45 +154,45 @@ def flops(config: Any, tokens: int, length: int, gated: bool) -> float:
 def arithmetic(bench: Bench) -> dict[str, Any]:
     """BERT-base's and nomic-embed's dimensions, batches of 256 x 128 tokens, ids in to pooled vectors out: TFLOP/s, beside
     PyTorch in float16 with sdpa, and with torch.compile on top. Each call is 12 batches; PyTorch's wait once, at the end."""
-    results = {}
-    for name, gated in (("bert-base", False), ("nomic-embed", True)):
-        from transformers import AutoConfig, AutoModel
+    return {"bert-base": arithmetic_of(bench, "bert-base"), "nomic-embed": arithmetic_of(bench, "nomic-embed")}
 
-        with bench.load(name) as encoder:
-            folder = bench.folder / f"{name}-checkpoint"
-            config = AutoConfig.from_pretrained(folder)
-            work = flops(config, TEXTS * TOKENS, TOKENS, gated)
-            ids = np.random.default_rng(0).integers(1000, 20_000, (TEXTS, TOKENS), np.int32)
-            # Rows of equal length: 12 batches of exactly this shape.
-            many = Encodings.from_lists(list(np.tile(ids, (12, 1))))
-            encoder._workers.token_budget = TEXTS * TOKENS
-            model = AutoModel.from_pretrained(folder, dtype=torch.float16, attn_implementation="sdpa").cuda().eval()
-            compiled = torch.compile(model)
-            inputs = torch.from_numpy(ids.astype(np.int64)).cuda()
-            mask = torch.ones_like(inputs)
 
-            def by_torch(network: Any) -> None:
-                with torch.inference_mode():
-                    for _ in range(12):
-                        pooled = network(input_ids=inputs, attention_mask=mask).last_hidden_state.mean(1)
-                    torch.nn.functional.normalize(pooled).half().cpu()
+def arithmetic_of(bench: Bench, name: str) -> dict[str, Any]:
+    """The same of one model."""
+    from transformers import AutoConfig, AutoModel
 
-            seconds = interleaved(
-                {
-                    "fletcher": lambda: encoder.compute(many, HALF_VECTORS),
-                    "sdpa": lambda: by_torch(model),
-                    "compile": lambda: by_torch(compiled),
-                }
-            )
-            del model, compiled
-            torch.cuda.empty_cache()
-        medians = {key: statistics.median(value) for key, value in seconds.items()}
-        results[name] = {
-            "tflops": {key: 12 * work / value / 1e12 for key, value in medians.items()},
-            "faster_than_sdpa": medians["sdpa"] / medians["fletcher"],
-            "faster_than_compile": medians["compile"] / medians["fletcher"],
-        }
-    return results
+    with bench.load(name) as encoder:
+        folder = bench.folder / f"{name}-checkpoint"
+        config = AutoConfig.from_pretrained(folder)
+        work = flops(config, TEXTS * TOKENS, TOKENS, gated=name.startswith("nomic"))
+        ids = np.random.default_rng(0).integers(1000, 20_000, (TEXTS, TOKENS), np.int32)
+        # Rows of equal length: 12 batches of exactly this shape.
+        many = Encodings.from_lists(list(np.tile(ids, (12, 1))))
+        encoder._workers.token_budget = TEXTS * TOKENS
+        model = AutoModel.from_pretrained(folder, dtype=torch.float16, attn_implementation="sdpa").cuda().eval()
+        compiled = torch.compile(model)
+        inputs = torch.from_numpy(ids.astype(np.int64)).cuda()
+        mask = torch.ones_like(inputs)
+
+        def by_torch(network: Any) -> None:
+            with torch.inference_mode():
+                for _ in range(12):
+                    pooled = network(input_ids=inputs, attention_mask=mask).last_hidden_state.mean(1)
+                torch.nn.functional.normalize(pooled).half().cpu()
+
+        seconds = interleaved(
+            {
+                "fletcher": lambda: encoder.compute(many, HALF_VECTORS),
+                "sdpa": lambda: by_torch(model),
+                "compile": lambda: by_torch(compiled),
+            }
+        )
+    medians = {key: statistics.median(value) for key, value in seconds.items()}
+    return {
+        "tflops": {key: 12 * work / value / 1e12 for key, value in medians.items()},
+        "faster_than_sdpa": medians["sdpa"] / medians["fletcher"],
+        "faster_than_compile": medians["compile"] / medians["fletcher"],
+    }
 
 
 def latency(bench: Bench) -> dict[str, Any]:
@@ -219,7 +222,7 @@ def latency(bench: Bench) -> dict[str, Any]:
 
 
 def sustained(bench: Bench) -> dict[str, Any]:
-    """MiniLM for a while without a pause: how busy nvidia-smi says that the GPU is, and its memory from the first tenth on."""
+    """MiniLM for a while without a pause: how busy nvidia-smi says that the GPU is, and its memory after the first tenth."""
     texts = ragged_texts(40_000)
     samples: list[tuple[int, int]] = []
     stop = threading.Event()
@@ -307,7 +310,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", action="append", choices=sorted(PARTS))
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of the sustained run")
+    parser.add_argument("--folder", type=Path, help="keeps the artefacts for the next run")
     args = parser.parse_args()
     import onnxruntime
 
@@ -320,7 +324,7 @@ def main() -> None:
         "free_bytes": memory_info(gpu.index)[0],
     }
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(args.checkpoint, Path(folder), args)
+        bench = Bench(args.checkpoint, args.folder or Path(folder), args)
         for name in args.only or PARTS:
             started = time.perf_counter()
             report[name] = PARTS[name](bench)
