@@ -62,6 +62,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "ReduceMax"): frozenset({"float", "float16", "int32", "int64"}),
         ("", "ReduceSum"): _NUMBERS,
         ("", "Relu"): _FLOATS,
+        ("", "Reshape"): _ALL,
         ("", "RotaryEmbedding"): _FLOATS,
         ("", "Sigmoid"): _FLOATS,
         ("", "Split"): _ALL,

@@ -77,7 +77,7 @@ def emit_packed_heads(graph: GraphBuilder, attention: Attention, hidden: str, na
     """Query, key and value as one product without its bias, and that bias.
 
     Returns:
-        The product, (tokens, heads · 3 · head_size), and the bias, (3 · heads · head_size,), query's first, then key's and
+        The product, (tokens, heads, 3, head_size), and the bias, (3 · heads · head_size,), query's first, then key's and
         value's; None if something is done to single queries or keys, or there is no bias to save.
     """
     parts = (attention.query, attention.key, attention.value)
@@ -95,7 +95,9 @@ def emit_packed_heads(graph: GraphBuilder, attention: Attention, hidden: str, na
     if joined.bias is None:
         return None
     weight = interleave_heads(f"{joined.weight.name}.heads", [part.weight for part in parts], attention.num_heads)
-    return graph.node("MatMul", [hidden, graph.weight(weight)], f"{name}/qkv"), graph.weight(joined.bias)
+    product = graph.node("MatMul", [hidden, graph.weight(weight)], f"{name}/qkv")
+    shape = graph.constant([0, attention.num_heads, len(parts), widths.pop() // attention.num_heads])
+    return graph.node("Reshape", [product, shape], f"{name}/qkv_heads"), graph.weight(joined.bias)
 
 
 def _emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
