@@ -9,6 +9,8 @@ FletcherError
 │   └── CanaryError          a session does not reproduce the artefact's reference vectors
 ├── MissingPackageError      an optional package is not installed; names the extra
 ├── ProviderError            an execution provider cannot run this graph on this machine
+│   ├── DeviceMemoryError    a device has not enough free memory for what was asked of it
+│   └── DeviceLostError      a device failed for good; its sessions are of no use any more
 ├── InputError               texts, token ids, files or options that cannot be used as given
 │   ├── OptionError          an option that the model does not have; carries its name
 │   └── TooLongError         a text is longer than the model's longest input, and must not be cut
@@ -29,6 +31,8 @@ __all__ = [
     "CheckpointError",
     "ChecksumError",
     "DeadlineError",
+    "DeviceLostError",
+    "DeviceMemoryError",
     "FailingError",
     "FletcherError",
     "InputError",
@@ -69,6 +73,14 @@ class MissingPackageError(FletcherError):
 
 class ProviderError(FletcherError):
     """An execution provider is not available here, or would not run the graph where it was asked to."""
+
+
+class DeviceMemoryError(ProviderError):
+    """A device has not enough free memory for what was asked of it."""
+
+
+class DeviceLostError(ProviderError):
+    """A device stopped answering or failed for good; its sessions are of no use any more."""
 
 
 class InputError(FletcherError):

@@ -11,7 +11,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["Machine", "this_machine"]
+__all__ = ["Machine", "read_list", "read_machine", "this_machine"]
 
 #: Packages whose version decides how fast a graph runs.
 ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino")
@@ -66,7 +66,7 @@ def read_machine(root: Path, affinity: tuple[int, ...]) -> Machine:
     nodes = tuple(
         node
         for folder in sorted((root / "sys/devices/system/node").glob("node[0-9]*"))
-        if (node := tuple(cpu for cpu in _read_list(_text(folder / "cpulist")) if cpu in processors))
+        if (node := tuple(cpu for cpu in read_list(_text(folder / "cpulist")) if cpu in processors))
     )
     return Machine(name or platform.machine(), instructions, processors, nodes or (processors,), _memory(root))
 
@@ -142,8 +142,8 @@ def _groups(root: Path, controller: str) -> list[Path]:
     return groups
 
 
-def _read_list(text: str) -> list[int]:
-    """`0-3,8` is 0, 1, 2, 3 and 8."""
+def read_list(text: str) -> list[int]:
+    """Numbers as Linux lists them: `0-3,8` is 0, 1, 2, 3 and 8."""
     numbers: list[int] = []
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")

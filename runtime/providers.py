@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
@@ -11,6 +11,7 @@ from types import MappingProxyType
 from .errors import InputError, MissingPackageError, ProviderError
 from .machine import Machine
 from .manifest import Target, Variant
+from .tensorrt_libraries import RTX_PACKAGE, rtx_problem, tensorrt_problem
 
 __all__ = ["AUTO", "PROVIDERS", "Provider", "candidates", "check_provider", "missing", "require"]
 
@@ -32,6 +33,7 @@ class Provider:
         oldest: its oldest version that does, as numbers.
         extra: the extra that brings it.
         precision: arithmetic that it was told to use; None is the graph's own.
+        lacks: why libraries that it needs besides the package are not here, or None.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Provider:
     oldest: tuple[int, ...]
     extra: str
     precision: str | None = None
+    lacks: Callable[[], str | None] | None = None
 
 
 #: In the order of preference where nothing was measured. Of OpenVINO, 2026.4 is the oldest that was tried with opset 24.
@@ -50,6 +53,8 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
             Provider("mlas", ("cpu",), "onnxruntime", (1, 23), "cpu"),
             Provider("openvino", ("cpu",), "openvino", (2026, 4), "openvino", "fp32"),
             Provider("openvino-bf16", ("cpu",), "openvino", (2026, 4), "openvino", "bf16"),
+            Provider("tensorrt", ("tensorrt",), "onnxruntime", (1, 27), "tensorrt", lacks=tensorrt_problem),
+            Provider("tensorrt-rtx", ("tensorrt",), RTX_PACKAGE, (0, 5), "tensorrt-rtx", lacks=rtx_problem),
         )
     }
 )
@@ -65,7 +70,7 @@ def check_provider(name: str) -> None:
 
 
 def missing(provider: Provider, machine: Machine) -> str | None:
-    """Why a provider cannot be used here, or None. Nothing is imported for the answer."""
+    """Why a provider cannot be used here, or None. Nothing is imported for the answer, though libraries may be."""
     if not _is_installed(provider.package):
         return f"{provider.package} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
     found = _version(provider.package)
@@ -77,7 +82,7 @@ def missing(provider: Provider, machine: Machine) -> str | None:
         )
     if provider.precision == "bf16" and not machine.instructions & BF16_INSTRUCTIONS:
         return "the processor has no bfloat16 arithmetic"
-    return None
+    return None if provider.lacks is None else provider.lacks()
 
 
 def require(provider: Provider, machine: Machine) -> None:

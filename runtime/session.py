@@ -100,6 +100,8 @@ def open_session(
     require(chosen, this_machine())
     check_instructions(artifact, variant, this_machine())
     graph = Path(artifact.path / variant.file)
+    if variant.target == "tensorrt":
+        return _open_on_gpu(artifact, variant, provider)
     if chosen.package == "openvino":
         from .openvino import OpenVinoSession
 
@@ -107,6 +109,23 @@ def open_session(
     from .mlas import MlasSession
 
     return MlasSession(graph, threads=threads)
+
+
+def _open_on_gpu(artifact: Artifact, variant: Variant, provider: str) -> Session:
+    """On the first GPU.
+
+    Raises:
+        ProviderError: there is none.
+    """
+    from .gpus import this_gpus
+    from .tensorrt import open_tensorrt
+    from .tensorrt_rtx import open_tensorrt_rtx
+
+    system = this_gpus()
+    if not system.gpus:
+        raise ProviderError(f"the provider {provider} cannot be used here: {system.problem}")
+    open_it = open_tensorrt_rtx if provider == "tensorrt-rtx" else open_tensorrt
+    return open_it(artifact, variant, system.gpus[0])
 
 
 def open_with_fallback(

@@ -1,0 +1,124 @@
+"""ONNX Runtime's CUDA provider: its options, its sessions, its errors. It knows nothing of batches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .errors import ArtifactError, DeviceLostError, DeviceMemoryError, MissingPackageError, ProviderError
+
+__all__ = ["CUDA", "import_onnxruntime", "open_inference_session", "provider_options", "translate"]
+
+CUDA = "CUDAExecutionProvider"
+
+#: How ONNX Runtime's messages begin or what they name where memory ran out: its arena's and CUDA's, cuBLAS' and cuDNN's own.
+_MEMORY = re.compile(
+    r"Failed to allocate memory|Available memory of|out of memory|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED|"
+    r"CUDNN_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+
+#: The same where the GPU's context is lost.
+_LOST = re.compile(
+    r"illegal memory access|unspecified launch failure|misaligned address|illegal instruction|device-side assert|ECC|"
+    r"device is (?:busy or )?unavailable|fell off|CUBLAS_STATUS_EXECUTION_FAILED|CUBLAS_STATUS_INTERNAL_ERROR|"
+    r"CUDA failure (?:46|214|220|226|700|702|710|714|715|716|717|718|719|721|999)\b",
+    re.IGNORECASE,
+)
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime with its CUDA libraries loaded.
+
+    Raises:
+        MissingPackageError: it is not installed, or is a build without CUDA.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime-gpu", "nvidia", "running on an NVIDIA GPU") from error
+    if CUDA not in onnxruntime.get_available_providers():
+        raise MissingPackageError("onnxruntime-gpu", "nvidia", "running on an NVIDIA GPU")
+    if hasattr(onnxruntime, "preload_dlls"):  # the nvidia packages' libraries, which the loader does not look for
+        onnxruntime.preload_dlls()
+    return onnxruntime
+
+
+def provider_options(index: int, *, memory_limit: int, capture: bool = False) -> Mapping[str, str]:
+    """Options of the provider.
+
+    Args:
+        index: of the GPU.
+        memory_limit: bytes that the session's arena may grow to; 0 is no bound.
+        capture: whether runs are captured as CUDA graphs.
+    """
+    options = {
+        "device_id": str(index),
+        # Products of float32 with 10 bits of mantissa would be another model's.
+        "use_tf32": "0",
+        # Adding, norm and bias in one kernel, with statistics in float32: without it they are summed in the graph's type.
+        "enable_skip_layer_norm_strict_mode": "1",
+        # The default doubles the arena each time, and never gives it back.
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    if memory_limit:
+        options["gpu_mem_limit"] = str(memory_limit)
+    if capture:
+        options["enable_cuda_graph"] = "1"
+    return options
+
+
+def open_inference_session(graph: Path, options: Mapping[str, str], *, profile: Path | None = None) -> Any:
+    """A session all of whose nodes run on the GPU.
+
+    Args:
+        graph: the ONNX file.
+        options: of the provider.
+        profile: prefix of the file that a profile is written to.
+
+    Raises:
+        MissingPackageError: no ONNX Runtime with CUDA is installed.
+        ArtifactError: the graph cannot be loaded.
+        DeviceMemoryError: the GPU has no room for it.
+        ProviderError: CUDA's libraries cannot be loaded, or a node would not run on the GPU.
+    """
+    onnxruntime = import_onnxruntime()
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    settings.enable_mem_pattern = False  # one would be kept for every shape that ever came
+    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if profile is not None:
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(profile)
+    try:
+        # Without `enable_fallback` ONNX Runtime would try again on the processor, and tell nobody but the screen.
+        session = onnxruntime.InferenceSession(graph, settings, providers=[(CUDA, dict(options))], enable_fallback=0)
+    except Exception as error:
+        raise _cannot_open(graph, error, onnxruntime) from error
+    if session.get_providers()[0] != CUDA:
+        raise ProviderError(f"{graph} was to run on {CUDA}, and runs on {session.get_providers()[0]}")
+    return session
+
+
+def _cannot_open(graph: Path, error: Exception, onnxruntime: Any) -> Exception:
+    text = str(error)
+    if "libcu" in text or "libcudnn" in text or "cannot open shared object" in text:
+        version = getattr(onnxruntime, "cuda_version", "") or "13"
+        return ProviderError(
+            f"ONNX Runtime {onnxruntime.__version__} is built for CUDA {version}, whose libraries cannot be loaded: {text}. "
+            "Install them with: pip install 'longbow-fletcher[nvidia]'"
+        )
+    translated = translate(error, f"ONNX Runtime cannot load {graph}")
+    return ArtifactError(str(translated)) if type(translated) is ProviderError and "CUDA" not in text else translated
+
+
+def translate(error: Exception, what: str) -> ProviderError:
+    """ONNX Runtime's errors, which have no base and differ by their text alone."""
+    text = str(error)
+    if _MEMORY.search(text):
+        return DeviceMemoryError(f"{what}: the GPU has not enough free memory: {text}")
+    if _LOST.search(text):
+        return DeviceLostError(f"{what}: the GPU failed: {text}")
+    return ProviderError(f"{what}: {text}")
