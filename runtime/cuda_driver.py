@@ -1,7 +1,7 @@
 """NVIDIA's driver, as far as it is needed: which GPUs there are, their memory, and buffers that copies run from.
 
 `libcuda` comes with the driver, so that a missing or old driver is seen here, before ONNX Runtime is asked. It honours
-CUDA_VISIBLE_DEVICES, and numbers GPUs as ONNX Runtime does. Contexts are the primary ones, which ONNX Runtime and PyTorch share.
+CUDA_VISIBLE_DEVICES, and numbers GPUs as ONNX Runtime does. Contexts are the primary ones, which all of a process share.
 Source of names and codes: the CUDA Driver API's reference, version 13.
 """
 
@@ -24,8 +24,8 @@ LIBRARY = "libcuda.so.1"
 
 OUT_OF_MEMORY, NO_DEVICE = 2, 100
 
-#: Codes after which a context, and whatever uses it, is of no use any more: an address, an assertion, a launch or the hardware
-#: failed, or the GPU is gone.
+#: Codes after which a context, and whatever uses it, is of no use any more: an address, an assertion, a launch or the
+#: hardware failed, or the GPU is gone.
 FATAL = frozenset({46, 214, 220, 226, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721, 999})
 
 #: Memory of the host that every context may copy from.

@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import ArtifactError, DeviceLostError, DeviceMemoryError, MissingPackageError, ProviderError
 
-__all__ = ["CUDA", "import_onnxruntime", "open_inference_session", "provider_options", "translate"]
+__all__ = ["CUDA", "import_onnxruntime", "open_inference_session", "provider_options", "run_options", "translate"]
 
 CUDA = "CUDAExecutionProvider"
 
@@ -100,6 +100,13 @@ def open_inference_session(graph: Path, options: Mapping[str, str], *, profile: 
     if session.get_providers()[0] != CUDA:
         raise ProviderError(f"{graph} was to run on {CUDA}, and runs on {session.get_providers()[0]}")
     return session
+
+
+def run_options(graph: int) -> Any:
+    """Options of a run that captures a graph, or replays it: its number, from 1."""
+    options = import_onnxruntime().RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options
 
 
 def _cannot_open(graph: Path, error: Exception, onnxruntime: Any) -> Exception:

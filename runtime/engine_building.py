@@ -44,29 +44,24 @@ def build_engines(cache: EngineCache, profiles: Sequence[int], make: Make, *, va
         The folder.
 
     Raises:
-        ProviderError: an engine could not be built, or the cache cannot be written.
+        ProviderError: an engine could not be built.
+        OSError: the cache cannot be written; `cache.alone` translates it.
     """
-    try:
-        with cache.building() as folder:
-            began = time.monotonic()
-            for number, profile in enumerate(profiles):
-                place = profile_folder(folder, profile)
-                place.mkdir()
-                step = f"{number + 1} of {len(profiles)}"
-                with telling(variant, step, began, cache.estimate(weights)):
-                    _make_once_more(cache, make, profile, place)
-                if not (place / CONTEXT).is_file():
-                    raise ProviderError(
-                        f"no engine was written for profile {profile} of {variant}, so the graph was not taken as a whole: "
-                        "use the variant of the target cuda"
-                    )
-            seconds = time.monotonic() - began
-            published = cache.publish(folder, weights=weights, seconds=seconds)
-    except OSError as error:
-        raise ProviderError(
-            f"the folder of engines {cache.folder} cannot be written ({error.strerror or error}): free some space, or set "
-            "FLETCHER_CACHE to another folder"
-        ) from error
+    with cache.building() as folder:
+        began = time.monotonic()
+        for number, profile in enumerate(profiles):
+            place = profile_folder(folder, profile)
+            place.mkdir()
+            step = f"{number + 1} of {len(profiles)}"
+            with telling(variant, step, began, cache.estimate(weights)):
+                _make_once_more(cache, make, profile, place)
+            if not (place / CONTEXT).is_file():
+                raise ProviderError(
+                    f"no engine was written for profile {profile} of {variant}, so the graph was not taken as a whole: "
+                    "use the variant of the target cuda"
+                )
+        seconds = time.monotonic() - began
+        published = cache.publish(folder, weights=weights, seconds=seconds)
     logger.info("engines built", extra={"fields": {"variant": variant, "seconds": round(seconds, 1)}})
     return published
 

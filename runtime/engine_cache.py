@@ -26,6 +26,7 @@ import msgspec
 from fletcher.model_zoo.cache import cache_folder
 
 from .artifact import hash_file
+from .errors import ProviderError
 from .manifest import FileInfo
 
 __all__ = ["EngineCache", "EngineKey", "Estimate", "engines_folder"]
@@ -127,16 +128,22 @@ class EngineCache:
         """Waits until no other process looks for, or builds, engines of this GPU: one build at a time, and never twice.
 
         Raises:
-            OSError: the folder cannot be written.
+            ProviderError: a file of the cache cannot be read or written, then or in the caller's body.
         """
-        self._root.mkdir(parents=True, exist_ok=True)
-        with (self._root / f".{self._key.kernels}.lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.info("waiting for another process's engines", extra={"fields": {"folder": str(self._root)}})
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            yield
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            with (self._root / f".{self._key.kernels}.lock").open("w") as stream:
+                try:
+                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    logger.info("waiting for another process's engines", extra={"fields": {"folder": str(self._root)}})
+                    fcntl.flock(stream, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise ProviderError(
+                f"the folder of engines {self._root} cannot be written ({error.strerror or error}): free some space, or "
+                "set FLETCHER_CACHE to another folder"
+            ) from error
 
     def find(self) -> Path | None:
         """The folder if its engines are whole and of this key. A damaged one is told and removed, and None is given."""

@@ -126,7 +126,7 @@ def _driver_version(root: Path) -> str:
 
 
 def _processors(root: Path, pci: str, machine: Machine) -> tuple[int, ...]:
-    """Those that the bus says are near, of those that this process may use; on a machine of one node there is nothing to say."""
+    """Those that the bus says are near, of those that this process may use; none on a machine of one node."""
     if len(machine.numa_nodes) < 2:
         return ()
     try:

@@ -7,11 +7,10 @@ which has no network in it, so that nothing can be built from it while it serves
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -210,7 +209,7 @@ def open_engines(
     Raises:
         DeviceMemoryError: the GPU has no room for them.
         DeviceLostError: the GPU failed.
-        ProviderError: they can be neither loaded nor built.
+        ProviderError: they can be neither loaded nor built, or not be kept.
     """
     cache = EngineCache(engines_folder(), key)
     weights = artifact.manifest.files[variant.weights].size
@@ -222,7 +221,7 @@ def open_engines(
     def load_all(folder: Path) -> list[Any]:
         return [load(profile_folder(folder, profile), cache.timing) for profile in profiles]
 
-    with _alone(cache):
+    with cache.alone():
         found = cache.find()
         folder = found or build()
         try:
@@ -249,13 +248,14 @@ def engine_key(
         version: of TensorRT.
     """
     # TensorRT honours this variable while it builds; profiles are no part of the artefact's digest.
+    system = this_gpus()
     told = [msgspec.json.encode(variant.profiles, order="deterministic"), os.environ.get("NVIDIA_TF32_OVERRIDE", "")]
     return EngineKey(
         provider=provider,
         gpu=gpu.name,
         memory=gpu.memory,
         capability=gpu.capability,
-        driver=this_gpus().driver,
+        driver=f"{system.driver or 'unknown'}, CUDA {'.'.join(map(str, system.cuda))}",
         onnxruntime=str(onnxruntime.__version__),
         tensorrt=version,
         artifact=artifact.digest,
@@ -308,16 +308,3 @@ def open_checked(onnxruntime: Any, graph: Path, options: Any, provider: str, pro
     if strangers:
         raise ProviderError(f"{len(strangers)} nodes of {graph} are not on {provider}, first {strangers[0]}")
     return session
-
-
-@contextlib.contextmanager
-def _alone(cache: EngineCache) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(cache.alone())
-        except OSError as error:
-            raise ProviderError(
-                f"the folder of engines {cache.folder.parent} cannot be written ({error.strerror or error}): set "
-                "FLETCHER_CACHE to another folder"
-            ) from error
-        yield

@@ -17,14 +17,26 @@ from importlib import metadata
 from pathlib import Path
 
 from .errors import MissingPackageError, ProviderError
+from .gpus import Gpu, this_gpus
 
-__all__ = ["RTX_PACKAGE", "load_tensorrt", "require_provider", "rtx_problem", "tensorrt_problem"]
+__all__ = [
+    "RTX_PACKAGE",
+    "load_tensorrt",
+    "require_provider",
+    "rtx_capability_problem",
+    "rtx_problem",
+    "tensorrt_problem",
+]
 
 #: What the wheels of `tensorrt-cu13` install, with the libraries in it.
 PACKAGE = "tensorrt_libs"
 PROVIDER_LIBRARY = "libonnxruntime_providers_tensorrt.so"
 REMEDY = "pip install 'longbow-fletcher[tensorrt]' with NVIDIA's package index, or put them on LD_LIBRARY_PATH"
 RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
+
+#: Compute capabilities that TensorRT RTX takes, and the one from which on it takes all: `IsComputeCapabilitySupported` in
+#: the header tensorrt_rtx_provider_options.h of its package, 0.5.
+RTX_TAKEN, RTX_FROM = ((8, 6), (8, 9)), (12, 0)
 
 
 def tensorrt_problem() -> str | None:
@@ -74,10 +86,24 @@ def load_tensorrt() -> str:
     return f"{version // 10_000}.{version // 100 % 100}.{version % 100}"
 
 
+def rtx_capability_problem(gpu: Gpu) -> str | None:
+    """Why TensorRT RTX does not take a GPU, or None."""
+    if gpu.capability in RTX_TAKEN or gpu.capability >= RTX_FROM:
+        return None
+    found = ".".join(map(str, gpu.capability))
+    return (
+        f"TensorRT RTX takes GPUs of compute capability 8.6, 8.9 and 12.0 upward, and {gpu.name} has {found}: use the "
+        "provider tensorrt or cuda"
+    )
+
+
 def rtx_problem() -> str | None:
-    """Why TensorRT RTX's plug-in cannot be used on this system, or None. Which GPUs it takes is another question."""
+    """Why TensorRT RTX's plug-in cannot be used here, or None."""
     if sys.platform not in ("linux", "win32"):
         return "TensorRT RTX exists for Linux and Windows"
+    refusals = [rtx_capability_problem(gpu) for gpu in this_gpus().gpus]
+    if refusals and None not in refusals:
+        return refusals[0]
     folder = _package_folder(RTX_PACKAGE)
     if folder is None or not any(folder.glob("*onnxruntime_providers_nv_tensorrt_rtx.*")):
         return "TensorRT RTX's plug-in is not whole: pip install --force-reinstall 'longbow-fletcher[tensorrt-rtx]'"

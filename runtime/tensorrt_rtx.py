@@ -16,7 +16,7 @@ from .errors import MissingPackageError, ProviderError
 from .gpus import Gpu
 from .manifest import Variant
 from .tensorrt import TensorRtSession, engine_key, open_checked, open_engines, session_options
-from .tensorrt_libraries import RTX_PACKAGE, rtx_problem
+from .tensorrt_libraries import RTX_PACKAGE, rtx_capability_problem, rtx_problem
 from .tensorrt_options import CONTEXT, RTX_EP, rtx_build_entries, rtx_options
 from .tensorrt_profiles import limits_of, sides_of
 
@@ -24,22 +24,14 @@ __all__ = ["check_capability", "open_tensorrt_rtx"]
 
 _REGISTERING = threading.Lock()
 
-#: Compute capabilities that it takes, and the one from which on it takes all: `IsComputeCapabilitySupported` in the header
-#: tensorrt_rtx_provider_options.h of its package, 0.5.
-TAKEN, FROM = ((8, 6), (8, 9)), (12, 0)
-
 
 def check_capability(gpu: Gpu) -> None:
     """
     Raises:
         ProviderError: TensorRT RTX does not take this GPU.
     """
-    if gpu.capability not in TAKEN and gpu.capability < FROM:
-        found = ".".join(map(str, gpu.capability))
-        raise ProviderError(
-            f"TensorRT RTX takes GPUs of compute capability 8.6, 8.9 and 12.0 upward, and {gpu.name} has {found}: use the "
-            "provider tensorrt or cuda"
-        )
+    if (problem := rtx_capability_problem(gpu)) is not None:
+        raise ProviderError(f"the provider tensorrt-rtx cannot be used here: {problem}")
 
 
 def open_tensorrt_rtx(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorRtSession:
@@ -126,5 +118,6 @@ def _device(devices: Sequence[Any], gpu: Gpu) -> Any:
             f"TensorRT RTX's plug-in finds no GPU, though {gpu.name} is one that it takes: update the driver"
         )
     raise ProviderError(
-        f"TensorRT RTX's plug-in finds {len(found)} GPUs and does not tell which is {gpu.pci}: let CUDA_VISIBLE_DEVICES name one"
+        f"TensorRT RTX's plug-in finds {len(found)} GPUs and does not tell which is {gpu.pci}: "
+        "let CUDA_VISIBLE_DEVICES name one"
     )

@@ -12,9 +12,12 @@ import pytest
 
 from fletcher.runtime import tensorrt_libraries
 from fletcher.runtime.errors import MissingPackageError, ProviderError
+from fletcher.runtime.gpus import GpuSystem
 from fletcher.runtime.machine import this_machine
 from fletcher.runtime.providers import PROVIDERS, missing, require
 from fletcher.runtime.tensorrt_libraries import load_tensorrt, require_provider, rtx_problem, tensorrt_problem
+
+from .gpus import H200, RTX_4090
 
 #: What the provider's library of onnxruntime-gpu 1.31.1 names (`readelf -d`).
 NEEDED = b"\0libcublas.so.13\0libnvinfer.so.10\0libnvonnxparser.so.10\0libcudart.so.13\0"
@@ -120,5 +123,9 @@ def test_a_plug_in_that_is_not_whole_is_told(packages: Callable[..., Path], monk
     assert rtx_problem() is None
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.23.2")
     assert "needs onnxruntime 1.24, 1.23.2 is here" in (rtx_problem() or "")
+    monkeypatch.setattr(tensorrt_libraries, "this_gpus", lambda: GpuSystem((H200,)))
+    assert "NVIDIA H200 has 9.0" in (rtx_problem() or "")
+    monkeypatch.setattr(tensorrt_libraries, "this_gpus", lambda: GpuSystem((H200, RTX_4090)))
+    assert "NVIDIA H200" not in (rtx_problem() or "")
     monkeypatch.setattr("sys.platform", "darwin")
     assert "exists for Linux and Windows" in (rtx_problem() or "")

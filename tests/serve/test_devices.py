@@ -14,6 +14,7 @@ from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.choices import recall
 from fletcher.runtime.console import run
 from fletcher.runtime.machine import this_machine
+from fletcher.runtime.providers import PROVIDERS
 from fletcher.serve import devices
 from fletcher.serve.cli import app
 
@@ -44,7 +45,7 @@ def test_the_machine_and_its_providers(capsys: pytest.CaptureFixture[str]) -> No
     found = json.loads(call(capsys, "--json"))
     assert found["processor"] == machine.processor
     assert found["memory"] == machine.memory
-    assert [provider["name"] for provider in found["providers"]] == ["mlas", "openvino", "openvino-bf16"]
+    assert [provider["name"] for provider in found["providers"]] == list(PROVIDERS)
     assert (found["measurements"], found["choice"]) == ([], None)
 
 
