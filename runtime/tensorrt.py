@@ -174,6 +174,8 @@ def _open_on_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
     onnxruntime = import_onnxruntime()
     version = load_tensorrt()
 
+    graph = (artifact.path / variant.file).absolute()  # providers write paths relative to it into context models
+
     def load(folder: Path, timing: Path) -> Any:
         settings = tensorrt_options(gpu.index)
         options = session_options(onnxruntime)
@@ -181,7 +183,7 @@ def _open_on_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
 
     def make(profile: int, folder: Path, timing: Path) -> None:
         settings = tensorrt_build_options(gpu.index, sides_of(variant, variant.profiles[profile]), folder, timing)
-        graph, options = artifact.path / variant.file, session_options(onnxruntime)
+        options = session_options(onnxruntime)
         open_checked(onnxruntime, graph, options, TENSORRT_EP, [(TENSORRT_EP, settings)])
 
     key = engine_key(onnxruntime, artifact, variant, gpu, provider=TENSORRT_EP, version=version)

@@ -63,7 +63,7 @@ def open_tensorrt_rtx(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
     def make(profile: int, folder: Path, compiled: Path) -> None:
         sides = sides_of(variant, variant.profiles[profile])
         options = options_for(sides, compiled, rtx_build_entries(folder))
-        open_checked(onnxruntime, artifact.path / variant.file, options, RTX_EP)
+        open_checked(onnxruntime, (artifact.path / variant.file).absolute(), options, RTX_EP)
 
     key = engine_key(onnxruntime, artifact, variant, gpu, provider=RTX_EP, version=version)
     return open_engines(artifact, variant, key, make, load, provider="TensorRT RTX")

@@ -111,6 +111,14 @@ def test_each_profile_is_built_with_its_own_shapes_and_no_precision_flag(
     assert [options for _, _, options, _ in loads] == [{"device_id": "1"}] * 2
 
 
+def test_paths_in_a_context_model_do_not_depend_on_the_working_folder(
+    artifact: Artifact, variant: Variant, runtime: FakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(artifact.path.parent)
+    open_tensorrt(Artifact.open(artifact.path.name), variant, H200).close()
+    assert all(model.is_absolute() for model, *_ in runtime.opened)
+
+
 def test_no_session_may_use_the_processor(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
     open_tensorrt(artifact, variant, H200).close()
     assert all(entries["session.disable_cpu_ep_fallback"] == "1" for *_, entries in runtime.opened)
