@@ -21,6 +21,7 @@ from fletcher.runtime.errors import DeviceMemoryError, InputError, MissingPackag
 from fletcher.runtime.gpus import Gpu, GpuSystem
 from fletcher.runtime.manifest import Profile, Variant
 from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.providers import PROVIDERS
 from fletcher.runtime.session import open_session
 from fletcher.runtime.tensorrt import TensorRtSession, open_tensorrt
 
@@ -313,8 +314,11 @@ def test_a_folder_that_cannot_be_written_is_told(
 def test_without_a_gpu_the_reason_is_told(
     artifact: Artifact, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fletcher.runtime.session.require", lambda *args: None)
-    monkeypatch.setattr("fletcher.runtime.gpus.this_gpus", lambda: GpuSystem(problem="there is no NVIDIA driver"))
+    there = dataclasses.replace(PROVIDERS["tensorrt"], lacks=None)
+    monkeypatch.setattr("fletcher.runtime.session.PROVIDERS", {**PROVIDERS, "tensorrt": there})
+    none = GpuSystem(problem="there is no NVIDIA driver")
+    for module in ("gpus", "providers"):
+        monkeypatch.setattr(f"fletcher.runtime.{module}.this_gpus", lambda: none, raising=False)
     with pytest.raises(ProviderError, match="tensorrt cannot be used here: there is no NVIDIA driver"):
         open_session(artifact, variant, provider="tensorrt")
 
