@@ -30,7 +30,7 @@ from .gpus import Gpu, this_gpus
 from .manifest import Variant
 from .tensorrt_libraries import load_tensorrt, require_provider
 from .tensorrt_options import CONTEXT, SESSION_ENTRIES, TENSORRT_EP, tensorrt_build_options, tensorrt_options
-from .tensorrt_profiles import limits_of, sides_of, split
+from .tensorrt_profiles import LONGEST, TEXTS, limits_of, sides_of, split
 
 __all__ = ["TensorRtSession", "open_checked", "open_engines", "open_tensorrt", "session_options"]
 
@@ -73,7 +73,7 @@ class TensorRtSession:
         self._limits = limits_of(variant)
         self._sessions: Sequence[Any] | None = sessions
         self._variant = variant
-        self._outputs = tuple(info.name for info in variant.outputs)
+        self._outputs = {info.name: info for info in variant.outputs}
         self._watch = watch
 
     @property
@@ -98,19 +98,19 @@ class TensorRtSession:
         sessions = self._sessions  # `close` may come from another thread
         if sessions is None:
             raise ProviderError("the session was closed and cannot compute: load the artefact again")
-        name = self._outputs[0] if output is None else output
-        if name not in self._outputs:
-            raise ProviderError(f"the graph has no output {name!r} but {', '.join(self._outputs)}: convert it again")
-        rules = self._variant.feeds
-        parts = split(batch, self._limits, rules.multiple)
+        info = self._variant.outputs[0] if output is None else self._outputs.get(output)
+        if info is None:
+            raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")
+        is_by_token = info.shape[:2] == (TEXTS, LONGEST)
+        parts = split(batch, self._limits, self._variant.feeds.multiple)
         if len(parts) == 1:
-            return self._compute(sessions, parts[0].profile, batch, name)
+            return self._compute(sessions, parts[0].profile, batch, info.name, is_by_token)
         rows = None
         for part in parts:
-            values = self._compute(sessions, part.profile, batch.select(part.rows), name)
+            values = self._compute(sessions, part.profile, batch.select(part.rows), info.name, is_by_token)
             if rows is None:
-                rows = np.empty((len(batch), *values.shape[1:]), values.dtype)
-            rows[part.rows] = values
+                rows = np.empty((batch.num_tokens if is_by_token else len(batch), *values.shape[1:]), values.dtype)
+            rows[batch.token_index(part.rows) if is_by_token else part.rows] = values
         assert rows is not None  # a batch has a text
         return rows
 
@@ -126,7 +126,9 @@ class TensorRtSession:
     ) -> None:
         self.close()
 
-    def _compute(self, sessions: Sequence[Any], profile: int, batch: Encodings, name: str) -> NDArray[np.float32]:
+    def _compute(
+        self, sessions: Sequence[Any], profile: int, batch: Encodings, name: str, is_by_token: bool
+    ) -> NDArray[np.float32]:
         session = sessions[profile % len(sessions)]
         feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch)
         try:
@@ -134,6 +136,8 @@ class TensorRtSession:
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             texts = f"{len(batch)} texts and {batch.num_tokens} tokens"
             raise translate(error, f"{self.provider} cannot compute a batch of {texts}") from error
+        if is_by_token:  # out of the rectangle
+            return values[np.arange(values.shape[1]) < batch.lengths[:, None]]
         return values
 
 

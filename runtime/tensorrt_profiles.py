@@ -12,7 +12,7 @@ from .encodings import Encodings
 from .errors import ArtifactError, InputError
 from .manifest import Profile, Variant
 
-__all__ = ["Limit", "Part", "limits_of", "sides_of", "split"]
+__all__ = ["LONGEST", "TEXTS", "Limit", "Part", "limits_of", "sides_of", "split"]
 
 #: Names of the free sizes, as the emitter writes them.
 TEXTS, LONGEST = "texts", "longest"

@@ -12,21 +12,23 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceMemoryError, InputError, MissingPackageError, ProviderError
 from fletcher.runtime.gpus import Gpu, GpuSystem
-from fletcher.runtime.manifest import Profile, Variant
+from fletcher.runtime.manifest import Profile, TensorInfo, Variant
 from fletcher.runtime.mlas import MlasSession
 from fletcher.runtime.providers import PROVIDERS
 from fletcher.runtime.session import open_session
 from fletcher.runtime.tensorrt import TensorRtSession, open_tensorrt
 
 from ..doubles.tensorrt import CUDA, TENSORRT, FakeRuntime
-from .gpus import H200
+from .gpus import H200, variant_with
 
 LENGTHS = [3, 20, 1, 8, 9, 17, 2, 2, 5, 20, 11]
 
@@ -261,6 +263,32 @@ def test_where_it_is_allowed_cuda_runs_with_a_reason(
     assert [entry.message for entry in caplog.records] == ["fallback"]
     assert [(model, provider) for model, provider, *_ in runtime.opened] == [(artifact.path / variant.file, CUDA)]
     assert runtime.opened[0][2]["use_tf32"] == "0"
+
+
+def test_outputs_by_token_come_in_the_batchs_order(tmp_path: Path) -> None:
+    """A graph that gives each token's id back, on two engines: what it gives is the batch's own ids."""
+    ids = TensorInfo("input_ids", "int32", ("texts", "longest"))
+    vectors = TensorInfo("token_vectors", "float32", ("texts", "longest", 1))
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input_ids"], ["numbers"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["numbers", "last"], ["token_vectors"]),
+        ],
+        "echo",
+        [helper.make_tensor_value_info("input_ids", TensorProto.INT32, ids.shape)],
+        [helper.make_tensor_value_info("token_vectors", TensorProto.FLOAT, vectors.shape)],
+        [helper.make_tensor("last", TensorProto.INT64, [1], [2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    (tmp_path / "echo.onnx").write_bytes(model.SerializeToString())
+    variant = variant_with((ids,), ())
+    profiles = (profile(variant, 4, 8), profile(variant, 2, 20))
+    variant = msgspec.structs.replace(variant, profiles=profiles, outputs=(vectors,))
+    sessions = [onnxruntime.InferenceSession(tmp_path / "echo.onnx", providers=["CPUExecutionProvider"])] * 2
+    for lengths in (LENGTHS, [3, 2]):
+        batch = batch_of(lengths)
+        with TensorRtSession(variant, sessions, provider="TensorRT", watch=None) as session:
+            np.testing.assert_array_equal(session.run(batch, "token_vectors")[:, 0], batch.ids)
 
 
 def test_refusals_of_a_session(artifact: Artifact, variant: Variant, runtime: FakeRuntime) -> None:
