@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from .errors import ArtifactError, InputError, MissingPackageError, ProviderErro
 from .gpus import this_gpus
 from .machine import Machine, this_machine
 from .manifest import Target, Variant
+from .tensorrt_libraries import RTX_PACKAGE, rtx_problem, tensorrt_problem
 
 __all__ = [
     "AUTO",
@@ -48,6 +49,7 @@ class Provider:
         extra: the extra that brings it.
         precision: arithmetic that it was told to use; None is the graph's own.
         distribution: the package's name where it is installed from, if that is another.
+        lacks: why libraries that it needs besides the package are not here, or None.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Provider:
     extra: str
     precision: str | None = None
     distribution: str | None = None
+    lacks: Callable[[], str | None] | None = None
 
     @property
     def source(self) -> str:
@@ -78,6 +81,8 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
             Provider("openvino", ("cpu",), "openvino", (2026, 4), "openvino", "fp32"),
             Provider("openvino-bf16", ("cpu",), "openvino", (2026, 4), "openvino", "bf16"),
             Provider("cuda", ("cuda",), "onnxruntime", (1, 27), "nvidia", distribution="onnxruntime-gpu"),
+            Provider("tensorrt", ("tensorrt",), "onnxruntime", (1, 27), "tensorrt", lacks=tensorrt_problem),
+            Provider("tensorrt-rtx", ("tensorrt",), RTX_PACKAGE, (0, 5), "tensorrt-rtx", lacks=rtx_problem),
         )
     }
 )
@@ -93,13 +98,15 @@ def check_provider(name: str) -> None:
 
 
 def missing(provider: Provider, machine: Machine) -> str | None:
-    """Why a provider cannot be used here, or None. Nothing is imported for the answer."""
+    """Why a provider cannot be used here, or None. Nothing is imported for the answer, though libraries may be."""
     if not _is_installed(provider):
         return f"{provider.source} is not installed: pip install 'longbow-fletcher[{provider.extra}]'"
     if (problem := too_old(provider)) is not None:
         return problem
     if provider.precision == "bf16" and not machine.instructions & BF16_INSTRUCTIONS:
         return "the processor has no bfloat16 arithmetic"
+    if provider.lacks is not None and (problem := provider.lacks()) is not None:
+        return problem
     return this_gpus().problem if provider.on_gpu else None
 
 

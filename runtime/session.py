@@ -106,6 +106,8 @@ def open_session(
         from .gpu_session import open_gpus
 
         return open_gpus(artifact, variant)
+    if variant.target == "tensorrt":
+        return _open_tensorrt(artifact, variant, provider)
     if chosen.package == "openvino":
         from .openvino import OpenVinoSession
 
@@ -113,6 +115,16 @@ def open_session(
     from .mlas import MlasSession
 
     return MlasSession(graph, threads=threads)
+
+
+def _open_tensorrt(artifact: Artifact, variant: Variant, provider: str) -> Session:
+    """On the first GPU, which there is."""
+    from .gpus import this_gpus
+    from .tensorrt import open_tensorrt
+    from .tensorrt_rtx import open_tensorrt_rtx
+
+    open_it = open_tensorrt_rtx if provider == "tensorrt-rtx" else open_tensorrt
+    return open_it(artifact, variant, this_gpus().gpus[0])
 
 
 def open_with_fallback(

@@ -30,6 +30,14 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
     return path
 
 
+@pytest.fixture(scope="session")
+def tensorrt_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """An artefact of it for the targets cpu and tensorrt: read it, never write it."""
+    path = tmp_path_factory.mktemp("tensorrt") / "artifact"
+    export(str(tiny_checkpoint), path, targets=("cpu", "tensorrt"), progress=silent)
+    return path
+
+
 @pytest.fixture
 def own_artifact(tmp_path: Path, tiny_artifact: Path) -> Path:
     """A copy that the test may damage."""

@@ -30,7 +30,8 @@ def test_the_prediction_counts_tokens_cells_and_squares() -> None:
     assert SHAPE.predict(np.array([3, 5])) == 1000 * 8 + 500 * 10 + 40 * 50 + 7 * 25
     assert SHAPE.predict(np.array([], np.int64)) == 0
     assert SHAPE.on("mlas") == SHAPE
-    assert set(FACTORS) == set(PROVIDERS)
+    # TensorRT takes an engine's memory when it is loaded, for its largest rectangle.
+    assert set(FACTORS) == {name for name, provider in PROVIDERS.items() if "tensorrt" not in provider.targets}
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(1, 4000), st.integers(10_000, 100_000_000))

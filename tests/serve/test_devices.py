@@ -46,7 +46,10 @@ def test_the_machine_and_its_providers(capsys: pytest.CaptureFixture[str]) -> No
     found = json.loads(call(capsys, "--json"))
     assert found["processor"] == machine.processor
     assert found["memory"] == machine.memory
-    assert [provider["name"] for provider in found["providers"]] == ["mlas", "openvino", "openvino-bf16", "cuda"]
+    assert [provider["name"] for provider in found["providers"]] == [
+        *("mlas", "openvino", "openvino-bf16"),
+        *("cuda", "tensorrt", "tensorrt-rtx"),
+    ]
     assert (found["measurements"], found["choice"]) == ([], None)
 
 

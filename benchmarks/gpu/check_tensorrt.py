@@ -1,0 +1,186 @@
+"""What ONNX Runtime makes of our TensorRT options, and what happens where TensorRT's libraries are missing.
+
+    python benchmarks/gpu/check_tensorrt.py [--artifact DIR]
+
+For a host with onnxruntime-gpu, whose TensorRT provider is listed while its libraries may not be there; a GPU is not needed
+without `--artifact`. It checks that
+
+- the provider's parser takes every option of ours, refuses a name it does not know, and takes no boolean but True and False,
+  all of which it does before it loads the provider's library;
+- plain ONNX Runtime goes on without TensorRT and raises nothing, and raises in the way that Fletcher opens sessions;
+- with `--artifact`, an artefact with a `tensorrt` variant: Fletcher refuses the provider with the reason, and where CUDA is
+  allowed runs the variant there, to the canary's vectors.
+
+The first two need onnxruntime-gpu alone, the third also Fletcher (PYTHONPATH=src). Prints a JSON; the exit status is 1 if
+anything was not as expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnxruntime
+from onnxruntime.capi import _pybind_state
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: y = x + x over floats (n,), opset 20: `onnx.helper.make_model`, serialised.
+TWICE = base64.b64decode(
+    "CAo6PgoVCgF4CgF4EgF5GgV0d2ljZSIDQWRkEgFnWhAKAXgSCwoJCAESBQoDEgFuYhAKAXkSCwoJCAESBQoDEgFuQgQKABAU"
+)
+
+#: Shapes of an engine's smallest, best and largest rectangle, in the form of a manifest.
+SIDES = ({"x": (1,)}, {"x": (4,)}, {"x": (8,)})
+
+
+def read_options() -> ModuleType:
+    """runtime/tensorrt_options.py, which imports nothing, without the rest of Fletcher."""
+    spec = importlib.util.spec_from_file_location("tensorrt_options", ROOT / "runtime" / "tensorrt_options.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+OPTIONS = read_options()
+
+
+def parse(options: dict[str, str]) -> str | None:
+    """What the provider's parser says against options, or None; a missing library comes after it and is no objection."""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    session = _pybind_state.InferenceSession(settings, TWICE, False, False)
+    message = attempt(lambda: session.initialize_session([OPTIONS.TENSORRT_EP], [options], set()))
+    parsing = message is not None and ("Invalid TensorRT EP option" in message or "[ERROR] [TensorRT]" in message)
+    return message if parsing else None
+
+
+def attempt(action: Callable[[], Any]) -> str | None:
+    """An action's error, as text."""
+    try:
+        action()
+    except Exception as error:  # noqa: BLE001  any error is an answer
+        return str(error).strip() or type(error).__name__
+    return None
+
+
+def open_plainly(**options: Any) -> list[str] | str:
+    """The providers of a session that was asked to run on TensorRT, or the error."""
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 4
+    for name, value in options.pop("entries", {}).items():
+        settings.add_session_config_entry(name, value)
+    try:
+        session = onnxruntime.InferenceSession(TWICE, settings, providers=[OPTIONS.TENSORRT_EP], **options)
+    except Exception as error:  # noqa: BLE001  any error is an answer
+        return str(error).strip()
+    return list(session.get_providers())
+
+
+def check_options() -> dict[str, Any]:
+    """Ours are taken, others are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours = OPTIONS.tensorrt_build_options(0, SIDES, Path(folder), Path(folder))
+        return {
+            "names": sorted(ours),
+            "ours_refused": {name: message for name, value in ours.items() if (message := parse({name: value}))},
+            "all_refused": parse(ours),
+            "unknown_names_taken": [name for name in ours if parse({f"{name}s": ours[name]}) is None],
+            "boolean_as_number_refused": parse({"trt_engine_cache_enable": "1"}) is not None,
+        }
+
+
+def check_missing() -> dict[str, Any]:
+    """What happens without the libraries; where they are there, it says so."""
+    print("what follows until the JSON is ONNX Runtime's own:", file=sys.stderr)
+    return {
+        "plain_session_runs_on": open_plainly(),
+        "our_session": open_plainly(entries=OPTIONS.SESSION_ENTRIES, enable_fallback=0),
+    }
+
+
+def check_artifact(path: Path) -> dict[str, Any]:
+    """An artefact's `tensorrt` variant through Fletcher."""
+    import numpy as np
+
+    from fletcher.runtime.artifact import Artifact
+    from fletcher.runtime.canary import read_canary
+    from fletcher.runtime.gpus import this_gpus
+    from fletcher.runtime.tensorrt import open_tensorrt
+    from fletcher.runtime.tensorrt_libraries import tensorrt_problem
+    from fletcher.runtime.tensorrt_rtx import open_tensorrt_rtx
+
+    artifact = Artifact.open(path)
+    variant = next(variant for variant in artifact.manifest.variants if variant.target == "tensorrt")
+    gpu = this_gpus().gpus[0]
+    canary = read_canary(artifact.canary_file)
+    found: dict[str, Any] = {
+        "gpu": gpu.name,
+        "problem": tensorrt_problem(),
+        "refused": attempt(lambda: open_tensorrt(artifact, variant, gpu).close()),
+        "rtx_refused": attempt(lambda: open_tensorrt_rtx(artifact, variant, gpu).close()),
+    }
+    with open_tensorrt(artifact, variant, gpu, allow_cuda=True) as session:
+        vectors = session.run(canary.encodings)
+        found |= {
+            "provider": session.provider,
+            "fallback": session.fallback,
+            "max_abs_difference": float(np.abs(vectors - canary.vectors).max()),
+            "engines_built_in_service": session.engines_built_in_service,
+        }
+    return found
+
+
+def judge(found: dict[str, Any]) -> list[str]:
+    """What was not as expected."""
+    options, missing = found["options"], found["missing"]
+    is_here = missing["plain_session_runs_on"][:1] == [OPTIONS.TENSORRT_EP]
+    expected = {
+        "TensorRT's provider is listed": OPTIONS.TENSORRT_EP in found["available"],
+        "our options are taken": not options["ours_refused"] and options["all_refused"] is None,
+        "unknown options are refused": not options["unknown_names_taken"],
+        "booleans are words": options["boolean_as_number_refused"],
+        "our way of opening raises, or runs on TensorRT": isinstance(missing["our_session"], str) is not is_here,
+    }
+    if (artifact := found.get("artifact")) is not None:
+        refused = artifact["problem"] is not None
+        expected |= {
+            "the provider is refused with the reason": refused is (artifact["refused"] is not None)
+            and (not refused or artifact["problem"] in artifact["refused"]),
+            "CUDA runs it instead": (artifact["provider"] == "CUDA") is refused,
+            "the vectors are the canary's": artifact["max_abs_difference"] < 5e-3,
+            "no engine was built in service": artifact["engines_built_in_service"] == 0,
+        }
+    return [what for what, is_so in expected.items() if not is_so]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--artifact", type=Path, help="folder of an artefact with a tensorrt variant")
+    arguments = parser.parse_args()
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    found: dict[str, Any] = {
+        "onnxruntime": onnxruntime.__version__,
+        "available": onnxruntime.get_available_providers(),
+        "options": check_options(),
+        "missing": check_missing(),
+    }
+    if arguments.artifact is not None:
+        found["artifact"] = check_artifact(arguments.artifact)
+    found["not_as_expected"] = judge(found)
+    print(json.dumps(found, indent=2))
+    return 1 if found["not_as_expected"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""The static check of `tensorrt` variants passes what is exported, and finds what would go wrong on the device."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from fletcher.convert.export import export
+from fletcher.convert.targets.check_tensorrt import check_tensorrt
+from fletcher.model_zoo.progress import silent
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.manifest import Profile, TensorInfo, Variant
+
+from ..tiny import save_bert, save_modules
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+
+Break = Callable[[onnx.ModelProto], None]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    folder = tmp_path_factory.mktemp("check") / "checkpoint"
+    folder.mkdir()
+    save_bert(folder)
+    save_modules(folder)
+    path = folder.parent / "artifact"
+    export(str(folder), path, targets=("tensorrt",), precisions=("fp32", "fp16", "bf16"), progress=silent)
+    return Artifact.open(path)
+
+
+@pytest.fixture
+def broken(whole: Artifact, tmp_path: Path) -> Callable[[Break], Artifact]:
+    """A copy whose fp16 graph was changed."""
+
+    def make(change: Break) -> Artifact:
+        path = Path(shutil.copytree(whole.path, tmp_path / "broken"))
+        file = path / whole.variant("tensorrt-fp16").file
+        model = onnx.load(file, load_external_data=False)
+        change(model)
+        file.write_bytes(model.SerializeToString())
+        return Artifact.open(path)
+
+    return make
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_what_is_exported_passes(whole: Artifact, precision: str) -> None:
+    assert check_tensorrt(whole, whole.variant(f"tensorrt-{precision}")) == []
+
+
+def contrib(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Gelu")
+    node.domain = "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def unknown(model: onnx.ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Softmax").op_type = "Hardmax"
+
+
+def mixed(model: onnx.ModelProto) -> None:
+    cast = next(node for node in model.graph.node if node.op_type == "Cast")
+    to = next(attribute for attribute in cast.attribute if attribute.name == "to")
+    to.i = TensorProto.DOUBLE if to.i == TensorProto.FLOAT else TensorProto.FLOAT
+
+
+def renamed(model: onnx.ModelProto) -> None:
+    (found,) = [value for value in model.graph.input if value.name == "input_ids"]
+    found.name = "ids"
+    for node in model.graph.node:
+        node.input[:] = ["ids" if name == "input_ids" else name for name in node.input]
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (contrib, "com.microsoft.Gelu, which TensorRT's parser does not know"),
+        (unknown, "ai.onnx.Hardmax, which TensorRT's parser does not know"),
+        (mixed, "the types disagree"),
+        (renamed, "the graph's inputs are ids int32"),
+    ],
+)
+def test_a_broken_graph_is_found(broken: Callable[[Break], Artifact], change: Break, problem: str) -> None:
+    artifact = broken(change)
+    found = check_tensorrt(artifact, artifact.variant("tensorrt-fp16"))
+    assert any(problem in text for text in found), found
+
+
+def test_a_double_is_no_type_of_tensorrts(broken: Callable[[Break], Artifact]) -> None:
+    def doubled(model: onnx.ModelProto) -> None:
+        model.graph.node.append(helper.make_node("Cast", ["vectors"], ["wide"], name="wide", to=TensorProto.DOUBLE))
+
+    artifact = broken(doubled)
+    assert check_tensorrt(artifact, artifact.variant("tensorrt-fp16")) == [
+        "wide is double, which is no type of TensorRT's"
+    ]
+
+
+def without(name: str) -> Callable[[Profile], Profile]:
+    return lambda profile: Profile(
+        profile.min, profile.opt, {key: shape for key, shape in profile.max.items() if key != name}
+    )
+
+
+def with_max(**shapes: tuple[int, ...]) -> Callable[[Profile], Profile]:
+    return lambda profile: Profile(profile.min, profile.opt, {**profile.max, **shapes})
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (without("input_ids"), "profile 0: input_ids has free sizes and no max"),
+        (with_max(input_ids=(256, 5)), "profile 0: input_ids goes from 1 over 10 to 5"),
+        (with_max(input_ids=(256, 20, 1)), "profile 0: input_ids has 2 sizes"),
+        (with_max(input_ids=(300, 20)), "profile 0: texts is 256 and 300 at max"),
+        (with_max(ids=(256, 20)), "profile 0: ids is no input"),
+    ],
+)
+def test_a_profile_that_leaves_something_open_is_found(
+    whole: Artifact, change: Callable[[Profile], Profile], problem: str
+) -> None:
+    variant = whole.variant("tensorrt-fp16")
+    changed = msgspec.structs.replace(variant, profiles=tuple(map(change, variant.profiles)))
+    found = check_tensorrt(whole, changed)
+    assert any(text.startswith(problem) for text in found), found
+
+
+def test_no_profile_at_all_is_found(whole: Artifact) -> None:
+    variant = msgspec.structs.replace(whole.variant("tensorrt-fp16"), profiles=())
+    assert check_tensorrt(whole, variant) == ["there are no profiles: an engine would be built for every shape"]
+
+
+def test_fixed_sizes_must_agree(whole: Artifact) -> None:
+    variant: Variant = whole.variant("tensorrt-fp16")
+    first, *others = variant.inputs
+    fixed = msgspec.structs.replace(variant, inputs=(TensorInfo(first.name, first.dtype, ("texts", 7)), *others))
+    assert any("input_ids is 7 in the graph, and 1 to 20 here" in text for text in check_tensorrt(whole, fixed))
