@@ -117,6 +117,11 @@ class CudaSession:
         with self._slot() as slot:
             return slot.run(session, feeds, place, batch)
 
+    def is_held(self, batch: Encodings, output: str | None = None) -> bool:
+        """Whether a batch has a captured shape, whose memory was taken at load."""
+        first = output is None or output == self._variant.outputs[0].name
+        return first and self.graphs is not None and self.graphs.fits(batch)
+
     def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
         """What it counts by itself, for whoever shows it."""
         graphs = self.graphs

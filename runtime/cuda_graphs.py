@@ -163,6 +163,10 @@ class CudaGraphs:
         """Bytes of the GPU in the rungs' buffers."""
         return sum(rung.buffers.size for rung in self._rungs)
 
+    def fits(self, batch: Encodings) -> bool:
+        """Whether a shape was captured that holds the batch."""
+        return self._rung_of(batch) is not None
+
     def run(self, batch: Encodings) -> NDArray[Any] | None:
         """The first output of a batch, (n, dimension), or None if no rung is large enough or another batch is under way.
 

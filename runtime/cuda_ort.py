@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 from collections.abc import Mapping
+from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +45,17 @@ def import_onnxruntime() -> Any:
         raise MissingPackageError("onnxruntime-gpu", "nvidia", "running on an NVIDIA GPU") from error
     if CUDA not in onnxruntime.get_available_providers():
         raise MissingPackageError("onnxruntime-gpu", "nvidia", "running on an NVIDIA GPU")
-    if hasattr(onnxruntime, "preload_dlls"):  # the nvidia packages' libraries, which the loader does not look for
-        onnxruntime.preload_dlls()
+    _preload(onnxruntime)
     return onnxruntime
+
+
+@cache
+def _preload(onnxruntime: Any) -> str:
+    """Loads the nvidia packages' libraries, which the system's loader does not look for; returns what was said of them."""
+    said = io.StringIO()
+    with redirect_stdout(said):  # it prints what it does not find
+        onnxruntime.preload_dlls()
+    return said.getvalue().strip()
 
 
 def provider_options(index: int, *, memory_limit: int, capture: bool = False) -> Mapping[str, str]:
@@ -89,6 +101,9 @@ def open_inference_session(graph: Path, options: Mapping[str, str], *, profile: 
     settings.log_severity_level = 3
     settings.enable_mem_pattern = False  # one would be kept for every shape that ever came
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    # Where query, key and value come in one array, ONNX Runtime takes flash attention only from 513 tokens on, for the sake
+    # of TensorRT's kernels, which no GPU since Hopper has. It reads this when a session is made, and has no option for it.
+    os.environ.setdefault("ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV", "0")
     if profile is not None:
         settings.enable_profiling = True
         settings.profile_file_prefix = str(profile)
@@ -111,11 +126,13 @@ def run_options(graph: int) -> Any:
 
 def _cannot_open(graph: Path, error: Exception, onnxruntime: Any) -> Exception:
     text = str(error)
-    if "libcu" in text or "libcudnn" in text or "cannot open shared object" in text:
+    if "assigned to the default CPU EP" in text:  # its CUDA provider did not load, and the log alone says why
+        text = f"{_preload(onnxruntime)} {text}".strip()
+    if re.search(r"libcu|cannot open shared object|assigned to the default CPU EP", text):
         version = getattr(onnxruntime, "cuda_version", "") or "13"
         return ProviderError(
             f"ONNX Runtime {onnxruntime.__version__} is built for CUDA {version}, whose libraries cannot be loaded: {text}. "
-            "Install them with: pip install 'longbow-fletcher[nvidia]'"
+            "Install those with: pip install 'longbow-fletcher[nvidia]'"
         )
     translated = translate(error, f"ONNX Runtime cannot load {graph}")
     return ArtifactError(str(translated)) if type(translated) is ProviderError and "CUDA" not in text else translated

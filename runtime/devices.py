@@ -119,7 +119,8 @@ def settle(
             f"the variant {variant.name} is for the target {variant.target}, which no provider here runs: "
             "load a cpu variant"
         )
-    default = default_layout(usable[0][0].name if provider == AUTO else provider)
+    preferred = next((candidate for candidate, problem in usable if problem is None), usable[0][0])
+    default = default_layout(preferred.name if provider == AUTO else provider)
     default = Layout(provider, workers or default.workers, 1, token_budget or default.token_budget)
     if provider != AUTO:
         return Choice(default, f"{provider} was asked for")
@@ -128,8 +129,8 @@ def settle(
             level = logging.WARNING if too_old(candidate) else logging.INFO
             logger.log(level, "provider skipped", extra={"fields": {"provider": candidate.name, "reason": problem}})
     known = recall(machine.key, artifact.digest, variant.name)
-    if known is None and usable[0][0].on_gpu:
-        layout = msgspec.structs.replace(default, provider=usable[0][0].name)
+    if known is None and preferred.on_gpu:
+        layout = msgspec.structs.replace(default, provider=preferred.name)
         return Choice(layout, f"{layout.provider} runs this variant; fletcher-serve devices DIR measures its batches")
     if known is None:
         known = measure(artifact, variant, seconds=seconds)

@@ -35,13 +35,20 @@ CLOSING_SECONDS = 10.0
 
 
 class Fleet:
-    """A session on several devices. Safe to use from several threads; use `slots` of them to keep every device busy."""
+    """A session on several devices. Safe to use from several threads; use `slots` of them to keep every device busy.
+
+    Attributes:
+        provider: what the devices run on.
+        slots: batches that they have under way at most, all together.
+        fallback: why that is another provider than the one that was wanted, or None.
+    """
 
     def __init__(
         self,
         devices: Sequence[Device],
         *,
         check: Callable[[Session], None] | None = None,
+        fallback: str | None = None,
         first_retry: float = FIRST_RETRY,
         last_retry: float = LAST_RETRY,
     ) -> None:
@@ -49,6 +56,7 @@ class Fleet:
         Args:
             devices: at least one; their sessions are closed with the fleet.
             check: raises where a session that was opened again does not give the right vectors: the canary.
+            fallback: why the devices run another provider than the one that was wanted, or None.
             first_retry: seconds until a device that failed is opened again.
             last_retry: the longest such wait.
 
@@ -61,6 +69,7 @@ class Fleet:
         self.provider = " + ".join(dict.fromkeys(device.session.provider for device in devices))
         self.slots = sum(device.slots for device in devices)
         self._members = tuple(Member(device) for device in devices)
+        self.fallback = fallback
         self._check = check
         self._retries = (first_retry, last_retry)
         self._waiting: list[Ticket] = []

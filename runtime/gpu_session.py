@@ -2,82 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from .artifact import Artifact
 from .canary import Canary, read_canary, require_session
-from .cuda import SLOTS, open_cuda
+from .cuda import SLOTS, CudaSession, open_cuda
 from .device_memory import MemoryGuard
-from .device_metrics import DeviceMetric
 from .errors import ProviderError
 from .fleet import Device, Fleet
 from .gpus import Gpu, memory_info, this_gpus
 from .manifest import Variant
 from .memory_estimate import MemoryEstimate
 from .session import Session
+from .tensorrt import open_tensorrt
+from .tensorrt_rtx import open_tensorrt_rtx
 
 __all__ = ["open_gpus"]
 
+#: Opens a variant on one GPU.
+Open = Callable[[Gpu], Session]
 
-def open_gpus(artifact: Artifact, variant: Variant) -> Fleet:
-    """Opens a variant of the target `cuda` on all GPUs.
+
+def open_gpus(artifact: Artifact, variant: Variant, *, provider: str = "cuda", allow_cuda: bool = False) -> Fleet:
+    """Opens a variant on all GPUs.
 
     Args:
         artifact: where the graph lies.
         variant: which graph.
+        provider: `cuda`, `tensorrt` or `tensorrt-rtx`.
+        allow_cuda: whether the CUDA provider may run a graph that TensorRT cannot; `Fleet.fallback` says why.
 
     Raises:
         ProviderError: there is no GPU, or the graph does not run on one of them.
-        As `cuda.open_cuda` otherwise.
+        As `cuda.open_cuda` and `tensorrt.open_tensorrt` otherwise.
     """
     system = this_gpus()
     if system.problem is not None:
-        raise ProviderError(f"the provider cuda cannot be used here: {system.problem}")
-    canary = read_canary(artifact.canary_file)
+        raise ProviderError(f"the provider {provider} cannot be used here: {system.problem}")
+    openers: dict[str, Open] = {
+        "cuda": partial(open_cuda, artifact, variant),
+        "tensorrt": partial(open_tensorrt, artifact, variant, allow_cuda=allow_cuda),
+        "tensorrt-rtx": partial(open_tensorrt_rtx, artifact, variant),
+    }
     devices: list[Device] = []
     try:
         for gpu in system.gpus:
-            devices.append(_device(artifact, variant, gpu))
+            devices.append(_device(variant, gpu, openers[provider]))
     except BaseException:
         for device in devices:
             device.session.close()
         raise
-    return Fleet(devices, check=partial(_check, artifact, variant, canary))
+    check = partial(_check, artifact, variant, read_canary(artifact.canary_file))
+    reasons = (getattr(device.session, "fallback", None) for device in devices)
+    return Fleet(devices, check=check, fallback=next((reason for reason in reasons if reason), None))
 
 
-def _device(artifact: Artifact, variant: Variant, gpu: Gpu) -> Device:
+def _device(variant: Variant, gpu: Gpu, open_session: Open) -> Device:
+    """One GPU. Batches of CUDA graphs are fitted into its memory; an engine of TensorRT takes its own when it is loaded."""
     name = f"cuda:{gpu.index}"
     free_before = memory_info(gpu.index)[0]
-    if variant.memory is None:  # a traced graph: nobody knows what its batches need
-        return Device(
-            name,
-            open_cuda(artifact, variant, gpu),
-            SLOTS,
-            gpu.processors,
-            open=partial(open_cuda, artifact, variant, gpu),
-            memory=partial(_taken, gpu.index, free_before),
-        )
-    estimate = MemoryEstimate(variant.memory.on("cuda"))
-    open_guarded = partial(_open_guarded, artifact, variant, gpu, estimate)
-    metrics: list[DeviceMetric] = estimate.metrics(name)
+    estimate = None if variant.target != "cuda" or variant.memory is None else MemoryEstimate(variant.memory.on("cuda"))
+
+    def open_one() -> Session:
+        session = open_session(gpu)
+        if estimate is None:
+            return session
+        held = session.is_held if isinstance(session, CudaSession) else None
+        return MemoryGuard(session, estimate, partial(memory_info, gpu.index), is_held=held)
+
     return Device(
         name,
-        open_guarded(),
+        open_one(),
         SLOTS,
         gpu.processors,
-        open=open_guarded,
-        memory=partial(_taken, gpu.index, free_before),
-        metrics=metrics,
+        open=open_one,
+        memory=lambda: float(max(free_before - memory_info(gpu.index)[0], 0)),
+        metrics=[] if estimate is None else estimate.metrics(name),
     )
-
-
-def _open_guarded(artifact: Artifact, variant: Variant, gpu: Gpu, estimate: MemoryEstimate) -> Session:
-    return MemoryGuard(open_cuda(artifact, variant, gpu), estimate, partial(memory_info, gpu.index))
-
-
-def _taken(index: int, free_before: int) -> float:
-    """Bytes that the GPU has less than before the session was opened."""
-    return float(max(free_before - memory_info(index)[0], 0))
 
 
 def _check(artifact: Artifact, variant: Variant, canary: Canary, session: Session) -> None:

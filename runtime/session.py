@@ -74,7 +74,13 @@ class Opened:
 
 
 def open_session(
-    artifact: Artifact, variant: Variant, *, provider: str = FALLBACK, threads: int = 1, workers: int = 1
+    artifact: Artifact,
+    variant: Variant,
+    *,
+    provider: str = FALLBACK,
+    threads: int = 1,
+    workers: int = 1,
+    allow_cuda: bool = False,
 ) -> Session:
     """Loads a variant on a provider.
 
@@ -84,6 +90,7 @@ def open_session(
         provider: a name of `PROVIDERS`.
         threads: processor threads inside one run.
         workers: runs that may be under way at once.
+        allow_cuda: whether CUDA may run a graph that TensorRT cannot; the session's `fallback` says why.
 
     Raises:
         InputError: there is no such provider.
@@ -102,12 +109,10 @@ def open_session(
     require(chosen, this_machine())
     check_instructions(artifact, variant, this_machine())
     graph = Path(artifact.path / variant.file)
-    if provider == "cuda":
+    if chosen.on_gpu:
         from .gpu_session import open_gpus
 
-        return open_gpus(artifact, variant)
-    if variant.target == "tensorrt":
-        return _open_tensorrt(artifact, variant, provider)
+        return open_gpus(artifact, variant, provider=provider, allow_cuda=allow_cuda)
     if chosen.package == "openvino":
         from .openvino import OpenVinoSession
 
@@ -115,16 +120,6 @@ def open_session(
     from .mlas import MlasSession
 
     return MlasSession(graph, threads=threads)
-
-
-def _open_tensorrt(artifact: Artifact, variant: Variant, provider: str) -> Session:
-    """On the first GPU, which there is."""
-    from .gpus import this_gpus
-    from .tensorrt import open_tensorrt
-    from .tensorrt_rtx import open_tensorrt_rtx
-
-    open_it = open_tensorrt_rtx if provider == "tensorrt-rtx" else open_tensorrt
-    return open_it(artifact, variant, this_gpus().gpus[0])
 
 
 def open_with_fallback(
@@ -142,8 +137,10 @@ def open_with_fallback(
         As `open_session`, for the wanted provider or for the fallback.
     """
     try:
-        session = open_session(artifact, variant, provider=provider, threads=threads, workers=workers)
-        return Opened(session, variant)
+        session = open_session(
+            artifact, variant, provider=provider, threads=threads, workers=workers, allow_cuda=allowed
+        )
+        return Opened(session, variant, getattr(session, "fallback", None))
     except (MissingPackageError, ProviderError, ArtifactError) as error:
         stand_in = artifact.variant() if variant.target != "cpu" else variant
         if not allowed or provider == FALLBACK or stand_in.target != "cpu":

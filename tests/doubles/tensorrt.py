@@ -95,6 +95,9 @@ class FakeRuntime(types.ModuleType):
     def fail(self, model: Path, provider: str) -> None:
         """Replaced by tests."""
 
+    def preload_dlls(self) -> None:
+        """Nothing to load."""
+
     def get_available_providers(self) -> list[str]:
         return [TENSORRT, CUDA, CPU]
 
