@@ -340,7 +340,7 @@ def serve(
     with _serve_packages("fletcher-serve run"):
         from .http_call import Limits
         from .keys import Keys
-        from .longbow.connection import Target
+        from .longbow.target import Target
         from .model_spec import ModelSpec, read_specs
         from .server import Server, run_server
     from fletcher.runtime.errors import InputError
@@ -654,9 +654,9 @@ def ingest(
     report = reporter(ctx)
     with _serve_packages("fletcher-serve ingest"):
         from .longbow.command import Job, Paths, run_job
-        from .longbow.connection import Target
         from .longbow.job import IngestOptions
         from .longbow.sink import SinkOptions
+        from .longbow.target import Target
     from fletcher.runtime.embed_options import EmbedOptions
 
     job = Job(
@@ -709,9 +709,9 @@ def search(
     """Searches a dataset of Longbow for the texts nearest to one."""
     report = reporter(ctx)
     with _serve_packages("fletcher-serve search"):
-        from .longbow.connection import Target
         from .longbow.search import search as find
         from .longbow.search import table
+        from .longbow.target import Target
 
     target = Target(longbow, token, ca_file, timeout)
     with _load(directory, variant, provider, False, None, None, None, None, "0") as encoder:

@@ -32,12 +32,12 @@ from fletcher.runtime.corpora import corpus
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.embed import embed_file
 from fletcher.serve.longbow.capacity import CapacityWatch
-from fletcher.serve.longbow.connection import Target
 from fletcher.serve.longbow.documents import DeadLetters
 from fletcher.serve.longbow.job import Ingestion, IngestOptions, IngestSummary, journal_facts
 from fletcher.serve.longbow.journal import Journal
 from fletcher.serve.longbow.schema import longbow_schema, make_batch
 from fletcher.serve.longbow.sink import Parcel, Sink, SinkOptions
+from fletcher.serve.longbow.target import Target
 from fletcher.serve.server import Server
 from fletcher.serve.textfiles import open_texts
 

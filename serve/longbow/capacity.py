@@ -13,7 +13,7 @@ from fletcher.runtime.errors import InputError
 
 __all__ = ["Capacity", "CapacityWatch", "read_metrics"]
 
-#: Longbow blocks writers above 90 % of its memory: wait before that.
+#: Longbow blocks writers above 95 % of its heap, or 90 % of what its rows may take: wait before that.
 HOLD_ABOVE: Final = 0.85
 
 #: Seconds between two looks.
@@ -27,23 +27,14 @@ class Capacity:
     """What Longbow's metrics say.
 
     Attributes:
-        memory_bytes: in use, or None where it does not say.
-        memory_limit_bytes: it may use.
+        memory_share: of its limit, 0 to 1, or None where it does not say.
         lag_rows: accepted and not yet stored.
         index_queue: batches that wait for the index.
     """
 
-    memory_bytes: int | None = None
-    memory_limit_bytes: int | None = None
+    memory_share: float | None = None
     lag_rows: int | None = None
     index_queue: int | None = None
-
-    @property
-    def memory_share(self) -> float | None:
-        """Of its limit, 0 to 1."""
-        if self.memory_bytes is None or not self.memory_limit_bytes:
-            return None
-        return self.memory_bytes / self.memory_limit_bytes
 
 
 def read_metrics(page: str) -> Capacity:
@@ -55,9 +46,13 @@ def read_metrics(page: str) -> Capacity:
     def whole(name: str) -> int | None:
         return int(sums[name]) if name in sums else None
 
+    shares = []
+    if "longbow_gc_tuner_heap_utilization" in sums:
+        shares.append(sums["longbow_gc_tuner_heap_utilization"])
+    if sums.get("longbow_memory_limit_bytes"):  # there since January 2026, but 0
+        shares.append(sums.get("longbow_memory_current_bytes", 0.0) / sums["longbow_memory_limit_bytes"])
     return Capacity(
-        whole("longbow_memory_current_bytes"),
-        whole("longbow_memory_limit_bytes"),
+        max(shares) if shares else None,
         whole("longbow_ingestion_lag_count"),
         whole("longbow_index_queue_depth"),
     )
@@ -93,7 +88,9 @@ class CapacityWatch:
         if self._url is None:
             return
         try:
-            with urllib.request.urlopen(self._url, timeout=5.0) as answer:
+            # Without asking for text it may come as protocol buffers.
+            question = urllib.request.Request(self._url, headers={"accept": "text/plain"})
+            with urllib.request.urlopen(question, timeout=5.0) as answer:
                 self.last = read_metrics(answer.read().decode())
             self.problem = None
         except (urllib.error.URLError, OSError, ValueError) as error:
@@ -116,7 +113,7 @@ class CapacityWatch:
         parts = []
         if self.last.memory_share is not None:
             parts.append(f"Longbow's memory {self.last.memory_share:.0%} full")
-        if self.last.lag_rows is not None:
+        if self.last.lag_rows:
             parts.append(f"{self.last.lag_rows:,} rows behind")
         if self.last.index_queue:
             parts.append(f"{self.last.index_queue:,} batches to index")

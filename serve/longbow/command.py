@@ -11,11 +11,11 @@ from fletcher.runtime.errors import InputError, ServiceError
 from fletcher.runtime.reporter import Reporter
 
 from .capacity import CapacityWatch
-from .connection import Target
 from .documents import DeadLetters, open_documents
 from .job import Ingestion, IngestOptions, IngestSummary, journal_facts
 from .journal import Journal
 from .sink import SinkOptions
+from .target import Target
 
 __all__ = ["Job", "Paths", "run_job"]
 

@@ -26,12 +26,14 @@ from fletcher.runtime.reporter import Progress
 
 from ..textchunks import TextChunk, TextSource
 from .capacity import CapacityWatch
-from .connection import Connection, Readiness, Target
+from .connection import Connection, Readiness
 from .documents import DeadLetters
 from .ids import digester, key_of, whole_number
 from .journal import Claim, Entry, Journal
+from .presence import all_placed, arrived, metadata_head, wait_until_quiet
 from .schema import check_schema, longbow_schema, make_batch, widen
-from .sink import Parcel, Sink, SinkOptions, take_back, wait_until_quiet
+from .sink import Parcel, Sink, SinkOptions
+from .target import Target
 
 __all__ = ["IngestOptions", "IngestSummary", "Ingestion", "journal_facts"]
 
@@ -79,7 +81,7 @@ class IngestSummary:
         index_len: vectors in Longbow's index at the end; None where it was not asked.
         missing: rows that Longbow acknowledged and does not have; the next run sends them.
         surplus: index entries beyond those that this journal knows of: rows of others, or that arrived twice.
-        tombstones: index entries of rows that were deleted because it was not known whether they had arrived.
+        tombstones: rows that this journal's runs replaced or removed; Longbow's index has them for ever.
         memory_share: highest share of Longbow's memory that its metrics told.
         seconds: from the first document read to the count at the end.
         rows_per_second: rows sent by these seconds.
@@ -137,7 +139,6 @@ def journal_facts(encoder: Encoder, dataset: str, options: IngestOptions) -> dic
     }
 
 
-#: Bytes of JSON that every row's metadata begins with are made once a job.
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -185,7 +186,7 @@ class Ingestion:
         self._progress = progress
         self._counts = _Counts()
         self._digest = digester(repr(sorted(journal_facts(encoder, dataset, options).items())).encode())
-        constant = {
+        self._constant = {
             "model": encoder.card.name,
             "digest": encoder.artifact.digest,
             "variant": encoder.variant.name,
@@ -194,9 +195,8 @@ class Ingestion:
             "source": source.name,
             "chunk": 0,
         }
-        self._metadata_head = _encode(constant).decode()[:-1]
         self._taken: deque[tuple[TextChunk, Claim]] = deque()
-        self._tokens_of: dict[int, int] = {}
+        self._sizes: dict[int, tuple[int, int, int]] = {}  # by unit: rows, tokens, rows replaced
         self._lock = threading.Lock()
         self._sink: Sink | None = None
 
@@ -258,16 +258,19 @@ class Ingestion:
     def _begin(self, connection: Connection, schema: pa.Schema) -> None:
         """Sees that the dataset takes such rows, and finds out what became of what an earlier run left in doubt."""
         state = _reach(connection, self._dataset, self._sink_options.patience)
-        if state.status != "NOT_FOUND":
-            check_schema(self._dataset, connection.schema(self._dataset), schema)
+        there = connection.schema(self._dataset) if state.status != "NOT_FOUND" else None
+        if there is not None:
+            check_schema(self._dataset, there, schema)
         journal = self._journal
         if journal.fact("baseline") is None:
             journal.set_fact("baseline", str(state.index_len))
         elif state.status == "NOT_FOUND" and journal.acked_rows:
             journal.forget_all()  # somebody deleted the dataset, or it was never made durable
-        for unit, ids in journal.in_doubt():
-            journal.add("extra", take_back(connection, self._dataset, ids.tolist()))
-            journal.settled(unit)
+        doubt = journal.in_doubt()
+        if doubt:
+            wait_until_quiet(connection, self._dataset, self._sink_options.patience)
+        for unit in doubt:
+            journal.settled(unit, arrived(connection, self._dataset, journal.mark(unit)))
 
     # During -----------------------------------------------------------------------------------------------------------
 
@@ -348,19 +351,24 @@ class Ingestion:
         counts.dropped += int(embeddings.dropped.sum())
         stale = [verdict.id for verdict in claim.verdicts if verdict.stale]
         counts.replaced += len(stale)
-        self._tokens_of[claim.unit] = tokens
-        metadata = self._metadata(chunk)
-        return Parcel(claim.unit, make_batch(schema, ids, vectors, chunk.texts, metadata), stale)
+        self._sizes[claim.unit] = len(ids), tokens, len(stale)
+        mark = self._journal.mark(claim.unit)
+        metadata = self._metadata(chunk, metadata_head(mark, self._constant))
+        return Parcel(claim.unit, mark, make_batch(schema, ids, vectors, chunk.texts, metadata), stale)
 
-    def _metadata(self, chunk: TextChunk) -> list[str]:
+    def _metadata(self, chunk: TextChunk, head: str) -> list[str]:
         if not len(chunk.carried.schema):
-            return [self._metadata_head + "}"] * len(chunk.texts)
-        head = self._metadata_head + ',"fields":'
+            return [head + "}"] * len(chunk.texts)
+        head += ',"fields":'
         return [head + _encode(fields).decode() + "}" for fields in chunk.carried.to_pylist()]
 
     def _done(self, parcel: Parcel) -> None:
-        self._counts.sent += parcel.batch.num_rows
-        self._advance(parcel.batch.num_rows, self._tokens_of.pop(parcel.unit, 0))
+        rows, tokens, replaced = self._sizes.pop(parcel.unit)
+        if replaced:
+            self._journal.add("deleted", replaced)
+        with self._lock:
+            self._counts.sent += rows
+        self._advance(rows, tokens)
 
     def _advance(self, rows: int, tokens: int) -> None:
         with self._lock:
@@ -374,6 +382,7 @@ class Ingestion:
             for row in ids.tolist():
                 connection.delete(self._dataset, row)
             self._journal.remove(ids)
+            self._journal.add("deleted", len(ids))
             self._counts.removed += len(ids)
 
     def _verify(self, connection: Connection) -> tuple[int | None, int, int]:
@@ -384,24 +393,19 @@ class Ingestion:
         """
         journal = self._journal
         least = journal.count("baseline") + journal.acked_rows
-        most = least + journal.count("extra")
         index_len = wait_until_quiet(connection, self._dataset, self._sink_options.patience)
-        if least <= index_len <= most:
-            # What was taken back may have been counted more than once; now it is known.
-            journal.set_fact("extra", str(index_len - least))
-            return index_len, 0, 0
-        if index_len > most:
-            return index_len, 0, index_len - most
-        # Fewer than there should be: read which. The whole dataset crosses the network for that.
-        there = connection.ids(self._dataset)
-        absent = np.setdiff1d(journal.ids(), there)
-        journal.forget(absent)
-        journal.add("baseline", index_len - least)  # from here on counting begins with what is there
-        unindexed = max(0, least - index_len - len(absent))
-        if unindexed and not len(absent):
+        if index_len >= least:
+            return index_len, 0, index_len - least
+        # Fewer than there should be: find out which.
+        absent = np.setdiff1d(journal.placed(), all_placed(connection, self._dataset, journal.marks))
+        journal.forget((absent >> np.uint64(32)).astype(np.int64))
+        journal.add("baseline", -len(absent))  # from here on counting begins without them
+        unindexed = least - index_len - len(absent)
+        if unindexed > 0:
+            lost = f"; {len(absent):,} others are not there at all, and the next run sends them" if len(absent) else ""
             raise ServiceError(
-                f"Longbow has all rows of {self._dataset!r}, but {unindexed:,} of them are not in its index, and no search "
-                "finds them. It says READY all the same. Make the dataset anew"
+                f"Longbow has rows of {self._dataset!r} of which {unindexed:,} are not in its index, and no search finds "
+                f"them{lost}. It says READY all the same. Make the dataset anew"
             )
         return index_len, len(absent), 0
 
@@ -428,7 +432,7 @@ class Ingestion:
             index_len=index_len,
             missing=missing,
             surplus=surplus,
-            tombstones=self._journal.count("extra"),
+            tombstones=self._journal.count("deleted"),
             memory_share=self._watch.highest_share,
             seconds=round(seconds, 3),
             rows_per_second=round(counts.sent / seconds, 1),

@@ -13,6 +13,7 @@ Longbow has are sent again.
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,11 +39,11 @@ ACKED: Final = 2
 #: The unit of documents that were removed; their rows stay, so that others find their ids where they left them.
 REMOVED: Final = -1
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS units (unit INTEGER PRIMARY KEY, state INTEGER NOT NULL, rows INTEGER NOT NULL, ids BLOB);
+CREATE TABLE IF NOT EXISTS units (unit INTEGER PRIMARY KEY, state INTEGER NOT NULL, rows INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS documents (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL, digest BLOB NOT NULL, unit INTEGER NOT NULL, run INTEGER NOT NULL,
   stale INTEGER NOT NULL DEFAULT 0);
@@ -107,6 +108,8 @@ class Journal:
             InputError: it is another model's or dataset's, no journal, or somebody else writes it.
             OSError: it cannot be written, for example because the disk is full.
         """
+        #: What the marks of this journal's units begin with, no other journal's.
+        self.marks = ""
         self.path = path
         if not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent} for the journal; make it first")
@@ -127,6 +130,9 @@ class Journal:
             self._check({"format": FORMAT, **facts})
             self.run = int(self.fact("run") or 0) + 1
             self._unit = self._number("SELECT max(unit) FROM units")
+            if self.fact("mark") is None:
+                self.set_fact("mark", secrets.token_hex(6))
+            self.marks = str(self.fact("mark"))
             self.set_fact("run", str(self.run))
             self._open = {row[0] for row in self._rows("SELECT unit FROM units WHERE state != ?", ACKED)}
         except BaseException:
@@ -181,10 +187,8 @@ class Journal:
             writes: dict[int, tuple[int, bytes, bytes, int, int, int]] = {}
             verdicts = [self._decide(entry, unit, known, writes) for entry in entries]
             self._db.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)", writes.values())
-            ids = [verdict.id for verdict in verdicts if verdict.kind == "send"]
-            if ids:
-                blob = np.array(ids, np.int64).tobytes()
-                self._db.execute("INSERT INTO units VALUES (?, ?, ?, ?)", (unit, CLAIMED, len(ids), blob))
+            if rows := sum(verdict.kind == "send" for verdict in verdicts):
+                self._db.execute("INSERT INTO units VALUES (?, ?, ?)", (unit, CLAIMED, rows))
         return Claim(unit, verdicts)
 
     def _first_choice(self, entry: Entry) -> int:
@@ -246,20 +250,21 @@ class Journal:
         with self._transaction():
             self._db.executemany("UPDATE documents SET unit = ? WHERE id = ?", [(REMOVED, row) for row in ids.tolist()])
 
-    def ids(self) -> NDArray[np.int64]:
-        """Ids of every document that Longbow should have, int64, (n,)."""
+    def placed(self) -> NDArray[np.uint64]:
+        """Every document that Longbow should have, as `id << 32 | unit`; uint64, (n,)."""
         with self._lock, self._named():
-            query = """SELECT id FROM documents WHERE unit IN (SELECT unit FROM units WHERE state = ?)"""
-            return np.fromiter((row[0] for row in self._db.execute(query, (ACKED,))), np.int64)
+            query = "SELECT id, unit FROM documents WHERE unit IN (SELECT unit FROM units WHERE state = ?)"
+            return np.fromiter((row[0] << 32 | row[1] for row in self._db.execute(query, (ACKED,))), np.uint64)
 
     def forget(self, ids: NDArray[np.int64]) -> None:
         """Writes down that Longbow does not have these: the next run that meets them sends them."""
+        if not len(ids):
+            return
         with self._transaction():
             self._unit += 1
-            self._db.execute("INSERT INTO units VALUES (?, ?, ?, NULL)", (self._unit, CLAIMED, 0))
-            self._db.executemany(
-                "UPDATE documents SET unit = ? WHERE id = ?", [(self._unit, row) for row in ids.tolist()]
-            )
+            self._db.execute("INSERT INTO units VALUES (?, ?, ?)", (self._unit, CLAIMED, 0))
+            moved = [(self._unit, row) for row in ids.tolist()]
+            self._db.executemany("UPDATE documents SET unit = ?, stale = 0 WHERE id = ?", moved)
             self._open.add(self._unit)
 
     def forget_all(self) -> int:
@@ -269,9 +274,14 @@ class Journal:
             self._db.execute("DELETE FROM units")
             self._db.execute("DELETE FROM documents")
         self._open.clear()
-        for name in ("baseline", "extra"):
-            self.set_fact(name, "0")
+        self.marks = secrets.token_hex(6)  # units are numbered from 1 again
+        for name, value in (("baseline", "0"), ("deleted", "0"), ("mark", self.marks)):
+            self.set_fact(name, value)
         return lost
+
+    def mark(self, unit: int) -> str:
+        """What the metadata of a unit's rows begin with."""
+        return f"{self.marks}-{unit}"
 
     # Units ------------------------------------------------------------------------------------------------------------
 
@@ -283,18 +293,26 @@ class Journal:
     def acked(self, unit: int) -> None:
         """Longbow has all of a unit."""
         with self._transaction():
-            self._db.execute("UPDATE units SET state = ?, ids = NULL WHERE unit = ?", (ACKED, unit))
+            self._db.execute("UPDATE units SET state = ? WHERE unit = ?", (ACKED, unit))
 
-    def in_doubt(self) -> list[tuple[int, NDArray[np.int64]]]:
-        """Units of earlier runs that may have arrived in part, with their ids."""
-        rows = self._rows("SELECT unit, ids FROM units WHERE state = ?", SENDING)
-        return [(unit, np.frombuffer(ids, np.int64)) for unit, ids in rows]
+    def in_doubt(self) -> list[int]:
+        """Units of earlier runs that may have arrived in part."""
+        return [row[0] for row in self._rows("SELECT unit FROM units WHERE state = ?", SENDING)]
 
-    def settled(self, unit: int) -> None:
-        """A unit that was in doubt is not in Longbow, neither its rows nor what they were to replace."""
+    def settled(self, unit: int, there: NDArray[np.int64]) -> None:
+        """It is known what Longbow has of a unit that was in doubt; what its rows were to replace was deleted before.
+
+        Args:
+            unit: its number.
+            there: ids of the rows that arrived.
+        """
         with self._transaction():
-            self._db.execute("UPDATE documents SET stale = 0 WHERE unit = ?", (unit,))
-            self._db.execute("UPDATE units SET state = ? WHERE unit = ?", (CLAIMED, unit))
+            query = "SELECT id FROM documents WHERE unit = ?"
+            claimed = np.array([row[0] for row in self._rows(query, unit)], np.int64)
+            self.forget(np.setdiff1d(claimed, there))
+            rows = int(np.isin(claimed, there).sum())
+            self._db.execute("UPDATE units SET state = ?, rows = ? WHERE unit = ?", (ACKED, rows, unit))
+        self._open.discard(unit)
 
     @property
     def acked_rows(self) -> int:

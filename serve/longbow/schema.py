@@ -40,7 +40,8 @@ def longbow_schema(dimension: int, *, with_text: bool) -> pa.Schema:
 
 
 def check_schema(dataset: str, there: pa.Schema, ours: pa.Schema) -> None:
-    """Refuses rows that a dataset cannot take. Longbow's `DoExchange` does not look: it would store them, and index none.
+    """Refuses rows that a dataset cannot take. Longbow's `DoExchange` does not look: it would store them and index none, and
+    could never start again, since at its start it compares what it reads from its disk.
 
     Args:
         dataset: its name, for the message.
@@ -60,7 +61,11 @@ def check_schema(dataset: str, there: pa.Schema, ours: pa.Schema) -> None:
                 f"the dataset {dataset!r} has vectors of {found.list_size} numbers, and these have {field.type.list_size}: "
                 "use another dataset, or the model and the --dimensions that it was made with"
             )
-        if pa.types.is_fixed_size_list(found) and found.value_type == field.type.value_type:
+        if (
+            pa.types.is_fixed_size_list(found)
+            and found.value_type == field.type.value_type
+            and found.value_field.nullable == field.type.value_field.nullable
+        ):
             continue  # the inner field's name is the writer's
         raise InputError(
             f"the dataset {dataset!r} keeps {field.name!r} as {found}, and these rows have {field.type}: use another dataset"

@@ -9,9 +9,9 @@ from typing import cast
 from fletcher.runtime import Encoder
 from fletcher.runtime.reporter import Reporter
 from fletcher.serve.longbow.command import Job, Paths, run_job
-from fletcher.serve.longbow.connection import Target
 from fletcher.serve.longbow.job import IngestOptions
 from fletcher.serve.longbow.sink import SinkOptions
+from fletcher.serve.longbow.target import Target
 
 from .unit_encoder import UnitEncoder
 

@@ -15,10 +15,12 @@ import pytest
 
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
-from fletcher.serve.longbow.connection import Connection, Target
+from fletcher.serve.longbow.connection import Connection
 from fletcher.serve.longbow.ids import candidate, content_digest
 from fletcher.serve.longbow.job import IngestSummary
 from fletcher.serve.longbow.journal import Entry, Journal
+from fletcher.serve.longbow.schema import longbow_schema
+from fletcher.serve.longbow.target import Target
 
 from ...doubles.longbow import LongbowDouble
 from ...doubles.s3 import S3Double
@@ -307,7 +309,9 @@ def test_a_dataset_of_another_dimension(run: RunJob, longbow: LongbowDouble, tmp
 
 
 def test_a_dataset_of_other_columns(run: RunJob, longbow: LongbowDouble) -> None:
-    longbow.store.open("docs", pa.schema([pa.field("id", pa.string()), pa.field("vector", pa.list_(pa.float32(), 8))]))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(8, np.float32)), 8)
+    other = pa.record_batch({"id": pa.array(["a"]), "vector": vectors})
+    longbow.store.append(longbow.store.open("docs", other.schema), other)
     with pytest.raises(InputError, match="keeps 'id' as string, and these rows have int64"):
         run(["b"])
 
@@ -349,8 +353,29 @@ def test_failures_on_the_way_double_nothing(run: RunJob, longbow: LongbowDouble,
     assert summary.sent == 60
     assert summary.retries >= 3
     assert texts_in(longbow) == Counter(numbered(60))
-    assert summary.index_len == 60 + (summary.tombstones if fault == "lose_acks" else 0)
-    assert (summary.missing, summary.surplus) == (0, 0)
+    assert (summary.index_len, summary.missing, summary.surplus, summary.tombstones) == (60, 0, 0, 0)
+
+
+def test_acknowledgements_lost_while_longbow_lags_behind_double_nothing(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.faults.lose_acks = 3
+    longbow.store.faults.apply_seconds = 0.2
+    summary = run(numbered(60), chunk_texts=8)
+    assert (summary.sent, summary.index_len, summary.missing, summary.surplus) == (60, 60, 0, 0)
+    assert texts_in(longbow) == Counter(numbered(60))
+
+
+def test_a_job_that_was_killed_before_its_first_row_goes_on(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.join("docs", longbow_schema(8, with_text=True))  # a stream was opened, and no more
+    assert run(numbered(3)).index_len == 3
+
+
+def test_lists_that_may_hold_nulls_and_lists_that_may_not(run: RunJob, longbow: LongbowDouble) -> None:
+    strict = pa.list_(pa.field("item", pa.float32(), nullable=False), 8)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(8, np.float32)), type=strict)
+    other = pa.record_batch({"id": pa.array([1]), "vector": vectors})
+    longbow.store.append(longbow.store.open("docs", other.schema), other)
+    with pytest.raises(InputError, match="keeps 'vector' as fixed_size_list<item: float not null>"):
+        run(["b"])
 
 
 def test_rows_dropped_after_ok_are_found_and_sent_again(run: RunJob, longbow: LongbowDouble) -> None:
@@ -377,7 +402,7 @@ def test_a_server_out_of_memory_is_named(run: RunJob, longbow: LongbowDouble) ->
 
 def test_rows_that_reach_the_store_and_not_the_index(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.faults.lose_index = 2
-    with pytest.raises(ServiceError, match="2 of them are not in its index"):
+    with pytest.raises(ServiceError, match="of which 2 are not in its index"):
         run(numbered(10))
 
 

@@ -39,7 +39,7 @@ def test_metrics_are_read(longbow: LongbowDouble) -> None:
         assert watch.last is not None
         assert watch.last.memory_share == 0.5
         assert watch.hold() == 0
-        assert watch.told() == "Longbow's memory 50% full, 0 rows behind"
+        assert watch.told() == "Longbow's memory 50% full"
         longbow.store.memory = 900
         watch.look()
         assert watch.hold() > 0

@@ -12,8 +12,8 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.console import run as run_app
 from fletcher.runtime.errors import InputError
 from fletcher.serve.cli import app
-from fletcher.serve.longbow.connection import Target
 from fletcher.serve.longbow.search import search
+from fletcher.serve.longbow.target import Target
 
 from ...doubles.longbow import LongbowDouble
 from .conftest import RunJob
