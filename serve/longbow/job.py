@@ -31,6 +31,7 @@ from .documents import DeadLetters
 from .ids import digester, key_of, whole_number
 from .journal import Claim, Entry, Journal
 from .presence import all_placed, arrived, metadata_head, wait_until_quiet
+from .removed import remove_rows
 from .schema import check_schema, longbow_schema, make_batch, widen
 from .sink import Parcel, Sink, SinkOptions
 from .target import Target
@@ -379,8 +380,7 @@ class Ingestion:
     def _remove(self, connection: Connection) -> None:
         """Deletes what the input has no more."""
         for ids in self._journal.unseen():
-            for row in ids.tolist():
-                connection.delete(self._dataset, row)
+            remove_rows(connection, self._dataset, ids)
             self._journal.remove(ids)
             self._journal.add("deleted", len(ids))
             self._counts.removed += len(ids)

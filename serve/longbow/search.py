@@ -16,6 +16,7 @@ from fletcher.runtime.errors import InputError
 from fletcher.runtime.reporter import Table
 
 from .connection import Condition, Connection, Hit
+from .removed import removed_at
 from .target import Target
 
 __all__ = ["Found", "search", "table"]
@@ -68,23 +69,27 @@ def search(
         raise InputError(f"{k} hits were asked for; it needs at least 1")
     vector = encoder.embed([text], input_type=input_type, dimensions=dimensions).vectors[0]
     with Connection(target) as connection:
-        found: dict[int, Found] = {}
+        found: dict[int, Found | None] = {}
         asked = k
         while True:
             hits = connection.search(dataset, vector, asked)
             for hit in hits:
                 if hit.id not in found:
                     found[hit.id] = _current(connection, dataset, vector, hit)
-            if len(found) >= k or len(hits) < asked or asked >= MOST_ASKED * k:
+            here = [one for one in found.values() if one is not None]
+            if len(here) >= k or len(hits) < asked or asked >= MOST_ASKED * k:
                 break
             asked *= 2
-    nearest = sorted(found.values(), key=lambda one: -one.score)[:k]
+    nearest = sorted(here, key=lambda one: -one.score)[:k]
     _check_model(encoder, dataset, nearest)
     return nearest
 
 
-def _current(connection: Connection, dataset: str, vector: NDArray[np.float32], hit: Hit) -> Found:
-    """What an id stands for now. Longbow finds rows that were replaced as well: the last one written under an id counts."""
+def _current(connection: Connection, dataset: str, vector: NDArray[np.float32], hit: Hit) -> Found | None:
+    """What an id stands for now, or None where that was removed.
+
+    Longbow finds rows that were replaced or removed as well; the last one written under an id counts.
+    """
     last: dict[str, Any] = {}
     where = [Condition("id", "=", str(hit.id))]
     for batch in connection.rows(dataset, where, ["vector", "text", "metadata", "timestamp"]):
@@ -94,6 +99,8 @@ def _current(connection: Connection, dataset: str, vector: NDArray[np.float32], 
         for row in batch.to_pylist():
             if (row.get("timestamp") or 0) >= (last.get("timestamp") or 0):
                 last = row
+    if last and removed_at(connection, dataset, hit.id) > (last.get("timestamp") or 0):
+        return None
     score = hit.score
     if len(last.get("vector") or ()) == len(vector):
         score = float(1 / (1 + np.linalg.norm(np.array(last["vector"], np.float32) - vector)))
