@@ -143,8 +143,11 @@ def _tell(summary: IngestSummary, job: Job, report: Reporter, letters: DeadLette
         )
     if summary.surplus:
         report.warn(
-            f"Longbow's index has {summary.surplus:,} entries more than this journal knows of: rows that others wrote, or "
-            "that arrived twice, which Longbow cannot prevent"
+            f"Longbow's index has {summary.surplus:,} entries more than this journal knows of: rows that others wrote"
+        )
+    if summary.doubled:
+        report.warn(
+            f"{summary.doubled:,} rows arrived twice where a stream broke, and Longbow's own searches find them twice"
         )
     report.result(summary)
     if summary.missing:

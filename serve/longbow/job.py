@@ -30,7 +30,7 @@ from .connection import Connection, Readiness
 from .documents import DeadLetters
 from .ids import digester, key_of, whole_number
 from .journal import Claim, Entry, Journal
-from .presence import all_placed, arrived, metadata_head, wait_until_quiet
+from .presence import GRACE, all_placed, arrived, metadata_head, wait_until_quiet
 from .removed import remove_rows
 from .schema import check_schema, longbow_schema, make_batch, widen
 from .sink import Parcel, Sink, SinkOptions
@@ -81,7 +81,9 @@ class IngestSummary:
         retries: streams that failed and were opened anew.
         index_len: vectors in Longbow's index at the end; None where it was not asked.
         missing: rows that Longbow acknowledged and does not have; the next run sends them.
-        surplus: index entries beyond those that this journal knows of: rows of others, or that arrived twice.
+        doubled: rows of this journal that arrived twice, which the protocol cannot rule out where a stream breaks; one of the
+            two is marked as deleted.
+        surplus: index entries beyond all these: rows of others.
         tombstones: rows that this journal's runs replaced or removed; Longbow's index has them for ever.
         memory_share: highest share of Longbow's memory that its metrics told.
         seconds: from the first document read to the count at the end.
@@ -105,6 +107,7 @@ class IngestSummary:
     retries: int
     index_len: int | None
     missing: int
+    doubled: int
     surplus: int
     tombstones: int
     memory_share: float | None
@@ -122,6 +125,7 @@ class _Counts:
     duplicates: int = 0
     failed: int = 0
     removed: int = 0
+    doubled: int = 0
     tokens: int = 0
     truncated: int = 0
     dropped: int = 0
@@ -269,6 +273,7 @@ class Ingestion:
             journal.forget_all()  # somebody deleted the dataset, or it was never made durable
         doubt = journal.in_doubt()
         if doubt:
+            time.sleep(GRACE)
             wait_until_quiet(connection, self._dataset, self._sink_options.patience)
         for unit in doubt:
             journal.settled(unit, arrived(connection, self._dataset, journal.mark(unit)))
@@ -394,10 +399,17 @@ class Ingestion:
         journal = self._journal
         least = journal.count("baseline") + journal.acked_rows
         index_len = wait_until_quiet(connection, self._dataset, self._sink_options.patience)
-        if index_len >= least:
-            return index_len, 0, index_len - least
-        # Fewer than there should be: find out which.
-        absent = np.setdiff1d(journal.placed(), all_placed(connection, self._dataset, journal.marks))
+        if index_len == least:
+            return index_len, 0, 0
+        # More or fewer than there should be: find out which.
+        there, copies = np.unique(all_placed(connection, self._dataset, journal.marks), return_counts=True)
+        if index_len > least:
+            for row in (there[copies > 1] >> np.uint64(32)).tolist():
+                connection.delete(self._dataset, row)
+            self._counts.doubled = int((copies - 1).sum())
+            journal.add("baseline", index_len - least)  # told once
+            return index_len, 0, index_len - least - self._counts.doubled
+        absent = np.setdiff1d(journal.placed(), there)
         journal.forget((absent >> np.uint64(32)).astype(np.int64))
         journal.add("baseline", -len(absent))  # from here on counting begins without them
         unindexed = least - index_len - len(absent)
@@ -431,6 +443,7 @@ class Ingestion:
             retries=retries,
             index_len=index_len,
             missing=missing,
+            doubled=counts.doubled,
             surplus=surplus,
             tombstones=self._journal.count("deleted"),
             memory_share=self._watch.highest_share,

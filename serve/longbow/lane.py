@@ -17,7 +17,7 @@ from fletcher.runtime.errors import FletcherError, OverloadedError, ServiceError
 from .connection import Connection
 from .exchange import Exchange, Parcel
 from .pacing import Backoff
-from .presence import arrived, wait_until_quiet
+from .presence import GRACE, arrived, wait_until_quiet
 from .shared import Shared
 
 __all__ = ["Lane"]
@@ -164,13 +164,14 @@ class Lane:
             stream, self._stream = self._stream, None
             stream.abort()
             doubt = stream.unacked()
+        settled = time.monotonic() + GRACE if doubt else 0.0
         logger.warning("a stream to Longbow failed", extra={"fields": {"reason": str(error), "in_doubt": len(doubt)}})
         self._again = [*(parcel for parcel in parcels if parcel not in doubt), *self._again]
         while not shared.closing.is_set():
             try:
                 self._check_patience(error)
                 shared.breaker.fail()
-                wait = max(self._backoff.fail(), shared.breaker.remaining())
+                wait = max(self._backoff.fail(), shared.breaker.remaining(), settled - time.monotonic())
                 left = self._trouble_since + shared.options.patience - time.monotonic()
                 if shared.closing.wait(max(min(wait, left), 0.0) + 0.01):
                     return

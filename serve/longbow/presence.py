@@ -21,7 +21,10 @@ from fletcher.runtime.errors import ServiceError
 
 from .connection import Condition, Connection
 
-__all__ = ["all_placed", "arrived", "metadata_head", "wait_until_quiet"]
+__all__ = ["GRACE", "all_placed", "arrived", "metadata_head", "wait_until_quiet"]
+
+#: Seconds after the end of a stream until Longbow has taken in what had reached it; nothing tells of it before.
+GRACE: Final = 0.5
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 

@@ -65,6 +65,7 @@ class Faults:
         drop_rows: so many rows are dropped after OK.
         fail_batches: so many of the next batches fail with Internal, after they were read.
         lose_acks: so many of the next batches are stored, and their stream ends before the acknowledgement.
+        late_seconds: these batches are stored so long after the end of their stream, and nothing tells of them before.
         slow_down: streams begin with the PutResult that asks for patience.
         ack_seconds: an acknowledgement takes so long.
         busy: `check_readiness` says BUSY.
@@ -77,6 +78,7 @@ class Faults:
     drop_rows: int = 0
     fail_batches: int = 0
     lose_acks: int = 0
+    late_seconds: float = 0.0
     slow_down: bool = False
     ack_seconds: float = 0.0
     busy: bool = False
@@ -400,7 +402,10 @@ class DataPort(_Port):
             if faults.fail_batches:
                 faults.fail_batches -= 1
                 raise fl.FlightInternalError("flush failed: WAL write failed")
-            self.store.append(dataset, chunk.data, context)
+            if faults.lose_acks and faults.late_seconds:
+                threading.Timer(faults.late_seconds, self.store.append, [dataset, chunk.data]).start()
+            else:
+                self.store.append(dataset, chunk.data, context)
             if faults.lose_acks:
                 faults.lose_acks -= 1
                 raise fl.FlightUnavailableError("connection reset by peer")

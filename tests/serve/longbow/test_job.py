@@ -409,8 +409,23 @@ def test_rows_that_reach_the_store_and_not_the_index(run: RunJob, longbow: Longb
 def test_rows_of_others_are_told(run: RunJob, longbow: LongbowDouble) -> None:
     run(["a"])
     dataset = longbow.store.datasets["docs"]
-    longbow.store.append(dataset, dataset.batches[0])
-    assert run(["a", "b"]).surplus == 1
+    place = dataset.schema.get_field_index("metadata")
+    longbow.store.append(dataset, dataset.batches[0].set_column(place, "metadata", pa.array(["{}"])))
+    summary = run(["a", "b"])
+    assert (summary.doubled, summary.surplus) == (0, 1)
+    assert run(["a", "b"]).surplus == 0  # it is told once
+
+
+def test_a_batch_that_arrives_after_its_stream_broke_and_all_was_quiet_is_counted_and_marked(
+    run: RunJob, longbow: LongbowDouble
+) -> None:
+    longbow.store.faults.lose_acks, longbow.store.faults.late_seconds = 1, 1.0
+    encoder = UnitEncoder(delay=0.2)
+    summary = run(numbered(40), encoder, chunk_texts=4)
+    assert (summary.sent, summary.doubled, summary.surplus, summary.missing) == (40, 4, 0, 0)
+    assert texts_in(longbow) == Counter(numbered(40))
+    again = run(numbered(40))
+    assert (again.known, again.doubled) == (40, 0)
 
 
 def test_a_dataset_that_was_deleted_is_made_again(run: RunJob, longbow: LongbowDouble) -> None:
