@@ -654,8 +654,8 @@ def ingest(
     report = reporter(ctx)
     with _serve_packages("fletcher-serve ingest"):
         from .longbow.command import Job, Paths, run_job
-        from .longbow.job import IngestOptions
         from .longbow.sink import SinkOptions
+        from .longbow.summary import IngestOptions
         from .longbow.target import Target
     from fletcher.runtime.embed_options import EmbedOptions
 

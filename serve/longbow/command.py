@@ -12,9 +12,10 @@ from fletcher.runtime.reporter import Reporter
 
 from .capacity import CapacityWatch
 from .documents import DeadLetters, open_documents
-from .job import Ingestion, IngestOptions, IngestSummary, journal_facts
+from .job import Ingestion, journal_facts
 from .journal import Journal
 from .sink import SinkOptions
+from .summary import IngestOptions, IngestSummary
 from .target import Target
 
 __all__ = ["Job", "Paths", "run_job"]

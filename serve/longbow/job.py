@@ -1,9 +1,4 @@
-"""The job: documents become vectors and go to Longbow, each once; what happened is counted, and adds up.
-
-    in = sent + known + duplicates + failed
-
-`known` are documents that an earlier run of the same journal brought there: after a kill, or in an incremental update.
-"""
+"""The job: documents become vectors and go to Longbow, each once; what happened is counted, and adds up (`summary`)."""
 
 from __future__ import annotations
 
@@ -11,124 +6,32 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.errors import FletcherError, InputError, ServiceError
+from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.reporter import Progress
 
 from ..textchunks import TextChunk, TextSource
+from .audit import Census, count_up, settle
 from .capacity import CapacityWatch
-from .connection import Connection, Readiness
+from .connection import Connection
 from .documents import DeadLetters
 from .ids import digester, key_of, whole_number
 from .journal import Claim, Entry, Journal
-from .presence import GRACE, all_placed, arrived, metadata_head, wait_until_quiet
+from .presence import metadata_head
 from .removed import remove_rows
-from .schema import check_schema, longbow_schema, make_batch, widen
+from .schema import longbow_schema, make_batch, widen
 from .sink import Parcel, Sink, SinkOptions
+from .summary import Counts, IngestOptions, IngestSummary
 from .target import Target
 
-__all__ = ["IngestOptions", "IngestSummary", "Ingestion", "journal_facts"]
-
-
-@dataclass(frozen=True, slots=True)
-class IngestOptions:
-    """What a job does with documents.
-
-    Attributes:
-        embed: how texts become vectors.
-        with_text: whether the texts go to Longbow too.
-        id_column: the column that says who a document is; None is its content.
-        remove_missing: delete the documents of earlier runs that the input has no more.
-        allow_unnormalized: send vectors whose norm is not 1.
-        dry_run: count, compute and send nothing.
-    """
-
-    embed: EmbedOptions = field(default_factory=EmbedOptions)
-    with_text: bool = True
-    id_column: str | None = None
-    remove_missing: bool = False
-    allow_unnormalized: bool = False
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IngestSummary:
-    """What a job did: read = sent + known + duplicates + failed.
-
-    Attributes:
-        dataset: where the rows are.
-        model: the card's name.
-        variant: the graph that ran.
-        read: documents in the input.
-        sent: embedded and acknowledged in this run; with `dry_run`, those that would be.
-        replaced: of them, those whose former content was deleted.
-        known: in Longbow from an earlier run.
-        duplicates: same content, or same id and content, as one before in the input.
-        failed: could not be used; the dead-letter file has them.
-        removed: documents of earlier runs that the input has no more, deleted.
-        tokens: that the model saw.
-        truncated_texts: longer than the model's limit.
-        dropped_tokens: cut from them.
-        retries: streams that failed and were opened anew.
-        index_len: vectors in Longbow's index at the end; None where it was not asked.
-        missing: rows that Longbow acknowledged and does not have; the next run sends them.
-        doubled: rows of this journal that arrived twice, which the protocol cannot rule out where a stream breaks; one of the
-            two is marked as deleted.
-        surplus: index entries beyond all these: rows of others.
-        tombstones: rows that this journal's runs replaced or removed; Longbow's index has them for ever.
-        memory_share: highest share of Longbow's memory that its metrics told.
-        seconds: from the first document read to the count at the end.
-        rows_per_second: rows sent by these seconds.
-        tokens_per_second: tokens by these seconds.
-    """
-
-    dataset: str
-    model: str
-    variant: str
-    read: int
-    sent: int
-    replaced: int
-    known: int
-    duplicates: int
-    failed: int
-    removed: int
-    tokens: int
-    truncated_texts: int
-    dropped_tokens: int
-    retries: int
-    index_len: int | None
-    missing: int
-    doubled: int
-    surplus: int
-    tombstones: int
-    memory_share: float | None
-    seconds: float
-    rows_per_second: float
-    tokens_per_second: float
-
-
-@dataclass(slots=True)
-class _Counts:
-    read: int = 0
-    sent: int = 0
-    replaced: int = 0
-    known: int = 0
-    duplicates: int = 0
-    failed: int = 0
-    removed: int = 0
-    doubled: int = 0
-    tokens: int = 0
-    truncated: int = 0
-    dropped: int = 0
+__all__ = ["Ingestion", "journal_facts"]
 
 
 def journal_facts(encoder: Encoder, dataset: str, options: IngestOptions) -> dict[str, str]:
@@ -189,7 +92,7 @@ class Ingestion:
         self._sink_options = sink_options
         self._watch = watch
         self._progress = progress
-        self._counts = _Counts()
+        self._counts = Counts()
         self._digest = digester(repr(sorted(journal_facts(encoder, dataset, options).items())).encode())
         self._constant = {
             "model": encoder.card.name,
@@ -222,11 +125,11 @@ class Ingestion:
             for _ in self._claimed():
                 self._taken.clear()
             counts.sent = counts.read - counts.known - counts.duplicates - self._failed
-            return self._summary(time.monotonic() - started, 0, None, 0, 0)
+            return self._summary(time.monotonic() - started, 0, Census())
         with Connection(self._target) as connection:
             dimension = options.embed.dimensions or self._encoder.dimension
             schema = longbow_schema(dimension, with_text=options.with_text)
-            self._begin(connection, schema)
+            settle(connection, self._dataset, schema, self._journal, self._sink_options.patience)
             with Sink(
                 self._target,
                 self._dataset,
@@ -248,8 +151,8 @@ class Ingestion:
                 retries = sink.retries
             if options.remove_missing:
                 self._remove(connection)
-            index_len, missing, surplus = self._verify(connection)
-        return self._summary(time.monotonic() - started, retries, index_len, missing, surplus)
+            census = count_up(connection, self._dataset, self._journal, self._sink_options.patience)
+        return self._summary(time.monotonic() - started, retries, census)
 
     def told(self) -> str:
         """What a line of progress says besides the rows."""
@@ -257,26 +160,6 @@ class Ingestion:
         parts = [f"{sink.open_parcels} batches queued, {sink.retries} retries" if sink is not None else ""]
         parts.append(self._watch.told())
         return ", ".join(part for part in parts if part)
-
-    # Before -----------------------------------------------------------------------------------------------------------
-
-    def _begin(self, connection: Connection, schema: pa.Schema) -> None:
-        """Sees that the dataset takes such rows, and finds out what became of what an earlier run left in doubt."""
-        state = _reach(connection, self._dataset, self._sink_options.patience)
-        there = connection.schema(self._dataset) if state.status != "NOT_FOUND" else None
-        if there is not None:
-            check_schema(self._dataset, there, schema)
-        journal = self._journal
-        if journal.fact("baseline") is None:
-            journal.set_fact("baseline", str(state.index_len))
-        elif state.status == "NOT_FOUND" and journal.acked_rows:
-            journal.forget_all()  # somebody deleted the dataset, or it was never made durable
-        doubt = journal.in_doubt()
-        if doubt:
-            time.sleep(GRACE)
-            wait_until_quiet(connection, self._dataset, self._sink_options.patience)
-        for unit in doubt:
-            journal.settled(unit, arrived(connection, self._dataset, journal.mark(unit)))
 
     # During -----------------------------------------------------------------------------------------------------------
 
@@ -390,40 +273,7 @@ class Ingestion:
             self._journal.add("deleted", len(ids))
             self._counts.removed += len(ids)
 
-    def _verify(self, connection: Connection) -> tuple[int | None, int, int]:
-        """Counts what arrived: `READY` alone hides rows that were dropped after OK.
-
-        Returns:
-            `index_len`, rows missing, and index entries too many.
-        """
-        journal = self._journal
-        least = journal.count("baseline") + journal.acked_rows
-        index_len = wait_until_quiet(connection, self._dataset, self._sink_options.patience)
-        if index_len == least:
-            return index_len, 0, 0
-        # More or fewer than there should be: find out which.
-        there, copies = np.unique(all_placed(connection, self._dataset, journal.marks), return_counts=True)
-        if index_len > least:
-            for row in (there[copies > 1] >> np.uint64(32)).tolist():
-                connection.delete(self._dataset, row)
-            self._counts.doubled = int((copies - 1).sum())
-            journal.add("baseline", index_len - least)  # told once
-            return index_len, 0, index_len - least - self._counts.doubled
-        absent = np.setdiff1d(journal.placed(), there)
-        journal.forget((absent >> np.uint64(32)).astype(np.int64))
-        journal.add("baseline", -len(absent))  # from here on counting begins without them
-        unindexed = least - index_len - len(absent)
-        if unindexed > 0:
-            lost = f"; {len(absent):,} others are not there at all, and the next run sends them" if len(absent) else ""
-            raise ServiceError(
-                f"Longbow has rows of {self._dataset!r} of which {unindexed:,} are not in its index, and no search finds "
-                f"them{lost}. It says READY all the same. Make the dataset anew"
-            )
-        return index_len, len(absent), 0
-
-    def _summary(
-        self, seconds: float, retries: int, index_len: int | None, missing: int, surplus: int
-    ) -> IngestSummary:
+    def _summary(self, seconds: float, retries: int, census: Census) -> IngestSummary:
         counts, seconds = self._counts, max(seconds, 1e-9)
         unread = self._letters.count - self._failed
         return IngestSummary(
@@ -441,10 +291,10 @@ class Ingestion:
             truncated_texts=counts.truncated,
             dropped_tokens=counts.dropped,
             retries=retries,
-            index_len=index_len,
-            missing=missing,
-            doubled=counts.doubled,
-            surplus=surplus,
+            index_len=census.index_len,
+            missing=census.missing,
+            doubled=census.doubled,
+            surplus=census.surplus,
             tombstones=self._journal.count("deleted"),
             memory_share=self._watch.highest_share,
             seconds=round(seconds, 3),
@@ -465,15 +315,3 @@ def _named_entry(name: object, digest: bytes) -> Entry:
         return Entry(key_of(name), digest)
     number = whole_number(name)
     return Entry(b"fletcher-id:" + number.to_bytes(4, "big"), digest, number)
-
-
-def _reach(connection: Connection, dataset: str, patience: float) -> Readiness:
-    """The first word with Longbow: tries again for a while."""
-    deadline = time.monotonic() + min(patience, connection.target.timeout)
-    while True:
-        try:
-            return connection.readiness(dataset)
-        except ServiceError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)

@@ -13,8 +13,8 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.reporter import Reporter
 from fletcher.serve.longbow.command import Job, Paths, run_job
-from fletcher.serve.longbow.job import IngestOptions, IngestSummary
 from fletcher.serve.longbow.sink import SinkOptions
+from fletcher.serve.longbow.summary import IngestOptions, IngestSummary
 from fletcher.serve.longbow.target import Target
 
 from ...doubles.longbow import LongbowDouble

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -17,9 +19,9 @@ from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
 from fletcher.serve.longbow.connection import Connection
 from fletcher.serve.longbow.ids import candidate, content_digest
-from fletcher.serve.longbow.job import IngestSummary
 from fletcher.serve.longbow.journal import Entry, Journal
 from fletcher.serve.longbow.schema import longbow_schema
+from fletcher.serve.longbow.summary import IngestSummary
 from fletcher.serve.longbow.target import Target
 
 from ...doubles.longbow import LongbowDouble
@@ -466,7 +468,30 @@ def test_two_jobs_on_one_journal(run: RunJob, tmp_path: Path) -> None:
         run(["a"])
 
 
-def test_a_full_disk_under_the_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path: Path) -> None:
+    source = tmp_path / "input.txt"
+    source.write_text("".join(f"{text}\n" for text in numbered(20_000)))
+    command = [
+        sys.executable,
+        "-m",
+        "tests.serve.longbow.child",
+        str(source),
+        longbow.url,
+        str(tmp_path / "journal"),
+        "0",
+    ]
+    root = Path(__file__).parents[3]
+    ended = subprocess.run([*command, "400000"], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "no space left for the journal; run the job again once there is some" in ended.stderr
+    arrived = len(longbow.store.ids("docs"))
+    assert 0 < arrived < 20_000
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert texts_in(longbow) == Counter(numbered(20_000))
+
+
+def test_a_full_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Journal.__init__
 
     def small(self: Journal, *args: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -19,9 +20,17 @@ from .unit_encoder import UnitEncoder
 
 ROOT = Path(__file__).parents[3]
 
+#: Of the moments; another one is tried with FLETCHER_SEED.
+SEED = int(os.environ.get("FLETCHER_SEED", "8"))
+
+
+def _moments() -> random.Random:
+    sys.stdout.write(f"FLETCHER_SEED={SEED}\n")  # pytest shows it where a test fails
+    return random.Random(SEED)
+
 
 def _kill_and_resume(longbow: LongbowDouble, folder: Path, kills: int, rows: int) -> None:
-    rng = random.Random(8)
+    rng = _moments()
     texts = [f"document {number} of the lot" for number in range(rows)]
     source = folder / "input.txt"
     source.write_text("\n".join(texts) + "\n")
@@ -49,7 +58,7 @@ def _kill_and_resume(longbow: LongbowDouble, folder: Path, kills: int, rows: int
 
 
 def _cut_and_go_on(longbow: LongbowDouble, run: RunJob, cuts: int, rows: int) -> None:
-    rng = random.Random(8)
+    rng = _moments()
     texts = [f"document {number} of the lot" for number in range(rows)]
     over = threading.Event()
     with CuttingProxy(longbow.port) as proxy:

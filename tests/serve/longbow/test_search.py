@@ -42,7 +42,7 @@ def test_what_was_replaced_or_removed_is_not_found(run: RunJob, longbow: Longbow
     assert raw.column("id").to_pylist() == [7]  # Longbow itself goes on finding the former text
     for _ in range(2):
         found = ask(longbow, "text 7", k=19)
-        assert sorted(hit.text for hit in found) == sorted(row["text"] for row in second)
+        assert sorted(hit.text for hit in found) == sorted(str(row["text"]) for row in second)
         assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
         assert "text 3" not in {hit.text for hit in ask(longbow, "text 3")}
         assert ask(longbow, "changed")[0].score == pytest.approx(1.0)
