@@ -11,6 +11,7 @@ from fletcher.runtime.errors import InputError, ServiceError
 from fletcher.runtime.reporter import Reporter
 
 from .capacity import CapacityWatch
+from .connection import Connection
 from .documents import DeadLetters, open_documents
 from .job import Ingestion, journal_facts
 from .journal import Journal
@@ -99,9 +100,14 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                 options = replace(options, id_column=named_by)
             facts = journal_facts(encoder, job.dataset, options)
             told: list[Ingestion] = []
+
+            def to_index() -> int | None:
+                return connection.readiness(job.dataset).to_index
+
             with (
                 Journal(job.paths.journal, facts) as journal,
-                CapacityWatch(job.metrics) as watch,
+                Connection(replace(job.target, timeout=min(job.target.timeout, 5.0))) as connection,
+                CapacityWatch(job.metrics, None if options.dry_run else to_index) as watch,
                 report.progress(
                     f"ingesting into {job.dataset}",
                     total=source.total,

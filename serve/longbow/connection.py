@@ -7,6 +7,7 @@ server built from it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,6 +44,9 @@ CHANNEL: Final = [
 ]
 
 
+_to_index = re.compile(r"(\d+) pending index jobs")  # counted in rows, by their own code
+
+
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """What `check_readiness` says.
@@ -56,6 +60,12 @@ class Readiness:
     status: str
     reason: str
     index_len: int
+
+    @property
+    def to_index(self) -> int | None:
+        """Rows that were acknowledged and wait for the index; None where it does not say."""
+        found = _to_index.search(self.reason)
+        return int(found[1]) if found else 0 if self.status == "READY" else None
 
 
 @dataclass(frozen=True, slots=True)

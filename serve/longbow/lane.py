@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,9 @@ from .presence import GRACE, arrived, wait_until_quiet
 from .shared import Shared
 
 __all__ = ["Lane"]
+
+#: Seconds between two questions whether a batch is still held back.
+HELD: Final = 0.5
 
 logger = logging.getLogger("fletcher.serve.longbow")
 
@@ -112,11 +116,11 @@ class Lane:
 
     def _deliver(self, parcels: list[Parcel]) -> None:
         shared = self._shared
-        while (wait := max(shared.hold(), shared.breaker.remaining())) > 0:
+        while (why := shared.hold()) or shared.breaker.remaining() > 0:
             self._in_trouble()
-            if shared.closing.wait(min(wait, 1.0)):
+            if shared.closing.wait(HELD if why else min(shared.breaker.remaining(), 1.0)):
                 return
-            self._check_patience(None)
+            self._check_patience(why)
         for parcel in parcels:
             for row in parcel.stale:
                 self._connection.delete(shared.dataset, row)
@@ -137,12 +141,12 @@ class Lane:
 
     # Trouble ----------------------------------------------------------------------------------------------------------
 
-    def _check_patience(self, error: FletcherError | None) -> None:
+    def _check_patience(self, why: object) -> None:
         shared = self._shared
         if self._out_of_patience():
             raise ServiceError(
                 f"Longbow at {shared.target.url} has acknowledged nothing for {shared.options.patience:g} s"
-                f"{f': {error}' if error else ''}. What was acknowledged is in the journal: run the job again to go on"
+                f"{f': {why}' if why else ''}. What was acknowledged is in the journal: run the job again to go on"
             )
 
     def _out_of_patience(self) -> bool:

@@ -64,7 +64,7 @@ class Shared:
         schema: of every parcel's batch.
         ledger: what is told.
         options: how rows are sent.
-        hold: seconds to wait before the next batch, asked before each.
+        hold: why the next batch should wait, or empty; asked before each.
         waiting: parcels that no stream has taken.
         sizer: rows of the next batch.
         breaker: opens while nothing works.
@@ -83,7 +83,7 @@ class Shared:
         ledger: Ledger,
         options: SinkOptions,
         on_done: Callable[[Parcel], None],
-        hold: Callable[[], float],
+        hold: Callable[[], str],
     ) -> None:
         self.target = target
         self.dataset = dataset

@@ -38,7 +38,7 @@ class Sink:
         options: SinkOptions = DEFAULTS,
         *,
         on_done: Callable[[Parcel], None] = lambda parcel: None,
-        hold: Callable[[], float] = lambda: 0.0,
+        hold: Callable[[], str] = lambda: "",
     ) -> None:
         """
         Args:
@@ -48,7 +48,7 @@ class Sink:
             ledger: what is told.
             options: how rows are sent.
             on_done: called for each parcel that was acknowledged, on a stream's thread.
-            hold: seconds to wait before the next batch, asked before each.
+            hold: why the next batch should wait, or empty; asked before each.
         """
         self._shared = Shared(target, dataset, schema, ledger, options, on_done, hold)
         self.breaker = self._shared.breaker
