@@ -602,6 +602,9 @@ def ingest(
     remove_missing: Annotated[
         bool, typer.Option("--remove-missing", help="Delete documents of earlier runs that the input has no more.")
     ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Where the journal is lost: read from the dataset what is there.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent.")] = False,
     text: Annotated[bool, typer.Option("--text/--no-text", help="Whether the texts go to Longbow too.")] = True,
     allow_unnormalized: Annotated[
@@ -675,6 +678,7 @@ def ingest(
             remove_missing=remove_missing,
             allow_unnormalized=allow_unnormalized,
             dry_run=dry_run,
+            adopt=adopt,
         ),
         sink=SinkOptions(streams, compression, patience),
         metrics=metrics,

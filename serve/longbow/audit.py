@@ -28,7 +28,7 @@ class Census:
     surplus: int = 0
 
 
-def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Journal, patience: float) -> None:
+def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Journal, patience: float) -> int:
     """Sees that the dataset takes such rows, and finds out what became of what an earlier run left in doubt.
 
     Args:
@@ -38,6 +38,9 @@ def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Jou
         journal: of the job.
         patience: seconds without any change that Longbow may be busy.
 
+    Returns:
+        How many rows there are that a new journal knows nothing of.
+
     Raises:
         InputError: the dataset has other columns.
         ServiceError: Longbow is not there, or stays busy.
@@ -46,7 +49,7 @@ def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Jou
     there = connection.schema(dataset) if state.status != "NOT_FOUND" else None
     if there is not None:
         check_schema(dataset, there, schema)
-    if journal.fact("baseline") is None:
+    if new := journal.fact("baseline") is None:
         journal.set_fact("baseline", str(state.index_len))
     elif state.status == "NOT_FOUND" and journal.acked_rows:
         journal.forget_all()  # somebody deleted the dataset, or it was never made durable
@@ -56,6 +59,7 @@ def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Jou
         wait_until_quiet(connection, dataset, patience)
     for unit in doubt:
         journal.settled(unit, arrived(connection, dataset, journal.mark(unit)))
+    return state.index_len if new else 0
 
 
 def count_up(connection: Connection, dataset: str, journal: Journal, patience: float) -> Census:

@@ -129,6 +129,7 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                     watch=watch,
                     progress=progress,
                     trace=job.trace,
+                    warn=report.warn,
                 )
                 told.append(ingestion)
                 summary = ingestion.run()

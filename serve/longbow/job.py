@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.reporter import Progress
 
 from ..textchunks import TextChunk, TextSource
+from .adopt import adopt
 from .audit import Census, count_up, settle
 from .capacity import CapacityWatch
 from .connection import Connection
@@ -67,6 +68,7 @@ class Ingestion:
         watch: CapacityWatch,
         progress: Progress,
         trace: str = "",
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         """
         Args:
@@ -81,6 +83,7 @@ class Ingestion:
             watch: Longbow's metrics.
             progress: counts rows and tokens as they are acknowledged, and batches.
             trace: an id that every row's metadata carries; empty is none.
+            warn: told of what the user should know before.
         """
         self._encoder = encoder
         self._source = source
@@ -106,6 +109,7 @@ class Ingestion:
         self._taken: deque[tuple[TextChunk, Claim]] = deque()
         self._sizes: dict[int, tuple[int, int, int]] = {}  # by unit: rows, tokens, rows replaced
         self._lock = threading.Lock()
+        self._warn = warn
         self._sink: Sink | None = None
 
     def run(self) -> IngestSummary:
@@ -129,7 +133,15 @@ class Ingestion:
         with Connection(self._target) as connection:
             dimension = options.embed.dimensions or self._encoder.dimension
             schema = longbow_schema(dimension, with_text=options.with_text)
-            settle(connection, self._dataset, schema, self._journal, self._sink_options.patience)
+            unknown = settle(connection, self._dataset, schema, self._journal, self._sink_options.patience)
+            if options.adopt:
+                identity = {name: self._constant[name] for name in ("digest", "variant", "input_type")}
+                adopt(connection, self._dataset, self._journal, identity, self._entry)
+            elif unknown:
+                self._warn(
+                    f"{self._dataset} has {unknown:,} rows, and the journal {self._journal.path} is new: a document that is "
+                    "there already will be there twice. With --adopt, and a new journal, it is read which are there"
+                )
             with Sink(
                 self._target,
                 self._dataset,
@@ -206,19 +218,25 @@ class Ingestion:
                 where = f"{self._source.name}, row {chunk.first_row + row} (from 0)"
                 self._fail(chunk, row, InputError(f"{where}: there is no text"))
                 continue
-            digest = self._digest(text)
-            if names is None:
-                entry = Entry(digest, digest)
-            else:
-                try:
-                    entry = _named_entry(names[row], digest)
-                except InputError as error:
-                    where = f"{self._source.name}, row {chunk.first_row + row} (from 0)"
-                    self._fail(chunk, row, InputError(f"{where}: {error}"))
-                    continue
+            try:
+                entry = self._entry(text, {self._options.id_column: names[row]} if names is not None else {})
+            except InputError as error:
+                where = f"{self._source.name}, row {chunk.first_row + row} (from 0)"
+                self._fail(chunk, row, InputError(f"{where}: {error}"))
+                continue
             rows.append(row)
             entries.append(entry)
         return rows, entries
+
+    def _entry(self, text: str, columns: Mapping[Any, Any]) -> Entry:
+        """Who a document is.
+
+        Raises:
+            InputError: it has no id, or one that does not fit.
+        """
+        digest = self._digest(text)
+        column = self._options.id_column
+        return Entry(digest, digest) if column is None else _named_entry(columns.get(column), digest)
 
     def _fail(self, chunk: TextChunk, row: int, error: InputError) -> None:
         self._counts.failed += 1

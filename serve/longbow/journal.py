@@ -16,7 +16,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,6 +239,23 @@ class Journal:
             return Verdict("known", row), (entry.key, digest, former, self.run, 0)
         return Verdict("send", row, True), (entry.key, entry.digest, unit, self.run, 1)
 
+    @property
+    def documents(self) -> int:
+        """How many it knows, those that were removed among them."""
+        return self._number("SELECT count(*) FROM documents")
+
+    def adopt(self, documents: Iterable[tuple[int, Entry]]) -> None:
+        """Writes down that Longbow has documents which this journal did not bring there.
+
+        Args:
+            documents: their ids, and who they are.
+        """
+        with self._transaction():
+            self._unit += 1  # of no rows: they are in the count that this journal began with
+            self._db.execute("INSERT INTO units VALUES (?, ?, ?)", (self._unit, ACKED, 0))
+            rows = ((row, one.key, one.digest, self._unit, 0, 0) for row, one in documents)
+            self._db.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", rows)
+
     def unseen(self) -> Iterator[NDArray[np.int64]]:
         """Ids of documents that this run did not meet, some at a time; to be removed before the next ones are asked for."""
         query = "SELECT id FROM documents WHERE run < ? AND unit != ? LIMIT 1000"
@@ -251,9 +268,9 @@ class Journal:
             self._db.executemany("UPDATE documents SET unit = ? WHERE id = ?", [(REMOVED, row) for row in ids.tolist()])
 
     def placed(self) -> NDArray[np.uint64]:
-        """Every document that Longbow should have, as `id << 32 | unit`; uint64, (n,)."""
+        """Every document that this journal brought to Longbow, as `id << 32 | unit`; uint64, (n,)."""
         with self._lock, self._named():
-            query = "SELECT id, unit FROM documents WHERE unit IN (SELECT unit FROM units WHERE state = ?)"
+            query = "SELECT id, unit FROM documents WHERE unit IN (SELECT unit FROM units WHERE state = ? AND rows)"
             return np.fromiter((row[0] << 32 | row[1] for row in self._db.execute(query, (ACKED,))), np.uint64)
 
     def forget(self, ids: NDArray[np.int64]) -> None:

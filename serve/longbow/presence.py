@@ -24,7 +24,7 @@ from .connection import Condition, Connection
 __all__ = ["GRACE", "all_placed", "arrived", "metadata_head", "wait_until_quiet"]
 
 #: Seconds after the end of a stream until Longbow has taken in what had reached it; nothing tells of it before.
-GRACE: Final = 0.5
+GRACE: Final = 1.0
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .connection import Condition, Connection
 from .exchange import Exchange
 
-__all__ = ["remove_rows", "removed_at"]
+__all__ = ["all_removed", "remove_rows", "removed_at"]
 
 SCHEMA: Final = pa.schema([pa.field("id", pa.int64()), pa.field("removed", pa.int64())])
 
@@ -50,6 +50,19 @@ def removed_at(connection: Connection, dataset: str, row: int) -> int:
     """
     batches = connection.rows(_beside(dataset), [Condition("id", "=", str(row))], ["removed"])
     return max((max(batch.column("removed").to_pylist(), default=0) for batch in batches), default=0)
+
+
+def all_removed(connection: Connection, dataset: str) -> dict[int, int]:
+    """When each document that was ever removed was so last, nanoseconds since 1970, by id.
+
+    Raises:
+        ServiceError, InputError: as in `translate`.
+    """
+    last: dict[int, int] = {}
+    for batch in connection.rows(_beside(dataset), [Condition("id", ">=", "0")], ["id", "removed"]):
+        for row, when in zip(batch.column("id").to_pylist(), batch.column("removed").to_pylist(), strict=True):
+            last[row] = max(when, last.get(row, 0))
+    return last
 
 
 def _beside(dataset: str) -> str:

@@ -25,6 +25,7 @@ class IngestOptions:
         remove_missing: delete the documents of earlier runs that the input has no more.
         allow_unnormalized: send vectors whose norm is not 1.
         dry_run: count, compute and send nothing.
+        adopt: read which documents the dataset has, into a new journal.
     """
 
     embed: EmbedOptions = field(default_factory=EmbedOptions)
@@ -33,6 +34,7 @@ class IngestOptions:
     remove_missing: bool = False
     allow_unnormalized: bool = False
     dry_run: bool = False
+    adopt: bool = False
 
 
 @dataclass(frozen=True, slots=True)

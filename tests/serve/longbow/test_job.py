@@ -138,6 +138,32 @@ def test_an_update_embeds_what_changed_and_deletes_what_is_gone(run: RunJob, lon
     assert texts_in(longbow) == Counter(row["text"] for row in first)
 
 
+@pytest.mark.parametrize("named", ["name", "n", None])
+def test_a_journal_that_was_lost_is_read_from_the_dataset(
+    run: RunJob, longbow: LongbowDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str | None
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": f"old {number}", "name": f"doc-{number}", "n": number} for number in range(8)
+    ]
+    run(rows, id_column=named)
+    rows[1]["text"] = "changed"
+    run(rows[:-1], id_column=named, remove_missing=True)
+    rows[2]["text"] = "changed again"
+    rows.append({"text": "new", "name": "doc-new", "n": 99})
+    encoder = UnitEncoder()
+    summary = run(rows, encoder, id_column=named, remove_missing=True, adopt=True, journal=tmp_path / "another")
+    assert sorted(encoder.embedded) == ["changed again", "new", "old 7"]
+    assert (summary.sent, summary.known, summary.missing, summary.surplus) == (3, 6, 0, 0)
+    assert texts_in(longbow) == Counter(row["text"] for row in rows)
+    with pytest.raises(InputError, match="--adopt is for a new journal"):
+        run(rows, id_column=named, adopt=True, journal=tmp_path / "another")
+    with pytest.raises(InputError, match="has rows whose digest is 'd1', and this job's is 'd2'"):
+        run(rows, UnitEncoder(digest="d2"), id_column=named, adopt=True, journal=tmp_path / "third")
+    capsys.readouterr()
+    run(["x"], journal=tmp_path / "fourth")
+    assert "a document that is there already will be there twice" in capsys.readouterr().err
+
+
 def test_the_users_own_numbers_are_the_ids(run: RunJob, longbow: LongbowDouble) -> None:
     run([{"text": "a", "n": 7}, {"text": "b", "n": 2**32 - 1}], id_column="n")
     assert longbow.store.ids("docs") == [7, 2**32 - 1]
@@ -421,8 +447,8 @@ def test_rows_of_others_are_told(run: RunJob, longbow: LongbowDouble) -> None:
 def test_a_batch_that_arrives_after_its_stream_broke_and_all_was_quiet_is_counted_and_marked(
     run: RunJob, longbow: LongbowDouble
 ) -> None:
-    longbow.store.faults.lose_acks, longbow.store.faults.late_seconds = 1, 1.0
-    encoder = UnitEncoder(delay=0.2)
+    longbow.store.faults.lose_acks, longbow.store.faults.late_seconds = 1, 1.7
+    encoder = UnitEncoder(delay=0.3)
     summary = run(numbered(40), encoder, chunk_texts=4)
     assert (summary.sent, summary.doubled, summary.surplus, summary.missing) == (40, 4, 0, 0)
     assert texts_in(longbow) == Counter(numbered(40))
