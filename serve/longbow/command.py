@@ -160,6 +160,6 @@ def _tell(summary: IngestSummary, job: Job, report: Reporter, letters: DeadLette
     report.result(summary)
     if summary.missing:
         raise ServiceError(
-            f"Longbow acknowledged {summary.missing:,} rows that it does not have, as it does when its memory is full: "
-            "raise LONGBOW_MAX_MEMORY, and run the job again, which sends these rows alone"
+            f"Longbow acknowledged {summary.missing:,} rows that it does not have, as it does when its memory is full (raise "
+            "LONGBOW_MAX_MEMORY) or it was killed: run the job again, which sends these rows alone"
         )

@@ -530,7 +530,7 @@ def test_a_full_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest
 
     def small(self: Journal, *args: Any) -> None:
         opened(self, *args)
-        self._db.execute("PRAGMA max_page_count = 8")  # SQLite's own full disk: SQLITE_FULL
+        self._db.write("PRAGMA max_page_count = 8")  # SQLite's own full disk: SQLITE_FULL
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "__init__", small)
