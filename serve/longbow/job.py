@@ -27,7 +27,7 @@ from .ids import digester, key_of, whole_number
 from .journal import Claim, Entry, Journal
 from .presence import metadata_head
 from .removed import remove_rows
-from .schema import longbow_schema, make_batch, widen
+from .schema import cosine_loss, longbow_schema, make_batch, widen
 from .sink import Parcel, Sink, SinkOptions
 from .summary import Counts, IngestOptions, IngestSummary
 from .target import Target
@@ -250,6 +250,7 @@ class Ingestion:
         return self._counts.failed
 
     def _parcel(self, schema: Any, chunk: TextChunk, claim: Claim, embeddings: Embeddings) -> Parcel:
+        self._counts.cosine_loss = max(self._counts.cosine_loss, cosine_loss(embeddings))
         vectors = widen(embeddings, allow_unnormalized=self._options.allow_unnormalized)
         ids: NDArray[np.int64] = np.array([verdict.id for verdict in claim.verdicts], np.int64)
         counts, tokens = self._counts, int(embeddings.tokens.sum())
@@ -308,6 +309,7 @@ class Ingestion:
             tokens=counts.tokens,
             truncated_texts=counts.truncated,
             dropped_tokens=counts.dropped,
+            cosine_loss=counts.cosine_loss,
             retries=retries,
             index_len=census.index_len,
             missing=census.missing,

@@ -55,6 +55,7 @@ class IngestSummary:
         tokens: that the model saw.
         truncated_texts: longer than the model's limit.
         dropped_tokens: cut from them.
+        cosine_loss: 1 - cosine between a vector as it was sent and as the model computed it is at most this; 0 for float32.
         retries: streams that failed and were opened anew.
         index_len: vectors in Longbow's index at the end; None where it was not asked.
         missing: rows that Longbow acknowledged and does not have; the next run sends them.
@@ -81,6 +82,7 @@ class IngestSummary:
     tokens: int
     truncated_texts: int
     dropped_tokens: int
+    cosine_loss: float
     retries: int
     index_len: int | None
     missing: int
@@ -107,3 +109,4 @@ class Counts:
     tokens: int = 0
     truncated: int = 0
     dropped: int = 0
+    cosine_loss: float = 0.0

@@ -118,6 +118,7 @@ class Store:
         self.searches: dict[bytes, tuple[float, pa.RecordBatch]] = {}
         self.left_conditions: list[dict[str, str]] = []
         self.ended = False
+        self.peers: set[str] = set()
         self.calls: list[str] = []
         self.headers: list[dict[str, list[str]]] = []
         self.lock = threading.Lock()
@@ -390,6 +391,7 @@ class DataPort(_Port):
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         self.store.enter("DoExchange")
+        self.store.peers.add(context.peer())
         path = [part.decode() for part in descriptor.path or []]
         if path[:1] != ["ingest"] or len(path) < 2:
             raise pa.ArrowInvalid("DoExchange ingest requires dataset name in path")

@@ -17,7 +17,7 @@ import pytest
 
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
-from fletcher.serve.longbow.connection import Connection
+from fletcher.serve.longbow.connection import CHANNEL, Connection
 from fletcher.serve.longbow.ids import candidate, content_digest
 from fletcher.serve.longbow.journal import Entry, Journal
 from fletcher.serve.longbow.schema import longbow_schema
@@ -78,14 +78,33 @@ def test_rows_arrive_compressed_and_over_several_streams(run: RunJob, longbow: L
     assert texts_in(longbow) == Counter(numbered(50))
 
 
+def test_each_stream_has_a_connection_of_its_own(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.faults.ack_seconds = 0.05
+    assert run(numbered(60), streams=3).sent == 60
+    assert longbow.store.calls.count("DoExchange") == len(longbow.store.peers) == 3
+
+
+def test_pings_are_rarer_than_longbow_bears() -> None:
+    bears = 5 * 60 * 1000  # its EnforcementPolicy's MinTime, cmd/longbow/main.go
+    assert dict(CHANNEL)["grpc.keepalive_time_ms"] > bears
+    assert dict(CHANNEL)["grpc.keepalive_permit_without_calls"] == 0
+
+
 def test_texts_stay_at_home_if_asked(run: RunJob, longbow: LongbowDouble) -> None:
     run(["one"], with_text=False)
     assert longbow.store.live("docs").column_names == ["id", "vector", "metadata", "timestamp"]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("int8", 1e-2)])
-def test_other_types_are_widened(run: RunJob, longbow: LongbowDouble, dtype: Any, tolerance: float) -> None:
-    run(numbered(5), embed=EmbedOptions(dtype=dtype))
+@pytest.mark.parametrize(("dtype", "tolerance", "loss"), [("float16", 1e-3, 1.2e-7), ("int8", 1e-2, 1e-4)])
+def test_other_types_are_widened_and_the_loss_is_told(
+    run: RunJob, longbow: LongbowDouble, dtype: Any, tolerance: float, loss: float
+) -> None:
+    summary = run(numbered(5), embed=EmbedOptions(dtype=dtype))
+    assert 0 < summary.cosine_loss < loss
+    for row in longbow.store.live("docs").select(["text", "vector"]).to_pylist():
+        whole, sent = unit_vector(row["text"]).astype(np.float64), np.array(row["vector"])
+        cosine = whole @ sent / np.linalg.norm(whole) / np.linalg.norm(sent)
+        assert 1 - cosine <= summary.cosine_loss
     for row in longbow.store.live("docs").select(["text", "vector"]).to_pylist():
         np.testing.assert_allclose(row["vector"], unit_vector(row["text"]), atol=tolerance)
     assert longbow.store.datasets["docs"].indexed == 5
