@@ -1,6 +1,6 @@
 """How full Longbow is and how far behind: to say so, and to wait before it blocks without a word.
 
-The memory is told by its Prometheus port; how many rows wait for its index only `check_readiness` tells.
+The memory is told by its Prometheus port; how many batches wait for its index only `check_readiness` tells.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ __all__ = ["Capacity", "CapacityWatch", "read_metrics"]
 #: Longbow blocks writers above 95 % of its heap, or 90 % of what its rows may take: wait before that.
 HOLD_ABOVE: Final = 0.85
 
-#: Rows that may wait for Longbow's index, acknowledged as they are: it drops batches when tens of thousands wait.
-MOST_TO_INDEX: Final = 200_000
+#: Batches that may wait for Longbow's index, acknowledged as they are: enough that it is never idle. It would take 60,000,
+#: and drop more, and while it works on them nothing tells how far it is.
+MOST_TO_INDEX: Final = 32
 
 #: Seconds between two looks.
 INTERVAL: Final = 2.0
@@ -71,15 +72,15 @@ class CapacityWatch:
     Attributes:
         last: what was seen last; None before the first look and after one that failed.
         highest_share: of the memory's limit, over all looks.
-        to_index: rows that wait for the index; None where that is not known.
+        to_index: batches that wait for the index; None where that is not known.
         problem: why the page could not be read, or None.
     """
 
-    def __init__(self, url: str | None, to_index: Callable[[], int | None] | None = None) -> None:
+    def __init__(self, url: str | None, to_index: Callable[[], int] | None = None) -> None:
         """
         Args:
             url: of the page, such as http://127.0.0.1:9090/metrics; None never looks at one.
-            to_index: asks Longbow how many rows wait for its index; None never asks.
+            to_index: asks Longbow how many batches wait for its index; None never asks.
 
         Raises:
             InputError: it is no URL of HTTP.
@@ -114,7 +115,7 @@ class CapacityWatch:
             self.highest_share = max(share, self.highest_share or 0.0)
 
     def ask(self) -> None:
-        """Asks once how many rows wait for the index."""
+        """Asks once how many batches wait for the index."""
         if self._ask is None:
             return
         try:
@@ -128,14 +129,14 @@ class CapacityWatch:
         if share is not None and share > HOLD_ABOVE:
             return f"its memory is {share:.0%} full, and it blocks at 95 %: raise LONGBOW_MAX_MEMORY"
         if self.to_index is not None and self.to_index > MOST_TO_INDEX:
-            return f"{self.to_index:,} rows wait for its index"
+            return f"{self.to_index:,} batches wait for its index"
         return ""
 
     def told(self) -> str:
         """For a line of progress; empty where nothing is known."""
         parts = []
         if self.to_index:
-            parts.append(f"{self.to_index:,} rows to index")
+            parts.append(f"{self.to_index:,} batches to index")
         if self.last is None:
             return ", ".join(parts)
         if self.last.memory_share is not None:

@@ -101,7 +101,7 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
             facts = journal_facts(encoder, job.dataset, options)
             told: list[Ingestion] = []
 
-            def to_index() -> int | None:
+            def to_index() -> int:
                 return connection.readiness(job.dataset).to_index
 
             with (

@@ -44,7 +44,7 @@ CHANNEL: Final = [
 ]
 
 
-_to_index = re.compile(r"(\d+) pending index jobs")  # counted in rows, by their own code
+_to_index = re.compile(r"global index queue has (\d+) jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +62,10 @@ class Readiness:
     index_len: int
 
     @property
-    def to_index(self) -> int | None:
-        """Rows that were acknowledged and wait for the index; None where it does not say."""
+    def to_index(self) -> int:
+        """Batches, of all datasets, that were acknowledged and wait for the index."""
         found = _to_index.search(self.reason)
-        return int(found[1]) if found else 0 if self.status == "READY" else None
+        return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True, slots=True)

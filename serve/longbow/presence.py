@@ -96,5 +96,8 @@ def wait_until_quiet(connection: Connection, dataset: str, patience: float) -> i
         elif state.status != "BUSY":
             return state.index_len
         elif time.monotonic() - changed > patience:
-            raise ServiceError(f"Longbow at {connection.target.url} stays busy: {state.reason or 'its index grows'}")
+            raise ServiceError(
+                f"Longbow at {connection.target.url} stays busy ({state.reason or 'its index grows'}), without any change for "
+                f"{patience:g} s. What it acknowledged is not lost: try again later"
+            )
         pause = min(pause * 2, 1.0)

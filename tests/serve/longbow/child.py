@@ -33,7 +33,7 @@ def main() -> None:
         paths=Paths(Path(journal), Path(journal).with_suffix(".failed")),
         on_error="stop",
         options=IngestOptions(),
-        sink=SinkOptions(patience=20.0),
+        sink=SinkOptions(patience=120.0),
         metrics=None,
         trace="",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,12 @@ RunJob = Callable[..., IngestSummary]
 def longbow() -> Iterator[LongbowDouble]:
     with LongbowDouble() as double:
         yield double
+
+
+@pytest.fixture
+def longbow_url(longbow: LongbowDouble) -> str:
+    """The double's address, or a real server's where FLETCHER_LONGBOW names one."""
+    return os.environ.get("FLETCHER_LONGBOW", longbow.url)
 
 
 @pytest.fixture

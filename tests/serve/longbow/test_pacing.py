@@ -47,13 +47,12 @@ def test_metrics_are_read(longbow: LongbowDouble) -> None:
 
 
 def test_rows_that_wait_for_the_index_are_told_and_hold_back() -> None:
-    waiting = Readiness("BUSY", "dataset has 250000 pending index jobs, 3 pending ingestion jobs", 7).to_index
-    assert (waiting, Readiness("READY", "", 7).to_index) == (250_000, 0)
-    assert Readiness("BUSY", "global index queue has 3 jobs", 0).to_index is None
+    waiting = Readiness("BUSY", "global index queue has 250 jobs", 0).to_index
+    assert (waiting, Readiness("READY", "", 7).to_index) == (250, 0)
     with CapacityWatch(None, lambda: waiting) as watch:
         watch.ask()
-        assert watch.told() == "250,000 rows to index"
-        assert watch.hold() == "250,000 rows wait for its index"
+        assert watch.told() == "250 batches to index"
+        assert watch.hold() == "250 batches wait for its index"
 
     def away() -> int:
         raise ServiceError("away")

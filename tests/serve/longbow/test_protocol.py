@@ -43,8 +43,8 @@ class Place:
 
 
 @pytest.fixture
-def place(longbow: LongbowDouble) -> Iterator[Place]:
-    url = os.environ.get("FLETCHER_LONGBOW", longbow.url)
+def place(longbow: LongbowDouble, longbow_url: str) -> Iterator[Place]:
+    url = longbow_url
     meta = os.environ.get("FLETCHER_LONGBOW_META", longbow.meta_url)
     place = Place(url, meta, f"fletcher-test-{uuid.uuid4().hex[:8]}")
     yield place
