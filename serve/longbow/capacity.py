@@ -143,7 +143,7 @@ class CapacityWatch:
             parts.append(f"Longbow's memory {self.last.memory_share:.0%} full")
         if self.last.lag_rows:
             parts.append(f"{self.last.lag_rows:,} rows behind")
-        if self.last.index_queue:
+        if self.last.index_queue and not self.to_index:
             parts.append(f"{self.last.index_queue:,} batches to index")
         return ", ".join(parts)
 

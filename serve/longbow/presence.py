@@ -97,7 +97,7 @@ def wait_until_quiet(connection: Connection, dataset: str, patience: float) -> i
             return state.index_len
         elif time.monotonic() - changed > patience:
             raise ServiceError(
-                f"Longbow at {connection.target.url} stays busy ({state.reason or 'its index grows'}), without any change for "
-                f"{patience:g} s. What it acknowledged is not lost: try again later"
+                f"Longbow at {connection.target.url} stays busy ({state.reason or 'its index grows'}), without any change "
+                f"for {patience:g} s. What it acknowledged is not lost: try again later"
             )
         pause = min(pause * 2, 1.0)
