@@ -30,6 +30,13 @@ from .conftest import RunJob
 from .unit_encoder import UnitEncoder, unit_vector
 
 
+@pytest.fixture(autouse=True)
+def quick_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double takes a batch in at once; `test_kills_and_cuts` waits as long as a user does."""
+    monkeypatch.setattr("fletcher.serve.longbow.lane.GRACE", 0.05)
+    monkeypatch.setattr("fletcher.serve.longbow.audit.GRACE", 0.05)
+
+
 def texts_in(longbow: LongbowDouble, dataset: str = "docs") -> Counter[str]:
     """Texts of the live rows, and how often each is there."""
     return Counter(longbow.store.live(dataset).column("text").to_pylist())
@@ -466,8 +473,8 @@ def test_rows_of_others_are_told(run: RunJob, longbow: LongbowDouble) -> None:
 def test_a_batch_that_arrives_after_its_stream_broke_and_all_was_quiet_is_counted_and_marked(
     run: RunJob, longbow: LongbowDouble
 ) -> None:
-    longbow.store.faults.lose_acks, longbow.store.faults.late_seconds = 1, 1.7
-    encoder = UnitEncoder(delay=0.3)
+    longbow.store.faults.lose_acks, longbow.store.faults.late_seconds = 1, 1.0
+    encoder = UnitEncoder(delay=0.2)
     summary = run(numbered(40), encoder, chunk_texts=4)
     assert (summary.sent, summary.doubled, summary.surplus, summary.missing) == (40, 4, 0, 0)
     assert texts_in(longbow) == Counter(numbered(40))
@@ -523,7 +530,7 @@ def test_two_jobs_on_one_journal(run: RunJob, tmp_path: Path) -> None:
 
 def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path: Path) -> None:
     source = tmp_path / "input.txt"
-    source.write_text("".join(f"{text}\n" for text in numbered(20_000)))
+    source.write_text("".join(f"{text}\n" for text in numbered(5_000)))
     command = [
         sys.executable,
         "-m",
@@ -534,14 +541,14 @@ def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path
         "0",
     ]
     root = Path(__file__).parents[3]
-    ended = subprocess.run([*command, "400000"], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run([*command, "150000"], cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode != 0
     assert "no space left for the journal; run the job again once there is some" in ended.stderr
     arrived = len(longbow.store.ids("docs"))
-    assert 0 < arrived < 20_000
+    assert 0 < arrived < 5_000
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert texts_in(longbow) == Counter(numbered(20_000))
+    assert texts_in(longbow) == Counter(numbered(5_000))
 
 
 def test_a_full_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest.MonkeyPatch) -> None:
