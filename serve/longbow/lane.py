@@ -120,7 +120,9 @@ class Lane:
             self._in_trouble()
             if shared.closing.wait(HELD if why else min(shared.breaker.remaining(), 1.0)):
                 return
-            self._check_patience(why)
+            if self._out_of_patience():
+                self._give_up(self._impatience(why))
+                return
         for parcel in parcels:
             for row in parcel.stale:
                 self._connection.delete(shared.dataset, row)
@@ -141,13 +143,12 @@ class Lane:
 
     # Trouble ----------------------------------------------------------------------------------------------------------
 
-    def _check_patience(self, why: object) -> None:
+    def _impatience(self, why: object) -> ServiceError:
         shared = self._shared
-        if self._out_of_patience():
-            raise ServiceError(
-                f"Longbow at {shared.target.url} has acknowledged nothing for {shared.options.patience:g} s"
-                f"{f': {why}' if why else ''}. What was acknowledged is in the journal: run the job again to go on"
-            )
+        return ServiceError(
+            f"Longbow at {shared.target.url} has acknowledged nothing for {shared.options.patience:g} s"
+            f"{f': {why}' if why else ''}. What was acknowledged is in the journal: run the job again to go on"
+        )
 
     def _out_of_patience(self) -> bool:
         return time.monotonic() - self._trouble_since > self._shared.options.patience
@@ -173,7 +174,9 @@ class Lane:
         self._again = [*(parcel for parcel in parcels if parcel not in doubt), *self._again]
         while not shared.closing.is_set():
             try:
-                self._check_patience(error)
+                if self._out_of_patience():
+                    self._give_up(self._impatience(error))
+                    return
                 shared.breaker.fail()
                 wait = max(self._backoff.fail(), shared.breaker.remaining(), settled - time.monotonic())
                 left = self._trouble_since + shared.options.patience - time.monotonic()
@@ -183,9 +186,6 @@ class Lane:
                 return
             except ServiceError as again:
                 error = again
-                if self._out_of_patience():
-                    self._give_up(again)
-                    return
             except (FletcherError, OSError) as fatal:
                 self._give_up(fatal)
                 return

@@ -491,7 +491,10 @@ def test_a_dataset_that_was_deleted_is_made_again(run: RunJob, longbow: LongbowD
 
 def test_a_longbow_that_stays_full_is_named(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.max_memory, longbow.store.memory = 1_000_000, 870_000
-    with pytest.raises(ServiceError, match=r"acknowledged nothing for 1 s: its memory is 87% full.*LONGBOW_MAX_MEMORY"):
+    with pytest.raises(
+        ServiceError,
+        match=r"^Longbow at \S+ has acknowledged nothing for 1 s: its memory is 87% full.*LONGBOW_MAX_MEMORY",
+    ):
         run(numbered(5), metrics=longbow.metrics_url, patience=1.0)
     longbow.store.memory = 0
     assert run(numbered(5), metrics=longbow.metrics_url).sent == 5
