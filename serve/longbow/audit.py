@@ -53,9 +53,9 @@ def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Jou
         journal.set_fact("baseline", str(state.index_len))
     elif state.status == "NOT_FOUND" and journal.acked_rows:
         journal.forget_all()  # somebody deleted the dataset, or it was never made durable
-    doubt = journal.in_doubt()
+    doubt, seconds = journal.in_doubt()
     if doubt:
-        time.sleep(GRACE)
+        time.sleep(min(max(GRACE - seconds, 0.0), GRACE))
         wait_until_quiet(connection, dataset, patience)
     for unit in doubt:
         journal.settled(unit, arrived(connection, dataset, journal.mark(unit)))

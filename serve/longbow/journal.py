@@ -13,6 +13,7 @@ Commits survive the process; a power failure may undo the last ones, and then ro
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ FORMAT: Final = "2"
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS units (unit INTEGER PRIMARY KEY, state INTEGER NOT NULL, rows INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS units (unit INTEGER PRIMARY KEY, state INTEGER NOT NULL, rows INTEGER NOT NULL, at REAL);
 CREATE TABLE IF NOT EXISTS documents (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL, digest BLOB NOT NULL, unit INTEGER NOT NULL, run INTEGER NOT NULL,
   stale INTEGER NOT NULL DEFAULT 0);
@@ -173,7 +174,7 @@ class Journal:
             verdicts = [self._decide(entry, unit, known, writes) for entry in entries]
             self._db.write_many("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)", writes.values())
             if rows := sum(verdict.kind == "send" for verdict in verdicts):
-                self._db.write("INSERT INTO units VALUES (?, ?, ?)", unit, CLAIMED, rows)
+                self._db.write("INSERT INTO units VALUES (?, ?, ?, NULL)", unit, CLAIMED, rows)
         return Claim(unit, verdicts)
 
     def _first_choice(self, entry: Entry) -> int:
@@ -237,7 +238,7 @@ class Journal:
         """
         with self._db.transaction():
             self._unit += 1  # of no rows: they are in the count that this journal began with
-            self._db.write("INSERT INTO units VALUES (?, ?, ?)", self._unit, ACKED, 0)
+            self._db.write("INSERT INTO units VALUES (?, ?, ?, NULL)", self._unit, ACKED, 0)
             rows = ((row, one.key, one.digest, self._unit, 0, 0) for row, one in documents)
             self._db.write_many("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", rows)
 
@@ -263,7 +264,7 @@ class Journal:
             return
         with self._db.transaction():
             self._unit += 1
-            self._db.write("INSERT INTO units VALUES (?, ?, ?)", self._unit, CLAIMED, 0)
+            self._db.write("INSERT INTO units VALUES (?, ?, ?, NULL)", self._unit, CLAIMED, 0)
             moved = [(self._unit, row) for row in ids.tolist()]
             self._db.write_many("UPDATE documents SET unit = ?, stale = 0 WHERE id = ?", moved)
             self._open.add(self._unit)
@@ -289,16 +290,17 @@ class Journal:
     def sending(self, unit: int) -> None:
         """Something of a unit is about to be sent."""
         with self._db.transaction():
-            self._db.write("UPDATE units SET state = ? WHERE unit = ?", SENDING, unit)
+            self._db.write("UPDATE units SET state = ?, at = ? WHERE unit = ?", SENDING, time.time(), unit)
 
     def acked(self, unit: int) -> None:
         """Longbow has all of a unit."""
         with self._db.transaction():
             self._db.write("UPDATE units SET state = ? WHERE unit = ?", ACKED, unit)
 
-    def in_doubt(self) -> list[int]:
-        """Units of earlier runs that may have arrived in part."""
-        return [row[0] for row in self._db.rows("SELECT unit FROM units WHERE state = ?", SENDING)]
+    def in_doubt(self) -> tuple[list[int], float]:
+        """Units of earlier runs that may have arrived in part, and how many seconds ago the last of them was begun."""
+        rows = self._db.rows("SELECT unit, at FROM units WHERE state = ?", SENDING)
+        return [row[0] for row in rows], time.time() - max((row[1] for row in rows), default=0.0)
 
     def settled(self, unit: int, there: NDArray[np.int64]) -> None:
         """It is known what Longbow has of a unit that was in doubt; what its rows were to replace was deleted before.
