@@ -340,7 +340,7 @@ def serve(
     with _serve_packages("fletcher-serve run"):
         from .http_call import Limits
         from .keys import Keys
-        from .longbow.connection import Target
+        from .longbow.target import Target
         from .model_spec import ModelSpec, read_specs
         from .server import Server, run_server
     from fletcher.runtime.errors import InputError
@@ -599,6 +599,9 @@ def ingest(
     remove_missing: Annotated[
         bool, typer.Option("--remove-missing", help="Delete documents of earlier runs that the input has no more.")
     ] = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Where the journal is lost: read from the dataset what is there.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be sent.")] = False,
     text: Annotated[bool, typer.Option("--text/--no-text", help="Whether the texts go to Longbow too.")] = True,
     allow_unnormalized: Annotated[
@@ -651,9 +654,9 @@ def ingest(
     report = reporter(ctx)
     with _serve_packages("fletcher-serve ingest"):
         from .longbow.command import Job, Paths, run_job
-        from .longbow.connection import Target
-        from .longbow.job import IngestOptions
         from .longbow.sink import SinkOptions
+        from .longbow.summary import IngestOptions
+        from .longbow.target import Target
     from fletcher.runtime.embed_options import EmbedOptions
 
     job = Job(
@@ -672,6 +675,7 @@ def ingest(
             remove_missing=remove_missing,
             allow_unnormalized=allow_unnormalized,
             dry_run=dry_run,
+            adopt=adopt,
         ),
         sink=SinkOptions(streams, compression, patience),
         metrics=metrics,
@@ -706,9 +710,9 @@ def search(
     """Searches a dataset of Longbow for the texts nearest to one."""
     report = reporter(ctx)
     with _serve_packages("fletcher-serve search"):
-        from .longbow.connection import Target
         from .longbow.search import search as find
         from .longbow.search import table
+        from .longbow.target import Target
 
     target = Target(longbow, token, ca_file, timeout)
     with _load(directory, variant, provider, False, None, None, None, None, "0") as encoder:

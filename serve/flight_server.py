@@ -35,7 +35,8 @@ from .flight_middleware import (
 )
 from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options, read_ticket, with_vectors
 from .http_json import decode
-from .longbow.door import LongbowDoor, flight_put
+from .longbow.door import LongbowDoor
+from .longbow.flight_put import flight_put
 from .model_spec import ModelSpec
 from .models import Models
 

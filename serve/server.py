@@ -28,8 +28,8 @@ from .http_call import Limits
 from .http_server import HttpServer
 from .keys import Keys
 from .loaded import Loader
-from .longbow.connection import Target
 from .longbow.door import LongbowDoor
+from .longbow.target import Target
 from .metrics import Metrics
 from .model_spec import ModelSpec
 from .models import Models

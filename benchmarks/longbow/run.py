@@ -32,12 +32,13 @@ from fletcher.runtime.corpora import corpus
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.embed import embed_file
 from fletcher.serve.longbow.capacity import CapacityWatch
-from fletcher.serve.longbow.connection import Target
 from fletcher.serve.longbow.documents import DeadLetters
-from fletcher.serve.longbow.job import Ingestion, IngestOptions, IngestSummary, journal_facts
+from fletcher.serve.longbow.job import Ingestion, journal_facts
 from fletcher.serve.longbow.journal import Journal
 from fletcher.serve.longbow.schema import longbow_schema, make_batch
 from fletcher.serve.longbow.sink import Parcel, Sink, SinkOptions
+from fletcher.serve.longbow.summary import IngestOptions, IngestSummary
+from fletcher.serve.longbow.target import Target
 from fletcher.serve.server import Server
 from fletcher.serve.textfiles import open_texts
 
@@ -143,7 +144,7 @@ def sink(rows: int, rounds: int) -> dict[str, Any]:
             with Journal(folder / f"{turn}.sink", {}) as journal, Sink(Target(url), f"s{turn}", schema, journal) as one:
                 started = time.perf_counter()
                 for unit in range(1, rows // 1024 + 1):
-                    one.send(Parcel(unit, ready))
+                    one.send(Parcel(unit, journal.mark(unit), ready))
                 one.flush()
                 found["sink"].append(round(rows // 1024 * 1024 / (time.perf_counter() - started)))
             found["job"].append(round(job(encoder, path, url, f"j{turn}", folder).rows_per_second))

@@ -11,11 +11,13 @@ from fletcher.runtime.errors import InputError, ServiceError
 from fletcher.runtime.reporter import Reporter
 
 from .capacity import CapacityWatch
-from .connection import Target
+from .connection import Connection
 from .documents import DeadLetters, open_documents
-from .job import Ingestion, IngestOptions, IngestSummary, journal_facts
+from .job import Ingestion, journal_facts
 from .journal import Journal
 from .sink import SinkOptions
+from .summary import IngestOptions, IngestSummary
+from .target import Target
 
 __all__ = ["Job", "Paths", "run_job"]
 
@@ -98,9 +100,14 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                 options = replace(options, id_column=named_by)
             facts = journal_facts(encoder, job.dataset, options)
             told: list[Ingestion] = []
+
+            def to_index() -> int:
+                return connection.readiness(job.dataset).to_index
+
             with (
                 Journal(job.paths.journal, facts) as journal,
-                CapacityWatch(job.metrics) as watch,
+                Connection(replace(job.target, timeout=min(job.target.timeout, 5.0))) as connection,
+                CapacityWatch(job.metrics, None if options.dry_run else to_index) as watch,
                 report.progress(
                     f"ingesting into {job.dataset}",
                     total=source.total,
@@ -122,6 +129,7 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                     watch=watch,
                     progress=progress,
                     trace=job.trace,
+                    warn=report.warn,
                 )
                 told.append(ingestion)
                 summary = ingestion.run()
@@ -143,12 +151,15 @@ def _tell(summary: IngestSummary, job: Job, report: Reporter, letters: DeadLette
         )
     if summary.surplus:
         report.warn(
-            f"Longbow's index has {summary.surplus:,} entries more than this journal knows of: rows that others wrote, or "
-            "that arrived twice, which Longbow cannot prevent"
+            f"Longbow's index has {summary.surplus:,} entries more than this journal knows of: rows that others wrote"
+        )
+    if summary.doubled:
+        report.warn(
+            f"{summary.doubled:,} rows arrived twice where a stream broke, and Longbow's own searches find them twice"
         )
     report.result(summary)
     if summary.missing:
         raise ServiceError(
-            f"Longbow acknowledged {summary.missing:,} rows that it does not have, as it does when its memory is full: "
-            "raise LONGBOW_MAX_MEMORY, and run the job again, which sends these rows alone"
+            f"Longbow acknowledged {summary.missing:,} rows that it does not have, as it does when its memory is full (raise "
+            "LONGBOW_MAX_MEMORY) or it was killed: run the job again, which sends these rows alone"
         )

@@ -1,29 +1,27 @@
-"""A connection to Longbow: its calls, each with a deadline, and gRPC's errors as ours. Knows no job and no journal.
+"""A connection to Longbow: its calls, each with a deadline. Knows no job and no journal.
 
-What the calls do is read from Longbow's source (github 23skdu/longbow, internal/store, January 2026).
+What the calls do is read from Longbow's source (github 23skdu/longbow, internal/store, January 2026) and was tried on a
+server built from it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.flight as fl
 from numpy.typing import NDArray
 
-from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, ServiceError
+from fletcher.runtime.errors import InputError
 
-__all__ = ["Connection", "Hit", "Readiness", "Target", "translate"]
+from .target import Target, translate
 
-SCHEMES: Final = ("grpc", "grpc+tcp", "grpc+tls")
+__all__ = ["Condition", "Connection", "Hit", "Readiness"]
 
 #: Longbow takes messages of up to 512 MiB; gRPC's own default is 4 MiB.
 MESSAGE_BYTES: Final = 512 * 2**20
@@ -46,44 +44,7 @@ CHANNEL: Final = [
 ]
 
 
-_plain = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where Longbow is, and how to get in.
-
-    Attributes:
-        url: `grpc://HOST:PORT`, or `grpc+tls://` for a proxy in front (Longbow itself has no TLS).
-        token: sent as `authorization: Bearer …`, for a proxy; Longbow ignores it.
-        ca_file: certificates to trust, PEM; None trusts the system's.
-        timeout: seconds that a call may take.
-        trace: sent as `x-request-id` with every call, so that a proxy's log shows which job it was; empty is none.
-    """
-
-    url: str
-    token: str | None = None
-    ca_file: Path | None = None
-    timeout: float = 30.0
-    trace: str = ""
-
-    def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        try:
-            port = parts.port
-        except ValueError:
-            port = None
-        if parts.scheme not in SCHEMES or not parts.hostname or port is None or parts.path not in ("", "/"):
-            raise InputError(
-                f"the address of Longbow is {self.url!r}, and must be grpc://HOST:PORT, such as grpc://127.0.0.1:3000, or "
-                "grpc+tls://HOST:PORT for a proxy in front of it"
-            )
-        if self.token is not None and parts.scheme != "grpc+tls" and parts.hostname not in ("127.0.0.1", "localhost"):
-            raise InputError(f"a token would go to {self.url} unencrypted: use grpc+tls://")
-        if self.timeout <= 0:
-            raise InputError(f"a timeout of {self.timeout:g} s was asked for; it must be above 0")
-        if self.trace and not _plain.fullmatch(self.trace):
-            raise InputError(f"the trace is {self.trace!r}: use up to 128 letters, digits and . _ : -")
+_to_index = re.compile(r"global index queue has (\d+) jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +60,27 @@ class Readiness:
     status: str
     reason: str
     index_len: int
+
+    @property
+    def to_index(self) -> int:
+        """Batches, of all datasets, that were acknowledged and wait for the index."""
+        found = _to_index.search(self.reason)
+        return int(found[1]) if found else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a row's column must be.
+
+    Attributes:
+        column: an int64 or a string.
+        operator: =, !=, <, <=, > or >=; strings are compared byte by byte.
+        value: a number's digits, or the string.
+    """
+
+    column: str
+    operator: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,22 +138,30 @@ class Connection:
         return Readiness(answer["status"], answer.get("reason", ""), int(answer.get("index_len", 0)))
 
     def schema(self, dataset: str) -> Any:
-        """The columns of a dataset, a `pyarrow.Schema`; no row of it is read.
+        """The columns of a dataset, a `pyarrow.Schema`, or None where no row was stored yet; no row of it is read.
 
         Raises:
             ServiceError, InputError: as in `translate`.
         """
+        nothing = _ticket(dataset, [Condition("id", "<", "0")])
         with translate(self.target, "DoGet", dataset):
-            reader = self.client.do_get(fl.Ticket(dataset.encode()), self.options())
-            schema = reader.schema
+            try:
+                reader = self.client.do_get(fl.Ticket(nothing), self.options())
+                schema = reader.schema
+            except (pa.ArrowException, fl.FlightError, OSError) as error:
+                # A dataset is made when a stream to it opens, before its first row.
+                if "never sent a data message" in str(error):
+                    return None
+                raise
             reader.cancel()
         return schema
 
     def delete(self, dataset: str, row: int) -> bool:
-        """Marks the row that came last under an id as deleted.
+        """Marks the row that came last under an id as deleted. Its vector stays in the index, and searches find it.
 
         Returns:
-            Whether there was one; a row that was marked before counts.
+            Whether there was one; a row that was marked before counts. Rows that Longbow read from its disk at its start are
+            none to it.
         """
         with translate(self.target, "delete"):
             try:
@@ -202,31 +192,41 @@ class Connection:
         pairs = zip(table.column("id").to_pylist(), table.column("score").to_pylist(), strict=True)
         return [Hit(row, score) for row, score in pairs]
 
-    def row(self, dataset: str, row: int) -> dict[str, Any] | None:
-        """`id`, `text` and `metadata` of the row that came last under an id; None where there is none."""
-        ticket = {"name": dataset, "filters": [{"field": "id", "operator": "=", "value": str(row)}]}
-        last: dict[str, Any] | None = None
-        for batch in self._get(dataset, json.dumps(ticket).encode()):
-            names = [name for name in batch.schema.names if name in ("id", "text", "metadata")]
-            for found in batch.select(names).to_pylist():
-                last = found
-        return last
+    def rows(self, dataset: str, conditions: Sequence[Condition], columns: Sequence[str]) -> Iterator[Any]:
+        """Rows that meet all conditions, deleted ones among them, as record batches in no order.
 
-    def ids(self, dataset: str) -> NDArray[np.int64]:
-        """The ids of all rows that are not deleted, a repeated one as often as it is there; int64, (n,).
+        Longbow looks at every row for it, and sends whole rows, vectors included. There is always a condition, and never the
+        bare name: a bare name is answered with the conditions of an earlier question, and without any Longbow ends when it
+        comes to a batch whose rows were all deleted.
 
-        Longbow has no call for ids alone: every row crosses the network, a batch at a time.
+        Args:
+            dataset: what to read; of none there are none.
+            conditions: on columns of int64 and strings; Longbow passes over those on others.
+            columns: wanted, where there are such.
+
+        Raises:
+            ServiceError, InputError: as in `translate`.
         """
-        parts = [np.zeros(0, np.int64)]
-        parts += [batch.column("id").to_numpy() for batch in self._get(dataset, dataset.encode())]
-        return np.concatenate(parts)
-
-    def _get(self, dataset: str, ticket: bytes) -> Iterator[Any]:
         with translate(self.target, "DoGet", dataset):
             # Its deadline covers the whole answer, which may be gigabytes.
-            reader = self.client.do_get(fl.Ticket(ticket), self.options(max(self.target.timeout, 600.0)))
-            for chunk in reader:
-                yield chunk.data
+            options = self.options(max(self.target.timeout, 600.0))
+            try:
+                for chunk in self.client.do_get(fl.Ticket(_ticket(dataset, conditions)), options):
+                    yield chunk.data.select([name for name in columns if name in chunk.data.schema.names])
+            except KeyError:  # NOT_FOUND
+                return
+            except (pa.ArrowException, fl.FlightError, OSError) as error:
+                if "never sent a data message" not in str(error):
+                    raise
+
+    def ids(self, dataset: str) -> NDArray[np.int64]:
+        """The ids of all rows, deleted ones among them, a repeated one as often as it is there; int64, (n,).
+
+        Raises:
+            ServiceError, InputError: as in `translate`.
+        """
+        batches = self.rows(dataset, [Condition("id", ">=", "0")], ["id"])
+        return np.concatenate([np.zeros(0, np.int64), *(batch.column("id").to_numpy() for batch in batches)])
 
     def close(self) -> None:
         """Ends the channel and whatever runs on it."""
@@ -239,44 +239,6 @@ class Connection:
         self.close()
 
 
-@contextmanager
-def translate(target: Target, call: str, dataset: str | None = None) -> Iterator[None]:
-    """gRPC's errors as ours. A `ServiceError` may pass by itself, an `InputError` never does.
-
-    Raises:
-        DeadlineError: no answer in time.
-        ServiceError: Longbow is not there, refuses, or failed.
-        InputError: what was asked for cannot be: another dimension, another schema, no such dataset, no right to it.
-    """
-    where = f"Longbow at {target.url}"
-    try:
-        yield
-    except FletcherError:
-        raise
-    except fl.FlightTimedOutError as error:
-        raise DeadlineError(
-            f"{where} did not answer {call} within {target.timeout:g} s. It blocks without a word when its memory is over "
-            f"90 % full: look at longbow_memory_utilization, raise LONGBOW_MAX_MEMORY, or give more time ({_brief(error)})"
-        ) from error
-    except (fl.FlightUnauthenticatedError, fl.FlightUnauthorizedError) as error:
-        raise InputError(f"{where} refuses {call}: {_brief(error)}. Give a token that it takes") from error
-    except KeyError as error:  # pyarrow's NOT_FOUND
-        raise InputError(f"{where} has no dataset {dataset!r}: {_brief(error)}") from error
-    except pa.ArrowNotImplementedError as error:
-        raise InputError(f"{where} has no {call}: {_brief(error)}. Is it Longbow's data port (3000)?") from error
-    except pa.ArrowInvalid as error:
-        # Its own server gives InvalidArgument; a Flight error of another kind is none of these.
-        raise InputError(
-            f"{where} refuses {call}{f' into {dataset!r}' if dataset else ''}: {_brief(error)}. A dataset keeps the columns "
-            "and the length of vectors that it began with: use another dataset, or the model that it was made with"
-        ) from error
-    except (fl.FlightError, pa.ArrowException, OSError) as error:
-        raise ServiceError(f"{where} failed on {call}: {_brief(error)}") from error
-
-
-def _brief(error: BaseException) -> str:
-    """gRPC's message without the client's debugging context and the server's stack trace."""
-    text = str(error).strip("'\"")
-    for mark in (". gRPC client debug context", ". Client context", ". Detail:"):
-        text = text.partition(mark)[0]
-    return text[:400]
+def _ticket(dataset: str, conditions: Sequence[Condition]) -> bytes:
+    filters = [{"field": one.column, "operator": one.operator, "value": one.value} for one in conditions]
+    return json.dumps({"name": dataset, "filters": filters}).encode()

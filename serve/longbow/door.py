@@ -6,10 +6,10 @@ A client that asks again after an error may leave a row twice. The `ingest` comm
 
 from __future__ import annotations
 
-import json
+import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -25,15 +25,16 @@ from fletcher.runtime.errors import DeadlineError, FletcherError, InputError
 
 from ..engine import Engine
 from ..errors import FieldError, UnknownRouteError
-from ..flight_schema import FlightOptions, choose_column, read_texts
 from ..models import Models
 from ..terms import Terms
-from .connection import Connection, Target
+from .connection import Connection
 from .ids import candidate, digester, key_of, whole_number
+from .presence import metadata_head
 from .schema import check_schema, longbow_schema, make_batch, widen
 from .sink import Parcel, Sink, SinkOptions
+from .target import Target
 
-__all__ = ["MAX_DOCUMENTS", "Document", "IngestAnswer", "LongbowDoor", "flight_put", "require"]
+__all__ = ["MAX_DOCUMENTS", "Document", "IngestAnswer", "LongbowDoor", "require"]
 
 #: Documents of one request: more belong into a bulk job.
 MAX_DOCUMENTS = 2048
@@ -85,9 +86,6 @@ class _Waiting:
         if future is not None and not future.done():
             future.set_result(None)
 
-    def add(self, name: str, amount: int) -> None:
-        """Nothing to write down."""
-
 
 @dataclass(slots=True)
 class _Channel:
@@ -109,6 +107,7 @@ class LongbowDoor:
         self._channels: dict[tuple[str, int], _Channel] = {}
         self._lock = threading.Lock()
         self._unit = 0
+        self._marks = secrets.token_hex(6)
 
     def ingest(
         self,
@@ -163,10 +162,9 @@ class LongbowDoor:
             "chunk": 0,
             **({"trace": trace} if trace else {}),
         }
-        metadata = [
-            msgspec.json.encode(head | ({"fields": document.metadata} if document.metadata else {})).decode()
-            for document in chosen
-        ]
+        unit, mark = self._next_unit()
+        begin = metadata_head(mark, head)
+        metadata = [begin + _rest(document) for document in chosen]
         schema = longbow_schema(dimension, with_text=True)
         batch = make_batch(
             schema,
@@ -175,7 +173,7 @@ class LongbowDoor:
             [document.text for document in chosen],
             metadata,
         )
-        self._send(dataset, dimension, channel, batch)
+        self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
         tokens = int(embeddings.tokens.sum())
         return IngestAnswer(dataset, ids, len(rows), len(documents) - len(rows), tokens)
 
@@ -191,18 +189,22 @@ class LongbowDoor:
 
     def _check(self, dataset: str, schema: pa.Schema) -> None:
         with Connection(self.target) as connection:
-            if connection.readiness(dataset).status != "NOT_FOUND":
-                check_schema(dataset, connection.schema(dataset), schema)
+            there = connection.schema(dataset) if connection.readiness(dataset).status != "NOT_FOUND" else None
+            if there is not None:
+                check_schema(dataset, there, schema)
 
-    def _send(self, dataset: str, dimension: int, channel: _Channel, batch: pa.RecordBatch) -> None:
-        future: Future[None] = Future()
+    def _next_unit(self) -> tuple[int, str]:
+        """A number and a mark that no other batch has."""
         with self._lock:
             self._unit += 1
-            unit = self._unit
-        channel.waiting.futures[unit] = future
+            return self._unit, f"{self._marks}-{self._unit}"
+
+    def _send(self, dataset: str, dimension: int, channel: _Channel, parcel: Parcel) -> None:
+        future: Future[None] = Future()
+        channel.waiting.futures[parcel.unit] = future
         deadline = time.monotonic() + 2 * self.target.timeout
         try:
-            channel.sink.send(Parcel(unit, batch))
+            channel.sink.send(parcel)
             while True:
                 try:
                     future.result(0.25)
@@ -215,7 +217,7 @@ class LongbowDoor:
                             "the rows may still arrive"
                         ) from None
         except FletcherError:
-            channel.waiting.futures.pop(unit, None)
+            channel.waiting.futures.pop(parcel.unit, None)
             with self._lock:  # a sink that failed for good is done: the next request gets a new one
                 if channel.sink.failed and self._channels.get((dataset, dimension)) is channel:
                     del self._channels[dataset, dimension]
@@ -228,6 +230,11 @@ class LongbowDoor:
             channels, self._channels = self._channels, {}
         for channel in channels.values():
             channel.sink.close()
+
+
+def _rest(document: Document) -> str:
+    """The end of a row's metadata, JSON."""
+    return f',"fields":{msgspec.json.encode(document.metadata).decode()}}}' if document.metadata else "}"
 
 
 def _submit(texts: Sequence[str], options: EmbedOptions, engine: Engine) -> Future[Any]:
@@ -268,44 +275,6 @@ def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[
                 f"{field} has the id {number}, and a document before it with another text has it too", field
             )
     return ids, rows
-
-
-def flight_put(door: LongbowDoor | None, models: Models, descriptor: Any, reader: Any, writer: Any, trace: str) -> None:
-    """Answers `DoPut(["longbow", dataset])`: for each record batch, once it is acknowledged, metadata like Longbow's own.
-
-    The column `text`, or the only one of strings, is embedded; `id` is the id; the others are kept as metadata.
-
-    Raises:
-        InputError: the path, the columns or the rows cannot be used, or the server has no Longbow.
-    """
-    path = [part.decode(errors="replace") for part in descriptor.path or []]
-    if len(path) != 2 or path[0] != "longbow":
-        raise UnknownRouteError(f'nothing is put at the path {path}; there is ["longbow", DATASET]')
-    door = require(door)
-    column = choose_column(_texts_alone(reader.schema), FlightOptions())
-    name = _texts_alone(reader.schema).field(column).name
-    first_row = 0
-    for number, batch in enumerate(_batches(reader), start=1):
-        texts = read_texts(batch, batch.schema.get_field_index(name), first_row)
-        others = [other for other in batch.schema.names if other not in (name, "id")]
-        ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
-        fields = batch.select(others).to_pylist() if others else [None] * len(texts)
-        documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
-        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), trace)
-        first_row += len(texts)
-        ack = {"status": "acked", "batch_id": number, "rows": len(texts), "sent": answer.sent}
-        writer.write(pa.py_buffer(json.dumps(ack).encode()))
-
-
-def _batches(reader: Any) -> Iterator[Any]:
-    for chunk in reader:
-        if chunk.data is not None and chunk.data.num_rows:
-            yield chunk.data
-
-
-def _texts_alone(schema: Any) -> Any:
-    """The schema without the id, which may be a string too."""
-    return pa.schema([field for field in schema if field.name != "id"])
 
 
 def require(door: LongbowDoor | None) -> LongbowDoor:

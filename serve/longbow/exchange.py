@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -15,7 +15,8 @@ import pyarrow.flight as fl
 
 from fletcher.runtime.errors import DeadlineError, FletcherError, ServiceError
 
-from .connection import Connection, translate
+from .connection import Connection
+from .target import translate
 
 __all__ = ["Exchange", "Parcel"]
 
@@ -33,15 +34,15 @@ class Parcel:
 
     Attributes:
         unit: its number in the journal.
+        mark: what the metadata of its rows begin with, no other parcel's.
         batch: the rows, with the columns of `longbow_schema`.
         stale: ids whose former rows must be deleted before.
-        made: when it was handed in, by `time.monotonic`.
     """
 
     unit: int
+    mark: str
     batch: pa.RecordBatch
     stale: Sequence[int] = ()
-    made: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -171,7 +172,7 @@ class Exchange:
             if self._late:
                 error = DeadlineError(
                     f"Longbow at {self._target.url} did not acknowledge a batch within {self._target.timeout:g} s. It blocks "
-                    "without a word when its memory is over 90 % full: look at longbow_memory_utilization"
+                    "without a word when its memory is over 90 % full: look at longbow_gc_tuner_heap_utilization"
                 )
             if self.error is None:
                 self.error = error

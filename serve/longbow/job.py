@@ -1,127 +1,38 @@
-"""The job: documents become vectors and go to Longbow, each once; what happened is counted, and adds up.
-
-    in = sent + known + duplicates + failed
-
-`known` are documents that an earlier run of the same journal brought there: after a kill, or in an incremental update.
-"""
+"""The job: documents become vectors and go to Longbow, each once; what happened is counted, and adds up (`summary`)."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.errors import FletcherError, InputError, ServiceError
+from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.reporter import Progress
 
 from ..textchunks import TextChunk, TextSource
+from .adopt import adopt
+from .audit import Census, count_up, settle
 from .capacity import CapacityWatch
-from .connection import Connection, Readiness, Target
+from .connection import Connection
 from .documents import DeadLetters
 from .ids import digester, key_of, whole_number
 from .journal import Claim, Entry, Journal
-from .schema import check_schema, longbow_schema, make_batch, widen
-from .sink import Parcel, Sink, SinkOptions, take_back, wait_until_quiet
+from .presence import metadata_head
+from .removed import remove_rows
+from .schema import cosine_loss, longbow_schema, make_batch, widen
+from .sink import Parcel, Sink, SinkOptions
+from .summary import Counts, IngestOptions, IngestSummary
+from .target import Target
 
-__all__ = ["IngestOptions", "IngestSummary", "Ingestion", "journal_facts"]
-
-
-@dataclass(frozen=True, slots=True)
-class IngestOptions:
-    """What a job does with documents.
-
-    Attributes:
-        embed: how texts become vectors.
-        with_text: whether the texts go to Longbow too.
-        id_column: the column that says who a document is; None is its content.
-        remove_missing: delete the documents of earlier runs that the input has no more.
-        allow_unnormalized: send vectors whose norm is not 1.
-        dry_run: count, compute and send nothing.
-    """
-
-    embed: EmbedOptions = field(default_factory=EmbedOptions)
-    with_text: bool = True
-    id_column: str | None = None
-    remove_missing: bool = False
-    allow_unnormalized: bool = False
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class IngestSummary:
-    """What a job did: read = sent + known + duplicates + failed.
-
-    Attributes:
-        dataset: where the rows are.
-        model: the card's name.
-        variant: the graph that ran.
-        read: documents in the input.
-        sent: embedded and acknowledged in this run; with `dry_run`, those that would be.
-        replaced: of them, those whose former content was deleted.
-        known: in Longbow from an earlier run.
-        duplicates: same content, or same id and content, as one before in the input.
-        failed: could not be used; the dead-letter file has them.
-        removed: documents of earlier runs that the input has no more, deleted.
-        tokens: that the model saw.
-        truncated_texts: longer than the model's limit.
-        dropped_tokens: cut from them.
-        retries: streams that failed and were opened anew.
-        index_len: vectors in Longbow's index at the end; None where it was not asked.
-        missing: rows that Longbow acknowledged and does not have; the next run sends them.
-        surplus: index entries beyond those that this journal knows of: rows of others, or that arrived twice.
-        tombstones: index entries of rows that were deleted because it was not known whether they had arrived.
-        memory_share: highest share of Longbow's memory that its metrics told.
-        seconds: from the first document read to the count at the end.
-        rows_per_second: rows sent by these seconds.
-        tokens_per_second: tokens by these seconds.
-    """
-
-    dataset: str
-    model: str
-    variant: str
-    read: int
-    sent: int
-    replaced: int
-    known: int
-    duplicates: int
-    failed: int
-    removed: int
-    tokens: int
-    truncated_texts: int
-    dropped_tokens: int
-    retries: int
-    index_len: int | None
-    missing: int
-    surplus: int
-    tombstones: int
-    memory_share: float | None
-    seconds: float
-    rows_per_second: float
-    tokens_per_second: float
-
-
-@dataclass(slots=True)
-class _Counts:
-    read: int = 0
-    sent: int = 0
-    replaced: int = 0
-    known: int = 0
-    duplicates: int = 0
-    failed: int = 0
-    removed: int = 0
-    tokens: int = 0
-    truncated: int = 0
-    dropped: int = 0
+__all__ = ["Ingestion", "journal_facts"]
 
 
 def journal_facts(encoder: Encoder, dataset: str, options: IngestOptions) -> dict[str, str]:
@@ -137,7 +48,6 @@ def journal_facts(encoder: Encoder, dataset: str, options: IngestOptions) -> dic
     }
 
 
-#: Bytes of JSON that every row's metadata begins with are made once a job.
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -158,6 +68,7 @@ class Ingestion:
         watch: CapacityWatch,
         progress: Progress,
         trace: str = "",
+        warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         """
         Args:
@@ -172,6 +83,7 @@ class Ingestion:
             watch: Longbow's metrics.
             progress: counts rows and tokens as they are acknowledged, and batches.
             trace: an id that every row's metadata carries; empty is none.
+            warn: told of what the user should know before.
         """
         self._encoder = encoder
         self._source = source
@@ -183,9 +95,9 @@ class Ingestion:
         self._sink_options = sink_options
         self._watch = watch
         self._progress = progress
-        self._counts = _Counts()
+        self._counts = Counts()
         self._digest = digester(repr(sorted(journal_facts(encoder, dataset, options).items())).encode())
-        constant = {
+        self._constant = {
             "model": encoder.card.name,
             "digest": encoder.artifact.digest,
             "variant": encoder.variant.name,
@@ -194,10 +106,10 @@ class Ingestion:
             "source": source.name,
             "chunk": 0,
         }
-        self._metadata_head = _encode(constant).decode()[:-1]
         self._taken: deque[tuple[TextChunk, Claim]] = deque()
-        self._tokens_of: dict[int, int] = {}
+        self._sizes: dict[int, tuple[int, int, int]] = {}  # by unit: rows, tokens, rows replaced
         self._lock = threading.Lock()
+        self._warn = warn
         self._sink: Sink | None = None
 
     def run(self) -> IngestSummary:
@@ -217,11 +129,19 @@ class Ingestion:
             for _ in self._claimed():
                 self._taken.clear()
             counts.sent = counts.read - counts.known - counts.duplicates - self._failed
-            return self._summary(time.monotonic() - started, 0, None, 0, 0)
+            return self._summary(time.monotonic() - started, 0, Census())
         with Connection(self._target) as connection:
             dimension = options.embed.dimensions or self._encoder.dimension
             schema = longbow_schema(dimension, with_text=options.with_text)
-            self._begin(connection, schema)
+            unknown = settle(connection, self._dataset, schema, self._journal, self._sink_options.patience)
+            if options.adopt:
+                identity = {name: self._constant[name] for name in ("digest", "variant", "input_type")}
+                adopt(connection, self._dataset, self._journal, identity, self._entry)
+            elif unknown:
+                self._warn(
+                    f"{self._dataset} has {unknown:,} rows, and the journal {self._journal.path} is new: a document that is "
+                    "there already will be there twice. With --adopt, and a new journal, it is read which are there"
+                )
             with Sink(
                 self._target,
                 self._dataset,
@@ -243,8 +163,8 @@ class Ingestion:
                 retries = sink.retries
             if options.remove_missing:
                 self._remove(connection)
-            index_len, missing, surplus = self._verify(connection)
-        return self._summary(time.monotonic() - started, retries, index_len, missing, surplus)
+            census = count_up(connection, self._dataset, self._journal, self._sink_options.patience)
+        return self._summary(time.monotonic() - started, retries, census)
 
     def told(self) -> str:
         """What a line of progress says besides the rows."""
@@ -252,22 +172,6 @@ class Ingestion:
         parts = [f"{sink.open_parcels} batches queued, {sink.retries} retries" if sink is not None else ""]
         parts.append(self._watch.told())
         return ", ".join(part for part in parts if part)
-
-    # Before -----------------------------------------------------------------------------------------------------------
-
-    def _begin(self, connection: Connection, schema: pa.Schema) -> None:
-        """Sees that the dataset takes such rows, and finds out what became of what an earlier run left in doubt."""
-        state = _reach(connection, self._dataset, self._sink_options.patience)
-        if state.status != "NOT_FOUND":
-            check_schema(self._dataset, connection.schema(self._dataset), schema)
-        journal = self._journal
-        if journal.fact("baseline") is None:
-            journal.set_fact("baseline", str(state.index_len))
-        elif state.status == "NOT_FOUND" and journal.acked_rows:
-            journal.forget_all()  # somebody deleted the dataset, or it was never made durable
-        for unit, ids in journal.in_doubt():
-            journal.add("extra", take_back(connection, self._dataset, ids.tolist()))
-            journal.settled(unit)
 
     # During -----------------------------------------------------------------------------------------------------------
 
@@ -314,19 +218,25 @@ class Ingestion:
                 where = f"{self._source.name}, row {chunk.first_row + row} (from 0)"
                 self._fail(chunk, row, InputError(f"{where}: there is no text"))
                 continue
-            digest = self._digest(text)
-            if names is None:
-                entry = Entry(digest, digest)
-            else:
-                try:
-                    entry = _named_entry(names[row], digest)
-                except InputError as error:
-                    where = f"{self._source.name}, row {chunk.first_row + row} (from 0)"
-                    self._fail(chunk, row, InputError(f"{where}: {error}"))
-                    continue
+            try:
+                entry = self._entry(text, {self._options.id_column: names[row]} if names is not None else {})
+            except InputError as error:
+                where = f"{self._source.name}, row {chunk.first_row + row} (from 0)"
+                self._fail(chunk, row, InputError(f"{where}: {error}"))
+                continue
             rows.append(row)
             entries.append(entry)
         return rows, entries
+
+    def _entry(self, text: str, columns: Mapping[Any, Any]) -> Entry:
+        """Who a document is.
+
+        Raises:
+            InputError: it has no id, or one that does not fit.
+        """
+        digest = self._digest(text)
+        column = self._options.id_column
+        return Entry(digest, digest) if column is None else _named_entry(columns.get(column), digest)
 
     def _fail(self, chunk: TextChunk, row: int, error: InputError) -> None:
         self._counts.failed += 1
@@ -340,6 +250,7 @@ class Ingestion:
         return self._counts.failed
 
     def _parcel(self, schema: Any, chunk: TextChunk, claim: Claim, embeddings: Embeddings) -> Parcel:
+        self._counts.cosine_loss = max(self._counts.cosine_loss, cosine_loss(embeddings))
         vectors = widen(embeddings, allow_unnormalized=self._options.allow_unnormalized)
         ids: NDArray[np.int64] = np.array([verdict.id for verdict in claim.verdicts], np.int64)
         counts, tokens = self._counts, int(embeddings.tokens.sum())
@@ -348,19 +259,24 @@ class Ingestion:
         counts.dropped += int(embeddings.dropped.sum())
         stale = [verdict.id for verdict in claim.verdicts if verdict.stale]
         counts.replaced += len(stale)
-        self._tokens_of[claim.unit] = tokens
-        metadata = self._metadata(chunk)
-        return Parcel(claim.unit, make_batch(schema, ids, vectors, chunk.texts, metadata), stale)
+        self._sizes[claim.unit] = len(ids), tokens, len(stale)
+        mark = self._journal.mark(claim.unit)
+        metadata = self._metadata(chunk, metadata_head(mark, self._constant))
+        return Parcel(claim.unit, mark, make_batch(schema, ids, vectors, chunk.texts, metadata), stale)
 
-    def _metadata(self, chunk: TextChunk) -> list[str]:
+    def _metadata(self, chunk: TextChunk, head: str) -> list[str]:
         if not len(chunk.carried.schema):
-            return [self._metadata_head + "}"] * len(chunk.texts)
-        head = self._metadata_head + ',"fields":'
+            return [head + "}"] * len(chunk.texts)
+        head += ',"fields":'
         return [head + _encode(fields).decode() + "}" for fields in chunk.carried.to_pylist()]
 
     def _done(self, parcel: Parcel) -> None:
-        self._counts.sent += parcel.batch.num_rows
-        self._advance(parcel.batch.num_rows, self._tokens_of.pop(parcel.unit, 0))
+        rows, tokens, replaced = self._sizes.pop(parcel.unit)
+        if replaced:
+            self._journal.add("deleted", replaced)
+        with self._lock:
+            self._counts.sent += rows
+        self._advance(rows, tokens)
 
     def _advance(self, rows: int, tokens: int) -> None:
         with self._lock:
@@ -371,43 +287,12 @@ class Ingestion:
     def _remove(self, connection: Connection) -> None:
         """Deletes what the input has no more."""
         for ids in self._journal.unseen():
-            for row in ids.tolist():
-                connection.delete(self._dataset, row)
+            remove_rows(connection, self._dataset, ids)
             self._journal.remove(ids)
+            self._journal.add("deleted", len(ids))
             self._counts.removed += len(ids)
 
-    def _verify(self, connection: Connection) -> tuple[int | None, int, int]:
-        """Counts what arrived: `READY` alone hides rows that were dropped after OK.
-
-        Returns:
-            `index_len`, rows missing, and index entries too many.
-        """
-        journal = self._journal
-        least = journal.count("baseline") + journal.acked_rows
-        most = least + journal.count("extra")
-        index_len = wait_until_quiet(connection, self._dataset, self._sink_options.patience)
-        if least <= index_len <= most:
-            # What was taken back may have been counted more than once; now it is known.
-            journal.set_fact("extra", str(index_len - least))
-            return index_len, 0, 0
-        if index_len > most:
-            return index_len, 0, index_len - most
-        # Fewer than there should be: read which. The whole dataset crosses the network for that.
-        there = connection.ids(self._dataset)
-        absent = np.setdiff1d(journal.ids(), there)
-        journal.forget(absent)
-        journal.add("baseline", index_len - least)  # from here on counting begins with what is there
-        unindexed = max(0, least - index_len - len(absent))
-        if unindexed and not len(absent):
-            raise ServiceError(
-                f"Longbow has all rows of {self._dataset!r}, but {unindexed:,} of them are not in its index, and no search "
-                "finds them. It says READY all the same. Make the dataset anew"
-            )
-        return index_len, len(absent), 0
-
-    def _summary(
-        self, seconds: float, retries: int, index_len: int | None, missing: int, surplus: int
-    ) -> IngestSummary:
+    def _summary(self, seconds: float, retries: int, census: Census) -> IngestSummary:
         counts, seconds = self._counts, max(seconds, 1e-9)
         unread = self._letters.count - self._failed
         return IngestSummary(
@@ -424,11 +309,13 @@ class Ingestion:
             tokens=counts.tokens,
             truncated_texts=counts.truncated,
             dropped_tokens=counts.dropped,
+            cosine_loss=counts.cosine_loss,
             retries=retries,
-            index_len=index_len,
-            missing=missing,
-            surplus=surplus,
-            tombstones=self._journal.count("extra"),
+            index_len=census.index_len,
+            missing=census.missing,
+            doubled=census.doubled,
+            surplus=census.surplus,
+            tombstones=self._journal.count("deleted"),
             memory_share=self._watch.highest_share,
             seconds=round(seconds, 3),
             rows_per_second=round(counts.sent / seconds, 1),
@@ -448,15 +335,3 @@ def _named_entry(name: object, digest: bytes) -> Entry:
         return Entry(key_of(name), digest)
     number = whole_number(name)
     return Entry(b"fletcher-id:" + number.to_bytes(4, "big"), digest, number)
-
-
-def _reach(connection: Connection, dataset: str, patience: float) -> Readiness:
-    """The first word with Longbow: tries again for a while."""
-    deadline = time.monotonic() + min(patience, connection.target.timeout)
-    while True:
-        try:
-            return connection.readiness(dataset)
-        except ServiceError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)

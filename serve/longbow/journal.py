@@ -7,26 +7,25 @@ together and has one of three states:
     SENDING   some of it may have been: in doubt, until Longbow is asked
     ACKED     Longbow has all of it, as far as it says
 
-Commits survive the process (write-ahead log, synchronous=NORMAL); a power failure may undo the last ones, and then rows that
-Longbow has are sent again.
+Commits survive the process; a power failure may undo the last ones, and then rows that Longbow has are sent again.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.errors import InputError
 
+from .database import Database
 from .ids import candidate
 
 __all__ = ["Claim", "Entry", "Journal", "Verdict"]
@@ -38,11 +37,11 @@ ACKED: Final = 2
 #: The unit of documents that were removed; their rows stay, so that others find their ids where they left them.
 REMOVED: Final = -1
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 
 TABLES: Final = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS units (unit INTEGER PRIMARY KEY, state INTEGER NOT NULL, rows INTEGER NOT NULL, ids BLOB);
+CREATE TABLE IF NOT EXISTS units (unit INTEGER PRIMARY KEY, state INTEGER NOT NULL, rows INTEGER NOT NULL, at REAL);
 CREATE TABLE IF NOT EXISTS documents (
   id INTEGER PRIMARY KEY, key BLOB NOT NULL, digest BLOB NOT NULL, unit INTEGER NOT NULL, run INTEGER NOT NULL,
   stale INTEGER NOT NULL DEFAULT 0);
@@ -107,28 +106,21 @@ class Journal:
             InputError: it is another model's or dataset's, no journal, or somebody else writes it.
             OSError: it cannot be written, for example because the disk is full.
         """
+        #: What the marks of this journal's units begin with, no other journal's.
+        self.marks = ""
         self.path = path
         if not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent} for the journal; make it first")
-        self._lock = threading.RLock()
-        with self._named():
-            self._db = sqlite3.connect(path, timeout=1.0, check_same_thread=False, isolation_level=None)
+        self._db = Database(path, TABLES)
         try:
-            with self._named():
-                self._db.execute("PRAGMA journal_mode=WAL")
-                # One writer at a time: two jobs on one journal would each claim what the other sends.
-                self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-                self._db.execute("PRAGMA synchronous=NORMAL")
-                self._db.execute("PRAGMA cache_size=-16384")
-                self._db.execute("BEGIN EXCLUSIVE")
-                for statement in TABLES.split(";"):
-                    self._db.execute(statement)
-                self._db.execute("COMMIT")
             self._check({"format": FORMAT, **facts})
             self.run = int(self.fact("run") or 0) + 1
-            self._unit = self._number("SELECT max(unit) FROM units")
+            self._unit = self._db.number("SELECT max(unit) FROM units")
+            if self.fact("mark") is None:
+                self.set_fact("mark", secrets.token_hex(6))
+            self.marks = str(self.fact("mark"))
             self.set_fact("run", str(self.run))
-            self._open = {row[0] for row in self._rows("SELECT unit FROM units WHERE state != ?", ACKED)}
+            self._open = {row[0] for row in self._db.rows("SELECT unit FROM units WHERE state != ?", ACKED)}
         except BaseException:
             self._db.close()
             raise
@@ -148,13 +140,13 @@ class Journal:
 
     def fact(self, name: str) -> str | None:
         """A fact, or None."""
-        rows = self._rows("SELECT value FROM facts WHERE name = ?", name)
+        rows = self._db.rows("SELECT value FROM facts WHERE name = ?", name)
         return rows[0][0] if rows else None
 
     def set_fact(self, name: str, value: str) -> None:
         """Writes a fact down."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+        with self._db.transaction():
+            self._db.write("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
     def count(self, name: str) -> int:
         """A fact that is a number; 0 where it is none."""
@@ -162,7 +154,7 @@ class Journal:
 
     def add(self, name: str, amount: int) -> None:
         """Adds to a fact that is a number."""
-        with self._lock:
+        with self._db.transaction():
             self.set_fact(name, str(self.count(name) + amount))
 
     # Documents --------------------------------------------------------------------------------------------------------
@@ -174,17 +166,15 @@ class Journal:
             entries: in the input's order.
             dry: write nothing down.
         """
-        with self._transaction(rollback=dry):
+        with self._db.transaction(rollback=dry):
             self._unit += 1
             unit = self._unit
             known = self._lookup([self._first_choice(entry) for entry in entries])
             writes: dict[int, tuple[int, bytes, bytes, int, int, int]] = {}
             verdicts = [self._decide(entry, unit, known, writes) for entry in entries]
-            self._db.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)", writes.values())
-            ids = [verdict.id for verdict in verdicts if verdict.kind == "send"]
-            if ids:
-                blob = np.array(ids, np.int64).tobytes()
-                self._db.execute("INSERT INTO units VALUES (?, ?, ?, ?)", (unit, CLAIMED, len(ids), blob))
+            self._db.write_many("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)", writes.values())
+            if rows := sum(verdict.kind == "send" for verdict in verdicts):
+                self._db.write("INSERT INTO units VALUES (?, ?, ?, NULL)", unit, CLAIMED, rows)
         return Claim(unit, verdicts)
 
     def _first_choice(self, entry: Entry) -> int:
@@ -196,7 +186,7 @@ class Journal:
             part = ids[start : start + 5000]
             marks = ",".join("?" * len(part))
             query = f"SELECT id, key, digest, unit, run, stale FROM documents WHERE id IN ({marks})"
-            for row in self._db.execute(query, part):
+            for row in self._db.rows(query, *part):
                 found[row[0]] = row[1:]
         return found
 
@@ -235,123 +225,105 @@ class Journal:
             return Verdict("known", row), (entry.key, digest, former, self.run, 0)
         return Verdict("send", row, True), (entry.key, entry.digest, unit, self.run, 1)
 
+    @property
+    def documents(self) -> int:
+        """How many it knows, those that were removed among them."""
+        return self._db.number("SELECT count(*) FROM documents")
+
+    def adopt(self, documents: Iterable[tuple[int, Entry]]) -> None:
+        """Writes down that Longbow has documents which this journal did not bring there.
+
+        Args:
+            documents: their ids, and who they are.
+        """
+        with self._db.transaction():
+            self._unit += 1  # of no rows: they are in the count that this journal began with
+            self._db.write("INSERT INTO units VALUES (?, ?, ?, NULL)", self._unit, ACKED, 0)
+            rows = ((row, one.key, one.digest, self._unit, 0, 0) for row, one in documents)
+            self._db.write_many("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", rows)
+
     def unseen(self) -> Iterator[NDArray[np.int64]]:
         """Ids of documents that this run did not meet, some at a time; to be removed before the next ones are asked for."""
         query = "SELECT id FROM documents WHERE run < ? AND unit != ? LIMIT 1000"
-        while rows := self._rows(query, self.run, REMOVED):
+        while rows := self._db.rows(query, self.run, REMOVED):
             yield np.array([row[0] for row in rows], np.int64)
 
     def remove(self, ids: NDArray[np.int64]) -> None:
         """Writes down that documents are gone."""
-        with self._transaction():
-            self._db.executemany("UPDATE documents SET unit = ? WHERE id = ?", [(REMOVED, row) for row in ids.tolist()])
+        with self._db.transaction():
+            self._db.write_many("UPDATE documents SET unit = ? WHERE id = ?", [(REMOVED, row) for row in ids.tolist()])
 
-    def ids(self) -> NDArray[np.int64]:
-        """Ids of every document that Longbow should have, int64, (n,)."""
-        with self._lock, self._named():
-            query = """SELECT id FROM documents WHERE unit IN (SELECT unit FROM units WHERE state = ?)"""
-            return np.fromiter((row[0] for row in self._db.execute(query, (ACKED,))), np.int64)
+    def placed(self) -> NDArray[np.uint64]:
+        """Every document that this journal brought to Longbow, as `id << 32 | unit`; uint64, (n,)."""
+        query = "SELECT id << 32 | unit FROM documents WHERE unit IN (SELECT unit FROM units WHERE state = ? AND rows)"
+        return self._db.numbers(query, ACKED).view(np.uint64)
 
     def forget(self, ids: NDArray[np.int64]) -> None:
         """Writes down that Longbow does not have these: the next run that meets them sends them."""
-        with self._transaction():
+        if not len(ids):
+            return
+        with self._db.transaction():
             self._unit += 1
-            self._db.execute("INSERT INTO units VALUES (?, ?, ?, NULL)", (self._unit, CLAIMED, 0))
-            self._db.executemany(
-                "UPDATE documents SET unit = ? WHERE id = ?", [(self._unit, row) for row in ids.tolist()]
-            )
+            self._db.write("INSERT INTO units VALUES (?, ?, ?, NULL)", self._unit, CLAIMED, 0)
+            moved = [(self._unit, row) for row in ids.tolist()]
+            self._db.write_many("UPDATE documents SET unit = ?, stale = 0 WHERE id = ?", moved)
             self._open.add(self._unit)
 
     def forget_all(self) -> int:
         """The same for all of them, where the dataset is gone. Returns how many those were."""
-        with self._transaction():
-            lost = self._number("SELECT count(*) FROM documents WHERE unit != -1")
-            self._db.execute("DELETE FROM units")
-            self._db.execute("DELETE FROM documents")
+        with self._db.transaction():
+            lost = self._db.number("SELECT count(*) FROM documents WHERE unit != -1")
+            self._db.write("DELETE FROM units")
+            self._db.write("DELETE FROM documents")
         self._open.clear()
-        for name in ("baseline", "extra"):
-            self.set_fact(name, "0")
+        self.marks = secrets.token_hex(6)  # units are numbered from 1 again
+        for name, value in (("baseline", "0"), ("deleted", "0"), ("mark", self.marks)):
+            self.set_fact(name, value)
         return lost
+
+    def mark(self, unit: int) -> str:
+        """What the metadata of a unit's rows begin with."""
+        return f"{self.marks}-{unit}"
 
     # Units ------------------------------------------------------------------------------------------------------------
 
     def sending(self, unit: int) -> None:
         """Something of a unit is about to be sent."""
-        with self._transaction():
-            self._db.execute("UPDATE units SET state = ? WHERE unit = ?", (SENDING, unit))
+        with self._db.transaction():
+            self._db.write("UPDATE units SET state = ?, at = ? WHERE unit = ?", SENDING, time.time(), unit)
 
     def acked(self, unit: int) -> None:
         """Longbow has all of a unit."""
-        with self._transaction():
-            self._db.execute("UPDATE units SET state = ?, ids = NULL WHERE unit = ?", (ACKED, unit))
+        with self._db.transaction():
+            self._db.write("UPDATE units SET state = ? WHERE unit = ?", ACKED, unit)
 
-    def in_doubt(self) -> list[tuple[int, NDArray[np.int64]]]:
-        """Units of earlier runs that may have arrived in part, with their ids."""
-        rows = self._rows("SELECT unit, ids FROM units WHERE state = ?", SENDING)
-        return [(unit, np.frombuffer(ids, np.int64)) for unit, ids in rows]
+    def in_doubt(self) -> tuple[list[int], float]:
+        """Units of earlier runs that may have arrived in part, and how many seconds ago the last of them was begun."""
+        rows = self._db.rows("SELECT unit, at FROM units WHERE state = ?", SENDING)
+        return [row[0] for row in rows], time.time() - max((row[1] for row in rows), default=0.0)
 
-    def settled(self, unit: int) -> None:
-        """A unit that was in doubt is not in Longbow, neither its rows nor what they were to replace."""
-        with self._transaction():
-            self._db.execute("UPDATE documents SET stale = 0 WHERE unit = ?", (unit,))
-            self._db.execute("UPDATE units SET state = ? WHERE unit = ?", (CLAIMED, unit))
+    def settled(self, unit: int, there: NDArray[np.int64]) -> None:
+        """It is known what Longbow has of a unit that was in doubt; what its rows were to replace was deleted before.
+
+        Args:
+            unit: its number.
+            there: ids of the rows that arrived.
+        """
+        with self._db.transaction():
+            claimed = self._db.numbers("SELECT id FROM documents WHERE unit = ?", unit)
+            self.forget(np.setdiff1d(claimed, there))
+            rows = int(np.isin(claimed, there).sum())
+            self._db.write("UPDATE units SET state = ?, rows = ? WHERE unit = ?", ACKED, rows, unit)
+        self._open.discard(unit)
 
     @property
     def acked_rows(self) -> int:
         """Rows that were acknowledged, over all runs; those that were replaced or removed since among them."""
-        return self._number("SELECT sum(rows) FROM units WHERE state = 2")
-
-    # SQLite -----------------------------------------------------------------------------------------------------------
-
-    def _rows(self, query: str, *values: object) -> list[Any]:
-        with self._lock, self._named():
-            return self._db.execute(query, values).fetchall()
-
-    def _number(self, query: str) -> int:
-        return int(self._rows(query)[0][0] or 0)
-
-    @contextmanager
-    def _transaction(self, *, rollback: bool = False) -> Iterator[None]:
-        with self._lock, self._named():
-            if self._db.in_transaction:  # inside another one of this thread
-                yield
-                return
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("ROLLBACK" if rollback else "COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """SQLite's errors as ours."""
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            text = str(error)
-            if "locked" in text or "busy" in text:
-                raise InputError(
-                    f"{self.path}: another job writes this journal; wait for it, or name another with --journal"
-                ) from error
-            if "full" in text or "disk I/O" in text:
-                raise OSError(
-                    28, "no space left for the journal; run the job again once there is some", str(self.path)
-                ) from error
-            if "unable to open" in text or "readonly" in text:
-                raise InputError(
-                    f"{self.path}: the journal cannot be written ({text}); name another with --journal"
-                ) from error
-            raise InputError(
-                f"{self.path} is no journal of Fletcher's, or damaged ({text}); name another file"
-            ) from error
+        return self._db.number("SELECT sum(rows) FROM units WHERE state = 2")
 
     def close(self) -> None:
         """Closes the file."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     def __enter__(self) -> Self:
         return self

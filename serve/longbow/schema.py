@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import InputError
 
-__all__ = ["MAX_ID", "check_schema", "longbow_schema", "make_batch", "widen"]
+__all__ = ["MAX_ID", "check_schema", "cosine_loss", "longbow_schema", "make_batch", "widen"]
 
 #: Search gives ids of 32 bits.
 MAX_ID: Final = 2**32 - 1
@@ -40,7 +40,8 @@ def longbow_schema(dimension: int, *, with_text: bool) -> pa.Schema:
 
 
 def check_schema(dataset: str, there: pa.Schema, ours: pa.Schema) -> None:
-    """Refuses rows that a dataset cannot take. Longbow's `DoExchange` does not look: it would store them, and index none.
+    """Refuses rows that a dataset cannot take. Longbow's `DoExchange` does not look: it would store them and index none, and
+    could never start again, since at its start it compares what it reads from its disk.
 
     Args:
         dataset: its name, for the message.
@@ -60,7 +61,11 @@ def check_schema(dataset: str, there: pa.Schema, ours: pa.Schema) -> None:
                 f"the dataset {dataset!r} has vectors of {found.list_size} numbers, and these have {field.type.list_size}: "
                 "use another dataset, or the model and the --dimensions that it was made with"
             )
-        if pa.types.is_fixed_size_list(found) and found.value_type == field.type.value_type:
+        if (
+            pa.types.is_fixed_size_list(found)
+            and found.value_type == field.type.value_type
+            and found.value_field.nullable == field.type.value_field.nullable
+        ):
             continue  # the inner field's name is the writer's
         raise InputError(
             f"the dataset {dataset!r} keeps {field.name!r} as {found}, and these rows have {field.type}: use another dataset"
@@ -100,6 +105,26 @@ def widen(embeddings: Embeddings, *, allow_unnormalized: bool) -> NDArray[np.flo
                 "does for normalised vectors alone: use a model that normalises, or ask for it with --allow-unnormalized"
             )
     return wide
+
+
+def cosine_loss(embeddings: Embeddings) -> float:
+    """How far rounding can have turned a vector: 1 - cosine to the one that the model computed is at most this.
+
+    Of float16 an element is off by 2^-11 of itself at most, so the vector by 2^-11 of its length; of int8 by half a scale, so
+    the vector by half a scale times the root of its dimension. A vector that is off by a share e of its length is turned by
+    arcsin e at most.
+
+    Args:
+        embeddings: float32, which lost nothing, float16 or int8 vectors.
+    """
+    off = 0.0
+    if embeddings.scales is not None and len(embeddings.scales):
+        rounding = embeddings.scales * np.float32(np.sqrt(embeddings.vectors.shape[1]) / 2)
+        lengths = np.linalg.norm(embeddings.vectors.astype(np.float32), axis=1) * embeddings.scales
+        off = float((rounding / np.maximum(lengths - rounding, 1e-12)).max())
+    elif embeddings.vectors.dtype == np.float16:
+        off = 2.0**-11
+    return float(1 - np.sqrt(1 - min(off, 1.0) ** 2))
 
 
 def make_batch(

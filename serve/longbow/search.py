@@ -7,17 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.reporter import Table
 
-from .connection import Connection, Target
+from .connection import Condition, Connection, Hit
+from .removed import removed_at
+from .target import Target
 
 __all__ = ["Found", "search", "table"]
 
 #: Characters of a text that a table shows.
 SHOWN = 100
+
+#: Longbow is asked for so many hits at most, for one that is wanted.
+MOST_ASKED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class Found:
 
     Attributes:
         id: of the row.
-        score: Longbow's, higher is nearer.
+        score: 1 / (1 + Euclidean distance), higher is nearer.
         text: or None where the dataset has none.
         metadata: what the ingest job wrote, or None.
     """
@@ -61,12 +69,42 @@ def search(
         raise InputError(f"{k} hits were asked for; it needs at least 1")
     vector = encoder.embed([text], input_type=input_type, dimensions=dimensions).vectors[0]
     with Connection(target) as connection:
-        found = []
-        for hit in connection.search(dataset, vector, k):
-            row = connection.row(dataset, hit.id) or {}
-            found.append(Found(hit.id, hit.score, row.get("text"), _metadata(row.get("metadata"))))
-    _check_model(encoder, dataset, found)
-    return found
+        found: dict[int, Found | None] = {}
+        asked = k
+        while True:
+            hits = connection.search(dataset, vector, asked)
+            for hit in hits:
+                if hit.id not in found:
+                    found[hit.id] = _current(connection, dataset, vector, hit)
+            here = [one for one in found.values() if one is not None]
+            if len(here) >= k or len(hits) < asked or asked >= MOST_ASKED * k:
+                break
+            asked *= 2
+    nearest = sorted(here, key=lambda one: -one.score)[:k]
+    _check_model(encoder, dataset, nearest)
+    return nearest
+
+
+def _current(connection: Connection, dataset: str, vector: NDArray[np.float32], hit: Hit) -> Found | None:
+    """What an id stands for now, or None where that was removed.
+
+    Longbow finds rows that were replaced or removed as well; the last one written under an id counts.
+    """
+    last: dict[str, Any] = {}
+    where = [Condition("id", "=", str(hit.id))]
+    for batch in connection.rows(dataset, where, ["vector", "text", "metadata", "timestamp"]):
+        if "timestamp" in batch.schema.names:
+            place = batch.schema.get_field_index("timestamp")
+            batch = batch.set_column(place, "timestamp", batch.column(place).cast(pa.int64()))
+        for row in batch.to_pylist():
+            if (row.get("timestamp") or 0) >= (last.get("timestamp") or 0):
+                last = row
+    if last and removed_at(connection, dataset, hit.id) > (last.get("timestamp") or 0):
+        return None
+    score = hit.score
+    if len(last.get("vector") or ()) == len(vector):
+        score = float(1 / (1 + np.linalg.norm(np.array(last["vector"], np.float32) - vector)))
+    return Found(hit.id, score, last.get("text"), _metadata(last.get("metadata")))
 
 
 def _metadata(text: str | None) -> Any:

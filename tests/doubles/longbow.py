@@ -1,16 +1,23 @@
 """A double of the Longbow vector database on pyarrow.flight: what its source does, its silent losses and its traps included.
 
-Read from github 23skdu/longbow (`internal/store`: do_exchange.go, store_actions.go, store_query.go, servers.go). It has of
-the real server:
+Read from github 23skdu/longbow (`internal/store`: do_exchange.go, store_actions.go, store_query.go, servers.go), and compared
+with a server built from it (`test_protocol` runs against either). It has of the real server:
 
 - DoPut gathers up to 50,000 rows or 32 MiB, so its errors come late; at most one PutResult, at the stream's start.
 - DoExchange `["ingest", dataset]` acknowledges each batch, numbered from 1 a stream, and compares no schema with the
   dataset's: vectors of another length are stored, acknowledged, and never indexed.
-- A repeated id leaves both rows; `delete` takes the id as a string and marks the row that came last under it, and only that;
-  `index_len` counts marked rows too. Nothing is overwritten.
-- Over 90 % of its memory writers block without an error; past the limit rows are dropped after OK.
-- Only the column `vector` of float32 lists is indexed; of float16 vectors only the first row. `READY` hides that.
-- Search is Euclidean whatever was asked for, answers are kept for 60 s, ids come back cut to 32 bits.
+- A repeated id leaves both rows; `delete` takes the id as a string and marks the row that came last under it, and only that.
+  Nothing is overwritten. Marked rows stay in the index: `index_len` counts them and searches find them.
+- DoGet by name leaves marked rows out; where a batch has no others it fails, and the whole server ends if there are other
+  batches. With a condition it gives marked rows too. A bare name as ticket gets the conditions of an earlier ticket.
+- A batch is acknowledged before it can be read, deleted or found.
+- A dataset is there as soon as a stream to it opened; DoGet then has not even columns.
+- After a restart `delete` knows none of the rows from before.
+- Over 90 % of its memory writers block without an error; past the limit rows are dropped after OK. The metrics'
+  `longbow_memory_…` are 0, only the heap's share is true.
+- Only the column `vector` of float32 lists is indexed; of other columns and of float16 vectors only the first row. `READY`
+  hides that.
+- Search is Euclidean whatever was asked for, DoGet's answers are kept for 60 s, ids come back cut to 32 bits.
 - The data port has no ListFlights and no GetFlightInfo, the meta port no DoPut and no DoExchange.
 
 What it has not: durability, eviction, sharding, the mesh, full-text search.
@@ -33,6 +40,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.flight as fl
 
+OPERATORS = {
+    "=": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
 GATHER_ROWS = 50_000
 GATHER_BYTES = 32 * 2**20
 CACHE_SECONDS = 60.0
@@ -50,10 +65,12 @@ class Faults:
         drop_rows: so many rows are dropped after OK.
         fail_batches: so many of the next batches fail with Internal, after they were read.
         lose_acks: so many of the next batches are stored, and their stream ends before the acknowledgement.
+        late_seconds: these batches are stored so long after the end of their stream, and nothing tells of them before.
         slow_down: streams begin with the PutResult that asks for patience.
         ack_seconds: an acknowledgement takes so long.
         busy: `check_readiness` says BUSY.
         lose_index: so many rows are stored and never indexed, which READY hides.
+        apply_seconds: a batch can be read, deleted and found so long after its acknowledgement.
     """
 
     refuse: bool = False
@@ -61,10 +78,12 @@ class Faults:
     drop_rows: int = 0
     fail_batches: int = 0
     lose_acks: int = 0
+    late_seconds: float = 0.0
     slow_down: bool = False
     ack_seconds: float = 0.0
     busy: bool = False
     lose_index: int = 0
+    apply_seconds: float = 0.0
 
 
 @dataclass
@@ -77,6 +96,7 @@ class Dataset:
     last: dict[int, tuple[int, int]] = field(default_factory=dict)
     rows: int = 0
     indexed: int = 0
+    pending: list[tuple[float, pa.RecordBatch]] = field(default_factory=list)
 
 
 class Store:
@@ -96,6 +116,9 @@ class Store:
         self.memory = 0
         self.dropped = 0
         self.searches: dict[bytes, tuple[float, pa.RecordBatch]] = {}
+        self.left_conditions: list[dict[str, str]] = []
+        self.ended = False
+        self.peers: set[str] = set()
         self.calls: list[str] = []
         self.headers: list[dict[str, list[str]]] = []
         self.lock = threading.Lock()
@@ -104,6 +127,8 @@ class Store:
     def enter(self, call: str) -> None:
         """What every call meets first."""
         self.calls.append(call)
+        if self.ended:
+            raise fl.FlightUnavailableError("failed to connect to all addresses")
         while self.faults.hang and not self.closing.is_set():
             time.sleep(0.01)
         if self.faults.refuse:
@@ -112,7 +137,17 @@ class Store:
     def get(self, name: str) -> Dataset:
         if name not in self.datasets:
             raise pa.ArrowKeyError(f"dataset {name} not found")
-        return self.datasets[name]
+        dataset = self.datasets[name]
+        with self.lock:
+            while dataset.pending and dataset.pending[0][0] <= time.monotonic():
+                self._apply(dataset, dataset.pending.pop(0)[1])
+        return dataset
+
+    def restart(self) -> None:
+        """Ends and begins again with what it had written to its disk: rows, and neither marks nor the table of ids."""
+        for dataset in self.datasets.values():
+            dataset.last.clear()
+            dataset.deleted.clear()
 
     def join(self, name: str, schema: pa.Schema) -> Dataset:
         """The dataset, made on first use."""
@@ -125,12 +160,9 @@ class Store:
         known = {column.name: column.type for column in dataset.schema}
         for column in schema:
             if column.name in known and known[column.name] != column.type:
-                if pa.types.is_fixed_size_list(column.type) and pa.types.is_fixed_size_list(known[column.name]):
-                    sizes = known[column.name].list_size, column.type.list_size
-                    if sizes[0] != sizes[1]:
-                        raise pa.ArrowInvalid(f"dimension mismatch: expected {sizes[0]}, got {sizes[1]}")
                 raise pa.ArrowInvalid(
-                    f"schema mismatch: field {column.name} has type {column.type}, was {known[column.name]}"
+                    f'schema mismatch: type mismatch for column "{column.name}": existing={known[column.name]}, '
+                    f"new={column.type}"
                 )
         return dataset
 
@@ -153,24 +185,28 @@ class Store:
                 dataset.rows += batch.num_rows
                 dataset.indexed += batch.num_rows
                 return
-            number = len(dataset.batches)
-            dataset.batches.append(batch)
-            dataset.rows += batch.num_rows
             self.memory += batch.nbytes
-            if "id" in batch.schema.names:
-                for row, value in enumerate(batch.column("id").to_pylist()):
-                    dataset.last[value] = (number, row)
-            dataset.indexed += self._indexed(dataset, batch)
+            if self.faults.apply_seconds or dataset.pending:
+                dataset.pending.append((time.monotonic() + self.faults.apply_seconds, batch))
+            else:
+                self._apply(dataset, batch)
+
+    def _apply(self, dataset: Dataset, batch: pa.RecordBatch) -> None:
+        number = len(dataset.batches)
+        dataset.batches.append(batch)
+        dataset.rows += batch.num_rows
+        if "id" in batch.schema.names:
+            for row, value in enumerate(batch.column("id").to_pylist()):
+                dataset.last[value] = (number, row)
+        dataset.indexed += self._indexed(dataset, batch)
 
     def _indexed(self, dataset: Dataset, batch: pa.RecordBatch) -> int:
         """Rows of a batch that reach the index."""
+        first = int(dataset.indexed == 0 and batch.num_rows > 0)
         if "vector" not in batch.schema.names or not pa.types.is_fixed_size_list(batch.schema.field("vector").type):
-            return 0
-        values = batch.schema.field("vector").type.value_type
-        if values == pa.float16():
-            return int(dataset.indexed == 0 and batch.num_rows > 0)
-        if values != pa.float32():
-            return 0
+            return first
+        if batch.schema.field("vector").type.value_type != pa.float32():
+            return first
         if dataset.schema.field("vector").type.list_size != batch.schema.field("vector").type.list_size:
             return 0
         lost = min(self.faults.lose_index, batch.num_rows)
@@ -178,7 +214,7 @@ class Store:
         return int(batch.num_rows - lost)
 
     def live(self, name: str) -> pa.Table:
-        """The dataset's rows without those that are marked: what DoGet by name gives."""
+        """The dataset's rows without those that are marked: what there should be."""
         dataset = self.get(name)
         with self.lock:
             parts = []
@@ -195,26 +231,38 @@ class Store:
             return []
         return sorted(self.live(name).column("id").to_pylist())
 
-    def search(self, name: str, vector: list[float], k: int) -> pa.RecordBatch:
+    def by_name(self, name: str) -> pa.Table:
+        """What DoGet without a condition gives."""
+        dataset = self.get(name)
+        for number, batch in enumerate(dataset.batches):
+            if sum(at == number for at, _ in dataset.deleted) == batch.num_rows:
+                if len(dataset.batches) == 1:
+                    raise fl.FlightInternalError("arrow/ipc: unknown error while writing: index out of range [0]")
+                self.ended = True  # Go's panic: number of columns/fields mismatch
+                raise fl.FlightUnavailableError("Stream removed (Socket closed)")
+        return self.live(name)
+
+    def kept_search(self, name: str, vector: list[float], k: int) -> pa.RecordBatch:
+        """DoGet's search, whose answers are kept."""
         key = json.dumps([name, vector, k]).encode()
         known = self.searches.get(key)
-        if known and time.monotonic() - known[0] < CACHE_SECONDS:
-            return known[1]
+        if known is None or time.monotonic() - known[0] > CACHE_SECONDS:
+            known = self.searches[key] = (time.monotonic(), self.search(name, vector, k))
+        return known[1]
+
+    def search(self, name: str, vector: list[float], k: int) -> pa.RecordBatch:
         dataset = self.get(name)
-        if not dataset.indexed:
-            raise fl.FlightServerError("FailedPrecondition: no index")
         size = dataset.schema.field("vector").type.list_size
         if len(vector) != size:
             raise pa.ArrowInvalid(f"dimension mismatch: expected {size}, got {len(vector)}")
-        table = self.live(name).combine_chunks()
+        alike = [batch for batch in dataset.batches if batch.schema.field("vector").type.list_size == size]
+        table = pa.Table.from_batches(alike, dataset.schema).combine_chunks()
         column = pc.list_flatten(table.column("vector")).to_numpy()
         distances = np.linalg.norm(column.reshape(-1, size) - np.array(vector, np.float32), axis=1)
         order = np.argsort(distances, kind="stable")[:k]
         ids = table.column("id").to_numpy()[order].astype(np.uint32).astype(np.uint64)
         scores = (1 / (1 + distances[order])).astype(np.float32)
-        found = pa.record_batch({"id": pa.array(ids, pa.uint64()), "score": pa.array(scores, pa.float32())})
-        self.searches[key] = (time.monotonic(), found)
-        return found
+        return pa.record_batch({"id": pa.array(ids, pa.uint64()), "score": pa.array(scores, pa.float32())})
 
 
 def _ipc(batch: pa.RecordBatch) -> bytes:
@@ -259,7 +307,12 @@ class _Port(fl.FlightServerBase):  # type: ignore[misc]
                 return b'{"status":"READY"}'
             if name not in store.datasets:
                 return b'{"status":"NOT_FOUND","reason":"dataset not found"}'
-            return json.dumps({"status": "READY", "index_len": store.datasets[name].indexed}).encode()
+            dataset = store.get(name)
+            answer = {"status": "READY", "index_len": dataset.indexed}
+            if dataset.pending:
+                reason = f"dataset has 0 pending index jobs, {len(dataset.pending)} pending ingestion jobs"
+                answer |= {"status": "BUSY", "reason": reason}
+            return json.dumps(answer).encode()
         if kind == "VectorSearch":
             return _ipc(store.search(body["dataset"], body["vector"], body["k"]))
         if kind == "delete":
@@ -283,20 +336,30 @@ class _Port(fl.FlightServerBase):  # type: ignore[misc]
     def do_get(self, context: Any, ticket: Any) -> Any:
         self.store.enter("DoGet")
         text = ticket.ticket.decode()
-        query = json.loads(text) if text.startswith("{") else {"name": text}
+        if text.startswith("{"):
+            query = json.loads(text)
+            self.store.left_conditions = query.get("filters") or []
+        else:
+            query = {"name": text, "filters": self.store.left_conditions}
         if wanted := query.get("search"):
-            found = self.store.search(wanted["dataset"], wanted["vector"], wanted["k"])
+            found = self.store.kept_search(wanted["dataset"], wanted["vector"], wanted["k"])
             return fl.RecordBatchStream(pa.Table.from_batches([found]))
         dataset = self.store.get(query["name"])
+        if not dataset.batches:
+            raise fl.FlightInternalError("Server never sent a data message")
         filters = query.get("filters") or []
         if not filters:
-            return fl.RecordBatchStream(self.store.live(query["name"]))
-        table = pa.Table.from_batches(dataset.batches, dataset.schema)  # a filter sees marked rows too
-        for one in filters:
+            return fl.RecordBatchStream(self.store.by_name(query["name"]))
+        # A filter sees marked rows too; workers answer a batch each, in no order.
+        alike = [batch for batch in dataset.batches if batch.schema.equals(dataset.schema)]
+        table = pa.Table.from_batches(alike[::-1], dataset.schema)
+        bound = [one for one in filters if table.schema.field(one["field"]).type in (pa.int64(), pa.string())]
+        if not bound:
+            table = table.slice(0, 0)  # "failed to bind any filters": told to nobody
+        for one in bound:
             column = table.column(one["field"])
-            if one["operator"] not in ("=", "==", "eq"):
-                raise pa.ArrowInvalid(f"unsupported operator {one['operator']}")
-            table = table.filter(pc.equal(column, pa.scalar(one["value"]).cast(column.type)))
+            compare = OPERATORS[one["operator"]]
+            table = table.filter(compare(column, pa.scalar(one["value"]).cast(column.type)))
         return fl.RecordBatchStream(table)
 
 
@@ -328,6 +391,7 @@ class DataPort(_Port):
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         self.store.enter("DoExchange")
+        self.store.peers.add(context.peer())
         path = [part.decode() for part in descriptor.path or []]
         if path[:1] != ["ingest"] or len(path) < 2:
             raise pa.ArrowInvalid("DoExchange ingest requires dataset name in path")
@@ -340,7 +404,10 @@ class DataPort(_Port):
             if faults.fail_batches:
                 faults.fail_batches -= 1
                 raise fl.FlightInternalError("flush failed: WAL write failed")
-            self.store.append(dataset, chunk.data, context)
+            if faults.lose_acks and faults.late_seconds:
+                threading.Timer(faults.late_seconds, self.store.append, [dataset, chunk.data]).start()
+            else:
+                self.store.append(dataset, chunk.data, context)
             if faults.lose_acks:
                 faults.lose_acks -= 1
                 raise fl.FlightUnavailableError("connection reset by peer")
@@ -441,8 +508,9 @@ def _page(store: Store) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             lines = [
                 "# TYPE longbow_memory_current_bytes gauge",
-                f"longbow_memory_current_bytes {store.memory}",
-                f"longbow_memory_limit_bytes {store.max_memory}",
+                "longbow_memory_current_bytes 0",
+                "longbow_memory_limit_bytes 0",
+                f"longbow_gc_tuner_heap_utilization {store.memory / store.max_memory}",
                 "longbow_ingestion_lag_count 0",
                 "longbow_index_queue_depth 0",
                 'longbow_flight_operations_total{method="do_get",status="success"} 3',

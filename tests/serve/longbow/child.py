@@ -1,7 +1,9 @@
-"""A job in a process of its own, to be killed: `python -m tests.serve.longbow.child INPUT URL JOURNAL DELAY`."""
+"""A job in a process of its own: `python -m tests.serve.longbow.child INPUT URL JOURNAL DELAY [LARGEST_FILE]`."""
 
 from __future__ import annotations
 
+import resource
+import signal
 import sys
 from pathlib import Path
 from typing import cast
@@ -9,15 +11,18 @@ from typing import cast
 from fletcher.runtime import Encoder
 from fletcher.runtime.reporter import Reporter
 from fletcher.serve.longbow.command import Job, Paths, run_job
-from fletcher.serve.longbow.connection import Target
-from fletcher.serve.longbow.job import IngestOptions
 from fletcher.serve.longbow.sink import SinkOptions
+from fletcher.serve.longbow.summary import IngestOptions
+from fletcher.serve.longbow.target import Target
 
 from .unit_encoder import UnitEncoder
 
 
 def main() -> None:
-    source, url, journal, delay = sys.argv[1:]
+    source, url, journal, delay, *largest_file = sys.argv[1:]
+    if largest_file:  # a disk that fills up
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest_file[0]),) * 2)
     job = Job(
         source=source,
         text_format=None,
@@ -28,7 +33,7 @@ def main() -> None:
         paths=Paths(Path(journal), Path(journal).with_suffix(".failed")),
         on_error="stop",
         options=IngestOptions(),
-        sink=SinkOptions(patience=20.0),
+        sink=SinkOptions(patience=120.0),
         metrics=None,
         trace="",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,9 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.reporter import Reporter
 from fletcher.serve.longbow.command import Job, Paths, run_job
-from fletcher.serve.longbow.connection import Target
-from fletcher.serve.longbow.job import IngestOptions, IngestSummary
 from fletcher.serve.longbow.sink import SinkOptions
+from fletcher.serve.longbow.summary import IngestOptions, IngestSummary
+from fletcher.serve.longbow.target import Target
 
 from ...doubles.longbow import LongbowDouble
 from .unit_encoder import UnitEncoder
@@ -27,6 +28,12 @@ RunJob = Callable[..., IngestSummary]
 def longbow() -> Iterator[LongbowDouble]:
     with LongbowDouble() as double:
         yield double
+
+
+@pytest.fixture
+def longbow_url(longbow: LongbowDouble) -> str:
+    """The double's address, or a real server's where FLETCHER_LONGBOW names one."""
+    return os.environ.get("FLETCHER_LONGBOW", longbow.url)
 
 
 @pytest.fixture

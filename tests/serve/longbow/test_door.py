@@ -13,8 +13,8 @@ import pyarrow.flight as fl
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.serve.longbow.connection import Target
-from fletcher.serve.longbow.schema import longbow_schema
+from fletcher.serve.longbow.schema import longbow_schema, make_batch
+from fletcher.serve.longbow.target import Target
 from fletcher.serve.server import Server
 
 from ...doubles.longbow import LongbowDouble
@@ -118,11 +118,12 @@ def test_a_server_without_longbow(server: Server) -> None:
 
 def test_a_dataset_of_another_length(serving: Server, longbow: LongbowDouble) -> None:
     schema = longbow_schema(4, with_text=True)
-    longbow.store.open("docs", schema)
+    other = make_batch(schema, np.array([1]), np.full((1, 4), 0.5, np.float32), ["a"], ["{}"])
+    longbow.store.append(longbow.store.open("docs", schema), other)
     answer = post(serving, {"dataset": "docs", "documents": ["a"]})
     assert answer.status_code == 400
     assert "has vectors of 4 numbers" in answer.json()["error"]["message"]
-    assert longbow.store.ids("docs") == []
+    assert longbow.store.ids("docs") == [1]
 
 
 def test_a_client_that_does_not_wait_long(serving: Server, longbow: LongbowDouble) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,15 +17,24 @@ import pytest
 
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
-from fletcher.serve.longbow.connection import Connection, Target
+from fletcher.serve.longbow.connection import CHANNEL, Connection
 from fletcher.serve.longbow.ids import candidate, content_digest
-from fletcher.serve.longbow.job import IngestSummary
 from fletcher.serve.longbow.journal import Entry, Journal
+from fletcher.serve.longbow.schema import longbow_schema
+from fletcher.serve.longbow.summary import IngestSummary
+from fletcher.serve.longbow.target import Target
 
 from ...doubles.longbow import LongbowDouble
 from ...doubles.s3 import S3Double
 from .conftest import RunJob
 from .unit_encoder import UnitEncoder, unit_vector
+
+
+@pytest.fixture(autouse=True)
+def quick_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double takes a batch in at once; `test_kills_and_cuts` waits as long as a user does."""
+    monkeypatch.setattr("fletcher.serve.longbow.lane.GRACE", 0.05)
+    monkeypatch.setattr("fletcher.serve.longbow.audit.GRACE", 0.05)
 
 
 def texts_in(longbow: LongbowDouble, dataset: str = "docs") -> Counter[str]:
@@ -74,14 +85,33 @@ def test_rows_arrive_compressed_and_over_several_streams(run: RunJob, longbow: L
     assert texts_in(longbow) == Counter(numbered(50))
 
 
+def test_each_stream_has_a_connection_of_its_own(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.faults.ack_seconds = 0.05
+    assert run(numbered(60), streams=3).sent == 60
+    assert longbow.store.calls.count("DoExchange") == len(longbow.store.peers) == 3
+
+
+def test_pings_are_rarer_than_longbow_bears() -> None:
+    bears = 5 * 60 * 1000  # its EnforcementPolicy's MinTime, cmd/longbow/main.go
+    assert dict(CHANNEL)["grpc.keepalive_time_ms"] > bears
+    assert dict(CHANNEL)["grpc.keepalive_permit_without_calls"] == 0
+
+
 def test_texts_stay_at_home_if_asked(run: RunJob, longbow: LongbowDouble) -> None:
     run(["one"], with_text=False)
     assert longbow.store.live("docs").column_names == ["id", "vector", "metadata", "timestamp"]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-3), ("int8", 1e-2)])
-def test_other_types_are_widened(run: RunJob, longbow: LongbowDouble, dtype: Any, tolerance: float) -> None:
-    run(numbered(5), embed=EmbedOptions(dtype=dtype))
+@pytest.mark.parametrize(("dtype", "tolerance", "loss"), [("float16", 1e-3, 1.2e-7), ("int8", 1e-2, 1e-4)])
+def test_other_types_are_widened_and_the_loss_is_told(
+    run: RunJob, longbow: LongbowDouble, dtype: Any, tolerance: float, loss: float
+) -> None:
+    summary = run(numbered(5), embed=EmbedOptions(dtype=dtype))
+    assert 0 < summary.cosine_loss < loss
+    for row in longbow.store.live("docs").select(["text", "vector"]).to_pylist():
+        whole, sent = unit_vector(row["text"]).astype(np.float64), np.array(row["vector"])
+        cosine = whole @ sent / np.linalg.norm(whole) / np.linalg.norm(sent)
+        assert 1 - cosine <= summary.cosine_loss
     for row in longbow.store.live("docs").select(["text", "vector"]).to_pylist():
         np.testing.assert_allclose(row["vector"], unit_vector(row["text"]), atol=tolerance)
     assert longbow.store.datasets["docs"].indexed == 5
@@ -132,6 +162,32 @@ def test_an_update_embeds_what_changed_and_deletes_what_is_gone(run: RunJob, lon
     third = run(first, id_column="name", remove_missing=True)  # and back: removed ones come again under their id
     assert (third.sent, third.removed) == (3, 1)
     assert texts_in(longbow) == Counter(row["text"] for row in first)
+
+
+@pytest.mark.parametrize("named", ["name", "n", None])
+def test_a_journal_that_was_lost_is_read_from_the_dataset(
+    run: RunJob, longbow: LongbowDouble, tmp_path: Path, capsys: pytest.CaptureFixture[str], named: str | None
+) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": f"old {number}", "name": f"doc-{number}", "n": number} for number in range(8)
+    ]
+    run(rows, id_column=named)
+    rows[1]["text"] = "changed"
+    run(rows[:-1], id_column=named, remove_missing=True)
+    rows[2]["text"] = "changed again"
+    rows.append({"text": "new", "name": "doc-new", "n": 99})
+    encoder = UnitEncoder()
+    summary = run(rows, encoder, id_column=named, remove_missing=True, adopt=True, journal=tmp_path / "another")
+    assert sorted(encoder.embedded) == ["changed again", "new", "old 7"]
+    assert (summary.sent, summary.known, summary.missing, summary.surplus) == (3, 6, 0, 0)
+    assert texts_in(longbow) == Counter(row["text"] for row in rows)
+    with pytest.raises(InputError, match="--adopt is for a new journal"):
+        run(rows, id_column=named, adopt=True, journal=tmp_path / "another")
+    with pytest.raises(InputError, match="has rows whose digest is 'd1', and this job's is 'd2'"):
+        run(rows, UnitEncoder(digest="d2"), id_column=named, adopt=True, journal=tmp_path / "third")
+    capsys.readouterr()
+    run(["x"], journal=tmp_path / "fourth")
+    assert "a document that is there already will be there twice" in capsys.readouterr().err
 
 
 def test_the_users_own_numbers_are_the_ids(run: RunJob, longbow: LongbowDouble) -> None:
@@ -307,7 +363,9 @@ def test_a_dataset_of_another_dimension(run: RunJob, longbow: LongbowDouble, tmp
 
 
 def test_a_dataset_of_other_columns(run: RunJob, longbow: LongbowDouble) -> None:
-    longbow.store.open("docs", pa.schema([pa.field("id", pa.string()), pa.field("vector", pa.list_(pa.float32(), 8))]))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(8, np.float32)), 8)
+    other = pa.record_batch({"id": pa.array(["a"]), "vector": vectors})
+    longbow.store.append(longbow.store.open("docs", other.schema), other)
     with pytest.raises(InputError, match="keeps 'id' as string, and these rows have int64"):
         run(["b"])
 
@@ -349,8 +407,29 @@ def test_failures_on_the_way_double_nothing(run: RunJob, longbow: LongbowDouble,
     assert summary.sent == 60
     assert summary.retries >= 3
     assert texts_in(longbow) == Counter(numbered(60))
-    assert summary.index_len == 60 + (summary.tombstones if fault == "lose_acks" else 0)
-    assert (summary.missing, summary.surplus) == (0, 0)
+    assert (summary.index_len, summary.missing, summary.surplus, summary.tombstones) == (60, 0, 0, 0)
+
+
+def test_acknowledgements_lost_while_longbow_lags_behind_double_nothing(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.faults.lose_acks = 3
+    longbow.store.faults.apply_seconds = 0.2
+    summary = run(numbered(60), chunk_texts=8)
+    assert (summary.sent, summary.index_len, summary.missing, summary.surplus) == (60, 60, 0, 0)
+    assert texts_in(longbow) == Counter(numbered(60))
+
+
+def test_a_job_that_was_killed_before_its_first_row_goes_on(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.join("docs", longbow_schema(8, with_text=True))  # a stream was opened, and no more
+    assert run(numbered(3)).index_len == 3
+
+
+def test_lists_that_may_hold_nulls_and_lists_that_may_not(run: RunJob, longbow: LongbowDouble) -> None:
+    strict = pa.list_(pa.field("item", pa.float32(), nullable=False), 8)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(8, np.float32)), type=strict)
+    other = pa.record_batch({"id": pa.array([1]), "vector": vectors})
+    longbow.store.append(longbow.store.open("docs", other.schema), other)
+    with pytest.raises(InputError, match="keeps 'vector' as fixed_size_list<item: float not null>"):
+        run(["b"])
 
 
 def test_rows_dropped_after_ok_are_found_and_sent_again(run: RunJob, longbow: LongbowDouble) -> None:
@@ -377,15 +456,30 @@ def test_a_server_out_of_memory_is_named(run: RunJob, longbow: LongbowDouble) ->
 
 def test_rows_that_reach_the_store_and_not_the_index(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.faults.lose_index = 2
-    with pytest.raises(ServiceError, match="2 of them are not in its index"):
+    with pytest.raises(ServiceError, match="of which 2 are not in its index"):
         run(numbered(10))
 
 
 def test_rows_of_others_are_told(run: RunJob, longbow: LongbowDouble) -> None:
     run(["a"])
     dataset = longbow.store.datasets["docs"]
-    longbow.store.append(dataset, dataset.batches[0])
-    assert run(["a", "b"]).surplus == 1
+    place = dataset.schema.get_field_index("metadata")
+    longbow.store.append(dataset, dataset.batches[0].set_column(place, "metadata", pa.array(["{}"])))
+    summary = run(["a", "b"])
+    assert (summary.doubled, summary.surplus) == (0, 1)
+    assert run(["a", "b"]).surplus == 0  # it is told once
+
+
+def test_a_batch_that_arrives_after_its_stream_broke_and_all_was_quiet_is_counted_and_marked(
+    run: RunJob, longbow: LongbowDouble
+) -> None:
+    longbow.store.faults.lose_acks, longbow.store.faults.late_seconds = 1, 1.0
+    encoder = UnitEncoder(delay=0.2)
+    summary = run(numbered(40), encoder, chunk_texts=4)
+    assert (summary.sent, summary.doubled, summary.surplus, summary.missing) == (40, 4, 0, 0)
+    assert texts_in(longbow) == Counter(numbered(40))
+    again = run(numbered(40))
+    assert (again.known, again.doubled) == (40, 0)
 
 
 def test_a_dataset_that_was_deleted_is_made_again(run: RunJob, longbow: LongbowDouble) -> None:
@@ -393,6 +487,17 @@ def test_a_dataset_that_was_deleted_is_made_again(run: RunJob, longbow: LongbowD
     longbow.store.datasets.clear()
     assert run(numbered(5)).sent == 5
     assert texts_in(longbow) == Counter(numbered(5))
+
+
+def test_a_longbow_that_stays_full_is_named(run: RunJob, longbow: LongbowDouble) -> None:
+    longbow.store.max_memory, longbow.store.memory = 1_000_000, 870_000
+    with pytest.raises(
+        ServiceError,
+        match=r"^Longbow at \S+ has acknowledged nothing for 1 s: its memory is 87% full.*LONGBOW_MAX_MEMORY",
+    ):
+        run(numbered(5), metrics=longbow.metrics_url, patience=1.0)
+    longbow.store.memory = 0
+    assert run(numbered(5), metrics=longbow.metrics_url).sent == 5
 
 
 def test_memory_is_watched(run: RunJob, longbow: LongbowDouble) -> None:
@@ -426,12 +531,35 @@ def test_two_jobs_on_one_journal(run: RunJob, tmp_path: Path) -> None:
         run(["a"])
 
 
-def test_a_full_disk_under_the_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path: Path) -> None:
+    source = tmp_path / "input.txt"
+    source.write_text("".join(f"{text}\n" for text in numbered(5_000)))
+    command = [
+        sys.executable,
+        "-m",
+        "tests.serve.longbow.child",
+        str(source),
+        longbow.url,
+        str(tmp_path / "journal"),
+        "0",
+    ]
+    root = Path(__file__).parents[3]
+    ended = subprocess.run([*command, "150000"], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "no space left for the journal; run the job again once there is some" in ended.stderr
+    arrived = len(longbow.store.ids("docs"))
+    assert 0 < arrived < 5_000
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert texts_in(longbow) == Counter(numbered(5_000))
+
+
+def test_a_full_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = Journal.__init__
 
     def small(self: Journal, *args: Any) -> None:
         opened(self, *args)
-        self._db.execute("PRAGMA max_page_count = 8")  # SQLite's own full disk: SQLITE_FULL
+        self._db.write("PRAGMA max_page_count = 8")  # SQLite's own full disk: SQLITE_FULL
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "__init__", small)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.errors import InputError, ServiceError
 from fletcher.serve.longbow.capacity import CapacityWatch, read_metrics
+from fletcher.serve.longbow.connection import Readiness
 from fletcher.serve.longbow.pacing import Backoff, BatchSizer
 
 from ...doubles.longbow import LongbowDouble
@@ -38,11 +39,27 @@ def test_metrics_are_read(longbow: LongbowDouble) -> None:
     with CapacityWatch(longbow.metrics_url) as watch:
         assert watch.last is not None
         assert watch.last.memory_share == 0.5
-        assert watch.hold() == 0
-        assert watch.told() == "Longbow's memory 50% full, 0 rows behind"
+        assert watch.hold() == ""
+        assert watch.told() == "Longbow's memory 50% full"
         longbow.store.memory = 900
         watch.look()
-        assert watch.hold() > 0
+        assert watch.hold().startswith("its memory is 90% full")
+
+
+def test_rows_that_wait_for_the_index_are_told_and_hold_back() -> None:
+    waiting = Readiness("BUSY", "global index queue has 250 jobs", 0).to_index
+    assert (waiting, Readiness("READY", "", 7).to_index) == (250, 0)
+    with CapacityWatch(None, lambda: waiting) as watch:
+        watch.ask()
+        assert watch.told() == "250 batches to index"
+        assert watch.hold() == "250 batches wait for its index"
+
+    def away() -> int:
+        raise ServiceError("away")
+
+    with CapacityWatch(None, away) as watch:
+        watch.ask()
+        assert (watch.told(), watch.hold()) == ("", "")
 
 
 def test_metrics_with_labels_are_summed_and_others_left() -> None:
@@ -58,6 +75,6 @@ def test_metrics_with_labels_are_summed_and_others_left() -> None:
 def test_metrics_that_are_not_there() -> None:
     with CapacityWatch("http://127.0.0.1:9/metrics") as watch:
         assert watch.problem is not None
-        assert watch.hold() == 0
+        assert watch.hold() == ""
     with pytest.raises(InputError, match="must be like http://HOST:9090/metrics"):
         CapacityWatch("127.0.0.1:9090")

@@ -23,8 +23,10 @@ import pytest
 import trustme
 
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
-from fletcher.serve.longbow.connection import Connection, Target
+from fletcher.serve.longbow.connection import Condition, Connection, Readiness
+from fletcher.serve.longbow.presence import all_placed, arrived, metadata_head, wait_until_quiet
 from fletcher.serve.longbow.schema import check_schema, longbow_schema, make_batch
+from fletcher.serve.longbow.target import Target
 
 from ...doubles.longbow import LongbowDouble
 
@@ -41,8 +43,8 @@ class Place:
 
 
 @pytest.fixture
-def place(longbow: LongbowDouble) -> Iterator[Place]:
-    url = os.environ.get("FLETCHER_LONGBOW", longbow.url)
+def place(longbow: LongbowDouble, longbow_url: str) -> Iterator[Place]:
+    url = longbow_url
     meta = os.environ.get("FLETCHER_LONGBOW_META", longbow.meta_url)
     place = Place(url, meta, f"fletcher-test-{uuid.uuid4().hex[:8]}")
     yield place
@@ -56,11 +58,19 @@ def connection(place: Place) -> Iterator[Connection]:
         yield connection
 
 
-def rows(ids: list[int], size: int = SIZE) -> Any:
+def rows(ids: list[int], size: int = SIZE, mark: str = "none") -> Any:
     """A batch whose vector under id n points along axis n."""
     vectors = np.stack([np.eye(size, dtype=np.float32)[number % size] for number in ids])
     texts = [f"text {number}" for number in ids]
-    return make_batch(longbow_schema(size, with_text=True), np.array(ids, np.int64), vectors, texts, ["{}"] * len(ids))
+    metadata = [metadata_head(mark, {}) + "}"] * len(ids)
+    return make_batch(longbow_schema(size, with_text=True), np.array(ids, np.int64), vectors, texts, metadata)
+
+
+def get(connection: Connection, ticket: str | dict[str, Any]) -> list[int]:
+    """Ids that DoGet gives, in order."""
+    text = ticket if isinstance(ticket, str) else json.dumps(ticket)
+    table = connection.client.do_get(fl.Ticket(text.encode()), connection.options()).read_all()
+    return sorted(table.column("id").to_pylist())
 
 
 def put(connection: Connection, dataset: str, *batches: Any) -> list[dict[str, Any]]:
@@ -103,11 +113,83 @@ def test_a_repeated_id_leaves_both_rows_and_a_deleted_one_stays_in_the_index(
     put(connection, place.dataset, rows([5, 6]), rows([5]))
     assert indexed(connection, place.dataset, 3) == 3
     assert sorted(connection.ids(place.dataset).tolist()) == [5, 5, 6]
-    assert connection.delete(place.dataset, 5)
-    assert connection.delete(place.dataset, 5)  # the same row again: the former one stays
-    assert sorted(connection.ids(place.dataset).tolist()) == [5, 6]
-    assert connection.readiness(place.dataset).index_len == 3
+    assert connection.delete(place.dataset, 6)
+    assert connection.delete(place.dataset, 6)  # the same row again
     assert not connection.delete(place.dataset, 99)
+    assert connection.readiness(place.dataset).index_len == 3
+    assert connection.search(place.dataset, np.eye(SIZE, dtype=np.float32)[6], 1)[0].id == 6
+    assert sorted(connection.ids(place.dataset).tolist()) == [5, 5, 6]  # with a condition; and by name:
+    assert get(connection, {"name": place.dataset}) == [5, 5]
+
+
+def test_a_bare_name_is_answered_with_the_conditions_of_an_earlier_question(
+    place: Place, connection: Connection
+) -> None:
+    put(connection, place.dataset, rows([1, 2, 3]))
+    indexed(connection, place.dataset, 3)
+    for _ in range(64):  # it keeps its parsers in a pool, a processor each
+        get(connection, {"name": place.dataset, "filters": [{"field": "id", "operator": "=", "value": "2"}]})
+    assert get(connection, place.dataset) == [2]
+    assert get(connection, {"name": place.dataset}) == [1, 2, 3]
+
+
+def test_rows_of_a_batch_are_found_by_its_mark(place: Place, connection: Connection) -> None:
+    put(connection, place.dataset, rows([1, 2], mark="ab-1"), rows([3], mark="ab-12"), rows([4], mark="abc-1"))
+    indexed(connection, place.dataset, 4)
+    assert sorted(arrived(connection, place.dataset, "ab-1").tolist()) == [1, 2]
+    assert arrived(connection, place.dataset, "ab-12").tolist() == [3]
+    assert arrived(connection, place.dataset, "ab-2").tolist() == []
+    assert sorted(all_placed(connection, place.dataset, "ab").tolist()) == [1 << 32 | 1, 2 << 32 | 1, 3 << 32 | 12]
+    assert arrived(connection, place.dataset + "-none", "ab-1").tolist() == []
+    for row in (1, 2):
+        connection.delete(place.dataset, row)  # a whole batch, at which a question without a condition ends the server
+    assert sorted(arrived(connection, place.dataset, "ab-1").tolist()) == [1, 2]
+    assert connection.schema(place.dataset).field("vector").type.list_size == SIZE
+
+
+def test_many_batches_are_read_whole(place: Place, connection: Connection) -> None:
+    batches = [rows(list(range(start, start + 7))) for start in range(0, 700, 7)]
+    put(connection, place.dataset, *batches)
+    indexed(connection, place.dataset, 700)
+    assert sorted(connection.ids(place.dataset).tolist()) == list(range(700))
+
+
+def test_a_dataset_is_there_before_its_first_row(place: Place, connection: Connection) -> None:
+    writer, reader = connection.client.do_exchange(
+        fl.FlightDescriptor.for_path("ingest", place.dataset), connection.options()
+    )
+    writer.begin(longbow_schema(SIZE, with_text=True))
+    writer.done_writing()
+    with pytest.raises(StopIteration):
+        reader.read_chunk()
+    writer.close()
+    assert connection.readiness(place.dataset) == Readiness("READY", "", 0)
+    assert connection.schema(place.dataset) is None
+    assert connection.ids(place.dataset).tolist() == []
+    assert connection.search(place.dataset, np.ones(SIZE, np.float32), 1) == []
+
+
+def test_doget_keeps_its_searches_and_the_action_does_not(place: Place, connection: Connection) -> None:
+    axis = np.eye(SIZE, dtype=np.float32)[1]
+    question = {"search": {"dataset": place.dataset, "vector": axis.tolist(), "k": 1}}
+    put(connection, place.dataset, rows([0]))
+    indexed(connection, place.dataset, 1)
+    assert (get(connection, question), connection.search(place.dataset, axis, 1)[0].id) == ([0], 0)
+    put(connection, place.dataset, rows([1]))
+    indexed(connection, place.dataset, 2)
+    assert (get(connection, question), connection.search(place.dataset, axis, 1)[0].id) == ([0], 1)
+
+
+def test_columns_that_are_no_vectors_count_as_one_indexed_row(place: Place, connection: Connection) -> None:
+    half = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(SIZE * 3, np.float16)), SIZE)
+    single = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(SIZE * 3, np.float32)), SIZE)
+    ids = pa.array([1, 2, 3])
+    for name, columns in (("half", {"vector": half}), ("named", {"embedding": single}), ("none", {})):
+        dataset = f"{place.dataset}-{name}"
+        put(connection, dataset, pa.record_batch({"id": ids, **columns}))
+        assert indexed(connection, dataset, 1) == 1
+        assert connection.readiness(dataset).status == "READY"
+        connection.delete_dataset(dataset)
 
 
 def test_search_gives_the_nearest_first(place: Place, connection: Connection) -> None:
@@ -116,9 +198,9 @@ def test_search_gives_the_nearest_first(place: Place, connection: Connection) ->
     hits = connection.search(place.dataset, np.eye(SIZE, dtype=np.float32)[2], 2)
     assert hits[0].id == 2
     assert hits[0].score > hits[1].score
-    found = connection.row(place.dataset, 2)
-    assert found is not None
-    assert found["text"] == "text 2"
+    where = [Condition("id", "=", "2")]
+    found = [batch.to_pylist() for batch in connection.rows(place.dataset, where, ["text"])]
+    assert found == [[{"text": "text 2"}]]
     with pytest.raises(InputError, match="dimension mismatch"):
         connection.search(place.dataset, np.ones(4, np.float32), 2)
 
@@ -164,15 +246,38 @@ def test_the_meta_port_lists_and_the_data_port_does_not(place: Place, connection
 # The double's own -----------------------------------------------------------------------------------------------------
 
 
-def test_full_text_columns_named_embedding_and_half_precision_are_not_indexed(longbow: LongbowDouble) -> None:
-    half = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(SIZE * 3, np.float16)), SIZE)
+def test_a_batch_whose_rows_were_all_deleted_ends_the_server_that_is_asked_by_name(longbow: LongbowDouble) -> None:
     with Connection(Target(longbow.url)) as connection:
-        put(connection, "half", pa.record_batch({"id": pa.array([1, 2, 3]), "vector": half}))
-        assert connection.readiness("half").status == "READY"
-        assert connection.readiness("half").index_len == 1
-        named = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(SIZE, np.float32)), SIZE)
-        put(connection, "named", pa.record_batch({"id": pa.array([1]), "embedding": named}))
-        assert connection.readiness("named").index_len == 0
+        put(connection, "d", rows([1]))
+        connection.delete("d", 1)
+        with pytest.raises(fl.FlightInternalError, match="index out of range"):
+            get(connection, {"name": "d"})
+        put(connection, "d", rows([2]))
+        with pytest.raises(fl.FlightUnavailableError, match="Socket closed"):
+            get(connection, {"name": "d"})
+        with pytest.raises(ServiceError, match="failed to connect"):
+            connection.readiness("d")
+
+
+def test_a_restart_forgets_ids_and_deletions(longbow: LongbowDouble) -> None:
+    with Connection(Target(longbow.url)) as connection:
+        put(connection, "d", rows([1, 2], mark="a-1"))
+        connection.delete("d", 1)
+        longbow.store.restart()
+        assert not connection.delete("d", 2)
+        assert longbow.store.ids("d") == [1, 2]
+        assert sorted(arrived(connection, "d", "a-1").tolist()) == [1, 2]
+
+
+def test_a_batch_is_acknowledged_before_it_can_be_read(longbow: LongbowDouble) -> None:
+    longbow.store.faults.apply_seconds = 0.3
+    with Connection(Target(longbow.url)) as connection:
+        put(connection, "d", rows([1, 2], mark="a-1"))
+        assert connection.readiness("d").status == "BUSY"
+        assert not connection.delete("d", 1)
+        assert arrived(connection, "d", "a-1").tolist() == []
+        assert wait_until_quiet(connection, "d", 5.0) == 2
+        assert sorted(arrived(connection, "d", "a-1").tolist()) == [1, 2]
 
 
 def test_errors_of_put_come_late_and_pressure_is_said_once(longbow: LongbowDouble) -> None:
@@ -193,15 +298,6 @@ def test_a_full_server_blocks_without_a_word(longbow: LongbowDouble) -> None:
     longbow.store.max_memory, longbow.store.memory = 1000, 950
     with Connection(Target(longbow.url, timeout=0.3)) as connection, pytest.raises(fl.FlightTimedOutError):
         put(connection, "d", rows([1]))
-
-
-def test_searches_are_kept_for_a_minute(longbow: LongbowDouble) -> None:
-    axis = np.eye(SIZE, dtype=np.float32)[1]
-    with Connection(Target(longbow.url)) as connection:
-        put(connection, "d", rows([0]))
-        before = connection.search("d", axis, 1)
-        put(connection, "d", rows([1]))
-        assert connection.search("d", axis, 1) == before
 
 
 def test_every_call_has_a_deadline(longbow: LongbowDouble) -> None:

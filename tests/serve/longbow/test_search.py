@@ -12,12 +12,12 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.console import run as run_app
 from fletcher.runtime.errors import InputError
 from fletcher.serve.cli import app
-from fletcher.serve.longbow.connection import Target
 from fletcher.serve.longbow.search import search
+from fletcher.serve.longbow.target import Target
 
 from ...doubles.longbow import LongbowDouble
 from .conftest import RunJob
-from .unit_encoder import UnitEncoder
+from .unit_encoder import UnitEncoder, unit_vector
 
 
 def ask(longbow: LongbowDouble, text: str, encoder: UnitEncoder | None = None, **options: Any) -> Any:
@@ -31,6 +31,24 @@ def test_hits_come_with_text_and_metadata(run: RunJob, longbow: LongbowDouble) -
     assert (found[0].text, found[0].metadata["fields"]) == ("text 7", {"n": 7})
     assert found[0].score > found[1].score > found[2].score
     assert len(found) == 3
+
+
+def test_what_was_replaced_or_removed_is_not_found(run: RunJob, longbow: LongbowDouble) -> None:
+    first = [{"text": f"text {number}", "n": number} for number in range(20)]
+    run(first, id_column="n")
+    second = [{"text": "changed" if row["n"] == 7 else row["text"], "n": row["n"]} for row in first if row["n"] != 3]
+    assert run(second, id_column="n", remove_missing=True).tombstones == 2
+    raw = longbow.store.search("docs", unit_vector("text 7").tolist(), 1)
+    assert raw.column("id").to_pylist() == [7]  # Longbow itself goes on finding the former text
+    for _ in range(2):
+        found = ask(longbow, "text 7", k=19)
+        assert sorted(hit.text for hit in found) == sorted(str(row["text"]) for row in second)
+        assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+        assert "text 3" not in {hit.text for hit in ask(longbow, "text 3")}
+        assert ask(longbow, "changed")[0].score == pytest.approx(1.0)
+        longbow.store.restart()  # which forgets the deletions
+    run(first, id_column="n")
+    assert [ask(longbow, text)[0].text for text in ("text 3", "text 7")] == ["text 3", "text 7"]
 
 
 def test_the_question_gets_its_prompt(run: RunJob, longbow: LongbowDouble) -> None:

@@ -1,0 +1,223 @@
+"""One lane of a sink: a connection, and on it one stream after the other; what a stream that failed leaves is sorted out."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from fletcher.runtime.errors import FletcherError, OverloadedError, ServiceError
+
+from .connection import Connection
+from .exchange import Exchange, Parcel
+from .pacing import Backoff
+from .presence import GRACE, arrived, wait_until_quiet
+from .shared import Shared
+
+__all__ = ["Lane"]
+
+#: Seconds between two questions whether a batch is still held back.
+HELD: Final = 0.5
+
+logger = logging.getLogger("fletcher.serve.longbow")
+
+
+class Lane:
+    """Sends parcels on a thread of its own."""
+
+    def __init__(self, shared: Shared, connection: Connection) -> None:
+        """
+        Args:
+            shared: the sink's parcels and how they are doing.
+            connection: this lane's alone.
+        """
+        self._shared = shared
+        self._connection = connection
+        self._stream: Exchange | None = None
+        self._backoff = Backoff()
+        self._again: list[Parcel] = []
+        self._trouble_since = 0.0
+        self._thread = threading.Thread(target=self._run, name="fletcher-longbow", daemon=True)
+        self._thread.start()
+
+    def watch(self) -> None:
+        """Ends the stream if it is overdue."""
+        stream = self._stream
+        if stream is not None:
+            stream.watch()
+
+    def close(self) -> None:
+        """Waits for the thread, which ends once the sink is closing."""
+        self._thread.join()
+        self._connection.close()
+
+    def _run(self) -> None:
+        while not self._shared.closing.is_set():
+            parcels: list[Parcel] = []
+            try:
+                parcels = self._next()
+                if parcels:
+                    self._deliver(parcels)
+                elif self._stream is not None and (self._stream.error is not None or self._rest()):
+                    self._end_stream()
+            except (ServiceError, OverloadedError) as error:
+                self._recover(error, parcels)
+            except (FletcherError, OSError) as error:
+                self._give_up(error)
+            except Exception as error:
+                logger.exception("a stream to Longbow failed")
+                self._give_up(ServiceError(f"the stream failed: {type(error).__name__}: {error}"))
+        if self._stream is not None:
+            self._stream.abort()
+            self._stream = None
+
+    # A batch ----------------------------------------------------------------------------------------------------------
+
+    def _rest(self) -> bool:
+        stream = self._stream
+        return stream is not None and stream.old and stream.idle
+
+    def _end_stream(self) -> None:
+        stream = self._stream
+        assert stream is not None
+        if stream.error is not None:
+            raise stream.error
+        self._stream = None
+        stream.finish()
+
+    def _next(self) -> list[Parcel]:
+        """Parcels that fit one batch: those to send again, or those that wait."""
+        if self._again:
+            parcels, self._again = self._again[:1], self._again[1:]
+            return parcels
+        waiting = self._shared.waiting
+        try:
+            first = waiting.get(timeout=0.05)
+        except queue.Empty:
+            return []
+        parcels = [first]
+        rows = first.batch.num_rows
+        room = self._shared.sizer.rows(_row_bytes(first.batch))
+        while rows < room:
+            try:
+                more = waiting.get_nowait()
+            except queue.Empty:
+                break
+            parcels.append(more)
+            rows += more.batch.num_rows
+        return parcels
+
+    def _deliver(self, parcels: list[Parcel]) -> None:
+        shared = self._shared
+        while (why := shared.hold()) or shared.breaker.remaining() > 0:
+            self._in_trouble()
+            if shared.closing.wait(HELD if why else min(shared.breaker.remaining(), 1.0)):
+                return
+            if self._out_of_patience():
+                self._give_up(self._impatience(why))
+                return
+        for parcel in parcels:
+            for row in parcel.stale:
+                self._connection.delete(shared.dataset, row)
+        if self._stream is not None and self._stream.old:
+            stream, self._stream = self._stream, None
+            stream.finish()
+        if self._stream is None:
+            compression = None if shared.options.compression == "none" else shared.options.compression
+            self._stream = Exchange(self._connection, shared.dataset, shared.schema, compression, shared.acked)
+        for parcel in parcels:
+            shared.ledger.sending(parcel.unit)
+        whole = parcels[0].batch if len(parcels) == 1 else pa.concat_batches([parcel.batch for parcel in parcels])
+        step = shared.sizer.rows(_row_bytes(whole))
+        for start in range(0, whole.num_rows, step):
+            part = whole.slice(start, step)
+            done = parcels if start + step >= whole.num_rows else []
+            self._stream.write(part, parcels, done)
+
+    # Trouble ----------------------------------------------------------------------------------------------------------
+
+    def _impatience(self, why: object) -> ServiceError:
+        shared = self._shared
+        return ServiceError(
+            f"Longbow at {shared.target.url} has acknowledged nothing for {shared.options.patience:g} s"
+            f"{f': {why}' if why else ''}. What was acknowledged is in the journal: run the job again to go on"
+        )
+
+    def _out_of_patience(self) -> bool:
+        return time.monotonic() - self._trouble_since > self._shared.options.patience
+
+    def _in_trouble(self) -> None:
+        """Something failed, or is held back: the trouble began now, unless nothing was acknowledged since it began before."""
+        if self._trouble_since <= self._shared.last_ack:
+            self._trouble_since = time.monotonic()
+            self._backoff.succeed()
+
+    def _recover(self, error: FletcherError, parcels: list[Parcel]) -> None:
+        """After a failure: wait, find out what arrived, and line up what must go again."""
+        shared = self._shared
+        shared.retries += 1
+        self._in_trouble()
+        doubt: list[Parcel] = []
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            stream.abort()
+            doubt = stream.unacked()
+        settled = time.monotonic() + GRACE if doubt else 0.0
+        logger.warning("a stream to Longbow failed", extra={"fields": {"reason": str(error), "in_doubt": len(doubt)}})
+        self._again = [*(parcel for parcel in parcels if parcel not in doubt), *self._again]
+        while not shared.closing.is_set():
+            try:
+                if self._out_of_patience():
+                    self._give_up(self._impatience(error))
+                    return
+                shared.breaker.fail()
+                wait = max(self._backoff.fail(), shared.breaker.remaining(), settled - time.monotonic())
+                left = self._trouble_since + shared.options.patience - time.monotonic()
+                if shared.closing.wait(max(min(wait, left), 0.0) + 0.01):
+                    return
+                self._again = [*self._sort_out(doubt), *self._again]
+                return
+            except ServiceError as again:
+                error = again
+            except (FletcherError, OSError) as fatal:
+                self._give_up(fatal)
+                return
+
+    def _sort_out(self, doubt: Sequence[Parcel]) -> list[Parcel]:
+        """What of doubtful parcels must go again, once Longbow has nothing under way any more.
+
+        Raises:
+            ServiceError, InputError: Longbow cannot be asked; ask again.
+        """
+        if not doubt:
+            return []
+        shared = self._shared
+        wait_until_quiet(self._connection, shared.dataset, shared.target.timeout)
+        rest = [_without(parcel, arrived(self._connection, shared.dataset, parcel.mark)) for parcel in doubt]
+        self._backoff.succeed()
+        shared.breaker.succeed()
+        whole = [parcel for parcel in rest if not parcel.batch.num_rows]
+        if whole:  # patience is for a Longbow that takes nothing
+            shared.acked(whole, 0, 0.0)
+        return [parcel for parcel in rest if parcel.batch.num_rows]
+
+    def _give_up(self, error: FletcherError | OSError) -> None:
+        self._shared.fail(error)
+        self._shared.closing.wait()
+
+
+def _row_bytes(batch: pa.RecordBatch) -> float:
+    return float(batch.nbytes / max(batch.num_rows, 1))
+
+
+def _without(parcel: Parcel, there: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Parcel:
+    """A parcel without the rows that are there; what it was to replace was deleted before its first row went."""
+    keep = ~np.isin(parcel.batch.column("id").to_numpy(), there)
+    return replace(parcel, batch=parcel.batch.filter(pa.array(keep)), stale=())

@@ -1,0 +1,69 @@
+"""Which documents were removed from a dataset. Longbow's `delete` takes nothing out of its index, and a restart undoes it, so
+each removal is a row of a dataset beside it, `DATASET.removed`: an id and when, nanoseconds since 1970.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .connection import Condition, Connection
+from .exchange import Exchange
+
+__all__ = ["all_removed", "remove_rows", "removed_at"]
+
+SCHEMA: Final = pa.schema([pa.field("id", pa.int64()), pa.field("removed", pa.int64())])
+
+
+def remove_rows(connection: Connection, dataset: str, ids: NDArray[np.int64]) -> None:
+    """Writes down that documents are gone, and has Longbow mark their rows.
+
+    Args:
+        connection: to Longbow.
+        dataset: that they were in.
+        ids: int64, (n,).
+
+    Raises:
+        ServiceError, InputError: as in `translate`; do it again then.
+    """
+    now = np.full(len(ids), time.time_ns(), np.int64)
+    stream = Exchange(connection, _beside(dataset), SCHEMA, None, lambda parcels, rows, seconds: None)
+    try:
+        stream.write(pa.RecordBatch.from_arrays([pa.array(ids), pa.array(now)], schema=SCHEMA), [], [])
+        stream.finish()
+    except BaseException:
+        stream.abort()
+        raise
+    for row in ids.tolist():
+        connection.delete(dataset, row)
+
+
+def removed_at(connection: Connection, dataset: str, row: int) -> int:
+    """When a document was removed last, nanoseconds since 1970; 0 is never.
+
+    Raises:
+        ServiceError, InputError: as in `translate`.
+    """
+    batches = connection.rows(_beside(dataset), [Condition("id", "=", str(row))], ["removed"])
+    return max((max(batch.column("removed").to_pylist(), default=0) for batch in batches), default=0)
+
+
+def all_removed(connection: Connection, dataset: str) -> dict[int, int]:
+    """When each document that was ever removed was so last, nanoseconds since 1970, by id.
+
+    Raises:
+        ServiceError, InputError: as in `translate`.
+    """
+    last: dict[int, int] = {}
+    for batch in connection.rows(_beside(dataset), [Condition("id", ">=", "0")], ["id", "removed"]):
+        for row, when in zip(batch.column("id").to_pylist(), batch.column("removed").to_pylist(), strict=True):
+            last[row] = max(when, last.get(row, 0))
+    return last
+
+
+def _beside(dataset: str) -> str:
+    return f"{dataset}.removed"

@@ -1,0 +1,103 @@
+"""Where Longbow is, and its errors as ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, ServiceError
+
+__all__ = ["Target", "translate"]
+
+SCHEMES: Final = ("grpc", "grpc+tcp", "grpc+tls")
+
+_plain = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where Longbow is, and how to get in.
+
+    Attributes:
+        url: `grpc://HOST:PORT`, or `grpc+tls://` for a proxy in front (Longbow itself has no TLS).
+        token: sent as `authorization: Bearer …`, for a proxy; Longbow ignores it.
+        ca_file: certificates to trust, PEM; None trusts the system's.
+        timeout: seconds that a call may take.
+        trace: sent as `x-request-id` with every call, so that a proxy's log shows which job it was; empty is none.
+    """
+
+    url: str
+    token: str | None = None
+    ca_file: Path | None = None
+    timeout: float = 30.0
+    trace: str = ""
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if parts.scheme not in SCHEMES or not parts.hostname or port is None or parts.path not in ("", "/"):
+            raise InputError(
+                f"the address of Longbow is {self.url!r}, and must be grpc://HOST:PORT, such as grpc://127.0.0.1:3000, or "
+                "grpc+tls://HOST:PORT for a proxy in front of it"
+            )
+        if self.token is not None and parts.scheme != "grpc+tls" and parts.hostname not in ("127.0.0.1", "localhost"):
+            raise InputError(f"a token would go to {self.url} unencrypted: use grpc+tls://")
+        if self.timeout <= 0:
+            raise InputError(f"a timeout of {self.timeout:g} s was asked for; it must be above 0")
+        if self.trace and not _plain.fullmatch(self.trace):
+            raise InputError(f"the trace is {self.trace!r}: use up to 128 letters, digits and . _ : -")
+
+
+@contextmanager
+def translate(target: Target, call: str, dataset: str | None = None) -> Iterator[None]:
+    """gRPC's errors as ours. A `ServiceError` may pass by itself, an `InputError` never does.
+
+    Raises:
+        DeadlineError: no answer in time.
+        ServiceError: Longbow is not there, refuses, or failed.
+        InputError: what was asked for cannot be: another dimension, another schema, no such dataset, no right to it.
+    """
+    where = f"Longbow at {target.url}"
+    try:
+        yield
+    except FletcherError:
+        raise
+    except fl.FlightTimedOutError as error:
+        raise DeadlineError(
+            f"{where} did not answer {call} within {target.timeout:g} s. It blocks without a word when its memory is over "
+            "90 % full: look at longbow_gc_tuner_heap_utilization, raise LONGBOW_MAX_MEMORY, or give more time "
+            f"({_brief(error)})"
+        ) from error
+    except (fl.FlightUnauthenticatedError, fl.FlightUnauthorizedError) as error:
+        raise InputError(f"{where} refuses {call}: {_brief(error)}. Give a token that it takes") from error
+    except KeyError as error:  # pyarrow's NOT_FOUND
+        raise InputError(f"{where} has no dataset {dataset!r}: {_brief(error)}") from error
+    except pa.ArrowNotImplementedError as error:
+        raise InputError(f"{where} has no {call}: {_brief(error)}. Is it Longbow's data port (3000)?") from error
+    except pa.ArrowInvalid as error:
+        # Its own server gives InvalidArgument; a Flight error of another kind is none of these.
+        raise InputError(
+            f"{where} refuses {call}{f' into {dataset!r}' if dataset else ''}: {_brief(error)}. A dataset keeps the columns "
+            "and the length of vectors that it began with: use another dataset, or the model that it was made with"
+        ) from error
+    except (fl.FlightError, pa.ArrowException, OSError) as error:
+        raise ServiceError(f"{where} failed on {call}: {_brief(error)}") from error
+
+
+def _brief(error: BaseException) -> str:
+    """gRPC's message without the client's debugging context and the server's stack trace."""
+    text = str(error).strip("'\"")
+    for mark in (". gRPC client debug context", ". Client context", ". Detail:"):
+        text = text.partition(mark)[0]
+    return text[:400]
