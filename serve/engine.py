@@ -31,10 +31,11 @@ from fletcher.runtime.errors import (
 from fletcher.runtime.tasks import Task
 
 from .backend import Backend
-from .backlog import MAX_MEMORY, Backlog, Piece, Request
-from .breaker import Breaker
+from .backlog import MAX_MEMORY, Backlog
+from .device import Device
 from .errors import TooLargeError
 from .metrics import Metrics
+from .requests import Piece, Request
 from .terms import USUAL, Terms
 from .watchdog import STUCK_SECONDS, Watchdog
 
@@ -67,8 +68,7 @@ class Engine:
     Attributes:
         encoder: what computes.
         metrics: what it counts in.
-        breaker: opens where the device fails again and again.
-        spare: opens a second device for what the first one fails at, or None.
+        device: what runs its batches, with a breaker and a spare.
     """
 
     def __init__(
@@ -99,11 +99,8 @@ class Engine:
         self._backlog = Backlog(
             max_tokens=max_queue_tokens, max_wait=max_wait_seconds, workers=encoder.workers, max_memory=max_memory
         )
-        self.breaker = Breaker()
+        self.device = Device(encoder, spare, self.metrics)
         self._flights: dict[Any, Request] = {}
-        self.spare = spare
-        self._spare: Backend | None = None
-        self._spare_lock = threading.Lock()
         self._watchdog = Watchdog(stuck_seconds, self._lost)
         self._max_request_tokens = max_request_tokens
         self._failures = 0
@@ -148,7 +145,7 @@ class Engine:
             return (
                 f"the device has not answered {stuck} batch{'es' if stuck > 1 else ''} for {self._watchdog.limit:g} s"
             )
-        if self.breaker.is_open:
+        if self.device.breaker.is_open:
             return "the last batches failed, one after the other"
         return ""
 
@@ -273,10 +270,7 @@ class Engine:
             for thread in self._threads:
                 if not self._watchdog.is_lost(thread):
                     thread.join()
-        device, self._spare, self.spare = self._spare, None, None
-        close = getattr(device, "close", None)
-        if drained and close is not None:
-            close()
+        self.device.close_spare(idle=drained)
         return drained
 
     def __enter__(self) -> Self:
@@ -293,9 +287,9 @@ class Engine:
             raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several")
 
     def _admit(self, cost: int, terms: Terms, rows: int) -> Request:
-        if self.breaker.is_open and self.spare is None:
+        if self.device.failing:
             self.metrics.refused("failing")
-            seconds = max(self.breaker.remaining(), 1.0)
+            seconds = max(self.device.breaker.remaining(), 1.0)
             raise FailingError(
                 f"the model's device failed several batches in a row; it is tried again in {seconds:.0f} s", seconds
             )
@@ -384,8 +378,8 @@ class Engine:
         started = time.perf_counter()
         try:
             by_token = pieces[0].request.task.by_token
-            values = self._run(batch, pieces[0].request.task.output)
-            finite = self._check(values, batch.num_tokens if by_token else len(batch))
+            values = self.device.run(batch, pieces[0].request.task.output)
+            finite = self.device.check(values, batch.num_tokens if by_token else len(batch))
         except Exception as error:
             # Whatever it is, it must fail its own request only, and never the thread that serves all the others.
             self._failures += 1
@@ -398,6 +392,7 @@ class Engine:
             self._fail(pieces[0].request, error)
             return
         seconds = time.perf_counter() - started
+        self._failures += finite is not None
         self._count_batch(batch, pieces, started, seconds)
         self.metrics.vectors.inc(len(batch))
         start = 0
@@ -410,39 +405,6 @@ class Engine:
             elif (whole := piece.request.fill(piece.rows, values[start:end])) is not None:
                 self._answer(piece.request, whole)
             start = end
-
-    def _run(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
-        """Computes on the device; what it fails at once more on the spare one, if there is one."""
-        if self.spare is not None and self.breaker.is_open:
-            return self._on_spare(batch, output)
-        try:
-            values = self.encoder.run(batch, output)
-        except Exception:
-            self.breaker.fail()
-            if self.spare is None:
-                raise
-            logger.warning("a batch failed; it runs again on the spare device", exc_info=True)
-            return self._on_spare(batch, output)
-        self.breaker.succeed()
-        return values
-
-    def _on_spare(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
-        with self._spare_lock:
-            if self._spare is None:
-                assert self.spare is not None
-                self._spare = self.spare()
-        self.metrics.retried.inc()
-        return self._spare.run(batch, output)
-
-    def _check(self, values: NDArray[np.float32], rows: int) -> NDArray[np.bool_] | None:
-        """Which rows are finite, or None where all are."""
-        if values.shape != (rows, self.encoder.dimension):
-            raise ProviderError(f"the session gave values of shape {values.shape} where {rows} rows were wanted")
-        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values), axis=1)
-        if finite.all():
-            return None
-        self._failures += 1
-        return finite
 
     def _count_batch(self, batch: Encodings, pieces: Sequence[Piece], started: float, seconds: float) -> None:
         if batch.num_tokens * 2 >= self.encoder.token_budget:

@@ -188,7 +188,7 @@ def test_nobody_joins_what_waits_with_less_urgency_or_patience() -> None:
 def test_a_device_that_fails_again_and_again_is_left_alone_for_a_while() -> None:
     encoder = FakeEncoder(workers=1)
     with Engine(encoder) as engine:
-        engine.breaker = Breaker(failures=3, open_seconds=0.3)
+        engine.device.breaker = Breaker(failures=3, open_seconds=0.3)
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(3):
             with pytest.raises(ProviderError, match="driver is gone"):
@@ -198,7 +198,7 @@ def test_a_device_that_fails_again_and_again_is_left_alone_for_a_while() -> None
         assert caught.value.retry_after >= 1
         assert "one after the other" in Readiness(engine).reason()
         encoder.fails = None
-        wait_for(lambda: not engine.breaker.is_open)
+        wait_for(lambda: not engine.device.breaker.is_open)
         assert_answers(engine.submit(["again"]), ["again"])
         assert engine.problem == ""
 
@@ -212,7 +212,7 @@ def test_what_a_device_fails_at_runs_on_the_spare_one() -> None:
         return second
 
     with Engine(encoder, spare=spare) as engine:
-        engine.breaker = Breaker(failures=2, open_seconds=60)
+        engine.device.breaker = Breaker(failures=2, open_seconds=60)
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(4):
             assert_answers(engine.submit([f"text {number}"]), [f"text {number}"])
