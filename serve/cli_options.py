@@ -36,8 +36,11 @@ __all__ = [
     "serve_packages",
 ]
 
-#: Packages of the extra `serve`.
-SERVE_PACKAGES: Final = frozenset({"cbor2", "httptools", "prometheus_client", "pyarrow", "uvicorn", "uvloop"})
+#: The extra that brings a package.
+EXTRAS: Final = {
+    **dict.fromkeys(["cbor2", "httptools", "prometheus_client", "pyarrow", "uvicorn", "uvloop"], "serve"),
+    "opentelemetry": "otel",
+}
 
 ENGINE_PANEL: Final = "How it runs"
 TEXT_PANEL: Final = "How texts become vectors"
@@ -151,11 +154,11 @@ def open_encoder(
 
 @contextmanager
 def serve_packages(purpose: str) -> Iterator[None]:
-    """Turns the absence of a package of the extra `serve` into the error that names the extra."""
+    """Turns the absence of a package of an extra into the error that names the extra."""
     try:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in SERVE_PACKAGES:
+        if package not in EXTRAS:
             raise
-        raise MissingPackageError(package, "serve", purpose) from error
+        raise MissingPackageError(package, EXTRAS[package], purpose) from error

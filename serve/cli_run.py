@@ -36,6 +36,7 @@ __all__ = ["serve"]
 OFF: Final = "off"
 
 ACCESS_PANEL: Final = "Who may ask what"
+WATCH_PANEL: Final = "What it tells of itself"
 
 
 def serve(
@@ -99,6 +100,23 @@ def serve(
             help="Give a model's memory back after so long without a request; never if left out.",
         ),
     ] = None,
+    otlp: Annotated[
+        str | None,
+        typer.Option(
+            "--otlp",
+            rich_help_panel=WATCH_PANEL,
+            metavar="URL",
+            help="Send traces to this OpenTelemetry collector, e.g. http://127.0.0.1:4318; OTEL_… variables say the rest.",
+        ),
+    ] = None,
+    log_level: Annotated[
+        str,
+        typer.Option(
+            "--log-level",
+            rich_help_panel=WATCH_PANEL,
+            help="debug (every request), info (refused ones, changes), warning or error.",
+        ),
+    ] = "info",
     longbow: Annotated[
         str | None,
         typer.Option(
@@ -128,6 +146,7 @@ def serve(
     with serve_packages("fletcher-serve run"):
         from .http_call import Limits
         from .keys import Keys
+        from .logs import LEVELS
         from .longbow.connection import Target
         from .model_spec import ModelSpec, read_specs
         from .server import run_server
@@ -173,6 +192,13 @@ def serve(
                     report.line(f"{door} on {url}")
         sys.stdout.flush()
 
+    if log_level not in LEVELS:
+        raise InputError(f"--log-level is {log_level!r}: use {', '.join(LEVELS)}")
+    tracing = None
+    if otlp is not None:
+        with serve_packages("--otlp"):
+            from .tracing import Tracing
+        tracing = Tracing.to(otlp)
     specs = wanted()
     if not specs:
         raise InputError("there is no model to serve: name a folder, or put [[models]] into the file of --config")
@@ -185,6 +211,8 @@ def serve(
         keys=None if keys is None else Keys(keys),
         allow_anonymous=allow_anonymous,
         longbow=None if longbow is None else Target(longbow, longbow_token, longbow_ca),
+        tracing=tracing,
+        log_level=log_level,
         reread=wanted,
         on_listening=announce,
     )

@@ -191,6 +191,8 @@ class Engine:
         if known is not None and (future := known.join(terms)) is not None:
             self.metrics.admitted.inc()
             self.metrics.joined.inc()
+            if terms.trace is not None:
+                terms.trace.joined(known.terms.trace)
             return future
         return self._submit(partial(self.encoder.prepare, inputs, options), characters, len(inputs), limit, terms, key)
 
@@ -308,7 +310,11 @@ class Engine:
             return None
         started = time.perf_counter()
         task = prepare()
-        self.metrics.tokenization.observe(time.perf_counter() - started)
+        ended = time.perf_counter()
+        self.metrics.tokenization.observe(ended - started)
+        if (trace := request.terms.trace) is not None:
+            trace.stage("tokenize", started, ended, {"fletcher.tokens": task.encodings.num_tokens})
+            request.queued = ended
         self._check_tokens(task.encodings.num_tokens)
         if task.by_token and task.encodings.num_tokens > MAX_LATE_TOKENS:
             raise InputError(
@@ -383,6 +389,7 @@ class Engine:
         except Exception as error:
             # Whatever it is, it must fail its own request only, and never the thread that serves all the others.
             self._failures += 1
+            self._trace(pieces, batch, started, time.perf_counter(), type(error).__name__)
             if len(pieces) > 1:
                 for piece in pieces:
                     self._compute([piece])
@@ -391,9 +398,10 @@ class Engine:
                 logger.exception("a batch of %d tokens failed", batch.num_tokens)
             self._fail(pieces[0].request, error)
             return
-        seconds = time.perf_counter() - started
+        computed = time.perf_counter()
         self._failures += finite is not None
-        self._count_batch(batch, pieces, started, seconds)
+        self._count_batch(batch, pieces, started, computed - started)
+        self._trace(pieces, batch, started, computed)
         self.metrics.vectors.inc(len(batch))
         start = 0
         for piece in pieces:
@@ -406,6 +414,26 @@ class Engine:
                 self._answer(piece.request, whole)
             start = end
 
+    def _trace(
+        self, pieces: Sequence[Piece], batch: Encodings, started: float, computed: float, error: str | None = None
+    ) -> None:
+        """Tells the traces of a batch's requests, if there are any."""
+        traces = [trace for piece in pieces if (trace := piece.request.terms.trace) is not None]
+        if not traces:
+            return
+        for piece in pieces:
+            request = piece.request
+            if (trace := request.terms.trace) is not None and request.queued is not None:
+                trace.stage("queue", request.queued, started)
+                request.queued = None
+        attributes: dict[str, str | int] = {
+            "fletcher.tokens": batch.num_tokens,
+            "fletcher.texts": len(batch),
+            "fletcher.provider": self.encoder.provider,
+            "fletcher.variant": self.encoder.variant.name,
+        }
+        traces[0].batch(traces, started, computed, attributes, error=error)
+
     def _count_batch(self, batch: Encodings, pieces: Sequence[Piece], started: float, seconds: float) -> None:
         if batch.num_tokens * 2 >= self.encoder.token_budget:
             self._backlog.measured(batch.num_tokens, seconds)
@@ -417,7 +445,8 @@ class Engine:
         metrics.dropped.inc(int(batch.dropped.sum()))
         metrics.padding.inc(len(batch) * int(batch.lengths.max()) - batch.num_tokens)
         for piece in pieces:
-            metrics.queued.observe(started - piece.request.admitted)
+            if piece.first:
+                metrics.queued.observe(started - piece.request.admitted)
 
     def _answer(self, request: Request, values: NDArray[np.float32]) -> None:
         if not request.close():
@@ -430,7 +459,10 @@ class Engine:
             failure = ProviderError(f"the vectors could not be made: {type(error).__name__}")
             left = request.resolve(lambda future: future.set_exception(failure))
         else:
-            self.metrics.output.observe(time.perf_counter() - started)
+            ended = time.perf_counter()
+            self.metrics.output.observe(ended - started)
+            if (trace := request.terms.trace) is not None:
+                trace.stage("output", started, ended)
             left = request.resolve(lambda future: future.set_result(answer))
         if left:
             self.metrics.cancelled.inc(left)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ class Request:
         cost: tokens that it holds of the backlog's limit: an estimate until it is tokenised.
         memory: bytes that it is predicted to hold until it is answered.
         admitted: `time.perf_counter()` at admission.
+        queued: `time.perf_counter()` since which it waits for its first batch; None once it was told to its trace.
         expires: `time.monotonic()` after which it has waited too long for its first batch.
         place: where it stands in the queue.
         task: its rows, once it is tokenised.
@@ -53,6 +54,7 @@ class Request:
         "memory",
         "on_close",
         "place",
+        "queued",
         "rows_left",
         "task",
         "terms",
@@ -65,6 +67,7 @@ class Request:
         self.cost = cost
         self.memory = memory
         self.admitted = time.perf_counter()
+        self.queued: float | None = self.admitted
         self.expires = expires
         self.place = (0.0, 0)
         self.on_close: Callable[[Request], None] | None = None
@@ -100,7 +103,7 @@ class Request:
                 return None
             ours = self.terms.deadline
             if ours is not None and (terms.deadline is None or terms.deadline > ours):
-                self.terms = Terms(self.terms.priority, self.terms.client, terms.deadline)
+                self.terms = replace(self.terms, deadline=terms.deadline)
             future: Future[Any] = Future()
             self.futures.append(future)
             return future
@@ -176,7 +179,7 @@ class Request:
         """
         if self._next == 0 and self.encodings.num_tokens <= room:
             self._next = len(self.encodings)
-            return Piece(self, None, self.encodings)
+            return Piece(self, None, self.encodings, True)
         if self._order is None:
             if self.encodings.num_tokens <= budget:
                 return None
@@ -188,9 +191,9 @@ class Request:
         end = max(int(np.searchsorted(self._totals, done + room, side="right")), self._next + at_least)
         if end == self._next:
             return None
-        rows = self._order[self._next : end]
+        rows, first = self._order[self._next : end], self._next == 0
         self._next = end
-        return Piece(self, rows, self.encodings.select(rows))
+        return Piece(self, rows, self.encodings.select(rows), first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +204,10 @@ class Piece:
         request: whose it is.
         rows: which of its rows, int64, (m,), or None for all of them in order.
         encodings: those rows' token ids.
+        first: whether nothing of the request was in a batch before.
     """
 
     request: Request
     rows: NDArray[np.int64] | None
     encodings: Encodings
+    first: bool
