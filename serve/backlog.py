@@ -26,8 +26,9 @@ NEWEST = 0.2
 #: Bytes that open requests may be predicted to hold: token ids, and vectors until they are answered.
 MAX_MEMORY = 1 << 30
 
-#: Times the wait that was expected when it came that a request may wait, where that is more than the usual limit.
-PATIENCE = 2.0
+#: Times the wait that was expected when it came that a request may wait, where that is more than the usual limit; and times
+#: the limit that it may wait at most: with a batch that takes half the limit it is answered within twice the limit.
+PATIENCE, MOST_PATIENCE = 2.0, 1.5
 
 #: Seconds that a refused client is told to wait at most.
 LONGEST_RETRY = 60.0
@@ -112,8 +113,9 @@ class Backlog:
                     f"{self._max_memory >> 20} MiB",
                     wait,
                 )
-            # A deep queue is given the time that it needs; past twice that, something went wrong.
-            request = Request(cost, terms, memory=memory, expires=now + max(self._max_wait, PATIENCE * wait))
+            # A deep queue is given the time that it needs; past that, something went wrong.
+            patience = max(self._max_wait, min(PATIENCE * wait, MOST_PATIENCE * self._max_wait))
+            request = Request(cost, terms, memory=memory, expires=now + patience)
             self._tokens[terms.priority] += cost
             self._memory += memory
             self._open.add(request)

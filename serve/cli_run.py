@@ -91,6 +91,19 @@ def serve(
             "--max-tokens", min=1, rich_help_panel=ACCESS_PANEL, help="Most tokens of a request; no limit if left out."
         ),
     ] = None,
+    queue_seconds: Annotated[
+        float,
+        typer.Option(
+            "--queue-seconds",
+            min=0.01,
+            rich_help_panel=ENGINE_PANEL,
+            help="Refuse what would wait longer for its turn: 429, and when to come again.",
+        ),
+    ] = 30.0,
+    queue_tokens: Annotated[
+        int,
+        typer.Option("--queue-tokens", min=1, rich_help_panel=ENGINE_PANEL, help="Tokens that may wait for a model."),
+    ] = 1 << 20,
     idle_seconds: Annotated[
         float | None,
         typer.Option(
@@ -207,6 +220,8 @@ def serve(
         http=None if http == OFF else http,
         flight=None if flight == OFF else flight,
         drain_seconds=drain_seconds,
+        max_queue_tokens=queue_tokens,
+        max_wait_seconds=queue_seconds,
         limits=Limits(body_bytes=parse_size(max_body), items=max_items, tokens=max_tokens),
         keys=None if keys is None else Keys(keys),
         allow_anonymous=allow_anonymous,

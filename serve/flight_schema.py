@@ -141,7 +141,10 @@ def choose_column(schema: Any, options: FlightOptions) -> int:
     Raises:
         FieldError: there is none, or several.
     """
-    found = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
+    try:
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
+    except UnicodeDecodeError:
+        raise FieldError("a column of the stream has a name that is not UTF-8", None) from None
     for name in made_columns(options.embed):
         if schema.get_all_field_indices(name):
             raise FieldError(f"the stream has a column {name!r} already ({found}): rename it", name)

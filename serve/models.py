@@ -151,6 +151,8 @@ class Models:
         """
         engine = version.engine
         if engine is None:
+            if self._stopping:  # nothing wakes or replaces it any more: whoever asked again would ask for ever
+                raise StoppingError("the server is stopping: send the request to another one, or again later")
             return None
         version.used = time.monotonic()
         try:

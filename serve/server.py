@@ -204,6 +204,8 @@ def run_server(
     flight: str | None = "127.0.0.1:8815",
     model_name: str | None = None,
     drain_seconds: float = 30.0,
+    max_queue_tokens: int = MAX_QUEUE_TOKENS,
+    max_wait_seconds: float = MAX_WAIT_SECONDS,
     limits: Limits | None = None,
     keys: Keys | None = None,
     allow_anonymous: bool = False,
@@ -223,7 +225,7 @@ def run_server(
         flight: `HOST:PORT` for Arrow Flight, or None for no Flight.
         model_name: what to call the model; None is its card's name.
         drain_seconds: how long requests under way may take after the signal; what is left then is refused.
-        limits, keys, allow_anonymous, longbow, tracing: see `Server`.
+        max_queue_tokens, max_wait_seconds, limits, keys, allow_anonymous, longbow, tracing: see `Server`.
         log_level: the least severe that is written, of `logs.LEVELS`; requests that succeed are `debug`.
         reread: on SIGHUP, gives the models that are wanted from then on; None reads the keys again alone.
         on_listening: called once it listens; None prints the addresses on standard output.
@@ -239,6 +241,8 @@ def run_server(
             flight=flight,
             model_name=model_name,
             drain_seconds=drain_seconds,
+            max_queue_tokens=max_queue_tokens,
+            max_wait_seconds=max_wait_seconds,
             limits=limits,
             keys=keys,
             allow_anonymous=allow_anonymous,

@@ -140,6 +140,8 @@ class FakeEncoder:
 
     def check(self, options: EmbedOptions) -> None:
         options.check(self.card, late=False)
+        if options.splits:
+            raise InputError("fake-model cuts no texts")
 
     def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
         return self.prepare_ids(self.tokenize(texts, options.input_type), options)

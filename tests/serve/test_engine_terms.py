@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.errors import DeadlineError, FailingError, OverloadedError, ProviderError
+from fletcher.serve.backlog import Backlog
 from fletcher.serve.breaker import Breaker
 from fletcher.serve.engine import Engine
 from fletcher.serve.readiness import Readiness
@@ -122,6 +123,17 @@ def test_what_waits_longer_than_was_expected_is_given_up() -> None:
         with pytest.raises(OverloadedError, match="longer than was expected"):
             waiting.result(SECONDS)
         assert_answers(engine.submit(["after"]), ["after"])
+
+
+def test_nobody_waits_longer_than_one_and_a_half_times_the_limit() -> None:
+    backlog = Backlog(max_tokens=10_000, max_wait=1.0, workers=1)
+    backlog.measured(1000, 1.0)
+    for waiting, patience in ((0, 1.0), (600, 1.2), (900, 1.5)):  # twice the expected wait, from the limit to 1.5 of it
+        first = backlog.admit(waiting) if waiting else None
+        before = time.monotonic()
+        assert backlog.admit(0).expires - before == pytest.approx(patience, abs=0.05)
+        if first is not None:
+            backlog.abandon(first)
 
 
 def test_open_requests_have_a_bound_of_memory() -> None:

@@ -24,7 +24,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import CanaryError, InputError
+from fletcher.runtime.errors import CanaryError, InputError, StoppingError
 from fletcher.serve.backend import Backend
 from fletcher.serve.model_spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
@@ -426,3 +426,13 @@ def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact:
     assert len(answered) > 100
     assert len(vectors) == 1  # the same model, the same vector
     assert max(sizes[1:]) - min(sizes[1:]) < 80 << 20  # less than one model's weights in four exchanges
+
+
+def test_a_stopped_server_refuses_instead_of_looking_for_a_model_for_ever(shelf: Shelf) -> None:
+    server = serve(shelf, ModelSpec(path="1", name="m"))
+    server.stop()
+    for _ in range(2):
+        with pytest.raises(StoppingError):
+            server.models.submit_blocking("m", lambda engine: engine.submit(["ab"]))
+    with pytest.raises(StoppingError):
+        server.models.submit(server.models.pick("m"), lambda engine: engine.submit(["ab"]))
