@@ -2,11 +2,13 @@
 
     python benchmarks/serve/peers.py ARTEFACT CHECKPOINT INFINITY [--engine torch] [--requests 2000] [--rounds 3]
 
-CHECKPOINT is the folder of the same model for infinity (with `onnx/model.onnx` for `--engine optimum`: see
-benchmarks/cpu/prepare.py), INFINITY the `infinity_emb` command of its own environment: `pip install 'infinity-emb[server,torch,optimum]'
-'transformers<4.50' 'optimum[onnxruntime]<1.25' 'click<8.2' 'pyarrow<22'`, with torch for the CPU. Both servers listen all the
-time, and one of them is asked at a time, over OpenAI's API with floats in base64. The vectors of both are compared first.
-The goal: at least 1.3 times infinity's throughput, and a lower 99th percentile. About three minutes.
+CHECKPOINT is the folder of the same model for infinity; `--engine optimum` wants `onnx/model.onnx` in it, which
+benchmarks/cpu/prepare.py makes. INFINITY is the `infinity_emb` command of its own environment, with torch for the CPU and
+
+    pip install 'infinity-emb[server,torch,optimum]' 'transformers<4.50' 'optimum[onnxruntime]<1.25' 'click<8.2' 'pyarrow<22'
+
+Both servers listen all the time, and one is asked at a time, over OpenAI's API with floats in base64. Their vectors are
+compared first. The goal: at least 1.3 times infinity's throughput, and a lower 99th percentile. About three minutes.
 """
 
 from __future__ import annotations
