@@ -121,6 +121,8 @@ class Exchange:
         except (pa.ArrowException, fl.FlightError, OSError, ValueError) as error:
             # A client that left, or a stream that is no Arrow stream: either way its own doing.
             end = _End(InputError(f"the stream could not be read: {str(error).partition('. gRPC')[0]}"))
+        except Exception as error:  # noqa: BLE001 (a defect of ours: the call's own thread, which waits for an end, raises it)
+            end = _End(error)
         else:
             end = _End(None)
         self._pending.put(end)

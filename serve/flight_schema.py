@@ -187,8 +187,8 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
     values = batch.column(column)
     texts: list[str | None]
     if pa.types.is_dictionary(values.type):
-        words = [*values.dictionary.to_pylist(), None]  # so that a null index, made -1, finds None
-        texts = [words[index] for index in values.indices.fill_null(-1).to_pylist()]
+        words = values.dictionary.to_pylist()
+        texts = [None if index is None else words[index] for index in values.indices.to_pylist()]
     else:
         texts = values.to_pylist()
     if None in texts:

@@ -106,7 +106,13 @@ def test_the_schema_says_what_made_the_vectors(client: Any) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())],
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.uint32(), pa.large_string()),  # what polars makes of categories
+    ],
     ids=str,
 )
 def test_every_kind_of_string_column_works(client: Any, kind: Any) -> None:
@@ -280,6 +286,16 @@ def test_an_unknown_path_is_not_found(client: Any) -> None:
 def test_a_failed_session_is_an_internal_error_without_its_reason(client: Any, fake_encoder: FakeEncoder) -> None:
     fake_encoder.fails = RuntimeError("cannot open /srv/secret")
     error = refused(client, [texts_batch(["a"])])
+    assert isinstance(error, fl.FlightInternalError)
+    assert "secret" not in str(error)
+
+
+def test_a_defect_while_reading_ends_the_stream(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> list[str]:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("fletcher.serve.flight_exchange.read_texts", broken)
+    error = refused(client, [texts_batch(["ab"])], EMBED)
     assert isinstance(error, fl.FlightInternalError)
     assert "secret" not in str(error)
 

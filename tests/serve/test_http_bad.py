@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import random
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fletcher.serve.http_call import Limits
 from fletcher.serve.server import Server
@@ -107,6 +109,20 @@ def test_slow_headers_are_hung_up_on(server: Server, monkeypatch: pytest.MonkeyP
     with connect(server) as slow:
         slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost:")
         assert slow.recv(65536) == b""
+
+
+def test_a_connection_that_ended_is_forgotten_at_once(server: Server) -> None:
+    def open_ones() -> int:
+        gc.collect()
+        return sum(isinstance(found, HttpToolsProtocol) for found in gc.get_objects())
+
+    before = open_ones()
+    for _ in range(50):
+        connect(server).close()
+    until = time.monotonic() + SECONDS
+    while open_ones() > before + 5:
+        assert time.monotonic() < until, "what belongs to fifty connections is still there"
+        time.sleep(0.05)
 
 
 def test_half_closed_connections_are_left_ones(http: httpx.Client, server: Server) -> None:
