@@ -63,7 +63,7 @@ def embed(
         typer.Option(
             "--overflow",
             rich_help_panel=TEXT_PANEL,
-            help="What happens to too long a text: truncate, truncate_left, windows (averaged), late (late chunking).",
+            help="What happens to too long a text: truncate, truncate_left, refuse, windows (averaged), late (chunking).",
         ),
     ] = "truncate",
     window_tokens: Annotated[

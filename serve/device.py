@@ -28,6 +28,7 @@ class Device:
         encoder: the first choice.
         breaker: opens where it fails again and again.
         spare: opens a second device for what the first one fails at, or None.
+        opened: the second device, once it was needed.
     """
 
     def __init__(self, encoder: Backend, spare: Callable[[], Backend] | None, metrics: Metrics) -> None:
@@ -40,7 +41,7 @@ class Device:
         self.breaker = Breaker()
         self.spare = spare
         self._metrics = metrics
-        self._opened: Backend | None = None
+        self.opened: Backend | None = None
         self._lock = threading.Lock()
 
     @property
@@ -65,11 +66,11 @@ class Device:
 
     def _on_spare(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
         with self._lock:
-            if self._opened is None:
+            if self.opened is None:
                 assert self.spare is not None
-                self._opened = self.spare()
+                self.opened = self.spare()
         self._metrics.retried.inc()
-        return self._opened.run(batch, output)
+        return self.opened.run(batch, output)
 
     def check(self, values: NDArray[np.float32], rows: int) -> NDArray[np.bool_] | None:
         """Which rows are finite, or None where all are.
@@ -84,7 +85,7 @@ class Device:
 
     def close_spare(self, *, idle: bool) -> None:
         """Lets go of the spare device, and closes it if nothing runs on it."""
-        device, self._opened, self.spare = self._opened, None, None
+        device, self.opened, self.spare = self.opened, None, None
         close = getattr(device, "close", None)
         if idle and close is not None:
             close()

@@ -59,6 +59,12 @@ MAX_LATE_TOKENS = 1 << 17
 #: Characters of a request up to which it is looked up among those under way: hashing them takes microseconds.
 JOINED_CHARACTERS = 1 << 16
 
+#: What the earlier Fletcher called counts that encoders keep.
+EARLIER_NAMES = {"vector_cache_hits": "fletcher_cache_hits"}
+
+#: Providers whose batches also count in the earlier Fletcher's `fletcher_gpu_…`.
+GPU_PROVIDERS = frozenset({"CUDA", "TensorRT"})
+
 PLAIN = EmbedOptions()
 
 
@@ -118,10 +124,12 @@ class Engine:
         )
         for name, (text, value) in encoder.counters().items():
             self.metrics.counted(f"fletcher_{name}", text, value)
+            if name in EARLIER_NAMES:
+                self.metrics.counted(EARLIER_NAMES[name], text, value)
         self.metrics.gauge(
             "fletcher_provider_fallback",
             "1 where another provider runs than the one that was wanted",
-            lambda: float(encoder.fallback is not None),
+            lambda: float(self.fallback is not None),
         )
         self._tokenizers = ThreadPoolExecutor(encoder.workers, thread_name_prefix="fletcher-tokenize")
         self._threads: list[threading.Thread] = []
@@ -148,6 +156,14 @@ class Engine:
         if self.device.breaker.is_open:
             return "the last batches failed, one after the other"
         return ""
+
+    @property
+    def fallback(self) -> str | None:
+        """Why another provider than the wanted one computes, be it some batches; None if none does."""
+        spare = self.device.opened
+        if self.encoder.fallback is None and spare is not None:
+            return f"{self.encoder.provider} failed, {spare.provider} computes what it fails at"
+        return self.encoder.fallback
 
     @property
     def open_requests(self) -> int:
@@ -439,6 +455,8 @@ class Engine:
             self._backlog.measured(batch.num_tokens, seconds)
         metrics = self.metrics
         metrics.batch_seconds.observe(seconds)
+        if self.encoder.provider in GPU_PROVIDERS:
+            metrics.on_gpu(self.encoder.provider, len(batch), batch.num_tokens, seconds)
         metrics.batch_tokens.observe(batch.num_tokens)
         metrics.batch_texts.observe(len(batch))
         metrics.tokens.inc(batch.num_tokens)

@@ -203,6 +203,7 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
 def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any:
     """The stream's schema with the vector columns, and what made the vectors in its metadata."""
     size = model.dimension if options.dimensions is None else options.dimensions
+    normalized = model.normalized if options.normalize is None else options.normalize
     metadata = dict(schema.metadata or {}) | {
         b"fletcher.version": __version__.encode(),
         b"fletcher.model": model.name.encode(),
@@ -210,7 +211,8 @@ def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any
         b"fletcher.variant": model.variant.encode(),
         b"fletcher.dimension": b"%d" % size,
         b"fletcher.dtype": options.dtype.encode(),
-        b"fletcher.normalization": b"l2" if model.normalized else b"none",
+        b"fletcher.normalization": b"l2" if normalized else b"none",
+        b"fletcher.model_version": model.version.encode(),
         b"fletcher.time": datetime.now(UTC).isoformat(timespec="seconds").encode(),
     }
     for field in vector_fields(size, options, nullable=True):

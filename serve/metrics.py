@@ -6,7 +6,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -40,8 +40,25 @@ class _Elsewhere(Collector):
             self._gone += value()
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        yield self._family(
-            self._name, self._text, value=self._gone + sum(value() for value in [*self._values.values()])
+        yield self._family(self._name, self._text, value=self.total())
+
+    def total(self) -> float:
+        """The sum now."""
+        return self._gone + sum(value() for value in [*self._values.values()])
+
+
+class _Gpu:
+    """What the earlier Fletcher counted of each GPU."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        labels = ["device"]
+        self.seconds = Histogram(
+            "fletcher_gpu_batch_time_seconds", "Computing one batch", labels, buckets=SECONDS, registry=registry
+        )
+        self.texts = Counter("fletcher_gpu_sequences", "Texts that it computed", labels, registry=registry)
+        self.tokens = Counter("fletcher_gpu_tokens", "Tokens that it computed", labels, registry=registry)
+        self.throughput = Gauge(
+            "fletcher_gpu_throughput", "Texts a second of its newest batch", labels, registry=registry
         )
 
 
@@ -99,8 +116,15 @@ class Metrics:
         )
         self.batch_tokens = Histogram("fletcher_batch_tokens", "Tokens of a batch", buckets=COUNTS, registry=registry)
         self.batch_texts = Histogram("fletcher_batch_texts", "Texts of a batch", buckets=COUNTS, registry=registry)
+        self._gpu = _Gpu(registry)
         # Looking a child up by its labels takes a lock and a dict of tuples; the few there are, are kept.
         self._elsewhere: dict[str, _Elsewhere] = {}
+        self._add(
+            GaugeMetricFamily,
+            "fletcher_tokenization_throughput",
+            "Tokens a second while the tokenizer worked, since the start",
+            self._tokenization_throughput,
+        )
         self._requests_of: dict[tuple[str, str, str], Counter] = {}
         self._duration_of: dict[tuple[str, str], Histogram] = {}
 
@@ -159,6 +183,20 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Counts a request that was not admitted."""
         self._refused.labels(reason).inc()
+
+    def on_gpu(self, device: str, texts: int, tokens: int, seconds: float) -> None:
+        """Counts a batch that a GPU computed, under the earlier Fletcher's names."""
+        gpu = self._gpu
+        gpu.seconds.labels(device).observe(seconds)
+        gpu.texts.labels(device).inc(texts)
+        gpu.tokens.labels(device).inc(tokens)
+        gpu.throughput.labels(device).set(texts / max(seconds, 1e-9))
+
+    def _tokenization_throughput(self) -> float:
+        tokens, seconds = (self._elsewhere.get(f"fletcher_tokenizer_{what}") for what in ("tokens", "seconds"))
+        if tokens is None or seconds is None:
+            return 0.0
+        return tokens.total() / max(seconds.total(), 1e-9)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

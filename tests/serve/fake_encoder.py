@@ -136,7 +136,12 @@ class FakeEncoder:
         return vectors
 
     def counters(self) -> dict[str, tuple[str, Callable[[], float]]]:
-        return {"tokenizer_texts": ("Texts tokenised", lambda: 7.0)}
+        return {
+            "tokenizer_texts": ("Texts tokenised", lambda: 7.0),
+            "tokenizer_tokens": ("Tokens made", lambda: 30.0),
+            "tokenizer_seconds": ("Seconds inside", lambda: 0.5),
+            "vector_cache_hits": ("Texts whose vectors were known", lambda: 3.0),
+        }
 
     def check(self, options: EmbedOptions) -> None:
         options.check(self.card, late=False)

@@ -225,10 +225,13 @@ def test_what_a_device_fails_at_runs_on_the_spare_one() -> None:
 
     with Engine(encoder, spare=spare) as engine:
         engine.device.breaker = Breaker(failures=2, open_seconds=60)
+        assert engine.fallback is None
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(4):
             assert_answers(engine.submit([f"text {number}"]), [f"text {number}"])
         assert b"fletcher_batches_retried_total 4.0" in engine.metrics.exposition()
+        assert engine.fallback == "by hand failed, by hand computes what it fails at"
+        assert b"fletcher_provider_fallback 1.0" in engine.metrics.exposition()
     assert len(opened) == 1
     assert len(encoder.batches) == 2  # then the breaker is open, and the first device is not asked any more
     assert len(second.batches) == 4
