@@ -46,7 +46,6 @@ def infinity(command: str, checkpoint: str, engine: str) -> Iterator[int]:
         port = free.getsockname()[1]
     arguments = ["v2", "--model-id", checkpoint, "--served-model-name", "bench", "--engine", engine, "--device", "cpu"]
     arguments += ["--host", "127.0.0.1", "--port", str(port), "--no-model-warmup", "--log-level", "error"]
-    arguments += ["--no-bettertransformer"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     environment.pop("PYTHONPATH", None)
     process = subprocess.Popen([command, *arguments], env=environment, stdout=subprocess.DEVNULL)
