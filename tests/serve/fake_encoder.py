@@ -14,7 +14,7 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.tasks import Task, finish
+from fletcher.runtime.tasks import Task, finish, refuse_long
 from fletcher.runtime.text_tokens import TextToken
 
 DIMENSION = 8
@@ -149,7 +149,10 @@ class FakeEncoder:
             raise InputError("fake-model cuts no texts")
 
     def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
-        return self.prepare_ids(self.tokenize(texts, options.input_type), options)
+        encodings = self.tokenize(texts, options.input_type)
+        if options.overflow == "refuse":
+            refuse_long(encodings, self.card)
+        return self.prepare_ids(encodings, options)
 
     def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
         def done(values: NDArray[np.float32]) -> Embeddings:
