@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError, StoppingError
 from fletcher.runtime.tasks import Task
 
+from .drain_rate import DrainRate
 from .fair_queue import FairQueue
 from .requests import SHORTEST_RETRY, Piece, Request
 from .terms import PRIORITIES, SHARES, USUAL, WEIGHTS, Priority, Terms
@@ -27,8 +28,8 @@ NEWEST = 0.2
 MAX_MEMORY = 1 << 30
 
 #: Times the wait that was expected when it came that a request may wait, where that is more than the usual limit; and times
-#: the limit that it may wait at most: with a batch that takes half the limit it is answered within twice the limit.
-PATIENCE, MOST_PATIENCE = 2.0, 1.5
+#: the limit that it may wait at most: with a batch that takes three quarters of it, it is answered within twice the limit.
+PATIENCE, MOST_PATIENCE = 2.0, 1.25
 
 #: Seconds that a refused client is told to wait at most.
 LONGEST_RETRY = 60.0
@@ -59,6 +60,7 @@ class Backlog:
         self._stopping = False
         self._closed = False
         self._tokens_per_second: float | None = None
+        self._drain = DrainRate()
 
     @property
     def tokens(self) -> int:
@@ -78,11 +80,6 @@ class Backlog:
     @property
     def stopping(self) -> bool:
         return self._stopping
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Measured speed of all workers together on full batches, or None before the first."""
-        return self._tokens_per_second
 
     def admit(self, cost: int, terms: Terms = USUAL, *, memory: int = 0) -> Request:
         """Takes a request in, or refuses it at the door.
@@ -123,7 +120,7 @@ class Backlog:
 
     def _expected_wait(self, priority: Priority) -> float:
         """Seconds until a request of a class is in a batch: what waits, as far as it goes before it; 0 where nobody knows."""
-        speed = self._tokens_per_second
+        speed = self._drain.value or self._tokens_per_second
         if not speed:
             return 0.0
         weight = WEIGHTS[priority]
@@ -181,7 +178,7 @@ class Backlog:
             self._drained.notify_all()
 
     def measured(self, tokens: int, seconds: float) -> None:
-        """Learns the speed from a full batch: small ones say nothing about a queue."""
+        """Learns the speed from a full batch, until the queue's own rate is known: small ones say nothing about a queue."""
         speed = self._workers * tokens / max(seconds, 1e-9)
         with self._lock:
             known = self._tokens_per_second
@@ -245,6 +242,8 @@ class Backlog:
             self._waiting.advance(pieces[0].request)
         for request in more:
             self._waiting.push(request)
+        if pieces:
+            self._drain.took(budget - room, now, waiting=bool(self._waiting))
         if self._waiting:
             self._arrival.notify()
         return pieces
