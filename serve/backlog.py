@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fletcher.runtime import Encodings
 from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError, StoppingError
 from fletcher.runtime.tasks import Task
 
+from .drain_rate import DrainRate
 from .fair_queue import FairQueue
+from .requests import SHORTEST_RETRY, Piece, Request
 from .terms import PRIORITIES, SHARES, USUAL, WEIGHTS, Priority, Terms
 
-__all__ = ["Backlog", "Piece", "Request"]
+__all__ = ["MAX_MEMORY", "Backlog"]
 
 #: Requests looked at for one batch when more wait than it holds: enough to find similar lengths, cheap to sort.
 WINDOW = 256
@@ -31,195 +27,12 @@ NEWEST = 0.2
 #: Bytes that open requests may be predicted to hold: token ids, and vectors until they are answered.
 MAX_MEMORY = 1 << 30
 
-#: Times the wait that was expected when it came that a request may wait, where that is more than the usual limit.
-PATIENCE = 2.0
+#: Times the wait that was expected when it came that a request may wait, where that is more than the usual limit; and times
+#: the limit that it may wait at most: with a batch that takes three quarters of it, it is answered within twice the limit.
+PATIENCE, MOST_PATIENCE = 2.0, 1.25
 
-#: Bounds of what a refused client is told to wait, in seconds.
-SHORTEST_RETRY, LONGEST_RETRY = 1.0, 60.0
-
-
-class Request:
-    """One submission, from admission to answer. Its fields belong to the backlog's lock until its rows are taken.
-
-    Attributes:
-        futures: the answer, once for each caller that asked the same.
-        terms: how it waits.
-        cost: tokens that it holds of the backlog's limit: an estimate until it is tokenised.
-        memory: bytes that it is predicted to hold until it is answered.
-        admitted: `time.perf_counter()` at admission.
-        expires: `time.monotonic()` after which it has waited too long for its first batch.
-        place: where it stands in the queue.
-        task: its rows, once it is tokenised.
-        values: float32, what the graph made of them, filled piece by piece where it is larger than a batch.
-        on_close: called once, when it is about to be answered.
-    """
-
-    __slots__ = (
-        "_lock",
-        "_next",
-        "_order",
-        "_totals",
-        "admitted",
-        "closed",
-        "cost",
-        "expires",
-        "futures",
-        "memory",
-        "on_close",
-        "place",
-        "rows_left",
-        "task",
-        "terms",
-        "values",
-    )
-
-    def __init__(self, cost: int, terms: Terms = USUAL, *, memory: int = 0, expires: float = float("inf")) -> None:
-        self.futures: list[Future[Any]] = [Future()]
-        self.terms = terms
-        self.cost = cost
-        self.memory = memory
-        self.admitted = time.perf_counter()
-        self.expires = expires
-        self.place = (0.0, 0)
-        self.on_close: Callable[[Request], None] | None = None
-        self.task: Task
-        self.values: NDArray[np.float32] | None = None
-        self.rows_left = 0
-        self.closed = False
-        self._lock = threading.Lock()
-        self._order: NDArray[np.int64] | None = None
-        self._totals: NDArray[np.int64]
-        self._next = 0
-
-    @property
-    def future(self) -> Future[Any]:
-        """The first caller's."""
-        return self.futures[0]
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return all(future.cancelled() for future in self.futures)
-
-    def join(self, terms: Terms) -> Future[Any] | None:
-        """Another future for the same answer; None where it is answered already, or waits with less urgency.
-
-        Args:
-            terms: the joining caller's: the request then lives as long as the more patient of the two.
-        """
-        if WEIGHTS[terms.priority] > WEIGHTS[self.terms.priority]:
-            return None
-        with self._lock:
-            if self.closed or self.cancelled:
-                return None
-            ours = self.terms.deadline
-            if ours is not None and (terms.deadline is None or terms.deadline > ours):
-                self.terms = Terms(self.terms.priority, self.terms.client, terms.deadline)
-            future: Future[Any] = Future()
-            self.futures.append(future)
-            return future
-
-    def resolve(self, answer: Callable[[Future[Any]], None]) -> int:
-        """Answers everybody, once `close` was true; returns how many had left."""
-        left = 0
-        for future in self.futures:
-            if future.set_running_or_notify_cancel():
-                answer(future)
-            else:
-                left += 1
-        return left
-
-    def lateness(self, now: float) -> FletcherError | None:
-        """Why it is too late to compute it, or None."""
-        if self.terms.deadline is not None and now >= self.terms.deadline:
-            return DeadlineError("the request's deadline passed before it was computed")
-        if now >= self.expires and self._next == 0:
-            waited = time.perf_counter() - self.admitted
-            return OverloadedError(
-                f"the server is overloaded: the request waited {waited:.1f} s, longer than was expected. Retry after "
-                f"{SHORTEST_RETRY:.0f} s",
-                SHORTEST_RETRY,
-            )
-        return None
-
-    @property
-    def encodings(self) -> Encodings:
-        """Its token ids, once it is tokenised."""
-        return self.task.encodings
-
-    @property
-    def next_length(self) -> float:
-        """Tokens of the texts that it would give to a batch now: their mean, or the longest of a split request."""
-        if self._order is None:
-            return self.encodings.num_tokens / len(self.encodings)
-        return float(self.encodings.lengths[self._order[self._next]])
-
-    @property
-    def taken(self) -> bool:
-        """Whether every row is in some batch."""
-        return self._next == len(self.encodings)
-
-    def close(self) -> bool:
-        """True for the one caller who may answer."""
-        with self._lock:
-            first, self.closed = not self.closed, True
-        if first and self.on_close is not None:
-            self.on_close(self)
-        return first
-
-    def fill(self, rows: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Puts a piece's values in place; returns all of them once the last piece came."""
-        by_token = self.task.by_token
-        with self._lock:
-            if self.values is None:
-                count = self.encodings.num_tokens if by_token else len(self.encodings)
-                self.values = np.empty((count, values.shape[1]), values.dtype)
-        # Pieces have no row in common, so this needs no lock.
-        self.values[self.encodings.token_index(rows) if by_token else rows] = values
-        with self._lock:
-            self.rows_left -= len(rows)
-            return None if self.rows_left else self.values
-
-    def take(self, room: int, budget: int, at_least: int) -> Piece | None:
-        """The next rows that fit.
-
-        Args:
-            room: tokens left in the batch.
-            budget: tokens of a whole batch: a request that fits one is never split.
-            at_least: rows to take even if they do not fit, so that a text longer than a batch is one by itself.
-        """
-        if self._next == 0 and self.encodings.num_tokens <= room:
-            self._next = len(self.encodings)
-            return Piece(self, None, self.encodings)
-        if self._order is None:
-            if self.encodings.num_tokens <= budget:
-                return None
-            # Longest first: similar lengths meet, and the pieces that finish the request are the cheap ones.
-            self._order = np.argsort(-self.encodings.lengths, kind="stable")
-            self._totals = np.cumsum(self.encodings.lengths[self._order])
-            self.rows_left = len(self._order)
-        done = self._totals[self._next - 1] if self._next else 0
-        end = max(int(np.searchsorted(self._totals, done + room, side="right")), self._next + at_least)
-        if end == self._next:
-            return None
-        rows = self._order[self._next : end]
-        self._next = end
-        return Piece(self, rows, self.encodings.select(rows))
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What of a request is in a batch.
-
-    Attributes:
-        request: whose it is.
-        rows: which of its rows, int64, (m,), or None for all of them in order.
-        encodings: those rows' token ids.
-    """
-
-    request: Request
-    rows: NDArray[np.int64] | None
-    encodings: Encodings
+#: Seconds that a refused client is told to wait at most.
+LONGEST_RETRY = 60.0
 
 
 class Backlog:
@@ -247,6 +60,7 @@ class Backlog:
         self._stopping = False
         self._closed = False
         self._tokens_per_second: float | None = None
+        self._drain = DrainRate()
 
     @property
     def tokens(self) -> int:
@@ -266,11 +80,6 @@ class Backlog:
     @property
     def stopping(self) -> bool:
         return self._stopping
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Measured speed of all workers together on full batches, or None before the first."""
-        return self._tokens_per_second
 
     def admit(self, cost: int, terms: Terms = USUAL, *, memory: int = 0) -> Request:
         """Takes a request in, or refuses it at the door.
@@ -301,8 +110,9 @@ class Backlog:
                     f"{self._max_memory >> 20} MiB",
                     wait,
                 )
-            # A deep queue is given the time that it needs; past twice that, something went wrong.
-            request = Request(cost, terms, memory=memory, expires=now + max(self._max_wait, PATIENCE * wait))
+            # A deep queue is given the time that it needs; past that, something went wrong.
+            patience = max(self._max_wait, min(PATIENCE * wait, MOST_PATIENCE * self._max_wait))
+            request = Request(cost, terms, memory=memory, expires=now + patience)
             self._tokens[terms.priority] += cost
             self._memory += memory
             self._open.add(request)
@@ -310,7 +120,7 @@ class Backlog:
 
     def _expected_wait(self, priority: Priority) -> float:
         """Seconds until a request of a class is in a batch: what waits, as far as it goes before it; 0 where nobody knows."""
-        speed = self._tokens_per_second
+        speed = self._drain.value or self._tokens_per_second
         if not speed:
             return 0.0
         weight = WEIGHTS[priority]
@@ -368,7 +178,7 @@ class Backlog:
             self._drained.notify_all()
 
     def measured(self, tokens: int, seconds: float) -> None:
-        """Learns the speed from a full batch: small ones say nothing about a queue."""
+        """Learns the speed from a full batch, until the queue's own rate is known: small ones say nothing about a queue."""
         speed = self._workers * tokens / max(seconds, 1e-9)
         with self._lock:
             known = self._tokens_per_second
@@ -432,6 +242,8 @@ class Backlog:
             self._waiting.advance(pieces[0].request)
         for request in more:
             self._waiting.push(request)
+        if pieces:
+            self._drain.took(budget - room, now, waiting=bool(self._waiting))
         if self._waiting:
             self._arrival.notify()
         return pieces

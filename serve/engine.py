@@ -1,4 +1,4 @@
-"""The one engine behind every door: it admits requests, forms batches, computes them on its workers, and answers.
+"""The one engine behind every door: it admits requests and tokenises them; its workers compute and answer.
 
 It knows nothing of HTTP or Flight: a door submits texts or token ids and gets a future.
 """
@@ -6,7 +6,6 @@ It knows nothing of HTTP or Flight: a door submits texts or token ids and gets a
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,28 +14,27 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import (
     DeadlineError,
     FailingError,
-    FletcherError,
     InputError,
     OverloadedError,
-    ProviderError,
     StoppingError,
 )
 from fletcher.runtime.tasks import Task
 
 from .backend import Backend
-from .backlog import MAX_MEMORY, Backlog, Piece, Request
-from .breaker import Breaker
+from .backlog import MAX_MEMORY, Backlog
+from .batch_workers import BatchWorkers
+from .device import Device
 from .errors import TooLargeError
 from .metrics import Metrics
+from .requests import Request
 from .terms import USUAL, Terms
-from .watchdog import STUCK_SECONDS, Watchdog
+from .watchdog import STUCK_SECONDS
 
 __all__ = ["Engine"]
 
@@ -58,6 +56,9 @@ MAX_LATE_TOKENS = 1 << 17
 #: Characters of a request up to which it is looked up among those under way: hashing them takes microseconds.
 JOINED_CHARACTERS = 1 << 16
 
+#: What the earlier Fletcher called counts that encoders keep.
+EARLIER_NAMES = {"vector_cache_hits": "fletcher_cache_hits"}
+
 PLAIN = EmbedOptions()
 
 
@@ -67,8 +68,7 @@ class Engine:
     Attributes:
         encoder: what computes.
         metrics: what it counts in.
-        breaker: opens where the device fails again and again.
-        spare: opens a second device for what the first one fails at, or None.
+        device: what runs its batches, with a breaker and a spare.
     """
 
     def __init__(
@@ -99,14 +99,9 @@ class Engine:
         self._backlog = Backlog(
             max_tokens=max_queue_tokens, max_wait=max_wait_seconds, workers=encoder.workers, max_memory=max_memory
         )
-        self.breaker = Breaker()
+        self.device = Device(encoder, spare, self.metrics)
         self._flights: dict[Any, Request] = {}
-        self.spare = spare
-        self._spare: Backend | None = None
-        self._spare_lock = threading.Lock()
-        self._watchdog = Watchdog(stuck_seconds, self._lost)
         self._max_request_tokens = max_request_tokens
-        self._failures = 0
         self.metrics.gauge("fletcher_queue_tokens", "Tokens that wait for a batch", lambda: self._backlog.tokens)
         self.metrics.gauge(
             "fletcher_open_requests", "Requests admitted and not yet answered", lambda: self._backlog.open_requests
@@ -117,10 +112,12 @@ class Engine:
             lambda: self._backlog.memory,
         )
         self.metrics.gauge(
-            "fletcher_batches_stuck", "Batches that the device does not answer", lambda: float(self._watchdog.stuck)
+            "fletcher_batches_stuck", "Batches that the device does not answer", lambda: float(self._workers.stuck)
         )
         for name, (text, value) in encoder.counters().items():
             self.metrics.counted(f"fletcher_{name}", text, value)
+            if name in EARLIER_NAMES:
+                self.metrics.counted(EARLIER_NAMES[name], text, value)
         for metric in encoder.device_metrics():
             self.metrics.by_device(metric)
         self.metrics.gauge(
@@ -129,9 +126,7 @@ class Engine:
             lambda: float(self.fallback is not None),
         )
         self._tokenizers = ThreadPoolExecutor(encoder.workers, thread_name_prefix="fletcher-tokenize")
-        self._threads: list[threading.Thread] = []
-        for _ in range(encoder.workers):
-            self._begin_worker()
+        self._workers = BatchWorkers(encoder, self._backlog, self.device, self.metrics, stuck_seconds)
 
     @property
     def stopping(self) -> bool:
@@ -141,24 +136,24 @@ class Engine:
     @property
     def failures(self) -> int:
         """Batches that the session failed so far: whoever tells others that the model is well asks it again after one."""
-        return self._failures
+        return self._workers.failures
 
     @property
     def problem(self) -> str:
         """Why requests fail or wait for ever just now; empty where nothing is known."""
-        if stuck := self._watchdog.stuck:
-            return (
-                f"the device has not answered {stuck} batch{'es' if stuck > 1 else ''} for {self._watchdog.limit:g} s"
-            )
-        if self.breaker.is_open:
+        if stuck := self._workers.stuck:
+            seconds = self._workers.stuck_seconds
+            return f"the device has not answered {stuck} batch{'es' if stuck > 1 else ''} for {seconds:g} s"
+        if self.device.breaker.is_open:
             return "the last batches failed, one after the other"
         return ""
 
     @property
     def fallback(self) -> str | None:
         """Why another provider than the wanted one computes, be it some batches; None if none does."""
-        if self.encoder.fallback is None and self._spare is not None:
-            return f"{self.encoder.provider} failed, {self._spare.provider} computes what it fails at"
+        spare = self.device.opened
+        if self.encoder.fallback is None and spare is not None:
+            return f"{self.encoder.provider} failed, {spare.provider} computes what it fails at"
         return self.encoder.fallback
 
     @property
@@ -203,6 +198,8 @@ class Engine:
         if known is not None and (future := known.join(terms)) is not None:
             self.metrics.admitted.inc()
             self.metrics.joined.inc()
+            if terms.trace is not None:
+                terms.trace.joined(known.terms.trace)
             return future
         return self._submit(partial(self.encoder.prepare, inputs, options), characters, len(inputs), limit, terms, key)
 
@@ -274,18 +271,10 @@ class Engine:
         drained = self._backlog.wait_until_drained(drain_seconds)
         self._tokenizers.shutdown(wait=drained, cancel_futures=True)
         for request in self._backlog.close():
-            self._fail(
+            self._workers.fail(
                 request, StoppingError(f"the server stopped before it came to this request ({drain_seconds:g} s)")
             )
-        self._watchdog.stop()
-        if drained:
-            for thread in self._threads:
-                if not self._watchdog.is_lost(thread):
-                    thread.join()
-        device, self._spare, self.spare = self._spare, None, None
-        close = getattr(device, "close", None)
-        if drained and close is not None:
-            close()
+        self._workers.stop(drained=drained)
         return drained
 
     def __enter__(self) -> Self:
@@ -302,9 +291,9 @@ class Engine:
             raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several")
 
     def _admit(self, cost: int, terms: Terms, rows: int) -> Request:
-        if self.breaker.is_open and self.spare is None:
+        if self.device.failing:
             self.metrics.refused("failing")
-            seconds = max(self.breaker.remaining(), 1.0)
+            seconds = max(self.device.breaker.remaining(), 1.0)
             raise FailingError(
                 f"the model's device failed several batches in a row; it is tried again in {seconds:.0f} s", seconds
             )
@@ -323,7 +312,11 @@ class Engine:
             return None
         started = time.perf_counter()
         task = prepare()
-        self.metrics.tokenization.observe(time.perf_counter() - started)
+        ended = time.perf_counter()
+        self.metrics.tokenization.observe(ended - started)
+        if (trace := request.terms.trace) is not None:
+            trace.stage("tokenize", started, ended, {"fletcher.tokens": task.encodings.num_tokens})
+            request.queued = ended
         self._check_tokens(task.encodings.num_tokens)
         if task.by_token and task.encodings.num_tokens > MAX_LATE_TOKENS:
             raise InputError(
@@ -346,7 +339,7 @@ class Engine:
         """Ends a request that never reaches the queue; without an error its caller has it already."""
         self._backlog.abandon(request)
         if error is not None:
-            self._fail(request, error)
+            self._workers.fail(request, error)
         elif request.close():
             self._backlog.settle(request)
 
@@ -357,155 +350,8 @@ class Engine:
             try:
                 self._backlog.push(request, task)
             except StoppingError as error:
-                self._fail(request, error)
+                self._workers.fail(request, error)
         else:  # no text, or none that is not known already
             self._backlog.abandon(request)
             request.task = task
-            self._answer(request, np.empty((0, self.encoder.dimension), np.float32))
-
-    def _begin_worker(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"fletcher-worker-{len(self._threads)}", daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _work(self) -> None:
-        """A worker's life."""
-        budget = self.encoder.token_budget
-        while (pieces := self._backlog.take(budget)) is not None:
-            with self._watchdog.watch(pieces) as watched:
-                self._compute(pieces)
-            if watched.lost:  # another worker took its place
-                return
-
-    def _lost(self, pieces: Sequence[Piece]) -> None:
-        """A batch is stuck: its requests are told, and a new worker takes the place of the one that waits for it."""
-        logger.error("the device does not answer", extra={"fields": {"seconds": self._watchdog.limit}})
-        self._failures += 1
-        self._begin_worker()
-        for piece in pieces:
-            self._fail(
-                piece.request, ProviderError(f"the device did not answer a batch within {self._watchdog.limit:g} s")
-            )
-
-    def _compute(self, pieces: Sequence[Piece]) -> None:
-        """Runs one batch and answers the requests that it completes."""
-        batch = pieces[0].encodings if len(pieces) == 1 else _join(pieces)
-        started = time.perf_counter()
-        try:
-            by_token = pieces[0].request.task.by_token
-            values = self._run(batch, pieces[0].request.task.output)
-            finite = self._check(values, batch.num_tokens if by_token else len(batch))
-        except Exception as error:
-            # Whatever it is, it must fail its own request only, and never the thread that serves all the others.
-            self._failures += 1
-            if len(pieces) > 1:
-                for piece in pieces:
-                    self._compute([piece])
-                return
-            if not isinstance(error, FletcherError):
-                logger.exception("a batch of %d tokens failed", batch.num_tokens)
-            self._fail(pieces[0].request, error)
-            return
-        seconds = time.perf_counter() - started
-        self._count_batch(batch, pieces, started, seconds)
-        self.metrics.vectors.inc(len(batch))
-        start = 0
-        for piece in pieces:
-            end = start + (piece.encodings.num_tokens if by_token else len(piece.encodings))
-            if finite is not None and not finite[start:end].all():
-                self._fail(piece.request, ProviderError("the session gave NaN or infinity, which is no vector"))
-            elif piece.rows is None:
-                self._answer(piece.request, values[start:end])
-            elif (whole := piece.request.fill(piece.rows, values[start:end])) is not None:
-                self._answer(piece.request, whole)
-            start = end
-
-    def _run(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
-        """Computes on the device; what it fails at once more on the spare one, if there is one."""
-        if self.spare is not None and self.breaker.is_open:
-            return self._on_spare(batch, output)
-        try:
-            values = self.encoder.run(batch, output)
-        except Exception:
-            self.breaker.fail()
-            if self.spare is None:
-                raise
-            logger.warning("a batch failed; it runs again on the spare device", exc_info=True)
-            return self._on_spare(batch, output)
-        self.breaker.succeed()
-        return values
-
-    def _on_spare(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
-        with self._spare_lock:
-            if self._spare is None:
-                assert self.spare is not None
-                self._spare = self.spare()
-        self.metrics.retried.inc()
-        return self._spare.run(batch, output)
-
-    def _check(self, values: NDArray[np.float32], rows: int) -> NDArray[np.bool_] | None:
-        """Which rows are finite, or None where all are."""
-        if values.shape != (rows, self.encoder.dimension):
-            raise ProviderError(f"the session gave values of shape {values.shape} where {rows} rows were wanted")
-        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values), axis=1)
-        if finite.all():
-            return None
-        self._failures += 1
-        return finite
-
-    def _count_batch(self, batch: Encodings, pieces: Sequence[Piece], started: float, seconds: float) -> None:
-        if batch.num_tokens * 2 >= self.encoder.token_budget:
-            self._backlog.measured(batch.num_tokens, seconds)
-        metrics = self.metrics
-        metrics.batch_seconds.observe(seconds)
-        metrics.batch_tokens.observe(batch.num_tokens)
-        metrics.batch_texts.observe(len(batch))
-        metrics.tokens.inc(batch.num_tokens)
-        metrics.dropped.inc(int(batch.dropped.sum()))
-        metrics.padding.inc(len(batch) * int(batch.lengths.max()) - batch.num_tokens)
-        for piece in pieces:
-            metrics.queued.observe(started - piece.request.admitted)
-
-    def _answer(self, request: Request, values: NDArray[np.float32]) -> None:
-        if not request.close():
-            return
-        started = time.perf_counter()
-        try:
-            answer = request.task.finish(values)
-        except Exception as error:  # it must fail this request only, as in `_compute`
-            logger.exception("a request of %d rows could not be finished", len(request.encodings))
-            failure = ProviderError(f"the vectors could not be made: {type(error).__name__}")
-            left = request.resolve(lambda future: future.set_exception(failure))
-        else:
-            self.metrics.output.observe(time.perf_counter() - started)
-            left = request.resolve(lambda future: future.set_result(answer))
-        if left:
-            self.metrics.cancelled.inc(left)
-        self._backlog.settle(request)
-
-    def _fail(self, request: Request, error: BaseException) -> None:
-        if not request.close():
-            return
-        if not isinstance(error, FletcherError):
-            failure = ProviderError(f"the session failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            error = failure
-        request.resolve(lambda future: future.set_exception(error))
-        self._backlog.settle(request)
-
-
-def _join(pieces: Sequence[Piece]) -> Encodings:
-    """The pieces' token ids as one batch; for dozens of one-text pieces, where every numpy call is one too many."""
-    parts = [piece.encodings for piece in pieces]
-    if any(part.token_types is not None for part in parts):
-        return Encodings.concatenate(parts)
-    offsets = [np.zeros(1, np.int64)]
-    start = 0
-    for part in parts:
-        offsets.append(part.offsets[1:] + start)
-        start += len(part.ids)
-    return Encodings(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate(offsets),
-        np.concatenate([part.dropped for part in parts]),
-    )
+            self._workers.answer(request, np.empty((0, self.encoder.dimension), np.float32))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from .terms import WEIGHTS, Priority
 
 if TYPE_CHECKING:
-    from .backlog import Request
+    from .requests import Request
 
 __all__ = ["FairQueue"]
 

@@ -23,8 +23,10 @@ import pyarrow.flight as fl
 from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError, StoppingError
 
+from .errors import UnknownModelError
 from .flight_middleware import terms_of
 from .flight_schema import FlightOptions, choose_column, output_schema, read_options, read_texts, with_vectors
+from .loaded import Version
 from .models import Models
 from .statuses import public_message
 
@@ -47,6 +49,7 @@ class _Pending:
     batch: Any
     schema: Any
     ipc: Any
+    version: Version
     future: Future[Embeddings]
 
 
@@ -83,6 +86,7 @@ class Exchange:
         self._unanswered = 0
         self._ended = False
         self._begun = False
+        self._digest = ""
         self.rows = 0
 
     @property
@@ -121,6 +125,8 @@ class Exchange:
         except (pa.ArrowException, fl.FlightError, OSError, ValueError) as error:
             # A client that left, or a stream that is no Arrow stream: either way its own doing.
             end = _End(InputError(f"the stream could not be read: {str(error).partition('. gRPC')[0]}"))
+        except Exception as error:  # noqa: BLE001 (a defect of ours: the call's own thread, which waits for an end, raises it)
+            end = _End(error)
         else:
             end = _End(None)
         self._pending.put(end)
@@ -128,7 +134,7 @@ class Exchange:
     def _read_batches(self) -> None:
         """Submits every batch; returns when the stream has failed elsewhere, and raises `StopIteration` at its end."""
         options = self._options
-        schema = column = None
+        schema = column = name = None
         while True:
             chunk = self._reader.read_chunk()
             if self._ended:
@@ -139,21 +145,28 @@ class Exchange:
                 continue
             if column is None:
                 column = choose_column(chunk.data.schema, options)
-                schema = output_schema(chunk.data.schema, self._models.pick(options.model).served, options.embed)
+                served = self._models.pick(options.model).served
+                # One version answers the whole stream, for its schema says which.
+                name = f"{served.name}@{served.version}"
+                schema = output_schema(chunk.data.schema, served, options.embed)
+                self._digest = served.digest
             texts = read_texts(chunk.data, column, self.rows)
-            future = self._submit(texts, options)
+            version, future = self._submit(texts, options, name)
             self.rows += len(texts)
             self._unanswered += 1
-            self._pending.put(_Pending(chunk.data, schema, options.ipc, future))
+            self._pending.put(_Pending(chunk.data, schema, options.ipc, version, future))
 
-    def _submit(self, texts: list[str], options: FlightOptions) -> Future[Embeddings]:
+    def _submit(self, texts: list[str], options: FlightOptions, name: str | None) -> tuple[Version, Future[Embeddings]]:
         """Submits; a stream that is under way waits for room where a new one would be refused."""
         while True:
             try:
-                _, future = self._models.submit_blocking(
-                    options.model, lambda engine: engine.submit(texts, options.embed, self._terms)
+                return self._models.submit_blocking(
+                    name, lambda engine: engine.submit(texts, options.embed, self._terms)
                 )
-                return future
+            except UnknownModelError:
+                if name == options.model:
+                    raise
+                name = options.model  # the version was unloaded in mid-stream: another one goes on
             except OverloadedError:
                 if not self.rows or self._ended:
                     raise
@@ -172,7 +185,13 @@ class Exchange:
             if not self._begun:
                 self._writer.begin(pending.schema, options=pending.ipc)
                 self._begun = True
-            self._writer.write_batch(with_vectors(pending.batch, embeddings, pending.schema))
+            made = with_vectors(pending.batch, embeddings, pending.schema)
+            served = pending.version.served
+            if served.digest == self._digest:
+                self._writer.write_batch(made)
+            else:  # exchanged in mid-stream: the schema, which was sent, names the one before
+                notice = {"model": {"version": served.version, "digest": served.digest, "variant": served.variant}}
+                self._writer.write_with_metadata(made, pa.py_buffer(msgspec.json.encode(notice)))
             self._unanswered -= 1
 
     def _begin_empty(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.flight as fl
 
@@ -16,9 +16,34 @@ from .flight_errors import flight_error
 from .http_call import read_priority, read_timeout
 from .terms import Terms
 
-__all__ = ["KeyFactory", "RequestIdFactory", "TermsFactory", "client_of", "request_id", "require_admin", "terms_of"]
+if TYPE_CHECKING:
+    from .tracing import Trace, Tracing
+
+__all__ = [
+    "KeyFactory",
+    "RequestIdFactory",
+    "TermsFactory",
+    "TraceFactory",
+    "client_of",
+    "request_id",
+    "require_admin",
+    "terms_of",
+    "trace_of",
+]
 
 HEADER = "x-request-id"
+#: Flight's service in gRPC, and its methods (format/Flight.proto of Arrow).
+SERVICE = "arrow.flight.protocol.FlightService"
+METHODS = {
+    fl.FlightMethod.LIST_FLIGHTS: "ListFlights",
+    fl.FlightMethod.GET_FLIGHT_INFO: "GetFlightInfo",
+    fl.FlightMethod.GET_SCHEMA: "GetSchema",
+    fl.FlightMethod.DO_GET: "DoGet",
+    fl.FlightMethod.DO_PUT: "DoPut",
+    fl.FlightMethod.DO_ACTION: "DoAction",
+    fl.FlightMethod.LIST_ACTIONS: "ListActions",
+    fl.FlightMethod.DO_EXCHANGE: "DoExchange",
+}
 _plain_id = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -86,6 +111,41 @@ class TermsFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         return _Terms(Terms(priority, "", None if timeout is None else time.monotonic() + timeout))
 
 
+class _Traced(fl.ServerMiddleware):  # type: ignore[misc]
+    def __init__(self, trace: Trace | None) -> None:
+        self.trace = trace
+
+    def call_completed(self, error: Exception | None) -> None:
+        if self.trace is not None:
+            self.trace.end()
+
+
+class TraceFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Begins a span for every call that was let in, below the one that its `traceparent` names."""
+
+    def __init__(self, tracing: Tracing) -> None:
+        """
+        Args:
+            tracing: where spans go.
+        """
+        super().__init__()
+        self._tracing = tracing
+
+    def start_call(self, info: Any, headers: dict[str, list[str]]) -> _Traced:
+        """Health checks and descriptions are traced, too: they are few."""
+        method = METHODS.get(info.method, "unknown")
+        plain = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}
+        # OpenTelemetry's semantic conventions for RPC.
+        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
+        return _Traced(self._tracing.begin(f"{SERVICE}/{method}", plain, attributes))
+
+
+def trace_of(context: Any) -> Trace | None:
+    """What is told of a call's stages, or None."""
+    traced = context.get_middleware("trace")
+    return None if traced is None else traced.trace
+
+
 def _value(headers: dict[str, list[str]], name: str) -> bytes | None:
     values = headers.get(name, [])
     return values[0].encode("latin-1", "replace") if values and isinstance(values[0], str) else None
@@ -94,7 +154,7 @@ def _value(headers: dict[str, list[str]], name: str) -> bytes | None:
 def terms_of(context: Any) -> Terms:
     """How a call's batches wait; a call without a key counts by its peer's address, without the port."""
     terms: Terms = context.get_middleware("terms").terms
-    return Terms(terms.priority, client_of(context) or peer_of(context), terms.deadline)
+    return Terms(terms.priority, client_of(context) or peer_of(context), terms.deadline, trace_of(context))
 
 
 def request_id(context: Any) -> str:

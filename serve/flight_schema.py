@@ -141,7 +141,10 @@ def choose_column(schema: Any, options: FlightOptions) -> int:
     Raises:
         FieldError: there is none, or several.
     """
-    found = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
+    try:
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
+    except UnicodeDecodeError:
+        raise FieldError("a column of the stream has a name that is not UTF-8", None) from None
     for name in made_columns(options.embed):
         if schema.get_all_field_indices(name):
             raise FieldError(f"the stream has a column {name!r} already ({found}): rename it", name)
@@ -184,8 +187,8 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
     values = batch.column(column)
     texts: list[str | None]
     if pa.types.is_dictionary(values.type):
-        words = [*values.dictionary.to_pylist(), None]  # so that a null index, made -1, finds None
-        texts = [words[index] for index in values.indices.fill_null(-1).to_pylist()]
+        words = values.dictionary.to_pylist()
+        texts = [None if index is None else words[index] for index in values.indices.to_pylist()]
     else:
         texts = values.to_pylist()
     if None in texts:
@@ -200,6 +203,7 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
 def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any:
     """The stream's schema with the vector columns, and what made the vectors in its metadata."""
     size = model.dimension if options.dimensions is None else options.dimensions
+    normalized = model.normalized if options.normalize is None else options.normalize
     metadata = dict(schema.metadata or {}) | {
         b"fletcher.version": __version__.encode(),
         b"fletcher.model": model.name.encode(),
@@ -207,7 +211,8 @@ def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any
         b"fletcher.variant": model.variant.encode(),
         b"fletcher.dimension": b"%d" % size,
         b"fletcher.dtype": options.dtype.encode(),
-        b"fletcher.normalization": b"l2" if model.normalized else b"none",
+        b"fletcher.normalization": b"l2" if normalized else b"none",
+        b"fletcher.model_version": model.version.encode(),
         b"fletcher.time": datetime.now(UTC).isoformat(timespec="seconds").encode(),
     }
     for field in vector_fields(size, options, nullable=True):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -28,17 +28,23 @@ from .flight_middleware import (
     KeyFactory,
     RequestIdFactory,
     TermsFactory,
+    TraceFactory,
     client_of,
     request_id,
     require_admin,
     terms_of,
+    trace_of,
 )
 from .flight_schema import DEFAULT_COLUMN, FlightOptions, output_schema, read_options, read_ticket, with_vectors
 from .http_json import decode
+from .logs import trace_fields
 from .longbow.door import LongbowDoor
 from .longbow.flight_put import flight_put
 from .model_spec import ModelSpec
 from .models import Models
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 __all__ = ["FlightServer"]
 
@@ -58,13 +64,21 @@ ACTIONS = {
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     """The Flight door: open from its construction to `stop`."""
 
-    def __init__(self, models: Models, gate: Gate, address: HostPort, longbow: LongbowDoor | None = None) -> None:
+    def __init__(
+        self,
+        models: Models,
+        gate: Gate,
+        address: HostPort,
+        longbow: LongbowDoor | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         """
         Args:
             models: what answers.
             gate: who may ask.
             address: where to listen; port 0 takes a free one.
             longbow: where `DoPut` writes to; None refuses it.
+            tracing: where spans go; None makes none.
 
         Raises:
             ServiceError: gRPC cannot listen there.
@@ -74,11 +88,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._longbow = longbow
         self._exchanges: set[Exchange] = set()
         self._lock = threading.Lock()
+        middleware = {"request-id": RequestIdFactory(), "key": KeyFactory(gate), "terms": TermsFactory()}
+        if tracing is not None:
+            middleware["trace"] = TraceFactory(tracing)
         try:
-            super().__init__(
-                f"grpc://{address}",
-                middleware={"request-id": RequestIdFactory(), "key": KeyFactory(gate), "terms": TermsFactory()},
-            )
+            super().__init__(f"grpc://{address}", middleware=middleware)
         except (pa.ArrowException, OSError) as error:
             raise ServiceError(f"Flight cannot listen on {address}: {error}") from error
         self.url = f"grpc://{HostPort(address.host, self.port)}"
@@ -104,6 +118,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """What `DoExchange` answers with for this descriptor."""
         with self._call("info", context):
             return self._info(descriptor, self._options(descriptor))
+
+    def get_schema(self, context: Any, descriptor: Any) -> Any:
+        """The schema of what `DoExchange` answers with."""
+        with self._call("schema", context):
+            return fl.SchemaResult(self._info(descriptor, self._options(descriptor)).schema)
 
     def do_get(self, context: Any, ticket: Any) -> Any:
         """Embeds the texts of a ticket: JSON with `texts` and the options of `DoExchange`."""
@@ -199,11 +218,16 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def _call(self, route: str, context: Any) -> Iterator[None]:
         """Counts and logs a call, and translates its error, once."""
         started = time.perf_counter()
-        fields: dict[str, object] = {"request_id": request_id(context), "route": route}
+        trace = trace_of(context)
+        fields: dict[str, object] = {"request_id": request_id(context), "route": route} | trace_fields(trace)
+        if trace is not None:
+            trace.span.set_attribute("fletcher.request_id", request_id(context))
         status = "ok"
         try:
             yield
         except FletcherError as error:
+            if trace is not None:
+                trace.fail(type(error).__name__)
             translated = flight_error(error)
             status = type(translated).__name__
             self._models.metrics.failed(error)
@@ -222,7 +246,11 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             logger.exception("call failed", extra={"fields": fields})
             raise flight_error(FletcherError("internal error")) from None
         finally:
-            self._models.metrics.answered("flight", route, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._models.metrics.answered("flight", route, status, seconds)
+            if logger.isEnabledFor(logging.DEBUG):
+                said = {"status": status, "milliseconds": round(seconds * 1000, 3)}
+                logger.debug("call", extra={"fields": fields | said})
 
 
 def _hang_up(port: int) -> None:

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -30,6 +30,7 @@ from .http_call import Call, Limits, Response, Scope
 from .http_errors import OPENAI, ErrorShape
 from .http_openapi import openapi_document
 from .http_routes import Route
+from .logs import trace_fields
 from .longbow.door import LongbowDoor
 from .longbow.routes import longbow_routes
 from .models import Models
@@ -37,6 +38,9 @@ from .openai_routes import openai_routes
 from .service_routes import service_routes
 from .statuses import retry_after
 from .tei_routes import tei_routes
+
+if TYPE_CHECKING:
+    from .tracing import Trace, Tracing
 
 __all__ = ["HttpApp"]
 
@@ -62,6 +66,7 @@ class HttpApp:
         gate: Gate | None = None,
         limits: Limits | None = None,
         longbow: LongbowDoor | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """
         Args:
@@ -69,11 +74,13 @@ class HttpApp:
             gate: who may ask what; None asks for no key.
             limits: what a request may have.
             longbow: where `/v1/ingest` writes to; None refuses it.
+            tracing: where spans go; None makes none.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate
         self._limits = Limits() if limits is None else limits
         self._metrics = models.metrics
+        self._tracing = tracing
         self._bridge: Bridge | None = None
         self._bodies: dict[asyncio.Task[Any], float] = {}
         self._ids = itertools.count()
@@ -106,24 +113,31 @@ class HttpApp:
         request_id = self._request_id(scope)
         name, methods = self._find(scope["path"])
         shape = next(iter(methods.values())).shape if methods else OPENAI
+        trace = None if self._tracing is None else self._begin_trace(self._tracing, scope, name, methods, request_id)
         try:
             route = self._choose(scope, methods)
             call = Call(scope, receive, request_id, self._models, self._limits, self._bridge, self._bodies)
+            call.trace = trace
             if route.access != "open":
                 call.client = self._enter(route, call)
             response = await route.handler(call)
         except FletcherError as error:
-            response = self._refuse(error, request_id, shape)
+            response = self._refuse(error, request_id, shape, trace)
         except ClientLeftError:
             self._metrics.answered("http", name, "left", time.perf_counter() - started)
+            if trace is not None:
+                trace.fail("left")
+                trace.end()
             return
         except Exception:
             # The last resort: a defect of ours. The client learns that it happened; the log has the rest.
             logger.exception("request failed", extra={"fields": {"request_id": request_id.decode(), "route": name}})
-            response = self._refuse(FletcherError("internal error"), request_id, shape)
+            response = self._refuse(FletcherError("internal error"), request_id, shape, trace)
         await self._send(response, request_id, send)
         seconds = time.perf_counter() - started
         self._metrics.answered("http", name, response.status, seconds)
+        if trace is not None:
+            trace.end({"http.response.status_code": response.status}, broken=response.status >= 500)
         if logger.isEnabledFor(logging.DEBUG):
             fields = {
                 "request_id": request_id.decode(),
@@ -131,7 +145,20 @@ class HttpApp:
                 "status": response.status,
                 "milliseconds": round(seconds * 1000, 3),
             }
-            logger.debug("request", extra={"fields": fields})
+            logger.debug("request", extra={"fields": fields | trace_fields(trace)})
+
+    def _begin_trace(
+        self, tracing: Tracing, scope: Scope, name: str, methods: Mapping[str, Route], request_id: bytes
+    ) -> Trace | None:
+        """A span for whatever computes something; probes and unknown paths would only be in the way."""
+        if all(route.access == "open" for route in methods.values()):
+            return None
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        # OpenTelemetry's semantic conventions for HTTP servers, 1.30.
+        attributes = {"http.request.method": scope["method"], "http.route": name, "url.scheme": scope["scheme"]}
+        return tracing.begin(
+            f"{scope['method']} {name}", headers, attributes | {"fletcher.request_id": request_id.decode()}
+        )
 
     async def _send(self, response: Response, request_id: bytes, send: Send) -> None:
         body = response.body
@@ -180,10 +207,15 @@ class HttpApp:
             browser=b"origin" in call.headers,
         )
 
-    def _refuse(self, error: FletcherError, request_id: bytes, shape: ErrorShape) -> Response:
+    def _refuse(
+        self, error: FletcherError, request_id: bytes, shape: ErrorShape, trace: Trace | None = None
+    ) -> Response:
         status = shape.status(error)
         self._metrics.failed(error)
         fields = {"request_id": request_id.decode(), "status": status, "error": type(error).__name__}
+        fields |= trace_fields(trace)
+        if trace is not None:
+            trace.fail(type(error).__name__)
         if status >= 500 and not isinstance(error, DeadlineError):
             logger.error("request failed", extra={"fields": fields | {"reason": str(error)}})
         else:

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError
@@ -18,6 +18,9 @@ from .http_bridge import Bridge, ClientLeftError, Receive
 from .loaded import Version
 from .models import VECTORS, Ask, Models
 from .terms import PRIORITIES, Priority, Terms
+
+if TYPE_CHECKING:
+    from .tracing import Trace
 
 __all__ = ["JSON", "Call", "Handler", "Limits", "Response", "Scope"]
 
@@ -81,6 +84,7 @@ class Call:
         priority: `X-Priority`, or `normal`.
         timeout: `X-Request-Timeout` in seconds, or None.
         deadline: `time.monotonic()` at its end, or None.
+        trace: what is told of its stages, or None.
     """
 
     __slots__ = (
@@ -96,6 +100,7 @@ class Call:
         "request_id",
         "scope",
         "timeout",
+        "trace",
     )
 
     def __init__(
@@ -124,6 +129,7 @@ class Call:
         self.bridge = bridge
         self.bodies = bodies
         self.client = ""
+        self.trace: Trace | None = None
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.priority = read_priority(self.headers.get(b"x-priority"))
         self.timeout = read_timeout(self.headers.get(b"x-request-timeout"))
@@ -135,7 +141,7 @@ class Call:
         client = self.client
         if not client and (peer := self.scope.get("client")):
             client = peer[0]
-        return Terms(self.priority, client, self.deadline)
+        return Terms(self.priority, client, self.deadline, self.trace)
 
     def wants(self, media_type: bytes) -> bool:
         """Whether the client asks for answers of a type."""

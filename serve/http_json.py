@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -70,4 +71,6 @@ async def gather(parts: Iterator[bytes]) -> bytes:
 
 def little_endian(vectors: NDArray[Any]) -> NDArray[Any]:
     """The same values as bytes that every client reads the same way."""
+    if sys.byteorder == "little" and vectors.dtype.isnative:
+        return np.ascontiguousarray(vectors)
     return np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))

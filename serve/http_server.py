@@ -34,7 +34,11 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(HEADER_SECONDS, self._check_head)
+        self._head_timer = self.loop.call_later(HEADER_SECONDS, self._check_head)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._head_timer.cancel()  # it would keep what belongs to the connection, some kilobytes, until it rings
 
     def _check_head(self) -> None:
         if self.cycle is None and not self.transport.is_closing():

@@ -69,7 +69,7 @@ class Version:
         engine = self._make_engine(encoder)
         # What the provider fails at runs once more on the processor, where that was allowed.
         if self.spec.allow_fallback and encoder.provider != MlasSession.provider:
-            engine.spare = partial(self._load, msgspec.structs.replace(self.spec, provider="mlas"))
+            engine.device.spare = partial(self._load, msgspec.structs.replace(self.spec, provider="mlas"))
         return engine
 
     @property

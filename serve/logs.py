@@ -5,11 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
-__all__ = ["install"]
+if TYPE_CHECKING:
+    from .tracing import Trace
+
+__all__ = ["LEVELS", "install", "trace_fields"]
+
+#: What `--log-level` takes.
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class JsonFormatter(logging.Formatter):
@@ -42,3 +48,8 @@ def install(level: str = "INFO", stream: TextIO | None = None) -> None:
         logger.handlers = [handler]
         logger.setLevel(least)
         logger.propagate = False
+
+
+def trace_fields(trace: Trace | None) -> dict[str, object]:
+    """What finds a request's trace from its log line."""
+    return {} if trace is None else {"trace_id": trace.id}

@@ -42,9 +42,11 @@ class _Elsewhere(Collector):
             self._gone += value()
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
-        yield self._family(
-            self._name, self._text, value=self._gone + sum(value() for value in [*self._values.values()])
-        )
+        yield self._family(self._name, self._text, value=self.total())
+
+    def total(self) -> float:
+        """The sum now."""
+        return self._gone + sum(value() for value in [*self._values.values()])
 
 
 class _ByDevice(Collector):
@@ -135,6 +137,12 @@ class Metrics:
         # Looking a child up by its labels takes a lock and a dict of tuples; the few there are, are kept.
         self._elsewhere: dict[str, _Elsewhere] = {}
         self._devices: dict[str, _ByDevice] = {}
+        self._add(
+            GaugeMetricFamily,
+            "fletcher_tokenization_throughput",
+            "Tokens a second while the tokenizer worked, since the start",
+            self._tokenization_throughput,
+        )
         self._requests_of: dict[tuple[str, str, str], Counter] = {}
         self._duration_of: dict[tuple[str, str], Histogram] = {}
 
@@ -202,6 +210,12 @@ class Metrics:
     def refused(self, reason: str) -> None:
         """Counts a request that was not admitted."""
         self._refused.labels(reason).inc()
+
+    def _tokenization_throughput(self) -> float:
+        tokens, seconds = (self._elsewhere.get(f"fletcher_tokenizer_{what}") for what in ("tokens", "seconds"))
+        if tokens is None or seconds is None:
+            return 0.0
+        return tokens.total() / max(seconds.total(), 1e-9)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""

@@ -8,12 +8,10 @@ and finds its engine stopped asks again.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -27,9 +25,10 @@ from .errors import UnknownModelError
 from .loaded import Loader, MakeEngine, Version
 from .metrics import Metrics
 from .model_spec import ModelSpec, check_specs
+from .serving import Serving, group, table_of
 from .shadows import Shadows
 
-__all__ = ["Ask", "Models", "Serving"]
+__all__ = ["Ask", "Models"]
 
 logger = logging.getLogger("fletcher.serve.models")
 
@@ -41,48 +40,6 @@ VECTORS: tuple[Output, ...] = ("vectors",)
 
 #: Seconds between two looks at which models are idle.
 IDLE_LOOK_SECONDS = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """A model by its name: its versions.
-
-    Attributes:
-        name: what it is called.
-        versions: those that answer, and the shadow; the first is the one that is described.
-        weights: running sums of the answering versions' shares.
-        answering: the versions that answer.
-        shadow: the version that gets copies.
-    """
-
-    name: str
-    versions: tuple[Version, ...]
-    answering: tuple[Version, ...]
-    weights: tuple[float, ...]
-    shadow: Version | None
-
-    @classmethod
-    def of(cls, name: str, versions: Sequence[Version]) -> Serving:
-        """Sorts a model's versions."""
-        answering = [version for version in versions if not version.spec.shadow and version.spec.weight > 0]
-        sums, total = [], 0.0
-        for version in answering:
-            total += version.spec.weight
-            sums.append(total)
-        shadow = next((version for version in versions if version.spec.shadow), None)
-        return cls(name, tuple(versions), tuple(answering), tuple(sums), shadow)
-
-    @property
-    def output(self) -> Output:
-        """What it gives."""
-        return self.answering[0].served.output
-
-    def choose(self) -> Version:
-        """A version that answers, by weight."""
-        if len(self.answering) == 1:
-            return self.answering[0]
-        place = random.random() * self.weights[-1]
-        return next(version for version, upto in zip(self.answering, self.weights, strict=True) if place < upto)
 
 
 class Models:
@@ -194,6 +151,8 @@ class Models:
         """
         engine = version.engine
         if engine is None:
+            if self._stopping:  # nothing wakes or replaces it any more: whoever asked again would ask for ever
+                raise StoppingError("the server is stopping: send the request to another one, or again later")
             return None
         version.used = time.monotonic()
         try:
@@ -307,7 +266,7 @@ class Models:
                 else:
                     fresh.append(Version(spec, self._load, self._make_engine))
                     after.append(fresh[-1])
-            table = _table_of(_group(after))  # refuses names that are taken, before anything changes
+            table = table_of(group(after))  # refuses names that are taken, before anything changes
         except BaseException:
             for version in fresh:
                 version.retire(0.0)
@@ -326,8 +285,8 @@ class Models:
             logger.info("model unloaded", extra={"fields": fields})
 
     def _install(self, versions: Sequence[Version]) -> None:
-        serving = _group(versions)
-        table = _table_of(serving)
+        serving = group(versions)
+        table = table_of(serving)
         self._serving, self._table = serving, table
         idle = any(version.spec.idle_seconds is not None for version in versions)
         if idle and not self._idle.is_alive():
@@ -392,28 +351,3 @@ class Models:
 
 def _words(outputs: Sequence[Output]) -> str:
     return " or ".join(output.replace("_", " ") for output in outputs)
-
-
-def _group(versions: Sequence[Version]) -> tuple[Serving, ...]:
-    names = dict.fromkeys(version.spec.name for version in versions)
-    return tuple(Serving.of(name, [version for version in versions if version.spec.name == name]) for name in names)
-
-
-def _table_of(serving: Sequence[Serving]) -> dict[str, Serving | Version]:
-    """Every name to what it stands for; those of cards give way to those that the operator chose.
-
-    Raises:
-        InputError: two models claim a name.
-    """
-    table: dict[str, Serving | Version] = {each.name: each for each in serving}
-    for each in serving:
-        for version in each.versions:
-            for alias in version.spec.aliases:
-                if table.setdefault(alias, each) is not each:
-                    raise InputError(f"the name {alias!r} is claimed by {each.name!r} and by another model")
-            table[f"{each.name}@{version.spec.version}"] = version
-    for each in serving:
-        for version in each.versions:
-            for name in version.served.names:
-                table.setdefault(name, each)
-    return table

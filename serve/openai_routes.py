@@ -16,10 +16,10 @@ from .http_errors import OPENAI
 from .http_json import gather
 from .http_routes import Doc, Route
 from .loaded import Version
-from .models import Serving
 from .ndjson import NDJSON, stream
 from .openai_api import Inputs, decode_request, describe, encode_embeddings, list_models, read_inputs
 from .openai_types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
+from .serving import Serving
 from .terms import Terms
 
 __all__ = ["openai_routes"]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.errors import FletcherError, InputError
@@ -33,6 +33,9 @@ from .longbow.target import Target
 from .metrics import Metrics
 from .model_spec import ModelSpec
 from .models import Models
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 __all__ = ["Addresses", "Server", "fingerprint", "load_encoder", "run_server"]
 
@@ -84,6 +87,7 @@ class Server:
         keys: Keys | None = None,
         allow_anonymous: bool = False,
         longbow: Target | None = None,
+        tracing: Tracing | None = None,
         load: Loader = load_encoder,
     ) -> None:
         """Opens the doors; see `run_server`.
@@ -100,6 +104,7 @@ class Server:
             keys: the API keys; None asks for none.
             allow_anonymous: whether other machines may reach a server without keys.
             longbow: where `/v1/ingest` and `DoPut` write to; None refuses them.
+            tracing: where spans go; None makes none. The server closes it.
             load: opens a model.
 
         Raises:
@@ -132,6 +137,7 @@ class Server:
 
         self.models = Models(load, make_engine, drain_seconds=drain_seconds, fingerprint=fingerprint)
         self._longbow = None if longbow is None else LongbowDoor(longbow)
+        self._tracing = tracing
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:
@@ -141,9 +147,9 @@ class Server:
                 name = model_name or models.card.name
                 self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
             if flight_at is not None:
-                self._flight = FlightServer(self.models, gate, flight_at, self._longbow)
+                self._flight = FlightServer(self.models, gate, flight_at, self._longbow, tracing)
             if listener is not None:
-                app = HttpApp(self.models, gate=gate, limits=limits, longbow=self._longbow)
+                app = HttpApp(self.models, gate=gate, limits=limits, longbow=self._longbow, tracing=tracing)
                 self._http = HttpServer(app, listener, drain_seconds=drain_seconds)
                 self._http.start()
         except BaseException:
@@ -178,6 +184,8 @@ class Server:
             self._http.join()
         if self._longbow is not None:
             self._longbow.close()
+        if self._tracing is not None:
+            self._tracing.close()
         return drained
 
     def __enter__(self) -> Self:
@@ -196,10 +204,14 @@ def run_server(
     flight: str | None = "127.0.0.1:8815",
     model_name: str | None = None,
     drain_seconds: float = 30.0,
+    max_queue_tokens: int = MAX_QUEUE_TOKENS,
+    max_wait_seconds: float = MAX_WAIT_SECONDS,
     limits: Limits | None = None,
     keys: Keys | None = None,
     allow_anonymous: bool = False,
     longbow: Target | None = None,
+    tracing: Tracing | None = None,
+    log_level: str = "info",
     reread: Callable[[], Sequence[ModelSpec]] | None = None,
     on_listening: Callable[[Server], None] | None = None,
 ) -> None:
@@ -213,14 +225,15 @@ def run_server(
         flight: `HOST:PORT` for Arrow Flight, or None for no Flight.
         model_name: what to call the model; None is its card's name.
         drain_seconds: how long requests under way may take after the signal; what is left then is refused.
-        limits, keys, allow_anonymous, longbow: see `Server`.
+        max_queue_tokens, max_wait_seconds, limits, keys, allow_anonymous, longbow, tracing: see `Server`.
+        log_level: the least severe that is written, of `logs.LEVELS`; requests that succeed are `debug`.
         reread: on SIGHUP, gives the models that are wanted from then on; None reads the keys again alone.
         on_listening: called once it listens; None prints the addresses on standard output.
 
     Raises:
         InputError: no door at all, an address that is none, or a port that is taken.
     """
-    logs.install()
+    logs.install(log_level.upper())
     with _stop_signals() as stopped, _hangups() as hung_up:
         server = Server(
             models,
@@ -228,10 +241,13 @@ def run_server(
             flight=flight,
             model_name=model_name,
             drain_seconds=drain_seconds,
+            max_queue_tokens=max_queue_tokens,
+            max_wait_seconds=max_wait_seconds,
             limits=limits,
             keys=keys,
             allow_anonymous=allow_anonymous,
             longbow=longbow,
+            tracing=tracing,
         )
         (_announce if on_listening is None else on_listening)(server)
         try:

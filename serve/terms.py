@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+if TYPE_CHECKING:
+    from .tracing import Trace
 
 __all__ = ["PRIORITIES", "SHARES", "USUAL", "WEIGHTS", "Priority", "Terms"]
 
@@ -28,11 +31,13 @@ class Terms:
         priority: its class.
         client: whose it is; clients get alike within a class.
         deadline: `time.monotonic()` after which nobody wants the answer, or None.
+        trace: what is told of its stages, or None.
     """
 
     priority: Priority = "normal"
     client: str = ""
     deadline: float | None = None
+    trace: Trace | None = None
 
 
 USUAL: Final = Terms()

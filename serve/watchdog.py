@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from .backlog import Piece
+from .requests import Piece
 
 __all__ = ["STUCK_SECONDS", "Watchdog", "Watched"]
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
+from running import serving
 
 TEXT = "The quick brown fox jumps over dog ########."  # load.py puts a number there
 LOAD = Path(__file__).parent / "load.py"
@@ -33,12 +32,6 @@ def bodies(model: str) -> dict[str, dict[str, object]]:
     }
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    """User and system time of all its threads."""
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,36 +41,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    command = [
-        sys.executable,
-        "-c",
-        "from fletcher.serve.cli import main; main()",
-        "run",
-        options.artefact,
-        "--http",
-        "127.0.0.1:0",
-        "--flight",
-        "off",
-        "--name",
-        "bench",
-        "--cache",
-        "0",
-        "--json",
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        port = json.loads(server.stdout.readline())["http"].rpartition(":")[2]
-        process = psutil.Process(server.pid)
+    with serving(options.artefact, "--flight", "off") as server:
         found: dict[str, list[float]] = {}
         for number in range(options.rounds + 1):  # the first warms up
             for route, body in bodies("bench").items():
-                before = cpu_seconds(process)
+                before = server.cpu_seconds()
                 load = subprocess.run(
                     [
                         sys.executable,
                         str(LOAD),
-                        port,
+                        str(server.port),
                         "--path",
                         route,
                         "--body",
@@ -92,13 +65,10 @@ def main() -> None:
                     check=True,
                 )
                 time.sleep(0.05)
-                used = cpu_seconds(process) - before
+                used = server.cpu_seconds() - before
                 said = json.loads(load.stdout)
                 if number:
                     found.setdefault(route, []).append(1000 * used / said["requests"])
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.wait(30)
     result = {route: round(statistics.median(values), 4) for route, values in found.items()}
     if options.json:
         print(json.dumps({"milliseconds_of_cpu_a_request": result, "all": found}))

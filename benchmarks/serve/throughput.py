@@ -4,7 +4,10 @@
 
 - `engine`: the engine alone in a process, one short text a request, as many under way as there are clients.
 - `http`: a server and a load from another process, the same requests on /v1/embeddings, as floats in base64.
-- `engine_256`, `flight_256`: the same with 256 texts a request, four under way; over Flight as one stream.
+- `engine_256`, `flight_256`: 256 texts a request, four under way, answers taken in order; over Flight as one stream.
+
+Each pair sends the same texts in the same number of requests, made before the clock starts, and the clock runs from the first
+request to the last answer.
 
 No two texts are equal, and the cache of vectors is off.
 """
@@ -12,55 +15,74 @@ No two texts are equal, and the cache of vectors is off.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
-import queue
-import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.flight as fl
+from running import serving
 
 TEXT = "The quick brown fox jumps over dog {:08}."
 LOAD = Path(__file__).parent / "load.py"
 BATCH, AHEAD = 256, 4
 
 
-def engine_rate(engine: Any, texts: int, ahead: int, seconds: float) -> float:
-    """Texts a second, `ahead` requests of `texts` texts under way."""
-    numbers, answers = itertools.count(), queue.SimpleQueue[Future[Any]]()
+def texts_of(count: int, size: int) -> list[list[str]]:
+    """So many requests of so many texts, no two equal."""
+    return [[TEXT.format(number) for number in range(start, start + size)] for start in range(0, count * size, size)]
 
-    def send() -> None:
-        engine.submit([TEXT.format(next(numbers)) for _ in range(texts)]).add_done_callback(answers.put)
 
-    for _ in range(ahead):
+def engine_rate(engine: Any, requests: list[list[str]], ahead: int) -> float:
+    """Texts a second, `ahead` requests under way, answers taken in order."""
+    waiting: deque[Future[Any]] = deque()
+    started = time.perf_counter()
+    for texts in requests:
+        if len(waiting) == ahead:
+            waiting.popleft().result()
+        waiting.append(engine.submit(texts))
+    for future in waiting:
+        future.result()
+    return sum(map(len, requests)) / (time.perf_counter() - started)
+
+
+def clients_rate(engine: Any, requests: list[list[str]], clients: int) -> float:
+    """Texts a second of so many clients, each of which sends its next request when it has its answer."""
+    left, ended = iter(requests), threading.Semaphore(0)
+
+    def send(_: Future[Any] | None = None) -> None:
+        texts = next(left, None)
+        if texts is None:
+            ended.release()
+        else:
+            engine.submit(texts).add_done_callback(send)
+
+    started = time.perf_counter()
+    for _ in range(clients):
         send()
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        answers.get().result()
-        done += texts
-        send()
-    rate = done / (time.perf_counter() - started)
-    for _ in range(ahead):
-        answers.get().result()
-    return rate
+    for _ in range(clients):
+        ended.acquire()
+    return sum(map(len, requests)) / (time.perf_counter() - started)
 
 
-def serve_engine(artefact: str, seconds: float) -> None:
+def serve_engine(artefact: str) -> None:
     """The process that has the engine alone: measures whenever a line on its standard input says so."""
     from fletcher import Encoder
     from fletcher.serve.engine import Engine
 
     with Encoder.load(artefact, provider="mlas", cache_bytes=0) as encoder, Engine(encoder) as engine:
         for line in sys.stdin:
-            texts, ahead = map(int, line.split())
-            print(engine_rate(engine, texts, ahead, seconds), flush=True)
+            count, size, ahead = map(int, line.split())
+            requests = texts_of(count, size)
+            rate = clients_rate if size == 1 else engine_rate
+            print(rate(engine, requests, ahead), flush=True)
 
 
 def http_load(url: str, clients: int, requests: int) -> dict[str, float]:
@@ -79,8 +101,7 @@ def http_load(url: str, clients: int, requests: int) -> dict[str, float]:
 
 def flight_rate(url: str, batches: int) -> float:
     """Texts a second of one stream."""
-    numbers = itertools.count()
-    parts = [pa.record_batch({"text": [TEXT.format(next(numbers)) for _ in range(BATCH)]}) for _ in range(batches)]
+    parts = [pa.record_batch({"text": texts}) for texts in texts_of(batches, BATCH)]
     with fl.connect(url) as client:
         writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"))
         started = time.perf_counter()
@@ -110,45 +131,39 @@ def main() -> None:
     parser.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
-        serve_engine(options.artefact, options.seconds)
+        serve_engine(options.artefact)
         return
     alone = subprocess.Popen(
-        [sys.executable, __file__, options.artefact, "--engine", "--seconds", str(options.seconds)],
+        [sys.executable, __file__, options.artefact, "--engine"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    run = ["run", options.artefact, "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--name", "bench"]
-    run += ["--provider", "mlas", "--cache", "0", "--json"]
-    server = subprocess.Popen(
-        [sys.executable, "-c", "from fletcher.serve.cli import main; main()", *run],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert server.stdout is not None and alone.stdin is not None and alone.stdout is not None
+    assert alone.stdin is not None and alone.stdout is not None
 
-    def ask(texts: int, ahead: int) -> float:
-        print(texts, ahead, file=alone.stdin, flush=True)
+    def ask(count: int, size: int, ahead: int) -> float:
+        print(count, size, ahead, file=alone.stdin, flush=True)
         return float(alone.stdout.readline())  # type: ignore[union-attr]
 
     found: dict[str, list[float]] = {}
     latency: list[dict[str, float]] = []
     try:
-        urls = json.loads(server.stdout.readline())
-        for number in range(options.rounds + 1):  # the first warms up, and says how much there is to send
-            rates = {"engine": ask(1, options.clients), "engine_256": ask(BATCH, AHEAD)}
-            told = http_load(urls["http"], options.clients, max(int(rates["engine"] * options.seconds), 500))
-            batches = max(int(rates["engine_256"] * options.seconds / BATCH), 8)
-            rates |= {"http": told["rate"], "flight_256": flight_rate(urls["flight"], batches)}
-            if number:
-                latency.append(told)
-                for name, rate in rates.items():
-                    found.setdefault(name, []).append(round(rate, 1))
+        with serving(options.artefact, "--provider", "mlas") as server:
+            requests, batches = 500, 8  # of the first round, which warms up and says how much there is to send
+            for number in range(options.rounds + 1):
+                rates = {"engine": ask(requests, 1, options.clients), "engine_256": ask(batches, BATCH, AHEAD)}
+                told = http_load(server.http, options.clients, requests)
+                rates |= {"http": told["rate"], "flight_256": flight_rate(server.flight, batches)}
+                if number:
+                    latency.append(told)
+                    for name, rate in rates.items():
+                        found.setdefault(name, []).append(round(rate, 1))
+                else:
+                    requests = max(int(rates["engine"] * options.seconds), 500)
+                    batches = max(int(rates["engine_256"] * options.seconds / BATCH), 2 * AHEAD)
     finally:
         alone.stdin.close()
         alone.wait(30)
-        server.send_signal(signal.SIGTERM)
-        server.wait(30)
     ratios = {
         "http_of_engine": [a / b for a, b in zip(found["http"], found["engine"], strict=True)],
         "flight_of_engine": [a / b for a, b in zip(found["flight_256"], found["engine_256"], strict=True)],

@@ -15,7 +15,7 @@ from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.device_metrics import DeviceMetric
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.tasks import Task, finish
+from fletcher.runtime.tasks import Task, finish, refuse_long
 from fletcher.runtime.text_tokens import TextToken
 
 DIMENSION = 8
@@ -139,16 +139,26 @@ class FakeEncoder:
         return vectors
 
     def counters(self) -> dict[str, tuple[str, Callable[[], float]]]:
-        return {"tokenizer_texts": ("Texts tokenised", lambda: 7.0)}
+        return {
+            "tokenizer_texts": ("Texts tokenised", lambda: 7.0),
+            "tokenizer_tokens": ("Tokens made", lambda: 30.0),
+            "tokenizer_seconds": ("Seconds inside", lambda: 0.5),
+            "vector_cache_hits": ("Texts whose vectors were known", lambda: 3.0),
+        }
 
     def device_metrics(self) -> Sequence[DeviceMetric]:
         return self.devices
 
     def check(self, options: EmbedOptions) -> None:
         options.check(self.card, late=False)
+        if options.splits:
+            raise InputError("fake-model cuts no texts")
 
     def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
-        return self.prepare_ids(self.tokenize(texts, options.input_type), options)
+        encodings = self.tokenize(texts, options.input_type)
+        if options.overflow == "refuse":
+            refuse_long(encodings, self.card)
+        return self.prepare_ids(encodings, options)
 
     def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
         def done(values: NDArray[np.float32]) -> Embeddings:

@@ -288,7 +288,7 @@ def test_what_is_left_at_the_drain_limit_fails_by_name() -> None:
         with pytest.raises(StoppingError):
             future.result(SECONDS)
     encoder.gate.set()
-    for thread in engine._threads:
+    for thread in engine._workers._threads:
         thread.join(SECONDS)
         assert not thread.is_alive()
     assert len(encoder.batches) == 1

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.errors import DeadlineError, FailingError, OverloadedError, ProviderError
+from fletcher.serve.backlog import Backlog
 from fletcher.serve.breaker import Breaker
+from fletcher.serve.drain_rate import DrainRate
 from fletcher.serve.engine import Engine
 from fletcher.serve.readiness import Readiness
 from fletcher.serve.terms import Priority, Terms
@@ -124,6 +126,17 @@ def test_what_waits_longer_than_was_expected_is_given_up() -> None:
         assert_answers(engine.submit(["after"]), ["after"])
 
 
+def test_nobody_waits_longer_than_one_and_a_quarter_times_the_limit() -> None:
+    backlog = Backlog(max_tokens=10_000, max_wait=1.0, workers=1)
+    backlog.measured(1000, 1.0)
+    for waiting, patience in ((0, 1.0), (600, 1.2), (900, 1.25)):  # twice the expected wait, within bounds
+        first = backlog.admit(waiting) if waiting else None
+        before = time.monotonic()
+        assert backlog.admit(0).expires - before == pytest.approx(patience, abs=0.05)
+        if first is not None:
+            backlog.abandon(first)
+
+
 def test_open_requests_have_a_bound_of_memory() -> None:
     encoder = one_at_a_time()
     with begun(encoder, max_memory=1000) as engine:
@@ -188,7 +201,7 @@ def test_nobody_joins_what_waits_with_less_urgency_or_patience() -> None:
 def test_a_device_that_fails_again_and_again_is_left_alone_for_a_while() -> None:
     encoder = FakeEncoder(workers=1)
     with Engine(encoder) as engine:
-        engine.breaker = Breaker(failures=3, open_seconds=0.3)
+        engine.device.breaker = Breaker(failures=3, open_seconds=0.3)
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(3):
             with pytest.raises(ProviderError, match="driver is gone"):
@@ -198,7 +211,7 @@ def test_a_device_that_fails_again_and_again_is_left_alone_for_a_while() -> None
         assert caught.value.retry_after >= 1
         assert "one after the other" in Readiness(engine).reason()
         encoder.fails = None
-        wait_for(lambda: not engine.breaker.is_open)
+        wait_for(lambda: not engine.device.breaker.is_open)
         assert_answers(engine.submit(["again"]), ["again"])
         assert engine.problem == ""
 
@@ -212,7 +225,7 @@ def test_what_a_device_fails_at_runs_on_the_spare_one() -> None:
         return second
 
     with Engine(encoder, spare=spare) as engine:
-        engine.breaker = Breaker(failures=2, open_seconds=60)
+        engine.device.breaker = Breaker(failures=2, open_seconds=60)
         assert engine.fallback is None
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(4):
@@ -273,3 +286,22 @@ def test_vectors_are_the_same_whatever_the_terms() -> None:
             terms = Terms(priority, "someone", time.monotonic() + 60)
             found: Embeddings = engine.submit(["text"], terms=terms).result(SECONDS)
             np.testing.assert_array_equal(found.vectors[0], expected("text"))
+
+
+def test_the_rate_of_a_queue_counts_what_lies_between_its_batches() -> None:
+    rate = DrainRate()
+    for at in (0.0, 0.1, 0.2, 0.3):  # a batch of 100 tokens every tenth of a second
+        rate.took(100, at, waiting=True)
+    assert rate.value == pytest.approx(1000)
+    rate.took(100, 0.6, waiting=True)  # and one that took three times as long
+    assert rate.value == pytest.approx(0.6 * 1000 + 0.4 * 100 / 0.3)
+
+
+def test_an_empty_queue_says_nothing_of_the_rate() -> None:
+    rate = DrainRate()
+    for at in (0.0, 10.0, 20.0):
+        rate.took(100, at, waiting=False)
+    assert rate.value is None
+    rate.took(100, 30.0, waiting=True)
+    rate.took(100, 30.5, waiting=True)
+    assert rate.value == pytest.approx(200)

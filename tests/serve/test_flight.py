@@ -106,7 +106,13 @@ def test_the_schema_says_what_made_the_vectors(client: Any) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())],
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.dictionary(pa.uint32(), pa.large_string()),  # what polars makes of categories
+    ],
     ids=str,
 )
 def test_every_kind_of_string_column_works(client: Any, kind: Any) -> None:
@@ -280,6 +286,16 @@ def test_an_unknown_path_is_not_found(client: Any) -> None:
 def test_a_failed_session_is_an_internal_error_without_its_reason(client: Any, fake_encoder: FakeEncoder) -> None:
     fake_encoder.fails = RuntimeError("cannot open /srv/secret")
     error = refused(client, [texts_batch(["a"])])
+    assert isinstance(error, fl.FlightInternalError)
+    assert "secret" not in str(error)
+
+
+def test_a_defect_while_reading_ends_the_stream(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> list[str]:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("fletcher.serve.flight_exchange.read_texts", broken)
+    error = refused(client, [texts_batch(["ab"])], EMBED)
     assert isinstance(error, fl.FlightInternalError)
     assert "secret" not in str(error)
 
@@ -491,6 +507,49 @@ def test_answers_are_compressed_on_request(client: Any, compression: Any) -> Non
     assert FlightOptions(compression=compression).ipc.compression == compression
     with pytest.raises(pa.ArrowInvalid):
         client.do_get(ticket(texts=["ab"], compression="gzip")).read_all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "kind", "extra"),
+    [
+        ("float32", pa.list_(pa.float32(), DIMENSION), []),
+        ("float16", pa.list_(pa.float16(), DIMENSION), []),
+        ("int8", pa.list_(pa.int8(), DIMENSION), ["scale"]),
+        ("ubinary", pa.binary(DIMENSION // 8), []),
+    ],
+)
+def test_vectors_leave_in_the_wanted_type(client: Any, dtype: str, kind: Any, extra: list[str]) -> None:
+    texts = ["ab", "cd", "efg"]
+    wanted = np.stack([expected(text) for text in texts])
+    for table in (
+        exchange(client, [texts_batch(texts)], command(dtype=dtype)),
+        client.do_get(ticket(texts=texts, dtype=dtype)).read_all(),
+    ):
+        assert table.schema.names == ["text", "vector", *extra]
+        assert table.schema.field("vector").type == kind
+        assert table.schema.metadata[b"fletcher.dtype"] == dtype.encode()
+        if dtype == "ubinary":  # an element's sign is a bit, the first one the highest; these are all above 0, or 0
+            bits = np.unpackbits(np.frombuffer(b"".join(table["vector"].to_pylist()), np.uint8)).reshape(3, -1)
+            np.testing.assert_array_equal(bits, wanted > 0)
+        elif dtype == "int8":
+            values = np.array(table["vector"].to_pylist(), np.float64) * np.array(table["scale"])[:, None]
+            np.testing.assert_allclose(values, wanted, atol=np.abs(wanted).max() / 127 / 2 + 1e-3)
+        else:
+            np.testing.assert_array_equal(vectors_of(table), wanted.astype(dtype).astype(np.float32))
+
+
+def test_the_metadata_says_how_vectors_were_normalised(client: Any) -> None:
+    for normalize, words in ((None, b"none"), (True, b"l2"), (False, b"none")):
+        table = exchange(client, [texts_batch(["ab"])], command(normalize=normalize))
+        assert table.schema.metadata[b"fletcher.normalization"] == words
+        assert (abs(np.linalg.norm(vectors_of(table)[0]) - 1) < 1e-5) == (words == b"l2")
+
+
+def test_a_schema_is_given_without_computing(client: Any) -> None:
+    schema = client.get_schema(command(column="words", dimensions=4, dtype="float16")).schema
+    assert schema.names == ["words", "vector"]
+    assert schema.field("vector").type == pa.list_(pa.float16(), 4)
+    assert schema.metadata[b"fletcher.digest"] == b"c0ffee"
 
 
 def test_the_metadata_says_when(client: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import random
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fletcher.serve.http_call import Limits
 from fletcher.serve.server import Server
 
 from .fake_encoder import FakeEncoder, expected
+from .mutations import LEAK, mutate
 
 SECONDS = 10.0
 BODY = json.dumps({"model": "fake-model", "input": "ab"}).encode()
@@ -108,6 +111,20 @@ def test_slow_headers_are_hung_up_on(server: Server, monkeypatch: pytest.MonkeyP
         assert slow.recv(65536) == b""
 
 
+def test_a_connection_that_ended_is_forgotten_at_once(server: Server) -> None:
+    def open_ones() -> int:
+        gc.collect()
+        return sum(isinstance(found, HttpToolsProtocol) for found in gc.get_objects())
+
+    before = open_ones()
+    for _ in range(50):
+        connect(server).close()
+    until = time.monotonic() + SECONDS
+    while open_ones() > before + 5:
+        assert time.monotonic() < until, "what belongs to fifty connections is still there"
+        time.sleep(0.05)
+
+
 def test_half_closed_connections_are_left_ones(http: httpx.Client, server: Server) -> None:
     """A client that shuts its sending half cannot be told from one that left: nothing hangs, and nothing is kept."""
     for part in (b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY), b"POST /v1"):
@@ -141,61 +158,6 @@ def test_headers_that_cannot_be_used_are_named(http: httpx.Client, name: str, va
 
 
 # Mutated messages -----------------------------------------------------------------------------------------------------------
-
-SEEDS = [
-    b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    % len(BODY)
-    + BODY,
-    b'POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 16\r\n\r\n{"inputs": "ab"}',
-    b'POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: 31\r\n\r\n{"query": "a", "texts": ["b"]} ',
-    b'POST /tokenize HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n10\r\n{"inputs": "ab"}\r\n0\r\n\r\n',
-    b"POST /v2/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 67\r\n\r\n"
-    b'{"model": "fake", "input_type": "search_query", "texts": ["a text"]}',
-    b"POST /encode?dtype=int8 HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\x81bab",
-    b"POST /encode/arrow HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\n\xff\xff\xff\xff\x10\0\0\0",
-    b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
-    % len(gzip.compress(BODY))
-    + gzip.compress(BODY),
-    b"GET /v1/models/fake HTTP/1.1\r\nhost: x\r\nx-request-id: a\r\n\r\n",
-    b"GET /info HTTP/1.1\r\nhost: x\r\n\r\n",
-    b'POST /admin/models HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{"path": "/"}',
-]
-PIECES = [
-    b"",
-    b"\0",
-    b"\r\n",
-    b"\r\n\r\n",
-    b"\xff",
-    b'"',
-    b"{",
-    b"[",
-    b"null",
-    b"1e999",
-    b"-1",
-    b"\\ud800",
-    b"a" * 3000,
-    b"%00",
-    b"..",
-]
-#: What no answer may hold: traces, paths of ours, classes of Python's.
-LEAK = re.compile(rb"Traceback|\.py\b|site-packages|/work/|/home/|object at 0x|Error\(")
-
-
-def mutate(chance: random.Random) -> bytes:
-    message = bytearray(chance.choice(SEEDS))
-    for _ in range(chance.randint(1, 4)):
-        place = chance.randrange(len(message) + 1)
-        kind = chance.randrange(4)
-        if kind == 0:
-            message[place:place] = chance.choice(PIECES)
-        elif kind == 1:
-            del message[place : place + chance.randint(1, 8)]
-        elif kind == 2 and place < len(message):
-            message[place] = chance.randrange(256)
-        else:
-            other = chance.choice(SEEDS)
-            message[place:] = other[chance.randrange(len(other)) :]
-    return bytes(message)
 
 
 def fuzz(server: Server, count: int, seed: int) -> Counter[int]:

@@ -1,59 +1,50 @@
-"""What devices count reaches the exposition with their names, one value for all models that share a device."""
+"""Metrics: the earlier Fletcher's names, those of several engines together, and that every one is described."""
 
 from __future__ import annotations
 
-import pytest
+import re
+from pathlib import Path
+
+import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from fletcher.runtime.device_metrics import DeviceMetric
 from fletcher.serve.engine import Engine
-from fletcher.serve.metrics import Metrics
 
 from .fake_encoder import FakeEncoder
 
+PAGE = Path(__file__).parents[2] / "docs" / "observability.md"
 
-def shown(metrics: Metrics, name: str) -> dict[str, float]:
-    """Values by device."""
+
+def values(exposition: bytes) -> dict[str, float]:
+    """Every sample by its name and labels."""
     return {
-        sample.labels["device"]: sample.value
-        for family in text_string_to_metric_families(metrics.exposition().decode())
+        sample.name + "".join(f" {name}={value}" for name, value in sample.labels.items()): sample.value
+        for family in text_string_to_metric_families(exposition.decode())
         for sample in family.samples
-        if sample.name == name
     }
 
 
-def counted(device: str, texts: float, bytes_: float, weight: float) -> list[DeviceMetric]:
-    return [
-        DeviceMetric("fletcher_gpu_sequences_total", "Texts", device, lambda: texts, "total"),
-        DeviceMetric("fletcher_vram_allocated_bytes", "Bytes", device, lambda: bytes_, "amount"),
-        DeviceMetric("fletcher_gpu_weight", "Weight", device, lambda: weight, "share"),
-    ]
+def test_the_earlier_fletchers_names_mean_the_same() -> None:
+    with Engine(FakeEncoder()) as engine:
+        engine.submit(["ab", "cd"]).result(10)
+        found = values(engine.metrics.exposition())
+    assert found["fletcher_vectors_processed_total"] == 2
+    assert found["fletcher_tokenization_duration_seconds_count"] == 1
+    assert found["fletcher_cache_hits_total"] == 3
+    assert found["fletcher_tokenization_throughput"] == 30 / 0.5
 
 
-def test_an_engine_shows_what_each_device_counts() -> None:
-    encoder = FakeEncoder()
-    encoder.devices = [*counted("cuda:0", 10, 100, 0.25), *counted("cuda:1", 30, 300, 0.75)]
-    metrics = Metrics()
-    with Engine(encoder, metrics=metrics):
-        assert shown(metrics, "fletcher_gpu_sequences_total") == {"cuda:0": 10, "cuda:1": 30}
-        assert shown(metrics, "fletcher_vram_allocated_bytes") == {"cuda:0": 100, "cuda:1": 300}
-        assert shown(metrics, "fletcher_gpu_weight") == {"cuda:0": 0.25, "cuda:1": 0.75}
-        types = {family.name: family.type for family in text_string_to_metric_families(metrics.exposition().decode())}
-        assert types["fletcher_gpu_sequences"] == "counter"
-        assert types["fletcher_gpu_weight"] == "gauge"
+def test_the_throughput_of_several_tokenizers_is_that_of_all_together() -> None:
+    with Engine(FakeEncoder()) as first, Engine(FakeEncoder(), metrics=first.metrics.of_one()) as second:
+        assert values(second.metrics.exposition())["fletcher_tokenization_throughput"] == 60 / 1.0
 
 
-def test_models_on_one_device_are_added_and_shares_averaged_and_counts_outlive_a_model() -> None:
-    metrics = Metrics()
-    first, second = metrics.of_one(), metrics.of_one()
-    for metric in counted("cuda:0", 10, 100, 0.2):
-        first.by_device(metric)
-    for metric in [*counted("cuda:0", 5, 50, 0.4), *counted("cuda:1", 1, 10, 0.6)]:
-        second.by_device(metric)
-    assert shown(metrics, "fletcher_gpu_sequences_total") == {"cuda:0": 15, "cuda:1": 1}
-    assert shown(metrics, "fletcher_vram_allocated_bytes") == {"cuda:0": 150, "cuda:1": 10}
-    assert shown(metrics, "fletcher_gpu_weight") == pytest.approx({"cuda:0": 0.3, "cuda:1": 0.6})
-    second.leave()
-    assert shown(metrics, "fletcher_gpu_sequences_total") == {"cuda:0": 15, "cuda:1": 1}
-    assert shown(metrics, "fletcher_vram_allocated_bytes") == {"cuda:0": 100}
-    assert shown(metrics, "fletcher_gpu_weight") == {"cuda:0": 0.2}
+def test_every_metric_is_described(http_url: str) -> None:
+    httpx.post(f"{http_url}/embed", json={"inputs": "ab"})
+    exposed = {
+        family.name
+        for family in text_string_to_metric_families(httpx.get(f"{http_url}/metrics").text)
+        if not family.name.endswith("_created")
+    }
+    described = {name.removesuffix("_total") for name in re.findall(r"`(fletcher_\w+)", PAGE.read_text())}
+    assert exposed <= described, sorted(exposed - described)

@@ -24,7 +24,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import CanaryError, InputError
+from fletcher.runtime.errors import CanaryError, InputError, StoppingError
 from fletcher.serve.backend import Backend
 from fletcher.serve.model_spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
@@ -338,9 +338,13 @@ def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
     ):
         batch = pa.RecordBatch.from_pydict({"text": ["ab"]})
 
+        told: list[Any] = []
+
         def ask(writer: Any, reader: Any) -> float:
             writer.write_batch(batch)
-            return float(reader.read_chunk().data["vector"][0].as_py()[0] / expected("ab")[0])
+            chunk = reader.read_chunk()
+            told.append(None if chunk.app_metadata is None else msgspec.json.decode(chunk.app_metadata.to_pybytes()))
+            return float(chunk.data["vector"][0].as_py()[0] / expected("ab")[0])
 
         for name, scale in (("one", 1), ("two", 2)):
             descriptor = fl.FlightDescriptor.for_command(msgspec.json.encode({"model": name}))
@@ -352,8 +356,53 @@ def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
                     assert http.post("/admin/models", json={"path": "3", "name": "two"}).status_code == 200
                     assert ask(writer, reader) == 3  # the same stream goes on with the new one
                 writer.done_writing()
+        # The schema, which was sent, names the version before: the batch says that it is another one's.
+        assert told == [None, None, {"model": {"version": "1", "digest": "digest-3.0", "variant": "cpu-fp32"}}]
         with pytest.raises(pa.ArrowKeyError, match="three"):
             flight.get_flight_info(fl.FlightDescriptor.for_command(b'{"model": "three"}'))
+
+
+def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf) -> None:
+    specs = [ModelSpec(path=str(scale), name="m", version=str(scale)) for scale in (1, 2)]
+    batch = pa.RecordBatch.from_pydict({"text": ["ab"]})
+    with (
+        Server(specs, http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, load=shelf) as server,
+        fl.connect(str(server.addresses.flight)) as flight,
+        client(server) as http,
+    ):
+        seen = set()
+        for _ in range(20):
+            writer, reader = flight.do_exchange(fl.FlightDescriptor.for_path("embed"))
+            with writer:
+                writer.begin(batch.schema)
+                for _ in range(4):
+                    writer.write_batch(batch)
+                writer.done_writing()
+                table = reader.read_all()
+            scales = {vector[0] / expected("ab")[0] for vector in table["vector"].to_pylist()}
+            metadata = table.schema.metadata
+            assert [metadata[b"fletcher.digest"].decode()] == [f"digest-{scale}" for scale in scales]
+            assert [float(metadata[b"fletcher.model_version"])] == [*scales]
+            seen |= scales
+        assert seen == {1.0, 2.0}
+
+        # Who asked for a version gets an error when it goes in mid-stream, who asked for the model goes on with another one.
+        by_name, by_model = fl.FlightDescriptor.for_command(b'{"model": "m@1"}'), fl.FlightDescriptor.for_path("embed")
+        assert http.patch("/admin/models/m", json={"versions": [{"version": "2", "weight": 0}]}).status_code == 200
+        writer, reader = flight.do_exchange(by_model)
+        with pytest.raises(pa.ArrowKeyError, match="m@1"), flight.do_exchange(by_name)[0] as named, writer:
+            for each in (named, writer):
+                each.begin(batch.schema)
+                each.write_batch(batch)
+            assert reader.read_chunk().app_metadata is None
+            assert http.patch("/admin/models/m", json={"versions": [{"version": "2", "weight": 1}]}).status_code == 200
+            assert http.delete("/admin/models/m@1").status_code == 200
+            writer.write_batch(batch)
+            notice = msgspec.json.decode(reader.read_chunk().app_metadata.to_pybytes())
+            assert notice == {"model": {"version": "2", "digest": "digest-2.0", "variant": "cpu-fp32"}}
+            writer.done_writing()
+            named.write_batch(batch)
+            named.done_writing()
 
 
 def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifact: Path, tmp_path: Path) -> None:
@@ -438,3 +487,13 @@ def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact:
     assert len(answered) > 100
     assert len(vectors) == 1  # the same model, the same vector
     assert max(sizes[1:]) - min(sizes[1:]) < 80 << 20  # less than one model's weights in four exchanges
+
+
+def test_a_stopped_server_refuses_instead_of_looking_for_a_model_for_ever(shelf: Shelf) -> None:
+    server = serve(shelf, ModelSpec(path="1", name="m"))
+    server.stop()
+    for _ in range(2):
+        with pytest.raises(StoppingError):
+            server.models.submit_blocking("m", lambda engine: engine.submit(["ab"]))
+    with pytest.raises(StoppingError):
+        server.models.submit(server.models.pick("m"), lambda engine: engine.submit(["ab"]))

@@ -14,7 +14,7 @@ from huggingface_hub import InferenceClient
 from fletcher.serve.http_call import Limits
 from fletcher.serve.http_errors import TeiError
 from fletcher.serve.server import Server
-from fletcher.serve.tei_routes import tei_scores
+from fletcher.serve.tei_handlers import tei_scores
 
 from .fake_encoder import POISON, FakeEncoder, expected, vector_of
 

@@ -1,0 +1,181 @@
+"""Every copy on a batch's way through the server, with its size: what each stage allocates, and whose memory its result is.
+
+    python benchmarks/serve/copies.py ARTEFACT [--texts 256] [--dtype float32]
+
+Each stage runs by itself, as the server calls it, under tracemalloc (numpy and Python tell it what they allocate) and Arrow's
+memory pool. `shares` says whether the result is the memory of what came in. Then one whole stream runs against a server in
+this process from a client in another one, and Arrow's pool says what it needed at most. docs/copies.md explains the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from fletcher import Encoder
+from fletcher.runtime import Embeddings
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.serve.flight_schema import output_schema, read_texts, with_vectors
+from fletcher.serve.openai_api import encode_embeddings
+from fletcher.serve.served import ServedModel
+from fletcher.serve.server import Server
+
+TEXT = "The quick brown fox jumps over dog {:08}."
+
+
+class Table:
+    """The stages so far."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def stage(self, name: str, work: Callable[[], Any], *, result: Callable[[Any], int], shares: Any = None) -> Any:
+        """Runs a stage and notes what it allocated.
+
+        Args:
+            name: what it is called.
+            work: the stage.
+            result: bytes of what it gives.
+            shares: array whose memory the result may be; None where the question makes no sense.
+        """
+        work()  # so that what is made once is there
+        pool = pa.default_memory_pool()
+        arrow_before = pool.bytes_allocated()
+        tracemalloc.start()
+        made = work()
+        held, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        row = {
+            "stage": name,
+            "result_bytes": result(made),
+            "python_held_bytes": held,
+            "python_peak_bytes": peak,
+            "arrow_bytes": pool.bytes_allocated() - arrow_before,
+        }
+        if shares is not None:
+            row["shares"] = address_of(made) == address_of(shares)
+        self.rows.append(row)
+        return made
+
+    def show(self) -> None:
+        """Prints it."""
+        print(f"{'stage':44} {'result':>10} {'held':>10} {'peak':>10} {'Arrow':>10}  shares its input's memory")
+        for row in self.rows:
+            sizes = [row[name] for name in ("result_bytes", "python_held_bytes", "python_peak_bytes", "arrow_bytes")]
+            shares = {True: "yes", False: "no"}.get(row.get("shares"), "")
+            print(f"{row['stage']:44} " + " ".join(f"{size:10,}" for size in sizes) + f"  {shares}")
+
+
+def address_of(value: Any) -> int:
+    """Where the numbers of an array, of embeddings, or of a batch's vector column lie."""
+    if isinstance(value, Embeddings):
+        value = value.vectors
+    if isinstance(value, np.ndarray):
+        return int(value.ctypes.data)
+    column = value.column("vector")
+    values = column.values if pa.types.is_fixed_size_list(column.type) else column
+    return int(values.buffers()[1].address)
+
+
+def stages(encoder: Encoder, count: int, options: EmbedOptions) -> Table:
+    """The stages of one batch of texts."""
+    table = Table()
+    texts = [TEXT.format(number) for number in range(count)]
+    batch = pa.record_batch({"text": texts})
+    schema = output_schema(batch.schema, ServedModel.of(encoder), options)
+
+    read = table.stage("Arrow strings to Python's", lambda: read_texts(batch, 0, 0), result=lambda made: batch.nbytes)
+    task = table.stage(
+        "texts to token ids", lambda: encoder.prepare(read, options), result=lambda made: made.encodings.ids.nbytes
+    )
+    parts = [task.encodings.select(np.arange(start, min(start + 32, count))) for start in range(0, count, 32)]
+    values = table.stage(
+        "32 texts: session's output to numpy",
+        lambda: encoder.run(parts[0], task.output),
+        result=lambda made: int(made.nbytes),
+    )
+    print(f"the session's array owns its memory: {values.flags.owndata}")
+    computed = [encoder.run(part, task.output) for part in parts]
+
+    def fill() -> Any:
+        whole = np.empty((count, encoder.dimension), np.float32)
+        for index, part in enumerate(computed):
+            whole[32 * index : 32 * index + len(part)] = part
+        return whole
+
+    whole = table.stage(
+        "a request larger than a batch: joined", fill, result=lambda made: int(made.nbytes), shares=values
+    )
+    found: Embeddings = table.stage(
+        f"values to embeddings ({options.dtype})",
+        lambda: task.finish(whole),
+        result=lambda made: int(made.vectors.nbytes),
+        shares=whole,
+    )
+    made = table.stage(
+        "embeddings to a record batch",
+        lambda: with_vectors(batch, found, schema),
+        result=lambda made: int(made.nbytes),
+        shares=found,
+    )
+    table.stage(
+        "HTTP: embeddings to base64 in JSON",
+        lambda: b"".join(encode_embeddings(found, "model", "base64")),
+        result=len,
+    )
+    table.stage(
+        "HTTP: embeddings to numbers in JSON", lambda: b"".join(encode_embeddings(found, "model", "float")), result=len
+    )
+    del made
+    return table
+
+
+def client(url: str, count: int, batches: int) -> None:
+    """The client's process: one stream."""
+    batch = pa.record_batch({"text": [TEXT.format(number) for number in range(count)]})
+    with fl.connect(url) as flight:
+        writer, reader = flight.do_exchange(fl.FlightDescriptor.for_path("embed"))
+        with writer:
+            writer.begin(batch.schema)
+            for _ in range(batches):
+                writer.write_batch(batch)
+                reader.read_chunk()
+            writer.done_writing()
+
+
+def main() -> None:
+    """Runs the benchmark and prints the table, and JSON of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artefact")
+    parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "int8", "ubinary"])
+    parser.add_argument("--client", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.client:
+        client(options.client, options.texts, 8)
+        return
+    with Encoder.load(options.artefact, provider="mlas", cache_bytes=0) as encoder:
+        table = stages(encoder, options.texts, EmbedOptions(dtype=options.dtype))
+        table.show()
+        pool = pa.default_memory_pool()
+        with Server(encoder, http=None, flight="127.0.0.1:0") as server:
+            before = pool.max_memory()
+            command = [sys.executable, __file__, options.artefact, "--texts", str(options.texts)]
+            subprocess.run([*command, "--client", str(server.addresses.flight)], check=True)
+            grown = pool.max_memory() - before
+    vectors = options.texts * encoder.dimension * 4
+    print(f"a stream of 8 such batches: Arrow's pool grew by {grown:,} bytes at most; vectors of a batch: {vectors:,}")
+    print(json.dumps({"stages": table.rows, "arrow_pool_growth_of_a_stream": grown, "vector_bytes": vectors}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""A hundred thousand messages that are almost right, over HTTP and Flight: no 5xx, no hang, no leak of internals.
+
+    python benchmarks/serve/fuzz.py [--messages 100000] [--seed 1] [--workers 8]
+
+The server runs in a process of its own, over the tests' encoder, whose vectors are known and cost nothing: it is the doors
+that are tried. Messages are those of tests/serve/mutations.py: half of them raw bytes over HTTP, half of them gRPC messages
+with mutated descriptors, tickets, schemas and record batches. Every so often a good request must be answered rightly. It ends
+with 1 and says what was sent where an answer is a 5xx, INTERNAL with words of ours, too late, or holds what is nobody's
+business. About five minutes for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import logging
+import multiprocessing
+import os
+import random
+import re
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import grpc
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.serve.fake_encoder import FakeEncoder, expected
+from tests.serve.mutations import LEAK, FlightMessage, mutate, mutate_flight
+from tests.serve.raw_flight import call, exchange
+
+#: Seconds after which an answer counts as missing.
+PATIENCE = 20.0
+
+#: Messages between two good requests.
+EVERY = 500
+
+
+def serve(told: Connection) -> None:
+    """The server's process."""
+    from fletcher.serve import logs
+    from fletcher.serve.http_call import Limits
+    from fletcher.serve.server import Server
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gRPC writes a line for every message that is no protocol buffer
+    logs.install("CRITICAL")
+    logging.getLogger("uvicorn").setLevel("CRITICAL")  # it warns of every line that is no HTTP
+    limits = Limits(body_bytes=1 << 20, body_seconds=2.0)
+    with Server(FakeEncoder(), http="127.0.0.1:0", flight="127.0.0.1:0", limits=limits, drain_seconds=5) as server:
+        told.send((server.addresses.http, server.addresses.flight))
+        told.recv()
+
+
+class TroubleError(Exception):
+    """What no answer may be."""
+
+
+def try_http(port: int, message: bytes, *, wait: bool) -> str:
+    """Sends raw bytes; `wait` keeps the connection open until something comes, so that what costs computing arrives."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.settimeout(1.0 if wait else PATIENCE)
+        try:
+            connection.sendall(message)
+            if wait:
+                received = connection.recv(1 << 16)
+            else:
+                connection.shutdown(socket.SHUT_WR)
+                while part := connection.recv(1 << 16):
+                    received += part
+        except ConnectionError:
+            pass  # it hung up
+        except TimeoutError:
+            if not wait:
+                raise TroubleError("no answer in time") from None
+    statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
+    if any(status >= 500 for status in statuses):
+        raise TroubleError(repr(received[:2000]))
+    if found := LEAK.search(received):
+        raise TroubleError(f"{found[0]!r} in {received[:2000]!r}")
+    return str(statuses[0]) if statuses else "hung up"
+
+
+def try_flight(channel: grpc.Channel, message: FlightMessage) -> str:
+    """Makes a call; gives its code."""
+    try:
+        if message.streams:
+            exchange(channel, message.parts, timeout=PATIENCE, method=message.method)
+        else:
+            call(channel, message.method, message.parts[0], timeout=PATIENCE)
+    except grpc.RpcError as error:
+        code, words = error.code(), error.details() or ""
+        # gRPC itself says INTERNAL, and nothing else, of what is no protocol buffer.
+        if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
+            raise TroubleError(f"{code} {words}") from None
+        if code is grpc.StatusCode.INTERNAL and words:
+            raise TroubleError(f"{code} {words}") from None
+        if found := LEAK.search(words.encode()):
+            raise TroubleError(f"{found[0]!r} in {words}") from None
+        return str(code.name)
+    return "OK"
+
+
+def check_alive(http: str) -> None:
+    """A good request is answered rightly."""
+    body = json.dumps({"model": "fake-model", "input": "ab", "encoding_format": "base64"}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{http}/v1/embeddings", body), timeout=PATIENCE) as answer:
+        found = base64.b64decode(json.load(answer)["data"][0]["embedding"])
+    if found != expected("ab").tobytes():
+        raise TroubleError("a good request got another vector")
+
+
+def work(urls: tuple[str, str], count: int, seed: int, found: Counter[str], troubles: list[str]) -> None:
+    """One thread's messages."""
+    chance = random.Random(seed)
+    port = int(urls[0].rpartition(":")[2])
+    with grpc.insecure_channel(urls[1].removeprefix("grpc://")) as channel:
+        for number in range(count):
+            message: bytes | FlightMessage
+            try:
+                if number % 2:
+                    message = mutate_flight(chance)
+                    found[f"flight {message.method} {try_flight(channel, message)}"] += 1
+                else:
+                    message = mutate(chance)
+                    found[f"http {try_http(port, message, wait=chance.random() < 0.02)}"] += 1
+                if number % EVERY == 0:
+                    check_alive(urls[0])
+            except TroubleError as error:
+                troubles.append(f"{error}\n  was the answer to {message!r}")
+            except OSError as error:
+                troubles.append(f"the server is gone: {error}\n  after {message!r}")
+                return
+
+
+def main() -> None:
+    """Runs the benchmark and prints JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=8)
+    options = parser.parse_args()
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
+    server.start()
+    urls = ours.recv()
+    watched = psutil.Process(server.pid)
+    before, started = watched.memory_info().rss, time.perf_counter()
+    found: list[Counter[str]] = [Counter() for _ in range(options.workers)]
+    troubles: list[str] = []
+    share = options.messages // options.workers
+    threads = [
+        threading.Thread(target=work, args=(urls, share, options.seed * 1000 + number, found[number], troubles))
+        for number in range(options.workers)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if server.is_alive():
+        check_alive(urls[0])
+        after = watched.memory_info().rss
+        ours.send("stop")
+    server.join(30)
+    result = {
+        "messages": share * options.workers,
+        "seconds": round(time.perf_counter() - started, 1),
+        "answers": dict(sorted(sum(found, Counter()).items())),
+        "memory_mb": [round(before / 1e6, 1), round(after / 1e6, 1)] if server.exitcode == 0 else "the server died",
+        "exit_code": server.exitcode,
+        "troubles": len(troubles),
+    }
+    print(json.dumps(result, indent=2))
+    if troubles or server.exitcode:
+        print("\n".join(troubles[:20]), file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Ten times as many requests as the server can compute, for a minute: who is let in is served in time, the others are told.
+
+    python benchmarks/serve/overload.py ARTEFACT [--seconds 60] [--factor 10] [--queue-seconds 1] [--texts 16]
+
+1. How much the server can do is measured with a closed load (64 clients), how long a lone request takes with one client.
+2. An open load, from another process, sends FACTOR times as much for SECONDS; every request has TEXTS texts of its own.
+3. One client asks again and again from the moment at which the load stops.
+
+It ends with 1 if an answer was anything but 200 or 429, a 429 without Retry-After, the accepted requests' 99th percentile
+above twice the queue's time, memory higher by more than 5 % in the last quarter than in the second, or the latency of a lone
+request, a second after the load, above one and a half times what it was. A full run takes about two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from running import MemoryWatch, percentile, serving
+
+HERE = Path(__file__).parent
+WORDS = "The quick brown fox jumps over the lazy dog and runs away into the deep dark wood, number ########."
+
+
+def closed(port: int, body: str, connections: int, requests: int) -> dict[str, float]:
+    """Rate and latency of a closed load."""
+    command = [sys.executable, str(HERE / "load.py"), str(port), "--body", body]
+    command += ["--requests", str(requests), "--connections", str(connections)]
+    told: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return told
+
+
+def open_load(port: int, body: str, rate: float, seconds: float) -> subprocess.Popen[str]:
+    """Begins an open load."""
+    command = [sys.executable, str(HERE / "open_load.py"), str(port), "--body", body]
+    return subprocess.Popen(
+        [*command, "--rate", str(rate), "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def main() -> None:
+    """Runs the benchmark and prints JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("artefact")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--factor", type=float, default=10.0)
+    parser.add_argument("--queue-seconds", type=float, default=1.0)
+    parser.add_argument("--texts", type=int, default=16)
+    options = parser.parse_args()
+    texts = [f"{number} {WORDS}" for number in range(options.texts)]
+    body = json.dumps({"input": texts, "model": "bench", "encoding_format": "base64"})
+    with serving(options.artefact) as server:  # its queue takes whatever 64 clients send
+        closed(server.port, body, 8, 64)
+        most = closed(server.port, body, 64, 256)
+        rate = most["requests"] / most["seconds"]
+    with serving(options.artefact, "--queue-seconds", str(options.queue_seconds)) as server:
+        closed(server.port, body, 1, 20)
+        lone = closed(server.port, body, 1, 40)
+        with MemoryWatch(server) as memory:
+            load = open_load(server.port, body, options.factor * rate, options.seconds)
+            time.sleep(options.seconds)
+        stopped = time.perf_counter()
+        after: list[tuple[float, float]] = []
+        while time.perf_counter() - stopped < 4.0:
+            at = time.perf_counter() - stopped
+            try:
+                after.append((at, closed(server.port, body, 1, 5)["p50_ms"]))
+            except subprocess.CalledProcessError:
+                after.append((at, float("inf")))  # it was refused
+        assert load.stdout is not None
+        told = json.load(load.stdout)
+        load.wait()
+    print(json.dumps(judge(told, lone, rate, memory, after, options), indent=2))
+
+
+def judge(
+    told: list[tuple[float, float, int, bool]],
+    lone: dict[str, float],
+    rate: float,
+    memory: MemoryWatch,
+    after: list[tuple[float, float]],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """The figures, and what is wrong with them; ends the process where something is."""
+    accepted = [milliseconds for _, milliseconds, status, _ in told if status == 200]
+    statuses = Counter(status for _, _, status, _ in told)
+    back = [milliseconds for at, milliseconds in after if at >= 1.0]
+    result = {
+        "capacity_requests_per_s": round(rate, 1),
+        "sent": len(told),
+        "sent_per_s": round(len(told) / options.seconds, 1),
+        "statuses": dict(statuses),
+        "accepted_p50_ms": round(percentile(accepted, 0.5), 1),
+        "accepted_p99_ms": round(percentile(accepted, 0.99), 1),
+        "refused_p99_ms": round(percentile([ms for _, ms, status, _ in told if status == 429], 0.99), 1),
+        "memory_mb": [round(min(memory.megabytes), 1), round(max(memory.megabytes), 1)],
+        "memory_growth": round(memory.growth(), 4),
+        "lone_p50_ms": round(lone["p50_ms"], 2),
+        "lone_p50_ms_a_second_after": round(statistics.median(back), 2),
+    }
+    wrong = {
+        "other statuses": bool(set(statuses) - {200, 429}),
+        "nothing was accepted": not accepted,
+        "nothing was refused": not statuses[429],
+        "a refusal did not say when to come again": any(s == 429 and not again for _, _, s, again in told),
+        "accepted requests waited too long": percentile(accepted, 0.99) > 2000 * options.queue_seconds,
+        "memory grew": memory.growth() > 0.05,
+        "latency is not back": statistics.median(back) > 1.5 * lone["p50_ms"],
+    }
+    result["wrong"] = [what for what, is_wrong in wrong.items() if is_wrong]
+    if result["wrong"]:
+        print(json.dumps(result, indent=2))
+        sys.exit(1)
+    return result
+
+
+if __name__ == "__main__":
+    main()
