@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 
 from fletcher.convert.reference_heads import HeadReference
@@ -141,6 +142,15 @@ def test_an_unknown_activation_a_wrong_shape_and_other_targets_are_refused(tmp_p
     labels = {"id2label": {"0": "no", "1": "yes"}}
     file.write_text(json.dumps(config | labels))
     with pytest.raises(CheckpointError, match=r"classifier\.weight has shape \(1, 32\)"):
+        convert(folder)
+
+
+@pytest.mark.parametrize("name", ["classifier.again.weight", "bert.pooler.scale"])
+def test_a_tensor_of_the_head_that_is_not_understood_is_refused(tmp_path: Path, name: str) -> None:
+    folder = make(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: np.ones((2, 2), np.float32)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"does not use: {name}"):
         convert(folder)
 
 

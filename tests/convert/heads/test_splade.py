@@ -136,6 +136,9 @@ def test_heads_that_are_not_authored_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CardError, match=r"--head classification contradicts .*SpladePooling"):
         convert(tmp_path / "saved", "classification")
     tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"cls.predictions.scale": np.ones(1, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not use: cls\.predictions\.scale"):
+        convert(folder, "splade")
     del tensors["cls.predictions.transform.dense.weight"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lacks the tensor cls\.predictions\.transform\.dense\.weight"):
