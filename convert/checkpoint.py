@@ -92,11 +92,6 @@ class Checkpoint:
                 tensors[tensor.name] = tensor
         return cls(folder, config, tensors)
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(math.prod(t.shape) * t.dtype.itemsize for t in self.tensors.values())
-
 
 def _weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():

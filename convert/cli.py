@@ -139,7 +139,7 @@ def verify_model(
     from .layers.verify import compare_variants, verify_layers
     from .report import render, to_json, write_report
     from .texts import read_texts
-    from .verify_heads import verify_any
+    from .verify import verify
 
     report = reporter(ctx)
     extra = None if texts is None else read_texts(texts)
@@ -155,7 +155,7 @@ def verify_model(
     elif layers:
         result = verify_layers(folder, reference=reference, texts=extra, variant=variant, reporter=report)
     else:
-        result = verify_any(folder, reference=reference, texts=extra, variant=variant, reporter=report)
+        result = verify(folder, reference=reference, texts=extra, variant=variant, reporter=report)
     for file in save or ():
         write_report(result, file)
         report.line(f"wrote {file}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
 from fletcher.runtime.errors import CheckpointError, InputError
 
-from .reference_loading import load_model, read_settings
+from .reference_loading import load_model, read_settings, truncated_ids
 from .reference_modules import Module, build_modules
 
 __all__ = ["Reference"]
@@ -75,11 +75,7 @@ class Reference:
             InputError: an input type that the card does not know.
         """
         prompt = self._prompt(input_type)
-        # One by one: a batch may be padded by what tokenizer.json says.
-        return [
-            self.tokenizer(prompt + text, truncation=True, max_length=self.card.max_tokens, padding=False)["input_ids"]
-            for text in texts
-        ]
+        return truncated_ids(self.tokenizer, [prompt + text for text in texts], self.card.max_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Length of a text, special tokens included, before truncation and without a prompt."""

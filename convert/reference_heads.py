@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.errors import CheckpointError
 
-from .reference_loading import load_model, read_settings
+from .reference_loading import load_model, read_settings, truncated_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,8 +97,7 @@ class HeadReference:
 
     def tokenize_raw(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of texts without a prompt, special tokens included, cut to the longest input of the model."""
-        limit = self.card.max_tokens
-        return [self.tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]
+        return truncated_ids(self.tokenizer, texts, self.card.max_tokens)
 
     def tokenize(self, text: str, *, query: str | None = None, role: str = "document") -> Row:
         """A text with its prompt, or a pair.

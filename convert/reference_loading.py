@@ -14,7 +14,7 @@ import msgspec
 
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
-__all__ = ["Loaded", "load_model", "read_settings"]
+__all__ = ["Loaded", "load_model", "read_settings", "truncated_ids"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,14 @@ def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> L
             f"{', '.join(made_up[:5])}. It cannot be a reference"
         )
     return Loaded(tokenizer, model.eval(), tools)
+
+
+def truncated_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
+    """Token ids of texts, special tokens included, cut to the longest input.
+
+    One by one: a batch may be padded by what tokenizer.json says.
+    """
+    return [tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]
 
 
 def read_settings(file: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Verification of rerankers, SPLADE and ColBERT models: the same three questions as for vectors, on their own results.
+"""What is asked of rerankers, SPLADE and ColBERT models, and how it is judged.
 
 Each result becomes one row, whose angle and largest difference are judged like a vector's: a document's scores for every
 query, a text's weights over the vocabulary, and of a text's token vectors those that differ most.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,17 +15,16 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.artifact_writing import stamp
 from fletcher.runtime.heads import prepare_late
 from fletcher.runtime.reporter import Reporter
 
+from .comparison import Question, Results, Run
+from .judge import Probe, judge
 from .reference_heads import HeadReference, Row
 from .texts import EDGES, SENTENCES, text_of_length
-from .verification import VerificationReport
-from .verify import Probe, build_report, choose_variants, compare_ids, fetch_reference, judge, verify
+from .verification import VariantResult
 
-__all__ = ["verify_any", "verify_head"]
+__all__ = ["ask_head"]
 
 #: Each document is scored for this many queries.
 QUERIES = SENTENCES[:3]
@@ -38,8 +36,6 @@ WORST_TOKENS = 32
 UNBOUNDED = ("scores", "sparse")
 BATCH_TOLERANCE_LOGITS = 1e-5
 
-Results = list[NDArray[np.float32]]
-
 
 @dataclass(frozen=True, slots=True)
 class _Case:
@@ -50,90 +46,47 @@ class _Case:
     query: str | None = None
 
 
-def verify_any(
-    path: str | Path,
-    *,
-    reference: str | None = None,
-    texts: Sequence[str] | None = None,
-    variant: str | None = None,
-    reporter: Reporter,
-) -> VerificationReport:
-    """`verify.verify` for any output: arguments, errors and the stamp are the same."""
-    artifact = Artifact.open(path)
-    card = artifact.manifest.card
-    if card.output == "vectors":
-        return verify(path, reference=reference, texts=texts, variant=variant, reporter=reporter)
-    folder, name = fetch_reference(artifact, reference, reporter)
-    loaded = HeadReference.load(folder, card)
-    report = verify_head(path, loaded, name=name, texts=texts, variant=variant, reporter=reporter)
-    if report.verdict == "passed" and report.complete:
-        stamp(path, report.stamp, digest=report.digest)
-    return report
-
-
-def verify_head(
-    path: str | Path,
-    reference: HeadReference,
-    *,
-    name: str,
-    texts: Sequence[str] | None = None,
-    variant: str | None = None,
-    reporter: Reporter,
-) -> VerificationReport:
-    """Compares an artefact with a reference that was loaded; writes nothing.
+def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], reporter: Reporter) -> Question:
+    """Computes the reference's results.
 
     Args:
-        path: the artefact's folder.
         reference: the model.
-        name: what the report calls it.
-        texts: compared besides the built-in ones.
-        variant: the only variant to compare; None compares all.
+        card: the artefact's.
+        texts: the user's, compared besides the built-in ones.
         reporter: is told what goes on.
     """
-    artifact = Artifact.open(path)
-    card = artifact.manifest.card
-    variants, complete = choose_variants(artifact, variant)
-    cases = _cases(card, reference.count_tokens, texts or ())
+    cases = _cases(card, reference.count_tokens, texts)
+    probes = [_probe(case) for case in cases]
     rows = [reference.tokenize(case.text, query=case.query, role=case.role) for case in cases]
+    expected = []
     with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
-        expected = []
         for row in rows:
             expected.append(reference.compute(row))
             progress.advance(1, len(row.ids))
 
-    ids, results = [], []
-    for chosen in variants:
-        with Encoder.load(path, variant=chosen.name, provider="mlas") as encoder:
-            encodings = Encodings.concatenate([_tokenize(encoder, case) for case in cases])
-            ids.append(compare_ids(encodings, [row.ids for row in rows], [_probe(case) for case in cases]))
-            if ids[-1].equal < len(cases):  # other texts have other results, of another shape even
-                encodings = _from_rows(rows)
-            with reporter.progress(chosen.name, total=len(rows), units=("texts", "tokens")) as progress:
-                alone = []
-                for index, tokens in enumerate(encodings.lengths.tolist()):
-                    alone.append(_one(encoder, encoder.run(encodings.select(np.array([index])))))
-                    progress.advance(1, tokens)
-            batched = _split(encoder, encodings, encoder.compute(encodings))
-            judged = msgspec.structs.replace(card, accuracy={chosen.precision: chosen.tolerance})
-            tables, kept = _tables(card, [alone, batched, expected])
-            probes = [_probe(cases[index]) for index in kept]
-            lengths = encodings.lengths[kept]
-            alone_table, batched_table, expected_table = tables
-            in_batch = BATCH_TOLERANCE_LOGITS if chosen.precision == "fp32" and card.output in UNBOUNDED else None
-            results.append(
-                judge(
-                    chosen,
-                    encoder.provider,
-                    judged,
-                    probes,
-                    lengths,
-                    alone_table,
-                    batched_table,
-                    expected_table,
-                    batch_tolerance=in_batch,
-                )
-            )
-    return build_report(artifact, name, reference.tools, complete, ids, results)
+    def verdict(run: Run) -> VariantResult:
+        precision = run.variant.precision
+        (alone, batched, right), kept = _tables(card, [run.alone, run.batched, expected])
+        return judge(
+            run.variant,
+            run.provider,
+            msgspec.structs.replace(card, accuracy={precision: run.variant.tolerance}),
+            [probes[index] for index in kept],
+            run.lengths[kept],
+            alone,
+            batched,
+            right,
+            batch_tolerance=BATCH_TOLERANCE_LOGITS if precision == "fp32" and card.output in UNBOUNDED else None,
+        )
+
+    return Question(
+        probes,
+        [row.ids for row in rows],
+        lambda encoder: Encodings.concatenate([_tokenize(encoder, case) for case in cases]),
+        lambda: _from_rows(rows),  # other texts have other results, of another shape even
+        verdict,
+        reference.tools,
+    )
 
 
 def _cases(card: ModelCard, count_tokens: Callable[[str], int], texts: Sequence[str]) -> list[_Case]:
@@ -166,14 +119,6 @@ def _from_rows(rows: Sequence[Row]) -> Encodings:
     encodings = Encodings.from_lists([row.ids for row in rows])
     types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]
     return Encodings(encodings.ids, encodings.offsets, encodings.dropped, np.concatenate(types).astype(np.int32))
-
-
-def _one(encoder: Encoder, found: NDArray[np.float32]) -> NDArray[np.float32]:
-    return found if encoder.card.output == "token_vectors" else found[0]
-
-
-def _split(encoder: Encoder, encodings: Encodings, found: NDArray[np.float32]) -> Results:
-    return np.split(found, encodings.offsets[1:-1]) if encoder.card.output == "token_vectors" else list(found)
 
 
 def _tables(card: ModelCard, results: Sequence[Results]) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:

@@ -161,12 +161,15 @@ class TensorReader:
             if name.removeprefix(self._prefix).startswith(prefixes) or name.startswith(prefixes):
                 self._taken.add(name)
 
-    def finish(self) -> None:
+    def finish(self, *within: str) -> None:
         """
+        Args:
+            within: beginnings of the names that this reader answers for; none is all.
+
         Raises:
             CheckpointError: the checkpoint has a tensor that nothing took, so some of its mathematics is unknown.
         """
-        surplus = sorted(set(self._tensors) - self._taken)
+        surplus = sorted(name for name in set(self._tensors) - self._taken if name.startswith(within or ("",)))
         if surplus:
             more = f" and {len(surplus) - 5} more" if len(surplus) > 5 else ""
             raise CheckpointError(

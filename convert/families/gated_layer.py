@@ -1,37 +1,41 @@
-"""What GTE and NomicBERT share: transformers' own names of a post-norm layer with rotary positions and gated units."""
+"""What GTE and NomicBERT share: post-norm layers with rotary positions and gated units, and transformers' names of them."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from dataclasses import dataclass
 
 from ..description import Attention, FeedForward, Layer, Rotary
 from ..weights import Linear, TensorReader
 
-__all__ = ["GatedShape", "read_gated_layer", "rotary_attention"]
+__all__ = ["GatedShape", "read_gated_layer", "rotary_layer"]
 
 
-class GatedShape(Protocol):
-    """Sizes and switches of a layer."""
+@dataclass(frozen=True, slots=True)
+class GatedShape:
+    """Sizes and switches of a layer.
 
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def intermediate(self) -> int: ...
-    @property
-    def heads(self) -> int: ...
-    @property
-    def epsilon(self) -> float: ...
-    @property
-    def activation(self) -> str: ...
-    @property
-    def rotary(self) -> Rotary: ...
-    @property
-    def attention_bias(self) -> bool: ...
-    @property
-    def up_bias(self) -> bool: ...
-    @property
-    def down_bias(self) -> bool: ...
+    Attributes:
+        hidden: width of a token vector.
+        intermediate: of the feed-forward part.
+        heads: of the attention.
+        epsilon: of the norms.
+        activation: of the gate, or of the plain unit.
+        rotary: the positions.
+        attention_bias: whether the attention's products have a bias.
+        up_bias: whether the up projection and the gate have one.
+        down_bias: whether the down projection has one.
+    """
+
+    hidden: int
+    intermediate: int
+    heads: int
+    epsilon: float
+    activation: str
+    rotary: Rotary
+    attention_bias: bool
+    up_bias: bool
+    down_bias: bool
 
 
 def read_gated_layer(tensors: TensorReader, shape: GatedShape, index: int) -> Layer:
@@ -54,16 +58,40 @@ def read_gated_layer(tensors: TensorReader, shape: GatedShape, index: int) -> La
         for part in ("up", "gate")
     )
     down = tensors.linear(f"{name}.mlp.down_proj", shape.intermediate, hidden, bias=shape.down_bias)
+    norms = ("post_attention_layernorm", "post_mlp_layernorm")
+    return rotary_layer(tensors, shape, name, (query, key, value, output), (up, gate, down), norms)
+
+
+def rotary_layer(
+    tensors: TensorReader,
+    shape: GatedShape,
+    name: str,
+    attention: tuple[Linear, Linear, Linear, Linear],
+    feed_forward: tuple[Linear, Linear | None, Linear],
+    norms: tuple[str, str],
+) -> Layer:
+    """A layer of products that were read.
+
+    Args:
+        tensors: for the norms.
+        shape: the layer's.
+        name: of the layer, in the checkpoint and in the graph.
+        attention: query, key, value and output.
+        feed_forward: up, the gate if there is one, and down.
+        norms: names of the norms after the attention and after the feed-forward part.
+
+    Raises:
+        CheckpointError: a norm is missing or of another shape.
+    """
+    up, gate, down = feed_forward
+    scale = 1 / math.sqrt(shape.hidden // shape.heads)
+    after_attention, after_feed_forward = (
+        tensors.norm(f"{name}.{norm}", shape.hidden, shape.epsilon) for norm in norms
+    )
     return Layer(
         name,
-        rotary_attention(shape, query, key, value, output),
-        tensors.norm(f"{name}.post_attention_layernorm", hidden, shape.epsilon),
+        Attention(*attention, shape.heads, scale, rotary=shape.rotary),
+        after_attention,
         FeedForward(up, down, shape.activation, gate),
-        tensors.norm(f"{name}.post_mlp_layernorm", hidden, shape.epsilon),
+        after_feed_forward,
     )
-
-
-def rotary_attention(shape: GatedShape, query: Linear, key: Linear, value: Linear, output: Linear) -> Attention:
-    """Attention of the shape's heads and rotary positions."""
-    scale = 1 / math.sqrt(shape.hidden // shape.heads)
-    return Attention(query, key, value, output, shape.heads, scale, rotary=shape.rotary)

@@ -8,9 +8,9 @@ Sources: modeling.py of huggingface.co/Alibaba-NLP/new-impl; transformers' model
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,32 +19,16 @@ from fletcher.runtime.errors import CheckpointError
 
 from ..activations import check_activation
 from ..checkpoint import Checkpoint
-from ..description import Architecture, Embedding, FeedForward, Layer, Rotary
+from ..description import Architecture, Embedding, Layer, Rotary
 from ..weights import TensorReader
 from .config import Config
-from .gated_layer import read_gated_layer, rotary_attention
+from .gated_layer import GatedShape, read_gated_layer, rotary_layer
 from .values import frequencies, head_size, positive, read_rotary, switch
 
 __all__ = ["describe_gte"]
 
 #: Bases where the configuration names none, by `model_type`.
 THETA = {"new": 10_000.0, "gte": 160_000.0}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Shape:
-    """What a configuration says, whichever layout it has."""
-
-    hidden: int
-    intermediate: int
-    heads: int
-    epsilon: float
-    activation: str
-    rotary: Rotary
-    packed: bool
-    attention_bias: bool = True
-    up_bias: bool = False
-    down_bias: bool = True
 
 
 def describe_gte(checkpoint: Checkpoint) -> Architecture:
@@ -61,15 +45,18 @@ def describe_gte(checkpoint: Checkpoint) -> Architecture:
     positions = config.integer("max_position_embeddings")
     types = config.count("type_vocab_size", 1)
     rotary, stretch = _rotary(config, file, head_size(file, hidden, heads), str(checkpoint.config["model_type"]))
-    shape = _Shape(
+    shape = GatedShape(
         hidden=hidden,
         intermediate=config.integer("intermediate_size"),
         heads=heads,
         epsilon=config.number("layer_norm_eps", 1e-12),
         activation=check_activation(config.value("hidden_act", "gelu"), f"{file}: hidden_act"),
         rotary=rotary,
-        packed=switch(config, file, "pack_qkv", True),
+        attention_bias=True,
+        up_bias=False,
+        down_bias=True,
     )
+    packed = switch(config, file, "pack_qkv", True)
     config.must_be("position_embedding_type", "rope")
     config.must_be("layer_norm_type", "layer_norm")
     for key in ("logn_attention_scale", "logn_attention_clip1"):
@@ -87,7 +74,8 @@ def describe_gte(checkpoint: Checkpoint) -> Architecture:
         token_type=token_type,
         norm=tensors.norm("embeddings.LayerNorm", hidden, shape.epsilon),
     )
-    read = _original_layer if tensors.has("encoder.layer.0.attn_ln.weight") else read_gated_layer
+    original = partial(_original_layer, packed=packed)
+    read = original if tensors.has("encoder.layer.0.attn_ln.weight") else read_gated_layer
     layers = tuple(read(tensors, shape, index) for index in range(num_layers))
     tensors.ignore("pooler.", "lm_head.", "classifier.")
     tensors.finish()
@@ -131,9 +119,9 @@ def _ntk(theta: float, width: int, factor: float, mixed: float | None) -> tuple[
     return tuple((pairs / np.exp(rate * steps)).tolist())
 
 
-def _original_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
+def _original_layer(tensors: TensorReader, shape: GatedShape, index: int, *, packed: bool) -> Layer:
     hidden, name = shape.hidden, f"encoder.layer.{index}"
-    if shape.packed:
+    if packed:
         widths = {"query": hidden, "key": hidden, "value": hidden}
         query, key, value = tensors.linears(f"{name}.attention.qkv_proj", hidden, widths)
     else:
@@ -142,10 +130,4 @@ def _original_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
     halves = {"up": shape.intermediate, "gate": shape.intermediate}
     up, gate = tensors.linears(f"{name}.mlp.up_gate_proj", hidden, halves, bias=False)
     down = tensors.linear(f"{name}.mlp.down_proj", shape.intermediate, hidden)
-    return Layer(
-        name,
-        rotary_attention(shape, query, key, value, output),
-        tensors.norm(f"{name}.attn_ln", hidden, shape.epsilon),
-        FeedForward(up, down, shape.activation, gate),
-        tensors.norm(f"{name}.mlp_ln", hidden, shape.epsilon),
-    )
+    return rotary_layer(tensors, shape, name, (query, key, value, output), (up, gate, down), ("attn_ln", "mlp_ln"))

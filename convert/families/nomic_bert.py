@@ -9,16 +9,17 @@ Sources: modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors; transform
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 from fletcher.runtime.errors import CheckpointError
 
 from ..activations import check_activation
 from ..checkpoint import Checkpoint
-from ..description import Architecture, Embedding, FeedForward, Layer, Rotary
+from ..description import Architecture, Embedding, Layer, Rotary
 from ..weights import TensorReader
 from .config import Config
-from .gated_layer import read_gated_layer, rotary_attention
+from .gated_layer import GatedShape, read_gated_layer, rotary_layer
 from .values import agreed, frequencies, head_size, read_rotary, switch
 
 __all__ = ["describe_nomic_bert"]
@@ -54,20 +55,12 @@ UNUSED = (
 class _Shape:
     """What a configuration says, whichever layout it has."""
 
-    hidden: int
-    intermediate: int
-    heads: int
+    layer: GatedShape
     num_layers: int
     vocabulary: int
     positions: int
     types: int
-    epsilon: float
-    activation: str
     gated: bool
-    rotary: Rotary
-    attention_bias: bool
-    up_bias: bool
-    down_bias: bool
 
 
 def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
@@ -80,7 +73,7 @@ def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
     """
     shape = _read_shape(checkpoint)
-    hidden = shape.hidden
+    hidden, epsilon = shape.layer.hidden, shape.layer.epsilon
     tensors = TensorReader(checkpoint, prefixes=("nomic_bert.", "bert.", "model."))
     original = tensors.has("emb_ln.weight")
     token_type = None
@@ -90,10 +83,10 @@ def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
         word=tensors.take("embeddings.word_embeddings.weight", (shape.vocabulary, hidden)),
         positions=None,
         token_type=token_type,
-        norm=tensors.norm("emb_ln" if original else "embeddings.LayerNorm", hidden, shape.epsilon),
+        norm=tensors.norm("emb_ln" if original else "embeddings.LayerNorm", hidden, epsilon),
     )
-    read = _original_layer if original else read_gated_layer
-    layers = tuple(read(tensors, shape, index) for index in range(shape.num_layers))
+    read = partial(_original_layer, gated=shape.gated) if original else read_gated_layer
+    layers = tuple(read(tensors, shape.layer, index) for index in range(shape.num_layers))
     tensors.ignore("pooler.", "cls.", "classifier.")
     tensors.finish()
     return Architecture("nomic_bert", hidden, embedding, layers, max_positions=shape.positions)
@@ -116,21 +109,24 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
     trained = config.integer("max_trained_positions", 2048)
     if config.value("rotary_scaling_factor") is not None:
         positions = min(positions, trained)
-    shape = _Shape(
+    layer = GatedShape(
         hidden=hidden,
         intermediate=intermediate,
         heads=heads,
-        num_layers=_count(agreed(config, file, "n_layer", "num_hidden_layers"), file, "n_layer or num_hidden_layers"),
-        vocabulary=-(-vocabulary // multiple) * multiple,
-        positions=positions,
-        types=config.count("type_vocab_size", 2),
         epsilon=agreed(config, file, "layer_norm_epsilon", "layer_norm_eps", default=1e-5 if original else 1e-12),
         activation=activation,
-        gated=gated,
         rotary=_rotary(config, file, size, original),
         attention_bias=switch(config, file, "qkv_proj_bias", original),
         up_bias=switch(config, file, "mlp_fc1_bias", original),
         down_bias=switch(config, file, "mlp_fc2_bias", original),
+    )
+    shape = _Shape(
+        layer=layer,
+        num_layers=_count(agreed(config, file, "n_layer", "num_hidden_layers"), file, "n_layer or num_hidden_layers"),
+        vocabulary=-(-vocabulary // multiple) * multiple,
+        positions=positions,
+        types=config.count("type_vocab_size", 2),
+        gated=gated,
     )
     for key in ("causal", "parallel_block", "parallel_block_tied_norm", "prenorm", "rotary_head_dim", "use_rms_norm"):
         config.must_be(key, False, None)
@@ -184,22 +180,16 @@ def _rotary(config: Config, file: Path, size: int, original: bool) -> Rotary:
     return rotary
 
 
-def _original_layer(tensors: TensorReader, shape: _Shape, index: int) -> Layer:
+def _original_layer(tensors: TensorReader, shape: GatedShape, index: int, *, gated: bool) -> Layer:
     hidden, name = shape.hidden, f"encoder.layers.{index}"
     widths = {"query": hidden, "key": hidden, "value": hidden}
     query, key, value = tensors.linears(f"{name}.attn.Wqkv", hidden, widths, bias=shape.attention_bias)
     output = tensors.linear(f"{name}.attn.out_proj", hidden, hidden, bias=shape.attention_bias)
-    first, second = ("fc11", "fc12") if shape.gated else ("fc1", None)
+    first, second = ("fc11", "fc12") if gated else ("fc1", None)
     up = tensors.linear(f"{name}.mlp.{first}", hidden, shape.intermediate, bias=shape.up_bias)
     gate = second and tensors.linear(f"{name}.mlp.{second}", hidden, shape.intermediate, bias=shape.up_bias)
     down = tensors.linear(f"{name}.mlp.fc2", shape.intermediate, hidden, bias=shape.down_bias)
-    return Layer(
-        name,
-        rotary_attention(shape, query, key, value, output),
-        tensors.norm(f"{name}.norm1", hidden, shape.epsilon),
-        FeedForward(up, down, shape.activation, gate or None),
-        tensors.norm(f"{name}.norm2", hidden, shape.epsilon),
-    )
+    return rotary_layer(tensors, shape, name, (query, key, value, output), (up, gate or None, down), ("norm1", "norm2"))
 
 
 def _count(value: object, file: Path, what: str) -> int:

@@ -98,9 +98,15 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
         norm = tensors.norm("head.norm", hidden, epsilon, bias=bool(config.get("norm_bias", False)))
     first = Dense(tensors.linear(dense, hidden, hidden, bias=bias), activation)
     last = Dense(tensors.linear(names.out, hidden, card.dimension), card.activation or "identity")
+    tensors.finish(*(f"{stem}." for stem in (_stem(dense, prefix), _stem(names.out))))
     middle: tuple[Norm, ...] = () if norm is None else (norm,)
     modules: tuple[Module, ...] = (Pooling((pooling,)), first, *middle, last)
     return dataclasses.replace(_with_token_types(checkpoint, architecture), modules=modules, output="scores")
+
+
+def _stem(name: str, prefix: str = "") -> str:
+    """What all tensors of a head begin with: `classifier` of `classifier.dense`, `bert.pooler` of `bert.pooler.dense`."""
+    return prefix + name.removeprefix(prefix).partition(".")[0]
 
 
 def _modernbert_pooling(checkpoint: Checkpoint) -> PoolingMode:

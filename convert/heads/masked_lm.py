@@ -115,6 +115,9 @@ def add_splade(checkpoint: Checkpoint, card: ModelCard, architecture: Architectu
         Pooling(("max",)),
         read_saturation(checkpoint),
     )
+    # `cls.predictions` of BERT's names, whose `cls.seq_relationship` is of no use here; `lm_head` of RoBERTa's.
+    stems = {name.rpartition(".")[0] or name for name in (names.dense, names.norm, names.decoder)}
+    tensors.finish(*(f"{stem}." for stem in stems))
     return dataclasses.replace(architecture, modules=modules, output="sparse")
 
 

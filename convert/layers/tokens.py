@@ -12,8 +12,8 @@ from fletcher.model_zoo.heads import read_late_interaction
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.tokenizer import Tokenizer as TextTokenizer
 
+from ..judge import Probe, compare_ids
 from ..texts import EDGES, SENTENCES
-from ..verify import Probe, compare_ids
 from .results import PointResult
 from .subject import Subject
 

@@ -24,10 +24,11 @@ from fletcher.runtime.reporter import Reporter
 from fletcher.runtime.session import open_session
 
 from ..checkpoint import Checkpoint
+from ..comparison import versions
 from ..heads import describe_model
 from ..precision import Float
 from ..targets.emit import choose, emit
-from ..verify import fetch_reference, versions
+from ..verify import fetch_reference
 from ..weights import Weight
 from .batches import Rows, plan
 from .compare import ROUNDOFF, compare_values, tolerance_of

@@ -22,7 +22,7 @@ from ..precision import FP32, Float, Precision
 from ..weights import Weight, constant
 from .emission import Emission
 from .encoder import Parts, emit_encoder
-from .positions import OUT_OF_SIGHT_HALF, Positions, bias_key, buckets, rotaries_of, rotary_tables
+from .positions import OUT_OF_SIGHT_HALF, Positions, bias_key, buckets, emit_sum, rotaries_of, rotary_tables
 from .rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_pooling
 
 __all__ = ["LARGEST_SIDE", "OPERATORS", "emit_coreml", "lengths"]
@@ -196,12 +196,7 @@ def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distance:
         beyond = graph.node("Sub", [distance, graph.constant(float(attention.window))], f"{name}/beyond")
         outside = graph.node("Clip", [beyond, graph.constant(0.0), graph.constant(1.0)], f"{name}/outside")
         terms.append(graph.node("Mul", [outside, graph.constant(OUT_OF_SIGHT_HALF)], f"{name}/in_window"))
-    total = terms[0]
-    for index, term in enumerate(terms[1:]):
-        total = graph.node("Add", [total, term], f"{name}/sum.{index}")
-    # ALiBi and the learnt bias are (heads, length, length), a window alone is (length, length).
-    axes = [0] if attention.alibi is not None or attention.relative_bias is not None else [0, 1]
-    return graph.node("Unsqueeze", [total, graph.constant(axes)], name)
+    return emit_sum(graph, attention, terms, name)
 
 
 def _by_place(bias: RelativeBias, length: int) -> Weight:

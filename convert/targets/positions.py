@@ -6,7 +6,7 @@ Both are computed once a run of the graph, whatever the number of layers that sh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ __all__ = [
     "bias_key",
     "buckets",
     "emit_positions",
+    "emit_sum",
     "has_bias",
     "rotaries_of",
     "rotary_tables",
@@ -174,6 +175,11 @@ def _emit_bias(
         beyond = graph.node("Greater", [absolute, window], f"{name}/beyond")
         outside = graph.node("Cast", [beyond], f"{name}/outside", to=1)
         terms.append(graph.node("Mul", [outside, graph.constant(out)], f"{name}/in_window"))
+    return emit_sum(graph, attention, terms, name)
+
+
+def emit_sum(graph: GraphBuilder, attention: Attention, terms: Sequence[str], name: str) -> str:
+    """The sum of what a layer adds to its scores, (1, heads or 1, longest, longest)."""
     total = terms[0]
     for place, term in enumerate(terms[1:]):
         total = graph.node("Add", [total, term], f"{name}/sum.{place}")

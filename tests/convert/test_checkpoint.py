@@ -114,7 +114,6 @@ def test_shards_are_read_together(folder: Path) -> None:
     shard(folder, {"a": "one.safetensors", "b": "two.safetensors"})
     checkpoint = Checkpoint.open(folder)
     assert {name: tensor.shape for name, tensor in checkpoint.tensors.items()} == {"a": (2,), "b": (3,)}
-    assert checkpoint.num_bytes == 20
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from fletcher.convert.export import export
+from fletcher.convert.judge import Probe, compare_ids, judge
 from fletcher.convert.reference import Reference
 from fletcher.convert.verification import VariantResult, VerificationReport
-from fletcher.convert.verify import Probe, compare_ids, judge, verify, verify_with
+from fletcher.convert.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Encodings

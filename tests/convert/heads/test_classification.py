@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 
 from fletcher.convert.reference_heads import HeadReference
-from fletcher.convert.verify_heads import verify_head
+from fletcher.convert.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError, InputError
@@ -144,6 +145,15 @@ def test_an_unknown_activation_a_wrong_shape_and_other_targets_are_refused(tmp_p
         convert(folder)
 
 
+@pytest.mark.parametrize("name", ["classifier.again.weight", "bert.pooler.scale"])
+def test_a_tensor_of_the_head_that_is_not_understood_is_refused(tmp_path: Path, name: str) -> None:
+    folder = make(tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {name: np.ones((2, 2), np.float32)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"does not use: {name}"):
+        convert(folder)
+
+
 def test_an_embedding_is_made_of_a_classifier_on_demand_only(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     with Encoder.load(convert(folder).path, workers=1) as encoder:
@@ -161,8 +171,8 @@ def test_verification_passes_and_sees_a_wrong_activation(tmp_path: Path) -> None
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
     reference = HeadReference.load(folder, card)
-    report = verify_head(artifact, reference, name="tiny", reporter=Reporter(as_json=True))
+    report = verify_with(artifact, reference, name="tiny", reporter=Reporter(as_json=True))
     assert report.verdict == "passed" and report.tokenizer.truncated > 0
     wrong = HeadReference(card, reference.tokenizer, reference.model, (torch.nn.Identity(),), reference.tools)
-    report = verify_head(artifact, wrong, name="tiny", reporter=Reporter(as_json=True))
+    report = verify_with(artifact, wrong, name="tiny", reporter=Reporter(as_json=True))
     assert report.verdict == "failed" and "max abs difference" in report.variants[0].reasons[-1]

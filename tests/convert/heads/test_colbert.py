@@ -18,7 +18,7 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 from fletcher.convert.reference_heads import HeadReference
-from fletcher.convert.verify_heads import verify_head
+from fletcher.convert.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError, InputError
@@ -194,10 +194,10 @@ def test_verification_passes_and_sees_attention_to_expansion_tokens(tmp_path: Pa
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
     reference = HeadReference.load(folder, card)
-    assert verify_head(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "passed"
+    assert verify_with(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "passed"
     late = card.late_interaction
     assert late is not None and late.expansion is not None
     seen = msgspec.structs.replace(late.expansion, attended=True)
     other = msgspec.structs.replace(card, late_interaction=msgspec.structs.replace(late, expansion=seen))
-    report = verify_head(artifact, HeadReference.load(folder, other), name="tiny", reporter=Reporter(as_json=True))
+    report = verify_with(artifact, HeadReference.load(folder, other), name="tiny", reporter=Reporter(as_json=True))
     assert report.verdict == "failed"

@@ -16,7 +16,7 @@ from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 
 from fletcher.convert.reference_heads import HeadReference
-from fletcher.convert.verify_heads import verify_head
+from fletcher.convert.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder, SparseEmbeddings
 from fletcher.runtime.errors import CheckpointError, InputError
@@ -136,6 +136,9 @@ def test_heads_that_are_not_authored_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CardError, match=r"--head classification contradicts .*SpladePooling"):
         convert(tmp_path / "saved", "classification")
     tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"cls.predictions.scale": np.ones(1, np.float32)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"does not use: cls\.predictions\.scale"):
+        convert(folder, "splade")
     del tensors["cls.predictions.transform.dense.weight"]
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"lacks the tensor cls\.predictions\.transform\.dense\.weight"):
@@ -148,6 +151,6 @@ def test_verification_passes_and_sees_a_lost_bias(tmp_path: Path) -> None:
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
     reference = HeadReference.load(folder, card)
-    assert verify_head(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "passed"
+    assert verify_with(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "passed"
     reference.model.cls.predictions.bias.data.zero_()
-    assert verify_head(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "failed"
+    assert verify_with(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "failed"
