@@ -22,15 +22,12 @@ from .cuda_ort import open_inference_session, provider_options, translate
 from .encodings import Encodings
 from .errors import DeviceMemoryError, ProviderError
 from .feeds import make_feeds
-from .gpus import Gpu
+from .gpus import SLOTS, Gpu
 from .manifest import TOKEN_OUTPUTS, Variant
 
-__all__ = ["SLOTS", "CudaSession", "open_cuda"]
+__all__ = ["CudaSession", "open_cuda"]
 
 logger = logging.getLogger("fletcher.runtime.cuda")
-
-#: Batches under way at once: while one computes, another one's inputs are made and copied, and a third one's vectors leave.
-SLOTS = 3
 
 #: A second copy of the weights, for captured graphs, may take this share of the GPU's free memory.
 GRAPHS_SHARE = 0.1

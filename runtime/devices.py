@@ -25,7 +25,7 @@ from .canary import CanaryResult, read_canary
 from .choices import NOT_MEASURED, Choice, Layout, Measurement, accuracy_of, choose, recall, remember, within
 from .encodings import Encodings
 from .errors import FletcherError, ProviderError
-from .gpus import this_gpus
+from .gpus import SLOTS, this_gpus
 from .machine import Machine, this_machine
 from .manifest import Variant
 from .providers import AUTO, PROVIDERS, candidates, check_provider, too_old
@@ -52,9 +52,6 @@ TOKEN_BUDGET = 512
 
 #: The same for a GPU, where a batch has to fill it (benchmarks/gpu).
 GPU_TOKEN_BUDGET = 65_536
-
-#: Batches under way at once on each GPU: one computes, one is made and copied, one is copied back (`cuda.SLOTS`).
-GPU_WORKERS = 3
 
 #: What is tried beside the default budget, in times of it, going on in a direction while it helps.
 SMALLER_BUDGETS, LARGER_BUDGETS = (0.5, 0.25), (2, 4)
@@ -244,7 +241,7 @@ def measure(
 def default_layout(provider: str) -> Layout:
     """How a provider runs where nothing was measured."""
     if provider != AUTO and PROVIDERS[provider].on_gpu:
-        return Layout(provider, GPU_WORKERS * max(len(this_gpus().gpus), 1), 1, GPU_TOKEN_BUDGET)
+        return Layout(provider, SLOTS * max(len(this_gpus().gpus), 1), 1, GPU_TOKEN_BUDGET)
     return Layout(provider, len(this_machine().processors), 1, TOKEN_BUDGET)
 
 

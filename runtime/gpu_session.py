@@ -7,11 +7,11 @@ from functools import partial
 
 from .artifact import Artifact
 from .canary import Canary, read_canary, require_session
-from .cuda import SLOTS, CudaSession, open_cuda
+from .cuda import CudaSession, open_cuda
 from .device_memory import MemoryGuard
 from .errors import ProviderError
 from .fleet import Device, Fleet
-from .gpus import Gpu, memory_info, this_gpus
+from .gpus import SLOTS, Gpu, memory_info, this_gpus
 from .manifest import Variant
 from .memory_estimate import MemoryEstimate
 from .session import Session

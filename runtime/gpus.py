@@ -12,12 +12,16 @@ from .cuda_driver import CudaDriver, load_driver
 from .errors import ProviderError
 from .machine import Machine, read_list, this_machine
 
-__all__ = ["CUDA_NEEDED", "Gpu", "GpuSystem", "memory_info", "read_gpus", "this_gpus"]
+__all__ = ["CUDA_NEEDED", "SLOTS", "Gpu", "GpuSystem", "memory_info", "read_gpus", "this_gpus"]
 
 #: What onnxruntime-gpu on PyPI is built for since 1.27.
 CUDA_NEEDED = (13, 0)
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+#: Batches under way at once on a GPU: while one computes, another one's inputs are made and copied, and a third one's vectors
+#: leave.
+SLOTS = 3
 
 
 @dataclass(frozen=True, slots=True)

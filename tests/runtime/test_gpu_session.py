@@ -1,0 +1,155 @@
+"""An encoder on GPUs that are the processor: from `Encoder.load` to vectors, and everything that can be wrong on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fletcher import Encoder
+from fletcher.convert.export import export
+from fletcher.runtime import cuda as cuda_module
+from fletcher.runtime import cuda_ort, devices, gpu_session, gpus, providers
+from fletcher.runtime.encoder import STREAM_TEXTS
+from fletcher.runtime.errors import ArtifactError, DeviceLostError, MissingPackageError, ProviderError
+from fletcher.runtime.gpus import Gpu, GpuSystem
+from tests.doubles.cuda import FakeCuda, FakeOnnxRuntime
+
+TEXTS = ["hello world", "a", "the quick brown fox jumps over the lazy dog " * 3, "hello", "world hello", "", "a b c d"]
+
+Machine = Callable[..., tuple[FakeCuda, FakeOnnxRuntime]]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
+    """For the processor and for a GPU."""
+    folder = tmp_path_factory.mktemp("gpu") / "artifact"
+    export(
+        str(tiny_checkpoint),
+        folder,
+        targets=("cpu", "cuda"),
+        precisions=("fp32",),
+        pooling="mean",
+        progress=lambda *_: None,
+    )
+    return folder
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Makes this machine one with GPUs."""
+
+    def make(count: int = 1, **options: int) -> tuple[FakeCuda, FakeOnnxRuntime]:
+        cuda, runtime = FakeCuda(count, **options), FakeOnnxRuntime()
+        driver = cuda.driver()
+        found = tuple(Gpu(index, "Fake", cuda.memory, (9, 0), "", ()) for index in range(count))
+        for module in (devices, providers, gpu_session):
+            monkeypatch.setattr(module, "this_gpus", lambda: GpuSystem(found, "580", (13, 0)))
+        monkeypatch.setattr(gpus, "load_driver", lambda: driver)
+        monkeypatch.setattr(cuda_module, "load_driver", lambda: driver)
+        monkeypatch.setattr(cuda_ort, "import_onnxruntime", lambda: runtime)
+        monkeypatch.setattr(providers, "_version", lambda name: "1.31.1" if "onnxruntime" in name else None)
+        return cuda, runtime
+
+    return make
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_auto_takes_the_gpu_and_gives_the_processors_vectors(artifact: Path, machine: Machine, count: int) -> None:
+    with Encoder.load(artifact, provider="mlas") as reference:
+        assert reference.variant.name == "cpu-fp32"
+        expected = reference.embed(TEXTS).vectors
+    cuda, _ = machine(count)
+    with Encoder.load(artifact) as encoder:
+        assert (encoder.provider, encoder.variant.name, encoder.fallback) == ("CUDA", "cuda-fp32", None)
+        assert encoder.workers == count * gpus.SLOTS
+        np.testing.assert_allclose(encoder.embed(TEXTS).vectors, expected, atol=2e-6)
+        halves = encoder.embed(TEXTS, dtype="float16").vectors
+        assert halves.dtype == np.float16
+        np.testing.assert_array_equal(halves, expected.astype(np.float16))
+        names = {metric.name: metric.value() for metric in encoder.device_metrics() if metric.device == "cuda:0"}
+        assert names["fletcher_gpu_in_service"] == 1
+        assert names["fletcher_cuda_graphs_captured_total"] > 0
+    assert not cuda.held
+
+
+def test_many_texts_come_back_in_order_with_duplicates(artifact: Path, machine: Machine) -> None:
+    machine(2)
+    texts = [f"{TEXTS[number % 6]} {number % 500}" for number in range(2 * STREAM_TEXTS + 3)]
+    with Encoder.load(artifact) as encoder:
+        found = encoder.embed(texts, dtype="float16")
+        few = encoder.embed(texts[:6000], dtype="float16")
+    assert len(found) == len(texts)
+    np.testing.assert_allclose(found.vectors[:6000].astype(np.float32), few.vectors.astype(np.float32), atol=1e-3)
+    np.testing.assert_array_equal(found.tokens[:6000], few.tokens)
+
+
+def test_a_gpu_lost_in_mid_run_loses_nothing(artifact: Path, machine: Machine) -> None:
+    _, runtime = machine(2)
+    with Encoder.load(artifact, token_budget=64) as encoder:
+        expected = encoder.embed(TEXTS * 20).vectors
+        left = [3]
+
+        def fail(_: object) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
+
+        runtime.fail = fail
+        np.testing.assert_allclose(encoder.embed(TEXTS * 20).vectors, expected, atol=2e-6)
+
+
+def test_a_lost_gpu_alone_is_told(artifact: Path, machine: Machine) -> None:
+    _, runtime = machine()
+
+    def fail(_: object) -> None:
+        raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
+
+    with Encoder.load(artifact) as encoder:
+        runtime.fail = fail
+        with pytest.raises(DeviceLostError, match="illegal memory access"):
+            encoder.embed(["hello"])
+
+
+def test_without_a_gpu_auto_takes_the_processor(artifact: Path) -> None:
+    with Encoder.load(artifact) as encoder:
+        assert encoder.variant.target == "cpu"
+
+
+def test_a_gpu_that_was_asked_for_is_missed_by_name(artifact: Path, machine: Machine) -> None:
+    with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[nvidia\]"):
+        Encoder.load(artifact, provider="cuda")
+
+
+def test_a_gpu_that_cannot_be_used_is_refused_or_replaced_as_configured(
+    artifact: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine()
+    system = GpuSystem(problem="this machine has no NVIDIA driver")
+    for module in (devices, providers, gpu_session):
+        monkeypatch.setattr(module, "this_gpus", lambda: system)
+    with pytest.raises(ProviderError, match="no NVIDIA driver"):
+        Encoder.load(artifact, provider="cuda")
+    with Encoder.load(artifact, provider="cuda", allow_fallback=True) as encoder:
+        assert encoder.provider == "MLAS"
+        assert encoder.variant.name == "cpu-fp32"
+        assert "cuda was wanted, mlas runs" in str(encoder.fallback)
+        assert encoder.workers >= 1
+        assert len(encoder.embed(TEXTS)) == len(TEXTS)
+
+
+def test_a_gpu_without_room_for_the_model_is_refused_or_replaced(artifact: Path, machine: Machine) -> None:
+    _, runtime = machine()
+    runtime.open_error = RuntimeError("CUDA failure 2: out of memory ; GPU=0")
+    with pytest.raises(ProviderError, match="not enough free memory"):
+        Encoder.load(artifact, provider="cuda")
+    with Encoder.load(artifact, provider="cuda", allow_fallback=True) as encoder:
+        assert "not enough free memory" in str(encoder.fallback)
+
+
+def test_an_artefact_without_a_graph_for_it_says_how_to_get_one(tiny_artifact: Path, machine: Machine) -> None:
+    machine()
+    with pytest.raises(ArtifactError, match="--target cuda"):
+        Encoder.load(tiny_artifact, provider="cuda")
