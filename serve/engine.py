@@ -152,6 +152,10 @@ class Engine:
             return "the last batches failed, one after the other"
         return ""
 
+    def bound_memory(self, size: int) -> None:
+        """Lowers what open requests may be predicted to hold, in bytes."""
+        self._backlog.bound_memory(size)
+
     @property
     def fallback(self) -> str | None:
         """Why another provider than the wanted one computes, be it some batches; None if none does."""
