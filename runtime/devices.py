@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-import msgspec
 import numpy as np
 
 from fletcher.model_zoo.card import Accuracy
@@ -102,6 +101,12 @@ def settle(
         ProviderError: nothing can run it.
     """
     check_provider(provider)
+    if provider == AUTO and memory_limit is not None and _is_too_much(artifact, variant, memory_limit):
+        first = next((able.name for able, problem in candidates(variant, this_machine()) if problem is None), None)
+        if first is not None:
+            unmeasured = settle(artifact, variant, provider=first, workers=workers, token_budget=token_budget)
+            why = "measuring may take more than the memory limit: fletcher-serve devices DIR"
+            return Choice(unmeasured.layout, f"{first} is the default; {why}")
     machine = this_machine()
     usable = candidates(variant, machine)
     if not usable:
@@ -116,27 +121,24 @@ def settle(
         if problem is not None:
             level = logging.WARNING if too_old(candidate) else logging.INFO
             logger.log(level, "provider skipped", extra={"fields": {"provider": candidate.name, "reason": problem}})
-    first = next((candidate.name for candidate, problem in usable if problem is None), None)
     known = recall(machine.key, artifact.digest, variant.name)
-    if known is None and first is not None and memory_limit is not None:
-        needed = resident() + COPIES * artifact.manifest.files[variant.weights].size + MEASURING_BYTES
-        if needed > memory_limit:
-            return _by_default(
-                default, first, "measuring may take more than the memory limit: fletcher-serve devices DIR"
-            )
     if known is None:
         known = measure(artifact, variant, seconds=seconds)
         remember(machine.key, artifact.digest, variant.name, known)
     for name, reason in _faults(known, variant).items():
         logger.warning("provider skipped", extra={"fields": {"provider": name, "reason": reason}})
     tolerance = variant.tolerance if min_cosine is None else Accuracy(min_cosine=min_cosine)
+    first = next((provider.name for provider, problem in usable if problem is None), None)
     if first is not None and not any(
         found.failed or (found.tokens_per_s and within(found, tolerance.min_cosine, tolerance.max_abs))
         for found in known
     ):
+        layout = Layout(first, default.workers, 1, default.token_budget)
         if any(found.tokens_per_s for found in known):  # the load's own canary check says what is wrong
-            return _by_default(default, first, "nothing here is as exact as it was asked for")
-        return _by_default(default, first, "measuring takes longer than a load may: fletcher-serve devices DIR")
+            return Choice(layout, f"{first} is the default; nothing here is as exact as it was asked for")
+        return Choice(
+            layout, f"{first} is the default; measuring takes longer than a load may: fletcher-serve devices DIR"
+        )
     # So many workers have one thread each: what several threads of one would gain says nothing of them.
     comparable = [found for found in known if workers is None or found.layout.threads == 1]
     choice = choose(comparable, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
@@ -149,8 +151,12 @@ def settle(
     return Choice(layout, choice.reason, None if workers else choice.alone)
 
 
-def _by_default(default: Layout, provider: str, why: str) -> Choice:
-    return Choice(msgspec.structs.replace(default, provider=provider), f"{provider} is the default; {why}")
+def _is_too_much(artifact: Artifact, variant: Variant, memory_limit: int) -> bool:
+    """Whether a load would have to measure, and that may take more than the limit."""
+    if recall(this_machine().key, artifact.digest, variant.name) is not None:
+        return False
+    weights = artifact.manifest.files[variant.weights].size
+    return resident() + COPIES * weights + MEASURING_BYTES > memory_limit
 
 
 def _faults(measurements: Sequence[Measurement], variant: Variant) -> dict[str, str]:
