@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .embed_options import EmbedOptions
+from .encodings import Chunks
 from .lru import BoundedCache
 
 __all__ = ["Known", "Promise", "VectorCache", "unique"]
@@ -17,7 +19,7 @@ __all__ = ["Known", "Promise", "VectorCache", "unique"]
 #: Bytes of vectors that are kept across calls.
 CACHE_BYTES = 64 << 20
 
-#: What Python keeps beside a vector's elements: the key, the array's head, the entry.
+#: What Python keeps beside the arrays' elements: the key, the arrays' heads, the entry.
 ENTRY_BYTES = 500
 
 
@@ -44,11 +46,27 @@ class Known:
         vector: float32, (dimension,), of full length; nobody may write to it.
         tokens: that the model saw.
         dropped: that truncation cut.
+        chunks: of a text that was split, its parts; as little to be written to.
     """
 
     vector: NDArray[np.float32]
     tokens: int
     dropped: int
+    chunks: Chunks | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        chunks = self.chunks
+        parts = 0 if chunks is None else chunks.vectors.nbytes + chunks.spans.nbytes + ENTRY_BYTES
+        return self.vector.nbytes + ENTRY_BYTES + parts
+
+    def copy(self) -> Known:
+        """With arrays of its own that nobody can write to."""
+        chunks = self.chunks
+        if chunks is not None:
+            chunks = Chunks(*map(_frozen, (chunks.vectors, chunks.offsets, chunks.spans)))
+        return Known(_frozen(self.vector), self.tokens, self.dropped, chunks)
 
 
 @dataclass(slots=True)
@@ -123,10 +141,14 @@ class VectorCache:
         """What is known under a key."""
         return self._cache.get(key)
 
-    def put(self, key: bytes, vector: NDArray[np.float32], tokens: int, dropped: int) -> Known:
-        """Keeps a copy of a vector, and gives it."""
-        kept = vector.copy()
-        kept.flags.writeable = False
-        known = Known(kept, tokens, dropped)
-        self._cache.put(key, known, kept.nbytes + ENTRY_BYTES)
-        return known
+    def keep(self, key: bytes, known: Known) -> Known:
+        """Keeps a copy, and gives it."""
+        kept = known.copy()
+        self._cache.put(key, kept, kept.size)
+        return kept
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy

@@ -25,6 +25,7 @@ from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
 from .fleet import Fleet
 from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, prepare_output, require, score
+from .known_documents import KnownDocuments
 from .loading import Loaded, LoadOptions, load_parts
 from .longdocs import Folding, cut_documents
 from .manifest import HALF_VECTORS, TOKEN_STATES, Variant
@@ -367,14 +368,15 @@ class Encoder:
         check_strings(texts)
         try:
             distinct, inverse = unique(texts)
-            folding = Folding(len(distinct), self.card, options)
-            for rows in cut_documents(self.tokenizer, self.card, distinct, options):
+            documents = KnownDocuments(self.cache, distinct, options)
+            folding = Folding(len(documents.missing), self.card, options)
+            for rows in cut_documents(self.tokenizer, self.card, documents.missing, options):
                 check_lengths(rows.encodings, self.card)
                 folding.add(rows, self.compute(rows.encodings, rows.output))
         except (InputError, TypeError):
             tokenize(self.tokenizer, self.card, texts, options)  # names the text by its place among all
             raise
-        return finish(folding.result(), inverse, self.card, options)
+        return finish(documents.join(folding.result()), inverse, self.card, options)
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Scores documents for a query, in the order given: rerankers only.

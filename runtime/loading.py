@@ -96,6 +96,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         workers=options.workers,
         token_budget=options.token_budget,
         min_cosine=options.min_cosine,
+        memory_limit=options.memory_limit,
     )
     layout = choice.layout
     opened = open_with_fallback(

@@ -30,6 +30,9 @@ __all__ = ["Folding", "Row", "Rows", "cut_documents"]
 #: Tokens of rows that are computed before they are folded: bounds what a document of any length holds.
 PART_TOKENS = 1 << 16
 
+#: The same where a token's state is kept until then, in bytes of states: within what `--memory-limit` leaves beside batches.
+PART_BYTES = 16 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -80,12 +83,13 @@ def cut_documents(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], o
         options: `windows` or `late`.
 
     Yields:
-        Rows in the texts' order, at most about `PART_TOKENS` tokens at a time.
+        Rows in the texts' order, at most about `PART_TOKENS` tokens or `PART_BYTES` of states at a time.
 
     Raises:
         InputError: a text that is no valid Unicode string, or a window without room.
     """
     output = TOKEN_STATES if options.overflow == "late" else None
+    most = PART_TOKENS if output is None else min(PART_TOKENS, PART_BYTES // (4 * card.dimension))
     ids: list[NDArray[np.int32]] = []
     places: list[Row] = []
     tokens = 0
@@ -94,7 +98,7 @@ def cut_documents(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], o
             ids.append(row)
             places.append(place)
             tokens += len(row)
-            if tokens >= PART_TOKENS:
+            if tokens >= most:
                 yield Rows(Encodings.from_lists(ids), output, places)
                 ids, places, tokens = [], [], 0
     if ids:

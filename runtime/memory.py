@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 
 from .errors import InputError
 
-__all__ = ["KEPT", "MemoryBudget", "MemoryGate", "MemoryShape", "memory_budget", "parse_size", "resident"]
+__all__ = [
+    "KEPT",
+    "MemoryBudget",
+    "MemoryGate",
+    "MemoryShape",
+    "memory_budget",
+    "parse_size",
+    "request_bytes",
+    "resident",
+    "slack",
+]
 
 #: What providers need of token, cell, square and bias, in units of what MLAS needs: bounds of what was measured on MiniLM and
 #: on random encoders of width 768 of six families, from 1 x 512 to 512 x 8 tokens (benchmarks/memory/peak.py). OpenVINO lays
@@ -139,8 +149,19 @@ class MemoryBudget:
     gate: MemoryGate
 
 
-#: Besides batches: a chunk of texts on its way in, its vectors on their way out, and what the allocator keeps back.
-SLACK = 24 << 20
+#: Besides batches: texts on their way in, their vectors on their way out, and what the allocator keeps back; a share of the
+#: limit where that is more, as a larger server has more requests open.
+SLACK, SLACK_SHARE = 24 << 20, 16
+
+
+def slack(limit: int) -> int:
+    """Bytes of a limit that are left to what is no batch."""
+    return max(SLACK, limit // SLACK_SHARE)
+
+
+def request_bytes(limit: int) -> int:
+    """Bytes of that which a server's open requests may hold; the rest is the allocator's."""
+    return slack(limit) * 2 // 3
 
 
 def memory_budget(
@@ -173,16 +194,17 @@ def memory_budget(
     longest = shape.predict(np.array([max_tokens]))
     times = 1 if shared else workers
     caches += kept
-    needed = loaded + caches + SLACK + longest * times
+    used = loaded + caches + longest * times
+    needed = max(used + SLACK, -(-used * SLACK_SHARE // (SLACK_SHARE - 1)))
     if needed > limit:
         on_each = "" if times == 1 else f" on each of {workers} workers"
         fewer = "" if times == 1 else "take fewer --workers, "
         raise InputError(
             f"a memory limit of {_mib(limit)} is too small: one text of {max_tokens} tokens needs {_mib(longest)}{on_each} "
-            f"beside the loaded model's {_mib(loaded)} and {_mib(caches + SLACK)} for caches and buffers. Give at least "
-            f"{_mib(needed)}, {fewer}or convert the checkpoint with a smaller --max-tokens"
+            f"beside the loaded model's {_mib(loaded)} and {_mib(caches + slack(needed))} for caches and buffers. Give at "
+            f"least {_mib(needed)}, {fewer}or convert the checkpoint with a smaller --max-tokens"
         )
-    capacity = limit - loaded - caches - SLACK
+    capacity = limit - loaded - caches - slack(limit)
     return MemoryBudget(shape, max(capacity // workers, longest), MemoryGate(capacity))
 
 

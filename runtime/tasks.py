@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
-from .duplicates import Promise, VectorCache, unique
+from .duplicates import Known, Promise, VectorCache, unique
 from .embed_options import EmbedOptions
 from .encodings import Chunks, Embeddings, Encodings, ragged_index
 from .errors import InputError, TooLongError
+from .known_documents import KnownDocuments
 from .longdocs import Folding, Rows, cut_documents
 from .output import cast, normalize, shorten
 from .tokenizer import Tokenizer
@@ -82,16 +83,17 @@ def _prepare(
 ) -> Task:
     distinct, inverse = unique(texts)
     if options.splits:
-        parts = list(cut_documents(tokenizer, card, distinct, options))
+        documents = KnownDocuments(cache, distinct, options)
+        parts = list(cut_documents(tokenizer, card, documents.missing, options))
         output = parts[0].output if parts else None
         places = [place for part in parts for place in part.places]
         rows = Rows(Encodings.concatenate([part.encodings for part in parts]), output, places)
         check_lengths(rows.encodings, card)
 
         def fold(values: NDArray[np.float32]) -> Embeddings:
-            folding = Folding(len(distinct), card, options)
+            folding = Folding(len(documents.missing), card, options)
             folding.add(rows, values)
-            return finish(folding.result(), inverse, card, options)
+            return finish(documents.join(folding.result()), inverse, card, options)
 
         return Task(rows.encodings, output, fold, by_token=output is not None)
     if not cache.enabled:
@@ -126,7 +128,7 @@ def _prepare_cached(
     def join(values: NDArray[np.float32]) -> Embeddings:
         lengths, dropped = encodings.lengths, encodings.dropped
         for row, (index, promise) in enumerate(zip(missing, promises, strict=True)):
-            promise.known = cache.put(keys[index], values[row], int(lengths[row]), int(dropped[row]))
+            promise.known = cache.keep(keys[index], Known(values[row], int(lengths[row]), int(dropped[row])))
             promised.pop(keys[index], None)
         if len(missing) < len(texts):
             rows = iter(promises)

@@ -67,6 +67,10 @@ class Backlog:
         """Tokens admitted and not yet in a batch."""
         return sum(self._tokens.values())
 
+    def bound_memory(self, size: int) -> None:
+        """Lowers what open requests may be predicted to hold, in bytes; what is admitted stays."""
+        self._max_memory = min(self._max_memory, size)
+
     @property
     def memory(self) -> int:
         """Bytes that open requests are predicted to hold."""

@@ -148,6 +148,10 @@ class Engine:
             return "the last batches failed, one after the other"
         return ""
 
+    def bound_memory(self, size: int) -> None:
+        """Lowers what open requests may be predicted to hold, in bytes."""
+        self._backlog.bound_memory(size)
+
     @property
     def fallback(self) -> str | None:
         """Why another provider than the wanted one computes, be it some batches; None if none does."""
@@ -201,7 +205,8 @@ class Engine:
             if terms.trace is not None:
                 terms.trace.joined(known.terms.trace)
             return future
-        return self._submit(partial(self.encoder.prepare, inputs, options), characters, len(inputs), limit, terms, key)
+        prepare = partial(self.encoder.prepare, inputs, options)
+        return self._submit(prepare, characters, len(inputs), limit, terms, key, states=options.overflow == "late")
 
     def submit_task(
         self, prepare: Callable[[], Task], *, characters: int, rows: int, terms: Terms = USUAL
@@ -230,10 +235,13 @@ class Engine:
         limit: int | None,
         terms: Terms,
         key: Any,
+        *,
+        states: bool = False,
     ) -> Future[Any]:
         # English has about four characters a token; two keep the estimate on the safe side until the real count is known.
         cost = characters // 2 + 4 * rows
-        request = self._admit(cost if limit is None else min(cost, limit), terms, rows)
+        cost = cost if limit is None else min(cost, limit)
+        request = self._admit(cost, terms, rows + cost if states else rows)
         if key is not None:
             request.on_close = partial(self._landed, key)
             self._flights[key] = request

@@ -14,6 +14,7 @@ from functools import partial
 import msgspec
 
 from fletcher.runtime.errors import FletcherError
+from fletcher.runtime.memory import parse_size, request_bytes
 from fletcher.runtime.mlas import MlasSession
 
 from .backend import Backend
@@ -67,6 +68,8 @@ class Version:
 
     def _begin(self, encoder: Backend) -> Engine:
         engine = self._make_engine(encoder)
+        if self.spec.memory_limit is not None:
+            engine.bound_memory(request_bytes(parse_size(self.spec.memory_limit)))
         # What the provider fails at runs once more on the processor, where that was allowed.
         if self.spec.allow_fallback and encoder.provider != MlasSession.provider:
             engine.device.spare = partial(self._load, msgspec.structs.replace(self.spec, provider="mlas"))

@@ -21,6 +21,7 @@ from fletcher.runtime.devices import layouts_of, measure, settle
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, InputError, ProviderError
 from fletcher.runtime.machine import Machine, this_machine
+from fletcher.runtime.memory import resident
 from fletcher.runtime.mlas import MlasSession
 from fletcher.runtime.openvino import OpenVinoSession
 from fletcher.runtime.trial import Trial, ragged_sample, short_text
@@ -239,6 +240,20 @@ def test_a_model_too_slow_to_measure_at_load_runs_in_the_default_way(tiny_artifa
         choice = settle(artifact, artifact.variant(), seconds=0, token_budget=99)
         assert choice.layout == Layout("mlas", len(this_machine().processors), 1, 99)
         assert "measuring takes longer than a load may: fletcher-serve devices DIR" in choice.reason
+
+
+def test_a_load_within_a_memory_limit_measures_only_what_fits(
+    tiny_artifact: Path, asked: list[dict[str, object]], few_rounds: None
+) -> None:
+    with Encoder.load(tiny_artifact, memory_limit=resident() + (200 << 20)) as encoder:
+        assert encoder.provider == "MLAS"
+        assert "measuring may take more than the memory limit: fletcher-serve devices DIR" in encoder.reason
+    assert asked == []
+    with Encoder.load(tiny_artifact, memory_limit=1 << 40) as encoder:
+        assert "tokens/s at a cosine of" in encoder.reason
+    assert len(asked) == 1
+    with Encoder.load(tiny_artifact, memory_limit=resident() + (200 << 20)) as encoder:
+        assert "tokens/s at a cosine of" in encoder.reason  # that is remembered
 
 
 def test_bf16_is_held_to_what_was_allowed(minilm_artifact: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fletcher.runtime import Encoder
+from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.duplicates import Promise, VectorCache, unique
 from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.errors import InputError
@@ -100,25 +100,69 @@ def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
         np.testing.assert_allclose(embeddings.vectors, [alone[text] for text in part], rtol=0, atol=1e-6)
 
 
+LONG = "the longest text of them all, in several windows " * 3
+
+
+def assert_documents(found: Embeddings, wanted: Sequence[Embeddings]) -> None:
+    """Each text's vector, counts and chunks are those that it has alone."""
+    assert len(found) == len(wanted) and found.chunks is not None
+    for index, one in enumerate(wanted):
+        assert one.chunks is not None
+        np.testing.assert_allclose(found.vectors[index], one.vectors[0], rtol=0, atol=1e-6)
+        assert found.tokens[index] == one.tokens[0] and found.dropped[index] == 0
+        part = slice(*found.chunks.offsets[index : index + 2])
+        np.testing.assert_allclose(found.chunks.vectors[part], one.chunks.vectors, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(found.chunks.spans[part], one.chunks.spans)
+
+
 @pytest.mark.parametrize("overflow", ["windows", "late"])
 def test_duplicates_among_split_texts_are_computed_once(
-    cached: Encoder, overflow: Overflow, monkeypatch: pytest.MonkeyPatch
+    tiny_artifact: Path, overflow: Overflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = "the longest text of them all, in several windows " * 3
-    alone = [cached.embed([text], overflow=overflow) for text in ("ab", long)]
+    with Encoder.load(tiny_artifact, provider="mlas", workers=2) as encoder:
+        computed = counted(encoder, monkeypatch)
+        alone = {text: encoder.embed([text], overflow=overflow) for text in ("ab", LONG)}
+        rows = sum(computed)
+        texts = ["ab", LONG, "ab", LONG, LONG]
+        assert_documents(encoder.embed(texts, overflow=overflow), [alone[text] for text in texts])
+        assert sum(computed) == 2 * rows
+
+
+@pytest.mark.parametrize("overflow", ["windows", "late"])
+@pytest.mark.parametrize("door", ["embed", "prepare"])
+def test_split_texts_of_earlier_calls_are_not_computed(
+    cached: Encoder, tiny_artifact: Path, overflow: Overflow, door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the Python call, and by what the server does."""
+    options = EmbedOptions(overflow=overflow)
+
+    def ask(texts: list[str]) -> Embeddings:
+        if door == "embed":
+            return cached.embed(texts, overflow=overflow)
+        task = cached.prepare(texts, options)
+        values = cached.compute(task.encodings, task.output) if len(task.encodings) else np.empty((0, 32), np.float32)
+        made: Embeddings = task.finish(values)
+        return made
+
+    with Encoder.load(tiny_artifact, provider="mlas", workers=1) as fresh:
+        alone = {text: fresh.embed([text], overflow=overflow) for text in ("ab", LONG, "new " + LONG)}
     computed = counted(cached, monkeypatch)
-    for text in ("ab", long):
-        cached.embed([text], overflow=overflow)
+    first = ask(["ab", LONG])
     rows = sum(computed)
-    found = cached.embed(["ab", long, "ab", long, long], overflow=overflow)
-    assert sum(computed) == 2 * rows
-    assert found.chunks is not None
-    for index, wanted in enumerate(alone[number] for number in (0, 1, 0, 1, 1)):
-        np.testing.assert_allclose(found.vectors[index], wanted.vectors[0], rtol=0, atol=1e-6)
-        assert wanted.chunks is not None
-        part = slice(*found.chunks.offsets[index : index + 2])
-        np.testing.assert_allclose(found.chunks.vectors[part], wanted.chunks.vectors, rtol=0, atol=1e-6)
-        np.testing.assert_array_equal(found.chunks.spans[part], wanted.chunks.spans)
+    first.vectors[:] = 7  # which no later call may see
+    again = ask([LONG, "ab", LONG])
+    assert sum(computed) == rows
+    assert_documents(again, [alone[LONG], alone["ab"], alone[LONG]])
+    mixed = ask(["ab", "new " + LONG, LONG])
+    assert_documents(mixed, [alone["ab"], alone["new " + LONG], alone[LONG]])
+    assert sum(computed) > rows
+    halves = cached.embed([LONG], overflow=overflow, dtype="float16")
+    np.testing.assert_array_equal(halves.vectors, alone[LONG].vectors.astype(np.float16))
+    assert cached.cache.hits == 5
+    before = sum(computed)
+    ask(["ab"])
+    cached.embed(["ab"], overflow=overflow, window_tokens=12)
+    assert sum(computed) == before + 1  # other windows are other vectors
 
 
 def test_what_a_caller_does_to_a_vector_does_not_stay(cached: Encoder) -> None:

@@ -141,7 +141,13 @@ def test_parts_and_batches_do_not_show(encoder: Encoder, overflow: Any, monkeypa
     texts = [LONG, SHORT, LONG[:2000], "", SHORT]
     options = {"overflow": overflow, "window_tokens": 50, "overlap_tokens": 7}
     whole = encoder.embed(texts, **options)
-    monkeypatch.setattr(longdocs_module, "PART_TOKENS", 120)
+    name, size = ("PART_TOKENS", 120) if overflow == "windows" else ("PART_BYTES", 120 * 4 * encoder.dimension)
+    monkeypatch.setattr(longdocs_module, name, size)
+    held = [
+        rows.encodings.num_tokens
+        for rows in longdocs_module.cut_documents(encoder.tokenizer, encoder.card, texts, EmbedOptions(**options))
+    ]
+    assert len(held) > 2 and max(held) < 120 + 50
     parts = encoder.embed(texts, **options)
     task = encoder.prepare(texts, EmbedOptions(**options))
     asked = task.finish(encoder.compute(task.encodings, task.output))

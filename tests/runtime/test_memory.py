@@ -17,7 +17,7 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.batching import plan_batches
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.memory import FACTORS, MemoryGate, MemoryShape, memory_budget, parse_size, resident
+from fletcher.runtime.memory import FACTORS, MemoryGate, MemoryShape, memory_budget, parse_size, request_bytes, resident
 from fletcher.runtime.providers import PROVIDERS
 
 from .peak import grown, needs_proc
@@ -131,6 +131,22 @@ def test_a_limit_that_is_too_small_names_what_is_needed() -> None:
     budget = budget_of(limit=needed * MIB)
     assert longest <= budget.gate.capacity < longest + MIB
     assert budget.batch >= longest
+
+
+@pytest.mark.parametrize("loaded", [100, 350, 400, 900, 8000])
+def test_a_sixteenth_of_a_large_limit_is_no_batches(loaded: int) -> None:
+    budget_of = partial(memory_budget, SHAPE, loaded=loaded * MIB, caches=40 * MIB, workers=2, max_tokens=512)
+    longest = int(SHAPE.predict(np.array([512])))
+    with pytest.raises(InputError, match="is too small") as told:
+        budget_of(limit=loaded * MIB)
+    needed = int(str(told.value).partition("Give at least ")[2].partition(" MiB")[0])
+    with pytest.raises(InputError, match="is too small"):
+        budget_of(limit=(needed - 2) * MIB)
+    capacity = budget_of(limit=needed * MIB).gate.capacity
+    assert longest <= capacity < longest + MIB
+    rest = max(24 * MIB, needed * MIB // 16)  # the texts, the vectors and the allocator
+    assert loaded * MIB + 40 * MIB + capacity + rest == needed * MIB
+    assert request_bytes(needed * MIB) == rest * 2 // 3
 
 
 def test_workers_that_share_nothing_need_room_for_the_longest_text_each() -> None:

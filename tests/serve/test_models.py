@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from fletcher.runtime import Encodings
 from fletcher.runtime.errors import CanaryError, InputError, StoppingError
 from fletcher.serve.backend import Backend
+from fletcher.serve.backlog import MAX_MEMORY
 from fletcher.serve.model_spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
 from fletcher.serve.shadows import drift
@@ -125,6 +126,13 @@ def test_models_by_name_alias_and_version(shelf: Shelf) -> None:
 def test_lists_that_contradict_themselves(shelf: Shelf, specs: list[ModelSpec]) -> None:
     with pytest.raises(InputError):
         serve(shelf, *specs)
+
+
+def test_open_requests_stay_within_what_a_memory_limit_leaves_them(shelf: Shelf) -> None:
+    with serve(shelf, ModelSpec(path="1", name="one", memory_limit="1GiB"), ModelSpec(path="2", name="two")) as server:
+        limited, free = (serving.versions[0].wake() for serving in server.models.serving)
+        assert limited._backlog._max_memory == (1 << 30) // 16 * 2 // 3
+        assert free._backlog._max_memory == MAX_MEMORY
 
 
 def test_ready_tells_which_of_several_models_runs_elsewhere(shelf: Shelf) -> None:
