@@ -232,9 +232,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             status = type(translated).__name__
             self._models.metrics.failed(error)
             level = logging.ERROR if isinstance(translated, fl.FlightInternalError) else logging.INFO
-            logger.log(
-                level, "call failed", extra={"fields": fields | {"error": type(error).__name__, "reason": str(error)}}
-            )
+            said: dict[str, object] = {"error": type(error).__name__}
+            if level == logging.ERROR:  # of a refusal the words may hold what the client wrote
+                said["reason"] = str(error)
+            logger.log(level, "call failed", extra={"fields": fields | said})
             raise translated from None
         except (fl.FlightError, pa.ArrowException, OSError) as error:
             status = "left"

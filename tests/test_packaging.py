@@ -72,7 +72,7 @@ def test_no_flavour_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
     assert base
     assert not [requirement for requirement in base if requirement.startswith(("onnxruntime", "torch", "transformers"))]
     flavours = {"cpu", "apple", "nvidia", "tensorrt"}
-    assert flavours | {"openvino", "tensorrt-rtx", "fast-tokenizer", "serve", "verify", "export", "dev"} == set(
+    assert flavours | {"openvino", "tensorrt-rtx", "fast-tokenizer", "serve", "otel", "verify", "export", "dev"} == set(
         metadata.get_all("Provides-Extra") or []
     )
 

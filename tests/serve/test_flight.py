@@ -237,6 +237,18 @@ def test_unusable_streams_are_invalid_arguments(client: Any, batch: Any, descrip
     assert ".py" not in str(error)
 
 
+def test_logs_carry_the_id_and_nothing_that_a_client_wrote(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "fletcher"):
+        refused(client, [texts_batch(["secret"])], command(input_type="secret"))
+        client.do_get(ticket(texts=["secret"]), headed(x_request_id="mine")).read_all()
+        wait_for(lambda: len([record for record in caplog.records if record.message == "call"]) == 2)
+    lines = [getattr(record, "fields", {}) for record in caplog.records]
+    assert all(line["request_id"] for line in lines)
+    assert [(line["request_id"], line["status"]) for line in lines if line["route"] == "get"] == [("mine", "ok")]
+    assert {line.get("error") for line in lines} == {None, "OptionError"}
+    assert "secret" not in caplog.text and "secret" not in str(lines)
+
+
 def test_a_null_is_named_by_its_row_in_the_stream(client: Any) -> None:
     nulls = pa.RecordBatch.from_pydict({"text": pa.array(["c", None], pa.string())})
     error = refused(client, [texts_batch(["a", "b"]), nulls])

@@ -211,5 +211,5 @@ def test_serving_imports_no_torch_transformers_onnx_or_convert() -> None:
     shown = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=os.sep
     ).stdout
-    for name in ("'torch'", "'transformers'", "'optimum'", "'onnx'", "'fletcher.convert'"):
+    for name in ("'torch'", "'transformers'", "'optimum'", "'onnx'", "'opentelemetry'", "'fletcher.convert'"):
         assert name not in shown
