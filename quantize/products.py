@@ -7,7 +7,6 @@ q = round(x / s) + z, x W = s (q - z) V v, where V is the weight in int8 and v i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,57 +16,28 @@ from onnx import TensorProto, helper
 
 from fletcher.runtime.errors import InputError
 
+from .activations import LOWER_BOUNDS, Activations, even_steps, uneven_steps
 from .graph import CONTRIB, GraphEditor
 from .matrices import Place
 from .recipe import MatrixScheme, Recipe
 from .rounding import pack_nibbles, round_blocks, round_columns, round_rows
 
-__all__ = ["GELU_FLOOR", "LOWER_BOUNDS", "ActivationRange", "ProductWriter"]
-
-#: Just below Gelu's minimum, -0.16997 at -0.7518.
-GELU_FLOOR = 0.17
-
-#: By the operator that makes them, how far below zero activations can be.
-LOWER_BOUNDS = {"Gelu": GELU_FLOOR, "Relu": 0.0}
-
-
-@dataclass(frozen=True, slots=True)
-class ActivationRange:
-    """What a product's activations are on the calibration texts.
-
-    Attributes:
-        low: smallest element that shall be representable.
-        high: largest one.
-        lowest: smallest element of each column or 0, float32, (in,).
-        highest: largest one or 0, float32, (in,).
-        mean: of each column, float32, (in,).
-    """
-
-    low: float
-    high: float
-    lowest: NDArray[np.float32]
-    highest: NDArray[np.float32]
-    mean: NDArray[np.float32]
-
-    @property
-    def columns(self) -> NDArray[np.float32]:
-        """Largest absolute element of each column, float32, (in,)."""
-        return np.maximum(self.highest, -self.lowest)
+__all__ = ["ProductWriter"]
 
 
 class ProductWriter:
     """Writes the nodes that take a product's place. What several products need of one tensor is written once."""
 
-    def __init__(self, graph: GraphEditor, recipe: Recipe, ranges: dict[str, ActivationRange] | None = None) -> None:
+    def __init__(self, graph: GraphEditor, recipe: Recipe, seen: dict[str, Activations] | None = None) -> None:
         """
         Args:
             graph: takes the new weights.
             recipe: how.
-            ranges: by matrix, what its activations are; needed by `int8-static`, SmoothQuant and bias correction.
+            seen: by matrix, what its activations are; see `calibration.needs_calibration`.
         """
         self._graph = graph
         self._recipe = recipe
-        self._ranges = ranges or {}
+        self._seen = seen or {}
         self._nodes: list[onnx.NodeProto] = []
         self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._made_by = {output: node for node in graph.nodes for output in node.output}
@@ -133,7 +103,8 @@ class ProductWriter:
     ) -> None:
         name = place.matrix.name
         bound = self._bound(value)
-        value, weight, smoothed = self._smooth(value, weight, place)
+        apart = self._apart(value, weight, name)
+        value, weight = self._smooth(value, weight, name)
         if self._recipe.asymmetric and bound is not None:
             codes, scales, zero = self._shifted_rows(value, bound)
         else:
@@ -143,13 +114,13 @@ class ProductWriter:
         if bound:
             shift = (-bound * columns.floats.sum(axis=0, dtype=np.float64)).astype(np.float32)
             bias = shift if bias is None else bias + shift
-        bias = self._corrected(bias, weight, columns.floats, name, smoothed)
-        stored = self._stored(place, smoothed)
+        if self._recipe.bias_correction:  # rows' own scales leave no error in the mean but the weight's
+            bias = _plus(bias, self._seen[name].mean.astype(np.float64) @ (weight - columns.floats))
+        stored = self._stored(place)
         inputs = [codes, self._graph.add(f"{stored}.int8", columns.values), self._constant("one", np.float32(1))]
         inputs += [self._graph.add(f"{stored}.scales", columns.scales), zero]
         product = self._node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
-        scaled = self._node("Mul", [product, scales], f"{name}/scaled")
-        self._finish(scaled, bias, name, output)
+        self._finish(self._node("Mul", [product, scales], f"{name}/scaled"), bias, name, output, apart)
 
     def _bound(self, value: str) -> float | None:
         """How far below zero a value can be, if its operator says so."""
@@ -206,39 +177,30 @@ class ProductWriter:
     ) -> None:
         """Q/DQ around the product, which providers fuse as they can; for GPUs' kernels with even ranges in int8."""
         name = place.matrix.name
-        seen = self._ranges[name]
-        low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-        value, weight, smoothed = self._smooth(value, weight, place)
-        if smoothed is not None:  # as much of the smoothed range as the recipe keeps of the range
-            low = float((seen.lowest / smoothed).min()) * low / min(float(seen.lowest.min()), -1e-20)
-            high = float((seen.highest / smoothed).max()) * high / max(float(seen.highest.max()), 1e-20)
-        codes: type[np.integer[Any]] = np.uint8
-        zero = 0
-        if self._recipe.target in ("cuda", "tensorrt"):
-            codes, scale = np.int8, max(high, -low, 1e-20) / 127
-        else:
-            scale = max(high - low, 1e-20) / 255
-            zero = round(-low / scale)
-        pair = [self._constant(f"{name}/scale", np.float32(scale)), self._constant(f"{name}/zero", codes(zero))]
-        quantised = self._node("QuantizeLinear", [value, *pair], f"{name}/q")
-        if self._recipe.target == "cpu":  # MLAS' kernel by name: ONNX Runtime leaves these Q/DQ products in float32
-            columns = round_columns(weight, limit=self._limit, search=self._recipe.search)
-            bias = self._corrected(bias, weight, columns.floats, name, smoothed)
-            stored = self._stored(place, smoothed)
-            inputs = [quantised, self._graph.add(f"{stored}.int8", columns.values), pair[0]]
-            inputs += [self._graph.add(f"{stored}.scales", columns.scales), pair[1]]
-            product = self._node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
-            self._finish(product, bias, name, output)
-            return
-        restored = self._node("DequantizeLinear", [quantised, *pair], f"{name}/dq")
+        seen = self._seen[name]
+        gpu = self._recipe.target in ("cuda", "tensorrt")
+        steps = even_steps(seen.low, seen.high) if gpu else uneven_steps(seen.low, seen.high)
+        apart = self._apart(value, weight, name)
+        value, weight = self._smooth(value, weight, name)
         columns = round_columns(weight, limit=self._limit, search=self._recipe.search)
-        stored = self._stored(place, smoothed)
-        parts = [self._graph.add(f"{stored}.int8", columns.values)]
-        parts += [self._graph.add(f"{stored}.scales", columns.scales)]
-        parts += [self._graph.add(f"{stored}.zeros", np.zeros(weight.shape[1], np.int8))]
-        weights = self._node("DequantizeLinear", parts, f"{name}/weight", axis=1)
-        bias = self._corrected(bias, weight, columns.floats, name, smoothed)
-        self._finish(self._node("MatMul", [restored, weights], f"{name}/product"), bias, name, output)
+        if self._recipe.bias_correction:
+            error = seen.mean.astype(np.float64) @ weight - seen.coded.astype(np.float64) @ columns.floats
+            bias = _plus(bias, error)
+        zero = np.int8(steps.zero) if gpu else np.uint8(steps.zero)
+        pair = [self._constant(f"{name}/scale", np.float32(steps.scale)), self._constant(f"{name}/zero", zero)]
+        quantised = self._node("QuantizeLinear", [value, *pair], f"{name}/q")
+        stored = self._stored(place)
+        codes, scales = self._graph.add(f"{stored}.int8", columns.values), f"{stored}.scales"
+        self._graph.add(scales, columns.scales)
+        if self._recipe.target == "cpu":  # MLAS' kernel by name: ONNX Runtime leaves these Q/DQ products in float32
+            inputs = [quantised, codes, pair[0], scales, pair[1]]
+            product = self._node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
+        else:
+            restored = self._node("DequantizeLinear", [quantised, *pair], f"{name}/dq")
+            zeros = self._graph.add(f"{stored}.zeros", np.zeros(weight.shape[1], np.int8))
+            weights = self._node("DequantizeLinear", [codes, scales, zeros], f"{name}/weight", axis=1)
+            product = self._node("MatMul", [restored, weights], f"{name}/product")
+        self._finish(product, bias, name, output, apart)
 
     def _blocks(
         self,
@@ -254,7 +216,12 @@ class ProductWriter:
         blocks = round_blocks(
             weight, bits=bits, block=recipe.block, asymmetric=recipe.asymmetric and bits == 4, search=recipe.search
         )
-        bias = self._corrected(bias, weight, blocks.floats, name)
+        if recipe.bias_correction:
+            seen = self._seen[name]
+            mean = (
+                seen.mean if seen.factors is None else seen.mean * seen.factors
+            )  # these kernels take the values as they are
+            bias = _plus(bias, mean.astype(np.float64) @ (weight - blocks.floats))
         values = pack_nibbles(blocks.values) if bits == 4 else blocks.values
         zeros = pack_nibbles(blocks.zeros) if bits == 4 else blocks.zeros
         inputs = [value, self._graph.add(f"{place.weight}.int{bits}", values)]
@@ -323,50 +290,45 @@ class ProductWriter:
         self._shared[name, "half"] = (self._node("Cast", [stored], f"{name}/wide", to=TensorProto.FLOAT),)
         return self._shared[name, "half"][0]
 
-    def _smooth(
-        self, value: str, weight: NDArray[np.float32], place: Place
-    ) -> tuple[str, NDArray[np.float32], NDArray[np.float32] | None]:
-        """Moves spread from the activations' columns into the weight's rows (SmoothQuant, arXiv:2211.10438, equation 4). The
-        norm before cannot take the factors, as the residual reads it too, so that they are multiplied with explicitly."""
-        alpha = self._recipe.smoothquant
-        if alpha is None or self._bound(value) is not None:  # an activation's spread is in its rows, not its columns
-            return value, weight, None
-        seen = np.maximum(self._ranges[place.matrix.name].columns, np.float32(1e-5))
-        rows = np.maximum(np.abs(weight).max(axis=1), 1e-5)
-        factors = (seen**alpha / rows ** (1 - alpha)).astype(np.float32)
-        factors = np.maximum(factors / np.float32(np.exp(np.log(factors).mean())), np.float32(1e-3))
-        key = (value, "smooth")
-        if key in self._shared:  # two weights on one tensor: the first one's factors serve both
-            (smoothed, stored) = self._shared[key]
-            factors = np.asarray(self._graph.values(stored)) ** -1
-        else:
-            stored = self._graph.add(f"{value}/smooth_factors", (1 / factors).astype(np.float32))
-            smoothed = self._node("Mul", [value, stored], f"{value}/smooth")
-            self._shared[key] = (smoothed, stored)
-        return smoothed, weight * factors[:, None], factors
+    def _smooth(self, value: str, weight: NDArray[np.float32], name: str) -> tuple[str, NDArray[np.float32]]:
+        """Activations with their spread moved into the weight, and without the columns apart.
 
-    def _corrected(
-        self,
-        bias: NDArray[np.float32] | None,
-        weight: NDArray[np.float32],
-        rounded: NDArray[np.float32],
-        name: str,
-        factors: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32] | None:
-        """The bias without the mean error that the weight's rounding makes of the activations' mean."""
-        if not self._recipe.bias_correction:
-            return bias
-        mean = self._ranges[name].mean.astype(np.float64)
-        mean = mean if factors is None else mean / factors
-        error = (mean @ (weight - rounded)).astype(np.float32)
-        return error if bias is None else bias + error
+        The norm before them cannot take the factors, as the residual reads it too: they are multiplied with explicitly.
+        """
+        seen = self._seen.get(name)
+        multipliers = None if seen is None else seen.multipliers
+        if seen is None or multipliers is None:
+            return value, weight
+        key = (value, "smooth")
+        if key not in self._shared:
+            factors = self._graph.add(f"{value}/smooth_factors", multipliers)
+            self._shared[key] = (self._node("Mul", [value, factors], f"{value}/smooth"),)
+        return self._shared[key][0], seen.absorb(weight)
+
+    def _apart(self, value: str, weight: NDArray[np.float32], name: str) -> str | None:
+        """The product of the columns with the largest activations in float32 (after LLM.int8(), arXiv:2208.07339), or None.
+
+        A few columns decide the scale of all the others: without them the others' steps are several times finer."""
+        loud = self._seen[name].loud if self._recipe.outliers else np.empty(0, np.int64)
+        if not len(loud):
+            return None
+        key = (value, "loud")
+        if key not in self._shared:
+            columns = self._graph.add(f"{value}/loud_columns", loud)
+            self._shared[key] = (self._node("Gather", [value, columns], f"{value}/loud", axis=-1),)
+        rows = self._graph.add(f"{name}/loud_rows", np.ascontiguousarray(weight[loud]))
+        return self._node("MatMul", [self._shared[key][0], rows], f"{name}/apart")
 
     @property
     def _limit(self) -> int:
         return 63 if self._recipe.reduced_range else 127
 
-    def _finish(self, value: str, bias: NDArray[np.float32] | None, name: str, output: str) -> None:
-        """Gives a value the product's old name, the bias added."""
+    def _finish(
+        self, value: str, bias: NDArray[np.float32] | None, name: str, output: str, apart: str | None = None
+    ) -> None:
+        """Gives a value the product's old name, the bias and what was multiplied apart added."""
+        if apart is not None:
+            value = self._node("Add", [value, apart], f"{name}/joined")
         if bias is None:
             self._nodes.append(helper.make_node("Identity", [value], [output], name=f"{name}/output"))
             return
@@ -393,7 +355,12 @@ class ProductWriter:
             self._shared[key] = (self._node("ConstantOfShape", [shape], "quantize/middles", value=value),)
         return self._shared[key][0]
 
-    @staticmethod
-    def _stored(place: Place, smoothed: NDArray[np.float32] | None) -> str:
+    def _stored(self, place: Place) -> str:
         """The name of a rounded weight: layers may share one, but not what smoothing made of it."""
-        return place.weight if smoothed is None else place.matrix.name
+        seen = self._seen.get(place.matrix.name)
+        return place.weight if seen is None or seen.multipliers is None else place.matrix.name
+
+
+def _plus(bias: NDArray[np.float32] | None, error: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The bias without an error that is made on average."""
+    return np.asarray(error if bias is None else bias + error, np.float32)

@@ -28,7 +28,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     Attributes:
         name: also the precision's name in the variant, `cpu-NAME`.
-        scheme: of every matrix that nothing else is said of. `mixed` is `int8-per-token`, with overrides.
+        scheme: of every matrix that nothing else is said of. `mixed` is `int8-per-token`, with overrides or
+            columns in float32.
         description: a line for people.
         target: what the graph is for; `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes.
         exclude: patterns of matrices, and `embeddings.word`, that stay float32.
@@ -43,6 +44,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         smoothquant: how much of the activations' spread moves into the weights, 0 to 1; None moves none (`int8-static`,
             `int8-per-token`).
         bias_correction: whether the mean error that quantisation causes on the calibration texts is taken off.
+        outliers: columns of each product's activations, those with the largest elements on the calibration texts, that are
+            multiplied in float32 (`int8-static`, `int8-per-token`).
         embeddings: of the word table: `int8` has a scale a row, `int4` two elements a byte.
         reduced_range: whether weights keep to 7 bits, for x86 processors without VNNI, whose U8S8 product saturates.
         min_cosine: the canary's smallest cosine; None is what the scheme allows.
@@ -62,6 +65,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     percentile: Annotated[float, msgspec.Meta(gt=50, le=100)] = 99.99
     smoothquant: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     bias_correction: bool = False
+    outliers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     embeddings: Literal["fp32", "int8", "int4"] = "fp32"
     reduced_range: bool = False
     min_cosine: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
@@ -121,9 +125,9 @@ def _read(path: Path) -> Recipe:
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         fields = ", ".join(Recipe.__struct_fields__)
         raise InputError(f"{path} is no recipe: {error}. A recipe has {fields}") from error
-    if recipe.scheme == "mixed" and not recipe.patterns:
+    if recipe.scheme == "mixed" and not recipe.patterns and not recipe.outliers:
         raise InputError(
-            f"{path} is a mixed recipe without `exclude` and `overrides`: say which matrices differ, and how"
+            f"{path} is a mixed recipe without `exclude`, `overrides` and `outliers`: say what differs, and how"
         )
     if recipe.target != "cpu" and recipe.scheme != "int8-static":
         raise InputError(

@@ -139,12 +139,12 @@ def quantise(
     if not measured_on:
         raise InputError("there is no text to measure on: give some, or leave --texts out for the built-in ones")
     with new_artifact(output) as folder:
-        ranges = None
+        seen = None
         if needs_calibration(recipe, schemes.values()):
             tell("calibrating")
-            ranges = calibrate(parent, recipe, schemes, calibrating)
+            seen = calibrate(parent, recipe, schemes, calibrating)
         tell("rewriting the graph")
-        ProductWriter(graph, recipe, ranges).rewrite(places, schemes)
+        ProductWriter(graph, recipe, seen).rewrite(places, schemes)
         name = f"{source.target}-{recipe.name}"
         weights = f"weights.{recipe.name}.safetensors"
         graph.write(folder / f"{name}.onnx", folder / weights)

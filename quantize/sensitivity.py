@@ -98,7 +98,7 @@ def sensitivity(
     places = find_matrices(graph)
     schemes = plan(recipe, places)
     used = list(texts) if texts is not None else builtin_texts()
-    ranges = calibrate(parent, recipe, schemes, used) if needs_calibration(recipe, schemes.values()) else None
+    seen = calibrate(parent, recipe, schemes, used) if needs_calibration(recipe, schemes.values()) else None
     measured_on = used if texts is not None else used[:NUM_TEXTS]
     card = parent.manifest.card
     queries = (*measured_on[1:], measured_on[0]) if card.output == "scores" else ()
@@ -111,7 +111,7 @@ def sensitivity(
     damages = []
     for done, (name, scheme) in enumerate(schemes.items(), 1):
         edited = GraphEditor(parent, source)
-        ProductWriter(edited, recipe, ranges).rewrite(places, {name: scheme})
+        ProductWriter(edited, recipe, seen).rewrite(places, {name: scheme})
         vectors = _run(CpuGraph(edited.inline(), parent.path), encodings, names, output)
         ours, theirs = comparable(card.output, vectors, reference)
         found = 1 - cosines(ours.astype(np.float64), theirs.astype(np.float64))
