@@ -60,6 +60,11 @@ class Activations:
         multipliers[self.loud] = 0
         return multipliers
 
+    @property
+    def raw_mean(self) -> Floats:
+        """Of each column as it is, not divided, float32, (in,)."""
+        return self.mean if self.factors is None else self.mean * self.factors
+
     def absorb(self, weight: Floats) -> Floats:
         """The weight, (in, out), of activations that were multiplied with `multipliers`."""
         absorbed = weight.copy() if self.factors is None else weight * self.factors[:, None]

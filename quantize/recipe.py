@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -20,6 +21,11 @@ MatrixScheme = Literal["int8-per-token", "int8-static", "int8-dynamic", "w8", "w
 Scheme = Literal["int8-per-token", "int8-static", "int8-dynamic", "w8", "w4", "fp16", "bf16", "mixed"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
+#: By target, the one scheme that it takes.
+ALONE: Mapping[str, Scheme] = MappingProxyType(
+    {"openvino": "int8-static", "cuda": "int8-static", "tensorrt": "int8-static", "coreml": "w8"}
+)
+
 Calibration = Literal["minmax", "percentile", "entropy", "mse"]
 
 
@@ -31,7 +37,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         scheme: of every matrix that nothing else is said of. `mixed` is `int8-per-token`, with overrides or
             columns in float32.
         description: a line for people.
-        target: what the graph is for; `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes.
+        target: what the graph is for; `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes,
+            `coreml` takes `w8` as bytes that are widened at load.
         exclude: patterns of matrices, and `embeddings.word`, that stay float32.
         overrides: by pattern, another scheme; the first that fits counts.
         block: elements that share a scale (`w8`, `w4`), a power of two.
@@ -54,7 +61,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     scheme: Scheme
     description: str = ""
-    target: Literal["cpu", "openvino", "cuda", "tensorrt"] = "cpu"
+    target: Literal["cpu", "openvino", "cuda", "tensorrt", "coreml"] = "cpu"
     exclude: tuple[str, ...] = ()
     overrides: Mapping[str, MatrixScheme] = {}
     block: Literal[16, 32, 64, 128, 256] = 32
@@ -129,9 +136,15 @@ def _read(path: Path) -> Recipe:
         raise InputError(
             f"{path} is a mixed recipe without `exclude`, `overrides` and `outliers`: say what differs, and how"
         )
-    if recipe.target != "cpu" and recipe.scheme != "int8-static":
+    wanted = ALONE.get(recipe.target, recipe.scheme)
+    if recipe.target != "cpu" and (recipe.scheme != wanted or recipe.overrides):
         raise InputError(
-            f"{path} asks for {recipe.scheme} on the target {recipe.target}, which takes int8-static (Q/DQ) alone: "
+            f"{path} asks for {recipe.scheme} on the target {recipe.target}, which takes {wanted} alone, without overrides: "
             "leave the target out"
+        )
+    if recipe.target in ("tensorrt", "coreml") and recipe.embeddings != "fp32":
+        raise InputError(
+            f'{path} asks for {recipe.embeddings} embeddings on the target {recipe.target}: say embeddings = "fp32", which '
+            "leaves them as they are"
         )
     return recipe
