@@ -65,16 +65,20 @@ def write_blocks(
 def write_widened(nodes: Nodes, product: Product, recipe: Recipe) -> None:
     """Bytes with a scale a column, which ONNX Runtime multiplies out when it loads the graph, before a provider sees it.
 
-    So a provider without integer kernels takes the graph as it took the float one, and the file is smaller.
+    So a provider without integer kernels takes the graph as it took the float one, and the file is smaller. In float32 first:
+    ONNX Runtime has no half multiplication of its own, and would leave the nodes to the provider.
     """
     columns = round_columns(product.weight, search=recipe.search)
     stored, kind = product.place.weight, product.kind
     codes = nodes.graph.add(f"{stored}.int8", columns.values)
-    scales = nodes.graph.add(f"{stored}.scales", columns.scales.astype(kind))
+    scales = nodes.graph.add(f"{stored}.scales", columns.scales)
     key = (stored, "widened")
     if key not in nodes.shared:
-        floats = nodes.node("Cast", [codes], f"{stored}/floats", to=helper.np_dtype_to_tensor_dtype(kind))
-        nodes.shared[key] = (nodes.node("Mul", [floats, scales], f"{stored}/wide"),)
+        floats = nodes.node("Cast", [codes], f"{stored}/floats", to=TensorProto.FLOAT)
+        wide = nodes.node("Mul", [floats, scales], f"{stored}/wide")
+        if kind != np.float32:
+            wide = nodes.node("Cast", [wide], f"{stored}/narrow", to=helper.np_dtype_to_tensor_dtype(kind))
+        nodes.shared[key] = (wide,)
     value = nodes.node("MatMul", [product.value, nodes.shared[key][0]], f"{product.name}/product")
     nodes.finish(product, value, product.bias)
 
