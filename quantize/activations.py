@@ -56,7 +56,9 @@ class Activations:
         """What activations are multiplied with before they are quantised, (in,): 0 for columns apart; None changes none."""
         if self.factors is None and not len(self.loud):
             return None
-        multipliers = np.ones(len(self.mean), np.float32) if self.factors is None else 1 / self.factors
+        multipliers = np.ones(len(self.mean), np.float32)
+        if self.factors is not None:
+            multipliers /= self.factors
         multipliers[self.loud] = 0
         return multipliers
 
@@ -116,7 +118,7 @@ def smoothing_factors(largest: Floats, weights: Sequence[Floats], alpha: float) 
     rows = np.maximum(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0), 1e-5)
     factors = (seen**alpha / rows ** (1 - alpha)).astype(np.float32)
     # Only ratios between columns matter; a column of almost nothing is not to be blown up without end.
-    return np.maximum(factors / np.float32(np.exp(np.log(factors).mean())), np.float32(1e-3))
+    return np.asarray(np.maximum(factors / np.exp(np.log(factors).mean()), 1e-3), np.float32)
 
 
 def loud_columns(largest: Floats, count: int) -> NDArray[np.int64]:

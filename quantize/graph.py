@@ -182,7 +182,9 @@ def write_graphs(
         weights: the file.
         kept: what belongs into it though no node reads it.
     """
-    tensors = {name: (helper.np_dtype_to_tensor_dtype(values.dtype), values) for name, values in kept.items()}
+    tensors: dict[str, tuple[int, NDArray[Any]]] = {
+        name: (helper.np_dtype_to_tensor_dtype(values.dtype), values) for name, values in kept.items()
+    }
     for editor in editors.values():
         tensors |= editor.external()
     places = _write_tensors(weights, tensors)

@@ -67,12 +67,17 @@ class Nodes:
         return self.graph.add(f"quantize/{name}", np.asarray(value))
 
     def finish(self, product: Product, value: str, bias: NDArray[np.float32] | None, apart: str | None = None) -> None:
-        """Gives a value the product's old name, the bias and what was multiplied apart added."""
-        name = product.name
-        if apart is not None:
-            value = self.node("Add", [value, apart], f"{name}/joined")
-        if bias is None:
-            self.written.append(helper.make_node("Identity", [value], [product.output], name=f"{name}/output"))
-            return
-        stored = self.graph.add(f"{name}/bias", bias.astype(product.kind))
-        self.written.append(helper.make_node("Add", [value, stored], [product.output], name=f"{name}/output"))
+        """Gives a value the product's old name, the bias and what was multiplied apart added.
+
+        The bias comes first: OpenVINO 2026.4 crashes while it compiles a quantised product to which anything else is added.
+        """
+        parts = [] if bias is None else [self.graph.add(f"{product.name}/bias", bias.astype(product.kind))]
+        parts += [] if apart is None else [apart]
+        if not parts:
+            self.written.append(helper.make_node("Identity", [value], [product.output], name=f"{product.name}/output"))
+        for place, part in enumerate(parts):
+            last = place == len(parts) - 1
+            output = product.output if last else f"{product.name}/biased"
+            name = f"{product.name}/output" if last else output
+            self.written.append(helper.make_node("Add", [value, part], [output], name=name))
+            value = output

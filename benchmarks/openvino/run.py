@@ -2,9 +2,9 @@
 
     python benchmarks/openvino/run.py FP32 --variant ARTEFACT=openvino … --peer PYTHON_OF_PEERS=FOLDER [--corpus sentences]
 
-FP32 is the float32 artefact: the reference for overlap@10 (on mlas), and a participant on openvino-bf16 where that is asked for
-with `--variant FP32=openvino-bf16`. FOLDER is what `prepare.py` made. Everybody takes turns, round by round; a ratio is of one round, and
-the table gives the median and the worst. The peer gets its own best batch size from a trial, as `fletcher-serve bench` does it.
+FP32 is the float32 artefact: the reference for overlap@10 (on mlas), and a participant on openvino-bf16 where that is asked
+for with `--variant FP32=openvino-bf16`. FOLDER is what `prepare.py` made. Everybody takes turns in each round; a ratio is of
+one round, and the table gives the median and the worst. The peer gets its own best batch size from a trial.
 """
 
 from __future__ import annotations

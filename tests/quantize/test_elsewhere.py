@@ -17,6 +17,7 @@ from fletcher.model_zoo.progress import silent
 from fletcher.quantize.metrics import cosines
 from fletcher.quantize.recipe import load_recipe
 from fletcher.quantize.run import quantise
+from fletcher.runtime import Encoder
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.cpu_graph import CpuGraph
@@ -99,6 +100,15 @@ def test_coremls_weights_are_bytes_in_the_file_and_floats_before_the_provider_lo
         loaded = onnx.load(tmp_path / "loaded.onnx", load_external_data=False).graph
         assert not {node.name for node in folded} & {node.name for node in loaded.node}
         assert not any(tensor.data_type == TensorProto.INT8 for tensor in loaded.initializer)
+
+
+def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: Path) -> None:
+    quantise(parent, load_recipe("openvino-static"), tmp_path / "out", texts=TEXTS)
+    with Encoder.load(parent, provider="mlas") as encoder:
+        reference = encoder.embed(TEXTS).vectors
+    with Encoder.load(tmp_path / "out", provider="openvino") as encoder:
+        vectors = encoder.embed(TEXTS).vectors
+    assert cosines(vectors.astype(np.float64), reference.astype(np.float64)).min() >= 0.98
 
 
 def test_a_target_that_was_not_exported_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
