@@ -111,6 +111,18 @@ def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: 
     assert cosines(vectors.astype(np.float64), reference.astype(np.float64)).min() >= 0.98
 
 
+def test_reduced_weights_cannot_saturate_without_vnni_and_need_no_instruction_set(parent: Path, tmp_path: Path) -> None:
+    quantise(parent, load_recipe("int8-per-token-reduced"), tmp_path / "out", texts=TEXTS)
+    (variant,) = Artifact.open(tmp_path / "out").manifest.variants
+    assert variant.instructions == ()
+    graph = onnx.load(tmp_path / "out" / variant.file).graph
+    weights = {node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"}
+    largest = max(np.abs(numpy_helper.to_array(one)).max() for one in graph.initializer if one.name in weights)
+    # VPMADDUBSW adds two products of an unsigned and a signed byte in 16 bits.
+    assert len(weights) == 2 * 4 and 0 < largest <= 63
+    assert 2 * 255 * int(largest) <= np.iinfo(np.int16).max
+
+
 def test_a_target_that_was_not_exported_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no tensorrt-fp16.*--target tensorrt --precision fp16"):
         quantise(minilm_artifact, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
