@@ -173,6 +173,20 @@ def test_damage_is_written_as_figures_and_as_a_plot(tmp_path: Path) -> None:
         plot_sensitivity(found, tmp_path / "d.pdf")
 
 
+def test_exclusion_goes_by_damage_for_work_and_leaves_the_table_to_the_end() -> None:
+    damages = (
+        Damage("down", "w8", 4e-4, 1e-3, 0.2),
+        Damage("qkv", "w8", 3e-4, 1e-3, 0.1),
+        Damage("embeddings.word", "w8", 2e-4, 1e-3, 0.0),
+        Damage("up", "w8", 1e-4, 1e-3, 0.2),
+    )
+    found = Sensitivity("a model", "w8", 16, damages)
+    assert exclude_greedily(found, 1.1e-3) == ()
+    assert exclude_greedily(found, 7.1e-4) == ("qkv",)
+    assert exclude_greedily(found, 3.1e-4) == ("qkv", "down")
+    assert exclude_greedily(found, 0.0) == ("qkv", "down", "up", "embeddings.word")
+
+
 @pytest.mark.slow
 def test_mixed_is_nearer_than_per_token_and_static_ranges_survive_on_loud_columns(
     minilm_artifact: Path, tmp_path: Path
