@@ -18,7 +18,7 @@ body { max-width: 72rem; } .wide td:first-child { white-space: nowrap; }
 .take { border-left: 4px solid var(--good); background: #f3f8f5; padding: .8rem 1.1rem; margin: 1.25rem 0;
   font-size: 1.05rem; }
 .wide { overflow-x: auto; } tr.chosen td { background: #f3f8f5; font-weight: 600; } tr.dropped td { color: var(--soft); }
-td.bad { color: var(--bad); } .plots.one { grid-template-columns: 1fr; max-width: 46rem; }
+td.bad { color: var(--bad); } .figures { margin: 0 0 1rem; } .plots.one { grid-template-columns: 1fr; max-width: 46rem; }
 """
 
 RESCORING = {
@@ -45,20 +45,23 @@ def sweep_to_html(report: SweepReport) -> str:
         f'<p class="soft">Measured on {escape(report.machine)}, {escape(report.provider)}; {escape(report.time)}. '
         f"{report.judged:,} texts judge ({escape(report.texts)}); {report.calibrating:,} others calibrate.</p></header>",
         f'<p class="take">{escape(report.sentence)}</p>',
+        _headline(report),
         f"<p>The artefact: <code>{escape(report.output)}</code></p>",
         "<h2>Every recipe</h2>",
         f'<div class="wide">{_points(report)}</div>',
-        '<p class="soft">Speeds are times float32\'s, measured in turns with it: throughput of short and of long texts, and '
-        "the latency of one short text. Size and memory are shares of float32's. The recommendation comes from recipes whose "
+        f'<p class="soft">Speeds are times float32\'s, measured in turns with it: throughput of short and of long texts, and '
+        f"the latency of one short text{_absolute(report.parent)}. Size and memory are shares of float32's. The "
+        "recommendation comes from recipes whose "
         f"worst cosine is at least {report.min_cosine:g}, that keep at least {report.min_overlap:.0%} of the neighbours, and "
         "whose vectors do not depend on the other texts of a batch: <i>batch</i> is 1 − cosine of a text alone with the same "
-        "text among others. ★: no other recipe is better in accuracy, speed and size together.</p>",
+        "text among others, where that is more than rounding. ★: no other recipe is better in accuracy, speed and size "
+        "together.</p>",
         '<div class="plots one">',
         f"<figure>{plot_front(report.parent, kept, report.front, report.chosen)}<figcaption>Filled points are beaten by none "
         "in accuracy, speed and size together; their area is the file's size; the red one is recommended.</figcaption>"
         "</figure>",
-        f"<figure>{plot_histograms(kept, report.min_cosine)}<figcaption>How far each text's vector is from float32's. The "
-        "dashed line is the bound.</figcaption></figure>",
+        f"<figure>{plot_histograms(kept, report.min_cosine)}<figcaption>How far each text's vector is from float32's. Texts "
+        "beyond the dashed line, the bound, are red.</figcaption></figure>",
         "</div>",
         _damage(report),
         _storage(report),
@@ -69,6 +72,26 @@ def sweep_to_html(report: SweepReport) -> str:
     return "\n".join(part for part in parts if part)
 
 
+def _headline(report: SweepReport) -> str:
+    """The recommended recipe's figures, large."""
+    point = next((point for point in report.points if point.name == report.chosen), None)
+    if point is None or point.quality is None or point.speed is None:
+        return ""
+    quality, speed, bytes_before = point.quality, point.speed, report.parent.file_bytes
+    figures = [
+        (f"{speed.ratio:.2f}×", f"throughput: {speed.short_ratio:.2f}× short, {speed.long_ratio:.2f}× long texts"),
+        (f"{speed.latency_ms:.1f} ms", f"for one short text, {speed.latency_ratio:.2f}× sooner"),
+        (f"{point.file_bytes / 1e6:,.0f} MB", f"instead of {bytes_before / 1e6:,.0f} MB"),
+        (
+            f"{quality.cosine_min:.4f}",
+            f"cosine of the worst of {report.judged:,} texts; mean {quality.cosine_mean:.5f}",
+        ),
+        (f"{quality.overlap:.1%}", "of the ten nearest neighbours stay"),
+    ]
+    cells = "".join(f'<div class="figure"><b>{value}</b><span>{told}</span></div>' for value, told in figures)
+    return f'<div class="figures">{cells}</div>'
+
+
 def _points(report: SweepReport) -> str:
     headings = ["recipe", "#cosine mean", "#p1", "#worst", "#neighbours", "#Spearman"]
     headings += ["#judged pairs"] if report.pairs else []
@@ -76,6 +99,14 @@ def _points(report: SweepReport) -> str:
     rows = [_row(report, report.parent)]
     rows += [_row(report, point) for point in report.points if point.quality is not None]
     return html_table(headings, rows)
+
+
+def _absolute(parent: Point) -> str:
+    speed = parent.speed
+    if speed is None:
+        return ""
+    short, long = f"{speed.short_texts_per_s:,.0f} short texts", f"{speed.long_texts_per_s:,.0f} long ones a second"
+    return f" (float32: {short}, {long}, {speed.latency_ms:.1f} ms)"
 
 
 def _row(report: SweepReport, point: Point) -> str:
@@ -93,7 +124,7 @@ def _row(report: SweepReport, point: Point) -> str:
         (f"{quality.overlap:.1%}", quality.overlap < report.min_overlap),
         (f"{quality.spearman:.5f}", False),
         *([("" if quality.pairs is None else f"{100 * quality.pairs:.2f}", False)] if report.pairs else []),
-        (f"{max(1 - quality.batch_cosine, 0):.0e}", depends),
+        (f"{1 - quality.batch_cosine:.0e}" if depends else "none", depends),
         (f"{speed.short_ratio:.2f}", False),
         (f"{speed.long_ratio:.2f}", False),
         (f"{speed.latency_ratio:.2f}", False),
@@ -115,7 +146,8 @@ def _damage(report: SweepReport) -> str:
     return (
         "<h2>Damage by layer</h2>"
         f'<div class="plots one"><figure>{plot_damage(found)}<figcaption>Each matrix quantised by itself, on {found.texts} '
-        "texts; the longest bars are what exclusions leave in float32.</figcaption></figure></div>"
+        "texts. Blue: attention (dark: queries, keys, values; light: output); orange: into the feed-forward part; red: out "
+        "of it. Exclusions leave in float32 what costs most for its time.</figcaption></figure></div>"
     )
 
 

@@ -13,9 +13,9 @@ from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.token_inputs import token_inputs
 from fletcher.runtime.tokenizer import Tokenizer
 
+from .activations import LOWER_BOUNDS, Activations, even_steps, loud_columns, smoothing_factors, uneven_steps
 from .graph import GraphEditor
 from .matrices import find_matrices, float_variant
-from .products import ActivationRange
 from .recipe import MatrixScheme, Recipe
 
 __all__ = ["FEWEST_TEXTS", "calibrate", "choose_range", "needs_calibration"]
@@ -29,15 +29,18 @@ MOST_TEXTS = 256
 #: Bins of a histogram, and the levels of eight bits.
 BINS, LEVELS = 2048, 256
 
+#: Levels whose divergence is looked at, as in ONNX Runtime's and TensorRT's calibrators.
+ENTROPY_LEVELS = 128
+
 
 def needs_calibration(recipe: Recipe, schemes: Iterable[MatrixScheme]) -> bool:
     """Whether the recipe wants to know activations."""
-    return "int8-static" in schemes or recipe.smoothquant is not None or recipe.bias_correction
+    return "int8-static" in schemes or recipe.smoothquant is not None or recipe.bias_correction or recipe.outliers > 0
 
 
 def calibrate(
     artifact: Artifact, recipe: Recipe, schemes: Mapping[str, MatrixScheme], texts: Sequence[str]
-) -> dict[str, ActivationRange]:
+) -> dict[str, Activations]:
     """Runs the float32 graph for processors over the texts, one at a time.
 
     Args:
@@ -58,11 +61,12 @@ def calibrate(
     variant = float_variant(artifact)
     graph = GraphEditor(artifact, variant)
     inputs = {node.name: node.input[0] for node in graph.nodes if node.op_type == "MatMul"}
-    sources = {
-        place.matrix.name: inputs[place.node]
+    places = {
+        place.matrix.name: place
         for place in find_matrices(graph)
         if place.matrix.kind == "product" and place.matrix.name in schemes
     }
+    sources = {name: inputs[place.node] for name, place in places.items()}
     tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
     chosen = [texts[row] for row in np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MOST_TEXTS)).astype(int))]
     encodings = tokenizer.encode(chosen)
@@ -85,7 +89,13 @@ def calibrate(
                     "run `fletcher-convert model verify` on the artefact; its checkpoint may be damaged"
                 )
             seen[value].add(array.reshape(-1, array.shape[-1]))
-    found = {value: of.range(recipe) for value, of in seen.items()}
+    bounded = {out for node in graph.nodes if node.op_type in LOWER_BOUNDS for out in node.output}
+    found = {}
+    for value, rows in seen.items():
+        readers = [name for name, source in sources.items() if source == value]
+        weights = [np.asarray(graph.values(places[name].weight), np.float32) for name in readers]
+        # What is bounded below has its spread between its rows; dividing its columns made both kinds of scales coarser.
+        found[value] = _summary(rows.take(), [] if value in bounded else weights, recipe)
     return {name: found[value] for name, value in sources.items()}
 
 
@@ -98,13 +108,32 @@ class _Seen:
     def add(self, rows: NDArray[np.float32]) -> None:
         self._rows.append(rows)
 
-    def range(self, recipe: Recipe) -> ActivationRange:
-        """Chooses the range; the rows are given back."""
+    def take(self) -> NDArray[np.float32]:
+        """All rows, which are given away, (rows, in)."""
         rows = np.concatenate(self._rows)
         self._rows = []
-        low, high = choose_range(rows, recipe)
-        lowest, highest = np.minimum(rows.min(axis=0), 0), np.maximum(rows.max(axis=0), 0)
-        return ActivationRange(low, high, lowest, highest, rows.mean(axis=0, dtype=np.float64).astype(np.float32))
+        return rows
+
+
+def _summary(rows: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], recipe: Recipe) -> Activations:
+    """What is to be known of activations.
+
+    Args:
+        rows: (rows, in).
+        weights: what reads them, where smoothing may move their spread into it.
+        recipe: how.
+    """
+    largest = np.abs(rows).max(axis=0)
+    factors = None
+    if recipe.smoothquant is not None and weights:
+        factors = smoothing_factors(largest, weights, recipe.smoothquant)
+        rows = rows / factors
+    loud = loud_columns(largest, recipe.outliers)
+    quiet = np.setdiff1d(np.arange(rows.shape[1]), loud)
+    low, high = choose_range(rows[:, quiet], recipe) if len(quiet) else (0.0, 0.0)
+    steps = even_steps(low, high) if recipe.target in ("cuda", "tensorrt") else uneven_steps(low, high)
+    mean, coded = (part.mean(axis=0, dtype=np.float64).astype(np.float32) for part in (rows, steps.round(rows)))
+    return Activations(factors, loud, low, high, mean, coded)
 
 
 def choose_range(values: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
@@ -113,8 +142,8 @@ def choose_range(values: NDArray[np.float32], recipe: Recipe) -> tuple[float, fl
     Args:
         values: what was seen, any shape, not empty.
         recipe: its `calibration`: `minmax` takes all; `percentile` leaves out what is rarer than the recipe says, half of it
-            at each end; `mse` takes the share of the range with the least squared error; `entropy` the one whose codes
-            diverge least from what was seen (Kullback and Leibler, as TensorRT does it).
+            at each end; `mse` takes the share of the range with the least squared error; `entropy` the one, even around 0,
+            whose levels diverge least from what was seen (Kullback and Leibler, as TensorRT does it).
     """
     low, high = float(values.min()), float(values.max())
     if recipe.calibration == "minmax" or low == high:
@@ -123,12 +152,16 @@ def choose_range(values: NDArray[np.float32], recipe: Recipe) -> tuple[float, fl
         rest = (100 - recipe.percentile) / 2
         cut = np.percentile(values, [rest, 100 - rest])
         return float(cut[0]), float(cut[1])
-    counts, edges = np.histogram(values, BINS, (low, high))
-    judge = _squared_error if recipe.calibration == "mse" else _divergence
-    # Each end shrinks towards zero by itself: Gelu's lower end is 0.17 whatever the upper one is.
     shares = np.linspace(1.0, 0.1, 46)
-    best = min(((high * share) for share in shares), key=lambda end: judge(counts, edges, low, end))
-    first = min(((low * share) for share in shares), key=lambda end: judge(counts, edges, end, best))
+    if recipe.calibration == "entropy":
+        largest = max(high, -low)
+        counts, edges = np.histogram(values, BINS, (-largest, largest))
+        limit = min((largest * share for share in shares), key=lambda end: _divergence(counts, edges, end))
+        return max(low, -float(limit)), min(high, float(limit))
+    counts, edges = np.histogram(values, BINS, (low, high))
+    # Each end shrinks towards zero by itself: Gelu's lower end is 0.17 whatever the upper one is.
+    best = min((high * share for share in shares), key=lambda end: _squared_error(counts, edges, low, end))
+    first = min((low * share for share in shares), key=lambda end: _squared_error(counts, edges, end, best))
     return float(first), float(best)
 
 
@@ -141,21 +174,21 @@ def _squared_error(counts: NDArray[np.int64], edges: NDArray[np.float64], low: f
     return float((counts * np.where(inside, step**2 / 12, np.square(clipped))).sum())
 
 
-def _divergence(counts: NDArray[np.int64], edges: NDArray[np.float64], low: float, high: float) -> float:
-    """Of what eight bits keep of the histogram from the histogram, clipped mass at the ends."""
+def _divergence(counts: NDArray[np.int64], edges: NDArray[np.float64], limit: float) -> float:
+    """Of what the levels keep of the histogram within ±limit from the histogram, clipped mass at the ends.
+
+    A bin that is empty stays so: what a level holds is spread over its other bins (as ONNX Runtime and TensorRT do it).
+    """
     middles = (edges[:-1] + edges[1:]) / 2
-    inside = (middles >= low) & (middles <= high)
-    if inside.sum() < 2:
-        return float("inf")
+    inside = np.abs(middles) <= limit
     kept = counts[inside].astype(np.float64)
     wanted = kept.copy()
-    wanted[0] += counts[middles < low].sum()
-    wanted[-1] += counts[middles > high].sum()
-    groups = np.minimum((np.arange(len(kept)) * LEVELS) // len(kept), LEVELS - 1)
-    filled = kept > 0
-    sums = np.bincount(groups, kept, LEVELS)
-    sizes = np.bincount(groups, filled, LEVELS)
+    wanted[0] += counts[middles < -limit].sum()
+    wanted[-1] += counts[middles > limit].sum()
+    groups = np.minimum((np.arange(len(kept)) * ENTROPY_LEVELS) // len(kept), ENTROPY_LEVELS - 1)
+    filled = wanted > 0
+    sums = np.bincount(groups, kept, ENTROPY_LEVELS)
+    sizes = np.bincount(groups, filled, ENTROPY_LEVELS)
     codes = np.where(filled, sums[groups] / np.maximum(sizes[groups], 1), 0)
     p, q = wanted / wanted.sum(), codes / max(codes.sum(), 1)
-    used = p > 0
-    return float((p[used] * np.log(p[used] / np.maximum(q[used], 1e-12))).sum())
+    return float((p[filled] * np.log(p[filled] / np.maximum(q[filled], 1e-12))).sum())

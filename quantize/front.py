@@ -92,6 +92,8 @@ def recommend(parent: Point, points: Sequence[Point], min_cosine: float, min_ove
     quality = chosen.quality
     assert quality is not None
     gain = f"{_ratio(chosen):.2f} times float32's throughput on this machine at {chosen.size:.0%} of its size"
+    if chosen.recipe is not None and chosen.recipe.target != "cpu":
+        gain += f" when served with --provider {chosen.recipe.target}"
     kept = f"the worst text keeps a cosine of {quality.cosine_min:.4f}, and {quality.overlap:.1%} of the ten nearest"
     return (
         chosen.name,

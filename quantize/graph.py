@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.manifest import Variant
 
-__all__ = ["CONTRIB", "GraphEditor"]
+__all__ = ["CONTRIB", "GraphEditor", "write_graphs"]
 
 #: ONNX Runtime's own operators.
 CONTRIB = "com.microsoft"
@@ -42,7 +43,7 @@ class GraphEditor:
     """A graph that is read from one folder and written to another.
 
     Attributes:
-        nodes: in topological order; replace its elements, then `write`.
+        nodes: in topological order; replace its elements, then `write_graphs`.
         weights: the initializers, by name.
     """
 
@@ -124,42 +125,76 @@ class GraphEditor:
             model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
         return bytes(model.SerializeToString())
 
-    def write(self, graph: Path, weights: Path) -> None:
-        """Writes the graph and its weights, which must lie in one folder. What nothing reads any more is left out."""
+    def external(self) -> dict[str, tuple[int, NDArray[Any]]]:
+        """ONNX' type and elements of what belongs into the weights file: all that a node still reads and that is not tiny."""
         used = {name for node in self.nodes for name in node.input}
         tensors: dict[str, tuple[int, NDArray[Any]]] = {}
-        inside = []
         for name, tensor in self.weights.items():
-            if name not in used or name in self._new:
-                continue
-            if tensor.data_location == TensorProto.EXTERNAL:
+            if name in used and name not in self._new and tensor.data_location == TensorProto.EXTERNAL:
                 tensors[name] = (tensor.data_type, self.values(name))
-            else:
-                inside.append(tensor)
         for name, (kind, values) in self._new.items():
-            if name not in used:
-                continue
-            if values.nbytes < SMALLEST_EXTERNAL and kind != TensorProto.BFLOAT16:
-                inside.append(numpy_helper.from_array(values, name))
-            else:
+            if name in used and not _stays_inside(kind, values):
                 tensors[name] = (kind, values)
-        places = _write_tensors(weights, tensors)
+        return tensors
+
+    def save(self, graph: Path, weights: str, places: Mapping[str, tuple[int, int]]) -> None:
+        """Writes the graph alone.
+
+        Args:
+            graph: the file.
+            weights: the name of the weights file beside it.
+            places: offset and length in that file of each tensor of `external`.
+        """
+        used = {name for node in self.nodes for name in node.input}
+        external = self.external()
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         del model.graph.node[:]
         del model.graph.initializer[:]
         model.graph.node.extend(self.nodes)
-        model.graph.initializer.extend(inside)
-        for name, (kind, values) in tensors.items():
+        for name, tensor in self.weights.items():
+            if name in used and name not in external and name not in self._new:
+                model.graph.initializer.append(tensor)
+        for name, (_, values) in self._new.items():
+            if name in used and name not in external:
+                model.graph.initializer.append(numpy_helper.from_array(values, name))
+        for name, (kind, values) in external.items():
             tensor = TensorProto(name=name, data_type=kind, dims=values.shape)
             tensor.data_location = TensorProto.EXTERNAL
             offset, length = places[name]
-            for key, value in (("location", weights.name), ("offset", offset), ("length", length)):
+            for key, value in (("location", weights), ("offset", offset), ("length", length)):
                 tensor.external_data.add(key=key, value=str(value))
             model.graph.initializer.append(tensor)
-        if any(node.domain == CONTRIB for node in self.nodes):
+        if any(node.domain == CONTRIB for node in self.nodes) and not any(
+            opset.domain == CONTRIB for opset in model.opset_import
+        ):
             model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
         graph.write_bytes(model.SerializeToString())
+
+
+def write_graphs(
+    editors: Mapping[Path, GraphEditor], weights: Path, kept: Mapping[str, NDArray[Any]] = MappingProxyType({})
+) -> None:
+    """Writes graphs and the one file of weights that they share.
+
+    Args:
+        editors: by the graph's file, in the weights file's folder.
+        weights: the file.
+        kept: what belongs into it though no node reads it.
+    """
+    tensors: dict[str, tuple[int, NDArray[Any]]] = {
+        name: (helper.np_dtype_to_tensor_dtype(values.dtype), values) for name, values in kept.items()
+    }
+    for editor in editors.values():
+        tensors |= editor.external()
+    places = _write_tensors(weights, tensors)
+    for file, editor in editors.items():
+        editor.save(file, weights.name, places)
+
+
+def _stays_inside(kind: int, values: NDArray[Any]) -> bool:
+    """Whether a new tensor is part of the graph's own file; bfloat16, which numpy lacks, never is."""
+    return values.nbytes < SMALLEST_EXTERNAL and kind != TensorProto.BFLOAT16
 
 
 def _write_tensors(path: Path, tensors: dict[str, tuple[int, NDArray[Any]]]) -> dict[str, tuple[int, int]]:

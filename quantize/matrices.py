@@ -14,11 +14,20 @@ import onnx
 
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.manifest import Variant
+from fletcher.runtime.manifest import Target, Variant
 
 from .graph import GraphEditor
 
-__all__ = ["WORD_TABLE", "Matrix", "Place", "check_patterns", "find_matrices", "float_variant", "matrices"]
+__all__ = [
+    "WORD_TABLE",
+    "Matrix",
+    "Place",
+    "check_patterns",
+    "find_matrices",
+    "float_variant",
+    "float_variants",
+    "matrices",
+]
 
 #: The name of the table of word vectors.
 WORD_TABLE = "embeddings.word"
@@ -68,26 +77,42 @@ def matrices(artifact: Path | Artifact) -> list[Matrix]:
     return [place.matrix for place in find_matrices(GraphEditor(artifact, float_variant(artifact)))]
 
 
-def float_variant(artifact: Artifact, target: str = "cpu") -> Variant:
-    """The float32 graph that is quantised.
+def float_variant(artifact: Artifact) -> Variant:
+    """The float32 graph for processors.
 
     Raises:
         ArtifactError: there is none.
     """
-    for variant in artifact.manifest.variants:
-        if variant.target == target and variant.precision == "fp32":
-            return variant
+    return float_variants(artifact, "cpu")[0]
+
+
+def float_variants(artifact: Artifact, target: Target) -> list[Variant]:
+    """The graphs that are quantised: in float32 for processors, in fp16 for devices (CoreML has several), or else float32.
+
+    Raises:
+        ArtifactError: there is none.
+    """
+    precisions = ("fp32",) if target == "cpu" else ("fp16", "fp32")
+    for precision in precisions:
+        found = [
+            variant
+            for variant in artifact.manifest.variants
+            if variant.target == target and variant.precision == precision
+        ]
+        if found:
+            return found
     names = ", ".join(variant.name for variant in artifact.manifest.variants)
     quantised = any(variant.recipe is not None for variant in artifact.manifest.variants)
-    what = f"is quantised already ({names})" if quantised else f"has no {target}-fp32 but {names}"
+    wanted = " and no ".join(f"{target}-{precision}" for precision in precisions)
+    what = f"is quantised already ({names})" if quantised else f"has no {wanted} but {names}"
     raise ArtifactError(
         f"{artifact.path} {what}: quantise the artefact that `fletcher-convert model export` wrote with "
-        f"--target {target} --precision fp32"
+        f"--target {target} --precision {precisions[0]}"
     )
 
 
 def find_matrices(graph: GraphEditor) -> list[Place]:
-    """Every product with a two-dimensional float32 weight, and the table of word vectors."""
+    """Every product with a two-dimensional weight of floats, and the table of word vectors."""
     places = []
     for node in graph.nodes:
         if node.op_type == "MatMul" and graph.is_weight(node.input[1]):
@@ -99,7 +124,7 @@ def find_matrices(graph: GraphEditor) -> list[Place]:
 
 def _place(graph: GraphEditor, node: onnx.NodeProto, weight: str, kind: Literal["product", "table"]) -> Place | None:
     shape = graph.shape(weight)
-    if len(shape) != 2 or graph.weights[weight].data_type != onnx.TensorProto.FLOAT:
+    if len(shape) != 2 or graph.weights[weight].data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
         return None
     name = WORD_TABLE if kind == "table" else _name(node.name)
     rows, columns = shape

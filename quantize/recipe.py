@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal, get_args
 
 import msgspec
@@ -20,6 +21,11 @@ MatrixScheme = Literal["int8-per-token", "int8-static", "int8-dynamic", "w8", "w
 Scheme = Literal["int8-per-token", "int8-static", "int8-dynamic", "w8", "w4", "fp16", "bf16", "mixed"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
+#: By target, the one scheme that it takes.
+ALONE: Mapping[str, Scheme] = MappingProxyType(
+    {"openvino": "int8-static", "cuda": "int8-static", "tensorrt": "int8-static", "coreml": "w8"}
+)
+
 Calibration = Literal["minmax", "percentile", "entropy", "mse"]
 
 
@@ -28,9 +34,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     Attributes:
         name: also the precision's name in the variant, `cpu-NAME`.
-        scheme: of every matrix that nothing else is said of. `mixed` is `int8-per-token`, with overrides.
+        scheme: of every matrix that nothing else is said of. `mixed` is `int8-per-token`, with overrides or
+            columns in float32.
         description: a line for people.
-        target: what the graph is for; `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes.
+        target: what the graph is for; `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes,
+            `coreml` takes `w8` as bytes that are widened at load.
         exclude: patterns of matrices, and `embeddings.word`, that stay float32.
         overrides: by pattern, another scheme; the first that fits counts.
         block: elements that share a scale (`w8`, `w4`), a power of two.
@@ -43,6 +51,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         smoothquant: how much of the activations' spread moves into the weights, 0 to 1; None moves none (`int8-static`,
             `int8-per-token`).
         bias_correction: whether the mean error that quantisation causes on the calibration texts is taken off.
+        outliers: columns of each product's activations, those with the largest elements on the calibration texts, that are
+            multiplied in float32 (`int8-static`, `int8-per-token`).
         embeddings: of the word table: `int8` has a scale a row, `int4` two elements a byte.
         reduced_range: whether weights keep to 7 bits, for x86 processors without VNNI, whose U8S8 product saturates.
         min_cosine: the canary's smallest cosine; None is what the scheme allows.
@@ -51,7 +61,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     scheme: Scheme
     description: str = ""
-    target: Literal["cpu", "openvino", "cuda", "tensorrt"] = "cpu"
+    target: Literal["cpu", "openvino", "cuda", "tensorrt", "coreml"] = "cpu"
     exclude: tuple[str, ...] = ()
     overrides: Mapping[str, MatrixScheme] = {}
     block: Literal[16, 32, 64, 128, 256] = 32
@@ -62,6 +72,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     percentile: Annotated[float, msgspec.Meta(gt=50, le=100)] = 99.99
     smoothquant: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     bias_correction: bool = False
+    outliers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     embeddings: Literal["fp32", "int8", "int4"] = "fp32"
     reduced_range: bool = False
     min_cosine: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
@@ -121,13 +132,19 @@ def _read(path: Path) -> Recipe:
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         fields = ", ".join(Recipe.__struct_fields__)
         raise InputError(f"{path} is no recipe: {error}. A recipe has {fields}") from error
-    if recipe.scheme == "mixed" and not recipe.patterns:
+    if recipe.scheme == "mixed" and not recipe.patterns and not recipe.outliers:
         raise InputError(
-            f"{path} is a mixed recipe without `exclude` and `overrides`: say which matrices differ, and how"
+            f"{path} is a mixed recipe without `exclude`, `overrides` and `outliers`: say what differs, and how"
         )
-    if recipe.target != "cpu" and recipe.scheme != "int8-static":
+    wanted = ALONE.get(recipe.target, recipe.scheme)
+    if recipe.target != "cpu" and (recipe.scheme != wanted or recipe.overrides):
         raise InputError(
-            f"{path} asks for {recipe.scheme} on the target {recipe.target}, which takes int8-static (Q/DQ) alone: "
+            f"{path} asks for {recipe.scheme} on the target {recipe.target}, which takes {wanted} alone, without overrides: "
             "leave the target out"
+        )
+    if recipe.target in ("tensorrt", "coreml") and recipe.embeddings != "fp32":
+        raise InputError(
+            f'{path} asks for {recipe.embeddings} embeddings on the target {recipe.target}: say embeddings = "fp32", which '
+            "leaves them as they are"
         )
     return recipe

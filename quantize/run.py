@@ -29,8 +29,9 @@ from fletcher.runtime.session import open_session
 from fletcher.runtime.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration
-from .graph import GraphEditor
-from .matrices import Place, check_patterns, find_matrices, float_variant
+from .elsewhere import SHOWN_HERE, host_tables, vectors_elsewhere
+from .graph import GraphEditor, write_graphs
+from .matrices import Place, check_patterns, find_matrices, float_variants
 from .metrics import compare, cosines
 from .products import ProductWriter
 from .recipe import MatrixScheme, Recipe
@@ -64,6 +65,9 @@ INDEPENDENT = 1e-6
 
 #: Texts of a batch while vectors are compared.
 BATCH = 16
+
+#: Built-in texts for graphs of devices that are not here: the CPU provider takes half types apart, which is slow.
+FEW_TEXTS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,8 @@ def quantise(
         MissingPackageError: onnxruntime is not installed.
     """
     parent = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
-    source = float_variant(parent, "cpu" if recipe.target == "openvino" else recipe.target)
+    sources = float_variants(parent, "cpu" if recipe.target == "openvino" else recipe.target)
+    source = sources[0]
     if Path(output).resolve() == parent.path.resolve():
         raise ArtifactError(f"{output} is the artefact to quantise: choose another folder")
     if source.exporter != "fletcher":
@@ -132,72 +137,111 @@ def quantise(
             f"{parent.path} was traced by {source.exporter}: only graphs that Fletcher authored are quantised"
         )
     tell = (lambda text: None) if reporter is None else reporter.line
-    graph = GraphEditor(parent, source)
-    places = find_matrices(graph)
-    schemes = plan(recipe, places)
+    editors = [GraphEditor(parent, one) for one in sources]
+    schemes = plan(recipe, find_matrices(editors[0]))
     measured_on, calibrating = _share(texts, calibration)
     if not measured_on:
         raise InputError("there is no text to measure on: give some, or leave --texts out for the built-in ones")
     with new_artifact(output) as folder:
-        ranges = None
+        seen = None
         if needs_calibration(recipe, schemes.values()):
             tell("calibrating")
-            ranges = calibrate(parent, recipe, schemes, calibrating)
+            seen = calibrate(parent, recipe, schemes, calibrating)
         tell("rewriting the graph")
-        ProductWriter(graph, recipe, ranges).rewrite(places, schemes)
-        name = f"{source.target}-{recipe.name}"
+        for editor in editors:
+            ProductWriter(editor, recipe, seen).rewrite(find_matrices(editor), schemes)
         weights = f"weights.{recipe.name}.safetensors"
-        graph.write(folder / f"{name}.onnx", folder / weights)
+        variants = [_variant(one, recipe, schemes, weights) for one in sources]
+        files = {folder / variant.file: editor for variant, editor in zip(variants, editors, strict=True)}
+        write_graphs(files, folder / weights, host_tables(parent, source))
         for file in (TOKENIZER, CANARY):
             shutil.copyfile(parent.path / file, folder / file)
-        variant = _variant(source, recipe, schemes, name, weights)
         manifest = Manifest(
             format=parent.manifest.format,
             card=parent.manifest.card,
             origin=parent.manifest.origin,
-            variants=(variant,),
+            variants=tuple(variants),
             files=describe_files(folder),
             canary_reference=parent.manifest.canary_reference,
             parent=parent.digest,
             tools=tool_versions(),
         )
         write_manifest(folder, manifest)
-        if source.target != "cpu":
-            return _unchecked(folder, output, recipe, variant, parent, source)
-        tell("measuring against float32")
         written = Artifact.open(folder)
-        reference = vectors_of(parent, source, measured_on)
-        comparison = compare(*_rows(written, vectors_of(written, variant, measured_on), reference))
-        cosine = _check_canary(written, variant, recipe)
-        floor = _floor(recipe)
-        tolerance = max(floor, 1 - (SLACK_FACTOR * (1 - cosine) + SLACK))
-        figures = {
-            "cosine_mean": comparison.cosine_mean,
-            "cosine_p1": comparison.cosine_p1,
-            "cosine_min": comparison.cosine_min,
-            "neighbours": comparison.neighbours,
-            "texts": float(len(measured_on)),
-        }
-        depends = variant.batch_dependent or _depends_on_batch(written, variant, measured_on)
-        variant = msgspec.structs.replace(
-            variant, tolerance=Accuracy(min_cosine=tolerance), measured=figures, batch_dependent=depends
-        )
-        write_manifest(folder, msgspec.structs.replace(manifest, variants=(variant,)))
-        written = Artifact.open(folder)
+        if source.target == "cpu" or source.target in SHOWN_HERE:
+            tell("measuring against float32")
+            measured = _measure(written, variants, parent, sources, recipe, measured_on)
+            write_manifest(folder, msgspec.structs.replace(manifest, variants=tuple(measured.variants)))
+            written = Artifact.open(folder)
+        else:
+            measured = _Measured(variants, {}, float("nan"))
+    nan = float("nan")
     return Quantised(
         path=Path(output),
-        variant=variant.name,
+        variant=measured.variants[0].name,
         digest=written.digest,
         recipe=recipe.name,
-        num_bytes=_num_bytes(written, variant),
-        parent_bytes=_num_bytes(parent, source),
-        cosine_mean=comparison.cosine_mean,
-        cosine_p1=comparison.cosine_p1,
-        cosine_min=comparison.cosine_min,
-        neighbours=comparison.neighbours,
-        canary_cosine=cosine,
-        batch_dependent=variant.batch_dependent,
+        num_bytes=_num_bytes(written, measured.variants),
+        parent_bytes=_num_bytes(parent, sources),
+        cosine_mean=measured.figures.get("cosine_mean", nan),
+        cosine_p1=measured.figures.get("cosine_p1", nan),
+        cosine_min=measured.figures.get("cosine_min", nan),
+        neighbours=measured.figures.get("neighbours", nan),
+        canary_cosine=measured.canary_cosine,
+        batch_dependent=measured.variants[0].batch_dependent,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """Variants with what was found out about them; no figures where no graph could run."""
+
+    variants: list[Variant]
+    figures: dict[str, float]
+    canary_cosine: float
+
+
+def _measure(
+    written: Artifact,
+    variants: Sequence[Variant],
+    parent: Artifact,
+    sources: Sequence[Variant],
+    recipe: Recipe,
+    texts: Sequence[str],
+) -> _Measured:
+    """Compares the new graphs with the parent's on texts and on its canary.
+
+    Raises:
+        ArtifactError: the canary loses more than the recipe allows.
+    """
+    here = sources[0].target == "cpu"
+    if here:
+        vectors, reference = vectors_of(written, variants[0], texts), vectors_of(parent, sources[0], texts)
+    else:
+        card = parent.manifest.card
+        encodings = encode_canary(Tokenizer(parent.tokenizer_file, card.max_tokens), card, texts[:FEW_TEXTS], ())
+        vectors, reference = (
+            vectors_elsewhere(written, variants, encodings),
+            vectors_elsewhere(parent, sources, encodings),
+        )
+    comparison = compare(*_rows(written, vectors, reference))
+    cosine = _check_canary(written, variants, recipe)
+    tolerance = max(_floor(recipe), 1 - (SLACK_FACTOR * (1 - cosine) + SLACK))
+    figures = {
+        "cosine_mean": comparison.cosine_mean,
+        "cosine_p1": comparison.cosine_p1,
+        "cosine_min": comparison.cosine_min,
+        "neighbours": comparison.neighbours,
+        "texts": float(len(comparison.cosines)),
+    }
+    depends = variants[0].batch_dependent or (here and _depends_on_batch(written, variants[0], texts))
+    known = [
+        msgspec.structs.replace(
+            variant, tolerance=Accuracy(min_cosine=tolerance), measured=figures, batch_dependent=depends
+        )
+        for variant in variants
+    ]
+    return _Measured(known, figures, cosine)
 
 
 def _share(texts: Sequence[str] | None, calibration: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -269,15 +313,18 @@ def _rows(
     return comparable(artifact.manifest.card.output, vectors, reference)
 
 
-def _check_canary(artifact: Artifact, variant: Variant, recipe: Recipe) -> float:
+def _check_canary(artifact: Artifact, variants: Sequence[Variant], recipe: Recipe) -> float:
     """The smallest cosine of the canary.
 
     Raises:
         ArtifactError: it is less than the recipe allows.
     """
-    canary = read_canary(artifact.canary_file)
-    with open_session(artifact, variant, threads=len(this_machine().processors)) as session:
-        vectors = session.run(canary.encodings)
+    canary, variant = read_canary(artifact.canary_file), variants[0]
+    if variant.target == "cpu":
+        with open_session(artifact, variant, threads=len(this_machine().processors)) as session:
+            vectors = session.run(canary.encodings)
+    else:
+        vectors = vectors_elsewhere(artifact, variants, canary.encodings)
     result = check_vectors(
         *_rows(artifact, vectors, canary.vectors), min_cosine=variant.tolerance.min_cosine, max_abs=None
     )
@@ -294,9 +341,12 @@ def _floor(recipe: Recipe) -> float:
     return FLOORS[recipe.scheme] if recipe.min_cosine is None else recipe.min_cosine
 
 
-def _variant(source: Variant, recipe: Recipe, schemes: dict[str, MatrixScheme], name: str, weights: str) -> Variant:
+def _variant(source: Variant, recipe: Recipe, schemes: dict[str, MatrixScheme], weights: str) -> Variant:
+    """What the manifest says of a graph before it was measured."""
     kinds = set(schemes.values())
     integers = bool(kinds & {"int8-per-token", "int8-static", "int8-dynamic"}) and source.target == "cpu"
+    bucket = source.name.removeprefix(f"{source.target}-{source.precision}")
+    name = f"{source.target}-{recipe.name.removeprefix(f'{source.target}-')}{bucket}"
     return msgspec.structs.replace(
         source,
         name=name,
@@ -312,30 +362,10 @@ def _variant(source: Variant, recipe: Recipe, schemes: dict[str, MatrixScheme], 
     )
 
 
-def _unchecked(
-    folder: Path, output: Path, recipe: Recipe, variant: Variant, parent: Artifact, source: Variant
-) -> Quantised:
-    """The result for a target that does not run here: nothing is known of its accuracy."""
-    written = Artifact.open(folder)
-    nan = float("nan")
-    return Quantised(
-        Path(output),
-        variant.name,
-        written.digest,
-        recipe.name,
-        _num_bytes(written, variant),
-        _num_bytes(parent, source),
-        nan,
-        nan,
-        nan,
-        nan,
-        nan,
-        variant.batch_dependent,
-    )
-
-
-def _num_bytes(artifact: Artifact, variant: Variant) -> int:
-    return artifact.manifest.files[variant.file].size + artifact.manifest.files[variant.weights].size
+def _num_bytes(artifact: Artifact, variants: Sequence[Variant]) -> int:
+    """Of graphs and weights, each file once."""
+    names = {name for variant in variants for name in (variant.file, variant.weights)}
+    return sum(artifact.manifest.files[name].size for name in names)
 
 
 def tool_versions() -> dict[str, str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -23,6 +24,7 @@ from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.instructions import lacking
 from fletcher.runtime.machine import this_machine
+from fletcher.runtime.providers import PROVIDERS, missing, require
 from fletcher.runtime.reporter import Reporter
 
 from .corpus import BUILT_IN, SweepTexts, built_in_texts, sweep_texts
@@ -40,8 +42,9 @@ from .vectors import learn, save
 
 __all__ = ["ARTIFACT", "STATE", "SweepOptions", "sweep"]
 
-#: What runs the graphs.
+#: What runs float32, and by a recipe's target what runs its graph.
 PROVIDER: Final = "mlas"
+RUNS_ON: Final[Mapping[str, str]] = MappingProxyType({"cpu": PROVIDER, "openvino": "openvino"})
 
 #: In the sweep's folder: what was measured so far, the chosen artefact, and how stored vectors are read.
 STATE, ARTIFACT, VECTORS = "sweep.json", "artifact", "vectors.safetensors"
@@ -64,7 +67,8 @@ class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
         min_cosine: smallest cosine with float32 that a recommended recipe may leave any text.
         min_overlap: least share of float32's ten nearest neighbours.
         budget_seconds: no recipe is begun that would end later; None is no limit.
-        recipes: names or TOML files; empty is every built-in one for processors, and exclusions by damage.
+        recipes: names or TOML files; empty is every built-in one for processors (those for OpenVINO where it is installed),
+            and exclusions by damage.
         rounds: turns of each timing.
     """
 
@@ -114,14 +118,17 @@ def sweep(
     Raises:
         InputError: too few texts, all of one length, a recipe that does not exist, or `output` is another sweep's.
         ArtifactError: the artefact has no float32 graph, or was quantised already.
+        MissingPackageError: a recipe that was asked for needs OpenVINO, which is not installed.
     """
     options = SweepOptions() if options is None else options
     parent = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
     report = Reporter(as_json=True) if reporter is None else reporter
     subject = Subject(parent, float_variant(parent), PROVIDER)
     chosen_recipes = [load_recipe(recipe) for recipe in options.recipes]
-    if refused := [recipe.name for recipe in chosen_recipes if recipe.target != "cpu"]:
-        raise InputError(f"{', '.join(refused)} cannot run here: a sweep tries recipes for the target cpu")
+    if refused := [recipe.name for recipe in chosen_recipes if recipe.target not in RUNS_ON]:
+        raise InputError(f"{', '.join(refused)} cannot run here: a sweep tries recipes for {' and '.join(RUNS_ON)}")
+    for recipe in chosen_recipes:
+        require(PROVIDERS[RUNS_ON[recipe.target]], this_machine())
     shared = sweep_texts(parent, built_in_texts() if texts is None else texts, name=name, pairs=pairs)
     with _state(output, _key(parent, shared, options)) as (state, keep):
         run = _Run(parent, subject, shared, options, output, state, keep, report)
@@ -208,6 +215,8 @@ class _Run:
         names: list[str] = [name for name in ORDER if name in built_in]
         names += [name for name, recipe in built_in.items() if recipe.target == "cpu" and name not in ORDER]
         machine = this_machine()
+        if missing(PROVIDERS["openvino"], machine) is None:
+            names[2:2] = [name for name, recipe in built_in.items() if recipe.target == "openvino"]
         able = not lacking(msgspec.structs.replace(self._subject.variant, instructions=(INSTRUCTIONS,)), machine)
         # Seven bits are for processors that lack the instructions for eight.
         unfit = {name for name in names if built_in[name].reduced_range == able and _integers(built_in[name])}
@@ -253,7 +262,8 @@ class _Run:
             self._quantise(recipe, folder)
             made = Artifact.open(folder)
             (variant,) = made.manifest.variants
-            subject = Subject(made, variant, PROVIDER)
+            provider = RUNS_ON[recipe.target]
+            subject = Subject(made, variant, provider)
             quality = judge(subject, self._texts, reference)
             _, speed = measure_speeds([self._subject, subject], self._texts.judged_ids, rounds=self._options.rounds)
             size = file_bytes(subject)
@@ -263,7 +273,7 @@ class _Run:
                 speed=speed,
                 file_bytes=size,
                 size=size / parent.file_bytes,
-                memory_bytes=footprint(made.path, variant.name, PROVIDER),
+                memory_bytes=footprint(made.path, variant.name, provider),
             )
         except FletcherError as error:
             point = msgspec.structs.replace(point, problem=str(error))

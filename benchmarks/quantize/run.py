@@ -1,9 +1,10 @@
 """What recipes cost and gain: accuracy against float32, batch dependence, and speed in runs that take turns.
 
-    python benchmarks/quantize/run.py ARTEFACT --recipes int8-per-token mixed w4 [--seconds 60] [--json FILE]
+    python benchmarks/quantize/run.py ARTEFACT --recipes int8-per-token mixed w4 [--seconds 60] [--pairs FILE] [--json FILE]
 
 Speed is MLAS' on one thread: tokens a second of the recipe over float32's, the median over rounds in which all of them run
-one after the other. Accuracy is that of `fletcher.quantize.run.quantise`, on its built-in texts.
+one after the other. Accuracy is that of `fletcher.quantize.run.quantise`, on its built-in texts; with `--pairs` (a file of
+`score<TAB>text<TAB>text` lines) also Spearman's rank correlation with the judged scores, times 100.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fletcher.quantize.metrics import cosines
+from fletcher.quantize.pairs import agreement, read_pairs
 from fletcher.quantize.recipe import builtin_recipes, load_recipe
 from fletcher.quantize.run import builtin_texts, quantise, vectors_of
 from fletcher.runtime.artifact import Artifact
@@ -50,6 +52,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--work", type=Path, help="keeps the artefacts here, and takes those that are there")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--pairs", type=Path, help="judged pairs")
     parser.add_argument("--accuracy-only", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -62,6 +65,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
     work.mkdir(parents=True, exist_ok=True)
     parent = Artifact.open(arguments.artifact)
     texts = builtin_texts()
+    pairs = None if arguments.pairs is None else read_pairs(arguments.pairs)
     results: dict[str, dict[str, float]] = {}
     artifacts = {"fp32": parent}
     for name in arguments.recipes:
@@ -81,6 +85,9 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
     for name, found in artifacts.items():
         results[name] = dict(found.variant().measured) | {"size": sizes[name] / sizes["fp32"]}
         results[name]["batch_dependence"] = dependence(found, texts[:32])
+        if pairs is not None:
+            sides = [vectors_of(found, found.variant(), side) for side in (pairs.first, pairs.second)]
+            results[name]["spearman"] = 100 * agreement(pairs, *sides)
     if not arguments.accuracy_only:
         speeds(artifacts, arguments.seconds, results)
     for name, figures in results.items():

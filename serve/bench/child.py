@@ -158,6 +158,10 @@ PEERS: dict[str, Callable[[str], Subject]] = {
     "sentence-transformers-openvino-f32": lambda checkpoint: SentenceTransformers(
         checkpoint, "openvino", ov_config={"INFERENCE_PRECISION_HINT": "f32"}
     ),
+    # What benchmarks/openvino/prepare.py made: sentence-transformers' own static INT8.
+    "sentence-transformers-openvino-qint8": lambda checkpoint: SentenceTransformers(
+        checkpoint, "openvino", export=False, file_name="openvino/openvino_model_qint8_quantized.xml"
+    ),
     "fastembed": FastEmbed,
 }
 

@@ -15,7 +15,7 @@ from fletcher.quantize import run as quantize_run
 from fletcher.quantize.matrices import matrices
 from fletcher.quantize.recipe import Recipe, load_recipe
 from fletcher.quantize.run import quantise
-from fletcher.quantize.sensitivity import exclude_greedily, sensitivity
+from fletcher.quantize.sensitivity import Damage, Sensitivity, exclude_greedily, plot_sensitivity, sensitivity
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.artifact_writing import describe_files, write_manifest
@@ -157,6 +157,47 @@ def test_sensitivity_finds_each_matrix_and_exclusion_keeps_the_bound(minilm_arti
     rest = sum(damage.loss for damage in found.damages if damage.matrix not in excluded)
     assert 0 < len(excluded) < len(found.damages)
     assert rest <= total / 2
+
+
+def test_damage_is_written_as_figures_and_as_a_plot(tmp_path: Path) -> None:
+    damages = (
+        Damage("layers.0.feed_forward.down", "w4", 2e-3, 5e-3, 0.3),
+        Damage("layers.0.qkv", "w4", 1e-4, 2e-4, 0.2),
+    )
+    found = Sensitivity("a model", "w4", 16, damages)
+    for name in ("d.json", "d.svg", "d.png"):
+        plot_sensitivity(found, tmp_path / name)
+    assert msgspec.json.decode((tmp_path / "d.json").read_bytes(), type=Sensitivity) == found
+    assert "<svg" in (tmp_path / "d.svg").read_text() and (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match=r"\.json, \.png or \.svg"):
+        plot_sensitivity(found, tmp_path / "d.pdf")
+
+
+def test_exclusion_goes_by_damage_for_work_and_leaves_the_table_to_the_end() -> None:
+    damages = (
+        Damage("down", "w8", 4e-4, 1e-3, 0.2),
+        Damage("qkv", "w8", 3e-4, 1e-3, 0.1),
+        Damage("embeddings.word", "w8", 2e-4, 1e-3, 0.0),
+        Damage("up", "w8", 1e-4, 1e-3, 0.2),
+    )
+    found = Sensitivity("a model", "w8", 16, damages)
+    assert exclude_greedily(found, 1.1e-3) == ()
+    assert exclude_greedily(found, 7.1e-4) == ("qkv",)
+    assert exclude_greedily(found, 3.1e-4) == ("qkv", "down")
+    assert exclude_greedily(found, 0.0) == ("qkv", "down", "up", "embeddings.word")
+
+
+@pytest.mark.slow
+def test_mixed_is_nearer_than_per_token_and_static_ranges_survive_on_loud_columns(
+    minilm_artifact: Path, tmp_path: Path
+) -> None:
+    means = {
+        name: quantise(minilm_artifact, load_recipe(name), tmp_path / name).cosine_mean
+        for name in ("int8-per-token", "mixed", "int8-static")
+    }
+    assert means["mixed"] >= 0.999 and means["mixed"] > means["int8-per-token"] >= 0.997
+    bare = msgspec.structs.replace(load_recipe("int8-static"), name="bare", outliers=0)
+    assert 1 - means["int8-static"] < 0.5 * (1 - quantise(minilm_artifact, bare, tmp_path / "bare").cosine_mean)
 
 
 def test_every_error_is_of_the_tree(tmp_path: Path) -> None:

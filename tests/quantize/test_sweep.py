@@ -16,6 +16,7 @@ from fletcher.quantize import sweep as quantize_sweep
 from fletcher.quantize.pairs import read_pairs
 from fletcher.quantize.point import Point, SweepReport
 from fletcher.quantize.recipe import Recipe
+from fletcher.quantize.sensitivity import Damage, Sensitivity
 from fletcher.quantize.sweep import ARTIFACT, STATE, SweepOptions, sweep
 from fletcher.quantize.vectors import load
 from fletcher.runtime import Encoder
@@ -124,6 +125,20 @@ def test_a_budget_leaves_recipes_out_and_says_so(
     report = sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS)
     assert tried == ["int8-per-token"]
     assert report.not_reached == ("bf16",)
+
+
+@pytest.mark.parametrize("problem", [None, "openvino is not installed"])
+def test_openvinos_recipe_is_tried_where_openvino_is(
+    minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str | None
+) -> None:
+    tried: list[str] = []
+    _fake(monkeypatch, tried)
+    damages = (Damage("layers.0.feed_forward.down", "int8-per-token", 2e-4, 1e-3, 0.1),)
+    monkeypatch.setattr(quantize_sweep, "sensitivity", lambda *_, **__: Sensitivity("m", "int8-per-token", 48, damages))
+    monkeypatch.setattr(quantize_sweep, "missing", lambda provider, machine: problem)
+    sweep(minilm_artifact, tmp_path / "out", msgspec.structs.replace(QUICK, recipes=()), texts=TEXTS)
+    assert ("openvino-static" in tried) == (problem is None)
+    assert {"mixed", "w4", "bf16"} <= set(tried) and "cuda-qdq" not in tried and "coreml-w8" not in tried
 
 
 def _fake(monkeypatch: pytest.MonkeyPatch, tried: list[str], *, fail: str = "", seconds: float = 1.0) -> None:

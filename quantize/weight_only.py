@@ -1,0 +1,139 @@
+"""Weights that are stored smaller while activations stay floats: blocks, half types, bytes widened at load, tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from fletcher.runtime.errors import InputError
+
+from .graph import CONTRIB
+from .matrices import Place
+from .nodes import Nodes, Product
+from .recipe import Recipe
+from .rounding import pack_nibbles, round_blocks, round_columns, round_rows
+
+__all__ = ["write_blocks", "write_half", "write_table", "write_widened"]
+
+#: Elements of the word table that share a scale in int4.
+TABLE_BLOCK = 32
+
+
+def write_blocks(
+    nodes: Nodes, product: Product, recipe: Recipe, bits: int, mean: NDArray[np.float32] | None = None
+) -> None:
+    """MatMulNBits: blocks of each column, unpacked inside the kernel.
+
+    Args:
+        nodes: takes them.
+        product: what is rewritten.
+        recipe: block size, zero points, search.
+        bits: 4 or 8.
+        mean: of the activations' columns, for bias correction; None corrects nothing.
+    """
+    asymmetric = recipe.asymmetric and bits == 4
+    weight, bias, stored = product.weight, product.bias, product.place.weight
+    blocks = round_blocks(weight, bits=bits, block=recipe.block, asymmetric=asymmetric, search=recipe.search)
+    if mean is not None:
+        error = mean.astype(np.float64) @ (weight - blocks.floats)
+        bias = np.asarray(error if bias is None else bias + error, np.float32)
+    values = pack_nibbles(blocks.values) if bits == 4 else blocks.values
+    inputs = [product.value, nodes.graph.add(f"{stored}.blocks{bits}", values)]
+    inputs.append(nodes.graph.add(f"{stored}.blocks{bits}.scales", blocks.scales))
+    inputs.append(nodes.graph.add(f"{stored}.blocks{bits}.zeros", pack_nibbles(blocks.zeros)) if asymmetric else "")
+    if bias is not None:
+        inputs += ["", nodes.graph.add(f"{product.name}/bias", bias)]
+    rows, columns = weight.shape
+    attributes = {"K": rows, "N": columns, "bits": bits, "block_size": recipe.block}
+    nodes.written.append(
+        helper.make_node(
+            "MatMulNBits",
+            inputs,
+            [product.output],
+            name=f"{product.name}/product",
+            domain=CONTRIB,
+            accuracy_level=recipe.accuracy_level,
+            **attributes,
+        )
+    )
+
+
+def write_widened(nodes: Nodes, product: Product, recipe: Recipe) -> None:
+    """Bytes with a scale a column, which ONNX Runtime multiplies out when it loads the graph, before a provider sees it.
+
+    So a provider without integer kernels takes the graph as it took the float one, and the file is smaller. In float32 first:
+    ONNX Runtime has no half multiplication of its own, and would leave the nodes to the provider.
+    """
+    columns = round_columns(product.weight, search=recipe.search)
+    stored, kind = product.place.weight, product.kind
+    codes = nodes.graph.add(f"{stored}.int8", columns.values)
+    scales = nodes.graph.add(f"{stored}.scales", columns.scales)
+    key = (stored, "widened")
+    if key not in nodes.shared:
+        floats = nodes.node("Cast", [codes], f"{stored}/floats", to=TensorProto.FLOAT)
+        wide = nodes.node("Mul", [floats, scales], f"{stored}/wide")
+        if kind != np.float32:
+            wide = nodes.node("Cast", [wide], f"{stored}/narrow", to=helper.np_dtype_to_tensor_dtype(kind))
+        nodes.shared[key] = (wide,)
+    value = nodes.node("MatMul", [product.value, nodes.shared[key][0]], f"{product.name}/product")
+    nodes.finish(product, value, product.bias)
+
+
+def write_half(nodes: Nodes, name: str, weight: NDArray[np.float32], scheme: str) -> str:
+    """A weight stored in a half type; ONNX Runtime widens it when it loads.
+
+    Raises:
+        InputError: it holds more than fp16 can.
+    """
+    key = (name, "half")
+    if key in nodes.shared:
+        return nodes.shared[key][0]
+    if scheme == "fp16":
+        if weight.size and np.abs(weight).max() > np.finfo(np.float16).max:
+            raise InputError(f"the weight {name} holds more than fp16 can: use the recipe bf16")
+        stored = nodes.graph.add(f"{name}.fp16", weight.astype(np.float16))
+    else:
+        bits = weight.view(np.uint32)  # round to nearest, ties to even
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        stored = nodes.graph.add(f"{name}.bf16", rounded, TensorProto.BFLOAT16)
+    nodes.shared[key] = (nodes.node("Cast", [stored], f"{name}/wide", to=TensorProto.FLOAT),)
+    return nodes.shared[key][0]
+
+
+def write_table(nodes: Nodes, node: onnx.NodeProto, place: Place, recipe: Recipe) -> None:
+    """The table of word vectors: codes and scales are looked up, and multiplied.
+
+    Raises:
+        InputError: its width does not fit int4's blocks.
+    """
+    graph, stored = nodes.graph, place.weight
+    kind = graph.values(stored).dtype
+    table = np.asarray(graph.values(stored), np.float32)
+    ids, name, output = node.input[1], place.matrix.name, node.output[0]
+    if recipe.embeddings == "fp32":  # a half type's recipe
+        half = write_half(nodes, stored, table, recipe.scheme)
+        nodes.written.append(helper.make_node("Gather", [half, ids], [output], name=node.name))
+    elif recipe.embeddings == "int8":
+        codes, scales = round_rows(table)
+        found = nodes.node("Gather", [graph.add(f"{stored}.int8", codes), ids], f"{name}/codes")
+        floats = nodes.node("Cast", [found], f"{name}/floats", to=helper.np_dtype_to_tensor_dtype(kind))
+        scale = nodes.node("Gather", [graph.add(f"{stored}.scales", scales.astype(kind)), ids], f"{name}/scale")
+        nodes.written.append(helper.make_node("Mul", [floats, scale], [output], name=node.name))
+    else:
+        if table.shape[1] % TABLE_BLOCK:
+            raise InputError(
+                f"the word table has {table.shape[1]} columns, no multiple of {TABLE_BLOCK}, which int4 needs: "
+                'say embeddings = "int8" in the recipe'
+            )
+        blocks = round_blocks(table.T, bits=4, block=TABLE_BLOCK, asymmetric=True, search=True)
+        nibbles = pack_nibbles(blocks.values.reshape(len(table), -1))
+        inputs = [graph.add(f"{stored}.int4", nibbles), ids, graph.add(f"{stored}.scales", blocks.scales.astype(kind))]
+        inputs.append(graph.add(f"{stored}.zeros", pack_nibbles(blocks.zeros)))
+        attributes: dict[str, Any] = {"gather_axis": 0, "quantize_axis": 1, "block_size": TABLE_BLOCK, "bits": 4}
+        nodes.written.append(
+            helper.make_node("GatherBlockQuantized", inputs, [output], name=node.name, domain=CONTRIB, **attributes)
+        )

@@ -1,0 +1,129 @@
+"""Recipes for devices that are not here: what their graphs hold, and what they mean on the CPU provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+
+from fletcher.convert.export import export
+from fletcher.convert.targets import tensorrt
+from fletcher.convert.texts import SENTENCES
+from fletcher.model_zoo.progress import silent
+from fletcher.quantize.metrics import cosines
+from fletcher.quantize.recipe import load_recipe
+from fletcher.quantize.run import quantise
+from fletcher.runtime import Encoder
+from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.canary import read_canary
+from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.feeds import make_feeds
+
+from ..convert.targets.packed_attention import spell_out
+from ..convert.tiny import save_bert, save_modules
+
+TEXTS = [text for text in SENTENCES if text.strip()]
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model for every target: read it, never write it."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "checkpoint").mkdir()
+    save_bert(folder / "checkpoint")
+    save_modules(folder / "checkpoint")
+    export(
+        str(folder / "checkpoint"),
+        folder / "artifact",
+        targets=("cpu", "cuda", "tensorrt", "coreml"),
+        precisions=("fp32", "fp16"),
+        progress=silent,
+    )
+    return folder / "artifact"
+
+
+def test_tensorrt_gets_typed_half_precision_qdq_around_the_feed_forward_matrices(parent: Path, tmp_path: Path) -> None:
+    result = quantise(parent, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
+    assert result.variant == "tensorrt-qdq"
+    assert result.cosine_min >= 0.99
+    graph = onnx.load(tmp_path / "out" / "tensorrt-qdq.onnx").graph
+    quantised = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(quantised) == 2 * 2 and all("feed_forward" in node.name for node in quantised)
+    assert {(node.domain, node.op_type) for node in graph.node} <= {
+        ("", name) for name in (*tensorrt.OPERATORS, "QuantizeLinear", "DequantizeLinear")
+    }
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert {kinds[node.input[1]] for node in quantised} == {TensorProto.FLOAT16}
+    assert {kinds[node.input[2]] for node in quantised} == {TensorProto.INT8}
+    zeros = [numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name.endswith("/zero")]
+    assert len(zeros) == 4 and not any(zero.any() for zero in zeros)  # GPUs' kernels know even ranges alone
+
+
+def test_cudas_graph_means_the_same_with_its_attention_spelt_out(parent: Path, tmp_path: Path) -> None:
+    result = quantise(parent, load_recipe("cuda-qdq"), tmp_path / "out", texts=TEXTS)
+    assert np.isnan(result.cosine_mean)  # nothing here runs it, and nothing is claimed
+    made = Artifact.open(tmp_path / "out")
+    (variant,) = made.manifest.variants
+    assert variant.canary == "unchecked" and not variant.measured
+    graph = spell_out(onnx.load(made.path / variant.file, load_external_data=False))
+    canary = read_canary(made.canary_file)
+    vectors = CpuGraph(graph.SerializeToString(), made.path).run(
+        make_feeds(variant.inputs, variant.feeds, canary.encodings), [variant.outputs[0].name]
+    )[0]
+    assert cosines(vectors.astype(np.float64), canary.vectors.astype(np.float64)).min() >= 0.98
+
+
+def test_coremls_weights_are_bytes_in_the_file_and_floats_before_the_provider_looks(
+    parent: Path, tmp_path: Path
+) -> None:
+    result = quantise(parent, load_recipe("coreml-w8"), tmp_path / "out", texts=TEXTS)
+    made = Artifact.open(tmp_path / "out")
+    before = [one for one in Artifact.open(parent).manifest.variants if one.name.startswith("coreml-fp16")]
+    assert [one.feeds.shape for one in made.manifest.variants] == [one.feeds.shape for one in before]
+    assert result.cosine_min >= 0.999
+    for variant, source in zip(made.manifest.variants, before, strict=True):
+        stored = onnx.load(made.path / variant.file, load_external_data=False).graph
+        assert sum(tensor.data_type == TensorProto.INT8 for tensor in stored.initializer) == 2 * 4
+        # Without what is folded at load it is the parent's graph, of which test_operators says that CoreML takes it whole.
+        folded = [node for node in stored.node if node.name.endswith(("/floats", "/wide", "/narrow"))]
+        rest = [node.op_type for node in stored.node if node not in folded]
+        assert rest == [node.op_type for node in onnx.load(parent / source.file, load_external_data=False).graph.node]
+        options = SessionOptions()
+        options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+        InferenceSession(made.path / variant.file, options, providers=["CPUExecutionProvider"])
+        loaded = onnx.load(tmp_path / "loaded.onnx", load_external_data=False).graph
+        assert not {node.name for node in folded} & {node.name for node in loaded.node}
+        assert not any(tensor.data_type == TensorProto.INT8 for tensor in loaded.initializer)
+
+
+def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: Path) -> None:
+    quantise(parent, load_recipe("openvino-static"), tmp_path / "out", texts=TEXTS)
+    with Encoder.load(parent, provider="mlas") as encoder:
+        reference = encoder.embed(TEXTS).vectors
+    with Encoder.load(tmp_path / "out", provider="openvino") as encoder:
+        vectors = encoder.embed(TEXTS).vectors
+    assert cosines(vectors.astype(np.float64), reference.astype(np.float64)).min() >= 0.98
+
+
+def test_reduced_weights_cannot_saturate_without_vnni_and_need_no_instruction_set(parent: Path, tmp_path: Path) -> None:
+    quantise(parent, load_recipe("int8-per-token-reduced"), tmp_path / "out", texts=TEXTS)
+    (variant,) = Artifact.open(tmp_path / "out").manifest.variants
+    assert variant.instructions == ()
+    graph = onnx.load(tmp_path / "out" / variant.file).graph
+    weights = {node.input[1] for node in graph.node if node.op_type == "MatMulIntegerToFloat"}
+    largest = max(np.abs(numpy_helper.to_array(one)).max() for one in graph.initializer if one.name in weights)
+    # VPMADDUBSW adds two products of an unsigned and a signed byte in 16 bits.
+    assert len(weights) == 2 * 4 and 0 < largest <= 63
+    assert 2 * 255 * int(largest) <= np.iinfo(np.int16).max
+
+
+def test_a_target_that_was_not_exported_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no tensorrt-fp16.*--target tensorrt --precision fp16"):
+        quantise(minilm_artifact, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
+    assert not list(tmp_path.iterdir())
