@@ -24,7 +24,7 @@ from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.feeds import make_feeds
 
-from ..convert.targets.packed_attention import spell_out
+from ..convert.targets.contrib_operators import spell_out
 from ..convert.tiny import save_bert, save_modules
 
 TEXTS = [text for text in SENTENCES if text.strip()]
