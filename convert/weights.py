@@ -19,7 +19,7 @@ from fletcher.runtime.errors import CheckpointError
 from .checkpoint import Checkpoint, StoredTensor
 from .precision import Float
 
-__all__ = ["Linear", "Norm", "TensorReader", "Weight", "concatenate", "constant", "interleave_heads"]
+__all__ = ["Linear", "Norm", "TensorReader", "Weight", "concatenate", "constant", "interleave_heads", "pair_columns"]
 
 
 #: Rows that are transposed at once: 16 float32 fill a cache line of the result. That is 3 to 10 times as fast as all at once.
@@ -226,6 +226,22 @@ def interleave_heads(name: str, weights: Sequence[Weight], num_heads: int) -> We
         return np.stack(parts, axis=2).reshape(num_in, len(weights) * width)
 
     return Weight(name, (num_in, len(weights) * width), load)
+
+
+def pair_columns(weight: Weight, num_heads: int) -> Weight:
+    """The weights of a query or key with what a rotation pairs beside each other: in each head 0, half, 1, half + 1, …
+
+    Args:
+        weight: (in, heads · head_size), or a bias, (heads · head_size,).
+        num_heads: heads.
+    """
+    *leading, width = weight.shape
+
+    def load() -> NDArray[np.float32]:
+        halves = weight.load().reshape(*leading, num_heads, 2, width // num_heads // 2)
+        return np.ascontiguousarray(np.swapaxes(halves, -1, -2)).reshape(weight.shape)
+
+    return Weight(f"{weight.name}.pairs", weight.shape, load)
 
 
 def constant(name: str, array: NDArray[Any]) -> Weight:

@@ -7,11 +7,25 @@ from numpy.typing import NDArray
 
 from .memory import MemoryShape
 
-__all__ = ["plan_batches"]
+__all__ = ["chunk_places", "plan_batches"]
 
 #: How many times the token budget the padded rectangle of attention may hold. Without a bound, one text of 512 tokens and
 #: 512 of one token would attend in 513 rows of 512: hundreds of times the work and the memory.
 PADDED_BUDGETS = 2
+
+
+def chunk_places(count: int, most: int) -> list[slice]:
+    """Cuts a long sequence into chunks that grow from an eighth to `most`, so that the first one is soon tokenised.
+
+    Args:
+        count: how many there are.
+        most: of a chunk.
+    """
+    places, start, size = [], 0, max(most // 8, 1)
+    while start < count:
+        places.append(slice(start, min(start + size, count)))
+        start, size = start + size, min(2 * size, most)
+    return places
 
 
 def plan_batches(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,13 +126,23 @@ class Workers:
             return self._run_one(encodings, output)
         return self._start(encodings, batches, output).result()
 
-    def start(self, encodings: Encodings, output: str | None = None) -> Computation:
+    def start(self, encodings: Encodings, output: str | None = None, into: NDArray[Any] | None = None) -> Computation:
         """Hands texts to the workers and returns at once.
+
+        Args:
+            encodings: any number of texts.
+            output: which of the graph's outputs; None is the first.
+            into: where the results go, of the shape and type that `room` makes; None makes room for them.
 
         Raises:
             ProviderError: the workers were closed.
         """
-        return self._start(encodings, self._plan(encodings), output)
+        return self._start(encodings, self._plan(encodings), output, into)
+
+    def room(self, rows: int, output: str | None = None) -> NDArray[Any]:
+        """Room for so many rows of an output."""
+        name = output or self._first
+        return np.empty((rows, self._widths[name]), self._dtypes[name])
 
     def by_session(self, encodings: Encodings, output: str | None = None) -> Iterator[NDArray[np.float32]]:
         """What each session makes of texts, one after the other: for checks. Each is as `compute` returns."""
@@ -151,8 +162,14 @@ class Workers:
         if self.alone is not None:
             self.alone.close()
 
-    def _start(self, encodings: Encodings, batches: Sequence[NDArray[np.int64]], output: str | None) -> Computation:
-        values = self._empty(encodings, output)
+    def _start(
+        self,
+        encodings: Encodings,
+        batches: Sequence[NDArray[np.int64]],
+        output: str | None,
+        into: NDArray[Any] | None = None,
+    ) -> Computation:
+        values = self._empty(encodings, output) if into is None else into
 
         def work(rows: NDArray[np.int64]) -> None:
             with self._counted():
@@ -208,8 +225,7 @@ class Workers:
     def _empty(self, encodings: Encodings, output: str | None) -> NDArray[np.float32]:
         """Room for what the graph gives of these texts."""
         name = output or self._first
-        rows = encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings)
-        return np.empty((rows, self._widths[name]), self._dtypes[name])
+        return self.room(encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings), name)
 
     def _places(self, encodings: Encodings, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
         """Where in that room the rows' results belong."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard
 
 from .artifact import Artifact
+from .batching import chunk_places
 from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
 from .compute import Computation
 from .device_metrics import DeviceMetric
@@ -32,13 +33,13 @@ from .manifest import HALF_VECTORS, TOKEN_STATES, Variant
 from .output import shorten
 from .providers import choose_variant
 from .session import Session
-from .tasks import Task, check_lengths, check_strings, finish, prepare, repeat, tokenize
+from .tasks import Task, check_lengths, check_strings, finish, prepare, tokenize
 from .text_tokens import TextToken
 from .tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
 
-#: Texts of a chunk where many are embedded at once: two GPU batches of short ones at least, and tokenised in milliseconds.
+#: Texts of a chunk where many are embedded at once: some GPU batches of short ones, and tokenised in milliseconds.
 STREAM_TEXTS = 8192
 
 
@@ -283,11 +284,14 @@ class Encoder:
 
     def _in_half(self, task: Task, options: EmbedOptions) -> Task:
         """The task, its vectors cast by the device where half precision is wanted and nothing else is done to them."""
-        untouched = options.dimensions in (None, self.dimension) and (self.card.normalize or not options.normalize)
-        wanted = options.dtype == "float16" and task.output is None and untouched and not self.cache.enabled
-        if wanted and any(info.name == HALF_VECTORS for info in self.variant.outputs):
+        if task.output is None and self._leaves_in_half(options):
             return replace(task, output=HALF_VECTORS)
         return task
+
+    def _leaves_in_half(self, options: EmbedOptions) -> bool:
+        untouched = options.dimensions in (None, self.dimension) and (self.card.normalize or not options.normalize)
+        wanted = options.dtype == "float16" and untouched and not options.splits and not self.cache.enabled
+        return wanted and any(info.name == HALF_VECTORS for info in self.variant.outputs)
 
     def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
         """Texts to what no embedder's vector is: scores with a query, sparse vectors, or token vectors, by the model's card;
@@ -344,7 +348,7 @@ class Encoder:
         self.check(options)
         if options.splits:
             return self._embed_split(texts, options)
-        if len(texts) > 2 * STREAM_TEXTS:
+        if len(texts) > 2 * STREAM_TEXTS and not self.cache.enabled:
             return self._embed_many(texts, options)
         task = self.prepare(texts, options)
         embeddings: Embeddings = task.finish(self.compute(task.encodings, task.output))
@@ -353,15 +357,32 @@ class Encoder:
     def _embed_many(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         """In chunks, so that all but the first are tokenised while others are computed; duplicates once."""
         check_strings(texts)
-        distinct, inverse = unique(texts)
-        chunks = (distinct[start : start + STREAM_TEXTS] for start in range(0, len(distinct), STREAM_TEXTS))
         try:
-            parts = list(self._compute_tasks(self.prepare(chunk, options) for chunk in chunks))
+            distinct, inverse = unique(texts)
+            output = HALF_VECTORS if self._leaves_in_half(options) else None
+            values = self._workers.room(len(distinct), output)
+            encodings, computations = [], []
+            with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
+
+                def tokenize_chunk(place: slice) -> Encodings:
+                    return tokenize(self.tokenizer, self.card, distinct[place], options)
+
+                try:
+                    places = chunk_places(len(distinct), STREAM_TEXTS)
+                    for place, chunk in zip(places, reader.map(tokenize_chunk, places), strict=True):
+                        encodings.append(chunk)
+                        computations.append(self._workers.start(chunk, output, values[place]))
+                    for computation in computations:
+                        computation.result()
+                finally:  # after a failure the rest is forgotten
+                    for computation in computations:
+                        computation.cancel()
         except (InputError, TypeError):
             tokenize(self.tokenizer, self.card, texts, options)  # names the text by its place among all
             raise
-        embeddings = Embeddings.concatenate(parts)
-        return embeddings if inverse is None else repeat(embeddings, inverse)
+        tokens = np.concatenate([chunk.lengths for chunk in encodings])
+        dropped = np.concatenate([chunk.dropped for chunk in encodings])
+        return finish(Embeddings(values, tokens, dropped), inverse, self.card, options)
 
     def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         """A part of the rows at a time, so that a document of any length fits; duplicates once."""

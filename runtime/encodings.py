@@ -140,14 +140,3 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.vectors)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Embeddings]) -> Embeddings:
-        """Joins at least one part, in order; parts of texts are not joined."""
-        scales = [part.scales for part in parts if part.scales is not None]
-        return cls(
-            np.concatenate([part.vectors for part in parts]),
-            np.concatenate([part.tokens for part in parts]),
-            np.concatenate([part.dropped for part in parts]),
-            np.concatenate(scales) if scales else None,
-        )

@@ -125,9 +125,8 @@ class _Grid:
         self._offsets: NDArray[np.int64] = batch.offsets
         if texts > len(batch):  # texts of no token, at the end
             self._offsets = np.concatenate([batch.offsets, np.full(texts - len(batch), batch.num_tokens)])
-        self._steps = np.arange(longest)
+        self._steps = np.arange(longest, dtype=np.int32)
         self._valid = self._steps < self._lengths[:, None]  # (texts, longest)
-        self._places = np.flatnonzero(self._valid)  # (tokens,): of the flattened rectangle
 
     def make(self, name: str, rank: int, tables: Mapping[str, Array]) -> Array:
         """One input; `rank` tells a packed one from a rectangle."""
@@ -156,14 +155,16 @@ class _Grid:
         starts: NDArray[np.int64] = np.minimum(self._offsets[:-1], self._offsets[-1] - 1)
         ends: NDArray[np.int64] = np.maximum(self._offsets[1:], 1)
         if name == "token_offset":
-            places = np.concatenate([self._places, np.flatnonzero(~self._valid)])
-            return places.reshape(self._valid.shape)
+            first = np.arange(len(self._lengths), dtype=np.int32) * np.int32(len(self._steps))
+            places = self._positions() + np.repeat(first[: len(self._batch)], self._batch.lengths)
+            rest = np.flatnonzero(~self._valid).astype(np.int32)
+            return np.concatenate([places, rest]).reshape(self._valid.shape)
         if name == "attention_mask":
             return self._attended()
         if name == "steps":
             return np.minimum(self._steps, self._last)
         if name == "rectangle":
-            return starts[:, None] + np.where(self._valid, self._steps, 0)
+            return starts.astype(np.int32)[:, None] + np.where(self._valid, self._steps, np.int32(0))
         if name == "pooling.cls":
             return starts
         if name == "pooling.lasttoken":
@@ -181,7 +182,8 @@ class _Grid:
         return attended
 
     def _positions(self) -> Array:
-        return np.arange(self._batch.num_tokens) - np.repeat(self._batch.offsets[:-1], self._batch.lengths)
+        starts = self._batch.offsets[:-1].astype(np.int32)
+        return np.arange(self._batch.num_tokens, dtype=np.int32) - np.repeat(starts, self._batch.lengths)
 
     def _position_ids(self) -> Array:
         """Source of the counting: `create_position_ids_from_input_ids` in transformers' modeling_roberta.py."""
@@ -196,5 +198,5 @@ class _Grid:
     def _rectangle(self, packed: Array) -> Array:
         """Packed values in the rectangle, 0 in padding."""
         places = np.zeros(self._valid.size, packed.dtype)
-        places[self._places] = packed
+        places[np.flatnonzero(self._valid)] = packed
         return places.reshape(self._valid.shape)

@@ -20,7 +20,7 @@ from .longdocs import Folding, Rows, cut_documents
 from .output import cast, normalize, shorten
 from .tokenizer import Tokenizer
 
-__all__ = ["Task", "check_lengths", "check_strings", "finish", "prepare", "refuse_long", "repeat", "tokenize"]
+__all__ = ["Task", "check_lengths", "check_strings", "finish", "prepare", "refuse_long", "tokenize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +167,10 @@ def finish(
         parts, part_scales = leave(chunks.vectors)
         chunks = replace(chunks, vectors=parts, scales=part_scales)
     embeddings = Embeddings(vectors, embeddings.tokens, embeddings.dropped, scales, chunks)
-    return embeddings if inverse is None else repeat(embeddings, inverse)
+    return embeddings if inverse is None else _repeat(embeddings, inverse)
 
 
-def repeat(embeddings: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
+def _repeat(embeddings: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
     """Embeddings of different texts for all texts: which of them each is, int64, (n,)."""
     chunks = embeddings.chunks
     if chunks is not None:

@@ -107,7 +107,14 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
 #: What operators of several steps keep to themselves (target cuda): by operator and the part whose result it gives.
 _KEPT: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
-        ("PackedMultiHeadAttention", "attention/context"): ("attention/query", "attention/key", "attention/value"),
+        # What it takes may be sorted otherwise than the model's own query and key.
+        ("PackedMultiHeadAttention", "attention/context"): (
+            "attention/query",
+            "attention/key",
+            "attention/value",
+            "attention/query/rotated",
+            "attention/key/rotated",
+        ),
         ("SkipLayerNormalization", "attention/norm"): ("attention/output", "attention/residual"),
         ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),
         ("FastGelu", "feed_forward/activation"): ("feed_forward/up",),

@@ -26,9 +26,9 @@ from fletcher.runtime.manifest import HALF_VECTORS, FeedRules, TensorInfo
 from ..description import Architecture, Attention
 from ..graph import GraphBuilder
 from ..precision import FP32, Precision
-from .attention import emit_projections, emit_rotary
 from .blocks import emit_linear
-from .cuda_layers import MICROSOFT, emit_cuda_layer, emit_packed_heads
+from .cuda_layers import MICROSOFT, emit_cuda_layer
+from .cuda_projections import emit_qkv, emit_wide_tables
 from .emission import Emission
 from .encoder import Parts, emit_encoder, position_rows, token_type_rows
 from .pooling import emit_weighted_sum
@@ -100,8 +100,19 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     if architecture.unseen_tail is not None:
         positions = _emit_unseen(graph, architecture, positions, steps)
 
+    wide = emit_wide_tables(graph, [layer.attention for layer in architecture.layers], positions)
+
     def context(attention: Attention, hidden: str, name: str) -> str:
-        return _emit_context(graph, attention, hidden, token_offset, cumulative, positions, name)
+        """Attention over packed rows, (tokens, heads · head_size)."""
+        qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
+        return graph.node(
+            "PackedMultiHeadAttention",
+            [*qkv, token_offset, cumulative, positions.bias_of(attention)],
+            f"{name}/context",
+            domain=MICROSOFT,
+            num_heads=attention.num_heads,
+            scale=attention.scale,
+        )
 
     def attend(attention: Attention, hidden: str, name: str) -> str:
         return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")
@@ -142,31 +153,6 @@ def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Pos
             key: graph.node("Add", [bias, square], f"mask/bias.{index}") if bias else square
             for index, (key, bias) in enumerate(biases.items())
         },
-    )
-
-
-def _emit_context(
-    graph: GraphBuilder,
-    attention: Attention,
-    hidden: str,
-    token_offset: str,
-    cumulative: str,
-    positions: Positions,
-    name: str,
-) -> str:
-    """Attention over packed rows, (tokens, heads · head_size)."""
-    if (packed := emit_packed_heads(graph, attention, hidden, name)) is not None:
-        rows, bias = packed
-        inputs = [rows, "", "", bias]
-    else:
-        inputs = [*emit_projections(graph, attention, hidden, positions, name, emit_rotary), ""]
-    return graph.node(
-        "PackedMultiHeadAttention",
-        [*inputs, token_offset, cumulative, positions.bias_of(attention)],
-        f"{name}/context",
-        domain=MICROSOFT,
-        num_heads=attention.num_heads,
-        scale=attention.scale,
     )
 
 

@@ -2,10 +2,8 @@
 
 ONNX Runtime's CUDA kernels for standard operators are one pass over memory each, and its Gemm writes the bias into the result
 first and reads it back: in BERT-base on an H200, 256 x 128 tokens, 5.1 of 24 ms went to that, 3.7 to Gelu, 3.4 to sums and
-norms, 1.4 to splitting query, key and value (benchmarks/gpu). The operators here add the bias where they read the product
-anyway:
+norms (benchmarks/gpu). The operators here add the bias where they read the product anyway:
 
-* `PackedMultiHeadAttention` takes query, key and value of a head beside each other, and their bias;
 * `SkipLayerNormalization` adds a product, its bias and the residual, and norms the sum;
 * `BiasGelu` and `FastGelu` (tanh) add the bias before the activation.
 
@@ -13,7 +11,7 @@ They compute what the standard operators compute. What a layer has besides (rota
 standard operators, and so does a whole layer of which a node must be fp32 in half precision, or that is bf16, for which there
 are no kernels.
 
-Sources: contrib_ops/cuda/bert/packed_multihead_attention_impl.cu, skip_layer_norm.cc and math/bias_gelu in ONNX Runtime.
+Sources: contrib_ops/cuda/bert/skip_layer_norm.cc and math/bias_gelu in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -24,10 +22,10 @@ from types import MappingProxyType
 from ..activations import emit_activation
 from ..description import Attention, FeedForward, Layer
 from ..graph import GraphBuilder
-from ..weights import Linear, Norm, interleave_heads
-from .blocks import emit_linear, side_by_side
+from ..weights import Linear, Norm
+from .blocks import emit_linear
 
-__all__ = ["MICROSOFT", "Attend", "emit_cuda_layer", "emit_packed_heads"]
+__all__ = ["MICROSOFT", "Attend", "emit_cuda_layer"]
 
 MICROSOFT = "com.microsoft"
 
@@ -71,33 +69,6 @@ def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Atte
     name = f"{layer.name}/feed_forward"
     inner = _emit_inner(graph, layer.feed_forward, hidden, name)
     return _close(graph, layer.feed_forward.down, inner, hidden, second, name, "down")
-
-
-def emit_packed_heads(graph: GraphBuilder, attention: Attention, hidden: str, name: str) -> tuple[str, str] | None:
-    """Query, key and value as one product without its bias, and that bias.
-
-    Returns:
-        The product, (tokens, heads, 3, head_size), and the bias, (3 · heads · head_size,), query's first, then key's and
-        value's; None if something is done to single queries or keys, or there is no bias to save.
-    """
-    parts = (attention.query, attention.key, attention.value)
-    widths = {part.weight.shape[1] for part in parts}
-    if (
-        attention.rotary is not None
-        or attention.query_norm is not None
-        or attention.key_norm is not None
-        or graph.precision.arithmetic == "bf16"
-        or len(widths) > 1
-        or any(part.bias is None for part in parts)
-    ):
-        return None
-    joined = side_by_side(parts, f"{name}/qkv")
-    if joined.bias is None:
-        return None
-    weight = interleave_heads(f"{joined.weight.name}.heads", [part.weight for part in parts], attention.num_heads)
-    product = graph.node("MatMul", [hidden, graph.weight(weight)], f"{name}/qkv")
-    shape = graph.constant([0, attention.num_heads, len(parts), widths.pop() // attention.num_heads])
-    return graph.node("Reshape", [product, shape], f"{name}/qkv_heads"), graph.weight(joined.bias)
 
 
 def _emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:

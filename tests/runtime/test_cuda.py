@@ -99,7 +99,7 @@ def test_captured_and_plain_runs_give_the_vectors_of_the_cpu_graph(
     for capture in (False, True):
         with case.open(FakeCuda(), capture=capture) as session:
             for _ in range(2):  # the second one finds what the first one prepared
-                np.testing.assert_allclose(session.run(batch), expected, atol=2e-6)
+                np.testing.assert_allclose(session.run(batch), expected, atol=5e-6)
 
 
 def test_several_threads_get_their_own_vectors(bert: Case, runtime: FakeOnnxRuntime) -> None:
@@ -108,7 +108,7 @@ def test_several_threads_get_their_own_vectors(bert: Case, runtime: FakeOnnxRunt
     cuda = FakeCuda()
     with bert.open(cuda) as session, ThreadPoolExecutor(8) as pool:
         for vectors, wanted in zip(pool.map(session.run, batches), expected, strict=True):
-            np.testing.assert_allclose(vectors, wanted, atol=2e-6)
+            np.testing.assert_allclose(vectors, wanted, atol=5e-6)
     assert not cuda.held, "the memory was not given back"
     assert cuda.pushed == cuda.streams == 0
 
@@ -131,7 +131,7 @@ def test_every_shape_is_captured_at_load_and_none_in_service(bert: Case, runtime
 def test_what_no_captured_shape_holds_runs_plainly(bert: Case, runtime: FakeOnnxRuntime) -> None:
     batch = bert.texts(33)
     with bert.open(FakeCuda()) as session:
-        np.testing.assert_allclose(session.run(batch), bert.reference(batch), atol=2e-6)
+        np.testing.assert_allclose(session.run(batch), bert.reference(batch), atol=5e-6)
         assert session.counters()["cuda_graph_replays"][1]() == 0
 
 
