@@ -12,12 +12,13 @@ from fletcher.runtime import Artifact
 from fletcher.runtime.choices import Choice, Measurement, choose, forget, remember
 from fletcher.runtime.devices import measure
 from fletcher.runtime.fast_tokenizer import PACKAGE, fast_version, package_problem
+from fletcher.runtime.gpus import this_gpus
 from fletcher.runtime.machine import Machine, this_machine
 from fletcher.runtime.providers import AUTO, PROVIDERS, choose_variant, missing
 from fletcher.runtime.reporter import Table
 from fletcher.runtime.tokenizer import Tokenizer
 
-__all__ = ["Devices", "ProviderState", "describe_machine", "lines", "measure_artifact", "table"]
+__all__ = ["Devices", "GpuState", "ProviderState", "describe_machine", "lines", "measure_artifact", "table"]
 
 #: Instruction sets that decide which kernels run.
 TELLING = (
@@ -49,6 +50,22 @@ class ProviderState(msgspec.Struct, frozen=True):
     problem: str | None
 
 
+class GpuState(msgspec.Struct, frozen=True):
+    """An NVIDIA GPU.
+
+    Attributes:
+        device: as metrics name it.
+        name: what NVIDIA calls it.
+        memory: bytes, in all.
+        capability: compute capability.
+    """
+
+    device: str
+    name: str
+    memory: int
+    capability: str
+
+
 class Devices(msgspec.Struct, frozen=True, kw_only=True):
     """What there is.
 
@@ -58,6 +75,9 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
         numa_nodes: those, by node.
         instructions: the instruction sets that matter.
         memory: bytes this process may use.
+        gpus: NVIDIA's.
+        gpu_problem: why there is none, in the driver's words where there is one.
+        driver: NVIDIA's driver.
         providers: in the order of preference.
         tokenizer: which tokenizer is used, or could be.
         tokenizer_problem: why the fast one is not.
@@ -72,6 +92,9 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     numa_nodes: list[list[int]]
     instructions: list[str]
     memory: int
+    gpus: list[GpuState]
+    gpu_problem: str | None
+    driver: str
     providers: list[ProviderState]
     tokenizer: str
     tokenizer_problem: str | None = None
@@ -135,6 +158,9 @@ def lines(devices: Devices) -> Iterator[str]:
     )
     yield f"{devices.processor}: {devices.processors} processors{nodes}, {devices.memory / 2**30:.1f} GiB"
     yield f"instructions  {' '.join(devices.instructions) or 'none that matter'}"
+    for gpu in devices.gpus:
+        driver = f"driver {devices.driver}" if devices.driver else "driver unknown"
+        yield f"{gpu.device:<13} {gpu.name}, {gpu.memory / 2**30:.0f} GiB, compute capability {gpu.capability}, {driver}"
     for state in devices.providers:
         yield f"{state.name:<13} {'ready' if state.problem is None else state.problem}"
     yield f"{'tokenizer':<13} {devices.tokenizer}"
@@ -167,7 +193,14 @@ def table(devices: Devices) -> Table:
 
 def _describe(machine: Machine, tokenizer: str, tokenizer_problem: str | None) -> Devices:
     problems = {name: missing(provider, machine) for name, provider in PROVIDERS.items()}
+    system = this_gpus()
+    gpus = [
+        GpuState(f"cuda:{gpu.index}", gpu.name, gpu.memory, ".".join(map(str, gpu.capability))) for gpu in system.gpus
+    ]
     return Devices(
+        gpus=gpus,
+        gpu_problem=system.problem,
+        driver=system.driver,
         processor=machine.processor,
         processors=len(machine.processors),
         numa_nodes=[list(node) for node in machine.numa_nodes],

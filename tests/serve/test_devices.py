@@ -15,6 +15,7 @@ from fletcher.runtime import fast_tokenizer
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.choices import recall
 from fletcher.runtime.console import run
+from fletcher.runtime.gpus import Gpu, GpuSystem
 from fletcher.runtime.machine import this_machine
 from fletcher.serve import devices
 from fletcher.serve.cli import app
@@ -51,6 +52,17 @@ def test_the_machine_and_its_providers(capsys: pytest.CaptureFixture[str]) -> No
         *("cuda", "tensorrt", "tensorrt-rtx"),
     ]
     assert (found["measurements"], found["choice"]) == ([], None)
+
+
+def test_gpus_are_told_with_their_driver(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(0, "NVIDIA H100 80GB HBM3", 80 << 30, (9, 0), "0000:0b:00.0")
+    monkeypatch.setattr(devices, "this_gpus", lambda: GpuSystem((gpu,), "580.159.04", (13, 0)))
+    told = " ".join(call(capsys).split())
+    assert "cuda:0 NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0, driver 580.159.04" in told
+    found = json.loads(call(capsys, "--json"))
+    assert found["gpus"] == [
+        {"device": "cuda:0", "name": "NVIDIA H100 80GB HBM3", "memory": 80 << 30, "capability": "9.0"}
+    ]
 
 
 def test_what_is_missing_is_told_with_how_to_get_it(
