@@ -127,8 +127,8 @@ def test_a_cuda_graph_agrees_with_transformers(artifact_of: Callable[[str], Path
         ),
         (
             "modernbert",
-            lambda patient: patient.set_attribute("RotaryEmbedding", "interleaved", 1),
-            "layers.0/attention/query/rotated",
+            lambda patient: patient.set_attribute("RotaryEmbedding", "interleaved", 0),
+            "layers.0/attention/context",
         ),
     ],
 )
