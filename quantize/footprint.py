@@ -10,8 +10,8 @@ from pathlib import Path
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.choices import Layout
-from fletcher.runtime.devices import TOKEN_BUDGET
 from fletcher.runtime.errors import ProviderError
+from fletcher.runtime.layouts import TOKEN_BUDGET
 from fletcher.runtime.machine import this_machine
 from fletcher.runtime.memory import resident
 from fletcher.runtime.trial import Trial

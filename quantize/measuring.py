@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.choices import Layout
-from fletcher.runtime.devices import TOKEN_BUDGET
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.layouts import TOKEN_BUDGET
 from fletcher.runtime.machine import this_machine
 from fletcher.runtime.manifest import Variant
 from fletcher.runtime.tokenizer import Tokenizer

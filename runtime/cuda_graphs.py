@@ -185,7 +185,8 @@ class CudaGraphs:
             self._busy.release()
 
     def close(self) -> None:
-        """Ends the thread and gives the memory back."""
+        """Ends the thread and gives the memory back; a batch that comes later finds it busy for ever."""
+        self._busy.acquire()
         self._calls.put(None)
         self._thread.join()
 

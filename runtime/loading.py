@@ -11,8 +11,9 @@ from .affinity import pinning
 from .artifact import Artifact
 from .choices import Layout
 from .compute import Workers
-from .devices import on_fallback, settle
+from .devices import settle
 from .errors import FletcherError, InputError
+from .layouts import on_fallback
 from .machine import this_machine
 from .manifest import Variant
 from .memory import KEPT, MemoryBudget, MemoryShape, memory_budget, resident

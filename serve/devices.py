@@ -13,6 +13,7 @@ from fletcher.runtime.choices import Choice, Measurement, choose, forget, rememb
 from fletcher.runtime.devices import measure
 from fletcher.runtime.fast_tokenizer import PACKAGE, fast_version, package_problem
 from fletcher.runtime.gpus import this_gpus
+from fletcher.runtime.layouts import measuring_key
 from fletcher.runtime.machine import Machine, this_machine
 from fletcher.runtime.providers import AUTO, PROVIDERS, choose_variant, missing
 from fletcher.runtime.reporter import Table
@@ -141,8 +142,8 @@ def measure_artifact(
     tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
     found = measure(artifact, chosen, seconds=seconds, providers=providers or None)
     if not providers:
-        forget(machine.key, artifact.digest, chosen.name)
-        remember(machine.key, artifact.digest, chosen.name, found)
+        forget(measuring_key(), artifact.digest, chosen.name)
+        remember(measuring_key(), artifact.digest, chosen.name, found)
     tolerance = chosen.tolerance if min_cosine is None else Accuracy(min_cosine=min_cosine)
     choice = choose(found, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
     devices = _describe(machine, tokenizer.implementation, tokenizer.fast_problem)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Artifact, Encodings
 from fletcher.runtime.batching import plan_batches
-from fletcher.runtime.devices import TOKEN_BUDGET
+from fletcher.runtime.layouts import TOKEN_BUDGET
 from fletcher.runtime.machine import this_machine
 from fletcher.runtime.session import open_session
 

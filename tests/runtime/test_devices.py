@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime import Artifact, Encoder, layout_bench, layouts
 from fletcher.runtime import choices as choices_module
 from fletcher.runtime import devices as devices_module
 from fletcher.runtime.choices import Layout, Measurement, remember
-from fletcher.runtime.devices import layouts_of, measure, settle
+from fletcher.runtime.devices import measure, settle
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, InputError, ProviderError
+from fletcher.runtime.layouts import layouts_of
 from fletcher.runtime.machine import Machine, this_machine
 from fletcher.runtime.memory import resident
 from fletcher.runtime.mlas import MlasSession
@@ -38,7 +39,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ROUNDS", "MOST_BATCHES"):
-        monkeypatch.setattr(devices_module, name, 1)
+        monkeypatch.setattr(layout_bench, name, 1)
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_every_provider_is_measured_and_reproduces_huggingfaces_canary(minilm_ar
     assert measured[0].layout == Layout("mlas", len(this_machine().processors), 1, 512)
     assert len({one.layout for one in measured}) == len(measured)
     assert measured[0].noise == 0  # the others' figures are ratios to it
-    assert {one.noise for one in measured[1:]} == {devices_module.ONE_ROUND}
+    assert {one.noise for one in measured[1:]} == {layout_bench.ONE_ROUND}
     if len(this_machine().processors) > 1:
         assert Layout("mlas", 1, len(this_machine().processors), 512) in {one.layout for one in measured}
     assert {one.layout.token_budget for one in measured if one.layout.provider == "mlas"} >= {256, 512}
@@ -95,7 +96,8 @@ def test_every_provider_is_measured_and_reproduces_huggingfaces_canary(minilm_ar
 def test_two_sessions_are_open_at_once_at_most(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices_module, "this_machine", lambda: TWO)
+    for module in (devices_module, layouts):
+        monkeypatch.setattr(module, "this_machine", lambda: TWO)
     still_open: list[Trial] = []
     most: list[int] = []
 
@@ -109,7 +111,7 @@ def test_two_sessions_are_open_at_once_at_most(
             super().close()
             still_open.remove(self)
 
-    monkeypatch.setattr(devices_module, "Trial", Counted)
+    monkeypatch.setattr(layout_bench, "Trial", Counted)
     artifact = Artifact.open(tiny_artifact)
     assert len(measure(artifact, artifact.variant(), seconds=60)) > 3
     assert (max(most), still_open) == (2, [])

@@ -11,7 +11,7 @@ import pytest
 from fletcher import Encoder
 from fletcher.convert.export import export
 from fletcher.runtime import cuda as cuda_module
-from fletcher.runtime import cuda_ort, devices, gpu_session, gpus, providers
+from fletcher.runtime import cuda_ort, gpu_session, gpus, layouts, providers
 from fletcher.runtime.encoder import STREAM_TEXTS
 from fletcher.runtime.errors import ArtifactError, DeviceLostError, MissingPackageError, ProviderError
 from fletcher.runtime.gpus import Gpu, GpuSystem
@@ -45,7 +45,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         cuda, runtime = FakeCuda(count, **options), FakeOnnxRuntime()
         driver = cuda.driver()
         found = tuple(Gpu(index, "Fake", cuda.memory, (9, 0), "", ()) for index in range(count))
-        for module in (devices, providers, gpu_session):
+        for module in (layouts, providers, gpu_session):
             monkeypatch.setattr(module, "this_gpus", lambda: GpuSystem(found, "580", (13, 0)))
         monkeypatch.setattr(gpus, "load_driver", lambda: driver)
         monkeypatch.setattr(cuda_module, "load_driver", lambda: driver)
@@ -128,7 +128,7 @@ def test_a_gpu_that_cannot_be_used_is_refused_or_replaced_as_configured(
 ) -> None:
     machine()
     system = GpuSystem(problem="this machine has no NVIDIA driver")
-    for module in (devices, providers, gpu_session):
+    for module in (layouts, providers, gpu_session):
         monkeypatch.setattr(module, "this_gpus", lambda: system)
     with pytest.raises(ProviderError, match="no NVIDIA driver"):
         Encoder.load(artifact, provider="cuda")

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from fletcher.runtime import choices as choices_module
-from fletcher.runtime import devices as devices_module
-from fletcher.runtime import fast_tokenizer
+from fletcher.runtime import fast_tokenizer, layout_bench
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.choices import recall
 from fletcher.runtime.console import run
@@ -26,7 +25,7 @@ def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, few rounds, and the hook that `run` sets for a process that it has to itself."""
     monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path / "cache")
     for name in ("ROUNDS", "MOST_BATCHES"):
-        monkeypatch.setattr(devices_module, name, 1)
+        monkeypatch.setattr(layout_bench, name, 1)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
