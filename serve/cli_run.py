@@ -26,6 +26,7 @@ from .cli_options import (
     Workers,
     serve_packages,
 )
+from .heap import few_arenas
 
 if TYPE_CHECKING:
     from .server import Server
@@ -156,6 +157,7 @@ def serve(
     the API keys and the [[models]] of the TOML file again.
     """
     report = reporter(ctx)
+    few_arenas()
     with serve_packages("fletcher-serve run"):
         from .http_call import Limits
         from .keys import Keys

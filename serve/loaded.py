@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +16,7 @@ from fletcher.runtime.mlas import MlasSession
 
 from .backend import Backend
 from .engine import Engine
+from .heap import give_memory_back
 from .model_spec import ModelSpec
 from .readiness import Readiness
 from .served import ServedModel
@@ -140,12 +138,3 @@ class Version:
             return "" if readiness is None else readiness.reason()
         except FletcherError as error:
             return f"the canary could not be computed ({type(error).__name__})"
-
-
-def give_memory_back() -> None:
-    """Returns what a closed session held to the system: glibc keeps freed memory for itself otherwise."""
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim is not None:
-            trim(0)

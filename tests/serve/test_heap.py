@@ -1,0 +1,52 @@
+"""glibc's arenas are few in a server's process, and as many as it likes in others."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from fletcher.serve.heap import ARENAS, VARIABLE
+
+#: Allocates from many threads at once, and prints how many arenas that made (malloc_info(3)).
+PROGRAM = """
+import ctypes, re, sys, tempfile, threading
+if sys.argv[1] == "few":
+    from fletcher.serve.heap import few_arenas
+    few_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+barrier = threading.Barrier(16)
+def work():
+    barrier.wait()
+    for _ in range(50):
+        libc.malloc(100_000)
+    barrier.wait()
+threads = [threading.Thread(target=work) for _ in range(16)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc.fopen.restype = ctypes.c_void_p
+with tempfile.NamedTemporaryFile() as file:
+    stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    print(len(re.findall("<heap nr=", open(file.name).read())))
+"""
+
+
+def arenas(kind: str, **environment: str) -> int:
+    variables = {name: value for name, value in os.environ.items() if name != VARIABLE} | environment
+    told = subprocess.run(
+        [sys.executable, "-c", PROGRAM, kind], capture_output=True, text=True, check=True, env=variables
+    )
+    return int(told.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's arenas")
+def test_threads_share_few_arenas_unless_the_operator_says_otherwise() -> None:
+    assert arenas("many") > ARENAS
+    assert arenas("few") == ARENAS
+    assert arenas("few", MALLOC_ARENA_MAX="5") == 5
