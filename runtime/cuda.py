@@ -50,7 +50,6 @@ class CudaSession:
         gpu: Gpu,
         *,
         max_tokens: int,
-        memory_limit: int = 0,
         capture: bool = True,
         driver: CudaDriver | None = None,
     ) -> None:
@@ -60,7 +59,6 @@ class CudaSession:
             variant: what it is.
             gpu: where to run it.
             max_tokens: the model's longest input.
-            memory_limit: bytes of the GPU that ONNX Runtime may take for batches; 0 is no bound.
             capture: whether small shapes are captured as CUDA graphs.
             driver: NVIDIA's; None is this machine's.
 
@@ -76,7 +74,7 @@ class CudaSession:
         self._outputs = {info.name: info for info in variant.outputs}
         driver = load_driver() if driver is None else driver
         open_session = partial(open_inference_session, graph)
-        self._session: Any = open_session(provider_options(gpu.index, memory_limit=memory_limit))
+        self._session: Any = open_session(provider_options(gpu.index))
         self._open: list[_Slot] = []
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
         try:
@@ -168,7 +166,7 @@ class CudaSession:
         if weights > GRAPHS_SHARE * driver.memory_info(index)[0]:
             self._not_captured(f"its weights ({weights >> 20} MiB) would be on the GPU twice")
             return None
-        options = provider_options(index, memory_limit=0, capture=True)
+        options = provider_options(index, capture=True)
         try:
             return CudaGraphs(lambda: open_session(options), variant, driver, index, rungs)
         except DeviceMemoryError as error:
@@ -218,16 +216,14 @@ class _Slot:
         self._buffers.close()
 
 
-def open_cuda(
-    artifact: Artifact, variant: Variant, gpu: Gpu, *, memory_limit: int = 0, capture: bool = True
-) -> CudaSession:
+def open_cuda(artifact: Artifact, variant: Variant, gpu: Gpu, *, capture: bool = True) -> CudaSession:
     """Loads a variant of the target `cuda` on a GPU.
 
     Args:
         artifact: where the graph lies.
         variant: which graph.
         gpu: where to run it.
-        memory_limit, capture: as for `CudaSession`.
+        capture: as for `CudaSession`.
 
     Raises:
         As `CudaSession`.
@@ -237,6 +233,5 @@ def open_cuda(
         variant,
         gpu,
         max_tokens=artifact.manifest.card.max_tokens,
-        memory_limit=memory_limit,
         capture=capture,
     )

@@ -72,11 +72,6 @@ class Block:
         self._host: PinnedMemory | None = None
         self._device: DeviceMemory | None = None
 
-    @property
-    def size(self) -> int:
-        """Bytes on either side."""
-        return 0 if self._device is None else self._device.size
-
     def reserve(self, size: int) -> tuple[PinnedMemory, DeviceMemory]:
         """Both sides, of at least so many bytes; what they held is gone if they were smaller.
 
@@ -116,11 +111,6 @@ class CudaBuffers:
         self.inputs = Block(driver, index)
         self.outputs = Block(driver, index)
         self._stream = Stream(driver, index)
-
-    @property
-    def size(self) -> int:
-        """Bytes of the GPU that they hold."""
-        return self.inputs.size + self.outputs.size
 
     def upload(self, size: int) -> None:
         """Copies the first bytes of the inputs to the GPU, and waits for it."""

@@ -158,11 +158,6 @@ class CudaGraphs:
             self.close()
             raise
 
-    @property
-    def size(self) -> int:
-        """Bytes of the GPU in the rungs' buffers."""
-        return sum(rung.buffers.size for rung in self._rungs)
-
     def fits(self, batch: Encodings) -> bool:
         """Whether a shape was captured that holds the batch."""
         return self._rung_of(batch) is not None

@@ -58,12 +58,11 @@ def _preload(onnxruntime: Any) -> str:
     return said.getvalue().strip()
 
 
-def provider_options(index: int, *, memory_limit: int, capture: bool = False) -> Mapping[str, str]:
+def provider_options(index: int, *, capture: bool = False) -> Mapping[str, str]:
     """Options of the provider.
 
     Args:
         index: of the GPU.
-        memory_limit: bytes that the session's arena may grow to; 0 is no bound.
         capture: whether runs are captured as CUDA graphs.
     """
     options = {
@@ -75,20 +74,17 @@ def provider_options(index: int, *, memory_limit: int, capture: bool = False) ->
         # The default doubles the arena each time, and never gives it back.
         "arena_extend_strategy": "kSameAsRequested",
     }
-    if memory_limit:
-        options["gpu_mem_limit"] = str(memory_limit)
     if capture:
         options["enable_cuda_graph"] = "1"
     return options
 
 
-def open_inference_session(graph: Path, options: Mapping[str, str], *, profile: Path | None = None) -> Any:
+def open_inference_session(graph: Path, options: Mapping[str, str]) -> Any:
     """A session all of whose nodes run on the GPU.
 
     Args:
         graph: the ONNX file.
         options: of the provider.
-        profile: prefix of the file that a profile is written to.
 
     Raises:
         MissingPackageError: no ONNX Runtime with CUDA is installed.
@@ -104,9 +100,6 @@ def open_inference_session(graph: Path, options: Mapping[str, str], *, profile: 
     # Where query, key and value come in one array, ONNX Runtime takes flash attention only from 513 tokens on, for the sake
     # of TensorRT's kernels, which no GPU since Hopper has. It reads this when a session is made, and has no option for it.
     os.environ.setdefault("ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV", "0")
-    if profile is not None:
-        settings.enable_profiling = True
-        settings.profile_file_prefix = str(profile)
     try:
         # Without `enable_fallback` ONNX Runtime would try again on the processor, and tell nobody but the screen.
         session = onnxruntime.InferenceSession(graph, settings, providers=[(CUDA, dict(options))], enable_fallback=0)

@@ -108,7 +108,8 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         workers=layout.workers,
         allowed=options.allow_fallback,
     )
-    used = layout if opened.fallback is None else on_fallback(layout, variant)
+    # TensorRT that was replaced by CUDA keeps its layout: both fill the same GPUs.
+    used = layout if opened.provider == layout.provider else on_fallback(layout, variant)
     variant = opened.variant
     try:
         budget = _budget(variant, options, used, max_tokens)
@@ -167,7 +168,8 @@ def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: 
     """
     if options.memory_limit is None:
         return None
-    if PROVIDERS[layout.provider].on_gpu:
+    on_gpu = PROVIDERS[layout.provider].on_gpu
+    if on_gpu:
         shape = HOST_SHAPE
     elif variant.memory is not None:
         shape = variant.memory.on(layout.provider)
@@ -184,5 +186,5 @@ def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: 
         workers=layout.workers,
         max_tokens=max_tokens,
         shared=PROVIDERS[layout.provider].package == "onnxruntime",
-        kept=KEPT.get(layout.provider, 0) * layout.workers,
+        kept=0 if on_gpu else KEPT[layout.provider] * layout.workers,
     )

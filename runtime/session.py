@@ -65,11 +65,13 @@ class Opened:
     Attributes:
         session: what runs.
         variant: which graph it is.
+        provider: which of `PROVIDERS` opened it.
         fallback: why it is another provider's than the wanted one's; None if it is that one's.
     """
 
     session: Session
     variant: Variant
+    provider: str
     fallback: str | None = None
 
 
@@ -140,11 +142,11 @@ def open_with_fallback(
         session = open_session(
             artifact, variant, provider=provider, threads=threads, workers=workers, allow_cuda=allowed
         )
-        return Opened(session, variant, getattr(session, "fallback", None))
+        return Opened(session, variant, provider, getattr(session, "fallback", None))
     except (MissingPackageError, ProviderError, ArtifactError) as error:
         stand_in = artifact.variant() if variant.target != "cpu" else variant
         if not allowed or provider == FALLBACK or stand_in.target != "cpu":
             raise
         reason = f"{provider} was wanted, {FALLBACK} runs: {error}"
         logger.warning("fallback", extra={"fields": {"variant": stand_in.name, "reason": reason}})
-    return Opened(open_session(artifact, stand_in, threads=threads, workers=workers), stand_in, reason)
+    return Opened(open_session(artifact, stand_in, threads=threads, workers=workers), stand_in, FALLBACK, reason)

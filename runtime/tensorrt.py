@@ -167,7 +167,7 @@ def open_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu, *, allow_cuda:
             raise
         reason = f"tensorrt was wanted, cuda runs: {error}"
         logger.warning("fallback", extra={"fields": {"variant": variant.name, "reason": reason}})
-    session = open_inference_session(artifact.path / variant.file, provider_options(gpu.index, memory_limit=0))
+    session = open_inference_session(artifact.path / variant.file, provider_options(gpu.index))
     return TensorRtSession(variant, [session], provider="CUDA", watch=None, fallback=reason)
 
 

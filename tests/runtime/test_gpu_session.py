@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ import pytest
 from fletcher import Encoder
 from fletcher.convert.export import export
 from fletcher.runtime import cuda as cuda_module
-from fletcher.runtime import cuda_ort, gpu_session, gpus, layouts, providers
+from fletcher.runtime import cuda_ort, gpu_session, gpus, layouts, loading, providers
 from fletcher.runtime.encoder import STREAM_TEXTS
 from fletcher.runtime.errors import ArtifactError, DeviceLostError, MissingPackageError, ProviderError
 from fletcher.runtime.gpus import Gpu, GpuSystem
+from fletcher.runtime.session import Opened, open_with_fallback
 from tests.doubles.cuda import FakeCuda, FakeOnnxRuntime
 
 TEXTS = ["hello world", "a", "the quick brown fox jumps over the lazy dog " * 3, "hello", "world hello", "", "a b c d"]
@@ -147,6 +150,21 @@ def test_a_gpu_without_room_for_the_model_is_refused_or_replaced(artifact: Path,
         Encoder.load(artifact, provider="cuda")
     with Encoder.load(artifact, provider="cuda", allow_fallback=True) as encoder:
         assert "not enough free memory" in str(encoder.fallback)
+
+
+def test_cuda_in_tensorrts_place_keeps_a_gpus_layout(
+    artifact: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine()
+    opened = open_with_fallback
+
+    def told(*args: Any, **options: Any) -> Opened:
+        return replace(opened(*args, **options), fallback="tensorrt was wanted, cuda runs")
+
+    monkeypatch.setattr(loading, "open_with_fallback", told)
+    with Encoder.load(artifact) as encoder:
+        assert encoder.fallback == "tensorrt was wanted, cuda runs"
+        assert (encoder.workers, encoder.token_budget) == (gpus.SLOTS, layouts.GPU_TOKEN_BUDGET)
 
 
 def test_an_artefact_without_a_graph_for_it_says_how_to_get_one(tiny_artifact: Path, machine: Machine) -> None:

@@ -544,10 +544,15 @@ def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path
         "0",
     ]
     root = Path(__file__).parents[3]
-    ended = subprocess.run([*command, "150000"], cwd=root, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode != 0
-    assert "no space left for the journal; run the job again once there is some" in ended.stderr
-    assert len(longbow.store.ids("docs")) < 5_000
+    arrived = 0
+    for size in ("150000", "200000", "250000"):  # on a busy machine the first may be full before anything is sent
+        ended = subprocess.run([*command, size], cwd=root, capture_output=True, text=True, timeout=60, check=False)
+        assert ended.returncode != 0
+        assert "no space left for the journal; run the job again once there is some" in ended.stderr
+        arrived = len(longbow.store.ids("docs"))
+        if arrived:
+            break
+    assert 0 < arrived < 5_000
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert texts_in(longbow) == Counter(numbered(5_000))
