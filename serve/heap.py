@@ -11,8 +11,8 @@ from typing import Any
 __all__ = ["few_arenas", "give_memory_back"]
 
 #: glibc makes an arena for almost every thread, up to eight a core, and none gives back what lies below its newest block.
-#: Five minutes of mixed requests and 37 exchanges of MiniLM on two cores: 400 to 600 MB resident, with two arenas 310 to 335
-#: (benchmarks/serve/soak.py). Batches do not ask it for memory: ONNX Runtime has an arena of its own.
+#: Five minutes of mixed requests and 37 exchanges of MiniLM on two cores: 379 to 601 MB resident, with two arenas mostly
+#: 300 to 335 (benchmarks/serve/soak.py). Batches do not ask it for memory: ONNX Runtime has an arena of its own.
 ARENAS = 2
 
 #: glibc's `M_ARENA_MAX` (malloc.h), and the variable that sets it from outside.
