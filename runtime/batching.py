@@ -29,7 +29,12 @@ def chunk_places(count: int, most: int) -> list[slice]:
 
 
 def plan_batches(
-    lengths: NDArray[np.int64], token_budget: int, memory: MemoryShape | None = None, limit: int | None = None
+    lengths: NDArray[np.int64],
+    token_budget: int,
+    memory: MemoryShape | None = None,
+    limit: int | None = None,
+    *,
+    finishing: int = 1,
 ) -> list[NDArray[np.int64]]:
     """Groups texts of similar length into batches of at most `token_budget` tokens, longest first.
 
@@ -43,19 +48,25 @@ def plan_batches(
         token_budget: tokens that a batch should hold.
         memory: what the graph needs of a batch, where that is bounded.
         limit: bytes that a batch may need; one text is a batch whatever it needs.
+        finishing: devices that are to finish together. With several, the last batches hold fewer tokens, down to a quarter of
+            the budget, so that none computes a large one while the others have nothing left.
 
     Returns:
         Row numbers, int64, of each batch; every row is in exactly one.
     """
     if len(lengths) == 1:
         return [np.zeros(1, np.int64)]
-    order = np.argsort(-lengths, kind="stable")
+    order = _longest_first(lengths)
     totals = np.cumsum(lengths[order])
     batches = []
     start = 0
     while start < len(order):
-        base = totals[start - 1] if start else 0
-        by_tokens = int(np.searchsorted(totals, base + token_budget, side="right"))
+        base = int(totals[start - 1]) if start else 0
+        size = token_budget
+        if finishing > 1:
+            left = int(totals[-1]) - base
+            size = min(token_budget, max(left // (2 * finishing), token_budget // 4))
+        by_tokens = int(np.searchsorted(totals, base + size, side="right"))
         by_rectangle = start + PADDED_BUDGETS * token_budget // max(int(lengths[order[start]]), 1)
         end = min(by_tokens, by_rectangle)
         if memory is not None and limit is not None:
@@ -64,3 +75,12 @@ def plan_batches(
         batches.append(order[start:end])
         start = end
     return batches
+
+
+def _longest_first(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Row numbers by falling length, equals in their order."""
+    negative = -lengths
+    if len(lengths) and int(negative.min()) >= np.iinfo(np.int16).min:
+        negative = negative.astype(np.int16)  # which numpy sorts by digits, twenty times as fast
+    order: NDArray[np.int64] = np.argsort(negative, kind="stable")
+    return order

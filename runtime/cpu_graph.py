@@ -8,46 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import ArtifactError, MissingPackageError, ProviderError
 
-__all__ = ["CPU", "CpuGraph", "open_graph"]
-
-CPU = "CPUExecutionProvider"
+__all__ = ["CpuGraph", "open_graph"]
 
 
-def open_graph(
-    graph: bytes, weights_folder: Path, *, provider: str = CPU, optimisation: Literal["all", "none"] = "all"
-) -> Any:
+def open_graph(graph: bytes, weights_folder: Path, *, optimise: bool = True) -> Any:
     """ONNX Runtime's session of a graph in memory, which finds its weights in a folder: no copy of either is written.
 
     Args:
         graph: a serialised model; its external data are named relative to `weights_folder`.
         weights_folder: where its weights lie.
-        provider: ONNX Runtime's name of what it runs on.
-        optimisation: `none` leaves every value of the graph as it is written.
+        optimise: whether ONNX Runtime may join nodes, whose values are gone then.
 
     Raises:
         MissingPackageError: onnxruntime is not installed.
-        ProviderError: this onnxruntime does not have the provider.
         ArtifactError: ONNX Runtime cannot load the graph.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise MissingPackageError("onnxruntime", "cpu", "running a graph on the processor") from error
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise ProviderError(
-            f"a graph of {weights_folder} needs {provider}; the onnxruntime here has {', '.join(available)}"
-        )
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimisation == "all" else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -55,7 +44,7 @@ def open_graph(
         "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
     )
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=[provider])
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no base of their own
         raise ArtifactError(f"ONNX Runtime cannot load a graph of {weights_folder}: {error}") from error
 

@@ -21,7 +21,7 @@ from .cuda_graphs import RUNGS, CudaGraphs
 from .cuda_ort import open_inference_session, provider_options, translate
 from .encodings import Encodings
 from .errors import DeviceMemoryError, ProviderError
-from .feeds import make_feeds
+from .feeds import Feeds
 from .gpus import SLOTS, Gpu
 from .manifest import TOKEN_OUTPUTS, Variant
 
@@ -108,7 +108,7 @@ class CudaSession:
                 return values
         rows = batch.num_tokens if info.name in TOKEN_OUTPUTS else len(batch)
         place = Place(info.name, 0, np.dtype(info.dtype), (rows, *(int(side) for side in info.shape[1:])))
-        feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch)
+        feeds = Feeds(self._variant.inputs, self._variant.feeds, batch)
         with self._slot() as slot:
             return slot.run(session, feeds, place, batch)
 
@@ -186,12 +186,11 @@ class _Slot:
         self._buffers = buffers
         self._index = index
 
-    def run(self, session: Any, feeds: Mapping[str, NDArray[Any]], output: Place, batch: Encodings) -> NDArray[Any]:
+    def run(self, session: Any, feeds: Feeds, output: Place, batch: Encodings) -> NDArray[Any]:
         """Copies, computes, copies back."""
-        places = lay_out([(name, array.dtype, array.shape) for name, array in feeds.items()])
+        places = lay_out(feeds.shapes)
         host, device = self._buffers.inputs.reserve(places[-1].end)
-        for place, array in zip(places, feeds.values(), strict=True):
-            np.copyto(place.view(host.array), array)
+        feeds.write([place.view(host.array) for place in places])
         self._buffers.upload(places[-1].end)
         for place in places:
             self._binding.bind_input(

@@ -38,15 +38,18 @@ NON_BLOCKING = 1
 class CudaDriver:
     """The driver's functions; each raises what its code means."""
 
-    def __init__(self, library: Any) -> None:
+    def __init__(self, library: Any, quick: Any = None) -> None:
         """
         Args:
             library: `libcuda`, or what stands in for it.
+            quick: the same for calls that never wait, opened so that they keep the GIL: to give it up and to take it again
+                costs more than they do where other threads want it. None is `library`.
 
         Raises:
             ProviderError: the driver does not start, or finds no GPU.
         """
         self._library = library
+        self._quick = library if quick is None else quick
         self._contexts: dict[int, ctypes.c_void_p] = {}
         code = library.cuInit(0)
         if code:
@@ -104,11 +107,11 @@ class CudaDriver:
             context = ctypes.c_void_p()
             self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), self._device(index))
             self._contexts[index] = context  # kept for the life of the process, as ONNX Runtime keeps it
-        self._call("cuCtxPushCurrent_v2", context)
+        self._check(self._quick.cuCtxPushCurrent_v2(context), "cuCtxPushCurrent_v2")
         try:
             yield
         finally:
-            self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            self._quick.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def call(self, index: int, function: str, *arguments: Any) -> None:
         """Calls a function in a GPU's context.
@@ -120,6 +123,17 @@ class CudaDriver:
         """
         with self.on(index):
             self._call(function, *arguments)
+
+    def copy(self, index: int, function: str, target: Any, source: Any, size: int, stream: ctypes.c_void_p) -> None:
+        """Copies between pinned memory and a GPU's by an asynchronous function, and waits for the stream without the GIL.
+
+        Raises:
+            As `call`.
+        """
+        with self.on(index):
+            begin = getattr(self._quick, function)
+            self._check(begin(target, source, ctypes.c_size_t(size), stream), function)
+            self._call("cuStreamSynchronize", stream)
 
     def _device(self, index: int) -> ctypes.c_int:
         device = ctypes.c_int()
@@ -214,20 +228,17 @@ class Stream:
 
     def upload(self, memory: DeviceMemory, source: PinnedMemory, size: int) -> None:
         """Copies the first bytes to the GPU, and waits for it."""
-        self._copy("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(memory.address), source.pointer, size)
+        place = ctypes.c_uint64(memory.address)
+        self._driver.copy(self._index, "cuMemcpyHtoDAsync_v2", place, source.pointer, size, self._pointer)
 
     def download(self, target: PinnedMemory, memory: DeviceMemory, size: int) -> None:
         """Copies the first bytes to the host, and waits for it."""
-        self._copy("cuMemcpyDtoHAsync_v2", target.pointer, ctypes.c_uint64(memory.address), size)
+        place = ctypes.c_uint64(memory.address)
+        self._driver.copy(self._index, "cuMemcpyDtoHAsync_v2", target.pointer, place, size, self._pointer)
 
     def close(self) -> None:
         """Gives it back."""
         _release(self._driver, self._index, "cuStreamDestroy_v2", self._pointer)
-
-    def _copy(self, function: str, target: Any, source: Any, size: int) -> None:
-        with self._driver.on(self._index):
-            self._driver._call(function, target, source, ctypes.c_size_t(size), self._pointer)
-            self._driver._call("cuStreamSynchronize", self._pointer)
 
 
 def _release(driver: CudaDriver, index: int, function: str, what: Any) -> None:
@@ -245,7 +256,7 @@ def load_driver(open_library: Callable[[str], Any] = ctypes.CDLL) -> CudaDriver:
         ProviderError: there is none, or it finds no GPU.
     """
     try:
-        library = open_library(LIBRARY)
+        library, quick = open_library(LIBRARY), ctypes.PyDLL(LIBRARY)
     except OSError as error:
         raise ProviderError(f"this machine has no NVIDIA driver ({LIBRARY} cannot be loaded: {error})") from error
-    return CudaDriver(library)
+    return CudaDriver(library, quick)

@@ -24,7 +24,7 @@ from .cuda_buffers import CudaBuffers, Place, lay_out
 from .cuda_driver import CudaDriver
 from .cuda_ort import run_options, translate
 from .encodings import Encodings
-from .feeds import make_feeds
+from .feeds import Feeds
 from .manifest import Variant
 
 __all__ = ["RUNGS", "CudaGraphs"]
@@ -53,12 +53,12 @@ class _Rung:
         self._rules = msgspec.structs.replace(variant.feeds, shape=(texts + 1, tokens))
         self.buffers = CudaBuffers(driver, index)
         self._prepared: dict[int, NDArray[np.uint8]] = {}
-        feeds = self._feeds(Encodings.from_lists([np.zeros(tokens, np.int32)]))
-        self.places = lay_out([(name, array.dtype, array.shape) for name, array in feeds.items()])
+        self.places = lay_out(self._feeds(Encodings.from_lists([np.zeros(tokens, np.int32)])).shapes)
         self._size = self.places[-1].end
         self._ids = next(place for place in self.places if place.name == "input_ids")
         host, self._device = self.buffers.inputs.reserve(self._size)
         self._block = host.array[: self._size]
+        self._views = [place.view(self._block) for place in self.places]
         output = variant.outputs[0]
         self.output = Place(output.name, 0, np.dtype(output.dtype), (texts + 1, int(output.shape[1])))
         self.buffers.outputs.reserve(self.output.end)
@@ -85,7 +85,7 @@ class _Rung:
             length = batch.num_tokens
             block = self._prepared.get(length)
             if block is None:
-                self._write(self._feeds(batch))
+                self._feeds(batch).write(self._views)
                 if len(self._prepared) < NUM_PREPARED:
                     self._prepared[length] = self._block.copy()
             else:
@@ -94,18 +94,14 @@ class _Rung:
                 ids[:length] = batch.ids
                 ids[length:] = 0
         else:
-            self._write(self._feeds(batch))
+            self._feeds(batch).write(self._views)
         self.buffers.upload(self._size)
 
-    def _write(self, feeds: dict[str, NDArray[Any]]) -> None:
-        for place in self.places:
-            np.copyto(place.view(self._block), feeds[place.name])
-
-    def _feeds(self, batch: Encodings) -> dict[str, NDArray[Any]]:
+    def _feeds(self, batch: Encodings) -> Feeds:
         rest = self.tokens - batch.num_tokens
         if rest:
             batch = Encodings.concatenate([batch, Encodings.from_lists([np.zeros(rest, np.int32)])])
-        return make_feeds(self._inputs, self._rules, batch)
+        return Feeds(self._inputs, self._rules, batch)
 
 
 class CudaGraphs:

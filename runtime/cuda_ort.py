@@ -79,12 +79,16 @@ def provider_options(index: int, *, capture: bool = False) -> Mapping[str, str]:
     return options
 
 
-def open_inference_session(graph: Path, options: Mapping[str, str]) -> Any:
+def open_inference_session(
+    graph: Path | bytes, options: Mapping[str, str], *, weights_folder: Path | None = None, optimise: bool = True
+) -> Any:
     """A session all of whose nodes run on the GPU.
 
     Args:
-        graph: the ONNX file.
+        graph: the ONNX file, or a serialised model.
         options: of the provider.
+        weights_folder: where a serialised model's weights lie.
+        optimise: whether ONNX Runtime may join nodes, whose values are gone then.
 
     Raises:
         MissingPackageError: no ONNX Runtime with CUDA is installed.
@@ -93,10 +97,16 @@ def open_inference_session(graph: Path, options: Mapping[str, str]) -> Any:
         ProviderError: CUDA's libraries cannot be loaded, or a node would not run on the GPU.
     """
     onnxruntime = import_onnxruntime()
+    name = f"a graph of {weights_folder}" if isinstance(graph, bytes) else str(graph)
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     settings.enable_mem_pattern = False  # one would be kept for every shape that ever came
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if weights_folder is not None:
+        folder = str(weights_folder.absolute())
+        settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+    if not optimise:
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Where query, key and value come in one array, ONNX Runtime takes flash attention only from 513 tokens on, for the sake
     # of TensorRT's kernels, which no GPU since Hopper has. It reads this when a session is made, and has no option for it.
     os.environ.setdefault("ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV", "0")
@@ -104,9 +114,9 @@ def open_inference_session(graph: Path, options: Mapping[str, str]) -> Any:
         # Without `enable_fallback` ONNX Runtime would try again on the processor, and tell nobody but the screen.
         session = onnxruntime.InferenceSession(graph, settings, providers=[(CUDA, dict(options))], enable_fallback=0)
     except Exception as error:
-        raise _cannot_open(graph, error, onnxruntime) from error
+        raise _cannot_open(name, error, onnxruntime) from error
     if session.get_providers()[0] != CUDA:
-        raise ProviderError(f"{graph} was to run on {CUDA}, and runs on {session.get_providers()[0]}")
+        raise ProviderError(f"{name} was to run on {CUDA}, and runs on {session.get_providers()[0]}")
     return session
 
 
@@ -117,7 +127,7 @@ def run_options(graph: int) -> Any:
     return options
 
 
-def _cannot_open(graph: Path, error: Exception, onnxruntime: Any) -> Exception:
+def _cannot_open(graph: str, error: Exception, onnxruntime: Any) -> Exception:
     text = str(error)
     if "assigned to the default CPU EP" in text:  # its CUDA provider did not load, and the log alone says why
         text = f"{_preload(onnxruntime)} {text}".strip()

@@ -14,7 +14,7 @@ from .embed_options import EmbedOptions
 from .encodings import Chunks
 from .lru import BoundedCache
 
-__all__ = ["Known", "Promise", "VectorCache", "unique"]
+__all__ = ["Distinct", "Known", "Promise", "VectorCache", "unique"]
 
 #: Bytes of vectors that are kept across calls.
 CACHE_BYTES = 64 << 20
@@ -31,11 +31,50 @@ def unique(texts: Sequence[str]) -> tuple[Sequence[str], NDArray[np.int64] | Non
     """
     if len(texts) < 2:
         return texts, None
-    places: dict[str, int] = {}
-    inverse = [places.setdefault(text, len(places)) for text in texts]
-    if len(places) == len(texts):
-        return texts, None
-    return list(places), np.array(inverse, np.int64)
+    distinct = Distinct(len(texts))
+    new = distinct.add(texts)
+    return new, distinct.inverse
+
+
+class Distinct:
+    """The same for texts that come in parts, one after the other."""
+
+    def __init__(self, count: int) -> None:
+        """
+        Args:
+            count: texts that will come in all.
+        """
+        self._places: dict[str, int] = {}
+        self._inverse = np.empty(count, np.int64)
+        self._done = 0
+
+    def __len__(self) -> int:
+        """Different texts so far."""
+        return len(self._places)
+
+    @property
+    def inverse(self) -> NDArray[np.int64] | None:
+        """Of the texts so far, which each is, (n,); None where all are different."""
+        return None if len(self._places) == self._done else self._inverse[: self._done]
+
+    def add(self, texts: Sequence[str]) -> Sequence[str]:
+        """The next part.
+
+        Returns:
+            Its texts that did not come before.
+        """
+        places = self._places
+        known = len(places)
+        found = [places.setdefault(text, len(places)) for text in texts]
+        self._inverse[self._done : self._done + len(found)] = found
+        self._done += len(found)
+        if len(places) == known + len(found):
+            return texts
+        new: list[str] = []
+        for text, place in zip(texts, found, strict=True):
+            if place == known + len(new):  # places are given in order
+                new.append(text)
+        return new
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from .batching import chunk_places
 from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
 from .compute import Computation
 from .device_metrics import DeviceMetric
-from .duplicates import Promise, VectorCache, unique
+from .duplicates import Distinct, Promise, VectorCache, unique
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
@@ -358,20 +358,22 @@ class Encoder:
         """In chunks, so that all but the first are tokenised while others are computed; duplicates once."""
         check_strings(texts)
         try:
-            distinct, inverse = unique(texts)
+            distinct = Distinct(len(texts))
             output = HALF_VECTORS if self._leaves_in_half(options) else None
-            values = self._workers.room(len(distinct), output)
+            values = self._workers.room(len(texts), output)
             encodings, computations = [], []
             with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
 
-                def tokenize_chunk(place: slice) -> Encodings:
-                    return tokenize(self.tokenizer, self.card, distinct[place], options)
+                def read(place: slice) -> Encodings:
+                    return tokenize(self.tokenizer, self.card, distinct.add(texts[place]), options)
 
                 try:
-                    places = chunk_places(len(distinct), STREAM_TEXTS)
-                    for place, chunk in zip(places, reader.map(tokenize_chunk, places), strict=True):
+                    places, start = chunk_places(len(texts), STREAM_TEXTS), 0
+                    for place, chunk in zip(places, reader.map(read, places), strict=True):
+                        into = values[start : start + len(chunk)]
                         encodings.append(chunk)
-                        computations.append(self._workers.start(chunk, output, values[place]))
+                        computations.append(self._workers.start(chunk, output, into, more=place.stop < len(texts)))
+                        start += len(chunk)
                     for computation in computations:
                         computation.result()
                 finally:  # after a failure the rest is forgotten
@@ -382,7 +384,8 @@ class Encoder:
             raise
         tokens = np.concatenate([chunk.lengths for chunk in encodings])
         dropped = np.concatenate([chunk.dropped for chunk in encodings])
-        return finish(Embeddings(values, tokens, dropped), inverse, self.card, options)
+        made = Embeddings(values[: len(distinct)], tokens, dropped)
+        return finish(made, distinct.inverse, self.card, options)
 
     def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         """A part of the rows at a time, so that a document of any length fits; duplicates once."""

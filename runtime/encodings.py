@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Chunks", "Embeddings", "Encodings", "ragged_index"]
+__all__ = ["Chunks", "Embeddings", "Encodings", "counting", "ragged_index"]
+
+
+def counting(size: int) -> NDArray[np.int32]:
+    """0, 1, 2, …, made once and not to be written to, int32, (size,)."""
+    return _counted((size - 1).bit_length())[:size]
+
+
+@cache
+def _counted(bits: int) -> NDArray[np.int32]:
+    numbers = np.arange(1 << bits, dtype=np.int32)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def ragged_index(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -22,10 +35,11 @@ def ragged_index(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray
     Returns:
         Indices, int64, (elements of those rows,).
     """
-    lengths = offsets[rows + 1] - offsets[rows]
+    starts = offsets[rows]
+    lengths = offsets[rows + 1] - starts
     # Index of every wanted element: its place among them, moved by the distance between the two row starts.
-    shift = np.repeat(offsets[rows] - (np.cumsum(lengths) - lengths), lengths)
-    index: NDArray[np.int64] = np.arange(len(shift)) + shift
+    index: NDArray[np.int64] = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    index += counting(len(index))
     return index
 
 
@@ -51,7 +65,7 @@ class Encodings:
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each text, special ones included, int64, (n,)."""
-        return np.diff(self.offsets)
+        return self.offsets[1:] - self.offsets[:-1]
 
     @property
     def num_tokens(self) -> int:
@@ -94,7 +108,8 @@ class Encodings:
         Args:
             rows: row indices, int64, (m,).
         """
-        lengths = self.lengths[rows]
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
         index = self.token_index(rows)

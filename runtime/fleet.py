@@ -39,6 +39,7 @@ class Fleet:
 
     Attributes:
         provider: what the devices run on.
+        devices: how many there are.
         slots: batches that they have under way at most, all together.
         fallback: why that is another provider than the one that was wanted, or None.
     """
@@ -67,6 +68,7 @@ class Fleet:
         if not names or len(set(names)) < len(names) or min(device.slots for device in devices) < 1:
             raise InputError(f"a fleet needs devices with different names and slots for batches, not {names}")
         self.provider = " + ".join(dict.fromkeys(device.session.provider for device in devices))
+        self.devices = len(devices)
         self.slots = sum(device.slots for device in devices)
         self._members = tuple(Member(device) for device in devices)
         self.fallback = fallback

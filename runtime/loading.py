@@ -13,6 +13,7 @@ from .choices import Layout
 from .compute import Workers
 from .devices import settle
 from .errors import FletcherError, InputError
+from .fleet import Fleet
 from .layouts import on_fallback
 from .machine import this_machine
 from .manifest import Variant
@@ -124,6 +125,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         count=used.workers,
         token_budget=used.token_budget,
         budget=budget,
+        devices=opened.session.devices if isinstance(opened.session, Fleet) else 1,
         initializer=pinning(used.workers, this_machine()) if _is_pinned(used) else None,
     )
     tolerance = _tolerance(variant, used, options.min_cosine)

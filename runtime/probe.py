@@ -7,26 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from .cpu_graph import CPU, open_graph
+from .cpu_graph import open_graph
+from .cuda_ort import open_inference_session, provider_options
 from .errors import ProviderError
 from .manifest import Target
 
 __all__ = ["ProbeSession"]
 
-#: What a graph of each target is looked into with. Graphs for TensorRT and CoreML are made of standard operators, so the CPU
-#: provider shows what they mean; what the device makes of them is for the served session to show.
-PROVIDERS: Mapping[Target, str] = MappingProxyType(
-    {"cpu": CPU, "cuda": "CUDAExecutionProvider", "tensorrt": CPU, "coreml": CPU}
-)
-
 
 class ProbeSession:
-    """A graph whose inner values can be read. A context manager, for one thread."""
+    """A graph whose inner values can be read. A context manager, for one thread.
+
+    Graphs for TensorRT and CoreML are made of standard operators, so that the CPU provider shows what they mean; what the
+    device makes of them is for the served session to show. A graph for CUDA runs on the first GPU, as it is served there.
+    """
 
     def __init__(self, graph: bytes, weights_folder: Path, target: Target) -> None:
         """
@@ -36,11 +35,15 @@ class ProbeSession:
             target: of the variant.
 
         Raises:
-            MissingPackageError: onnxruntime is not installed.
-            ProviderError: this onnxruntime has no provider for the target.
+            MissingPackageError: onnxruntime is not installed, or for a cuda graph, none with CUDA.
+            ProviderError: CUDA cannot be used here, or does not run a node.
             ArtifactError: ONNX Runtime cannot load the graph.
         """
-        self._session = open_graph(graph, weights_folder, provider=PROVIDERS[target], optimisation="none")
+        if target == "cuda":
+            options = provider_options(0)
+            self._session = open_inference_session(graph, options, weights_folder=weights_folder, optimise=False)
+        else:
+            self._session = open_graph(graph, weights_folder, optimise=False)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], values: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Computes one batch, and gives the values of those names, each in the graph's own layout.

@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy as np
 import torch  # before onnxruntime, whose CUDA libraries come with it here
 from benchmarks.gpu.models import make_artifact, make_checkpoint
 from benchmarks.gpu.texts import ragged_texts, texts_of
+from benchmarks.gpu.watch import Watch
 
 from fletcher import Encoder
 from fletcher.runtime.encodings import Encodings
@@ -180,19 +179,29 @@ def arithmetic_of(bench: Bench, name: str) -> dict[str, Any]:
                     pooled = network(input_ids=inputs, attention_mask=mask).last_hidden_state.mean(1)
                 torch.nn.functional.normalize(pooled).half().cpu()
 
-        seconds = interleaved(
-            {
-                "fletcher": lambda: encoder.compute(many, HALF_VECTORS),
-                "sdpa": lambda: by_torch(model),
-                "compile": lambda: by_torch(compiled),
-            }
-        )
+        calls: dict[str, Callable[[], object]] = {
+            "fletcher": lambda: encoder.compute(many, HALF_VECTORS),
+            "sdpa": lambda: by_torch(model),
+            "compile": lambda: by_torch(compiled),
+        }
+        seconds = interleaved(calls)
+        sustained = {name: steady(call) for name, call in calls.items()}
     medians = {key: statistics.median(value) for key, value in seconds.items()}
     return {
         "tflops": {key: 12 * work / value / 1e12 for key, value in medians.items()},
         "faster_than_sdpa": medians["sdpa"] / medians["fletcher"],
         "faster_than_compile": medians["compile"] / medians["fletcher"],
+        "sustained": sustained,
     }
+
+
+def steady(call: Callable[[], object]) -> dict[str, float]:
+    """What the GPU does while a call is repeated for two seconds: clocks fall where its power reaches the limit."""
+    with Watch(50) as watch:
+        started = time.perf_counter()
+        while time.perf_counter() - started < 2:
+            call()
+    return watch.medians()
 
 
 def latency(bench: Bench) -> dict[str, Any]:
@@ -224,31 +233,19 @@ def latency(bench: Bench) -> dict[str, Any]:
 def sustained(bench: Bench) -> dict[str, Any]:
     """MiniLM for a while without a pause: how busy nvidia-smi says that the GPU is, and its memory after the first tenth."""
     texts = ragged_texts(40_000)
-    samples: list[tuple[int, int]] = []
-    stop = threading.Event()
-
-    def watch() -> None:
-        query = ["nvidia-smi", "-i", "0", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
-        while not stop.wait(0.5):
-            busy, used = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split(",")
-            samples.append((int(busy), int(used)))
-
     with bench.load("minilm") as encoder:
         encoder.embed(texts, dtype="float16")
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        done, started = 0, time.perf_counter()
-        while time.perf_counter() - started < bench.args.seconds:
-            done += len(encoder.embed(texts, dtype="float16"))
-        seconds = time.perf_counter() - started
-        stop.set()
-        thread.join()
-    tail = samples[len(samples) // 10 :]
+        with Watch(500) as watch:
+            done, started = 0, time.perf_counter()
+            while time.perf_counter() - started < bench.args.seconds:
+                done += len(encoder.embed(texts, dtype="float16"))
+            seconds = time.perf_counter() - started
+    tail = watch.samples[len(watch.samples) // 10 :]
     return {
         "seconds": seconds,
         "texts_per_s": done / seconds,
-        "busy_mean_percent": statistics.mean(busy for busy, _ in tail),
-        "memory_mib": {"first": tail[0][1], "last": tail[-1][1], "most": max(used for _, used in tail)},
+        "busy_mean_percent": statistics.mean(busy for busy, *_ in tail),
+        "memory_mib": {"first": tail[0][1], "last": tail[-1][1], "most": max(sample[1] for sample in tail)},
     }
 
 

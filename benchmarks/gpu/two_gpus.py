@@ -3,8 +3,8 @@
     python benchmarks/gpu/two_gpus.py ARTEFACT [--variant NAME] [--texts 40000] [--rounds 5] [--output FILE.json]
     python benchmarks/gpu/two_gpus.py ARTEFACT --cpu --texts 300 --rounds 1        the same logic on two CPU sessions
 
-Texts are docstrings of the standard library in a random order, mean about 60 tokens; chunks of them are tokenised ahead on
-threads. Rounds are interleaved: token ids on one GPU, on two, texts on one, on two. Then the second GPU's session raises
+Ragged texts in arrival order, mean about 60 tokens, through `Encoder`, which tokenises while it computes. Rounds are
+interleaved: token ids on one GPU, on two, texts on one, on two. Then the second GPU's session raises
 `DeviceLostError` in mid-run: every vector must be there, in place and equal to the first GPU's; afterwards it is opened
 again, checked by the artefact's canary, and must compute again. Also measured: what the fleet's dispatch costs a batch, on
 sessions that do nothing. Exit status 1 where a check fails, the speed's goal included unless --cpu.
@@ -18,24 +18,26 @@ import statistics
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.gpu.texts import ragged_texts
 from numpy.typing import NDArray
 
+from fletcher import Encoder
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.canary import read_canary, require_session
 from fletcher.runtime.compute import Workers
-from fletcher.runtime.corpora import corpus
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceLostError, ProviderError
 from fletcher.runtime.fleet import Device, Fleet
-from fletcher.runtime.manifest import Variant
+from fletcher.runtime.gpus import SLOTS, this_gpus
+from fletcher.runtime.layouts import default_layout
+from fletcher.runtime.loading import Loaded
+from fletcher.runtime.manifest import HALF_VECTORS, Variant
 from fletcher.runtime.session import Session, open_session
 from fletcher.runtime.tokenizer import Tokenizer
 
@@ -43,10 +45,6 @@ from fletcher.runtime.tokenizer import Tokenizer
 GOAL = 1.85
 #: Cosine of the same text's vectors on two devices; other batches round otherwise.
 SAME = 0.9999
-#: Texts tokenised together.
-CHUNK = 2048
-#: Chunks under way on the workers, so that none idles at a chunk's end.
-AHEAD = 3
 
 
 class Borrowed:
@@ -93,7 +91,7 @@ class Idle(Borrowed):
 
 
 class Bench:
-    """Two open sessions, and fleets over them."""
+    """Two open sessions, and encoders whose fleets share them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.artifact = artifact = Artifact.open(args.artefact)
@@ -102,12 +100,13 @@ class Bench:
         first = next((variant.name for variant in artifact.manifest.variants if variant.target == "cuda"), None)
         self.variant: Variant = artifact.variant(args.variant or (None if args.cpu else first))
         self.sessions, self.places, self.devices = open_two(artifact, self.variant, cpu=args.cpu)
-        self.texts = corpus("docstrings", args.texts)
-        self.chunks = [self.texts[start : start + CHUNK] for start in range(0, len(self.texts), CHUNK)]
-        self.encodings = [self.tokenizer.encode(chunk) for chunk in self.chunks]
+        layout = default_layout("mlas" if args.cpu else "cuda")
+        self.token_budget = args.token_budget or layout.token_budget
+        self.texts = ragged_texts(args.texts)
+        self.encodings = self.tokenizer.encode(self.texts)
 
-    def workers(self, count: int, *, fails_from: int | None = None, retry: float = 3600.0) -> Workers:
-        """Workers on a fleet of the first devices; the last of them fails from a run on, and is opened again."""
+    def encoder(self, count: int, *, fails_from: int | None = None, retry: float = 3600.0) -> Encoder:
+        """On a fleet of the first devices; the last of them fails from a run on, and is opened again."""
         canary, card = read_canary(self.artifact.canary_file), self.artifact.manifest.card
         devices = [
             Device(
@@ -124,22 +123,24 @@ class Bench:
             check=lambda session: require_session(session, canary, card.output, self.variant.tolerance),
             first_retry=retry,
         )
-        return Workers(
+        workers = Workers(
             fleet,
             self.variant.outputs,
             name=str(self.artifact.path),
-            count=fleet.slots + 1,  # one more than can be under way: it is cut out of its chunk meanwhile
-            token_budget=self.args.token_budget,
+            count=fleet.slots,
+            token_budget=self.token_budget,
+            devices=fleet.devices,
         )
+        loaded = Loaded(self.variant, self.tokenizer, workers, None, "benchmark", self.variant.tolerance)
+        return Encoder(self.artifact, loaded)
 
-    def on_ids(self, workers: Workers) -> NDArray[np.float32]:
+    def on_ids(self, encoder: Encoder) -> NDArray[Any]:
         """Vectors of all texts, from token ids."""
-        return collect(workers, iter(self.encodings))
+        return encoder.compute(self.encodings, None if self.args.cpu else HALF_VECTORS)
 
-    def on_texts(self, workers: Workers) -> NDArray[np.float32]:
-        """Vectors of all texts, tokenised on threads meanwhile."""
-        with ThreadPoolExecutor(self.args.tokenizers) as pool:
-            return collect(workers, pool.map(self.tokenizer.encode, self.chunks))
+    def on_texts(self, encoder: Encoder) -> NDArray[Any]:
+        """The same from texts."""
+        return encoder.embed(self.texts, dtype="float32" if self.args.cpu else "float16").vectors
 
 
 def open_two(
@@ -149,7 +150,6 @@ def open_two(
     if cpu:
         return [open_session(artifact, variant) for _ in range(2)], [(), ()], ["cpu", "cpu"]
     from fletcher.runtime.cuda import open_cuda
-    from fletcher.runtime.gpus import this_gpus
 
     system = this_gpus()
     if len(system.gpus) < 2:
@@ -159,19 +159,7 @@ def open_two(
     return sessions, [gpu.processors for gpu in gpus], [f"{gpu.name} {gpu.pci}" for gpu in gpus]
 
 
-def collect(workers: Workers, chunks: Iterator[Encodings]) -> NDArray[np.float32]:
-    """Computes chunks in order, several under way."""
-    under_way: deque[Any] = deque()
-    done = []
-    for chunk in chunks:
-        under_way.append(workers.start(chunk))
-        if len(under_way) > AHEAD:
-            done.append(under_way.popleft().result())
-    done += [computation.result() for computation in under_way]
-    return np.concatenate(done)
-
-
-def compare(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> dict[str, Any]:
+def compare(found: NDArray[Any], wanted: NDArray[Any]) -> dict[str, Any]:
     """Whether every text has its own vector: near the wanted one, and not as near to its neighbour's."""
     found, wanted = found.astype(np.float64), wanted.astype(np.float64)
     found, wanted = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (found, wanted))
@@ -187,24 +175,24 @@ def compare(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> dict[str
     }
 
 
-def measure_rounds(bench: Bench) -> tuple[dict[str, Any], NDArray[np.float32]]:
+def measure_rounds(bench: Bench) -> tuple[dict[str, Any], NDArray[Any]]:
     """Interleaved rounds; gives the report, and the first GPU's vectors."""
-    fleets = {"one": bench.workers(1), "two": bench.workers(2)}
-    ways: dict[str, Callable[[Workers], NDArray[np.float32]]] = {"ids": bench.on_ids, "texts": bench.on_texts}
-    rates: dict[str, list[float]] = {f"{way}_{number}": [] for way in ways for number in fleets}
+    encoders = {"one": bench.encoder(1), "two": bench.encoder(2)}
+    ways: dict[str, Callable[[Encoder], NDArray[Any]]] = {"ids": bench.on_ids, "texts": bench.on_texts}
+    rates: dict[str, list[float]] = {f"{way}_{number}": [] for way in ways for number in encoders}
     checks: dict[str, Any] = {}
-    reference = bench.on_ids(fleets["one"])  # warms up, too
-    bench.on_ids(fleets["two"])
+    reference = bench.on_ids(encoders["one"])  # warms up, too
+    bench.on_ids(encoders["two"])
     for turn in range(bench.args.rounds):
         for way, run in ways.items():
-            for number, workers in list(fleets.items())[:: -1 if turn % 2 else 1]:
+            for number, encoder in list(encoders.items())[:: -1 if turn % 2 else 1]:
                 started = time.perf_counter()
-                vectors = run(workers)
+                vectors = run(encoder)
                 rates[f"{way}_{number}"].append(len(bench.texts) / (time.perf_counter() - started))
                 checks[f"{way}_{number}"] = compare(vectors, reference)
-    shares = {metric.device: metric.value() for metric in metrics_of(fleets["two"], "fletcher_gpu_weight")}
-    for workers in fleets.values():
-        workers.close()
+    shares = {metric.device: metric.value() for metric in metrics_of(encoders["two"], "fletcher_gpu_weight")}
+    for encoder in encoders.values():
+        encoder.close()
     medians = {name: statistics.median(values) for name, values in rates.items()}
     report = {
         "texts_per_second": rates,
@@ -216,22 +204,22 @@ def measure_rounds(bench: Bench) -> tuple[dict[str, Any], NDArray[np.float32]]:
     return report, reference
 
 
-def fail_in_mid_run(bench: Bench, reference: NDArray[np.float32]) -> dict[str, Any]:
+def fail_in_mid_run(bench: Bench, reference: NDArray[Any]) -> dict[str, Any]:
     """The second GPU fails after a few batches, and comes back after the run."""
-    probe = bench.workers(2)
+    probe = bench.encoder(2)
     bench.on_ids(probe)
     share = next(m.value() for m in metrics_of(probe, "fletcher_gpu_batch_count_total") if m.device == "gpu:1")
     probe.close()
     fails_from = max(1, int(share / 3))
-    workers = bench.workers(2, fails_from=fails_from, retry=5.0)
-    lost = compare(bench.on_ids(workers), reference)
-    after = counts(workers)
+    encoder = bench.encoder(2, fails_from=fails_from, retry=5.0)
+    lost = compare(bench.on_ids(encoder), reference)
+    after = counts(encoder)
     deadline = time.monotonic() + 60
-    while not all(m.value() for m in metrics_of(workers, "fletcher_gpu_in_service")) and time.monotonic() < deadline:
+    while not all(m.value() for m in metrics_of(encoder, "fletcher_gpu_in_service")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    back = compare(bench.on_ids(workers), reference)
-    later = counts(workers)
-    workers.close()
+    back = compare(bench.on_ids(encoder), reference)
+    later = counts(encoder)
+    encoder.close()
     sequences = sum(counted["fletcher_gpu_sequences_total"] for counted in after.values())
     passed = (
         lost["passed"]
@@ -243,16 +231,14 @@ def fail_in_mid_run(bench: Bench, reference: NDArray[np.float32]) -> dict[str, A
     return {"fails_from_run": fails_from, "lost": lost, "back": back, "after": after, "later": later, "passed": passed}
 
 
-def metrics_of(workers: Workers, name: str) -> list[Any]:
-    assert isinstance(workers.session, Fleet)
-    return [metric for metric in workers.session.metrics() if metric.name == name]
+def metrics_of(encoder: Encoder, name: str) -> list[Any]:
+    return [metric for metric in encoder.device_metrics() if metric.name == name]
 
 
-def counts(workers: Workers) -> dict[str, dict[str, float]]:
+def counts(encoder: Encoder) -> dict[str, dict[str, float]]:
     """Every metric's value, by device."""
-    assert isinstance(workers.session, Fleet)
     found: dict[str, dict[str, float]] = {}
-    for metric in workers.session.metrics():
+    for metric in encoder.device_metrics():
         found.setdefault(metric.device, {})[metric.name] = metric.value()
     return found
 
@@ -277,9 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--variant")
     parser.add_argument("--texts", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--token-budget", type=int, default=16_384)
-    parser.add_argument("--slots", type=int, default=3, help="batches under way on each GPU")
-    parser.add_argument("--tokenizers", type=int, default=4, help="chunks tokenised at once")
+    parser.add_argument("--token-budget", type=int, help="as `Encoder.load` takes it by default")
+    parser.add_argument("--slots", type=int, default=SLOTS, help="batches under way on each GPU")
     parser.add_argument("--cpu", action="store_true", help="two CPU sessions instead of two GPUs")
     parser.add_argument("--output", type=Path)
     bench = Bench(parser.parse_args(arguments))
@@ -287,14 +272,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failure = fail_in_mid_run(bench, reference)
     for session in bench.sessions:
         session.close()
-    fast = bench.args.cpu or rounds["two_to_one"]["ids"] >= GOAL
+    fast = bench.args.cpu or rounds["two_to_one"]["texts"] >= GOAL
     report = {
         "artefact": bench.artifact.manifest.card.name,
         "variant": bench.variant.name,
         "devices": bench.devices,
         "texts": len(bench.texts),
-        "mean_tokens": sum(part.num_tokens for part in bench.encodings) / len(bench.texts),
-        "token_budget": bench.args.token_budget,
+        "mean_tokens": bench.encodings.num_tokens / len(bench.texts),
+        "token_budget": bench.token_budget,
         "slots": bench.args.slots,
         **rounds,
         "goal_two_to_one": GOAL,

@@ -7,7 +7,7 @@ reference model, whatever the family calls its layers: `layers.3/attention/query
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -104,9 +104,10 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: What operators of several steps keep to themselves (target cuda): by operator and the part whose result it gives.
+#: What operators of several steps keep to themselves (target cuda): by operator and the value that it gives.
 _KEPT: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
+        ("SkipLayerNormalization", "embeddings/norm"): ("embeddings/with_token_type", "embeddings/sum"),
         # What it takes may be sorted otherwise than the model's own query and key.
         ("PackedMultiHeadAttention", "attention/context"): (
             "attention/query",
@@ -132,7 +133,7 @@ _KEY = re.compile(r"layers\.(?P<layer>\d+)/(?P<part>.+)")
 
 def find_points(model: onnx.ModelProto) -> list[Point]:
     """The points of a graph, in the order in which it computes them."""
-    layers: dict[str, int] = {}
+    layers = _Layers()
     # Rows of the tables, where the host looks them up (coreml).
     inputs = (info.name for info in model.graph.input if info.name.removeprefix("embeddings/") in EMBEDDING_POINTS)
     points = {name: Point(name, Kind.TOKENS, f"input {name}", name) for name in inputs}
@@ -149,9 +150,8 @@ def find_points(model: onnx.ModelProto) -> list[Point]:
                 if module["part"] == "dense":
                     points[value] = Point(value, kind, node.name, value)
                 points[module["module"]] = Point(module["module"], kind, node.name, value)
-            elif layer := _LAYER.fullmatch(value):
-                index = layers.setdefault(layer["prefix"], len(layers))
-                for point in _points_of_layer(f"layers.{index}", layer["part"], node, value):
+            elif found := layers.find(value):
+                for point in _points_of_layer(*found, node, value):
                     points[point.key] = point
     return list(points.values())
 
@@ -163,14 +163,34 @@ def kept_points(model: onnx.ModelProto, points: Sequence[Point]) -> set[str]:
         model: the graph.
         points: those that it shows.
     """
-    shown = {point.key: point.node for point in points}
-    operators = {node.name: node.op_type for node in model.graph.node}
-    layers = {key.partition("/")[0] for key in shown if key.startswith("layers.")}
-    kept = {f"{layer}/{score}" for layer in layers for score in SCORE_POINTS}
-    for key, node in shown.items():
-        layer, _, part = key.partition("/")
-        kept.update(f"{layer}/{name}" for name in _KEPT.get((operators.get(node, ""), part), ()))
-    return kept - set(shown)
+    layers = _Layers()
+    kept: set[str] = set()
+    for node in model.graph.node:
+        for value in node.output:
+            layer, part = layers.find(value) or ("", value)
+            kept.update(f"{layer}/{name}".removeprefix("/") for name in _KEPT.get((node.op_type, part), ()))
+    kept.update(f"{layer}/{score}" for layer in layers.names for score in SCORE_POINTS)
+    return kept - {point.key for point in points}
+
+
+class _Layers:
+    """The layers of a graph, numbered as they come, whatever the family calls them."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, str] = {}
+
+    @property
+    def names(self) -> Collection[str]:
+        """Of those that were found: `layers.0`, …"""
+        return self._numbers.values()
+
+    def find(self, value: str) -> tuple[str, str] | None:
+        """The layer that a value belongs to, and what it is there: `layers.0` and `attention/query`."""
+        match = _LAYER.fullmatch(value)
+        if match is None:
+            return None
+        name = self._numbers.setdefault(match["prefix"], f"layers.{len(self._numbers)}")
+        return name, match["part"]
 
 
 def _first_pooling(model: onnx.ModelProto) -> int | None:

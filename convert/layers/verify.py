@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
 from fletcher.runtime.manifest import Variant
+from fletcher.runtime.providers import default_provider
 from fletcher.runtime.reporter import Reporter
 from fletcher.runtime.session import open_session
 
@@ -231,9 +232,9 @@ def _compare_values(
 
     results = tally.results(tolerance)
     try:
-        with open_session(artifact, variant, threads=1) as session:
+        with open_session(artifact, variant, provider=default_provider(variant.target)) as session:
             served = [session.run(batch) for batch in batches]
-    except ProviderError as error:
+    except (ProviderError, MissingPackageError) as error:
         reporter.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
         return results
     output = artifact.manifest.card.output

@@ -27,7 +27,7 @@ from ..description import Architecture, Attention
 from ..graph import GraphBuilder
 from ..precision import FP32, Precision
 from .blocks import emit_linear
-from .cuda_layers import MICROSOFT, emit_cuda_layer
+from .cuda_layers import MICROSOFT, emit_cuda_layer, emit_cuda_sum
 from .cuda_projections import emit_qkv, emit_wide_tables
 from .emission import Emission
 from .encoder import Parts, emit_encoder, position_rows, token_type_rows
@@ -123,6 +123,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
         attend=attend,
         pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),
         token_type=token_type_rows(graph, ("tokens",)),
+        sum=lambda embedding, parts: emit_cuda_sum(graph, embedding, parts),
         layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context),
     )
     emit_encoder(graph, architecture, parts, "texts", dimension)

@@ -20,12 +20,13 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from ..activations import emit_activation
-from ..description import Attention, FeedForward, Layer
+from ..description import Attention, Embedding, FeedForward, Layer
 from ..graph import GraphBuilder
 from ..weights import Linear, Norm
 from .blocks import emit_linear
+from .encoder import Parts, emit_token_types
 
-__all__ = ["MICROSOFT", "Attend", "emit_cuda_layer"]
+__all__ = ["MICROSOFT", "Attend", "emit_cuda_layer", "emit_cuda_sum"]
 
 MICROSOFT = "com.microsoft"
 
@@ -61,14 +62,35 @@ def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Atte
     first, second = layer.attention_norm, layer.feed_forward_norm
     if first is None or layer.norm_first or layer.attention_norm_again is not None or not first.bias or not second.bias:
         return None
-    precision = graph.precision
-    if precision.arithmetic == "bf16" or any(node.startswith(f"{layer.name}/") for node in precision.islands):
+    if not _has_kernels(graph, layer.name):
         return None
     context = attend(layer.attention, hidden, f"{layer.name}/attention")
     hidden = _close(graph, layer.attention.output, context, hidden, first, f"{layer.name}/attention", "output")
     name = f"{layer.name}/feed_forward"
     inner = _emit_inner(graph, layer.feed_forward, hidden, name)
     return _close(graph, layer.feed_forward.down, inner, hidden, second, name, "down")
+
+
+def emit_cuda_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str | None:
+    """norm(word + position + token type), or None if it has to be written in standard operators."""
+    norm = embedding.norm
+    if norm is None or norm.bias is None or embedding.positions is None or not _has_kernels(graph, "embeddings"):
+        return None
+    inputs = [
+        emit_token_types(graph, embedding, parts),
+        parts.position(),
+        graph.weight(norm.weight),
+        graph.weight(norm.bias),
+    ]
+    if embedding.token_type is not None:
+        inputs.append(graph.weight(embedding.token_type))
+    return graph.node("SkipLayerNormalization", inputs, "embeddings/norm", domain=MICROSOFT, epsilon=norm.epsilon)
+
+
+def _has_kernels(graph: GraphBuilder, name: str) -> bool:
+    """Whether the operators exist in the types of a part's nodes."""
+    precision = graph.precision
+    return precision.arithmetic != "bf16" and not any(node.startswith(f"{name}/") for node in precision.islands)
 
 
 def _emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:

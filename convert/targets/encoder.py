@@ -18,7 +18,7 @@ from ..weights import Weight
 from .blocks import emit_feed_forward, emit_linear, emit_norm
 from .modules import emit_decoder, emit_modules
 
-__all__ = ["Parts", "emit_encoder", "position_rows", "token_type_rows"]
+__all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Parts:
         pool: one vector a text: the mode, the hidden states, and the name of the last node.
         token_type: adds the nodes of the tokens' rows of the token type table; asked for where pairs of texts come in.
         decode: adds the vocabulary's logits of the hidden states, under a name.
+        sum: the sum of the tables' rows with its norm, or None where it is to be written here.
         layer: a whole layer, from its description and the hidden states, or None where the layer is to be written here.
         rows: names of the axes that count tokens: ("tokens",) packed, or texts and longest of a rectangle.
     """
@@ -42,6 +43,7 @@ class Parts:
     pool: Callable[[PoolingMode, str, str], str]
     token_type: Callable[[Weight], str] | None = None
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder
+    sum: Callable[[Embedding, Parts], str | None] = lambda embedding, parts: None
     layer: Callable[[Layer, str], str | None] = lambda layer, hidden: None
     rows: tuple[int | str, ...] = ("tokens",)
 
@@ -92,20 +94,30 @@ def token_type_rows(graph: GraphBuilder, shape: tuple[str, ...]) -> Callable[[We
     return emit
 
 
+def emit_token_types(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
+    """The rows of the word table, with those of the token types that the texts tell apart."""
+    if embedding.token_types is None:
+        return parts.word
+    if parts.token_type is None:
+        raise ValueError(f"this target has no token types: {embedding.token_types.name}")
+    return graph.node("Add", [parts.word, parts.token_type(embedding.token_types)], "embeddings/with_token_type")
+
+
 def _emit_embedding(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
-    hidden = parts.word
+    hidden = parts.sum(embedding, parts) or _emit_sum(graph, embedding, parts)
+    if embedding.projection is not None:
+        hidden = emit_linear(graph, embedding.projection, hidden, "embeddings/projection")
+    return hidden
+
+
+def _emit_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
+    hidden = emit_token_types(graph, embedding, parts)
     if embedding.token_type is not None:
         hidden = graph.node("Add", [hidden, graph.weight(embedding.token_type)], "embeddings/with_token_type")
-    if embedding.token_types is not None:
-        if parts.token_type is None:
-            raise ValueError(f"this target has no token types: {embedding.token_types.name}")
-        hidden = graph.node("Add", [hidden, parts.token_type(embedding.token_types)], "embeddings/with_token_type")
     if embedding.positions is not None:
         hidden = graph.node("Add", [hidden, parts.position()], "embeddings/sum")
     if embedding.norm is not None:
         hidden = emit_norm(graph, embedding.norm, hidden, "embeddings/norm")
-    if embedding.projection is not None:
-        hidden = emit_linear(graph, embedding.projection, hidden, "embeddings/projection")
     return hidden
 
 

@@ -19,7 +19,7 @@ from fletcher.convert.layers import probe as probe_module
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.errors import ProviderError
+from fletcher.runtime.errors import MissingPackageError
 from fletcher.runtime.probe import ProbeSession
 from fletcher.runtime.reporter import Reporter
 
@@ -151,5 +151,5 @@ def test_a_broken_cuda_graph_is_named_where_attention_ends(
 def test_without_the_device_the_provider_is_named(artifact_of: Callable[[str], Path]) -> None:
     path = artifact_of("mpnet")
     assert "cuda-fp32" in {variant.name for variant in Artifact.open(path).manifest.variants}
-    with pytest.raises(ProviderError, match="needs CUDAExecutionProvider; the onnxruntime here has"):
+    with pytest.raises(MissingPackageError, match="running on an NVIDIA GPU needs the package onnxruntime-gpu"):
         compare_variants(path, against="cpu-fp32", on="cuda-fp32", reporter=QUIET)

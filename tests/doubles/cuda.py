@@ -164,6 +164,10 @@ class FakeCuda:
         return address
 
 
+#: Where a session looks for the weights of a graph that is no file.
+WEIGHTS = "session.model_external_initializers_file_folder_path"
+
+
 class _Binding:
     def __init__(self) -> None:
         self.inputs: dict[str, NDArray[Any]] = {}
@@ -185,16 +189,26 @@ def _at(address: int, dtype: np.dtype[Any], shape: Sequence[int]) -> NDArray[Any
 
 
 class _Session:
-    def __init__(self, runtime: FakeOnnxRuntime, graph: Path, options: Mapping[str, str]) -> None:
+    def __init__(
+        self, runtime: FakeOnnxRuntime, graph: Path | bytes, settings: Any, options: Mapping[str, str]
+    ) -> None:
         self._runtime = runtime
+        self.settings = settings
         self.options = options
-        self._graph = CpuGraph(spell_out(onnx.load(graph, load_external_data=False)).SerializeToString(), graph.parent)
+        if isinstance(graph, bytes):
+            model, folder = onnx.load_from_string(graph), Path(settings.entries[WEIGHTS])
+        else:
+            model, folder = onnx.load(graph, load_external_data=False), graph.parent
+        self._graph = CpuGraph(spell_out(model).SerializeToString(), folder)
 
     def get_providers(self) -> list[str]:
         return self._runtime.runs_on
 
     def io_binding(self) -> _Binding:
         return _Binding()
+
+    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        return self._graph.run(feeds, outputs)
 
     def run_with_iobinding(self, binding: _Binding, run_options: Any = None) -> None:
         runtime = self._runtime
@@ -237,6 +251,8 @@ class FakeOnnxRuntime:
     def preload_dlls(self) -> None:
         """Nothing to load."""
 
+    GraphOptimizationLevel = SimpleNamespace(ORT_DISABLE_ALL=0)
+
     class SessionOptions(SimpleNamespace):
         def __init__(self) -> None:
             super().__init__(entries={})
@@ -252,7 +268,12 @@ class FakeOnnxRuntime:
             self.entries[key] = value
 
     def InferenceSession(
-        self, graph: Path, options: Any, *, providers: Sequence[tuple[str, Mapping[str, str]]], enable_fallback: int
+        self,
+        graph: Path | bytes,
+        options: Any,
+        *,
+        providers: Sequence[tuple[str, Mapping[str, str]]],
+        enable_fallback: int,
     ) -> _Session:
         assert enable_fallback == 0, "it would run on the processor unasked"
         assert options.entries["session.disable_cpu_ep_fallback"] == "1"
@@ -260,5 +281,5 @@ class FakeOnnxRuntime:
             raise self.open_error
         ((name, settings),) = providers
         assert name == "CUDAExecutionProvider"
-        self.sessions.append(_Session(self, graph, settings))
+        self.sessions.append(_Session(self, graph, options, settings))
         return self.sessions[-1]

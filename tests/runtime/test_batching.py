@@ -26,13 +26,19 @@ def test_short_texts_are_not_padded_to_a_long_one() -> None:
     assert plan([500, *[1] * 12], 512) == [[0, 1], [*range(2, 13)]]
 
 
+def test_several_devices_end_with_small_batches() -> None:
+    batches = plan_batches(np.full(100, 10, np.int64), 200, finishing=2)
+    assert [10 * len(rows) for rows in batches] == [200, 200, 150, 110, 80, 60, 50, 50, 50, 50]
+    assert sorted(np.concatenate(batches)) == list(range(100))
+
+
 def test_no_text_is_no_batch() -> None:
     assert plan([], 512) == []
 
 
-@given(st.lists(st.integers(0, 600), max_size=200), st.integers(1, 700))
-def test_every_text_is_in_one_batch_within_the_budgets(lengths: list[int], budget: int) -> None:
-    batches = plan(lengths, budget)
+@given(st.lists(st.integers(0, 40_000), max_size=200), st.integers(1, 700), st.integers(1, 4))
+def test_every_text_is_in_one_batch_within_the_budgets(lengths: list[int], budget: int, finishing: int) -> None:
+    batches = [rows.tolist() for rows in plan_batches(np.array(lengths, np.int64), budget, finishing=finishing)]
     assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
     for rows in batches:
         sizes = [lengths[row] for row in rows]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -89,6 +90,22 @@ def test_a_batch_that_comes_while_another_runs_stays_on_one_processor(workers: W
     held.free.set()
     other.join()
     assert workers.run(TEXT).tolist() == [[ALONE]]  # and the next one is alone again
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+def test_no_vector_leaves_that_is_no_number(dtype: type[np.floating], bad: float) -> None:
+    class Given(Marked):
+        def run(self, batch: Encodings, output: str | None = None) -> NDArray[Any]:
+            return np.array([[65_504, -65_504, 6e-8], [0, bad, 1]], dtype)[: len(batch)]
+
+    one, two = (Encodings.from_lists([[1]] * count) for count in (1, 2))
+    with closing(
+        Workers(Given(0), (TensorInfo("vectors", "float32", ("texts", 3)),), name="x", count=1, token_budget=9)
+    ) as run:
+        assert run.run(one).shape == (1, 3)
+        with pytest.raises(ProviderError, match="NaN or infinity for row 1 of a batch of 2"):
+            run.run(two)
 
 
 def test_checks_see_both_and_both_are_closed(workers: Workers) -> None:

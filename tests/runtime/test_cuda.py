@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -21,6 +22,8 @@ from fletcher.runtime.errors import (
     MissingPackageError,
     ProviderError,
 )
+from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.probe import ProbeSession
 from tests.convert.parity import make_card
 from tests.convert.targets.models import MODELS, Tiny
 from tests.convert.targets.sessions import architecture_of, load_target, models_of
@@ -168,6 +171,17 @@ def test_errors_say_what_became_of_the_gpu(
             assert text in str(caught.value)
             runtime.fail = None
             assert len(session.run(bert.texts(9))) == 1, "a failed batch leaves its buffers to the next"
+
+
+def test_a_look_inside_a_graph_computes_as_it_is_served(bert: Case, runtime: FakeOnnxRuntime) -> None:
+    batch = bert.texts(3, 9)
+    model = onnx.load(bert.graph, load_external_data=False)
+    with ProbeSession(model.SerializeToString(), bert.graph.parent, "cuda") as probe, bert.open(FakeCuda()) as served:
+        inside, outside = runtime.sessions[:2]
+        assert inside.options == outside.options, "another precision of products, or another norm"
+        assert inside.settings.graph_optimization_level == runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        feeds = make_feeds(bert.variant.inputs, bert.variant.feeds, batch)
+        np.testing.assert_array_equal(probe.run(feeds, ["vectors"])["vectors"], served.run(batch))
 
 
 def test_a_session_elsewhere_than_on_the_gpu_is_refused(bert: Case, runtime: FakeOnnxRuntime) -> None:

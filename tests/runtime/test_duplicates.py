@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.duplicates import Promise, VectorCache, unique
+from fletcher.runtime.duplicates import Distinct, Promise, VectorCache, unique
 from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.errors import InputError
 
@@ -41,6 +41,15 @@ def test_unique_keeps_the_order_of_first_appearance() -> None:
     assert inverse is not None and inverse.tolist() == [0, 1, 0, 2, 1]
     assert unique(["a", "b"]) == (["a", "b"], None)
     assert unique([]) == ([], None)
+
+
+def test_parts_know_what_came_before() -> None:
+    distinct = Distinct(7)
+    assert list(distinct.add(["b", "a"])) == ["b", "a"]
+    assert distinct.inverse is None
+    assert list(distinct.add(["a", "c", "c", "b", "d"])) == ["c", "d"]
+    assert distinct.inverse is not None and distinct.inverse.tolist() == [0, 1, 1, 2, 2, 0, 3]
+    assert list(distinct.add([])) == [] and len(distinct) == 4
 
 
 def test_duplicates_of_a_call_are_computed_once(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
