@@ -19,12 +19,15 @@ def chunk_places(count: int, most: int) -> list[slice]:
 
     Args:
         count: how many there are.
-        most: of a chunk.
+        most: of a chunk; the last one takes a rest of less than half of that besides.
     """
     places, start, size = [], 0, max(most // 8, 1)
     while start < count:
-        places.append(slice(start, min(start + size, count)))
-        start, size = start + size, min(2 * size, most)
+        stop = start + size
+        if count - stop < most // 2:
+            stop = count
+        places.append(slice(start, stop))
+        start, size = stop, min(2 * size, most)
     return places
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .artifact import Artifact
 from .cuda_buffers import CudaBuffers, Place, lay_out
-from .cuda_driver import CudaDriver, load_driver
+from .cuda_driver import CudaDriver, Stream, load_driver
 from .cuda_graphs import RUNGS, CudaGraphs
 from .cuda_ort import open_inference_session, provider_options, translate
 from .encodings import Encodings
@@ -79,7 +79,7 @@ class CudaSession:
         self._slots: SimpleQueue[_Slot] = SimpleQueue()
         try:
             for _ in range(SLOTS):
-                slot = _Slot(self._session.io_binding(), CudaBuffers(driver, gpu.index), gpu.index)
+                slot = _Slot(self._session.io_binding(), driver, gpu.index)
                 self._open.append(slot)
                 self._slots.put(slot)
             if capture:
@@ -166,9 +166,10 @@ class CudaSession:
         if weights > GRAPHS_SHARE * driver.memory_info(index)[0]:
             self._not_captured(f"its weights ({weights >> 20} MiB) would be on the GPU twice")
             return None
-        options = provider_options(index, capture=True)
         try:
-            return CudaGraphs(lambda: open_session(options), variant, driver, index, rungs)
+            return CudaGraphs(
+                lambda stream: open_session(provider_options(index, stream=stream)), variant, driver, index, rungs
+            )
         except DeviceMemoryError as error:
             self._not_captured(str(error))
             return None
@@ -181,9 +182,10 @@ class CudaSession:
 class _Slot:
     """What one batch under way needs."""
 
-    def __init__(self, binding: Any, buffers: CudaBuffers, index: int) -> None:
+    def __init__(self, binding: Any, driver: CudaDriver, index: int) -> None:
         self._binding = binding
-        self._buffers = buffers
+        self._stream = Stream(driver, index)
+        self._buffers = CudaBuffers(driver, index, self._stream)
         self._index = index
 
     def run(self, session: Any, feeds: Feeds, output: Place, batch: Encodings) -> NDArray[Any]:
@@ -201,6 +203,7 @@ class _Slot:
         self._binding.bind_output(
             output.name, "cuda", self._index, output.dtype.type, list(output.shape), device.address
         )
+        self._stream.wait()  # ONNX Runtime computes on a stream of its own
         try:
             session.run_with_iobinding(self._binding)
         except Exception as error:
@@ -213,6 +216,7 @@ class _Slot:
         """Gives the buffers back."""
         self._binding = None
         self._buffers.close()
+        self._stream.close()
 
 
 def open_cuda(artifact: Artifact, variant: Variant, gpu: Gpu, *, capture: bool = True) -> CudaSession:

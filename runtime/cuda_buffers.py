@@ -96,35 +96,36 @@ class Block:
 
 
 class CudaBuffers:
-    """A block of inputs, one of outputs, and the stream of their copies. One thread at a time.
+    """A block of inputs and one of outputs, copied on a stream. One thread at a time.
 
     Attributes:
         inputs, outputs: the blocks.
     """
 
-    def __init__(self, driver: CudaDriver, index: int) -> None:
+    def __init__(self, driver: CudaDriver, index: int, stream: Stream) -> None:
         """
         Args:
             driver: the machine's.
             index: of the GPU.
+            stream: of the copies; whoever made it closes it.
         """
         self.inputs = Block(driver, index)
         self.outputs = Block(driver, index)
-        self._stream = Stream(driver, index)
+        self._stream = stream
 
     def upload(self, size: int) -> None:
-        """Copies the first bytes of the inputs to the GPU, and waits for it."""
+        """Begins to copy the first bytes of the inputs to the GPU."""
         host, device = self.inputs.reserve(size)
         self._stream.upload(device, host, size)
 
     def download(self, place: Place) -> NDArray[Any]:
-        """An output, in memory of its own."""
+        """An output, in memory of its own, after all that its stream does before."""
         host, device = self.outputs.reserve(place.end)
         self._stream.download(host, device, place.end)
+        self._stream.wait()
         return place.view(host.array).copy()
 
     def close(self) -> None:
-        """Gives everything back."""
+        """Gives the blocks back."""
         self.inputs.close()
         self.outputs.close()
-        self._stream.close()

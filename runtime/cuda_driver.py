@@ -124,8 +124,10 @@ class CudaDriver:
         with self.on(index):
             self._call(function, *arguments)
 
-    def copy(self, index: int, function: str, target: Any, source: Any, size: int, stream: ctypes.c_void_p) -> None:
-        """Copies between pinned memory and a GPU's by an asynchronous function, and waits for the stream without the GIL.
+    def begin_copy(
+        self, index: int, function: str, target: Any, source: Any, size: int, stream: ctypes.c_void_p
+    ) -> None:
+        """Copies between pinned memory and a GPU's by an asynchronous function, and does not wait for it.
 
         Raises:
             As `call`.
@@ -133,7 +135,6 @@ class CudaDriver:
         with self.on(index):
             begin = getattr(self._quick, function)
             self._check(begin(target, source, ctypes.c_size_t(size), stream), function)
-            self._call("cuStreamSynchronize", stream)
 
     def _device(self, index: int) -> ctypes.c_int:
         device = ctypes.c_int()
@@ -218,27 +219,35 @@ class DeviceMemory:
 
 
 class Stream:
-    """An order of copies that run beside other streams. The calls wait, without the GIL."""
+    """An order of work that runs beside other streams.
+
+    Attributes:
+        pointer: the driver's name of it.
+    """
 
     def __init__(self, driver: CudaDriver, index: int) -> None:
         self._driver = driver
         self._index = index
-        self._pointer = ctypes.c_void_p()
-        driver.call(index, "cuStreamCreate", ctypes.byref(self._pointer), ctypes.c_uint(NON_BLOCKING))
+        self.pointer = ctypes.c_void_p()
+        driver.call(index, "cuStreamCreate", ctypes.byref(self.pointer), ctypes.c_uint(NON_BLOCKING))
 
     def upload(self, memory: DeviceMemory, source: PinnedMemory, size: int) -> None:
-        """Copies the first bytes to the GPU, and waits for it."""
+        """Begins to copy the first bytes to the GPU."""
         place = ctypes.c_uint64(memory.address)
-        self._driver.copy(self._index, "cuMemcpyHtoDAsync_v2", place, source.pointer, size, self._pointer)
+        self._driver.begin_copy(self._index, "cuMemcpyHtoDAsync_v2", place, source.pointer, size, self.pointer)
 
     def download(self, target: PinnedMemory, memory: DeviceMemory, size: int) -> None:
-        """Copies the first bytes to the host, and waits for it."""
+        """Begins to copy the first bytes to the host."""
         place = ctypes.c_uint64(memory.address)
-        self._driver.copy(self._index, "cuMemcpyDtoHAsync_v2", target.pointer, place, size, self._pointer)
+        self._driver.begin_copy(self._index, "cuMemcpyDtoHAsync_v2", target.pointer, place, size, self.pointer)
+
+    def wait(self) -> None:
+        """For all of its work, without the GIL."""
+        self._driver.call(self._index, "cuStreamSynchronize", self.pointer)
 
     def close(self) -> None:
         """Gives it back."""
-        _release(self._driver, self._index, "cuStreamDestroy_v2", self._pointer)
+        _release(self._driver, self._index, "cuStreamDestroy_v2", self.pointer)
 
 
 def _release(driver: CudaDriver, index: int, function: str, what: Any) -> None:

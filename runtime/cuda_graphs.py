@@ -4,8 +4,9 @@ A captured graph has fixed shapes and addresses. A batch takes the smallest rung
 that are left go to a text more, whose vector nobody reads. Texts do not see each other, so that it changes nothing.
 
 ONNX Runtime keeps a captured graph for the thread that captured it (cuda_execution_provider.cc, `PerThreadContext`), so that
-all of them live on one thread. Their session has an arena of its own: what a capture used is free for the arena, and another
-run would write into it.
+all of them live on one thread. The inputs' copy, the replay and the output's copy follow one another on one stream, which is
+waited for once. The session has an arena of its own: what a capture used is free for the arena, and another run would write
+into it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cuda_buffers import CudaBuffers, Place, lay_out
-from .cuda_driver import CudaDriver
+from .cuda_driver import CudaDriver, Stream
 from .cuda_ort import run_options, translate
 from .encodings import Encodings
 from .feeds import Feeds
@@ -44,14 +45,14 @@ NUM_PREPARED = 512
 class _Rung:
     """One captured shape."""
 
-    def __init__(self, number: int, texts: int, tokens: int, variant: Variant, driver: CudaDriver, index: int) -> None:
+    def __init__(self, number: int, texts: int, tokens: int, variant: Variant, buffers: CudaBuffers) -> None:
         self.texts = texts
         self.tokens = tokens
         self.number = number
         self._inputs = variant.inputs
         # One text more than wanted takes the tokens that are left.
         self._rules = msgspec.structs.replace(variant.feeds, shape=(texts + 1, tokens))
-        self.buffers = CudaBuffers(driver, index)
+        self.buffers = buffers
         self._prepared: dict[int, NDArray[np.uint8]] = {}
         self.places = lay_out(self._feeds(Encodings.from_lists([np.zeros(tokens, np.int32)])).shapes)
         self._size = self.places[-1].end
@@ -80,7 +81,7 @@ class _Rung:
         binding.bind_output(self.output.name, "cuda", index, self.output.dtype.type, shape, device.address)
 
     def fill(self, batch: Encodings) -> None:
-        """Brings a batch to the GPU."""
+        """Begins to bring a batch to the GPU."""
         if len(batch) == 1 and self._by_length:
             length = batch.num_tokens
             block = self._prepared.get(length)
@@ -114,7 +115,7 @@ class CudaGraphs:
 
     def __init__(
         self,
-        open_session: Callable[[], Any],
+        open_session: Callable[[Stream], Any],
         variant: Variant,
         driver: CudaDriver,
         index: int,
@@ -123,7 +124,7 @@ class CudaGraphs:
         """Captures every rung that the model's longest input allows.
 
         Args:
-            open_session: makes the ONNX Runtime session, on the thread that will use it.
+            open_session: makes the ONNX Runtime session, on the thread that will use it, computing on a given stream.
             variant: which graph; its first output has a row a text.
             driver: the machine's.
             index: of the GPU.
@@ -142,6 +143,7 @@ class CudaGraphs:
         self._bindings: list[Any] = []
         self._options: list[Any] = []
         self._session: Any = None
+        self._stream: Stream | None = None
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._busy = threading.Lock()
         ready = _Call(lambda: self._capture(open_session))
@@ -191,11 +193,15 @@ class CudaGraphs:
         for rung in self._rungs:
             rung.buffers.close()
         self._rungs, self._bindings, self._session = [], [], None
+        if self._stream is not None:
+            self._stream.close()
 
-    def _capture(self, open_session: Callable[[], Any]) -> None:
-        self._session = open_session()
+    def _capture(self, open_session: Callable[[Stream], Any]) -> None:
+        self._stream = stream = Stream(self._driver, self._index)
+        self._session = open_session(stream)
         for texts, tokens in self._shapes:
-            rung = _Rung(len(self._rungs) + 1, texts, tokens, self._variant, self._driver, self._index)
+            buffers = CudaBuffers(self._driver, self._index, stream)
+            rung = _Rung(len(self._rungs) + 1, texts, tokens, self._variant, buffers)
             self._bindings.append(self._session.io_binding())
             rung.bind(self._bindings[-1], self._index)
             self._options.append(run_options(rung.number))

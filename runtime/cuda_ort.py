@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .cuda_driver import Stream
 from .errors import ArtifactError, DeviceLostError, DeviceMemoryError, MissingPackageError, ProviderError
 
 __all__ = ["CUDA", "import_onnxruntime", "open_inference_session", "provider_options", "run_options", "translate"]
@@ -58,12 +59,12 @@ def _preload(onnxruntime: Any) -> str:
     return said.getvalue().strip()
 
 
-def provider_options(index: int, *, capture: bool = False) -> Mapping[str, str]:
+def provider_options(index: int, *, stream: Stream | None = None) -> Mapping[str, str]:
     """Options of the provider.
 
     Args:
         index: of the GPU.
-        capture: whether runs are captured as CUDA graphs.
+        stream: on which runs are captured as CUDA graphs and replayed; None captures none, on streams of ONNX Runtime's own.
     """
     options = {
         "device_id": str(index),
@@ -74,8 +75,9 @@ def provider_options(index: int, *, capture: bool = False) -> Mapping[str, str]:
         # The default doubles the arena each time, and never gives it back.
         "arena_extend_strategy": "kSameAsRequested",
     }
-    if capture:
+    if stream is not None:
         options["enable_cuda_graph"] = "1"
+        options["user_compute_stream"] = str(stream.pointer.value)
     return options
 
 
@@ -121,9 +123,10 @@ def open_inference_session(
 
 
 def run_options(graph: int) -> Any:
-    """Options of a run that captures a graph, or replays it: its number, from 1."""
+    """Options of a run that captures a graph, or replays it: its number, from 1. Whoever gave the stream waits for it."""
     options = import_onnxruntime().RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph))
+    options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return options
 
 

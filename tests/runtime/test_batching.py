@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fletcher.runtime.batching import PADDED_BUDGETS, plan_batches
+from fletcher.runtime.batching import PADDED_BUDGETS, chunk_places, plan_batches
 
 
 def plan(lengths: list[int], budget: int) -> list[list[int]]:
@@ -30,6 +30,15 @@ def test_several_devices_end_with_small_batches() -> None:
     batches = plan_batches(np.full(100, 10, np.int64), 200, finishing=2)
     assert [10 * len(rows) for rows in batches] == [200, 200, 150, 110, 80, 60, 50, 50, 50, 50]
     assert sorted(np.concatenate(batches)) == list(range(100))
+
+
+@given(st.integers(0, 500), st.integers(1, 64))
+def test_chunks_cover_everything_and_none_is_a_scrap(count: int, most: int) -> None:
+    places = chunk_places(count, most)
+    assert [place.start for place in places] == [0, *(place.stop for place in places[:-1])][: len(places)]
+    assert (places[-1].stop if places else 0) == count
+    assert all(place.stop - place.start <= most for place in places[:-1])
+    assert len(places) < 2 or most // 2 <= places[-1].stop - places[-1].start < most + most // 2 + 1
 
 
 def test_no_text_is_no_batch() -> None:
