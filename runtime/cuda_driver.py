@@ -42,8 +42,8 @@ class CudaDriver:
         """
         Args:
             library: `libcuda`, or what stands in for it.
-            quick: the same for calls that never wait, opened so that they keep the GIL: to give it up and to take it again
-                costs more than they do where other threads want it. None is `library`.
+            quick: the same for calls that touch nothing but the calling thread, opened so that they keep the GIL: to give it
+                up and to take it again costs more than they do where other threads want it. None is `library`.
 
         Raises:
             ProviderError: the driver does not start, or finds no GPU.
@@ -127,14 +127,14 @@ class CudaDriver:
     def begin_copy(
         self, index: int, function: str, target: Any, source: Any, size: int, stream: ctypes.c_void_p
     ) -> None:
-        """Copies between pinned memory and a GPU's by an asynchronous function, and does not wait for it.
+        """Copies between pinned memory and a GPU's by an asynchronous function, and does not wait for it. The GIL is given up
+        all the same: a driver that does not answer must not stop every other thread, the watchdog's among them.
 
         Raises:
             As `call`.
         """
         with self.on(index):
-            begin = getattr(self._quick, function)
-            self._check(begin(target, source, ctypes.c_size_t(size), stream), function)
+            self._call(function, target, source, ctypes.c_size_t(size), stream)
 
     def _device(self, index: int) -> ctypes.c_int:
         device = ctypes.c_int()
@@ -265,7 +265,7 @@ def load_driver(open_library: Callable[[str], Any] = ctypes.CDLL) -> CudaDriver:
         ProviderError: there is none, or it finds no GPU.
     """
     try:
-        library, quick = open_library(LIBRARY), ctypes.PyDLL(LIBRARY)
+        library = open_library(LIBRARY)
     except OSError as error:
         raise ProviderError(f"this machine has no NVIDIA driver ({LIBRARY} cannot be loaded: {error})") from error
-    return CudaDriver(library, quick)
+    return CudaDriver(library, ctypes.PyDLL(LIBRARY, handle=library._handle))

@@ -4,9 +4,9 @@ A captured graph has fixed shapes and addresses. A batch takes the smallest rung
 that are left go to a text more, whose vector nobody reads. Texts do not see each other, so that it changes nothing.
 
 ONNX Runtime keeps a captured graph for the thread that captured it (cuda_execution_provider.cc, `PerThreadContext`), so that
-all of them live on one thread. The inputs' copy, the replay and the output's copy follow one another on one stream, which is
-waited for once. The session has an arena of its own: what a capture used is free for the arena, and another run would write
-into it.
+all of them live on one thread. The inputs' copy, the replay and the output's copy follow one another on one stream, so that
+nothing has to be waited for between them. The session has an arena of its own: what a capture used is free for the arena, and
+another run would write into it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Rung:
         self.places = lay_out(self._feeds(Encodings.from_lists([np.zeros(tokens, np.int32)])).shapes)
         self._size = self.places[-1].end
         self._ids = next(place for place in self.places if place.name == "input_ids")
-        host, self._device = self.buffers.inputs.reserve(self._size)
+        host, _ = self.buffers.inputs.reserve(self._size)
         self._block = host.array[: self._size]
         self._views = [place.view(self._block) for place in self.places]
         output = variant.outputs[0]
@@ -217,6 +217,7 @@ class CudaGraphs:
         try:
             self._session.run_with_iobinding(self._bindings[number], self._options[number])
         except Exception as error:
+            error.__traceback__ = None  # it holds the session, which must be gone before its stream
             raise translate(error, f"a captured graph of {rung.texts} texts and {rung.tokens} tokens") from error
         self.replays += 1
         return rung.buffers.download(rung.output)[: len(batch)]

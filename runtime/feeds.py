@@ -47,8 +47,8 @@ Array = NDArray[Any]
 #: Inputs that are looked up in a table: by token id, and by position.
 WORD_TABLE, POSITION_TABLE = "embeddings/word", "embeddings/position"
 
-#: What a token counts for, by its place in the text (0, 1, …) and the text's length; (texts, longest) or, where it is the
-#: same for all tokens of a text, (texts, 1).
+#: What a token counts for, by its place in the text (0, 1, …), (longest,), and the text's length, (texts, 1): of a shape that
+#: both fit.
 _POOLING: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
     {
         "cls": lambda step, length: step == 0,

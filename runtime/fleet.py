@@ -23,7 +23,7 @@ from .errors import DeviceLostError, DeviceMemoryError, InputError, ProviderErro
 from .fleet_device import Device, Member, Ticket, close_quietly, reopen, told
 from .session import Session
 
-__all__ = ["Device", "Fleet"]
+__all__ = ["Device", "Fleet", "devices_of"]
 
 logger = logging.getLogger("fletcher.runtime.fleet")
 
@@ -32,6 +32,11 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 
 #: Seconds that closing waits for a device that is being opened again.
 CLOSING_SECONDS = 10.0
+
+
+def devices_of(session: Session) -> int:
+    """How many devices a session has."""
+    return session.devices if isinstance(session, Fleet) else 1
 
 
 class Fleet:

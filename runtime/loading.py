@@ -13,7 +13,7 @@ from .choices import Layout
 from .compute import Workers
 from .devices import settle
 from .errors import FletcherError, InputError
-from .fleet import Fleet
+from .fleet import devices_of
 from .layouts import on_fallback
 from .machine import this_machine
 from .manifest import Variant
@@ -34,7 +34,8 @@ MODEST_SHARE = 0.05
 REDUCED_COSINE = 0.999
 
 
-#: What the host keeps of a batch that a GPU computes: its ids, up to six integers a token and five a place, twice.
+#: What the host keeps of a batch that a GPU computes: its ids, six integers a token and five a place, and what they
+#: are made from.
 HOST_SHAPE = MemoryShape(token=64, cell=40, square=0)
 
 
@@ -125,7 +126,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         count=used.workers,
         token_budget=used.token_budget,
         budget=budget,
-        devices=opened.session.devices if isinstance(opened.session, Fleet) else 1,
+        devices=devices_of(opened.session),
         initializer=pinning(used.workers, this_machine()) if _is_pinned(used) else None,
     )
     tolerance = _tolerance(variant, used, options.min_cosine)

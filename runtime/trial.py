@@ -16,6 +16,7 @@ from .canary import Canary, CanaryResult, check_vectors, comparable
 from .choices import Layout
 from .compute import Workers
 from .encodings import Encodings
+from .fleet import devices_of
 from .machine import Machine
 from .manifest import Variant
 from .session import open_session
@@ -59,6 +60,7 @@ class Trial:
             name=variant.name,
             count=layout.workers,
             token_budget=layout.token_budget,
+            devices=devices_of(self._session),
             initializer=pinning(layout.workers, machine),
         )
 

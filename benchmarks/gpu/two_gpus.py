@@ -1,7 +1,7 @@
 """One GPU against two behind a `Fleet`: speed, equal vectors in order, and a GPU that fails in mid-run.
 
-    python benchmarks/gpu/two_gpus.py ARTEFACT [--variant NAME] [--texts 40000] [--rounds 5] [--output FILE.json]
-    python benchmarks/gpu/two_gpus.py ARTEFACT --cpu --texts 300 --rounds 1        the same logic on two CPU sessions
+    python -m benchmarks.gpu.two_gpus ARTEFACT [--variant NAME] [--texts 40000] [--rounds 5] [--output FILE.json]
+    python -m benchmarks.gpu.two_gpus ARTEFACT --cpu --texts 300 --rounds 1        the same logic on two CPU sessions
 
 Ragged texts in arrival order, mean about 60 tokens, through `Encoder`, which tokenises while it computes. Rounds are
 interleaved: token ids on one GPU, on two, texts on one, on two. Then the second GPU's session raises

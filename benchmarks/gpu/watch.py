@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import subprocess
+import tempfile
 
 from fletcher.runtime.gpus import this_gpus
 
@@ -30,13 +31,16 @@ class Watch:
         ]
 
     def __enter__(self) -> Watch:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        self._said = tempfile.TemporaryFile("w+")  # a pipe that nobody reads meanwhile would stop it after some minutes
+        self._process = subprocess.Popen(self._command, stdout=self._said, text=True)
         return self
 
     def __exit__(self, *told: object) -> None:
         self._process.terminate()
-        said, _ = self._process.communicate()
-        lines = said.splitlines()[:-1]  # the last one may have been cut off
+        self._process.wait()
+        with self._said as said:
+            said.seek(0)
+            lines = said.read().splitlines()[:-1]  # the last one may have been cut off
         self.samples = [tuple(map(float, line.split(", "))) for line in lines if line]
 
     def medians(self) -> dict[str, float]:

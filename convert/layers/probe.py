@@ -45,7 +45,8 @@ class GraphProbe:
         """
         Raises:
             ArtifactError: the file is no ONNX graph that can be run.
-            ProviderError: the target's operators exist on a provider only that is not here.
+            MissingPackageError: the graph is for CUDA, and no ONNX Runtime with CUDA is installed.
+            ProviderError: it is, and CUDA cannot be used here.
         """
         self._artifact, self._variant = artifact, variant
         self.model = self._read()

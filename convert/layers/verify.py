@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
+from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.manifest import Variant
 from fletcher.runtime.providers import default_provider
 from fletcher.runtime.reporter import Reporter
@@ -70,7 +70,7 @@ def verify_layers(
         SourceError: the reference cannot be fetched.
         ChecksumError: a file of the artefact is damaged, or the reference is not the checkpoint that it was made from.
         CheckpointError: Fletcher or transformers cannot load the reference.
-        MissingPackageError: torch or transformers is not installed.
+        MissingPackageError: torch or transformers is not installed, or ONNX Runtime with CUDA for a cuda variant.
     """
     artifact = Artifact.open(path)
     chosen = _find_variant(artifact, variant)
@@ -120,6 +120,8 @@ def compare_variants(
     Raises:
         InputError: a variant that cannot be compared layer by layer, or one with itself.
         ArtifactError: the artefact cannot be read, is damaged, or lacks a variant.
+        MissingPackageError: one is for CUDA, and no ONNX Runtime with CUDA is installed.
+        ProviderError: one is, and CUDA cannot be used here.
     """
     artifact = Artifact.open(path)
     right, judged = _find_variant(artifact, against), _find_variant(artifact, on)
@@ -234,7 +236,7 @@ def _compare_values(
     try:
         with open_session(artifact, variant, provider=default_provider(variant.target)) as session:
             served = [session.run(batch) for batch in batches]
-    except (ProviderError, MissingPackageError) as error:
+    except FletcherError as error:
         reporter.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
         return results
     output = artifact.manifest.card.output
@@ -244,7 +246,7 @@ def _compare_values(
 def _compare_session(
     output: Output, served: NDArray[np.float32], probed: NDArray[np.float32], tolerance: float
 ) -> PointResult:
-    """The session that is served, with the optimiser on, against the graph that was looked into.
+    """The session that is served, on its target's provider, against the graph that was looked into.
 
     Args:
         output: what it gives.
@@ -264,7 +266,7 @@ def _compare_session(
         cosine=difference.cosine,
         tolerance=tolerance,
         verdict="passed" if difference.relative <= tolerance else "failed",
-        note="optimised by ONNX Runtime, against the graph as it was written",
+        note="as its provider optimised it, against the graph as it was written",
     )
 
 

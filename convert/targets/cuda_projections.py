@@ -4,7 +4,7 @@ Measured on an H100, BERT-base's and nomic-embed's dimensions, 256 x 128 tokens 
 
 * With biases and without rotation, query, key and value of a head lie beside each other in one product, and the attention
   adds the biases where it sorts them out. Three products need no sorting, and the key's bias changes no softmax and the
-  value's could go to the output; but the query's takes two passes more: 14.9 ms instead of 14.6 in all (ONNX Runtime 1.31).
+  value's could go to the output; but the query's takes two passes more, which cost as much when it was tried.
 * Otherwise they are three products: one product and a Split cost 2 ms of 27.
 * `RotaryEmbedding` takes a block of 64 threads for each head of each token, done before it is started: 5.7 ms of 27. Pairs
   that are neighbours can be rotated in any grouping of heads, up to 1,024 elements together. So the columns of the query's

@@ -1,16 +1,19 @@
 """A GPU that is the processor: NVIDIA's driver on the host's memory, and ONNX Runtime's CUDA provider on standard operators.
 
-The driver keeps what it allocates in a list, so that tests see what was not given back. The session reads its inputs from the
-addresses that were bound, runs the graph with `PackedMultiHeadAttention` spelt out, and writes to the bound output; captured
-runs are counted by thread and by graph, as ONNX Runtime counts them.
+The driver keeps what it allocates in a list, so that tests see what was not given back. Copies are done when their stream is
+waited for, and not before: who does not wait reads what was there. The session reads its inputs from the addresses that were
+bound, runs the graph with `PackedMultiHeadAttention` spelt out, and writes to the bound output: at once, or when the stream
+that it was given is waited for. Captured runs are counted by thread and by graph, as ONNX Runtime counts them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +30,10 @@ from tests.convert.targets.contrib_operators import spell_out
 __all__ = ["FakeCuda", "FakeOnnxRuntime"]
 
 GIB = 1 << 30
+
+#: What each open stream has still to do, by the driver's name of it.
+QUEUES: dict[int, list[Callable[[], object]]] = {}
+_names = itertools.count(1)
 
 
 class FakeCuda:
@@ -132,18 +139,22 @@ class FakeCuda:
     def cuStreamCreate(self, pointer: Any, flags: Any) -> int:
         assert flags.value == 1, "a stream that waits for the default one"
         self.streams += 1
-        pointer._obj.value = self.streams
+        pointer._obj.value = next(_names)
+        QUEUES[pointer._obj.value] = []
         return 0
 
-    def cuStreamDestroy_v2(self, _: Any) -> int:
+    def cuStreamDestroy_v2(self, stream: Any) -> int:
         self.streams -= 1
+        del QUEUES[stream.value]
         return 0
 
-    def cuStreamSynchronize(self, _: Any) -> int:
+    def cuStreamSynchronize(self, stream: Any) -> int:
+        _finish(stream.value)
         return 0
 
-    def cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, size: Any, _: Any) -> int:
-        ctypes.memmove(target.value, source.value, size.value)
+    def cuMemcpyHtoDAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:
+        copy = partial(ctypes.memmove, target.value, source.value, size.value)
+        QUEUES[stream.value].append(copy)
         return 0
 
     def cuMemcpyDtoHAsync_v2(self, target: Any, source: Any, size: Any, stream: Any) -> int:
@@ -162,6 +173,13 @@ class FakeCuda:
         address = ctypes.addressof(buffer)
         self.held[address] = buffer
         return address
+
+
+def _finish(stream: int) -> None:
+    """All that a stream has still to do."""
+    queue = QUEUES[stream]
+    while queue:
+        queue.pop(0)()
 
 
 #: Where a session looks for the weights of a graph that is no file.
@@ -220,8 +238,18 @@ class _Session:
             runtime.captured[key] += 1
         if runtime.fail is not None:
             runtime.fail(next(iter(binding.inputs.values())))
-        ((name, target),) = binding.outputs.items()
-        np.copyto(target, self._graph.run(dict(binding.inputs), [name])[0])
+        work = partial(self._compute, dict(binding.inputs), *binding.outputs.items())
+        stream = self.options.get("user_compute_stream")
+        if stream is None:
+            work()
+            return
+        QUEUES[int(stream)].append(work)
+        if run_options is None or run_options.entries.get("disable_synchronize_execution_providers") != "1":
+            _finish(int(stream))
+
+    def _compute(self, inputs: dict[str, NDArray[Any]], output: tuple[str, NDArray[Any]]) -> None:
+        name, target = output
+        np.copyto(target, self._graph.run(inputs, [name])[0])
 
 
 class FakeOnnxRuntime:

@@ -92,6 +92,24 @@ def test_a_batch_that_comes_while_another_runs_stays_on_one_processor(workers: W
     assert workers.run(TEXT).tolist() == [[ALONE]]  # and the next one is alone again
 
 
+@pytest.mark.parametrize(
+    ("devices", "more", "sizes"), [(1, False, [8, 8]), (2, True, [8, 8]), (2, False, [4, 3, 2, 2, 2, 2, 1])]
+)
+def test_several_devices_finish_a_job_together(devices: int, more: bool, sizes: list[int]) -> None:
+    seen: list[int] = []
+
+    class Counting(Marked):
+        def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+            seen.append(len(batch))
+            return super().run(batch, output)
+
+    outputs = (TensorInfo("vectors", "float32", ("texts", 1)),)
+    with closing(Workers(Counting(1), outputs, name="x", count=1, token_budget=8, devices=devices)) as workers:
+        values = workers.start(Encodings.from_lists([[1]] * 16), more=more).result()
+    assert seen == sizes
+    np.testing.assert_array_equal(values, np.ones((16, 1)))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 def test_no_vector_leaves_that_is_no_number(dtype: type[np.floating], bad: float) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -171,6 +173,39 @@ def test_errors_say_what_became_of_the_gpu(
             assert text in str(caught.value)
             runtime.fail = None
             assert len(session.run(bert.texts(9))) == 1, "a failed batch leaves its buffers to the next"
+
+
+def test_a_failure_that_shows_only_after_the_launch_is_told(bert: Case, runtime: FakeOnnxRuntime) -> None:
+    for capture in (False, True):
+        cuda = FakeCuda()
+        with bert.open(cuda, capture=capture) as session:
+            cuda.codes["cuStreamSynchronize"] = 700
+            with pytest.raises(DeviceLostError, match="code 700"):
+                session.run(bert.texts(9))
+            del cuda.codes["cuStreamSynchronize"]
+            np.testing.assert_allclose(session.run(bert.texts(9)), bert.reference(bert.texts(9)), atol=1e-5)
+        assert not cuda.held and not cuda.streams
+
+
+def test_after_a_failed_capture_the_session_goes_before_its_stream(bert: Case, runtime: FakeOnnxRuntime) -> None:
+    sessions: dict[int, weakref.ref[object]] = {}
+    gone: list[bool] = []
+
+    class Cuda(FakeCuda):
+        def cuStreamDestroy_v2(self, stream: Any) -> int:
+            if stream.value in sessions:
+                gone.append(sessions[stream.value]() is None)
+            return super().cuStreamDestroy_v2(stream)
+
+    def fail(_: object) -> None:
+        session = runtime.sessions.pop()
+        sessions[int(session.options["user_compute_stream"])] = weakref.ref(session)
+        raise RuntimeError("CUDA failure 2: out of memory")
+
+    runtime.fail = fail
+    with bert.open(Cuda()) as session:
+        assert session.graphs is None
+    assert gone == [True]
 
 
 def test_a_look_inside_a_graph_computes_as_it_is_served(bert: Case, runtime: FakeOnnxRuntime) -> None:

@@ -82,6 +82,7 @@ def test_many_texts_come_back_in_order_with_duplicates(artifact: Path, machine: 
     machine(2)
     texts = [f"{TEXTS[number % 6]} {number % 500}" for number in range(2 * STREAM_TEXTS + 3)]
     with Encoder.load(artifact) as encoder:
+        assert encoder._workers._devices == 2
         found = encoder.embed(texts, dtype="float16")
         few = encoder.embed(texts[:6000], dtype="float16")
     assert len(found) == len(texts)
