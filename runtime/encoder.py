@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,31 +14,25 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard
 
 from .artifact import Artifact
-from .batching import chunk_places
+from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
-from .compute import Computation
 from .device_metrics import DeviceMetric
-from .duplicates import Distinct, Promise, VectorCache, unique
+from .duplicates import Promise, VectorCache
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
 from .fleet import Fleet
 from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, prepare_output, require, score
-from .known_documents import KnownDocuments
 from .loading import Loaded, LoadOptions, load_parts
-from .longdocs import Folding, cut_documents
 from .manifest import HALF_VECTORS, TOKEN_STATES, Variant
 from .output import shorten
 from .providers import choose_variant
 from .session import Session
-from .tasks import Task, check_lengths, check_strings, finish, prepare, tokenize
+from .tasks import Task, check_strings, finish, prepare, tokenize
 from .text_tokens import TextToken
 from .tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
-
-#: Texts of a chunk where many are embedded at once: some GPU batches of short ones, and tokenised in milliseconds.
-STREAM_TEXTS = 8192
 
 
 class Encoder:
@@ -347,60 +339,13 @@ class Encoder:
         options = EmbedOptions(input_type, dimensions, dtype, overflow, window_tokens, overlap_tokens, chunk_tokens)
         self.check(options)
         if options.splits:
-            return self._embed_split(texts, options)
-        if len(texts) > 2 * STREAM_TEXTS and not self.cache.enabled:
-            return self._embed_many(texts, options)
+            return embed_split(self.compute, self.tokenizer, self.card, self.cache, texts, options)
+        if len(texts) > MANY_TEXTS and not self.cache.enabled:
+            output = HALF_VECTORS if self._leaves_in_half(options) else None
+            return embed_many(self._workers, self.tokenizer, self.card, texts, options, output)
         task = self.prepare(texts, options)
         embeddings: Embeddings = task.finish(self.compute(task.encodings, task.output))
         return embeddings
-
-    def _embed_many(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
-        """In chunks, so that all but the first are tokenised while others are computed; duplicates once."""
-        check_strings(texts)
-        try:
-            distinct = Distinct(len(texts))
-            output = HALF_VECTORS if self._leaves_in_half(options) else None
-            values = self._workers.room(len(texts), output)
-            encodings, computations = [], []
-            with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
-
-                def read(place: slice) -> Encodings:
-                    return tokenize(self.tokenizer, self.card, distinct.add(texts[place]), options)
-
-                try:
-                    places, start = chunk_places(len(texts), STREAM_TEXTS), 0
-                    for place, chunk in zip(places, reader.map(read, places), strict=True):
-                        into = values[start : start + len(chunk)]
-                        encodings.append(chunk)
-                        computations.append(self._workers.start(chunk, output, into, more=place.stop < len(texts)))
-                        start += len(chunk)
-                    for computation in computations:
-                        computation.result()
-                finally:  # after a failure the rest is forgotten
-                    for computation in computations:
-                        computation.cancel()
-        except (InputError, TypeError):
-            tokenize(self.tokenizer, self.card, texts, options)  # names the text by its place among all
-            raise
-        tokens = np.concatenate([chunk.lengths for chunk in encodings])
-        dropped = np.concatenate([chunk.dropped for chunk in encodings])
-        made = Embeddings(values[: len(distinct)], tokens, dropped)
-        return finish(made, distinct.inverse, self.card, options)
-
-    def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
-        """A part of the rows at a time, so that a document of any length fits; duplicates once."""
-        check_strings(texts)
-        try:
-            distinct, inverse = unique(texts)
-            documents = KnownDocuments(self.cache, distinct, options)
-            folding = Folding(len(documents.missing), self.card, options)
-            for rows in cut_documents(self.tokenizer, self.card, documents.missing, options):
-                check_lengths(rows.encodings, self.card)
-                folding.add(rows, self.compute(rows.encodings, rows.output))
-        except (InputError, TypeError):
-            tokenize(self.tokenizer, self.card, texts, options)  # names the text by its place among all
-            raise
-        return finish(documents.join(folding.result()), inverse, self.card, options)
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Scores documents for a query, in the order given: rerankers only.
@@ -442,27 +387,12 @@ class Encoder:
         options = EmbedOptions() if options is None else options
         self.check(options)
         if options.splits:
-            yield from (self._embed_split(texts, options) for texts in chunks)
+            yield from (
+                embed_split(self.compute, self.tokenizer, self.card, self.cache, texts, options) for texts in chunks
+            )
             return
         promised: dict[bytes, Promise] = {}
-        yield from self._compute_tasks(self.prepare(texts, options, promised) for texts in chunks)
-
-    def _compute_tasks(self, tasks: Iterator[Task]) -> Iterator[Embeddings]:
-        """Computes tasks in order; the next one is made on a thread of its own meanwhile."""
-        with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
-            reading = reader.submit(next, tasks, None)
-            started: deque[tuple[Task, Computation]] = deque()
-            try:
-                while (task := reading.result()) is not None:
-                    reading = reader.submit(next, tasks, None)
-                    started.append((task, self._workers.start(task.encodings, task.output)))
-                    if len(started) > 1:
-                        yield _finish(started.popleft())
-                while started:
-                    yield _finish(started.popleft())
-            finally:  # the chunks failed, or the caller has enough
-                for _, computation in started:
-                    computation.cancel()
+        yield from compute_tasks(self._workers, (self.prepare(texts, options, promised) for texts in chunks))
 
     def require_canary(self) -> CanaryResult:
         """Runs the canary.
@@ -508,9 +438,3 @@ class Encoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _finish(started: tuple[Task, Computation]) -> Embeddings:
-    task, computation = started
-    embeddings: Embeddings = task.finish(computation.result())
-    return embeddings

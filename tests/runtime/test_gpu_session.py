@@ -14,7 +14,7 @@ from fletcher import Encoder
 from fletcher.convert.export import export
 from fletcher.runtime import cuda as cuda_module
 from fletcher.runtime import cuda_ort, gpu_session, gpus, layouts, loading, providers
-from fletcher.runtime.encoder import STREAM_TEXTS
+from fletcher.runtime.bulk import MANY_TEXTS
 from fletcher.runtime.errors import ArtifactError, DeviceLostError, MissingPackageError, ProviderError
 from fletcher.runtime.gpus import Gpu, GpuSystem
 from fletcher.runtime.session import Opened, open_with_fallback
@@ -80,7 +80,7 @@ def test_auto_takes_the_gpu_and_gives_the_processors_vectors(artifact: Path, mac
 
 def test_many_texts_come_back_in_order_with_duplicates(artifact: Path, machine: Machine) -> None:
     machine(2)
-    texts = [f"{TEXTS[number % 6]} {number % 500}" for number in range(2 * STREAM_TEXTS + 3)]
+    texts = [f"{TEXTS[number % 6]} {number % 500}" for number in range(MANY_TEXTS + 3)]
     with Encoder.load(artifact) as encoder:
         assert encoder._workers._devices == 2
         found = encoder.embed(texts, dtype="float16")

@@ -1,0 +1,145 @@
+"""More than a call's worth of work: many texts in chunks, texts that are split, and streams, while others are tokenised."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import ModelCard
+
+from .batching import chunk_places
+from .compute import Computation, Workers
+from .duplicates import Distinct, VectorCache, unique
+from .embed_options import EmbedOptions
+from .encodings import Embeddings, Encodings
+from .errors import InputError
+from .known_documents import KnownDocuments
+from .longdocs import Folding, cut_documents
+from .tasks import Task, check_lengths, check_strings, finish, tokenize
+from .tokenizer import Tokenizer
+
+__all__ = ["CHUNK_TEXTS", "MANY_TEXTS", "compute_tasks", "embed_many", "embed_split"]
+
+#: Texts of a chunk where many are embedded at once: some GPU batches of short ones, and tokenised in milliseconds.
+CHUNK_TEXTS = 8192
+
+#: Texts that are many: tokenising them all before the first is computed would be seen.
+MANY_TEXTS = 2 * CHUNK_TEXTS
+
+#: Computes encodings: see `Workers.compute`.
+Compute = Callable[[Encodings, str | None], NDArray[np.float32]]
+
+
+def embed_many(
+    workers: Workers,
+    tokenizer: Tokenizer,
+    card: ModelCard,
+    texts: Sequence[str],
+    options: EmbedOptions,
+    output: str | None,
+) -> Embeddings:
+    """Texts in chunks, so that all but the first are tokenised while others are computed; duplicates once.
+
+    Args:
+        workers: compute.
+        tokenizer: the artefact's.
+        card: the model's.
+        texts: any number but none.
+        options: how they become vectors, without splitting.
+        output: of the graph, as `Workers.start` takes it.
+
+    Raises:
+        InputError: a text that is no valid Unicode string, or one that has no token at all.
+    """
+    check_strings(texts)
+    distinct = Distinct(len(texts))
+    values = workers.room(len(texts), output)
+
+    def read(place: slice) -> Encodings:
+        return tokenize(tokenizer, card, distinct.add(texts[place]), options)
+
+    encodings: list[Encodings] = []
+    computations: list[Computation] = []
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
+            try:
+                places, start = chunk_places(len(texts), CHUNK_TEXTS), 0
+                for place, chunk in zip(places, reader.map(read, places), strict=True):
+                    into = values[start : start + len(chunk)]
+                    encodings.append(chunk)
+                    computations.append(workers.start(chunk, output, into, more=place.stop < len(texts)))
+                    start += len(chunk)
+                for computation in computations:
+                    computation.result()
+            finally:  # after a failure the rest is forgotten
+                for computation in computations:
+                    computation.cancel()
+    except (InputError, TypeError):
+        tokenize(tokenizer, card, texts, options)  # names the text by its place among all
+        raise
+    tokens = np.concatenate([chunk.lengths for chunk in encodings])
+    dropped = np.concatenate([chunk.dropped for chunk in encodings])
+    made = Embeddings(values[: len(distinct)], tokens, dropped)
+    return finish(made, distinct.inverse, card, options)
+
+
+def embed_split(
+    compute: Compute,
+    tokenizer: Tokenizer,
+    card: ModelCard,
+    cache: VectorCache,
+    texts: Sequence[str],
+    options: EmbedOptions,
+) -> Embeddings:
+    """Texts that are split, a part of the rows at a time, so that a document of any length fits; duplicates once.
+
+    Args:
+        compute: computes rows.
+        tokenizer: the artefact's.
+        card: the model's.
+        cache: vectors of earlier calls.
+        texts: any number.
+        options: how they are split.
+
+    Raises:
+        InputError: a text that is no valid Unicode string, or one that has no token at all.
+    """
+    check_strings(texts)
+    try:
+        distinct, inverse = unique(texts)
+        documents = KnownDocuments(cache, distinct, options)
+        folding = Folding(len(documents.missing), card, options)
+        for rows in cut_documents(tokenizer, card, documents.missing, options):
+            check_lengths(rows.encodings, card)
+            folding.add(rows, compute(rows.encodings, rows.output))
+    except (InputError, TypeError):
+        tokenize(tokenizer, card, texts, options)  # names the text by its place among all
+        raise
+    return finish(documents.join(folding.result()), inverse, card, options)
+
+
+def compute_tasks(workers: Workers, tasks: Iterator[Task]) -> Iterator[Embeddings]:
+    """Computes tasks in order; the next one is made on a thread of its own meanwhile."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
+        reading = reader.submit(next, tasks, None)
+        started: deque[tuple[Task, Computation]] = deque()
+        try:
+            while (task := reading.result()) is not None:
+                reading = reader.submit(next, tasks, None)
+                started.append((task, workers.start(task.encodings, task.output)))
+                if len(started) > 1:
+                    yield _finish(*started.popleft())
+            while started:
+                yield _finish(*started.popleft())
+        finally:  # the chunks failed, or the caller has enough
+            for _, computation in started:
+                computation.cancel()
+
+
+def _finish(task: Task, computation: Computation) -> Any:
+    return task.finish(computation.result())
