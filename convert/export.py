@@ -19,11 +19,20 @@ from fletcher.model_zoo import Checkout, Head, ModelCard, Progress, canary_path,
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.model_zoo.heads import OUTPUTS
 from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
-from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime import Artifact
 from fletcher.runtime.artifact import CANARY, TOKENIZER
 from fletcher.runtime.artifact_writing import describe_files, new_artifact, write_manifest
-from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary, write_canary
-from fletcher.runtime.errors import CheckpointError, InputError
+from fletcher.runtime.canary import (
+    Canary,
+    CanaryResult,
+    encode_canary,
+    gives_tokens,
+    read_canary,
+    require_session,
+    write_canary,
+)
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import CanaryError, CheckpointError, InputError
 from fletcher.runtime.machine import this_machine
 from fletcher.runtime.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
 from fletcher.runtime.mlas import MlasSession
@@ -46,6 +55,9 @@ __all__ = ["TOLERANCES", "Exported", "Exporter", "export"]
 #: Of the built-in sentences, every eighth is in an own canary: English, German, Arabic, a command. It is run twice here, and
 #: at every load.
 CANARY_STEP = 8
+
+#: Where its vectors come from.
+ORIGIN = "this artefact's cpu-fp32, not compared with HuggingFace"
 
 Exporter = Literal["fletcher", "optimum"]
 
@@ -137,10 +149,10 @@ def export(
                 "choose a smaller --max-tokens"
             )
         plan = _Plan(card, architecture, emitter, wanted, tools)
-        tokenizer, session = _write(folder, checkpoint, checkout, plan, progress)
+        session = _write(folder, checkpoint, checkout, plan, progress)
         progress("checking the canary", 0, None)
         artifact = Artifact.open(folder)
-        results = _check_canaries(artifact, tokenizer, session)
+        results = _check_canaries(artifact, session)
     return Exported(
         path=Path(output),
         model=card.name,
@@ -201,14 +213,16 @@ class _Plan:
     tools: Mapping[str, str]
 
 
-def _write(
-    folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan, progress: Progress
-) -> tuple[Tokenizer, Session | None]:
+def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan, progress: Progress) -> Session | None:
     """Everything of an artefact, its manifest last.
 
+    A tokenizer is there only while it is needed, and never beside a session: the most memory is the weights and little more.
+
     Returns:
-        The written tokenizer, and the session of the written `cpu-fp32` that made the canary, if one did: to load it twice
-        costs as much as the weights.
+        The session of the written `cpu-fp32` that made the canary, if one did: to load it twice costs as much as the weights.
+
+    Raises:
+        CanaryError: the tokenizer does not give the ids of the card's canary.
     """
     card, architecture = plan.card, plan.architecture
     progress("writing the tokenizer", 0, None)
@@ -216,17 +230,16 @@ def _write(
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
     file = canary_path(card.name) if checkout.card is not None else None
     published = None if file is None else _shorten(file, card)
-    tokenizer = Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False)  # as HuggingFace has it
+    if published is not None and not gives_tokens(_open_tokenizer(folder, card), card, published):
+        raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
+    texts = published or _own_texts(_open_tokenizer(folder, card), card, checkout.source)
     progress("writing the weights", 0, None)
     with GraphWriter(folder, architecture, card, plan.emitter) as writer:
-        variants = writer.write(
-            plan.wanted, lambda: tokenizer.encode(_with_tokens(tokenizer, SENTENCES, checkout.source))
-        )
+        variants = writer.write(plan.wanted, lambda: _encode_sentences(_open_tokenizer(folder, card), checkout.source))
         progress("writing the canary", 0, None)
         session = _served_session(folder, variants) if published is None else None
         try:
-            canary = published or _own_canary(session, writer, tokenizer, card, checkout.source)
-            write_canary(folder / CANARY, canary)
+            write_canary(folder / CANARY, published or _own_canary(session, writer, texts))
         except BaseException:
             if session is not None:
                 session.close()
@@ -242,7 +255,17 @@ def _write(
         maxima=writer.maxima,
     )
     write_manifest(folder, manifest)
-    return tokenizer, session
+    return session
+
+
+def _open_tokenizer(folder: Path, card: ModelCard) -> Tokenizer:
+    """The written one, as HuggingFace has it."""
+    return Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False)
+
+
+def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:
+    """What maxima are recorded on."""
+    return tokenizer.encode(_with_tokens(tokenizer, SENTENCES, source))
 
 
 def _served_session(folder: Path, variants: Sequence[Variant]) -> Session | None:
@@ -263,26 +286,28 @@ def _open_for_check(artifact: Artifact, variant: Variant) -> Session:
     return open_session(artifact, variant, provider=provider, threads=len(this_machine().processors))
 
 
-def _check_canaries(artifact: Artifact, tokenizer: Tokenizer, session: Session | None) -> list[CanaryResult]:
+def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryResult]:
     """Loads every variant that this machine runs.
 
     Args:
         artifact: the artefact.
-        tokenizer: its own.
         session: of the written `cpu-fp32`, if there is one already; it is closed here.
 
     Raises:
         CanaryError: one does not pass.
     """
     results = []
-    targets = runnable_targets()
+    canary, targets = read_canary(artifact.canary_file), runnable_targets()
     for variant in artifact.manifest.variants:
         if variant.target not in targets:
             continue
         known = session is not None and (variant.target, variant.precision) == ("cpu", "fp32")
         opened = session if known and session is not None else _open_for_check(artifact, variant)
-        with Encoder.join(artifact, variant, opened, tokenizer) as encoder:
-            results.append(encoder.require_canary())
+        try:
+            with opened:
+                results.append(require_session(opened, canary, artifact.manifest.card.output, variant.tolerance))
+        except CanaryError as error:
+            raise CanaryError(f"{variant.name}: {error}. It would serve wrong vectors, so it is not kept") from error
     return results
 
 
@@ -300,21 +325,22 @@ def _shorten(path: Path, card: ModelCard) -> Canary:
     return Canary(texts, canary.encodings.select(rows), canary.vectors[rows], canary.origin)
 
 
-def _own_canary(
-    session: Session | None, writer: GraphWriter, tokenizer: Tokenizer, card: ModelCard, source: str
-) -> Canary:
-    """What the fp32 graph makes of a few texts, one at a time: it shows later damage, not that the graph is right."""
+def _own_texts(tokenizer: Tokenizer, card: ModelCard, source: str) -> Canary:
+    """A canary without its vectors: a few texts."""
     prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
     texts = _with_tokens(tokenizer, ["", *SENTENCES[::CANARY_STEP], *prompted], source)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
-    origin = "this artefact's cpu-fp32, not compared with HuggingFace"
+    return Canary(texts, encodings, np.zeros((0, 0), np.float32), ORIGIN, queries)
+
+
+def _own_canary(session: Session | None, writer: GraphWriter, texts: Canary) -> Canary:
+    """What the fp32 graph makes of texts, one at a time: it shows later damage, not that the graph is right."""
+    encodings = texts.encodings
     if session is None:
-        vectors = writer.reference(encodings)
-    else:
-        rows = [encodings.select(np.array([row])) for row in range(len(encodings))]
-        vectors = np.concatenate([session.run(row) for row in rows])
-    return Canary(texts, encodings, vectors, origin, queries)
+        return dataclasses.replace(texts, vectors=writer.reference(encodings))
+    rows = [encodings.select(np.array([row])) for row in range(len(encodings))]
+    return dataclasses.replace(texts, vectors=np.concatenate([session.run(row) for row in rows]))
 
 
 def _with_tokens(tokenizer: Tokenizer, texts: Sequence[str], source: str) -> tuple[str, ...]:

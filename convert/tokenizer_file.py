@@ -12,6 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.processors import TemplateProcessing
 
 from fletcher.runtime.errors import CheckpointError
+from fletcher.runtime.tokenizer import vocabulary_size
 
 from .checkpoint import Checkpoint, read_json
 
@@ -41,13 +42,13 @@ _SAVE_FAST = (
 )
 
 
-def write_tokenizer(checkpoint: Checkpoint, path: Path, vocabulary_size: int) -> None:
+def write_tokenizer(checkpoint: Checkpoint, path: Path, num_rows: int) -> None:
     """Writes `tokenizer.json` for the artefact, without the truncation and padding that a training run may have left in it.
 
     Args:
         checkpoint: where the tokenizer lies.
         path: the file to write.
-        vocabulary_size: rows of the word embeddings.
+        num_rows: of the word embeddings.
 
     Raises:
         CheckpointError: no tokenizer that Fletcher reads, or one with more ids than the embeddings have rows.
@@ -66,10 +67,10 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path, vocabulary_size: int) ->
         tokenizer = _from_vocabulary(checkpoint.folder, vocabulary, settings)
     else:
         raise CheckpointError(f"{checkpoint.folder} has neither tokenizer.json nor vocab.txt")
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if largest >= vocabulary_size:
+    size = vocabulary_size(tokenizer)
+    if size > num_rows:
         raise CheckpointError(
-            f"the tokenizer of {checkpoint.folder} has ids up to {largest}, the embedding table {vocabulary_size} rows"
+            f"the tokenizer of {checkpoint.folder} has ids up to {size - 1}, the embedding table {num_rows} rows"
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()

@@ -34,6 +34,7 @@ __all__ = [
     "check_vectors",
     "comparable",
     "encode_canary",
+    "gives_tokens",
     "read_canary",
     "require_session",
     "write_canary",
@@ -190,7 +191,13 @@ def check_vectors(
     return CanaryResult(not reasons, cosine, difference, "; ".join(reasons))
 
 
-def require_session(session: Session, canary: Canary, output: Output, tolerance: Accuracy) -> None:
+def gives_tokens(tokenizer: Tokenizer, card: ModelCard, canary: Canary) -> bool:
+    """Whether a tokenizer gives the canary's ids."""
+    found, wanted = encode_canary(tokenizer, card, canary.texts, canary.queries), canary.encodings
+    return all(np.array_equal(getattr(found, part), getattr(wanted, part)) for part in ("ids", "offsets", "types"))
+
+
+def require_session(session: Session, canary: Canary, output: Output, tolerance: Accuracy) -> CanaryResult:
     """Runs the canary's token ids on a session alone, as for a device that comes back into service.
 
     Args:
@@ -203,9 +210,12 @@ def require_session(session: Session, canary: Canary, output: Output, tolerance:
         CanaryError: it does not reproduce the reference.
         As the session's own `run`.
     """
-    values = session.run(canary.encodings).astype(np.float32, copy=False)
+    # One text at a time: together, a long text's padding would need as much memory for every short one.
+    rows = (canary.encodings.select(np.array([row])) for row in range(len(canary.encodings)))
+    values = np.concatenate([session.run(row) for row in rows]).astype(np.float32, copy=False)
     result = check_vectors(
         *comparable(output, values, canary.vectors), min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs
     )
     if not result.passed:
         raise CanaryError(f"a session on {session.provider} does not reproduce its canary: {result.reason}")
+    return result

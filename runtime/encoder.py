@@ -15,7 +15,7 @@ from fletcher.model_zoo.card import ModelCard
 
 from .artifact import Artifact
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
-from .canary import CanaryResult, check_vectors, comparable, encode_canary, read_canary
+from .canary import CanaryResult, check_vectors, comparable, gives_tokens, read_canary
 from .device_metrics import DeviceMetric
 from .duplicates import Promise, VectorCache
 from .embed_options import DType, EmbedOptions, Overflow
@@ -24,13 +24,11 @@ from .errors import CanaryError, InputError
 from .fleet import Fleet
 from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, prepare_output, require, score
 from .loading import Loaded, LoadOptions, load_parts
-from .manifest import HALF_VECTORS, TOKEN_STATES, Variant
+from .manifest import HALF_VECTORS, TOKEN_STATES
 from .output import shorten
 from .providers import choose_variant
-from .session import Session
 from .tasks import Task, check_strings, finish, prepare, tokenize
 from .text_tokens import TextToken
-from .tokenizer import Tokenizer
 
 __all__ = ["Encoder"]
 
@@ -141,11 +139,6 @@ class Encoder:
         chosen = choose_variant(artifact, variant, provider)
         options = LoadOptions(provider, allow_fallback, min_cosine, workers, token_budget, memory_limit, cache_bytes)
         return cls(artifact, load_parts(artifact, chosen, options), cache_bytes=cache_bytes)
-
-    @classmethod
-    def join(cls, artifact: Artifact, variant: Variant, session: Session, tokenizer: Tokenizer) -> Encoder:
-        """An encoder of one worker on a session that is open already; it is closed with the encoder."""
-        return cls(artifact, Loaded.around(artifact, variant, session, tokenizer))
 
     @property
     def card(self) -> ModelCard:
@@ -411,11 +404,8 @@ class Encoder:
 
     def check_canary(self) -> CanaryResult:
         """Runs the canary on each session: the tokenizer must give its ids, and the graph its vectors; the worst counts."""
-        canary, wanted = self._canary, self._canary.encodings
-        encodings = encode_canary(self.tokenizer, self.card, canary.texts, canary.queries)
-        if not all(
-            np.array_equal(getattr(encodings, part), getattr(wanted, part)) for part in ("ids", "offsets", "types")
-        ):
+        canary = self._canary
+        if not gives_tokens(self.tokenizer, self.card, canary):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
         results = [
             check_vectors(
@@ -423,7 +413,7 @@ class Encoder:
                 min_cosine=self.tolerance.min_cosine,
                 max_abs=self.tolerance.max_abs,
             )
-            for values in self._workers.by_session(encodings)
+            for values in self._workers.by_session(canary.encodings)
         ]
         return min(results, key=lambda result: (result.passed, result.min_cosine))
 

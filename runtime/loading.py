@@ -72,14 +72,6 @@ class Loaded:
     reason: str
     tolerance: Accuracy
 
-    @classmethod
-    def around(cls, artifact: Artifact, variant: Variant, session: Session, tokenizer: Tokenizer) -> Loaded:
-        """One worker on an open session."""
-        workers = Workers(
-            session, variant.outputs, name=str(artifact.path), count=1, token_budget=artifact.manifest.card.max_tokens
-        )
-        return cls(variant, tokenizer, workers, None, "the session was open already", variant.tolerance)
-
 
 def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Loaded:
     """Opens tokenizer and session.

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
+from fletcher.runtime.tokenizer import vocabulary_size
+
 from ..texts import text_of_length
 
 __all__ = ["LONGEST", "plan"]
@@ -47,7 +49,7 @@ def plan(
     """
     most, longest = shape or (BATCH, LONGEST)
     longest = min(max_tokens, longest)
-    size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    size = vocabulary_size(tokenizer)
 
     def count(text: str) -> int:
         return len(tokenizer.encode(text).ids)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from fletcher import Encoder
 from fletcher.convert import export as module
 from fletcher.convert.export import export
 from fletcher.convert.texts import SENTENCES
+from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.canary import read_canary
+from fletcher.runtime.canary import Canary, read_canary
 from fletcher.runtime.errors import CanaryError, CardError, CheckpointError, FletcherError, InputError
 
 from .tiny import HIDDEN, MAX_TOKENS, save_bert, save_modules
@@ -190,6 +192,21 @@ def test_a_result_that_fails_its_canary_is_not_left(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_tokenizer_that_gives_other_ids_than_the_published_canary_is_refused(
+    minilm_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module._shorten
+
+    def shifted(path: Path, card: ModelCard) -> Canary:
+        canary = real(path, card)
+        return replace(canary, encodings=replace(canary.encodings, ids=canary.encodings.ids + 1))
+
+    monkeypatch.setattr(module, "_shorten", shifted)
+    with pytest.raises(CanaryError, match="gives other ids than the canary of all-MiniLM-L6-v2"):
+        export("all-MiniLM-L6-v2", tmp_path / "a", progress=silent)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_targets_and_precisions_name_the_known_ones(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="target 'abacus' is unknown: choose from cpu"):
         export(str(tiny), tmp_path / "a", targets=["abacus"], pooling="mean", progress=silent)
@@ -235,6 +252,7 @@ PEAK = """
 import re, sys
 import onnxruntime
 from fletcher.convert.export import export
+from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import silent
 
 def peak():  # not ru_maxrss, which a process inherits from the one that started it

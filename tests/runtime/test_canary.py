@@ -88,7 +88,7 @@ def test_a_reference_that_is_no_number_passes_nothing() -> None:
 
 
 class Fixed:
-    """A session that gives the same vectors whatever it is asked."""
+    """A session that knows the canary's texts by their ids."""
 
     provider = "fixed"
 
@@ -96,8 +96,9 @@ class Fixed:
         self.vectors = vectors
 
     def run(self, batch: Encodings, output: str | None = None) -> np.typing.NDArray[np.float32]:
-        assert batch.ids.tolist() == [1, 1, 2, 3]
-        return self.vectors
+        known = canary().encodings
+        rows = [known.select(np.array([row])).ids.tolist() for row in range(len(known))]
+        return self.vectors[[rows.index(batch.ids.tolist())]]
 
     def close(self) -> None: ...
 

@@ -21,6 +21,7 @@ from fletcher.runtime.device_metrics import Counters
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceLostError, DeviceMemoryError, InputError, ProviderError
 from fletcher.runtime.fleet import Device, Fleet
+from fletcher.runtime.loading import Loaded
 from fletcher.runtime.manifest import TensorInfo
 from fletcher.runtime.session import Session, open_session
 from fletcher.runtime.throughput import FORGOTTEN_AFTER, TRUSTED_AFTER, Throughput
@@ -468,7 +469,9 @@ def test_an_encoder_on_a_fleet_gives_the_same_vectors_and_its_devices_counts(tin
         wanted = plain.embed(texts).vectors
         assert plain.device_metrics() == ()
     fleet = fleet_of(open_session(artifact, variant), open_session(artifact, variant))
-    with Encoder.join(artifact, variant, fleet, tokenizer) as encoder:
+    workers = Workers(fleet, variant.outputs, name="fleet", count=2, token_budget=64, devices=2)
+    loaded = Loaded(variant, tokenizer, workers, None, "for the test", variant.tolerance)
+    with Encoder(artifact, loaded) as encoder:
         np.testing.assert_array_equal(encoder.embed(texts).vectors, wanted)
         assert encoder.require_canary().passed
         counted = {metric.name: metric.value() for metric in encoder.device_metrics() if metric.device == "cuda:0"}
