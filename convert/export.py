@@ -6,6 +6,7 @@ import dataclasses
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -28,9 +29,9 @@ from fletcher.runtime.canary import (
     encode_canary,
     gives_tokens,
     read_canary,
-    require_session,
     write_canary,
 )
+from fletcher.runtime.compute import Workers
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, CheckpointError, InputError
 from fletcher.runtime.machine import this_machine
@@ -297,17 +298,21 @@ def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryR
         CanaryError: one does not pass.
     """
     results = []
-    canary, targets = read_canary(artifact.canary_file), runnable_targets()
+    canary, card, targets = read_canary(artifact.canary_file), artifact.manifest.card, runnable_targets()
     for variant in artifact.manifest.variants:
         if variant.target not in targets:
             continue
         known = session is not None and (variant.target, variant.precision) == ("cpu", "fp32")
         opened = session if known and session is not None else _open_for_check(artifact, variant)
-        try:
-            with opened:
-                results.append(require_session(opened, canary, artifact.manifest.card.output, variant.tolerance))
-        except CanaryError as error:
-            raise CanaryError(f"{variant.name}: {error}. It would serve wrong vectors, so it is not kept") from error
+        workers = Workers(opened, variant.outputs, name=card.name, count=1, token_budget=card.max_tokens)
+        with closing(workers):
+            result = canary.judge(workers.compute(canary.encodings), card.output, variant.tolerance)
+        if not result.passed:
+            raise CanaryError(
+                f"{card.name} ({variant.name} on {opened.provider}) does not reproduce its canary: {result.reason}. It "
+                "would serve wrong vectors, so it is not kept"
+            )
+        results.append(result)
     return results
 
 

@@ -186,7 +186,7 @@ class GraphBuilder:
         Args:
             path: the file to write.
             places: where the weights lie.
-            check: whether onnx's checker reads it. It takes 7 MB, and a session that is opened next finds as much.
+            check: whether onnx's checker reads it. It brings megabytes along; a session opened next checks as much.
 
         Raises:
             onnx.checker.ValidationError: the graph is malformed.

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.cpu_graph import CpuGraph
@@ -14,19 +13,10 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.feeds import make_feeds
 from fletcher.runtime.manifest import Target, Variant
 
-__all__ = ["SHOWN_HERE", "host_tables", "vectors_elsewhere"]
+__all__ = ["SHOWN_HERE", "vectors_elsewhere"]
 
 #: Targets whose graphs have standard operators alone; that of CUDA has an attention that the CPU provider lacks.
 SHOWN_HERE: tuple[Target, ...] = ("tensorrt", "coreml")
-
-
-def host_tables(artifact: Artifact, variant: Variant) -> dict[str, NDArray[np.generic]]:
-    """Tensors of a variant's weights file that the host looks up for it, by their names there."""
-    names = set(variant.feeds.tables.values())
-    if not names:
-        return {}
-    with safe_open(artifact.path / variant.weights, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in sorted(names)}
 
 
 def vectors_elsewhere(
@@ -49,8 +39,7 @@ def vectors_elsewhere(
         if not len(rows):
             continue
         graph = CpuGraph((artifact.path / variant.file).read_bytes(), artifact.path)
-        stored = host_tables(artifact, variant)
-        tables = {name: stored[tensor] for name, tensor in variant.feeds.tables.items()}
+        tables = artifact.tables(variant)
         size = batch if variant.feeds.shape is None else variant.feeds.shape[0]
         for start in range(0, len(rows), size):
             part = rows[start : start + size]

@@ -18,7 +18,7 @@ import fletcher
 from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime.artifact import CANARY, TOKENIZER, Artifact
 from fletcher.runtime.artifact_writing import describe_files, new_artifact, write_manifest
-from fletcher.runtime.canary import check_vectors, comparable, encode_canary, read_canary
+from fletcher.runtime.canary import comparable, encode_canary, read_canary
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
@@ -29,7 +29,7 @@ from fletcher.runtime.session import open_session
 from fletcher.runtime.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration
-from .elsewhere import SHOWN_HERE, host_tables, vectors_elsewhere
+from .elsewhere import SHOWN_HERE, vectors_elsewhere
 from .graph import GraphEditor, write_graphs
 from .matrices import Place, check_patterns, find_matrices, float_variants
 from .metrics import compare, cosines
@@ -153,7 +153,8 @@ def quantise(
         weights = f"weights.{recipe.name}.safetensors"
         variants = [_variant(one, recipe, schemes, weights) for one in sources]
         files = {folder / variant.file: editor for variant, editor in zip(variants, editors, strict=True)}
-        write_graphs(files, folder / weights, host_tables(parent, source))
+        tables = {source.feeds.tables[name]: table for name, table in parent.tables(source).items()}
+        write_graphs(files, folder / weights, tables)
         for file in (TOKENIZER, CANARY):
             shutil.copyfile(parent.path / file, folder / file)
         manifest = Manifest(
@@ -325,9 +326,7 @@ def _check_canary(artifact: Artifact, variants: Sequence[Variant], recipe: Recip
             vectors = session.run(canary.encodings)
     else:
         vectors = vectors_elsewhere(artifact, variants, canary.encodings)
-    result = check_vectors(
-        *_rows(artifact, vectors, canary.vectors), min_cosine=variant.tolerance.min_cosine, max_abs=None
-    )
+    result = canary.judge(vectors, artifact.manifest.card.output, variant.tolerance)
     if not result.passed:
         raise ArtifactError(
             f"the recipe {recipe.name} does too much damage to {artifact.manifest.card.name}: canary {result.reason}. "

@@ -15,8 +15,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
+from safetensors import safe_open
 
 from .errors import ArtifactError, ChecksumError
 from .manifest import FORMAT_VERSION, Manifest, Target, Variant
@@ -108,6 +111,14 @@ class Artifact:
                 return variant
         names = ", ".join(variant.name for variant in self.manifest.variants) or "none"
         raise ArtifactError(f"{self.path} has no variant {name!r}: it has {names}")
+
+    def tables(self, variant: Variant) -> dict[str, NDArray[Any]]:
+        """By input, the tables whose rows the host looks up for a variant, (rows, width); most variants have none."""
+        names = variant.feeds.tables
+        if not names:
+            return {}
+        with safe_open(self.path / variant.weights, framework="np") as weights:
+            return {name: weights.get_tensor(tensor) for name, tensor in names.items()}
 
     def check_files(self) -> None:
         """Compares every file's size and sha256 with the manifest.

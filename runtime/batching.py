@@ -84,6 +84,6 @@ def _longest_first(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Row numbers by falling length, equals in their order."""
     negative = -lengths
     if len(lengths) and int(negative.min()) >= np.iinfo(np.int16).min:
-        negative = negative.astype(np.int16)  # which numpy sorts by digits, twenty times as fast
+        negative = negative.astype(np.int16)  # which numpy sorts by digits
     order: NDArray[np.int64] = np.argsort(negative, kind="stable")
     return order

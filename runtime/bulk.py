@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,5 +140,6 @@ def compute_tasks(workers: Workers, tasks: Iterator[Task]) -> Iterator[Embedding
                 computation.cancel()
 
 
-def _finish(task: Task, computation: Computation) -> Any:
-    return task.finish(computation.result())
+def _finish(task: Task, computation: Computation) -> Embeddings:
+    embeddings: Embeddings = task.finish(computation.result())
+    return embeddings

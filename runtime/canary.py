@@ -62,6 +62,18 @@ class Canary:
     origin: str
     queries: tuple[str, ...] = ()
 
+    def judge(self, vectors: NDArray[np.float32], output: Output, tolerance: Accuracy) -> CanaryResult:
+        """Compares what a session made of the token ids with the reference.
+
+        Args:
+            vectors: float32, as `vectors`.
+            output: what the model gives.
+            tolerance: how far from the reference they may be.
+        """
+        return check_vectors(
+            *comparable(output, vectors, self.vectors), min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CanaryResult:
@@ -197,7 +209,7 @@ def gives_tokens(tokenizer: Tokenizer, card: ModelCard, canary: Canary) -> bool:
     return all(np.array_equal(getattr(found, part), getattr(wanted, part)) for part in ("ids", "offsets", "types"))
 
 
-def require_session(session: Session, canary: Canary, output: Output, tolerance: Accuracy) -> CanaryResult:
+def require_session(session: Session, canary: Canary, output: Output, tolerance: Accuracy) -> None:
     """Runs the canary's token ids on a session alone, as for a device that comes back into service.
 
     Args:
@@ -210,12 +222,6 @@ def require_session(session: Session, canary: Canary, output: Output, tolerance:
         CanaryError: it does not reproduce the reference.
         As the session's own `run`.
     """
-    # One text at a time: together, a long text's padding would need as much memory for every short one.
-    rows = (canary.encodings.select(np.array([row])) for row in range(len(canary.encodings)))
-    values = np.concatenate([session.run(row) for row in rows]).astype(np.float32, copy=False)
-    result = check_vectors(
-        *comparable(output, values, canary.vectors), min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs
-    )
+    result = canary.judge(session.run(canary.encodings).astype(np.float32, copy=False), output, tolerance)
     if not result.passed:
         raise CanaryError(f"a session on {session.provider} does not reproduce its canary: {result.reason}")
-    return result

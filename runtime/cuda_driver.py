@@ -43,7 +43,8 @@ class CudaDriver:
         Args:
             library: `libcuda`, or what stands in for it.
             quick: the same for calls that touch nothing but the calling thread, opened so that they keep the GIL: to give it
-                up and to take it again costs more than they do where other threads want it. None is `library`.
+                up and to take it again costs more than they do where other threads want it. All others give it up: a driver
+                that does not answer must not stop every other thread, the watchdog's among them. None is `library`.
 
         Raises:
             ProviderError: the driver does not start, or finds no GPU.
@@ -123,18 +124,6 @@ class CudaDriver:
         """
         with self.on(index):
             self._call(function, *arguments)
-
-    def begin_copy(
-        self, index: int, function: str, target: Any, source: Any, size: int, stream: ctypes.c_void_p
-    ) -> None:
-        """Copies between pinned memory and a GPU's by an asynchronous function, and does not wait for it. The GIL is given up
-        all the same: a driver that does not answer must not stop every other thread, the watchdog's among them.
-
-        Raises:
-            As `call`.
-        """
-        with self.on(index):
-            self._call(function, target, source, ctypes.c_size_t(size), stream)
 
     def _device(self, index: int) -> ctypes.c_int:
         device = ctypes.c_int()
@@ -233,13 +222,11 @@ class Stream:
 
     def upload(self, memory: DeviceMemory, source: PinnedMemory, size: int) -> None:
         """Begins to copy the first bytes to the GPU."""
-        place = ctypes.c_uint64(memory.address)
-        self._driver.begin_copy(self._index, "cuMemcpyHtoDAsync_v2", place, source.pointer, size, self.pointer)
+        self._copy("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(memory.address), source.pointer, size)
 
     def download(self, target: PinnedMemory, memory: DeviceMemory, size: int) -> None:
         """Begins to copy the first bytes to the host."""
-        place = ctypes.c_uint64(memory.address)
-        self._driver.begin_copy(self._index, "cuMemcpyDtoHAsync_v2", target.pointer, place, size, self.pointer)
+        self._copy("cuMemcpyDtoHAsync_v2", target.pointer, ctypes.c_uint64(memory.address), size)
 
     def wait(self) -> None:
         """For all of its work, without the GIL."""
@@ -248,6 +235,9 @@ class Stream:
     def close(self) -> None:
         """Gives it back."""
         _release(self._driver, self._index, "cuStreamDestroy_v2", self.pointer)
+
+    def _copy(self, function: str, target: Any, source: Any, size: int) -> None:
+        self._driver.call(self._index, function, target, source, ctypes.c_size_t(size), self.pointer)
 
 
 def _release(driver: CudaDriver, index: int, function: str, what: Any) -> None:

@@ -15,7 +15,7 @@ from fletcher.model_zoo.card import ModelCard
 
 from .artifact import Artifact
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
-from .canary import CanaryResult, check_vectors, comparable, gives_tokens, read_canary
+from .canary import CanaryResult, gives_tokens, read_canary
 from .device_metrics import DeviceMetric
 from .duplicates import Promise, VectorCache
 from .embed_options import DType, EmbedOptions, Overflow
@@ -332,13 +332,16 @@ class Encoder:
         options = EmbedOptions(input_type, dimensions, dtype, overflow, window_tokens, overlap_tokens, chunk_tokens)
         self.check(options)
         if options.splits:
-            return embed_split(self.compute, self.tokenizer, self.card, self.cache, texts, options)
+            return self._embed_split(texts, options)
         if len(texts) > MANY_TEXTS and not self.cache.enabled:
             output = HALF_VECTORS if self._leaves_in_half(options) else None
             return embed_many(self._workers, self.tokenizer, self.card, texts, options, output)
         task = self.prepare(texts, options)
         embeddings: Embeddings = task.finish(self.compute(task.encodings, task.output))
         return embeddings
+
+    def _embed_split(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
+        return embed_split(self.compute, self.tokenizer, self.card, self.cache, texts, options)
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
         """Scores documents for a query, in the order given: rerankers only.
@@ -380,9 +383,7 @@ class Encoder:
         options = EmbedOptions() if options is None else options
         self.check(options)
         if options.splits:
-            yield from (
-                embed_split(self.compute, self.tokenizer, self.card, self.cache, texts, options) for texts in chunks
-            )
+            yield from (self._embed_split(texts, options) for texts in chunks)
             return
         promised: dict[bytes, Promise] = {}
         yield from compute_tasks(self._workers, (self.prepare(texts, options, promised) for texts in chunks))
@@ -408,11 +409,7 @@ class Encoder:
         if not gives_tokens(self.tokenizer, self.card, canary):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
         results = [
-            check_vectors(
-                *comparable(self.card.output, values, canary.vectors),
-                min_cosine=self.tolerance.min_cosine,
-                max_abs=self.tolerance.max_abs,
-            )
+            canary.judge(values, self.card.output, self.tolerance)
             for values in self._workers.by_session(canary.encodings)
         ]
         return min(results, key=lambda result: (result.passed, result.min_cosine))

@@ -37,8 +37,14 @@ def ragged_index(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray
     """
     starts = offsets[rows]
     lengths = offsets[rows + 1] - starts
-    # Index of every wanted element: its place among them, moved by the distance between the two row starts.
-    index: NDArray[np.int64] = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return _ragged_index(starts, lengths, np.cumsum(lengths) - lengths)
+
+
+def _ragged_index(
+    starts: NDArray[np.int64], lengths: NDArray[np.int64], new_starts: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Of every wanted element: its place among them, moved by the distance between its row's old and new start."""
+    index: NDArray[np.int64] = np.repeat(starts - new_starts, lengths)
     index += counting(len(index))
     return index
 
@@ -112,7 +118,7 @@ class Encodings:
         lengths = self.offsets[rows + 1] - starts
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        index = self.token_index(rows)
+        index = _ragged_index(starts, lengths, offsets[:-1])
         types = None if self.token_types is None else self.token_types[index]
         return Encodings(self.ids[index], offsets, self.dropped[rows], types)
 

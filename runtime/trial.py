@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .affinity import pinning
 from .artifact import Artifact
-from .canary import Canary, CanaryResult, check_vectors, comparable
+from .canary import Canary, CanaryResult
 from .choices import Layout
 from .compute import Workers
 from .encodings import Encodings
@@ -71,11 +71,7 @@ class Trial:
     def accuracy(self, canary: Canary) -> CanaryResult:
         """The canary's vectors against their reference."""
         vectors = self._workers.compute(canary.encodings)
-        return check_vectors(
-            *comparable(self._artifact.manifest.card.output, vectors, canary.vectors),
-            min_cosine=self._tolerance.min_cosine,
-            max_abs=self._tolerance.max_abs,
-        )
+        return canary.judge(vectors, self._artifact.manifest.card.output, self._tolerance)
 
     def compute(self, texts: Encodings) -> NDArray[np.float32]:
         """Vectors of any number of texts on all workers, (n, dimension)."""

@@ -21,7 +21,7 @@ from fletcher.convert.export import export
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.console import run
 
-from .convert.tiny import save_bert, save_modules
+from .convert.tiny import save_embedder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
@@ -31,9 +31,7 @@ WEIGHTS = "model.safetensors"
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bad") / "checkpoint"
-    save_bert(folder)
-    save_modules(folder)
-    return folder
+    return save_embedder(folder)
 
 
 @pytest.fixture(scope="module")

@@ -16,22 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.gpu.run import interleaved
+from benchmarks.gpu.run import cosines, interleaved
 from benchmarks.gpu.texts import ragged_texts
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from fletcher import Encoder
 from fletcher.runtime.artifact import Artifact
 
 ROUNDS = 3
-
-
-def cosines(found: NDArray[Any], expected: NDArray[np.float64]) -> dict[str, float]:
-    """Of each text's vector with its own."""
-    vectors = found.astype(np.float64)
-    each = np.sum(vectors * expected, 1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(expected, axis=1)
-    return {"min_cosine": float(each.min()), "mean_cosine": float(each.mean())}
 
 
 def main() -> None:
@@ -49,7 +41,7 @@ def main() -> None:
     ):
         encoders = {"fp16": fp16, "quantised": quantised}
         report: dict[str, Any] = {
-            name: cosines(encoder.embed(few).vectors, expected) for name, encoder in encoders.items()
+            name: cosines(encoder.embed(few).vectors.astype(np.float64), expected) for name, encoder in encoders.items()
         }
         seconds = interleaved(
             {

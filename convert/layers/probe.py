@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from safetensors import safe_open
 
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
@@ -60,7 +59,7 @@ class GraphProbe:
         self._values = [*dict.fromkeys([*values, self._output])]
         graph = _with_outputs(self.model, self._values)
         self._session = ProbeSession(graph, artifact.path, variant.target)
-        self.tables = self._read_tables()
+        self.tables = artifact.tables(variant)
 
     def run(self, batch: Encodings) -> tuple[Values, NDArray[np.float32]]:
         """Computes one batch.
@@ -107,13 +106,6 @@ class GraphProbe:
         keys = {point.node: point.key.partition("/")[0] for point in self.points if point.kind is Kind.SCORES}
         shown = {keys[node.name]: shown_by(node) for node in self.model.graph.node if node.name in keys}
         return {layer: scores for layer, scores in shown.items() if scores is not None}
-
-    def _read_tables(self) -> dict[str, NDArray[Any]]:
-        names = self._variant.feeds.tables
-        if not names:
-            return {}
-        with safe_open(self._artifact.path / self._variant.weights, framework="np") as weights:
-            return {name: weights.get_tensor(tensor) for name, tensor in names.items()}
 
 
 def _widened(value: str) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.errors import FletcherError, InputError
+from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
 from fletcher.runtime.manifest import Variant
 from fletcher.runtime.providers import default_provider
 from fletcher.runtime.reporter import Reporter
@@ -236,7 +236,7 @@ def _compare_values(
     try:
         with open_session(artifact, variant, provider=default_provider(variant.target)) as session:
             served = [session.run(batch) for batch in batches]
-    except FletcherError as error:
+    except (MissingPackageError, ProviderError) as error:
         reporter.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
         return results
     output = artifact.manifest.card.output

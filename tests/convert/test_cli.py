@@ -21,7 +21,7 @@ from fletcher.model_zoo import list_cards
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.artifact import Artifact
 
-from .tiny import save_bert, save_modules
+from .tiny import save_embedder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 MAIN = "from fletcher.convert.cli import main; main()"
@@ -52,9 +52,7 @@ def check_failed(done: Any, message: str, code: int = 1) -> None:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli") / "tiny checkpoint ü"
-    save_bert(folder)
-    save_modules(folder)
-    return folder
+    return save_embedder(folder)
 
 
 @pytest.fixture(scope="module")

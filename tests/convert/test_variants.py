@@ -28,7 +28,7 @@ from fletcher.runtime.manifest import TensorInfo, Variant
 from fletcher.runtime.reporter import Reporter
 
 from .targets.rounding import RoundingGraph
-from .tiny import save_bert, save_modules
+from .tiny import save_embedder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
@@ -48,10 +48,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("variants") / "tiny"
-    folder.mkdir()
-    save_bert(folder)
-    save_modules(folder)
-    return folder
+    return save_embedder(folder)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from fletcher.runtime.errors import ChecksumError, VerificationError
 from fletcher.runtime.manifest import Variant
 from fletcher.runtime.reporter import Reporter
 
-from .tiny import MAX_TOKENS, save_bert, save_modules
+from .tiny import MAX_TOKENS, save_embedder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 QUIET = Reporter(as_json=True)
@@ -42,10 +42,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "tiny"
-    folder.mkdir()
-    save_bert(folder)
-    save_modules(folder)
-    return folder
+    return save_embedder(folder)
 
 
 @pytest.fixture

@@ -33,6 +33,13 @@ def save_bert(folder: Path) -> None:
     transformers.BertModel(config).save_pretrained(folder)
 
 
+def save_embedder(folder: Path) -> Path:
+    """Both of them; gives the folder."""
+    save_bert(folder)
+    save_modules(folder)
+    return folder
+
+
 def save_modules(folder: Path, *, normalize: bool = True, **settings: object) -> None:
     """Writes sentence-transformers' files beside a checkpoint: mean pooling, and L2 normalisation if asked for.
 

@@ -25,7 +25,7 @@ from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.feeds import make_feeds
 
 from ..convert.targets.contrib_operators import spell_out
-from ..convert.tiny import save_bert, save_modules
+from ..convert.tiny import save_embedder
 
 TEXTS = [text for text in SENTENCES if text.strip()]
 
@@ -34,11 +34,8 @@ TEXTS = [text for text in SENTENCES if text.strip()]
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model for every target: read it, never write it."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    (folder / "checkpoint").mkdir()
-    save_bert(folder / "checkpoint")
-    save_modules(folder / "checkpoint")
     export(
-        str(folder / "checkpoint"),
+        str(save_embedder(folder / "checkpoint")),
         folder / "artifact",
         targets=("cpu", "cuda", "tensorrt", "coreml"),
         precisions=("fp32", "fp16"),

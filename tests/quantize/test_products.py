@@ -21,7 +21,7 @@ from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.token_inputs import token_inputs
 from fletcher.runtime.tokenizer import Tokenizer
 
-from ..convert.tiny import MAX_TOKENS, save_bert, save_modules
+from ..convert.tiny import MAX_TOKENS, save_embedder
 
 TEXTS = [text for text in SENTENCES if text.strip()]
 DOWN = "layers.0.feed_forward.down"
@@ -30,10 +30,7 @@ DOWN = "layers.0.feed_forward.down"
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("products")
-    (folder / "checkpoint").mkdir()
-    save_bert(folder / "checkpoint")
-    save_modules(folder / "checkpoint")
-    export(str(folder / "checkpoint"), folder / "artifact", progress=silent)
+    export(str(save_embedder(folder / "checkpoint")), folder / "artifact", progress=silent)
     return Artifact.open(folder / "artifact")
 
 

@@ -10,16 +10,14 @@ import pytest
 from fletcher.convert.export import export
 from fletcher.model_zoo.progress import silent
 
-from ..convert.tiny import save_bert, save_modules
+from ..convert.tiny import save_embedder
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random BERT with mean pooling and L2, longest input 20 tokens: read it, never write it."""
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    save_bert(folder)
-    save_modules(folder)
-    return folder
+    return save_embedder(folder)
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ def test_a_reference_that_is_no_number_passes_nothing() -> None:
 
 
 class Fixed:
-    """A session that knows the canary's texts by their ids."""
+    """A session that gives the same vectors whatever it is asked."""
 
     provider = "fixed"
 
@@ -96,9 +96,8 @@ class Fixed:
         self.vectors = vectors
 
     def run(self, batch: Encodings, output: str | None = None) -> np.typing.NDArray[np.float32]:
-        known = canary().encodings
-        rows = [known.select(np.array([row])).ids.tolist() for row in range(len(known))]
-        return self.vectors[[rows.index(batch.ids.tolist())]]
+        assert batch.ids.tolist() == [1, 1, 2, 3]
+        return self.vectors
 
     def close(self) -> None: ...
 

@@ -20,7 +20,7 @@ from fletcher.serve.bench.participants import FLETCHER, ChildError, Participant,
 from fletcher.serve.bench.results import BenchResult, Figures, plot, stages, table
 from fletcher.serve.bench.run import bench
 
-from ..convert.tiny import save_bert, save_modules
+from ..convert.tiny import save_embedder
 
 TEXTS = ["a text", "another", "the third one is the longest of them", "b", "c d e"] * 8
 
@@ -28,9 +28,7 @@ TEXTS = ["a text", "another", "the third one is the longest of them", "b", "c d 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench") / "checkpoint"
-    save_bert(folder)
-    save_modules(folder)
-    return folder
+    return save_embedder(folder)
 
 
 @pytest.fixture(scope="module")

@@ -123,10 +123,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fletcher.convert.export import export
     from fletcher.model_zoo.progress import silent
 
-    from ..convert.tiny import save_bert, save_modules
+    from ..convert.tiny import save_embedder
 
     folder = tmp_path_factory.mktemp("tiny")
-    save_bert(folder / "checkpoint")
-    save_modules(folder / "checkpoint")
-    export(str(folder / "checkpoint"), folder / "artifact", progress=silent)
+    export(str(save_embedder(folder / "checkpoint")), folder / "artifact", progress=silent)
     return folder / "artifact"

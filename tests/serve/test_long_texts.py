@@ -23,7 +23,7 @@ from fletcher.serve.embed import embed_file
 from fletcher.serve.server import Server
 from fletcher.serve.textfiles import open_texts
 
-from ..convert.tiny import save_bert, save_modules
+from ..convert.tiny import save_embedder
 
 LONG = "some words of a document that has many more of them than the model takes at a time " * 4
 TEXTS = ["short", LONG, "", LONG[::-1]]
@@ -47,9 +47,7 @@ class Silent:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoder]:
     folder = tmp_path_factory.mktemp("long")
-    save_bert(folder / "checkpoint")
-    save_modules(folder / "checkpoint")
-    export(str(folder / "checkpoint"), folder / "artifact", progress=silent)
+    export(str(save_embedder(folder / "checkpoint")), folder / "artifact", progress=silent)
     with Encoder.load(folder / "artifact", provider="mlas", workers=2) as loaded:
         yield loaded
 

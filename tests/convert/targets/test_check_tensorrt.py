@@ -17,7 +17,7 @@ from fletcher.model_zoo.progress import silent
 from fletcher.runtime.artifact import Artifact
 from fletcher.runtime.manifest import Profile, TensorInfo, Variant
 
-from ..tiny import save_bert, save_modules
+from ..tiny import save_embedder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
@@ -27,9 +27,7 @@ Break = Callable[[onnx.ModelProto], None]
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("check") / "checkpoint"
-    folder.mkdir()
-    save_bert(folder)
-    save_modules(folder)
+    save_embedder(folder)
     path = folder.parent / "artifact"
     export(str(folder), path, targets=("tensorrt",), precisions=("fp32", "fp16", "bf16"), progress=silent)
     return Artifact.open(path)
