@@ -9,10 +9,10 @@ import typer
 
 from fletcher.model_zoo import HEADS, Head, list_cards
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.console import make_app, reporter, run
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.commandline.console import make_app, reporter, run
+from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.reporter import Table
 
 from .cli_quantize import quantize
 from .steps import Steps

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fletcher.runtime.console import reporter
-from fletcher.runtime.reporter import Table
+from fletcher.runtime.commandline.console import reporter
+from fletcher.runtime.commandline.reporter import Table
 
 __all__ = ["quantize"]
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ArtifactError
-from fletcher.runtime.manifest import Variant
-from fletcher.runtime.providers import default_provider, runnable_targets
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.providers.registry import default_provider, runnable_targets
 
 from .judge import Probe, compare_ids
 from .verification import TokenizerResult, VariantResult, VerificationReport

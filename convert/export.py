@@ -21,8 +21,9 @@ from fletcher.model_zoo.card import PoolingMode
 from fletcher.model_zoo.heads import OUTPUTS
 from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.runtime import Artifact
-from fletcher.runtime.artifact import CANARY, TOKENIZER
-from fletcher.runtime.artifact_writing import describe_files, new_artifact, write_manifest
+from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
+from fletcher.runtime.artifact.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
+from fletcher.runtime.artifact.writing import describe_files, new_artifact, write_manifest
 from fletcher.runtime.canary import (
     Canary,
     CanaryResult,
@@ -31,15 +32,14 @@ from fletcher.runtime.canary import (
     read_canary,
     write_canary,
 )
-from fletcher.runtime.compute import Workers
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, CheckpointError, InputError
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
-from fletcher.runtime.mlas import MlasSession
-from fletcher.runtime.providers import default_provider, runnable_targets
-from fletcher.runtime.session import Session, open_session
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.providers.registry import default_provider, runnable_targets
+from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
+from fletcher.runtime.workers.pool import Workers
 
 from .checkpoint import Checkpoint
 from .description import Architecture

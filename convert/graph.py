@@ -16,7 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fletcher.runtime.manifest import TensorInfo
+from fletcher.runtime.artifact.manifest import TensorInfo
 
 from .precision import FLOATS, FP32, Float, Precision
 from .weights import Weight

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.quantize.metrics import compare, similarities
 from fletcher.runtime import Encodings
-from fletcher.runtime.manifest import Variant
+from fletcher.runtime.artifact.manifest import Variant
 
 from .verification import TextResult, TokenizerResult, VariantResult, excerpt
 

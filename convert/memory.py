@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fletcher.runtime.memory import MemoryShape
+from fletcher.runtime.memory.budget import MemoryShape
 
 from .description import Architecture, Decoder
 from .targets.positions import bias_key

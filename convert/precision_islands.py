@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.session.feeds import make_feeds
 
 from .precision import FLOATS, Float
 from .targets.emission import Emission

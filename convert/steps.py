@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, ExitStack
 from threading import Lock
 from typing import Literal
 
-from fletcher.runtime.reporter import Progress, Reporter
+from fletcher.runtime.commandline.reporter import Progress, Reporter
 
 __all__ = ["Steps"]
 

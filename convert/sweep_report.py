@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from fletcher.quantize.point import Point, SweepReport
+from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.reporter import Table
 
 from .plots import to_svg
 from .sweep_html import sweep_to_html

@@ -12,7 +12,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.processors import TemplateProcessing
 
 from fletcher.runtime.errors import CheckpointError
-from fletcher.runtime.tokenizer import vocabulary_size
+from fletcher.runtime.tokenizing.tokenizer import vocabulary_size
 
 from .checkpoint import Checkpoint, read_json
 

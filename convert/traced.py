@@ -23,8 +23,8 @@ import onnx
 from onnx import numpy_helper
 
 from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.runtime.artifact.manifest import Target, TensorInfo
 from fletcher.runtime.errors import CheckpointError, InputError, MissingPackageError
-from fletcher.runtime.manifest import Target, TensorInfo
 
 from .checkpoint import Checkpoint
 from .description import Architecture, Embedding

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.runtime import Encodings, Variant
-from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.artifact.manifest import FileInfo, Target
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.feeds import make_feeds
-from fletcher.runtime.manifest import FileInfo, Target
-from fletcher.runtime.providers import runnable_targets
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.registry import runnable_targets
+from fletcher.runtime.session.feeds import make_feeds
 
 from .description import Architecture
 from .memory import memory_shape

@@ -8,8 +8,8 @@ from typing import Literal
 import msgspec
 
 from fletcher.model_zoo.card import Accuracy
+from fletcher.runtime.artifact.manifest import Verification
 from fletcher.runtime.errors import VerificationError
-from fletcher.runtime.manifest import Verification
 
 __all__ = ["TextResult", "TokenizerResult", "VariantResult", "VerificationReport", "excerpt"]
 

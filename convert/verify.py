@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fletcher.model_zoo import fetch
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.artifact_writing import stamp
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.writing import stamp
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ChecksumError
-from fletcher.runtime.reporter import Reporter
 
 from .comparison import ask_variants, build_report, choose_variants
 from .reference import Reference

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.heads import prepare_late
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.commandline.reporter import Reporter
+from fletcher.runtime.tasks.heads import prepare_late
 
 from .comparison import Question, Results, Run
 from .judge import Probe, judge

@@ -9,7 +9,7 @@ import numpy as np
 
 from fletcher.model_zoo.card import RAW, ModelCard
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.commandline.reporter import Reporter
 
 from .comparison import Question, Run
 from .judge import Probe, judge

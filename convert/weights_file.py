@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from fletcher.runtime.artifact.manifest import FileInfo
 from fletcher.runtime.errors import CheckpointError
-from fletcher.runtime.manifest import FileInfo
 
 from .precision import FLOATS
 from .weights import Weight

@@ -25,7 +25,7 @@ import pyarrow.flight as fl
 from numpy.typing import NDArray
 
 from fletcher.runtime.canary import Canary, read_canary
-from fletcher.runtime.reporter import Reporter, Table
+from fletcher.runtime.commandline.reporter import Reporter, Table
 
 MODEL = "all-MiniLM-L6-v2"
 DIMENSION = 384

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.token_inputs import token_inputs
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.token_inputs import token_inputs
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .activations import LOWER_BOUNDS, Activations, even_steps, loud_columns, smoothing_factors, uneven_steps
 from .graph import GraphEditor

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .pairs import LabelledPairs
 

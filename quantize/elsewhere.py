@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Target, Variant
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.feeds import make_feeds
-from fletcher.runtime.manifest import Target, Variant
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.session.feeds import make_feeds
 
 __all__ = ["SHOWN_HERE", "vectors_elsewhere"]
 

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import read_canary
-from fletcher.runtime.choices import Layout
 from fletcher.runtime.errors import ProviderError
-from fletcher.runtime.layouts import TOKEN_BUDGET
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.memory import resident
-from fletcher.runtime.trial import Trial
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.memory.budget import resident
+from fletcher.runtime.tuning.choice import Layout
+from fletcher.runtime.tuning.layouts import TOKEN_BUDGET
+from fletcher.runtime.tuning.trial import Trial
 
 __all__ = ["footprint"]
 
@@ -56,7 +56,7 @@ def main() -> None:
 
 def _import_engine(provider: str) -> None:
     """The engine's own code is no part of the model's memory."""
-    from fletcher.runtime.providers import PROVIDERS, require
+    from fletcher.runtime.providers.registry import PROVIDERS, require
 
     require(PROVIDERS[provider], this_machine())
     __import__(PROVIDERS[provider].package)

@@ -15,9 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError
-from fletcher.runtime.manifest import Variant
 
 __all__ = ["CONTRIB", "GraphEditor", "write_graphs"]
 

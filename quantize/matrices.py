@@ -12,9 +12,9 @@ from typing import Literal
 
 import onnx
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Target, Variant
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.manifest import Target, Variant
 
 from .graph import GraphEditor
 

@@ -15,15 +15,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.choices import Layout
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.layouts import TOKEN_BUDGET
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.manifest import Variant
-from fletcher.runtime.tokenizer import Tokenizer
-from fletcher.runtime.trial import Trial, cut_rows, short_text
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
+from fletcher.runtime.tuning.choice import Layout
+from fletcher.runtime.tuning.layouts import TOKEN_BUDGET
+from fletcher.runtime.tuning.trial import Trial, cut_rows, short_text
 
 from .corpus import SweepTexts
 from .metrics import compare, cosines

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.output import normalize
+from fletcher.runtime.tasks.postprocess import normalize
 
 from .metrics import NEIGHBOURS
 from .vectors import Calibration, CodeType, bytes_per_vector, decode, encode

@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 import fletcher
 from fletcher.model_zoo.card import Accuracy
-from fletcher.runtime.artifact import CANARY, TOKENIZER, Artifact
-from fletcher.runtime.artifact_writing import describe_files, new_artifact, write_manifest
+from fletcher.runtime.artifact.folder import CANARY, TOKENIZER, Artifact
+from fletcher.runtime.artifact.manifest import Manifest, Variant
+from fletcher.runtime.artifact.writing import describe_files, new_artifact, write_manifest
 from fletcher.runtime.canary import comparable, encode_canary, read_canary
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.manifest import Manifest, Variant
-from fletcher.runtime.reporter import Reporter
-from fletcher.runtime.session import open_session
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.session.session import open_session
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration
 from .elsewhere import SHOWN_HERE, vectors_elsewhere

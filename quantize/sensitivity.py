@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import comparable, encode_canary
-from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, MissingPackageError
-from fletcher.runtime.token_inputs import token_inputs
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.token_inputs import token_inputs
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration
 from .graph import GraphEditor

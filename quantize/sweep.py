@@ -20,12 +20,12 @@ import msgspec
 import numpy as np
 
 from fletcher import __version__
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import FletcherError, InputError
-from fletcher.runtime.instructions import lacking
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.providers import PROVIDERS, missing, require
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.cpu_features import lacking
+from fletcher.runtime.providers.registry import PROVIDERS, missing, require
 
 from .corpus import BUILT_IN, SweepTexts, built_in_texts, sweep_texts
 from .footprint import footprint

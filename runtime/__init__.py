@@ -1,10 +1,10 @@
 """How a model runs: artefacts, tokenising, batches, sessions, and the `Encoder` that joins them."""
 
-from .artifact import Artifact
+from .artifact.folder import Artifact
+from .artifact.manifest import Variant
 from .encoder import Encoder
 from .encodings import Embeddings, Encodings
-from .heads import Scores, SparseEmbeddings, TokenEmbeddings
-from .manifest import Variant
+from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings
 
 __all__ = [
     "Artifact",

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
-from .batching import chunk_places
-from .compute import Computation, Workers
-from .duplicates import Distinct, VectorCache, unique
 from .embed_options import EmbedOptions
 from .encodings import Embeddings, Encodings
 from .errors import InputError
-from .known_documents import KnownDocuments
-from .longdocs import Folding, cut_documents
-from .tasks import Task, check_lengths, check_strings, finish, tokenize
-from .tokenizer import Tokenizer
+from .tasks.duplicates import Distinct, VectorCache, unique
+from .tasks.long_documents import Folding, cut_documents
+from .tasks.split_text_cache import KnownDocuments
+from .tasks.task import Task, check_lengths, check_strings, finish, tokenize
+from .tokenizing.tokenizer import Tokenizer
+from .workers.planning import chunk_places
+from .workers.pool import Computation, Workers
 
 __all__ = ["CHUNK_TEXTS", "MANY_TEXTS", "compute_tasks", "embed_many", "embed_split"]
 

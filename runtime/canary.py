@@ -24,9 +24,9 @@ from fletcher.model_zoo.card import Accuracy, ModelCard, Output
 
 from .encodings import Encodings
 from .errors import ArtifactError, CanaryError
-from .heads import prepare_late, to_sparse
-from .session import Session
-from .tokenizer import Tokenizer
+from .session.session import Session
+from .tasks.heads import prepare_late, to_sparse
+from .tokenizing.tokenizer import Tokenizer
 
 __all__ = [
     "Canary",

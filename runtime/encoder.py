@@ -13,22 +13,31 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
-from .artifact import Artifact
+from .artifact.folder import Artifact
+from .artifact.manifest import HALF_VECTORS, TOKEN_STATES
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, gives_tokens, read_canary
-from .device_metrics import DeviceMetric
-from .duplicates import Promise, VectorCache
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
-from .fleet import Fleet
-from .heads import Scores, SparseEmbeddings, TokenEmbeddings, embed_sparse, embed_tokens, prepare_output, require, score
+from .fleet.fleet import Fleet
 from .loading import Loaded, LoadOptions, load_parts
-from .manifest import HALF_VECTORS, TOKEN_STATES
-from .output import shorten
-from .providers import choose_variant
-from .tasks import Task, check_strings, finish, prepare, tokenize
-from .text_tokens import TextToken
+from .providers.registry import choose_variant
+from .session.counters import DeviceMetric
+from .tasks.duplicates import Promise, VectorCache
+from .tasks.heads import (
+    Scores,
+    SparseEmbeddings,
+    TokenEmbeddings,
+    embed_sparse,
+    embed_tokens,
+    prepare_output,
+    require,
+    score,
+)
+from .tasks.postprocess import shorten
+from .tasks.task import Task, check_strings, finish, prepare, tokenize
+from .tokenizing.token_details import TextToken
 
 __all__ = ["Encoder"]
 

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 
 from fletcher.model_zoo.card import Accuracy
 
-from .affinity import pinning
-from .artifact import Artifact
-from .choices import Layout
-from .compute import Workers
-from .devices import settle
+from .artifact.folder import Artifact
+from .artifact.manifest import Variant
 from .errors import FletcherError, InputError
-from .fleet import devices_of
-from .layouts import on_fallback
-from .machine import this_machine
-from .manifest import Variant
-from .memory import KEPT, MemoryBudget, MemoryShape, memory_budget, resident
-from .providers import PROVIDERS
-from .session import Session, open_session, open_with_fallback
-from .tokenizer import CACHE_BYTES, Tokenizer
+from .fleet.fleet import devices_of
+from .machine.affinity import pinning
+from .machine.machine import this_machine
+from .memory.budget import KEPT, MemoryBudget, MemoryShape, memory_budget, resident
+from .providers.registry import PROVIDERS
+from .session.session import Session, open_session, open_with_fallback
+from .tokenizing.tokenizer import CACHE_BYTES, Tokenizer
+from .tuning.choice import Layout
+from .tuning.layouts import on_fallback
+from .tuning.settle import settle
+from .workers.pool import Workers
 
 __all__ = ["LoadOptions", "Loaded", "load_parts"]
 

@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.oserrors import explain
+from fletcher.runtime.os_errors import explain
 
 __all__ = ["Addresses", "HostPort", "bind", "parse"]
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encodings
-from fletcher.runtime.device_metrics import DeviceMetric
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.tasks import Task
-from fletcher.runtime.text_tokens import TextToken
+from fletcher.runtime.session.counters import DeviceMetric
+from fletcher.runtime.tasks.task import Task
+from fletcher.runtime.tokenizing.token_details import TextToken
 
 __all__ = ["Backend", "Canary", "NamedVariant", "Provenance"]
 

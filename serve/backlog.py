@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError, StoppingError
-from fletcher.runtime.tasks import Task
+from fletcher.runtime.tasks.task import Task
 
 from .drain_rate import DrainRate
 from .fair_queue import FairQueue

@@ -5,7 +5,7 @@ pyarrow, the HTTP stack and onnxruntime are imported by the command that needs t
 
 from __future__ import annotations
 
-from fletcher.runtime.console import make_app, run
+from fletcher.runtime.commandline.console import make_app, run
 
 from .cli_bench import bench
 from .cli_devices import devices

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fletcher.runtime.console import reporter
+from fletcher.runtime.commandline.console import reporter
 
 from .cli_options import (
     Directory,
@@ -71,7 +71,7 @@ def bench(
         from .bench.run import bench as measure
         from .textfiles import open_texts
     from fletcher.runtime.errors import InputError
-    from fletcher.runtime.memory import parse_size
+    from fletcher.runtime.memory.budget import parse_size
 
     if texts is not None:
         with open_texts(texts, text_format=None, column=column, chunk_texts=1024) as source:

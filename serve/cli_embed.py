@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from fletcher.runtime.console import reporter
+from fletcher.runtime.commandline.console import reporter
 
 from .cli_options import (
     TEXT_PANEL,

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from fletcher.runtime.console import reporter
+from fletcher.runtime.commandline.console import reporter
 
 __all__ = ["keys"]
 

@@ -137,7 +137,7 @@ def open_encoder(
 ) -> Encoder:
     """The encoder that the options ask for."""
     from fletcher.runtime import Encoder
-    from fletcher.runtime.memory import parse_size
+    from fletcher.runtime.memory.budget import parse_size
 
     return Encoder.load(
         directory,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from fletcher.runtime.console import reporter
+from fletcher.runtime.commandline.console import reporter
 
 from .cli_options import (
     ENGINE_PANEL,
@@ -166,7 +166,7 @@ def serve(
         from .model_spec import ModelSpec, read_specs
         from .server import run_server
     from fletcher.runtime.errors import InputError
-    from fletcher.runtime.memory import parse_size
+    from fletcher.runtime.memory.budget import parse_size
 
     config = ctx.obj.config
     given = [

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from fletcher.runtime.embed_options import EmbedOptions, Overflow
-from fletcher.runtime.output import cast
+from fletcher.runtime.tasks.postprocess import cast
 
 from .cohere_types import MAX_TEXTS, ApiVersion, ByType, CohereMeta, CohereRequest, CohereResponse, Tokens
 from .errors import FieldError

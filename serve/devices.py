@@ -9,15 +9,15 @@ import msgspec
 
 from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime import Artifact
-from fletcher.runtime.choices import Choice, Measurement, choose, forget, remember
-from fletcher.runtime.devices import measure
-from fletcher.runtime.fast_tokenizer import PACKAGE, fast_version, package_problem
-from fletcher.runtime.gpus import this_gpus
-from fletcher.runtime.layouts import measuring_key
-from fletcher.runtime.machine import Machine, this_machine
-from fletcher.runtime.providers import AUTO, PROVIDERS, choose_variant, missing
-from fletcher.runtime.reporter import Table
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.commandline.reporter import Table
+from fletcher.runtime.machine.gpus import this_gpus
+from fletcher.runtime.machine.machine import Machine, this_machine
+from fletcher.runtime.providers.registry import AUTO, PROVIDERS, choose_variant, missing
+from fletcher.runtime.tokenizing.nanotoken import PACKAGE, fast_version, package_problem
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
+from fletcher.runtime.tuning.choice import Choice, Measurement, choose, forget, remember
+from fletcher.runtime.tuning.layouts import measuring_key
+from fletcher.runtime.tuning.settle import measure
 
 __all__ = ["Devices", "GpuState", "ProviderState", "describe_machine", "lines", "measure_artifact", "table"]
 

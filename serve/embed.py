@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime.commandline.reporter import Progress
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.reporter import Progress
 
 from .textchunks import TextChunk, TextSource
 from .vectorfiles import open_vectors

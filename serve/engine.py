@@ -24,7 +24,7 @@ from fletcher.runtime.errors import (
     OverloadedError,
     StoppingError,
 )
-from fletcher.runtime.tasks import Task
+from fletcher.runtime.tasks.task import Task
 
 from .backend import Backend
 from .backlog import MAX_MEMORY, Backlog

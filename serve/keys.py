@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.oserrors import explain
+from fletcher.runtime.os_errors import explain
 
 __all__ = ["Key", "Keys", "Role", "add_key", "read_keys", "remove_key"]
 

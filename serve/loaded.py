@@ -11,8 +11,8 @@ from functools import partial
 import msgspec
 
 from fletcher.runtime.errors import FletcherError
-from fletcher.runtime.memory import parse_size, request_bytes
-from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.memory.budget import parse_size, request_bytes
+from fletcher.runtime.providers.mlas.session import MlasSession
 
 from .backend import Backend
 from .engine import Engine

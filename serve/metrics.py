@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from fletcher.runtime.device_metrics import DeviceMetric
+from fletcher.runtime.session.counters import DeviceMetric
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 

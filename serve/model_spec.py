@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from fletcher.runtime import Artifact
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.oserrors import explain
+from fletcher.runtime.os_errors import explain
 
 __all__ = ["LoadSettings", "ModelSpec", "check_specs", "read_specs"]
 

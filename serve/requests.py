@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
 from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError
-from fletcher.runtime.tasks import Task
+from fletcher.runtime.tasks.task import Task
 
 from .terms import USUAL, WEIGHTS, Terms
 

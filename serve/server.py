@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.errors import FletcherError, InputError
-from fletcher.runtime.memory import parse_size
+from fletcher.runtime.memory.budget import parse_size
 
 from . import logs
 from .access import Gate, check_binding

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from fletcher.convert.cli import app
 from fletcher.convert.export import export
 from fletcher.model_zoo.progress import silent
-from fletcher.runtime.console import run
+from fletcher.runtime.commandline.console import run
 
 from .convert.tiny import save_embedder
 

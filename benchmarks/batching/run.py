@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Artifact, Encodings
-from fletcher.runtime.batching import plan_batches
-from fletcher.runtime.layouts import TOKEN_BUDGET
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.session import open_session
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.session.session import open_session
+from fletcher.runtime.tuning.layouts import TOKEN_BUDGET
+from fletcher.runtime.workers.planning import plan_batches
 
 BUDGETS = (128, 256, 512, 1024, 2048, 4096, 8192)
 

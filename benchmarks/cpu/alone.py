@@ -20,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fletcher.runtime import Artifact, mlas
+from fletcher.runtime import Artifact
+from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import read_canary
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.manifest import Variant
-from fletcher.runtime.providers import PROVIDERS, missing
-from fletcher.runtime.session import Session, open_session
-from fletcher.runtime.trial import cut_rows
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.mlas import session as mlas
+from fletcher.runtime.providers.registry import PROVIDERS, missing
+from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.tuning.trial import cut_rows
 
 LENGTHS = (12, 40, 128)
 

@@ -43,7 +43,7 @@ SIDES = ({"x": (1,)}, {"x": (4,)}, {"x": (8,)})
 
 
 def read_options() -> ModuleType:
-    """runtime/tensorrt_options.py, which imports nothing, without the rest of Fletcher."""
+    """runtime/providers/tensorrt/options.py, which imports nothing, without the rest of Fletcher."""
     spec = importlib.util.spec_from_file_location("tensorrt_options", ROOT / "runtime" / "tensorrt_options.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -112,12 +112,12 @@ def check_artifact(path: Path) -> dict[str, Any]:
     """An artefact's `tensorrt` variant through Fletcher."""
     import numpy as np
 
-    from fletcher.runtime.artifact import Artifact
+    from fletcher.runtime.artifact.folder import Artifact
     from fletcher.runtime.canary import read_canary
-    from fletcher.runtime.gpus import this_gpus
-    from fletcher.runtime.tensorrt import open_tensorrt
-    from fletcher.runtime.tensorrt_libraries import tensorrt_problem
-    from fletcher.runtime.tensorrt_rtx import open_tensorrt_rtx
+    from fletcher.runtime.machine.gpus import this_gpus
+    from fletcher.runtime.providers.tensorrt.libraries import tensorrt_problem
+    from fletcher.runtime.providers.tensorrt.rtx import open_tensorrt_rtx
+    from fletcher.runtime.providers.tensorrt.session import open_tensorrt
 
     artifact = Artifact.open(path)
     variant = next(variant for variant in artifact.manifest.variants if variant.target == "tensorrt")

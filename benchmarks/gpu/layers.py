@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fletcher.convert.export import export
 from fletcher.convert.layers.verify import compare_variants
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.commandline.reporter import Reporter
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 VARIANTS = tuple(f"cuda-{precision}" for precision in PRECISIONS)

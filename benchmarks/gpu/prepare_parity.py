@@ -31,7 +31,7 @@ from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.convert.variants import TOLERANCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.session.feeds import make_feeds
 
 WIDE = {"hidden_size": 64, "num_attention_heads": 2}
 WIDE_MODELS: Mapping[str, Callable[[], Tiny]] = {

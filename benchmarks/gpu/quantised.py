@@ -21,7 +21,7 @@ from benchmarks.gpu.texts import ragged_texts
 from sentence_transformers import SentenceTransformer
 
 from fletcher import Encoder
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 
 ROUNDS = 3
 

@@ -27,9 +27,9 @@ from benchmarks.gpu.watch import Watch
 from numpy.typing import NDArray
 
 from fletcher import Encoder
+from fletcher.runtime.artifact.manifest import HALF_VECTORS
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.gpus import memory_info, this_gpus
-from fletcher.runtime.manifest import HALF_VECTORS
+from fletcher.runtime.machine.gpus import memory_info, this_gpus
 
 ROUNDS = 5
 #: Texts and tokens of the batch whose arithmetic is counted.

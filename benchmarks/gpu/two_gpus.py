@@ -28,18 +28,18 @@ from benchmarks.gpu.texts import ragged_texts
 from numpy.typing import NDArray
 
 from fletcher import Encoder
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import HALF_VECTORS, Variant
 from fletcher.runtime.canary import read_canary, require_session
-from fletcher.runtime.compute import Workers
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceLostError, ProviderError
-from fletcher.runtime.fleet import Device, Fleet
-from fletcher.runtime.gpus import SLOTS, this_gpus
-from fletcher.runtime.layouts import default_layout
+from fletcher.runtime.fleet.fleet import Device, Fleet
 from fletcher.runtime.loading import Loaded
-from fletcher.runtime.manifest import HALF_VECTORS, Variant
-from fletcher.runtime.session import Session, open_session
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.machine.gpus import SLOTS, this_gpus
+from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
+from fletcher.runtime.tuning.layouts import default_layout
+from fletcher.runtime.workers.pool import Workers
 
 #: How many times one GPU two of them must be.
 GOAL = 1.85
@@ -149,7 +149,7 @@ def open_two(
     """Two sessions, the processors near each, and the devices' names."""
     if cpu:
         return [open_session(artifact, variant) for _ in range(2)], [(), ()], ["cpu", "cpu"]
-    from fletcher.runtime.cuda import open_cuda
+    from fletcher.runtime.providers.cuda.session import open_cuda
 
     system = this_gpus()
     if len(system.gpus) < 2:

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import tempfile
 
-from fletcher.runtime.gpus import this_gpus
+from fletcher.runtime.machine.gpus import this_gpus
 
 __all__ = ["Watch"]
 

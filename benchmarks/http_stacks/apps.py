@@ -102,7 +102,7 @@ def fletcher() -> Any:
     from fletcher.model_zoo.card import ModelCard
     from fletcher.runtime import Embeddings, Encodings
     from fletcher.runtime.embed_options import EmbedOptions
-    from fletcher.runtime.tasks import Task
+    from fletcher.runtime.tasks.task import Task
     from fletcher.serve.engine import Engine
     from fletcher.serve.http_app import HttpApp
     from fletcher.serve.model_spec import ModelSpec

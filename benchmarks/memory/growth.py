@@ -19,7 +19,7 @@ import numpy as np
 
 from fletcher import Encoder
 from fletcher.runtime import Encodings
-from fletcher.runtime.memory import parse_size, resident
+from fletcher.runtime.memory.budget import parse_size, resident
 
 #: After this many the session has seen what there is to see.
 SETTLED = 500

@@ -20,7 +20,7 @@ import numpy as np
 from fletcher.quantize.metrics import compare
 from fletcher.runtime import Encoder
 from fletcher.runtime.corpora import corpus
-from fletcher.runtime.machine import this_machine
+from fletcher.runtime.machine.machine import this_machine
 from fletcher.serve.bench.participants import Participant, fletcher_command, peer_command
 
 BATCH_SIZES = (8, 16, 32, 64, 128)

@@ -22,11 +22,11 @@ from fletcher.quantize.metrics import cosines
 from fletcher.quantize.pairs import agreement, read_pairs
 from fletcher.quantize.recipe import builtin_recipes, load_recipe
 from fletcher.quantize.run import builtin_texts, quantise, vectors_of
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import FletcherError
-from fletcher.runtime.mlas import MlasSession
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 SHAPES = ((1, 16), (32, 24), (8, 128))
 

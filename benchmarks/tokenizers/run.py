@@ -2,7 +2,7 @@
 
     python benchmarks/tokenizers/run.py ARTEFACT [--texts 8000] [--rounds 5] [--json]
 
-nanotoken and HuggingFace's tokenizers run through `fletcher.runtime.tokenizer.Tokenizer`, one after the other in every round,
+nanotoken and HuggingFace's tokenizers run through `Tokenizer`, one after the other in every round,
 so that a busy moment meets both; the median round counts. nanotoken keeps words that it saw, so every round has texts of its
 own, and a tenth of their words was never seen before: the rest are the vocabulary's, as frequent as Zipf's law has it. All
 ids are compared. Fletcher's own cache is off, except in the last line: there HuggingFace's gets texts that it saw before.
@@ -23,7 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from fletcher.runtime import Artifact
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 #: Words of the texts of each kind, from and to: titles, passages, documents; and how many fewer of them there are.
 KINDS = {"short": (3, 20, 1), "mixed": (5, 200, 1), "long": (800, 2000, 20)}

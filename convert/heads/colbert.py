@@ -14,7 +14,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer
 
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.artifact import TOKENIZER
+from fletcher.runtime.artifact.folder import TOKENIZER
 from fletcher.runtime.errors import CheckpointError
 
 from ..checkpoint import Checkpoint

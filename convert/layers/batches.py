@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
-from fletcher.runtime.tokenizer import vocabulary_size
+from fletcher.runtime.tokenizing.tokenizer import vocabulary_size
 
 from ..texts import text_of_length
 

@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
-from fletcher.runtime.feeds import make_feeds, pack
-from fletcher.runtime.manifest import Variant
-from fletcher.runtime.probe import ProbeSession
+from fletcher.runtime.session.feeds import make_feeds, pack
+from fletcher.runtime.session.inspection import ProbeSession
 
 from .points import Kind, Point, find_points, kept_points
 from .scores import Shown, copies_of, shown_by, split_scores

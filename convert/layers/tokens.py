@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 
 from fletcher.model_zoo.card import RAW, LateInteraction
 from fletcher.model_zoo.heads import read_late_interaction
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.tokenizer import Tokenizer as TextTokenizer
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
 
 from ..judge import Probe, compare_ids
 from ..texts import EDGES, SENTENCES

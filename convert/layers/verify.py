@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard, Output
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
-from fletcher.runtime.manifest import Variant
-from fletcher.runtime.providers import default_provider
-from fletcher.runtime.reporter import Reporter
-from fletcher.runtime.session import open_session
+from fletcher.runtime.providers.registry import default_provider
+from fletcher.runtime.session.session import open_session
 
 from ..checkpoint import Checkpoint
 from ..comparison import versions

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.manifest import Profile, TensorInfo, Variant
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 
 from .tensorrt import OPERATORS, OPSET
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from fletcher.runtime.artifact.manifest import FeedRules, TensorInfo
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.feeds import POSITION_TABLE, WORD_TABLE
-from fletcher.runtime.manifest import FeedRules, TensorInfo
+from fletcher.runtime.session.feeds import POSITION_TABLE, WORD_TABLE
 
 from ..description import Architecture, Attention, RelativeBias, Rotary
 from ..graph import GraphBuilder

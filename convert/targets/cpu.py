@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fletcher.runtime.manifest import TOKEN_STATES, TensorInfo
+from fletcher.runtime.artifact.manifest import TOKEN_STATES, TensorInfo
 
 from ..description import Architecture, LearnedPositions, Normalize, Pooling
 from ..graph import GraphBuilder

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from onnx import TensorProto
 
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.manifest import HALF_VECTORS, FeedRules, TensorInfo
+from fletcher.runtime.artifact.manifest import HALF_VECTORS, FeedRules, TensorInfo
 
 from ..description import Architecture, Attention
 from ..graph import GraphBuilder

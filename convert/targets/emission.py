@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from fletcher.runtime.manifest import FeedRules, Profile
+from fletcher.runtime.artifact.manifest import FeedRules, Profile
 
 from ..graph import GraphBuilder
 

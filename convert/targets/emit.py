@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from fletcher.runtime.manifest import Target
+from fletcher.runtime.artifact.manifest import Target
 
 from ..description import Architecture
 from ..precision import ALWAYS_FP32, Float, Precision

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.manifest import TensorInfo
+from fletcher.runtime.artifact.manifest import TensorInfo
 
 from ..description import Architecture, Attention, Decoder, Embedding, Layer
 from ..graph import GraphBuilder

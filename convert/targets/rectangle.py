@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fletcher.model_zoo.card import PoolingMode
-from fletcher.runtime.manifest import TensorInfo
+from fletcher.runtime.artifact.manifest import TensorInfo
 
 from ..description import Attention, Decoder, Rotary
 from ..graph import GraphBuilder

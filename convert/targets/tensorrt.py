@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fletcher.runtime.manifest import FeedRules, Profile, TensorInfo
+from fletcher.runtime.artifact.manifest import FeedRules, Profile, TensorInfo
 
 from ..description import Architecture
 from ..graph import GraphBuilder

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import fletcher
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.tasks import Task
+from fletcher.runtime.tasks.task import Task
 
 from .child import serve
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError, MissingPackageError
-from fletcher.runtime.reporter import Table
 
 __all__ = ["BenchResult", "Figures", "plot", "stages", "table"]
 

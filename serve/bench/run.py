@@ -14,8 +14,8 @@ import numpy as np
 from fletcher.runtime import Artifact
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.errors import InputError, ProviderError
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command
 from .results import BenchResult, Figures

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fletcher.runtime import Encoder
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import InputError, ServiceError
-from fletcher.runtime.reporter import Reporter
 
 from .capacity import CapacityWatch
 from .connection import Connection

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime.commandline.reporter import Progress
 from fletcher.runtime.errors import FletcherError, InputError
-from fletcher.runtime.reporter import Progress
 
 from ..textchunks import TextChunk, TextSource
 from .adopt import adopt

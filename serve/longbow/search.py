@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
+from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.reporter import Table
 
 from .connection import Condition, Connection, Hit
 from .removed import removed_at

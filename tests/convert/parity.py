@@ -28,8 +28,8 @@ from fletcher.convert.modules import read_modules
 from fletcher.convert.targets.cpu import emit_cpu
 from fletcher.model_zoo.card import ModelCard, PoolingMode
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.mlas import MlasSession
-from fletcher.runtime.session import Session
+from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.session.session import Session
 
 __all__ = [
     "BERT_TOKENS",

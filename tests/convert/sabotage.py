@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.artifact_writing import describe_files, write_manifest
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.writing import describe_files, write_manifest
 
 __all__ = ["Patient"]
 

@@ -19,7 +19,7 @@ import pytest
 from fletcher.convert.export import export
 from fletcher.model_zoo import list_cards
 from fletcher.model_zoo.progress import silent
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 
 from .tiny import save_embedder
 

@@ -15,8 +15,8 @@ from transformers.activations import ACT2FN
 from fletcher.convert.activations import AUTHORED, check_activation, emit_activation
 from fletcher.convert.graph import ALIGNMENT, GraphBuilder, write_weights
 from fletcher.convert.weights import Weight, constant
+from fletcher.runtime.artifact.manifest import TensorInfo
 from fletcher.runtime.errors import CheckpointError
-from fletcher.runtime.manifest import TensorInfo
 
 
 def builder() -> GraphBuilder:

@@ -18,10 +18,10 @@ from fletcher.convert.export import export
 from fletcher.convert.layers import probe as probe_module
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.model_zoo.progress import silent
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import MissingPackageError
-from fletcher.runtime.probe import ProbeSession
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.session.inspection import ProbeSession
 
 from .families.test_jina_bert import HIDDEN, VOCABULARY, Jina
 from .layers_models import MODELS, export_mean, save_artifact

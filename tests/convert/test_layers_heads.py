@@ -13,9 +13,9 @@ import pytest
 
 from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import compare_variants, verify_layers
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.artifact_writing import write_manifest
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.writing import write_manifest
+from fletcher.runtime.commandline.reporter import Reporter
 
 from .heads import test_colbert, test_splade
 from .heads.tiny import SIZES, convert

@@ -17,9 +17,9 @@ from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.reference_jina import load_jina
 from fletcher.convert.reference_loading import load_model
 from fletcher.convert.verify import verify
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError
-from fletcher.runtime.reporter import Reporter
 
 from .families.test_jina_bert import HIDDEN, VOCABULARY, Jina
 from .layers_models import export_mean

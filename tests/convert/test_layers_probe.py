@@ -18,7 +18,7 @@ from fletcher.convert.layers.scores import copies_of, shown_by, split_scores
 from fletcher.convert.layers.tally import Tally
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.probe import ProbeSession
+from fletcher.runtime.session.inspection import ProbeSession
 
 HEADS, SIZE, SCALE = 2, 4, 0.3
 LENGTHS = np.array([5, 2, 1], np.int64)

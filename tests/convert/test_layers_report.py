@@ -25,12 +25,12 @@ from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.convert.report import render, write_report
 from fletcher.model_zoo.progress import silent
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.artifact_writing import describe_files, write_manifest
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.writing import describe_files, write_manifest
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, ChecksumError, InputError, ProviderError
-from fletcher.runtime.reporter import Reporter
-from fletcher.runtime.session import open_session
+from fletcher.runtime.session.session import open_session
 
 from .heads.tiny import save
 from .layers_models import MODELS, save_artifact

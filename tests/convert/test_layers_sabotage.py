@@ -11,8 +11,8 @@ import pytest
 
 from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import verify_layers
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import VerificationError
-from fletcher.runtime.reporter import Reporter
 
 from .layers_models import MODELS, save_artifact
 from .sabotage import Patient

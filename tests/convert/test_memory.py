@@ -17,7 +17,7 @@ from fletcher.convert.memory import memory_shape
 from fletcher.convert.weights import Weight
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Artifact
-from fletcher.runtime.memory import MemoryShape
+from fletcher.runtime.memory.budget import MemoryShape
 
 from ..runtime.peak import grown, needs_proc
 from .parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize, save_checkpoint

@@ -19,8 +19,8 @@ from fletcher.convert.export import export
 from fletcher.convert.reference import Reference
 from fletcher.convert.verify import verify_with
 from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError, MissingPackageError
-from fletcher.runtime.reporter import Reporter
 
 from .heads.tiny import DOCUMENTS, QUERY, SIZES, save, silent
 from .parity import randomize

@@ -18,9 +18,9 @@ from fletcher.convert.precision import FP32, Precision
 from fletcher.convert.precision_islands import MARGIN, find_islands, record_maxima
 from fletcher.convert.targets.emit import choose, emit
 from fletcher.convert.weights import Weight, constant
+from fletcher.runtime.artifact.manifest import TensorInfo
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CheckpointError
-from fletcher.runtime.manifest import TensorInfo
 
 from .families.tiny import POSITIONS, SIZES
 from .parity import make_card, randomize, save_checkpoint

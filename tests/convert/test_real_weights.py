@@ -12,7 +12,7 @@ import pytest
 from fletcher.convert.export import export
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.model_zoo.progress import silent
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.commandline.reporter import Reporter
 
 pytestmark = [
     pytest.mark.slow,

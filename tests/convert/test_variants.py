@@ -21,11 +21,11 @@ from fletcher.convert.variants import TOLERANCES, check_wanted
 from fletcher.convert.verify import verify
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Artifact, Encoder, Encodings
-from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.artifact.manifest import TensorInfo, Variant
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, InputError, MissingPackageError
-from fletcher.runtime.feeds import make_feeds
-from fletcher.runtime.manifest import TensorInfo, Variant
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.session.feeds import make_feeds
 
 from .targets.rounding import RoundingGraph
 from .tiny import save_embedder

@@ -20,10 +20,10 @@ from fletcher.convert.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Encodings
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ChecksumError, VerificationError
-from fletcher.runtime.manifest import Variant
-from fletcher.runtime.reporter import Reporter
 
 from .tiny import MAX_TOKENS, save_embedder
 

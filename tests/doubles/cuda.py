@@ -22,9 +22,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fletcher.runtime.cpu_graph import CpuGraph
-from fletcher.runtime.cuda_driver import CudaDriver
-from fletcher.runtime.gpus import Gpu
+from fletcher.runtime.machine.cuda_driver import CudaDriver
+from fletcher.runtime.machine.gpus import Gpu
+from fletcher.runtime.providers.mlas.graph import CpuGraph
 from tests.convert.targets.contrib_operators import spell_out
 
 __all__ = ["FakeCuda", "FakeOnnxRuntime"]

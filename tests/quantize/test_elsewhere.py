@@ -18,11 +18,11 @@ from fletcher.quantize.metrics import cosines
 from fletcher.quantize.recipe import load_recipe
 from fletcher.quantize.run import quantise
 from fletcher.runtime import Encoder
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import read_canary
-from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.errors import ArtifactError
-from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.session.feeds import make_feeds
 
 from ..convert.targets.contrib_operators import spell_out
 from ..convert.tiny import save_embedder

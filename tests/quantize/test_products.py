@@ -16,10 +16,10 @@ from fletcher.quantize.graph import GraphEditor
 from fletcher.quantize.matrices import find_matrices, float_variant
 from fletcher.quantize.products import ProductWriter
 from fletcher.quantize.recipe import MatrixScheme, Recipe
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.cpu_graph import CpuGraph
-from fletcher.runtime.token_inputs import token_inputs
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.mlas.token_inputs import token_inputs
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..convert.tiny import MAX_TOKENS, save_embedder
 

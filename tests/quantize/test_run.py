@@ -17,12 +17,12 @@ from fletcher.quantize.recipe import Recipe, load_recipe
 from fletcher.quantize.run import quantise
 from fletcher.quantize.sensitivity import Damage, Sensitivity, exclude_greedily, plot_sensitivity, sensitivity
 from fletcher.runtime import Encoder
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.artifact_writing import describe_files, write_manifest
-from fletcher.runtime.cpu_graph import CpuGraph
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.writing import describe_files, write_manifest
 from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, InputError, ProviderError
-from fletcher.runtime.instructions import check_instructions
-from fletcher.runtime.machine import Machine
+from fletcher.runtime.machine.machine import Machine
+from fletcher.runtime.providers.cpu_features import check_instructions
+from fletcher.runtime.providers.mlas.graph import CpuGraph
 
 TEXTS = SENTENCES
 

@@ -20,7 +20,7 @@ from fletcher.quantize.sensitivity import Damage, Sensitivity
 from fletcher.quantize.sweep import ARTIFACT, STATE, SweepOptions, sweep
 from fletcher.quantize.vectors import load
 from fletcher.runtime import Encoder
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import ArtifactError, InputError
 

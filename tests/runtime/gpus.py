@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fletcher.model_zoo.card import Accuracy
-from fletcher.runtime.gpus import Gpu
-from fletcher.runtime.manifest import Profile, TensorInfo, Variant
+from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
+from fletcher.runtime.machine.gpus import Gpu
 
 H200 = Gpu(0, "NVIDIA H200", 150_000_000_000, (9, 0), "0000:1b:00.0")
 RTX_4090 = Gpu(0, "NVIDIA GeForce RTX 4090", 25_000_000_000, (8, 9), "0000:1b:00.0")

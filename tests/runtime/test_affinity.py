@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from fletcher.runtime.affinity import pinning, plan
-from fletcher.runtime.machine import Machine
+from fletcher.runtime.machine.affinity import pinning, plan
+from fletcher.runtime.machine.machine import Machine
 
 
 def test_workers_are_spread_over_nodes_by_their_size() -> None:
@@ -37,6 +37,6 @@ def test_a_processor_that_is_gone_leaves_the_worker_unpinned(
     monkeypatch.setattr("os.sched_setaffinity", refuse)
     pin = pinning(1, Machine("", frozenset(), (0, 1), ((0,), (1,)), 1))
     assert pin is not None
-    with caplog.at_level(logging.WARNING, "fletcher.runtime.affinity"):
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.machine.affinity"):
         pin()
     assert [record.message for record in caplog.records] == ["worker not pinned"]

@@ -20,10 +20,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from fletcher import Encoder
-from fletcher.runtime.artifact import MANIFEST, Artifact
-from fletcher.runtime.artifact_writing import describe_files, new_artifact, stamp
+from fletcher.runtime.artifact.folder import MANIFEST, Artifact
+from fletcher.runtime.artifact.manifest import FileInfo, Verification
+from fletcher.runtime.artifact.writing import describe_files, new_artifact, stamp
 from fletcher.runtime.errors import ArtifactError, CanaryError, ChecksumError
-from fletcher.runtime.manifest import FileInfo, Verification
 
 VERIFIED = Verification(
     reference="HuggingFace", time="2026-01-01T00:00:00Z", texts=3, tools={}, figures={"cpu-fp32": {"cosine_min": 1.0}}

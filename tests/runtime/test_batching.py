@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fletcher.runtime.batching import PADDED_BUDGETS, chunk_places, plan_batches
+from fletcher.runtime.workers.planning import PADDED_BUDGETS, chunk_places, plan_batches
 
 
 def plan(lengths: list[int], budget: int) -> list[list[int]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fletcher.runtime import choices as choices_module
-from fletcher.runtime.choices import Layout, Measurement, choose, forget, recall, remember
 from fletcher.runtime.errors import ProviderError
+from fletcher.runtime.tuning import choice as choices_module
+from fletcher.runtime.tuning.choice import Layout, Measurement, choose, forget, recall, remember
 
 
 def measured(

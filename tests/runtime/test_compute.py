@@ -13,15 +13,15 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
-from fletcher.runtime import choices as choices_module
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.choices import Layout, Measurement, remember
-from fletcher.runtime.compute import Workers
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import TensorInfo
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, ProviderError
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.manifest import TensorInfo
-from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.tuning import choice as choices_module
+from fletcher.runtime.tuning.choice import Layout, Measurement, remember
+from fletcher.runtime.workers.pool import Workers
 
 
 class Marked:

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import typer
 
-from fletcher.runtime.console import make_app, reporter, run
+from fletcher.runtime.commandline.console import make_app, reporter, run
+from fletcher.runtime.commandline.reporter import Reporter, Table
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.reporter import Reporter, Table
 
 app = make_app("fletcher-try", "For tests.")
 model = typer.Typer(help="Models.")

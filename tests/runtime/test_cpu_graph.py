@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.errors import ArtifactError, ProviderError
+from fletcher.runtime.providers.mlas.graph import CpuGraph
 
 
 def _graph(operator: str, domain: str = "") -> bytes:

@@ -15,8 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Accuracy
-from fletcher.runtime import Encodings, Variant, cuda_ort
-from fletcher.runtime.cuda import CudaSession
+from fletcher.runtime import Encodings, Variant
 from fletcher.runtime.errors import (
     ArtifactError,
     DeviceLostError,
@@ -24,8 +23,10 @@ from fletcher.runtime.errors import (
     MissingPackageError,
     ProviderError,
 )
-from fletcher.runtime.feeds import make_feeds
-from fletcher.runtime.probe import ProbeSession
+from fletcher.runtime.providers.cuda import ort as cuda_ort
+from fletcher.runtime.providers.cuda.session import CudaSession
+from fletcher.runtime.session.feeds import make_feeds
+from fletcher.runtime.session.inspection import ProbeSession
 from tests.convert.parity import make_card
 from tests.convert.targets.models import MODELS, Tiny
 from tests.convert.targets.sessions import architecture_of, load_target, models_of

@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.device_memory import FRESH, MemoryGuard
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceMemoryError, InputError
-from fletcher.runtime.memory import MemoryShape
-from fletcher.runtime.memory_estimate import MOST, MemoryEstimate
-from fletcher.runtime.session import open_session
+from fletcher.runtime.memory.budget import MemoryShape
+from fletcher.runtime.memory.estimate import MOST, MemoryEstimate
+from fletcher.runtime.memory.guard import FRESH, MemoryGuard
+from fletcher.runtime.session.session import open_session
 
 MIB = 1 << 20
 #: A mebibyte for each place of texts x longest.

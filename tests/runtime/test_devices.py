@@ -13,19 +13,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.runtime import Artifact, Encoder, layout_bench, layouts
-from fletcher.runtime import choices as choices_module
-from fletcher.runtime import devices as devices_module
-from fletcher.runtime.choices import Layout, Measurement, remember
-from fletcher.runtime.devices import measure, settle
+from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, InputError, ProviderError
-from fletcher.runtime.layouts import layouts_of
-from fletcher.runtime.machine import Machine, this_machine
-from fletcher.runtime.memory import resident
-from fletcher.runtime.mlas import MlasSession
-from fletcher.runtime.openvino import OpenVinoSession
-from fletcher.runtime.trial import Trial, ragged_sample, short_text
+from fletcher.runtime.machine.machine import Machine, this_machine
+from fletcher.runtime.memory.budget import resident
+from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.providers.openvino.session import OpenVinoSession
+from fletcher.runtime.tuning import bench as layout_bench
+from fletcher.runtime.tuning import choice as choices_module
+from fletcher.runtime.tuning import layouts
+from fletcher.runtime.tuning import settle as devices_module
+from fletcher.runtime.tuning.choice import Layout, Measurement, remember
+from fletcher.runtime.tuning.layouts import layouts_of
+from fletcher.runtime.tuning.settle import measure, settle
+from fletcher.runtime.tuning.trial import Trial, ragged_sample, short_text
 
 TWO = Machine("two", frozenset({"avx2"}), (0, 1), ((0, 1),), 1 << 40)
 
@@ -126,7 +128,7 @@ def test_a_provider_that_fails_is_a_row_with_its_reason(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = Artifact.open(tiny_artifact)
-    monkeypatch.setattr("fletcher.runtime.openvino.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
     found = measure(artifact, artifact.variant(), seconds=60)
     by_provider = {one.layout.provider: one for one in found}
     assert (by_provider["openvino"].problem, by_provider["openvino"].failed) == ("no such operator", True)
@@ -137,14 +139,14 @@ def test_a_provider_that_fails_is_a_row_with_its_reason(
 def test_the_next_provider_becomes_the_default_where_the_first_one_fails(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("fletcher.runtime.mlas.MlasSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.mlas.session.MlasSession", refuse)
     artifact = Artifact.open(tiny_artifact)
-    with caplog.at_level(logging.WARNING, "fletcher.runtime.devices"):
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.tuning.settle"):
         choice = settle(artifact, artifact.variant(), seconds=60)
     assert choice.layout.provider == "openvino"
     skipped = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
     assert skipped == [{"provider": "mlas", "reason": "no such operator"}]
-    monkeypatch.setattr("fletcher.runtime.openvino.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
     with pytest.raises(ProviderError, match="mlas: no such operator; openvino: no such operator"):
         settle(artifact, msgspec.structs.replace(artifact.variant(), name="other"), seconds=60)
 
@@ -155,7 +157,7 @@ def test_a_package_that_is_too_old_is_said_and_skipped(
     real = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "2024.6.0" if name == "openvino" else real(name))
     artifact = Artifact.open(tiny_artifact)
-    with caplog.at_level(logging.INFO, "fletcher.runtime.devices"):
+    with caplog.at_level(logging.INFO, "fletcher.runtime.tuning.settle"):
         assert settle(artifact, artifact.variant(), seconds=1).layout.provider == "mlas"
     said = {record.fields["provider"]: record for record in caplog.records}  # type: ignore[attr-defined]
     assert set(said) == {"openvino", "openvino-bf16"} and len(caplog.records) == 2
@@ -168,7 +170,7 @@ def test_a_provider_whose_canary_is_off_is_said_and_skipped(
 ) -> None:
     monkeypatch.setattr(MlasSession, "run", shifted(MlasSession.run))
     artifact = Artifact.open(tiny_artifact)
-    with caplog.at_level(logging.WARNING, "fletcher.runtime.devices"):
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.tuning.settle"):
         choice = settle(artifact, artifact.variant(), seconds=60)
     assert choice.layout.provider == "openvino"
     (record,) = caplog.records

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from fletcher import Encoder
 from fletcher.convert.texts import EDGES, SENTENCES
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.compute import Workers
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.loading import Loaded
+from fletcher.runtime.workers.pool import Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 

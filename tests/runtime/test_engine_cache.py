@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fletcher.runtime.engine_building import EngineWatch, build_engines, profile_folder, telling
-from fletcher.runtime.engine_cache import EngineCache, EngineKey, Estimate
 from fletcher.runtime.errors import DeviceMemoryError, ProviderError
-from fletcher.runtime.tensorrt_options import CONTEXT
+from fletcher.runtime.providers.tensorrt.engine_cache import EngineCache, EngineKey, Estimate
+from fletcher.runtime.providers.tensorrt.engines import EngineWatch, build_engines, profile_folder, telling
+from fletcher.runtime.providers.tensorrt.options import CONTEXT
 
 KEY = EngineKey(
     provider="TensorrtExecutionProvider",
@@ -94,7 +94,7 @@ def test_a_damaged_cache_is_told_once_and_removed(
         record.unlink()
     else:
         record.write_text("{")
-    with caplog.at_level(logging.WARNING, "fletcher.runtime.engine_cache"):
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.providers.tensorrt.engine_cache"):
         assert cache.find() is None
         assert cache.find() is None
     assert [entry.message for entry in caplog.records] == ["engines discarded"]
@@ -183,7 +183,7 @@ def test_estimates_come_from_builds_where_there_are_any(tmp_path: Path) -> None:
 
 def test_the_log_tells_how_far_a_build_is(caplog: pytest.LogCaptureFixture) -> None:
     with (
-        caplog.at_level(logging.INFO, "fletcher.runtime.engine_building"),
+        caplog.at_level(logging.INFO, "fletcher.runtime.providers.tensorrt.engines"),
         telling("tensorrt-fp16", "1 of 2", time.monotonic() - 3, Estimate(8.0, "the last build"), interval=0.01),
     ):
         time.sleep(0.2)

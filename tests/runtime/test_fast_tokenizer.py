@@ -25,11 +25,11 @@ from tokenizers.models import BPE
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.processors import TemplateProcessing
 
-from fletcher.runtime import fast_tokenizer
-from fletcher.runtime.fast_tokenizer import FastTokenizer, NotUsed, open_fast
-from fletcher.runtime.hostile_texts import hostile_texts
-from fletcher.runtime.longtexts import PIECE
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.tokenizing import nanotoken as fast_tokenizer
+from fletcher.runtime.tokenizing.conformance_texts import hostile_texts
+from fletcher.runtime.tokenizing.long_text import PIECE
+from fletcher.runtime.tokenizing.nanotoken import FastTokenizer, NotUsed, open_fast
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

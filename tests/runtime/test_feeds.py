@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fletcher.runtime.artifact.manifest import FeedRules, TensorInfo
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.feeds import POSITION_TABLE, WORD_TABLE, make_feeds, pack
-from fletcher.runtime.manifest import FeedRules, TensorInfo
+from fletcher.runtime.session.feeds import POSITION_TABLE, WORD_TABLE, make_feeds, pack
 
 BATCH = Encodings.from_lists([[7, 1, 9], [4]])
 

@@ -15,17 +15,17 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.compute import Workers
-from fletcher.runtime.device_metrics import Counters
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import TensorInfo
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceLostError, DeviceMemoryError, InputError, ProviderError
-from fletcher.runtime.fleet import Device, Fleet
+from fletcher.runtime.fleet.fleet import Device, Fleet
+from fletcher.runtime.fleet.throughput import FORGOTTEN_AFTER, TRUSTED_AFTER, Throughput
 from fletcher.runtime.loading import Loaded
-from fletcher.runtime.manifest import TensorInfo
-from fletcher.runtime.session import Session, open_session
-from fletcher.runtime.throughput import FORGOTTEN_AFTER, TRUSTED_AFTER, Throughput
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.session.counters import Counters
+from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
+from fletcher.runtime.workers.pool import Workers
 
 OUTPUTS = (TensorInfo("embeddings", "float32", ("n", 2)),)
 
@@ -139,7 +139,7 @@ def test_a_faster_device_gets_more(pool: ThreadPoolExecutor) -> None:
 def test_the_last_batch_waits_for_the_fast_device_rather_than_taking_the_slow_one(
     pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fletcher.runtime.throughput.FORGOTTEN_AFTER", 1000.0)  # however slow this machine is
+    monkeypatch.setattr("fletcher.runtime.fleet.throughput.FORGOTTEN_AFTER", 1000.0)  # however slow this machine is
     slow, fast = FakeSession(seconds=1e-2), FakeSession(seconds=1e-4)
     with fleet_of(slow, fast, slots=1) as fleet:
         for _ in range(30):  # so that both are measured
@@ -159,7 +159,7 @@ def test_the_last_batch_waits_for_the_fast_device_rather_than_taking_the_slow_on
 def test_batches_that_wait_overtake_to_a_slow_device_only_if_they_end_sooner_there(
     pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fletcher.runtime.throughput.FORGOTTEN_AFTER", 1000.0)  # however slow this machine is
+    monkeypatch.setattr("fletcher.runtime.fleet.throughput.FORGOTTEN_AFTER", 1000.0)  # however slow this machine is
     slow, fast = FakeSession(), FakeSession()
     with fleet_of(slow, fast, slots=1) as fleet:
         for member, seconds in zip(fleet._members, (4.0, 1.0), strict=True):
@@ -203,7 +203,7 @@ def test_a_device_lost_in_mid_run_loses_nothing(error: Exception, caplog: pytest
     encodings, wanted = ragged(600)
     fleet = fleet_of(failing, healthy)
     workers = Workers(fleet, OUTPUTS, name="fake", count=fleet.slots, token_budget=64)
-    with caplog.at_level(logging.WARNING, "fletcher.runtime.fleet"):
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.fleet.fleet"):
         np.testing.assert_array_equal(workers.compute(encodings), wanted)
     assert [record.message for record in caplog.records] == ["device taken out"]
     assert computed_by(healthy, failing) == list(range(600))

@@ -12,12 +12,17 @@ import pytest
 
 from fletcher import Encoder
 from fletcher.convert.export import export
-from fletcher.runtime import cuda as cuda_module
-from fletcher.runtime import cuda_ort, gpu_session, gpus, layouts, loading, providers
+from fletcher.runtime import loading
 from fletcher.runtime.bulk import MANY_TEXTS
 from fletcher.runtime.errors import ArtifactError, DeviceLostError, MissingPackageError, ProviderError
-from fletcher.runtime.gpus import Gpu, GpuSystem
-from fletcher.runtime.session import Opened, open_with_fallback
+from fletcher.runtime.fleet import all_gpus as gpu_session
+from fletcher.runtime.machine import gpus
+from fletcher.runtime.machine.gpus import Gpu, GpuSystem
+from fletcher.runtime.providers import registry as providers
+from fletcher.runtime.providers.cuda import ort as cuda_ort
+from fletcher.runtime.providers.cuda import session as cuda_module
+from fletcher.runtime.session.session import Opened, open_with_fallback
+from fletcher.runtime.tuning import layouts
 from tests.doubles.cuda import FakeCuda, FakeOnnxRuntime
 
 TEXTS = ["hello world", "a", "the quick brown fox jumps over the lazy dog " * 3, "hello", "world hello", "", "a b c d"]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fletcher.runtime import cuda_driver
-from fletcher.runtime.cuda_driver import CudaDriver, DeviceMemory, load_driver
 from fletcher.runtime.errors import DeviceLostError, DeviceMemoryError, ProviderError
-from fletcher.runtime.gpus import read_gpus
-from fletcher.runtime.machine import Machine
+from fletcher.runtime.machine import cuda_driver
+from fletcher.runtime.machine.cuda_driver import CudaDriver, DeviceMemory, load_driver
+from fletcher.runtime.machine.gpus import read_gpus
+from fletcher.runtime.machine.machine import Machine
 from tests.doubles.cuda import FakeCuda
 
 MACHINE = Machine("x", frozenset(), (0, 1, 2, 3), ((0, 1), (2, 3)), 1 << 30)

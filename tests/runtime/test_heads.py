@@ -17,8 +17,8 @@ from fletcher.model_zoo.card import LateInteraction, ModelCard, QueryExpansion
 from fletcher.runtime.canary import Canary, comparable, encode_canary, read_canary, write_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.heads import prepare_late, require, to_sparse
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.tasks.heads import prepare_late, require, to_sparse
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 WORDS = [f"w{index}" for index in range(30)]
 LIMIT = 12

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fletcher.convert.texts import SENTENCES
 from fletcher.runtime import Encoder
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.session import Session, open_session
+from fletcher.runtime.session.session import Session, open_session
 
 TOLERANCE = 1e-6
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from fletcher.convert.texts import SENTENCES
 from fletcher.runtime import Encoder
-from fletcher.runtime import longdocs as longdocs_module
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.tasks import long_documents as longdocs_module
 
 LONG = " ".join(SENTENCES)
 SHORT = "A man is eating food."

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from fletcher.runtime.lru import BoundedCache
+from fletcher.runtime.byte_cache import BoundedCache
 
 
 def test_what_was_not_asked_for_the_longest_goes_first() -> None:

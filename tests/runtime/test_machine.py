@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fletcher.runtime.machine import Machine, read_machine, this_machine
+from fletcher.runtime.machine.machine import Machine, read_machine, this_machine
 
 X86 = "processor\t: 0\nmodel name\t: EPYC\nflags\t\t: fpu avx2 avx512_bf16 avx512_vnni\n\nprocessor\t: 1\nflags\t: other\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 243.75\nFeatures\t: fp asimd bf16\nCPU part\t: 0xd40\n"

@@ -14,11 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fletcher.runtime import Encoder
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.batching import plan_batches
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.memory import FACTORS, MemoryGate, MemoryShape, memory_budget, parse_size, request_bytes, resident
-from fletcher.runtime.providers import PROVIDERS
+from fletcher.runtime.memory.budget import (
+    FACTORS,
+    MemoryGate,
+    MemoryShape,
+    memory_budget,
+    parse_size,
+    request_bytes,
+    resident,
+)
+from fletcher.runtime.providers.registry import PROVIDERS
+from fletcher.runtime.workers.planning import plan_batches
 
 from .peak import grown, needs_proc
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, MissingPackageError, ProviderError
-from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.providers.mlas.session import MlasSession
 
 
 def test_a_graph_that_cannot_be_loaded_is_told(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import MissingPackageError, ProviderError
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.openvino import OpenVinoSession
-from fletcher.runtime.providers import PROVIDERS, missing
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.openvino.session import OpenVinoSession
+from fletcher.runtime.providers.registry import PROVIDERS, missing
 
 
 def ragged(seed: int, texts: int) -> Encodings:

@@ -16,7 +16,7 @@ from sentence_transformers.util.quantization import quantize_embeddings
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import OptionError
-from fletcher.runtime.output import cast, shorten
+from fletcher.runtime.tasks.postprocess import cast, shorten
 
 CARD = ModelCard(
     name="m",

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
-from fletcher.runtime.machine import Machine
-from fletcher.runtime.providers import PROVIDERS, candidates, check_provider, missing
-from fletcher.runtime.session import open_session, open_with_fallback
+from fletcher.runtime.machine.machine import Machine
+from fletcher.runtime.providers.registry import PROVIDERS, candidates, check_provider, missing
+from fletcher.runtime.session.session import open_session, open_with_fallback
 
 PLAIN = Machine("plain", frozenset({"avx2"}), (0,), ((0,),), 1 << 30)
 BF16 = dataclasses.replace(PLAIN, instructions=frozenset({"avx512_bf16"}))
@@ -50,11 +50,11 @@ def test_a_fallback_is_an_error_unless_it_was_allowed(
     def refuse(*args: object, **options: object) -> None:
         raise ProviderError("it would not")
 
-    monkeypatch.setattr("fletcher.runtime.openvino.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
     wanted = {"provider": "openvino", "threads": 1, "workers": 1}
     with pytest.raises(ProviderError, match="it would not"):
         open_with_fallback(artifact, artifact.variant(), allowed=False, **wanted)  # type: ignore[arg-type]
-    with caplog.at_level(logging.WARNING, "fletcher.runtime.session"):
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.session.session"):
         opened = open_with_fallback(artifact, artifact.variant(), allowed=True, **wanted)  # type: ignore[arg-type]
     assert opened.session.provider == "MLAS"
     assert opened.fallback == "openvino was wanted, mlas runs: it would not"
@@ -74,14 +74,14 @@ def test_a_provider_that_was_asked_for_by_name_is_not_excused_its_conditions(
 ) -> None:
     """OpenVINO would emulate bfloat16, slower than float32, and say nothing."""
     artifact = Artifact.open(tiny_artifact)
-    monkeypatch.setattr("fletcher.runtime.session.this_machine", lambda: PLAIN)
+    monkeypatch.setattr("fletcher.runtime.session.session.this_machine", lambda: PLAIN)
     with pytest.raises(ProviderError, match="openvino-bf16 cannot be used here: the processor has no bfloat16"):
         open_session(artifact, artifact.variant(), provider="openvino-bf16")
     changed = {
         "openvino": dataclasses.replace(PROVIDERS["openvino"], oldest=(9999, 1)),
         "openvino-bf16": dataclasses.replace(PROVIDERS["openvino-bf16"], package="no_such_package"),
     }
-    monkeypatch.setattr("fletcher.runtime.session.PROVIDERS", {**PROVIDERS, **changed})
+    monkeypatch.setattr("fletcher.runtime.session.session.PROVIDERS", {**PROVIDERS, **changed})
     with pytest.raises(ProviderError, match=r"openvino .* is too old, 9999\.1 is needed"):
         open_session(artifact, artifact.variant(), provider="openvino")
     with pytest.raises(MissingPackageError, match=r"no_such_package.*longbow-fletcher\[openvino\]"):

@@ -17,15 +17,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceMemoryError, InputError, MissingPackageError, ProviderError
-from fletcher.runtime.gpus import Gpu, GpuSystem
-from fletcher.runtime.manifest import Profile, TensorInfo, Variant
-from fletcher.runtime.mlas import MlasSession
-from fletcher.runtime.providers import PROVIDERS
-from fletcher.runtime.session import open_session
-from fletcher.runtime.tensorrt import TensorRtSession, open_tensorrt
+from fletcher.runtime.machine.gpus import Gpu, GpuSystem
+from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.providers.registry import PROVIDERS
+from fletcher.runtime.providers.tensorrt.session import TensorRtSession, open_tensorrt
+from fletcher.runtime.session.session import open_session
 
 from ..doubles.tensorrt import CUDA, TENSORRT, FakeRuntime
 from .gpus import H200, variant_with
@@ -57,9 +57,11 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
     """ONNX Runtime with TensorRT's libraries, on a machine with a GPU."""
     fake = FakeRuntime()
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    monkeypatch.setattr("fletcher.runtime.tensorrt.require_provider", lambda: None)
-    monkeypatch.setattr("fletcher.runtime.tensorrt.load_tensorrt", lambda: "10.13.3")
-    monkeypatch.setattr("fletcher.runtime.tensorrt.this_gpus", lambda: GpuSystem((H200,), "580.159.04", (13, 0)))
+    monkeypatch.setattr("fletcher.runtime.providers.tensorrt.session.require_provider", lambda: None)
+    monkeypatch.setattr("fletcher.runtime.providers.tensorrt.session.load_tensorrt", lambda: "10.13.3")
+    monkeypatch.setattr(
+        "fletcher.runtime.providers.tensorrt.session.this_gpus", lambda: GpuSystem((H200,), "580.159.04", (13, 0))
+    )
     monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path / "cache"))
     return fake
 
@@ -157,13 +159,15 @@ def test_engines_of_another_machine_or_version_are_not_used(
     runtime.opened.clear()
     gpu = H200
     if change == "driver":
-        monkeypatch.setattr("fletcher.runtime.tensorrt.this_gpus", lambda: GpuSystem((H200,), "590.1", (13, 1)))
+        monkeypatch.setattr(
+            "fletcher.runtime.providers.tensorrt.session.this_gpus", lambda: GpuSystem((H200,), "590.1", (13, 1))
+        )
     elif change == "gpu":
         gpu = gpu_with(name="NVIDIA H100")
     elif change == "onnxruntime":
         runtime.__version__ = "1.32.0"
     elif change == "tensorrt":
-        monkeypatch.setattr("fletcher.runtime.tensorrt.load_tensorrt", lambda: "10.16.1")
+        monkeypatch.setattr("fletcher.runtime.providers.tensorrt.session.load_tensorrt", lambda: "10.16.1")
     elif change == "profiles":
         variant = msgspec.structs.replace(variant, profiles=(profile(variant, 4, 20), variant.profiles[1]))
     else:
@@ -185,7 +189,7 @@ def test_a_damaged_engine_is_told_once_and_built_again(
     open_tensorrt(artifact, variant, H200).close()
     engines(tmp_path)[1].write_text("nonsense")
     if hash_is_right:  # TensorRT itself refuses it
-        monkeypatch.setattr("fletcher.runtime.engine_cache.EngineCache._problem", lambda self: None)
+        monkeypatch.setattr("fletcher.runtime.providers.tensorrt.engine_cache.EngineCache._problem", lambda self: None)
     with caplog.at_level(logging.WARNING, "fletcher"), open_tensorrt(artifact, variant, H200) as session:
         assert [entry.message for entry in caplog.records] == ["engines discarded"]
         assert session.run(batch_of([3])).shape == (1, 32)
@@ -246,13 +250,13 @@ def test_where_it_is_allowed_cuda_runs_with_a_reason(
             raise MissingPackageError("onnxruntime-gpu", "tensorrt", "the provider tensorrt")
         raise ProviderError("libnvinfer.so.10 cannot be loaded")
 
-    monkeypatch.setattr("fletcher.runtime.tensorrt.load_tensorrt", lacking)
+    monkeypatch.setattr("fletcher.runtime.providers.tensorrt.session.load_tensorrt", lacking)
     with pytest.raises((ProviderError, MissingPackageError)):
         open_tensorrt(artifact, variant, H200)
     assert not runtime.opened
     batch = batch_of(LENGTHS)
     with (
-        caplog.at_level(logging.WARNING, "fletcher.runtime.tensorrt"),
+        caplog.at_level(logging.WARNING, "fletcher.runtime.providers.tensorrt.session"),
         open_tensorrt(artifact, variant, H200, allow_cuda=True) as session,
     ):
         assert session.provider == "CUDA"
@@ -343,7 +347,7 @@ def test_without_a_gpu_the_reason_is_told(
     artifact: Artifact, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = dataclasses.replace(PROVIDERS["tensorrt"], lacks=None)
-    monkeypatch.setattr("fletcher.runtime.session.PROVIDERS", {**PROVIDERS, "tensorrt": there})
+    monkeypatch.setattr("fletcher.runtime.session.session.PROVIDERS", {**PROVIDERS, "tensorrt": there})
     none = GpuSystem(problem="there is no NVIDIA driver")
     for module in ("gpus", "providers"):
         monkeypatch.setattr(f"fletcher.runtime.{module}.this_gpus", lambda: none, raising=False)

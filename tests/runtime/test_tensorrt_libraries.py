@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fletcher.runtime import tensorrt_libraries
 from fletcher.runtime.errors import MissingPackageError, ProviderError
-from fletcher.runtime.gpus import GpuSystem
-from fletcher.runtime.machine import this_machine
-from fletcher.runtime.providers import PROVIDERS, missing, require
-from fletcher.runtime.tensorrt_libraries import load_tensorrt, require_provider, rtx_problem, tensorrt_problem
+from fletcher.runtime.machine.gpus import GpuSystem
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.registry import PROVIDERS, missing, require
+from fletcher.runtime.providers.tensorrt import libraries as tensorrt_libraries
+from fletcher.runtime.providers.tensorrt.libraries import load_tensorrt, require_provider, rtx_problem, tensorrt_problem
 
 from .gpus import H200, RTX_4090
 

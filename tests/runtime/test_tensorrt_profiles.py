@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.manifest import Profile, TensorInfo, Variant
-from fletcher.runtime.tensorrt_options import shapes_text, tensorrt_build_options
-from fletcher.runtime.tensorrt_profiles import Limit, limits_of, sides_of, split
+from fletcher.runtime.providers.tensorrt.options import shapes_text, tensorrt_build_options
+from fletcher.runtime.providers.tensorrt.profiles import Limit, limits_of, sides_of, split
 
 from .gpus import variant_with
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import MissingPackageError, ProviderError
-from fletcher.runtime.gpus import Gpu, GpuSystem
-from fletcher.runtime.mlas import MlasSession
-from fletcher.runtime.tensorrt_rtx import check_capability, open_tensorrt_rtx
+from fletcher.runtime.machine.gpus import Gpu, GpuSystem
+from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.providers.tensorrt.rtx import check_capability, open_tensorrt_rtx
 
 from ..doubles.tensorrt import RTX, FakeRuntime, device
 from .gpus import H200, RTX_4090
@@ -45,8 +45,10 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeRuntime:
     plugin.get_library_path = lambda: "/packages/plugin.so"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "onnxruntime", fake)
     monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", plugin)
-    monkeypatch.setattr("fletcher.runtime.tensorrt_rtx.rtx_problem", lambda: None)
-    monkeypatch.setattr("fletcher.runtime.tensorrt.this_gpus", lambda: GpuSystem((RTX_4090,), "580.1", (13, 0)))
+    monkeypatch.setattr("fletcher.runtime.providers.tensorrt.rtx.rtx_problem", lambda: None)
+    monkeypatch.setattr(
+        "fletcher.runtime.providers.tensorrt.session.this_gpus", lambda: GpuSystem((RTX_4090,), "580.1", (13, 0))
+    )
     monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path / "cache"))
     return fake
 

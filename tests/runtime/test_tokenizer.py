@@ -16,10 +16,10 @@ from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 from tokenizers.processors import TemplateProcessing
 
 from fletcher.convert.texts import EDGES, SENTENCES
-from fletcher.runtime import longtexts
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.longtexts import ends_of, pieces
-from fletcher.runtime.tokenizer import CHUNK, Tokenizer
+from fletcher.runtime.tokenizing import long_text as longtexts
+from fletcher.runtime.tokenizing.long_text import ends_of, pieces
+from fletcher.runtime.tokenizing.tokenizer import CHUNK, Tokenizer
 
 HOSTILE = (
     *EDGES,

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime import Embeddings, Encodings
-from fletcher.runtime.device_metrics import DeviceMetric
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.tasks import Task, finish, refuse_long
-from fletcher.runtime.text_tokens import TextToken
+from fletcher.runtime.session.counters import DeviceMetric
+from fletcher.runtime.tasks.task import Task, finish, refuse_long
+from fletcher.runtime.tokenizing.token_details import TextToken
 
 DIMENSION = 8
 MAX_TOKENS = 16

@@ -15,7 +15,7 @@ import pytest
 from openai import OpenAI
 
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.console import run
+from fletcher.runtime.commandline.console import run
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.cli import app
 

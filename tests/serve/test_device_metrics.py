@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from fletcher.runtime.device_metrics import DeviceMetric
+from fletcher.runtime.session.counters import DeviceMetric
 from fletcher.serve.engine import Engine
 from fletcher.serve.metrics import Metrics
 

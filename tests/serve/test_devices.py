@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from fletcher.runtime import choices as choices_module
-from fletcher.runtime import fast_tokenizer, layout_bench
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.choices import recall
-from fletcher.runtime.console import run
-from fletcher.runtime.gpus import Gpu, GpuSystem
-from fletcher.runtime.machine import this_machine
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.commandline.console import run
+from fletcher.runtime.machine.gpus import Gpu, GpuSystem
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.tokenizing import nanotoken as fast_tokenizer
+from fletcher.runtime.tuning import bench as layout_bench
+from fletcher.runtime.tuning import choice as choices_module
+from fletcher.runtime.tuning.choice import recall
 from fletcher.serve import devices
 from fletcher.serve.cli import app
 

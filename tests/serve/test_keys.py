@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
-from fletcher.runtime.console import run
+from fletcher.runtime.commandline.console import run
 from fletcher.runtime.errors import InputError
 from fletcher.serve.access import Gate, is_loopback
 from fletcher.serve.cli import app

@@ -21,8 +21,8 @@ from fletcher.convert.reference_heads import HeadReference
 from fletcher.convert.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
-from fletcher.runtime.reporter import Reporter
 
 from ..parity import randomize
 from .tiny import DOCUMENTS, QUERY, SIZES, convert, save

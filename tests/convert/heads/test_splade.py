@@ -19,8 +19,8 @@ from fletcher.convert.reference_heads import HeadReference
 from fletcher.convert.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder, SparseEmbeddings
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
-from fletcher.runtime.reporter import Reporter
 
 from ..parity import randomize
 from .test_classification import DISTILBERT, MODERNBERT

@@ -16,7 +16,7 @@ from fletcher.convert.description import Architecture
 from fletcher.convert.heads import describe_model
 from fletcher.convert.reference_heads import HeadReference, Row
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
 
 from ..heads import test_colbert, test_splade

@@ -22,9 +22,9 @@ from fletcher.convert.precision import Float
 from fletcher.convert.targets.emission import Emission
 from fletcher.convert.targets.emit import choose, emit
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.feeds import make_feeds, pack
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.session.feeds import make_feeds, pack
 
 from ..parity import Parity, make_card
 from .contrib_operators import spell_out

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from fletcher.convert.export import export
 from fletcher.convert.targets.check_tensorrt import check_tensorrt
 from fletcher.model_zoo.progress import silent
-from fletcher.runtime.artifact import Artifact
-from fletcher.runtime.manifest import Profile, TensorInfo, Variant
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 
 from ..tiny import save_embedder
 

@@ -23,10 +23,10 @@ from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.convert.targets import coreml, cuda, tensorrt
 from fletcher.convert.targets.emit import PRECISIONS, choose, emit
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.artifact import Artifact
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.reporter import Reporter
 
 from ..heads import test_colbert, test_splade
 from ..heads.tiny import SIZES, VOCABULARY, convert, save, silent

@@ -16,9 +16,9 @@ from safetensors import safe_open
 
 from fletcher.convert.precision import Float
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.cpu_graph import CpuGraph
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.feeds import make_feeds
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.session.feeds import make_feeds
 
 from ..parity import make_card
 from .contrib_operators import spell_out

@@ -12,7 +12,7 @@ from fletcher.convert.precision import Float
 from fletcher.model_zoo import Head
 from fletcher.runtime import Encoder
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.openvino import OpenVinoSession
+from fletcher.runtime.providers.openvino.session import OpenVinoSession
 
 from ..heads import test_classification, test_colbert, test_splade
 from ..heads.tiny import convert

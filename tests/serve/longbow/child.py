@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from fletcher.runtime import Encoder
-from fletcher.runtime.reporter import Reporter
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.serve.longbow.command import Job, Paths, run_job
 from fletcher.serve.longbow.sink import SinkOptions
 from fletcher.serve.longbow.summary import IngestOptions

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from fletcher.runtime import Encoder
+from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.reporter import Reporter
 from fletcher.serve.longbow.command import Job, Paths, run_job
 from fletcher.serve.longbow.sink import SinkOptions
 from fletcher.serve.longbow.summary import IngestOptions, IngestSummary

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from fletcher.runtime import Encoder
-from fletcher.runtime.console import run as run_app
+from fletcher.runtime.commandline.console import run as run_app
 from fletcher.runtime.errors import InputError
 from fletcher.serve.cli import app
 from fletcher.serve.longbow.search import search

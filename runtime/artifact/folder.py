@@ -1,0 +1,169 @@
+"""The artefact folder: where its files are, and whether they are whole.
+
+fletcher.json              the manifest (manifest.py)
+tokenizer.json
+weights.fp32.safetensors   shared by the graphs of one precision
+cpu-fp32.onnx              a small graph; its weights lie in the file above
+canary.safetensors         what a load must reproduce
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from ..errors import ArtifactError, ChecksumError
+from .manifest import FORMAT_VERSION, Manifest, Target, Variant
+
+__all__ = ["CANARY", "MANIFEST", "TOKENIZER", "Artifact", "hash_file"]
+
+MANIFEST = "fletcher.json"
+TOKENIZER = "tokenizer.json"
+CANARY = "canary.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """An artefact folder whose manifest was read.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Artifact:
+        """Reads the manifest; `check_files` reads the rest.
+
+        Raises:
+            ArtifactError: no folder, no manifest, a damaged one, or one of another format version.
+        """
+        path = Path(path)
+        file = path / MANIFEST
+        try:
+            text = file.read_bytes()
+        except FileNotFoundError:
+            what = "a folder without" if path.is_dir() else "not a folder with"
+            raise ArtifactError(
+                f"{path} is {what} {MANIFEST}, so no artefact: make one with `fletcher-convert model export SOURCE -o DIR`"
+            ) from None
+        except OSError as error:
+            raise ArtifactError(f"{file} cannot be read: {error.strerror}") from error
+        try:
+            version = msgspec.json.decode(text, type=_FormatOnly).format
+            if version != FORMAT_VERSION:
+                raise ArtifactError(
+                    f"{path} has artefact format {version}, this Fletcher reads format {FORMAT_VERSION}: "
+                    "convert the checkpoint again, or install the Fletcher that wrote it"
+                )
+            manifest = msgspec.json.decode(text, type=Manifest)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ArtifactError(f"{file} is damaged ({error}): convert the checkpoint again") from error
+        _check_names(file, manifest)
+        return cls(path, manifest)
+
+    @property
+    def digest(self) -> str:
+        """What the vectors depend on, as one hex digest: of every file's name and sha256, and of the card.
+
+        The card is in it for the prompts and the longest input, which no file knows.
+        """
+        lines = [f"{name} {info.sha256}" for name, info in sorted(self.manifest.files.items())]
+        card = msgspec.json.encode(self.manifest.card, order="deterministic")
+        return hashlib.sha256("\n".join(lines).encode() + b"\n" + card).hexdigest()
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.path / TOKENIZER
+
+    @property
+    def canary_file(self) -> Path:
+        return self.path / CANARY
+
+    def variant(self, name: str | None = None, targets: Sequence[Target] = ("cpu",)) -> Variant:
+        """A variant.
+
+        Args:
+            name: its name; None is the first one of the first target that there is any of, or the first of all.
+            targets: in the order of preference.
+
+        Raises:
+            ArtifactError: there is none of that name.
+        """
+        variants = self.manifest.variants
+        if name is None and variants:
+            wanted = (variant for target in targets for variant in variants if variant.target == target)
+            return next(wanted, variants[0])
+        for variant in variants:
+            if name == variant.name:
+                return variant
+        names = ", ".join(variant.name for variant in self.manifest.variants) or "none"
+        raise ArtifactError(f"{self.path} has no variant {name!r}: it has {names}")
+
+    def tables(self, variant: Variant) -> dict[str, NDArray[Any]]:
+        """By input, the tables whose rows the host looks up for a variant, (rows, width); most variants have none."""
+        names = variant.feeds.tables
+        if not names:
+            return {}
+        with safe_open(self.path / variant.weights, framework="np") as weights:
+            return {name: weights.get_tensor(tensor) for name, tensor in names.items()}
+
+    def check_files(self) -> None:
+        """Compares every file's size and sha256 with the manifest.
+
+        Raises:
+            ArtifactError: a file is missing or cannot be read.
+            ChecksumError: a file is not the one that was written.
+        """
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            list(pool.map(self._check_file, self.manifest.files))
+
+    def _check_file(self, name: str) -> None:
+        info, file = self.manifest.files[name], self.path / name
+        try:
+            size = file.stat().st_size
+            found = hash_file(file) if size == info.size else ""
+        except OSError as error:
+            raise ArtifactError(f"{file} cannot be read: {error.strerror}. Convert the checkpoint again") from error
+        if size != info.size:
+            raise ChecksumError(f"{file} has {size} bytes, the manifest says {info.size}: convert the checkpoint again")
+        if found != info.sha256:
+            raise ChecksumError(
+                f"{file} has sha256 {found}, the manifest says {info.sha256}: convert the checkpoint again"
+            )
+
+
+class _FormatOnly(msgspec.Struct):
+    format: int
+
+
+def _check_names(file: Path, manifest: Manifest) -> None:
+    """
+    Raises:
+        ArtifactError: a file is used that the manifest has no digest of, or one outside the folder is named.
+    """
+    used = {TOKENIZER, CANARY, *(name for v in manifest.variants for name in (v.file, v.weights))}
+    if missing := sorted(used - set(manifest.files)):
+        raise ArtifactError(
+            f"{file} is damaged (it has no size and sha256 of {', '.join(missing)}): convert the checkpoint again"
+        )
+    if outside := [name for name in manifest.files if Path(name).name != name]:
+        raise ArtifactError(f"{file} is damaged (it names {outside[0]!r}): convert the checkpoint again")
+
+
+def hash_file(file: Path) -> str:
+    """The file's sha256, hex."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Parts that both command line tools share."""

@@ -1,0 +1,199 @@
+"""What both command line tools share: how commands are declared, configured, run, and how their failures are told.
+
+A tool declares its commands with typer and hands the app to `run`:
+
+    app = make_app("fletcher-convert", "Checkpoints to verified artefacts.")
+
+    @app.command("export")
+    def export(ctx: typer.Context, source: str, output: Annotated[Path, typer.Option("--output", "-o")]) -> None:
+        report = reporter(ctx)
+        with report.progress("writing", total=12, units=("tensors",)) as progress:
+            progress.advance(1)
+        report.result({"path": output})
+
+    def main() -> None:
+        run(app)
+
+`run` gives every command, at any depth, without a line in the command itself:
+
+- `--json`, `--debug` and `--config FILE`, also before the command's name, also as `FLETCHER_JSON=1`, `FLETCHER_DEBUG=1`
+  and `FLETCHER_CONFIG`;
+- an environment variable per option: `FLETCHER_`, the command's words, the option (`FLETCHER_MODEL_EXPORT_OUTPUT`);
+- values from one TOML file, a table per command, its keys the long options' names (`[model.export]`, `output = "x"`);
+  the command line wins over the environment, and that over the file; an unknown key is an error;
+- one clear message on stderr in place of a stack trace, and the exit codes of `EXIT`.
+
+It knows neither models nor servers.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+import typer.main
+
+from ..errors import FletcherError
+from ..os_errors import explain
+from .options import Settings, common_options, long_name
+from .reporter import Reporter
+
+__all__ = ["EXIT", "ExitCodes", "explain", "make_app", "reporter", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCodes:
+    """What a command's exit code says; the last three are 128 plus the signal's number, as shells have it."""
+
+    failure: int = 1
+    usage: int = 2
+    interrupted: int = 130
+    broken_pipe: int = 141
+    terminated: int = 143
+
+
+EXIT: Final = ExitCodes()
+
+
+def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own word)
+    """A typer app with `--version`, shell completion and the house rules; add commands to it, then `run` it.
+
+    Args:
+        name: the tool's name, as users type it.
+        help: a sentence for `--help`.
+    """
+    app = typer.Typer(
+        name=name,
+        help=help,
+        epilog="Every option can also be an environment variable (FLETCHER_COMMAND_OPTION) or stand in a TOML file "
+        "(--config, a table per command).",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(help=help)
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        ] = False,
+    ) -> None: ...
+
+    return app
+
+
+def reporter(ctx: typer.Context) -> Reporter:
+    """The reporter that tells this command's progress and result in the way the user asked for (`--json` or not)."""
+    settings: Settings = ctx.obj
+    return Reporter(as_json=settings.as_json)
+
+
+def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
+    """Runs the tool and exits: 0, or a code of `EXIT` with one message on stderr.
+
+    Args:
+        app: from `make_app`.
+        args: the command line without the tool's name; the process's own by default.
+    """
+    prog = app.info.name or "fletcher"
+    command = typer.main.get_command(app)
+    settings = Settings(prog)
+    common = common_options()
+    command.params.extend(common)
+    _equip(command, ("FLETCHER",), settings, common)
+    with _exit_on_terminate():
+        command(None if args is None else list(args), prog_name=prog, obj=settings)
+    raise SystemExit(0)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from fletcher import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: list[Any]) -> None:
+    """Adds the common options, environment variables and the error guard to a command and those below it."""
+    for param in command.params:
+        name = long_name(param)
+        # Options that name a variable keep it; `--version` and completion end the run, so a variable would be a trap.
+        if name and param.envvar is None and param.expose_value and not param.is_eager:
+            param.envvar = "_".join((*words, name)).upper().replace("-", "_")
+            param.show_envvar = False  # the epilog tells the rule; a name per option would fill half of the help
+    for word, child in getattr(command, "commands", {}).items():
+        if not hasattr(child, "commands"):
+            child.params.extend(common)
+            child.callback = _guarded(child.callback, settings)
+        _equip(child, (*words, word), settings, common)
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+def _guarded(callback: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
+    """The command's function with its failures told in one message."""
+
+    @functools.wraps(callback)
+    def guarded(**options: Any) -> None:
+        if not settings.debug:
+            sys.excepthook = functools.partial(_tell_unexpected, settings)
+        try:
+            callback(**options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader of our output went away. Python would fail once more when it flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT.broken_pipe) from None
+        except FletcherError as error:
+            _fail(settings, str(error))
+        except OSError as error:
+            _fail(settings, explain(error))
+        except MemoryError as error:
+            _fail(
+                settings, f"out of memory ({error}); close other programs or ask for smaller batches (--token-budget)"
+            )
+
+    return guarded
+
+
+def _fail(settings: Settings, message: str) -> NoReturn:
+    if settings.debug:
+        traceback.print_exc()
+    typer.echo(f"{settings.prog}: error: {message}", err=True)
+    raise typer.Exit(EXIT.failure)
+
+
+def _tell_unexpected(
+    settings: Settings, kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Stands in for Python's stack trace: whatever comes here is a defect of Fletcher, not the user's."""
+    typer.echo(
+        f"{settings.prog}: error: unexpected {kind.__name__}: {error}\n"
+        "This is a defect of Fletcher. Run it again with --debug for the stack trace, and report that.",
+        err=True,
+    )
+
+
+@contextmanager
+def _exit_on_terminate() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit, so that temporary files are cleaned away; a server sets its own handler."""
+
+    def leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(EXIT.terminated)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,139 @@
+"""The options that every command has, and the values that options take from the environment and from a TOML file."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+import typer.main
+
+from ..os_errors import explain
+
+__all__ = ["Settings", "common_options", "long_name"]
+
+
+@dataclass(slots=True)
+class Settings:
+    """What the common options said; one per `run`, carried as the context's `obj`."""
+
+    prog: str
+    as_json: bool = False
+    debug: bool = False
+    config: Path | None = None
+
+
+def _set_json(ctx: typer.Context, value: bool) -> None:
+    ctx.obj.as_json |= value
+
+
+def _set_debug(ctx: typer.Context, value: bool) -> None:
+    ctx.obj.debug |= value
+
+
+def _set_config(ctx: typer.Context, value: Path | None) -> None:
+    """Reads the command's table; being eager, it runs before the other options look for their values."""
+    if ctx.resilient_parsing:  # shell completion
+        return
+    if value is not None:
+        ctx.obj.config = value
+    if ctx.parent is not None and ctx.obj.config is not None:
+        ctx.default_map = _read_table(ctx.obj.config, ctx)
+
+
+_PANEL: Final = "Common options"
+
+
+def _common(
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            callback=_set_json,
+            expose_value=False,
+            envvar="FLETCHER_JSON",
+            rich_help_panel=_PANEL,
+            help="Print the result as JSON on stdout, everything else on stderr.",
+        ),
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug",
+            callback=_set_debug,
+            is_eager=True,
+            expose_value=False,
+            envvar="FLETCHER_DEBUG",
+            rich_help_panel=_PANEL,
+            help="Show stack traces.",
+        ),
+    ] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            callback=_set_config,
+            is_eager=True,
+            expose_value=False,
+            envvar="FLETCHER_CONFIG",
+            metavar="FILE.toml",
+            rich_help_panel=_PANEL,
+            help="Take options from this file, a table per command.",
+        ),
+    ] = None,
+) -> None:
+    """Declares the common options; never called."""
+
+
+def common_options() -> list[Any]:
+    """The common options as typer's parameter objects, to be added to a command's `params`.
+
+    A throwaway app makes them: that is typer's public way, and the objects' classes differ between its versions.
+    """
+    app = typer.Typer(add_completion=False)
+    app.command()(_common)
+    return typer.main.get_command(app).params
+
+
+def long_name(param: Any) -> str | None:
+    """`token-budget` of `--token-budget`; None for an argument."""
+    return next((option[2:] for option in param.opts if option.startswith("--")), None)
+
+
+def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
+    """The command's table of the TOML file, keyed by parameter name."""
+    words: list[str] = []
+    above: Any = ctx
+    while above.parent is not None:
+        words.insert(0, str(above.info_name))
+        above = above.parent
+    try:
+        table: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise typer.BadParameter(explain(error), param_hint="--config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} is not a TOML file: {error}", param_hint="--config") from error
+    for depth, word in enumerate(words):
+        table = table.get(word, {})
+        if not isinstance(table, dict):
+            wanted = ".".join(words[: depth + 1])
+            raise typer.BadParameter(f"{path}: {wanted} must be a table: [{wanted}]", param_hint="--config")
+    names = {long_name(param) or param.name: param.name for param in ctx.command.params if param.expose_value}
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        option = key.replace("_", "-") if key.replace("_", "-") in names else key
+        if option not in names:
+            close = get_close_matches(key, [str(name) for name in names], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(sorted(map(str, names)))}"
+            raise typer.BadParameter(
+                f"{path}: [{'.'.join(words)}] has no option {key!r}; {hint}", param_hint="--config"
+            )
+        # Strings go through the same conversion as the command line's words.
+        if isinstance(value, list):
+            values[str(names[option])] = [str(item) for item in value]
+        else:
+            values[str(names[option])] = value if isinstance(value, bool) else str(value)
+    return values

@@ -1,0 +1,1 @@
+"""Processors, memory and GPUs of this machine."""

@@ -1,0 +1,1 @@
+"""Memory of batches: estimates, and limits that hold them back."""

@@ -1,0 +1,239 @@
+"""How much memory a batch needs at its peak, and a gate that keeps all batches under way below a ceiling."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+__all__ = [
+    "KEPT",
+    "MemoryBudget",
+    "MemoryGate",
+    "MemoryShape",
+    "memory_budget",
+    "parse_size",
+    "request_bytes",
+    "resident",
+    "slack",
+]
+
+#: What providers need of token, cell, square and bias, in units of what MLAS needs: bounds of what was measured on MiniLM and
+#: on random encoders of width 768 of six families, from 1 x 512 to 512 x 8 tokens (benchmarks/memory/peak.py). OpenVINO lays
+#: its buffers out by family: ModernBERT and GTE need all of this, BERT two thirds.
+FACTORS: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
+    {
+        "mlas": (1.0, 1.0, 1.0, 1.0),
+        "openvino": (1.5, 4.0, 6.0, 2.0),
+        "openvino-bf16": (0.9, 2.2, 3.0, 1.0),
+        # To begin with: on a GPU the prediction is corrected by what is measured. No rectangle exists before the pooling,
+        # and no square of scores.
+        "cuda": (1.0, 0.25, 0.0, 1.0),
+    }
+)
+
+
+#: Bytes of compiled kernels that a provider keeps for each worker: 4,000 random batches of bert-tiny's dimensions on two
+#: workers left 114 MB over what was loaded; when 100 shapes were kept, MiniLM's took 7 % more than those
+#: (benchmarks/memory/growth.py).
+KEPT: Mapping[str, int] = MappingProxyType({"mlas": 0, "openvino": 80 << 20, "openvino-bf16": 80 << 20})
+
+
+class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a graph's largest moment needs, by what there is of it.
+
+    Attributes:
+        token: bytes for each token of a batch.
+        cell: bytes for each place of the rectangle of texts x longest.
+        square: bytes for each place of the attention's squares, texts x longest x longest, over all heads.
+        bias: bytes for each place of one square of longest x longest, however many texts share it.
+    """
+
+    token: int
+    cell: int
+    square: int
+    bias: int = 0
+
+    def on(self, provider: str) -> MemoryShape:
+        """What a provider makes of it."""
+        token, cell, square, bias = FACTORS[provider]
+        return MemoryShape(
+            int(self.token * token), int(self.cell * cell), int(self.square * square), int(self.bias * bias)
+        )
+
+    def predict(self, lengths: NDArray[np.int64]) -> int:
+        """Bytes of one batch at its peak, above the loaded session.
+
+        Args:
+            lengths: tokens of each text, int64, (n,).
+        """
+        longest = int(lengths.max(initial=0))
+        cells = len(lengths) * longest
+        return self.token * int(lengths.sum()) + cells * (self.cell + self.square * longest) + self.bias * longest**2
+
+    def texts(self, longest: int, limit: int) -> int:
+        """How many texts of that length a batch of that many bytes holds at least; 0 or less if not one."""
+        each = longest * (self.token + self.cell + self.square * longest)
+        return (limit - self.bias * longest**2) // max(each, 1)
+
+
+class MemoryGate:
+    """Lets batches begin while their predicted memory fits together, in the order of their coming: a large one that waits is
+    not overtaken for ever by small ones. Safe to use from several threads.
+
+    Attributes:
+        capacity: bytes that batches may have at once. It may be changed: who waits sees it when a batch ends.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._used = 0
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @property
+    def waiting(self) -> int:
+        """Batches that wait for room."""
+        return len(self._waiting)
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Waits for room. What is larger than the gate, or than what became of it meanwhile, passes alone: the smallest batch
+        was checked at load."""
+        size = min(size, self.capacity)
+        turn = object()
+        with self._changed:
+            self._waiting.append(turn)
+            try:
+                self._changed.wait_for(
+                    lambda: self._waiting[0] is turn and (not self._used or self._used + size <= self.capacity)
+                )
+                self._used += size
+            finally:  # an interrupted wait must not hold up the others
+                self._waiting.remove(turn)
+                self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= size
+                self._changed.notify_all()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryBudget:
+    """What batches may need.
+
+    Attributes:
+        shape: what a batch needs, on the provider that runs it.
+        batch: bytes of one batch; a single text may need more.
+        gate: holds all batches under way.
+    """
+
+    shape: MemoryShape
+    batch: int
+    gate: MemoryGate
+
+
+#: Besides batches: texts on their way in, their vectors on their way out, and what the allocator keeps back; a share of the
+#: limit where that is more, as a larger server has more requests open.
+SLACK, SLACK_SHARE = 24 << 20, 16
+
+
+def slack(limit: int) -> int:
+    """Bytes of a limit that are left to what is no batch."""
+    return max(SLACK, limit // SLACK_SHARE)
+
+
+def request_bytes(limit: int) -> int:
+    """Bytes of that which a server's open requests may hold; the rest is the allocator's."""
+    return slack(limit) * 2 // 3
+
+
+def memory_budget(
+    shape: MemoryShape,
+    *,
+    limit: int,
+    loaded: int,
+    caches: int,
+    workers: int,
+    max_tokens: int,
+    shared: bool = True,
+    kept: int = 0,
+) -> MemoryBudget:
+    """Shares what a limit leaves among the batches.
+
+    Args:
+        shape: what a batch needs, on the provider that runs it.
+        limit: bytes that the process may have resident.
+        loaded: bytes that it has, with the model loaded.
+        caches: bytes that its caches may still take.
+        workers: batches computed at once.
+        max_tokens: longest text.
+        shared: whether what a batch had serves the next one on any worker, as in ONNX Runtime's arena. OpenVINO keeps it for
+            each worker: after the same batch on two of them it holds twice as much (benchmarks/memory/peak.py --workers 2).
+        kept: bytes that the provider will come to keep for kernels.
+
+    Raises:
+        InputError: one text of the longest length does not fit, or not on each of the workers that share nothing.
+    """
+    longest = shape.predict(np.array([max_tokens]))
+    times = 1 if shared else workers
+    caches += kept
+    used = loaded + caches + longest * times
+    needed = max(used + SLACK, -(-used * SLACK_SHARE // (SLACK_SHARE - 1)))
+    if needed > limit:
+        on_each = "" if times == 1 else f" on each of {workers} workers"
+        fewer = "" if times == 1 else "take fewer --workers, "
+        raise InputError(
+            f"a memory limit of {_mib(limit)} is too small: one text of {max_tokens} tokens needs {_mib(longest)}{on_each} "
+            f"beside the loaded model's {_mib(loaded)} and {_mib(caches + slack(needed))} for caches and buffers. Give at "
+            f"least {_mib(needed)}, {fewer}or convert the checkpoint with a smaller --max-tokens"
+        )
+    capacity = limit - loaded - caches - slack(limit)
+    return MemoryBudget(shape, max(capacity // workers, longest), MemoryGate(capacity))
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // (1 << 20))} MiB"
+
+
+def resident() -> int:
+    """Bytes of this process in memory; on systems without /proc, the most it ever had."""
+    status = Path("/proc/self/statm")
+    try:
+        pages = int(status.read_text().split()[1])
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `2GB`, `512 MiB`, `1.5g` or `800000000`.
+
+    Raises:
+        InputError: it is none of that.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"{text!r} is no size: write bytes, or a number with KB, MB, GB, KiB, MiB or GiB")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))

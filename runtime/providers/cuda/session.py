@@ -1,0 +1,240 @@
+"""ONNX Runtime's CUDA provider: packed batches on a GPU, several under way at once, small ones as captured graphs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...artifact.folder import Artifact
+from ...artifact.manifest import TOKEN_OUTPUTS, Variant
+from ...encodings import Encodings
+from ...errors import DeviceMemoryError, ProviderError
+from ...machine.cuda_driver import CudaDriver, Stream, load_driver
+from ...machine.gpus import SLOTS, Gpu
+from ...session.feeds import Feeds
+from .buffers import CudaBuffers, Place, lay_out
+from .graphs import RUNGS, CudaGraphs
+from .ort import open_inference_session, provider_options, translate
+
+__all__ = ["CudaSession", "open_cuda"]
+
+logger = logging.getLogger("fletcher.runtime.providers.cuda.session")
+
+#: A second copy of the weights, for captured graphs, may take this share of the GPU's free memory.
+GRAPHS_SHARE = 0.1
+
+
+class CudaSession:
+    """A packed graph on one GPU. Safe to use from several threads; `SLOTS` of them are served at once.
+
+    Attributes:
+        gpu: which one.
+        graphs: the captured small shapes, or None.
+    """
+
+    provider = "CUDA"
+
+    def __init__(
+        self,
+        graph: Path,
+        variant: Variant,
+        gpu: Gpu,
+        *,
+        max_tokens: int,
+        capture: bool = True,
+        driver: CudaDriver | None = None,
+    ) -> None:
+        """
+        Args:
+            graph: the ONNX file; its weights lie beside it.
+            variant: what it is.
+            gpu: where to run it.
+            max_tokens: the model's longest input.
+            capture: whether small shapes are captured as CUDA graphs.
+            driver: NVIDIA's; None is this machine's.
+
+        Raises:
+            MissingPackageError: no ONNX Runtime with CUDA is installed.
+            ArtifactError: the graph cannot be loaded.
+            DeviceMemoryError: the GPU has no room for it.
+            ProviderError: it cannot run on this GPU.
+        """
+        self.gpu = gpu
+        self.graphs: CudaGraphs | None = None
+        self._variant = variant
+        self._outputs = {info.name: info for info in variant.outputs}
+        driver = load_driver() if driver is None else driver
+        open_session = partial(open_inference_session, graph)
+        self._session: Any = open_session(provider_options(gpu.index))
+        self._open: list[_Slot] = []
+        self._slots: SimpleQueue[_Slot] = SimpleQueue()
+        try:
+            for _ in range(SLOTS):
+                slot = _Slot(self._session.io_binding(), driver, gpu.index)
+                self._open.append(slot)
+                self._slots.put(slot)
+            if capture:
+                self.graphs = self._capture(graph, open_session, driver, max_tokens)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[Any]:
+        """Computes one batch on the calling thread, without the GIL; see `Session.run`.
+
+        Raises:
+            DeviceMemoryError: the GPU has not enough free memory for this batch.
+            DeviceLostError: the GPU failed.
+            ProviderError: the session was closed, has no such output, or cannot compute the batch.
+        """
+        session = self._session  # `close` may come from another thread
+        if session is None:
+            raise ProviderError("the session was closed and cannot compute: load the artefact again")
+        info = self._variant.outputs[0] if output is None else self._outputs.get(output)
+        if info is None:
+            raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")
+        if self.graphs is not None and info is self._variant.outputs[0]:
+            values = self.graphs.run(batch)
+            if values is not None:
+                return values
+        rows = batch.num_tokens if info.name in TOKEN_OUTPUTS else len(batch)
+        place = Place(info.name, 0, np.dtype(info.dtype), (rows, *(int(side) for side in info.shape[1:])))
+        feeds = Feeds(self._variant.inputs, self._variant.feeds, batch)
+        with self._slot() as slot:
+            return slot.run(session, feeds, place, batch)
+
+    def is_held(self, batch: Encodings, output: str | None = None) -> bool:
+        """Whether a batch has a captured shape, whose memory was taken at load."""
+        first = output is None or output == self._variant.outputs[0].name
+        return first and self.graphs is not None and self.graphs.fits(batch)
+
+    def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+        """What it counts by itself, for whoever shows it."""
+        graphs = self.graphs
+        if graphs is None:
+            return {}
+        return {
+            "cuda_graphs_captured": ("CUDA graphs captured; all of them at load", lambda: float(graphs.captured)),
+            "cuda_graph_replays": ("Batches computed by replaying a captured graph", lambda: float(graphs.replays)),
+        }
+
+    def close(self) -> None:
+        """Gives the memory back, after the batches under way."""
+        if self.graphs is not None:
+            self.graphs.close()
+            self.graphs = None
+        self._session = None
+        for _ in self._open:
+            self._slots.get().close()
+        self._open = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def _slot(self) -> Iterator[_Slot]:
+        slot = self._slots.get()
+        try:
+            yield slot
+        finally:
+            self._slots.put(slot)
+
+    def _capture(
+        self, graph: Path, open_session: Callable[..., Any], driver: CudaDriver, max_tokens: int
+    ) -> CudaGraphs | None:
+        """The small shapes, where they cost little of the GPU's memory."""
+        variant, index = self._variant, self.gpu.index
+        # The tokens that are left over are one text, which must not be longer than the model allows.
+        rungs = [(texts, tokens) for texts, tokens in RUNGS if tokens <= max_tokens]
+        weights = graph.with_name(variant.weights).stat().st_size
+        if variant.outputs[0].name in TOKEN_OUTPUTS or not rungs:
+            return None
+        if weights > GRAPHS_SHARE * driver.memory_info(index)[0]:
+            self._not_captured(f"its weights ({weights >> 20} MiB) would be on the GPU twice")
+            return None
+        try:
+            return CudaGraphs(
+                lambda stream: open_session(provider_options(index, stream=stream)), variant, driver, index, rungs
+            )
+        except DeviceMemoryError as error:
+            self._not_captured(str(error))
+            return None
+
+    def _not_captured(self, reason: str) -> None:
+        fields = {"variant": self._variant.name, "gpu": self.gpu.index, "reason": reason}
+        logger.warning("small batches are not captured", extra={"fields": fields})
+
+
+class _Slot:
+    """What one batch under way needs."""
+
+    def __init__(self, binding: Any, driver: CudaDriver, index: int) -> None:
+        self._binding = binding
+        self._stream = Stream(driver, index)
+        self._buffers = CudaBuffers(driver, index, self._stream)
+        self._index = index
+
+    def run(self, session: Any, feeds: Feeds, output: Place, batch: Encodings) -> NDArray[Any]:
+        """Copies, computes, copies back."""
+        places = lay_out(feeds.shapes)
+        host, device = self._buffers.inputs.reserve(places[-1].end)
+        feeds.write([place.view(host.array) for place in places])
+        self._buffers.upload(places[-1].end)
+        for place in places:
+            self._binding.bind_input(
+                place.name, "cuda", self._index, place.dtype.type, list(place.shape), device.address + place.offset
+            )
+        _, device = self._buffers.outputs.reserve(output.end)
+        self._binding.clear_binding_outputs()
+        self._binding.bind_output(
+            output.name, "cuda", self._index, output.dtype.type, list(output.shape), device.address
+        )
+        self._stream.wait()  # ONNX Runtime computes on a stream of its own
+        try:
+            session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise translate(
+                error, f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens"
+            ) from error
+        return self._buffers.download(output)
+
+    def close(self) -> None:
+        """Gives the buffers back."""
+        self._binding = None
+        self._buffers.close()
+        self._stream.close()
+
+
+def open_cuda(artifact: Artifact, variant: Variant, gpu: Gpu, *, capture: bool = True) -> CudaSession:
+    """Loads a variant of the target `cuda` on a GPU.
+
+    Args:
+        artifact: where the graph lies.
+        variant: which graph.
+        gpu: where to run it.
+        capture: as for `CudaSession`.
+
+    Raises:
+        As `CudaSession`.
+    """
+    return CudaSession(
+        artifact.path / variant.file,
+        variant,
+        gpu,
+        max_tokens=artifact.manifest.card.max_tokens,
+        capture=capture,
+    )

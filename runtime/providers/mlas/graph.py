@@ -1,0 +1,78 @@
+"""Any graph on ONNX Runtime's CPU provider, whatever target it was written for: to record, to make canaries, to compare.
+
+It serves nobody: what serves is a `Session`. Types for which the processor has no kernel are computed in float32 between
+casts that ONNX Runtime inserts; it has none for bfloat16 and refuses such graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ArtifactError, MissingPackageError, ProviderError
+
+__all__ = ["CpuGraph", "open_graph"]
+
+
+def open_graph(graph: bytes, weights_folder: Path, *, optimise: bool = True) -> Any:
+    """ONNX Runtime's session of a graph in memory, which finds its weights in a folder: no copy of either is written.
+
+    Args:
+        graph: a serialised model; its external data are named relative to `weights_folder`.
+        weights_folder: where its weights lie.
+        optimise: whether ONNX Runtime may join nodes, whose values are gone then.
+
+    Raises:
+        MissingPackageError: onnxruntime is not installed.
+        ArtifactError: ONNX Runtime cannot load the graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime", "cpu", "running a graph on the processor") from error
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(weights_folder.absolute())
+    )
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ArtifactError(f"ONNX Runtime cannot load a graph of {weights_folder}: {error}") from error
+
+
+class CpuGraph:
+    """A graph that runs on the calling thread."""
+
+    def __init__(self, graph: bytes, weights_folder: Path) -> None:
+        """
+        Args:
+            graph: a serialised model; its external data are named relative to `weights_folder`.
+            weights_folder: where its weights lie.
+
+        Raises:
+            MissingPackageError: onnxruntime is not installed.
+            ArtifactError: ONNX Runtime cannot load the graph.
+        """
+        self._session = open_graph(graph, weights_folder)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Computes the named outputs.
+
+        Raises:
+            ProviderError: ONNX Runtime cannot compute them.
+        """
+        try:
+            values = self._session.run(list(outputs), dict(feeds))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+            raise ProviderError(f"ONNX Runtime cannot compute a graph with the inputs {shapes}: {error}") from error
+        return [np.asarray(value) for value in values]

@@ -1,0 +1,105 @@
+"""ONNX Runtime's CPU provider (MLAS)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...encodings import Encodings
+from ...errors import ArtifactError, MissingPackageError, ProviderError
+from ..registry import version_numbers
+from .token_inputs import token_inputs
+
+__all__ = ["MlasSession"]
+
+PROVIDER = "CPUExecutionProvider"
+
+#: How long a thread of a run spins for its next part before it sleeps. Waking it takes about as long as a part of a short
+#: text's matrix product, so that without spinning the other cores gain nothing there; a thread that spins without bound holds
+#: up whatever else wants its core (benchmarks/cpu/alone.py).
+SPIN_MICROSECONDS = 100
+
+#: The ONNX Runtime that first has a bound for it; before that threads sleep at once.
+BOUNDED_SPINNING = (1, 26)
+
+
+class MlasSession:
+    """A packed CPU graph: token ids without padding in, vectors or what else its head gives out.
+
+    One session serves several threads: ONNX Runtime runs a session with one intra-op thread on the thread that calls it, so
+    the workers share weights and memory arena.
+    """
+
+    provider = "MLAS"
+
+    def __init__(self, graph: Path, *, threads: int) -> None:
+        """
+        Args:
+            graph: the ONNX file; its weights lie beside it.
+            threads: threads inside one run; 1 runs on the calling thread alone.
+
+        Raises:
+            MissingPackageError: onnxruntime is not installed.
+            ArtifactError: ONNX Runtime cannot load the graph.
+            ProviderError: ONNX Runtime would not run it on the CPU provider.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingPackageError("onnxruntime", "cpu", "running an artefact") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # A memory pattern is kept for every shape that ever came. Without them 1,000 more random batches take 2 MB more
+        # instead of 13 (benchmarks/memory), at the same speed.
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3  # warnings speak of the optimiser's inner life; errors raise
+        # Idle threads that spin slow every other session and the tokenizer down (facts: 4x with 27 sessions).
+        spins = threads > 1 and version_numbers(onnxruntime.__version__) >= BOUNDED_SPINNING
+        options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # when the run ends
+        try:
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=[PROVIDER])
+        except Exception as error:
+            raise ArtifactError(f"ONNX Runtime cannot load {graph}: {error}") from error
+        if self._session.get_providers() != [PROVIDER]:
+            raise ProviderError(f"{graph} was to run on {PROVIDER}, and runs on {self._session.get_providers()}")
+        self._inputs = tuple(info.name for info in self._session.get_inputs())
+        self._outputs = tuple(info.name for info in self._session.get_outputs())
+
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        """Computes one batch on the calling thread, without the GIL; see `Session.run`.
+
+        Raises:
+            ProviderError: the session was closed, has no such output, or ONNX Runtime cannot compute the batch.
+        """
+        session = self._session  # `close` may come from another thread
+        if session is None:
+            raise ProviderError("the session was closed and cannot compute: load the artefact again")
+        name = self._outputs[0] if output is None else output
+        if name not in self._outputs:
+            raise ProviderError(f"the graph has no output {name!r} but {', '.join(self._outputs)}: convert it again")
+        try:
+            values: NDArray[np.float32] = session.run([name], token_inputs(self._inputs, batch))[0]
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            raise ProviderError(
+                f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens: {error}"
+            ) from error
+        return values
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

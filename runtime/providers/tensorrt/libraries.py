@@ -1,0 +1,159 @@
+"""Whether TensorRT's libraries are here: looked for before ONNX Runtime is asked, which would go on without a word.
+
+`onnxruntime-gpu` always lists the provider. Its library wants libraries of TensorRT that no onnxruntime package brings; where
+they are missing, ONNX Runtime logs a line, leaves the provider out and takes the processor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+from ...errors import MissingPackageError, ProviderError
+from ...machine.gpus import Gpu, this_gpus
+
+__all__ = [
+    "RTX_PACKAGE",
+    "load_tensorrt",
+    "require_provider",
+    "rtx_capability_problem",
+    "rtx_problem",
+    "tensorrt_problem",
+]
+
+#: What the wheels of `tensorrt-cu13` install, with the libraries in it.
+PACKAGE = "tensorrt_libs"
+PROVIDER_LIBRARY = "libonnxruntime_providers_tensorrt.so"
+REMEDY = "pip install 'longbow-fletcher[tensorrt]' with NVIDIA's package index, or put them on LD_LIBRARY_PATH"
+RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
+
+#: Compute capabilities that TensorRT RTX takes, and the one from which on it takes all: `IsComputeCapabilitySupported` in
+#: the header tensorrt_rtx_provider_options.h of its package, 0.5.
+RTX_TAKEN, RTX_FROM = ((8, 6), (8, 9)), (12, 0)
+
+
+def tensorrt_problem() -> str | None:
+    """Why ONNX Runtime cannot use TensorRT here, or None. Loads TensorRT's libraries if they are here, nothing else."""
+    # They would override what the artefact says: precision flags, profiles, cache folders.
+    if overriding := sorted(name for name in os.environ if name.startswith("ORT_TENSORRT_")):
+        return f"{', '.join(overriding)} would change what TensorRT is told: unset it"
+    provider = _provider_library()
+    if provider is None:
+        return "no onnxruntime with a TensorRT provider is installed: pip install 'longbow-fletcher[tensorrt]'"
+    wanted = _wanted(provider)
+    if missing := [name for name in wanted if _load(name) is None]:
+        return (
+            f"TensorRT's {' and '.join(missing)}, which onnxruntime needs, cannot be loaded{_found_instead()}: {REMEDY}"
+        )
+    return None
+
+
+def require_provider() -> None:
+    """
+    Raises:
+        MissingPackageError: no ONNX Runtime with a TensorRT provider is installed.
+    """
+    if _provider_library() is None:
+        raise MissingPackageError("onnxruntime-gpu", "tensorrt", "the provider tensorrt")
+
+
+def load_tensorrt() -> str:
+    """Loads TensorRT's libraries, so that ONNX Runtime finds them wherever they lie.
+
+    Returns:
+        TensorRT's version, `10.13.3`.
+
+    Raises:
+        ProviderError: they are not here.
+    """
+    if (problem := tensorrt_problem()) is not None:
+        raise ProviderError(f"the provider tensorrt cannot be used here: {problem}")
+    provider = _provider_library()
+    assert provider is not None  # or there would have been a problem
+    version = next(
+        library.getInferLibVersion()
+        for name in _wanted(provider)
+        if (library := _load(name)) is not None and name.startswith("libnvinfer.")
+    )
+    # NV_TENSORRT_VERSION of NvInferVersion.h, since TensorRT 10.
+    return f"{version // 10_000}.{version // 100 % 100}.{version % 100}"
+
+
+def rtx_capability_problem(gpu: Gpu) -> str | None:
+    """Why TensorRT RTX does not take a GPU, or None."""
+    if gpu.capability in RTX_TAKEN or gpu.capability >= RTX_FROM:
+        return None
+    found = ".".join(map(str, gpu.capability))
+    return (
+        f"TensorRT RTX takes GPUs of compute capability 8.6, 8.9 and 12.0 upward, and {gpu.name} has {found}: use the "
+        "provider tensorrt or cuda"
+    )
+
+
+def rtx_problem() -> str | None:
+    """Why TensorRT RTX's plug-in cannot be used here, or None."""
+    if sys.platform not in ("linux", "win32"):
+        return "TensorRT RTX exists for Linux and Windows"
+    refusals = [rtx_capability_problem(gpu) for gpu in this_gpus().gpus]
+    if refusals and None not in refusals:
+        return refusals[0]
+    folder = _package_folder(RTX_PACKAGE)
+    if folder is None or not any(folder.glob("*onnxruntime_providers_nv_tensorrt_rtx.*")):
+        return "TensorRT RTX's plug-in is not whole: pip install --force-reinstall 'longbow-fletcher[tensorrt-rtx]'"
+    try:
+        version = metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        return None  # another flavour brings the module: registering the plug-in tells
+    if tuple(int(part) for part in version.split(".")[:2]) < (1, 24):
+        return f"TensorRT RTX's plug-in needs onnxruntime 1.24, {version} is here: pip install --upgrade onnxruntime"
+    return None
+
+
+def _provider_library() -> Path | None:
+    folder = _package_folder("onnxruntime")
+    file = None if folder is None else folder / "capi" / PROVIDER_LIBRARY
+    return file if file is not None and file.is_file() else None
+
+
+@cache
+def _wanted(provider: Path) -> tuple[str, ...]:
+    """Names of TensorRT's libraries, with the version that the provider was linked with."""
+    found = re.findall(rb"lib(?:nvinfer|nvonnxparser)\.so\.\d+", provider.read_bytes())
+    return tuple(sorted({name.decode() for name in found}))
+
+
+def _load(name: str) -> ctypes.CDLL | None:
+    """A library, from the package or from where the system looks; it stays loaded, and ONNX Runtime's own search finds it."""
+    for place in (*(str(folder / name) for folder in _library_folders()), name):
+        try:
+            return ctypes.CDLL(place, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+    return None
+
+
+def _library_folders() -> Iterator[Path]:
+    if (folder := _package_folder(PACKAGE)) is not None:
+        yield folder
+
+
+def _found_instead() -> str:
+    """Another version in the package, for the message."""
+    names = sorted(file.name for folder in _library_folders() for file in folder.glob("libnvinfer.so.*"))
+    return f" (the package tensorrt-cu13 brings {', '.join(names)})" if names else ""
+
+
+def _package_folder(package: str) -> Path | None:
+    """Where a package lies; it is not imported."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ModuleNotFoundError, ValueError):  # a hook that hides it, or a stand-in without a specification
+        return None
+    return None if spec is None or not spec.submodule_search_locations else Path(spec.submodule_search_locations[0])

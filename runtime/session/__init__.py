@@ -1,0 +1,1 @@
+"""The `Session` protocol, and what the sessions of all providers share."""

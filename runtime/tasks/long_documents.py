@@ -1,0 +1,234 @@
+"""Texts longer than the model's longest input: cut into rows before computing, folded into one vector each after it.
+
+Windows: each row is embedded as a text of its own; the document's vector is the mean of theirs, weighted by the tokens that
+they have of the document. Late chunking (arXiv 2409.04701): a row is as much of the document as the model allows; the states
+of its tokens, which have seen all of that, are averaged chunk by chunk. Of a document of several rows, the tokens that a
+row shares with the one before are context only, as in the paper's `long late chunking`. Special tokens and the prompt count
+with the first chunk, the special tokens at the end with the last, so that the mean of all tokens is the vector that a
+document which fits has without chunking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import ModelCard
+
+from ..artifact.manifest import TOKEN_STATES
+from ..embed_options import EmbedOptions
+from ..encodings import Chunks, Embeddings, Encodings
+from ..tokenizing.long_text import PIECE
+from ..tokenizing.tokenizer import Tokenizer
+from .postprocess import normalize
+
+__all__ = ["Folding", "Row", "Rows", "cut_documents"]
+
+#: Tokens of rows that are computed before they are folded: bounds what a document of any length holds.
+PART_TOKENS = 1 << 16
+
+#: The same where a token's state is kept until then, in bytes of states: within what `--memory-limit` leaves beside batches.
+PART_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row's place in its document.
+
+    Attributes:
+        document: index of the text.
+        lead: tokens before its own: special ones and the prompt's.
+        context: of its own tokens, how many the row before has too.
+        start: its first token's number in the document.
+        end: that behind its last one.
+        last: whether it is the document's last.
+    """
+
+    document: int
+    lead: int
+    context: int
+    start: int
+    end: int
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows to compute.
+
+    Attributes:
+        encodings: their token ids.
+        output: which of the graph's outputs; None is the first.
+        places: where each belongs.
+    """
+
+    encodings: Encodings
+    output: str | None
+    places: Sequence[Row]
+
+
+def cut_documents(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Iterator[Rows]:
+    """Cuts texts into rows of windows, or of what late chunking sees at a time.
+
+    A text that fits is one row, the same as without windows. In a longer one, every window gets the prompt, as the model was
+    trained with it before every input; in late chunking only the first row does.
+
+    Args:
+        tokenizer: the model's.
+        card: the model's.
+        texts: without prompts.
+        options: `windows` or `late`.
+
+    Yields:
+        Rows in the texts' order, at most about `PART_TOKENS` tokens or `PART_BYTES` of states at a time.
+
+    Raises:
+        InputError: a text that is no valid Unicode string, or a window without room.
+    """
+    output = TOKEN_STATES if options.overflow == "late" else None
+    most = PART_TOKENS if output is None else min(PART_TOKENS, PART_BYTES // (4 * card.dimension))
+    ids: list[NDArray[np.int32]] = []
+    places: list[Row] = []
+    tokens = 0
+    for document, text in enumerate(texts):
+        for row, place in _rows_of(tokenizer, card, document, text, options):
+            ids.append(row)
+            places.append(place)
+            tokens += len(row)
+            if tokens >= most:
+                yield Rows(Encodings.from_lists(ids), output, places)
+                ids, places, tokens = [], [], 0
+    if ids:
+        yield Rows(Encodings.from_lists(ids), output, places)
+
+
+def _rows_of(
+    tokenizer: Tokenizer, card: ModelCard, document: int, text: str, options: EmbedOptions
+) -> Iterator[tuple[NDArray[np.int32], Row]]:
+    size, overlap, prompt = options.window(card), options.overlap(card), options.prompt(card)
+    if len(text) <= PIECE:
+        whole = tokenizer.encode_whole([prompt + text if isinstance(text, str) else text])
+        if whole.num_tokens <= size:
+            yield whole.ids, _only_row(tokenizer, document, prompt, whole.num_tokens)
+            return
+    lead = tokenizer.plain_ids(prompt.rstrip()) if prompt else np.zeros(0, np.int32)
+    later = lead if options.overflow == "windows" else lead[:0]
+    start = 0
+    waiting: tuple[NDArray[np.int32], Row] | None = None
+    # The first row alone has the prompt in late chunking: the rows behind it are counted as if they had it, which costs the
+    # few tokens of their room that a prompt has.
+    for number, row in enumerate(tokenizer.windows(text, size=size, overlap=overlap, lead=lead)):
+        if waiting is not None:
+            yield waiting
+        own = len(row) - tokenizer.num_special - len(lead)
+        if number and not len(later):
+            row = np.delete(row, slice(tokenizer.num_prefix, tokenizer.num_prefix + len(lead)))
+        before = tokenizer.num_prefix + (len(later) if number else len(lead))
+        waiting = row, Row(document, before, overlap if number else 0, start, start + own, last=False)
+        start += own - overlap
+    if waiting is not None:
+        row, place = waiting
+        yield row, Row(place.document, place.lead, place.context, place.start, place.end, last=True)
+
+
+def _only_row(tokenizer: Tokenizer, document: int, prompt: str, tokens: int) -> Row:
+    prompt_tokens = len(tokenizer.plain_ids(prompt.rstrip())) if prompt else 0
+    lead = tokenizer.num_prefix + prompt_tokens
+    return Row(document, lead, 0, 0, max(tokens - tokenizer.num_special - prompt_tokens, 0), last=True)
+
+
+class Folding:
+    """Collects the computed rows of texts, part by part and in order, and gives one vector a text."""
+
+    def __init__(self, texts: int, card: ModelCard, options: EmbedOptions) -> None:
+        """
+        Args:
+            texts: how many.
+            card: the model's.
+            options: those that the texts were cut with.
+        """
+        self._card = card
+        self._options = options
+        self._sums = np.zeros((texts, card.dimension), np.float32)
+        self._weights = np.zeros(texts, np.int64)
+        self._tokens = np.zeros(texts, np.int64)
+        self._chunks: list[NDArray[np.float32]] = []
+        self._spans: list[tuple[int, int]] = []
+        self._counts = np.zeros(texts, np.int64)
+        self._open: list[NDArray[np.float32]] = []  # late: sums and tokens of the current document's chunks
+        self._open_tokens: list[int] = []
+
+    def add(self, rows: Rows, values: NDArray[np.float32]) -> None:
+        """Takes what the graph made of some rows.
+
+        Args:
+            rows: the next ones.
+            values: float32, (rows, dimension), or the states of their tokens, (tokens, dimension).
+        """
+        offsets = rows.encodings.offsets.tolist()
+        for index, place in enumerate(rows.places):
+            self._tokens[place.document] += offsets[index + 1] - offsets[index]
+            if rows.output is None:
+                self._add_window(place, values[index])
+            else:
+                self._add_states(place, values[offsets[index] : offsets[index + 1]])
+
+    def result(self) -> Embeddings:
+        """The vectors, float32 and of full length, with their chunks; nothing of the texts was dropped."""
+        weights = np.maximum(self._weights, 1).astype(np.float32)
+        vectors: NDArray[np.float32] = np.divide(self._sums, weights[:, None])
+        offsets = np.zeros(len(self._counts) + 1, np.int64)
+        np.cumsum(self._counts, out=offsets[1:])
+        chunks = np.stack(self._chunks) if self._chunks else np.zeros((0, self._card.dimension), np.float32)
+        if self._card.normalize:
+            vectors, chunks = normalize(vectors), normalize(chunks)
+        spans = np.array(self._spans, np.int64).reshape(-1, 2)
+        return Embeddings(
+            vectors, self._tokens, np.zeros(len(vectors), np.int32), chunks=Chunks(chunks, offsets, spans)
+        )
+
+    def _add_window(self, place: Row, vector: NDArray[np.float32]) -> None:
+        weight = max(place.end - place.start, 1)  # a text without a token of its own has its special tokens' vector
+        self._sums[place.document] += weight * vector
+        self._weights[place.document] += weight
+        self._close_chunk(place.document, vector, place.start, place.end)
+
+    def _add_states(self, place: Row, states: NDArray[np.float32]) -> None:
+        size = self._options.chunk
+        first = 0 if not place.start and not place.context else place.lead + place.context
+        end = len(states) if place.last else place.lead + place.end - place.start
+        kept = states[first:end]
+        # Number of each kept token in the document; those before its text count as the first, those behind as the last.
+        numbers = np.arange(first, end) - place.lead + place.start
+        chunk_of = np.clip(numbers, 0, max(place.end - 1, 0)) // size
+        starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
+        for chunk, sums, count in zip(
+            chunk_of[starts].tolist(),
+            np.add.reduceat(kept, starts, axis=0),
+            np.diff(starts, append=len(kept)).tolist(),
+            strict=True,
+        ):
+            if chunk == len(self._open):
+                self._open.append(sums)
+                self._open_tokens.append(count)
+            else:  # the last chunk of the row before goes on here
+                self._open[chunk] = self._open[chunk] + sums
+                self._open_tokens[chunk] += count
+        if place.last:
+            self._close_document(place, size)
+
+    def _close_document(self, place: Row, size: int) -> None:
+        for chunk, (sums, count) in enumerate(zip(self._open, self._open_tokens, strict=True)):
+            self._sums[place.document] += sums
+            self._weights[place.document] += count
+            span = chunk * size, min((chunk + 1) * size, place.end)
+            self._close_chunk(place.document, sums / np.float32(count), *span)
+        self._open, self._open_tokens = [], []
+
+    def _close_chunk(self, document: int, vector: NDArray[np.float32], start: int, end: int) -> None:
+        self._chunks.append(vector)
+        self._spans.append((start, end))
+        self._counts[document] += 1

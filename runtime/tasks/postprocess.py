@@ -1,0 +1,85 @@
+"""What vectors leave as: cut to a Matryoshka length, then cast, each once and for all rows at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import ModelCard
+
+from ..embed_options import DType
+from ..errors import OptionError
+
+__all__ = ["cast", "normalize", "shorten"]
+
+Vectors = NDArray[np.float32]
+
+#: torch's defaults of `nn.functional.layer_norm` and `nn.functional.normalize`.
+LAYER_NORM_EPSILON = 1e-5
+NORMALIZE_EPSILON = 1e-12
+
+#: Largest absolute value of an int8 element; -128 is not used, so that a vector and its opposite have opposite codes.
+LARGEST_INT8 = 127
+
+
+def shorten(vectors: Vectors, card: ModelCard, dimensions: int | None) -> Vectors:
+    """Cuts vectors to one of the model's Matryoshka dimensions.
+
+    The order is the model's own: layer norm without weights (where the card says so), cut, L2. Layer norm after the
+    graph's L2 equals layer norm before it but for the vector's length, which the L2 that follows sets anew.
+
+    Args:
+        vectors: float32, (n, dimension).
+        card: the model's.
+        dimensions: the wanted length; None leaves the vectors as they are.
+
+    Returns:
+        float32, (n, dimensions); the argument itself where nothing is to be done.
+
+    Raises:
+        OptionError: the model was not trained for that length.
+    """
+    if dimensions in (None, card.dimension):
+        return vectors
+    if dimensions not in card.matryoshka:
+        offered = ", ".join(map(str, dict.fromkeys([card.dimension, *card.matryoshka])))
+        raise OptionError("dimensions", f"dimensions is {dimensions}; {card.name} gives vectors of {offered}")
+    if card.layer_norm_before_truncation:
+        centred = vectors - vectors.mean(axis=1, keepdims=True)
+        vectors = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
+    cut = vectors[:, :dimensions]
+    return normalize(cut) if card.normalize else np.ascontiguousarray(cut)
+
+
+def normalize(vectors: Vectors) -> Vectors:
+    """Vectors of L2 norm 1, as `torch.nn.functional.normalize`: x / max(|x|, 1e-12)."""
+    norms: Vectors = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), NORMALIZE_EPSILON)
+    return vectors / norms
+
+
+def cast(vectors: Vectors, dtype: DType) -> tuple[NDArray[Any], Vectors | None]:
+    """Vectors in the wanted type.
+
+    `int8` is round(element / scale) with scale = largest absolute element / 127 of each vector, so an element is at most half
+    a scale off; a zero vector has scale 0. `ubinary` is sentence-transformers' `quantize_embeddings(precision="ubinary")`:
+    bit 7 of byte 0 says whether element 0 is above 0, and so on.
+
+    Args:
+        vectors: float32, (n, dimension).
+        dtype: the wanted type.
+
+    Returns:
+        float32 (the argument itself), float16 or int8, (n, dimension), or uint8, (n, dimension / 8); and for int8 the
+        scales, float32, (n,), else None.
+    """
+    if dtype == "float32":
+        return vectors, None
+    if dtype == "float16":
+        return vectors.astype(np.float16, copy=False), None
+    if dtype == "ubinary":
+        return np.packbits(vectors > 0, axis=1), None
+    scales: Vectors = np.abs(vectors).max(axis=1, initial=0) / np.float32(LARGEST_INT8)
+    safe = np.where(scales > 0, scales, np.float32(1))
+    return np.rint(vectors / safe[:, None]).astype(np.int8), scales

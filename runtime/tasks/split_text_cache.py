@@ -1,0 +1,81 @@
+"""Split texts that were embedded before, with their chunks: those need no rows, and the others' results are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ..embed_options import EmbedOptions
+from ..encodings import Chunks, Embeddings
+from .duplicates import Known, VectorCache
+
+__all__ = ["KnownDocuments"]
+
+
+class KnownDocuments:
+    """Texts of one call, looked up.
+
+    Attributes:
+        missing: the texts that must be computed, in order.
+    """
+
+    def __init__(self, cache: VectorCache, texts: Sequence[str], options: EmbedOptions) -> None:
+        """
+        Args:
+            cache: vectors of earlier calls.
+            texts: any number, no two of them equal.
+            options: how they become vectors.
+        """
+        self._cache = cache
+        try:
+            self._keys = cache.keys(texts, options) if cache.enabled else []
+        except (UnicodeEncodeError, AttributeError):  # the tokenizer names what is no text
+            self._keys = []
+        self._known = [cache.get(key) for key in self._keys]
+        self.missing = [
+            text for text, known in zip(texts, self._known or [None] * len(texts), strict=True) if known is None
+        ]
+
+    def join(self, computed: Embeddings) -> Embeddings:
+        """Keeps what was computed, and puts what was known in its place.
+
+        Args:
+            computed: of `missing`: float32 vectors of full length, with their chunks.
+
+        Returns:
+            The embeddings of all texts, in order.
+        """
+        if not self._keys:
+            return computed
+        made = _take_apart(computed)
+        found = [known or self._cache.keep(key, next(made)) for key, known in zip(self._keys, self._known, strict=True)]
+        return computed if len(self.missing) == len(found) else _put_together(found)
+
+
+def _take_apart(embeddings: Embeddings) -> Iterator[Known]:
+    chunks = _chunks(embeddings)
+    for row, (start, end) in enumerate(pairwise(chunks.offsets.tolist())):
+        own = Chunks(chunks.vectors[start:end], np.array([0, end - start]), chunks.spans[start:end])
+        yield Known(embeddings.vectors[row], int(embeddings.tokens[row]), int(embeddings.dropped[row]), own)
+
+
+def _put_together(documents: Sequence[Known]) -> Embeddings:
+    chunks = [_chunks(document) for document in documents]
+    offsets = np.zeros(len(documents) + 1, np.int64)
+    np.cumsum([len(one.spans) for one in chunks], out=offsets[1:])
+    return Embeddings(
+        np.stack([document.vector for document in documents]),
+        np.array([document.tokens for document in documents], np.int64),
+        np.array([document.dropped for document in documents], np.int32),
+        chunks=Chunks(
+            np.concatenate([one.vectors for one in chunks]), offsets, np.concatenate([one.spans for one in chunks])
+        ),
+    )
+
+
+def _chunks(found: Embeddings | Known) -> Chunks:
+    if found.chunks is None:
+        raise TypeError("a text that was not split is among those that were")
+    return found.chunks

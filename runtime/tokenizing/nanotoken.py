@@ -1,0 +1,139 @@
+"""nanotoken, an exact WordPiece tokenizer, several times as fast as HuggingFace's, behind a check that it is exact here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from .conformance_texts import hostile_texts
+
+__all__ = ["PACKAGE", "FastTokenizer", "NotUsed", "fast_version", "open_fast", "package_problem"]
+
+PACKAGE = "nanotoken"
+FAST_INSTALL = "pip install 'longbow-fletcher[fast-tokenizer]'"
+#: The version that was compared with `tokenizers` text by text; the first two numbers must agree.
+KNOWN = "0.1"
+
+#: Words of the vocabulary that are tried before it is used, about.
+WORDS = 480
+
+#: Texts from which on nanotoken's own threads pay.
+PARALLEL_TEXTS = 64
+
+
+class FastTokenizer:
+    """Texts to flat ids, without a Python object a token, and without the GIL.
+
+    Attributes:
+        name: the package and its version.
+    """
+
+    def __init__(self, backend: Any, name: str) -> None:
+        self.name = name
+        self._backend = backend
+        self._encode_one = backend.backend.encode  # past the wrapper, which only chooses threads
+
+    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Token ids with their special tokens, int32, (tokens,), and row offsets, int64, (n + 1,).
+
+        Raises:
+            UnicodeEncodeError: a text that is no valid Unicode.
+        """
+        if len(texts) == 1:
+            ids = self._encode_one(texts[0])
+            return ids.view(np.int32), np.array([0, len(ids)])
+        # None is its own choice: not in a forked process, where its pool has no threads and a parallel call never ends.
+        ragged = self._backend.encode_batch(texts, parallel=None if len(texts) >= PARALLEL_TEXTS else False)
+        return ragged.ids.view(np.int32), ragged.offsets
+
+    def encode_plain(self, text: str) -> NDArray[np.int32]:
+        """Token ids of one text without special tokens, int32, (tokens,)."""
+        ids: NDArray[np.int32] = self._encode_one(text, False).view(np.int32)
+        return ids
+
+
+@dataclass(frozen=True, slots=True)
+class NotUsed:
+    """Why the fast tokenizer does not do the work.
+
+    Attributes:
+        reason: for people.
+        fault: whether something is wrong with the package. That it is not installed, or does not know this kind of
+            tokenizer, is no fault.
+    """
+
+    reason: str
+    fault: bool
+
+
+def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | NotUsed:
+    """Opens the fast tokenizer if it reproduces the reference on every hostile text.
+
+    Args:
+        file: a `tokenizer.json`.
+        reference: HuggingFace's tokenizer of that file, without truncation and padding.
+
+    Returns:
+        The tokenizer, or why it is not used.
+    """
+    problem = package_problem()  # before the import: another version may have other names
+    if problem is not None:
+        return problem
+    name = f"{PACKAGE} {fast_version()}"
+    try:
+        from nanotoken import Tokenizer
+    except ImportError as error:
+        return NotUsed(f"{name} cannot be imported ({error}): {FAST_INSTALL}", fault=True)
+    try:
+        fast = FastTokenizer(Tokenizer.from_json(file.read_bytes()), name)
+    except ValueError as error:  # its UnsupportedTokenizerError is one
+        return NotUsed(f"{name} does not know this kind of tokenizer: {error}", fault=False)
+    try:
+        difference = _difference(fast, reference)
+    except Exception as error:  # noqa: BLE001  what it raises for a text that tokenizers takes is a difference too
+        difference = f"{fast.name} fails on a text that tokenizers takes: {type(error).__name__}: {error}"
+    return fast if difference is None else NotUsed(difference, fault=True)
+
+
+def package_problem() -> NotUsed | None:
+    """Why the package cannot be used for any tokenizer, or None. Nothing is imported for the answer."""
+    version = fast_version()
+    if version is None:
+        return NotUsed(f"{PACKAGE} is not installed: {FAST_INSTALL}", fault=False)
+    if not version.startswith(f"{KNOWN}."):
+        return NotUsed(
+            f"{PACKAGE} {version} is not the version that was compared with tokenizers: install {PACKAGE} {KNOWN}",
+            fault=True,
+        )
+    return None
+
+
+def fast_version() -> str | None:
+    """The package's version, or None if it is not installed."""
+    try:
+        return metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _difference(fast: FastTokenizer, reference: HuggingFaceTokenizer) -> str | None:
+    """Where the two give different ids, or None."""
+    added = [token.content for _, token in sorted(reference.get_added_tokens_decoder().items())]
+    # By id, as Python takes tens of milliseconds for the whole vocabulary of BERT; ids may have gaps.
+    size = reference.get_vocab_size()
+    words = [reference.id_to_token(number) for number in range(0, size, max(size // WORDS, 1))]
+    texts = hostile_texts(added, [word for word in words if word is not None])
+    ids, offsets = fast.encode(texts)
+    for text, wanted, start, end in zip(
+        texts, reference.encode_batch_fast(texts), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True
+    ):
+        if ids[start:end].tolist() != wanted.ids or fast.encode([text])[0].tolist() != wanted.ids:
+            return f"{fast.name} gives other ids than tokenizers for {text[:60]!a}"
+    return None

@@ -1,0 +1,55 @@
+"""Pairs of texts as one row of token ids each: what rerankers eat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from ..encodings import Encodings
+
+__all__ = ["encode_pairs"]
+
+
+def encode_pairs(
+    tokenizer: HuggingFaceTokenizer, firsts: Sequence[str], seconds: Sequence[str], max_tokens: int
+) -> Encodings:
+    """Tokenises pairs; of too long a pair the longer text is cut, as transformers does.
+
+    Args:
+        tokenizer: without truncation and padding.
+        firsts: the texts that come first.
+        seconds: as many others.
+        max_tokens: longest row.
+    """
+    pairs = tokenizer.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
+    kept = [_keep(pair.sequence_ids, max_tokens) for pair in pairs]
+    rows = [np.array(pair.ids, np.int32)[keep] for pair, keep in zip(pairs, kept, strict=True)]
+    types = [np.array(pair.type_ids, np.int32)[keep] for pair, keep in zip(pairs, kept, strict=True)]
+    encodings = Encodings.from_lists(rows)
+    dropped = np.array([len(pair.ids) for pair in pairs], np.int64) - encodings.lengths
+    all_types = np.concatenate(types) if types else np.zeros(0, np.int32)
+    return Encodings(encodings.ids, encodings.offsets, dropped.astype(np.int32), all_types)
+
+
+def _keep(sequence_ids: Sequence[int | None], max_tokens: int) -> NDArray[np.int64]:
+    """Places of the tokens that stay when a pair is cut to `max_tokens`.
+
+    Source: `truncate_encodings` of the tokenizers library, strategy longest first: the longer text is cut to what the shorter
+    leaves, or each to half.
+    """
+    sequences = np.array([-1 if sequence is None else sequence for sequence in sequence_ids], np.int64)
+    first, second = (int((sequences == sequence).sum()) for sequence in (0, 1))
+    room = max(max_tokens - int((sequences == -1).sum()), 0)
+    if first + second <= room:
+        return np.arange(len(sequences))
+    shorter = min(first, second)
+    longer = max(shorter, room - shorter)
+    if shorter + longer > room:
+        shorter, longer = room // 2, room - room // 2
+    limits = (longer, shorter) if first > second else (shorter, longer)
+    order = np.stack([np.cumsum(sequences == sequence) for sequence in (0, 1)])
+    stays = (sequences == -1) | np.where(sequences == 0, order[0] <= limits[0], order[1] <= limits[1])
+    return np.flatnonzero(stays)

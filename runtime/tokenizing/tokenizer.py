@@ -1,0 +1,389 @@
+"""Texts in, ragged token ids out. It knows the tokenizer file and the longest input, and nothing of prompts or vectors."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from ..byte_cache import BoundedCache
+from ..encodings import Encodings
+from ..errors import ArtifactError, InputError
+from .long_text import PIECE, ends_of, pieces
+from .nanotoken import FastTokenizer, open_fast
+from .pairs import encode_pairs
+from .token_details import TextToken, describe_tokens
+from .truncation import Side, truncate
+
+__all__ = ["Tokenizer", "TokenizerStats", "vocabulary_size"]
+
+logger = logging.getLogger("fletcher.runtime.tokenizing.tokenizer")
+
+#: Texts tokenised in one call of HuggingFace's: bounds the `Encoding` objects (about 100 bytes a token) that live at once.
+CHUNK = 1024
+
+#: Pieces of a long text tokenised in one call, for the same reason.
+PIECES = 16
+
+#: Bytes of ids and texts that the cache may hold.
+CACHE_BYTES = 16 << 20
+
+#: The cache is for requests, not for jobs: calls of at most so many texts, each of at most so many characters.
+CACHED_TEXTS, CACHED_CHARACTERS = 16, 2048
+
+#: What Python keeps beside the characters and the ids of a cached text.
+ENTRY_BYTES = 400
+
+
+@dataclass(slots=True)
+class TokenizerStats:
+    """What a tokenizer has done since it was opened.
+
+    Attributes:
+        seconds: inside the tokenizer, over all threads, whichever method was asked.
+        texts: tokenised, those from the cache included; a pair is two.
+        tokens: made, those that truncation cut included.
+        cache_hits: texts found in the cache.
+        cache_misses: texts looked for in vain.
+    """
+
+    seconds: float = 0.0
+    texts: int = 0
+    tokens: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, started: float, *, texts: int, tokens: int, hits: int = 0, misses: int = 0) -> None:
+        """Counts work that began at `started` (`time.perf_counter`) and ends now. Safe from several threads."""
+        seconds = time.perf_counter() - started
+        with self._lock:
+            self.seconds += seconds
+            self.texts += texts
+            self.tokens += tokens
+            self.cache_hits += hits
+            self.cache_misses += misses
+
+
+def vocabulary_size(tokenizer: HuggingFaceTokenizer) -> int:
+    """What all ids are below: their number, unless they have gaps."""
+    count = tokenizer.get_vocab_size(with_added_tokens=True)
+    # One by one, since a dictionary of all takes longer, and megabytes.
+    if all(tokenizer.id_to_token(number) is not None for number in range(count)):
+        return count
+    return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+
+class Tokenizer:
+    """HuggingFace's tokenizer, or one that was checked against it and is faster, with truncation that says what it cut.
+
+    The fast one gives flat arrays and takes a few microseconds a short text (benchmarks/tokenizers). HuggingFace's own makes
+    a list of Python integers for each text (its `Encoding` offers nothing else), so only there recent short texts are kept
+    in a cache.
+
+    Attributes:
+        max_tokens: longest output, special tokens included.
+        vocabulary_size: ids are below this.
+        stats: what it has done.
+        fast_problem: why the fast tokenizer is not used; None if it is, or was not wanted.
+    """
+
+    def __init__(self, path: Path, max_tokens: int, *, fast: bool = True, cache_bytes: int = CACHE_BYTES) -> None:
+        """
+        Args:
+            path: a `tokenizer.json`.
+            max_tokens: longest output, special tokens included.
+            fast: whether another tokenizer may do the work, after it gave the same ids for every hostile text.
+            cache_bytes: bound of the cache; 0 is none.
+
+        Raises:
+            ArtifactError: the file cannot be read.
+        """
+        try:
+            self._tokenizer = HuggingFaceTokenizer.from_file(str(path))
+        except Exception as error:
+            raise ArtifactError(f"{path} is no tokenizer that can be read: {error}") from error
+        # A checkpoint's file may carry truncation and padding of its training run: both would be silent here.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self.max_tokens = max_tokens
+        self.vocabulary_size = vocabulary_size(self._tokenizer)
+        self._ends = ends_of(self._tokenizer)
+        self._prefix, self._suffix = _special_ids(self._tokenizer, path)
+        if max_tokens <= self.num_special:
+            raise ArtifactError(
+                f"a longest input of {max_tokens} tokens leaves no room beside the tokenizer's {self.num_special} "
+                "special tokens: choose a larger --max-tokens"
+            )
+        self.stats = TokenizerStats()
+        self._cache: BoundedCache[str, NDArray[np.int32]] = BoundedCache(cache_bytes)
+        self.fast_problem: str | None = None
+        self._fast: FastTokenizer | None = None
+        if fast:
+            opened = open_fast(path, self._tokenizer)
+            if isinstance(opened, FastTokenizer):
+                self._fast = opened
+            else:
+                self.fast_problem = opened.reason
+                level = logging.WARNING if opened.fault else logging.INFO
+                logger.log(level, "fast tokenizer", extra={"fields": {"used": False, "reason": opened.reason}})
+
+    @property
+    def num_prefix(self) -> int:
+        """Special tokens before a text."""
+        return len(self._prefix)
+
+    @property
+    def num_special(self) -> int:
+        """Special tokens around a text."""
+        return len(self._prefix) + len(self._suffix)
+
+    @cached_property
+    def implementation(self) -> str:
+        """Which library makes the ids, with its version."""
+        return self._fast.name if self._fast else f"tokenizers {metadata.version('tokenizers')}"
+
+    def encode(self, texts: Sequence[str], *, side: Side = "right") -> Encodings:
+        """Tokenises texts, on several threads for many and without holding the GIL, and cuts them to `max_tokens`.
+
+        Args:
+            texts: any number.
+            side: which end of too long a text is cut.
+
+        Raises:
+            InputError: an element is no string, or a string that is not valid Unicode.
+        """
+        ids, offsets = self._encode(texts)
+        return self._truncate(ids, offsets, side)
+
+    def encode_whole(self, texts: Sequence[str]) -> Encodings:
+        """Tokenises texts and cuts nothing.
+
+        Raises:
+            InputError: as for `encode`.
+        """
+        ids, offsets = self._encode(texts)
+        return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
+
+    def windows(
+        self, text: str, *, size: int, overlap: int, lead: Sequence[int] | NDArray[np.int32] = ()
+    ) -> Iterator[NDArray[np.int32]]:
+        """Cuts a text of any length into overlapping windows, each with the special tokens around it.
+
+        The tokens of about 64 thousand characters are held at a time, where the tokenizer can be cut at a word's end.
+
+        Args:
+            text: the text.
+            size: tokens of a window, special ones included.
+            overlap: tokens that a window shares with the one before.
+            lead: tokens that stand before the text's own in every window (a prompt's).
+
+        Yields:
+            Token ids, int32, (at most size,). The last window ends where the text ends; a text that fits has one window.
+
+        Raises:
+            InputError: the text is no valid Unicode string, or the window has no room for a new token.
+        """
+        body = size - self.num_special - len(lead)
+        if not 0 <= overlap < body:
+            raise InputError(
+                f"windows of {size} tokens have room for {max(body, 0)} of a text's own, which an overlap of "
+                f"{overlap} does not leave: choose an overlap from 0 to {max(body - 1, 0)}"
+            )
+        held = np.zeros(0, np.int32)
+        for part in self._counted_parts(text):
+            held = np.concatenate([held, part]) if len(held) else part
+            while len(held) > body:
+                yield self._framed(held[:body], lead)
+                held = held[body - overlap :]
+        yield self._framed(held, lead)
+
+    def plain_ids(self, text: str) -> NDArray[np.int32]:
+        """Token ids of a text without special tokens, int32.
+
+        Raises:
+            InputError: the text is no valid Unicode string.
+        """
+        return np.concatenate([np.zeros(0, np.int32), *self._counted_parts(text)])
+
+    def _counted_parts(self, text: str) -> Iterator[NDArray[np.int32]]:
+        """`_parts`, counted: the time that the caller spends between two parts is not."""
+        parts = self._parts(text)
+        texts = 1
+        while True:
+            started = time.perf_counter()
+            part = next(parts, None)
+            if part is None:
+                return
+            self.stats.add(started, texts=texts, tokens=len(part))
+            texts = 0
+            yield part
+
+    def _framed(self, ids: NDArray[np.int32], lead: Sequence[int] | NDArray[np.int32] = ()) -> NDArray[np.int32]:
+        return np.concatenate([self._prefix, np.asarray(lead, np.int32), ids, self._suffix])
+
+    def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> Encodings:
+        """Tokenises pairs of texts into one row each; of too long a pair the longer text is cut, as transformers does.
+
+        Args:
+            firsts: the texts that come first.
+            seconds: as many others.
+
+        Raises:
+            InputError: an element is no string, or a string that is not valid Unicode.
+        """
+        if len(firsts) > CHUNK:
+            chunks = [slice(start, start + CHUNK) for start in range(0, len(firsts), CHUNK)]
+            return Encodings.concatenate([self.encode_pairs(firsts[chunk], seconds[chunk]) for chunk in chunks])
+        if not all(isinstance(text, str) for text in (*firsts, *seconds)):
+            raise InputError(_explain([*firsts, *seconds]))
+        started = time.perf_counter()
+        try:
+            encodings = encode_pairs(self._tokenizer, firsts, seconds, self.max_tokens)
+        except (TypeError, UnicodeEncodeError):
+            raise InputError(_explain([*firsts, *seconds])) from None
+        tokens = encodings.num_tokens + int(encodings.dropped.sum())
+        self.stats.add(started, texts=2 * len(firsts), tokens=tokens)
+        return encodings
+
+    def cut(self, encodings: Encodings, max_tokens: int) -> Encodings:
+        """Cuts rows further than `max_tokens` of this tokenizer, keeping the special tokens around them."""
+        cut = truncate(encodings.ids, encodings.offsets, max_tokens, prefix=len(self._prefix), suffix=len(self._suffix))
+        return Encodings(cut.ids, cut.offsets, encodings.dropped + cut.dropped)
+
+    def truncate(self, rows: Sequence[NDArray[np.int32]]) -> Encodings:
+        """Joins rows of ids, special tokens included, cutting each to `max_tokens`."""
+        whole = Encodings.from_lists(rows)
+        return self._truncate(whole.ids, whole.offsets, "right")
+
+    def describe(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
+        """Each text's tokens, untruncated; see `text_tokens.describe_tokens`."""
+        return describe_tokens(self._tokenizer, texts, special=special)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token, or None if the vocabulary lacks it."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def _truncate(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], side: Side) -> Encodings:
+        if len(offsets) == 2 and len(ids) <= self.max_tokens:  # one text that fits: most requests
+            return Encodings(ids, offsets, np.zeros(1, np.int32))
+        return truncate(ids, offsets, self.max_tokens, prefix=len(self._prefix), suffix=len(self._suffix), side=side)
+
+    def _encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Whole texts' ids and row offsets; counts."""
+        started = time.perf_counter()
+        # The libraries take a tuple or a list of two strings for a pair, and bytes for a text.
+        if set(map(type, texts)) != {str} and not all(isinstance(text, str) for text in texts):
+            raise InputError(_explain(texts))
+        hits = misses = 0
+        try:
+            if self._fast is not None:
+                ids, offsets = self._fast.encode(texts)
+            elif len(texts) <= CACHED_TEXTS:
+                rows, hits = self._cached(texts)
+                misses = sum(len(text) <= CACHED_CHARACTERS for text in texts) - hits
+                ids, offsets = _join(rows)
+            else:
+                chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+                ids, offsets = _join([row for chunk in chunks for row in self._slow(chunk)])
+        except (TypeError, UnicodeEncodeError):
+            raise InputError(_explain(texts)) from None
+        self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
+        return ids, offsets
+
+    def _cached(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:
+        """Each text's ids, and how many were known."""
+        found = [self._cache.get(text) if len(text) <= CACHED_CHARACTERS else None for text in texts]
+        unknown = [index for index, row in enumerate(found) if row is None]
+        for index, ids in zip(unknown, self._slow([texts[index] for index in unknown]), strict=True):
+            found[index] = row = np.asarray(ids, np.int32)
+            if len(text := texts[index]) <= CACHED_CHARACTERS:
+                row.flags.writeable = False
+                self._cache.put(text, row, row.nbytes + 4 * len(text) + ENTRY_BYTES)
+        return [row for row in found if row is not None], len(texts) - len(unknown)
+
+    def _slow(self, texts: Sequence[str]) -> Sequence[Sequence[int] | NDArray[np.int32]]:
+        """Ids of each text by HuggingFace's library."""
+        if self._ends is not None and any(len(text) > PIECE for text in texts):
+            return [self._framed_long(text) if len(text) > PIECE else self._slow([text])[0] for text in texts]
+        if len(texts) == 1:  # a batch of one costs rayon's dispatch; the plain call does not
+            ids: list[int] = self._tokenizer.encode(texts[0]).ids
+            return [ids]
+        # `encode_batch_fast` leaves out the character offsets, which nobody reads here.
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def _framed_long(self, text: str) -> NDArray[np.int32]:
+        return self._framed(np.concatenate(list(self._parts(text))))
+
+    def _parts(self, text: str) -> Iterator[NDArray[np.int32]]:
+        """Ids of a text without special tokens, a part at a time."""
+        if not isinstance(text, str):
+            raise InputError(_explain([text]))
+        try:
+            parts = iter([text]) if self._ends is None else pieces(text, self._ends)
+            if self._fast is not None:
+                yield from map(self._fast.encode_plain, parts)
+                return
+            while group := list(islice(parts, PIECES)):
+                encodings = self._tokenizer.encode_batch_fast(group, add_special_tokens=False)
+                yield from (np.array(encoding.ids, np.int32) for encoding in encodings)
+        except (TypeError, UnicodeEncodeError):
+            raise InputError(_explain([text])) from None
+
+
+def _join(rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Rows as one flat array, and their offsets."""
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    if len(rows) == 1:
+        return np.asarray(rows[0], np.int32), offsets
+    return np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets
+
+
+def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Ids that the tokenizer puts before a text, and those that it puts behind it.
+
+    Raises:
+        ArtifactError: it has special tokens, and no text shows where they go.
+    """
+    special = np.array(tokenizer.encode("").ids, np.int32)
+    if not len(special):
+        return special, special
+    for probe in chain(("a", "0", ".", "的"), _shortest_tokens(tokenizer)):
+        mask = tokenizer.encode(probe).special_tokens_mask
+        if 0 in mask:
+            num_prefix = mask.index(0)
+            return special[:num_prefix], special[num_prefix:]
+    raise ArtifactError(f"{path} makes special tokens only of every text that was tried: it is no tokenizer for texts")
+
+
+def _shortest_tokens(tokenizer: HuggingFaceTokenizer) -> Iterator[str]:
+    """For a vocabulary of one script, which may make nothing of another's letters; read only if they are asked for."""
+    yield from sorted(tokenizer.get_vocab(with_added_tokens=False), key=len)[:1000]
+
+
+def _explain(texts: Sequence[str]) -> str:
+    """Which text could not be tokenised, and why."""
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            return f"text {index} is {type(text).__name__}, not a string"
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            code = ord(text[error.start])
+            return (
+                f"text {index} holds the lone surrogate U+{code:04X} at character {error.start}, which is no valid "
+                "Unicode: decode the text with errors='replace', or remove it"
+            )
+    return "the texts could not be tokenised"

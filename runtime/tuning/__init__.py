@@ -1,0 +1,1 @@
+"""Measurement of providers and worker layouts, and the choice among them."""

@@ -1,0 +1,1 @@
+"""Batches: planning them, and computing several at once."""

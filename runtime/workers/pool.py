@@ -1,0 +1,247 @@
+"""A session's workers: any number of texts in, batches on several threads, results in the texts' order.
+
+It knows batches, threads and memory; nothing of texts, models or files.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..artifact.manifest import TOKEN_OUTPUTS, TensorInfo
+from ..encodings import Encodings
+from ..errors import ProviderError
+from ..memory.budget import MemoryBudget
+from ..session.session import Session
+from .planning import plan_batches
+
+__all__ = ["Computation", "Workers"]
+
+#: The bits of a half's exponent; all of them are set in NaN and infinity alone.
+HALF_EXPONENT = np.uint16(0x7C00)
+
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """Batches under way."""
+
+    values: NDArray[np.float32]
+    futures: Sequence[Future[None]]
+
+    def result(self) -> NDArray[np.float32]:
+        """Waits for every batch; after a failure the rest is forgotten."""
+        try:
+            for future in self.futures:
+                future.result()
+        finally:
+            self.cancel()
+        return self.values
+
+    def cancel(self) -> None:
+        """Forgets the batches that no worker has begun."""
+        for future in self.futures:
+            future.cancel()
+
+
+class Workers:
+    """Threads that compute batches on one session. Safe to use from several threads at once.
+
+    Attributes:
+        session: what computes.
+        alone: what computes a call's only batch while no other is under way, if that is another.
+        count: threads.
+        token_budget: tokens that a batch should hold.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        outputs: Sequence[TensorInfo],
+        *,
+        name: str,
+        count: int,
+        token_budget: int,
+        budget: MemoryBudget | None = None,
+        alone: Session | None = None,
+        devices: int = 1,
+        initializer: Callable[[], None] | None = None,
+    ) -> None:
+        """
+        Args:
+            session: what computes; it is closed with the workers.
+            outputs: the graph's, the first one being what a run gives if none is named.
+            name: of what runs, for errors.
+            count: threads.
+            token_budget: tokens that a batch should hold.
+            budget: what batches may need; None is no bound.
+            alone: computes a call's only batch while no other is under way, on more threads; it is closed with the workers.
+                None leaves it to `session`.
+            devices: that the session has; the batches of a call are planned so that they finish together.
+            initializer: called by each thread before its first batch.
+        """
+        self.session = session
+        self.count = count
+        self.token_budget = token_budget
+        self._name = name
+        self._widths = {info.name: int(info.shape[1]) if len(info.shape) > 1 else 1 for info in outputs}
+        self._dtypes = {info.name: np.dtype(info.dtype) for info in outputs}
+        self._first = outputs[0].name
+        self._budget = budget
+        self.alone = alone
+        self._devices = devices
+        self._running = 0
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="fletcher-compute", initializer=initializer)
+        self._closed = False
+
+    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        """Computes one batch on the calling thread, without the GIL.
+
+        A batch that `plan_batches` would not have formed (more tokens than the budget, or lengths so uneven that attention
+        would be mostly padding) is computed in parts.
+
+        Args:
+            batch: at least one text.
+            output: which of the graph's outputs; None is the first.
+
+        Returns:
+            float32, a row a text, or a row a token where the output is one of `TOKEN_OUTPUTS`.
+
+        Raises:
+            ProviderError: the session gave NaN or infinity, failed, or was closed.
+        """
+        parts = self._plan(batch)
+        if len(parts) == 1:
+            return self._run_one(batch, output)
+        values = self._empty(batch, output)
+        for rows in parts:
+            values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output)
+        return values
+
+    def compute(self, encodings: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        """Computes any number of texts on all workers, in the order given; returns as `run` does."""
+        batches = self._plan(encodings, self._devices)
+        if len(batches) == 1:  # nothing to share out: another thread would only cost its waking
+            return self._run_one(encodings, output)
+        return self._start(encodings, batches, output).result()
+
+    def start(
+        self, encodings: Encodings, output: str | None = None, into: NDArray[Any] | None = None, *, more: bool = False
+    ) -> Computation:
+        """Hands texts to the workers and returns at once.
+
+        Args:
+            encodings: any number of texts.
+            output: which of the graph's outputs; None is the first.
+            into: where the results go, of the shape and type that `room` makes; None makes room for them.
+            more: whether other texts follow, so that the devices need not finish these together.
+
+        Raises:
+            ProviderError: the workers were closed.
+        """
+        return self._start(encodings, self._plan(encodings, 1 if more else self._devices), output, into)
+
+    def room(self, rows: int, output: str | None = None) -> NDArray[Any]:
+        """Room for so many rows of an output."""
+        name = output or self._first
+        return np.empty((rows, self._widths[name]), self._dtypes[name])
+
+    def by_session(self, encodings: Encodings, output: str | None = None) -> Iterator[NDArray[np.float32]]:
+        """What each session makes of texts, one after the other: for checks. Each is as `compute` returns."""
+        yield self.start(encodings, output).result()
+        if self.alone is not None:
+            values = self._empty(encodings, output)
+            for rows in self._plan(encodings):
+                found = self._run_on(self.alone, encodings.select(rows), output)
+                values[self._places(encodings, rows, output)] = found
+            yield values
+
+    def close(self) -> None:
+        """Waits for the batches under way and gives the memory back."""
+        self._pool.shutdown()
+        self._closed = True
+        self.session.close()
+        if self.alone is not None:
+            self.alone.close()
+
+    def _start(
+        self,
+        encodings: Encodings,
+        batches: Sequence[NDArray[np.int64]],
+        output: str | None,
+        into: NDArray[Any] | None = None,
+    ) -> Computation:
+        values = self._empty(encodings, output) if into is None else into
+
+        def work(rows: NDArray[np.int64]) -> None:
+            with self._counted():
+                found = self._run_on(self.session, encodings.select(rows), output)
+            values[self._places(encodings, rows, output)] = found
+
+        try:
+            return Computation(values, [self._pool.submit(work, rows) for rows in batches])
+        except RuntimeError as error:  # what a pool that was shut down raises
+            raise self._is_closed() from error
+
+    def _plan(self, encodings: Encodings, finishing: int = 1) -> list[NDArray[np.int64]]:
+        shape, limit = (None, None) if self._budget is None else (self._budget.shape, self._budget.batch)
+        return plan_batches(encodings.lengths, self.token_budget, shape, limit, finishing=finishing)
+
+    def _run_one(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+        with self._counted() as first:
+            session = self.alone if first and self.alone is not None else self.session
+            return self._run_on(session, batch, output)
+
+    def _run_on(self, session: Session, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+        if self._closed:
+            raise self._is_closed()
+        if self._budget is None:
+            values = session.run(batch, output)
+        else:
+            with self._budget.gate.hold(self._budget.shape.predict(batch.lengths)):
+                values = session.run(batch, output)
+        if not _are_finite(values):
+            rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+            raise ProviderError(
+                f"{self._name} on {session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
+                f"{len(batch)}: the vectors are not used. Verify the artefact, or choose another variant"
+            )
+        return values
+
+    @contextmanager
+    def _counted(self) -> Iterator[bool]:
+        """Counts a batch while it is under way; whether it is the only one as it begins."""
+        with self._lock:
+            self._running += 1
+            first = self._running == 1
+        try:
+            yield first
+        finally:
+            with self._lock:
+                self._running -= 1
+
+    def _is_closed(self) -> ProviderError:
+        return ProviderError(f"the encoder of {self._name} was closed: load the artefact again")
+
+    def _empty(self, encodings: Encodings, output: str | None) -> NDArray[np.float32]:
+        """Room for what the graph gives of these texts."""
+        name = output or self._first
+        return self.room(encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings), name)
+
+    def _places(self, encodings: Encodings, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
+        """Where in that room the rows' results belong."""
+        return encodings.token_index(rows) if (output or self._first) in TOKEN_OUTPUTS else rows
+
+
+def _are_finite(values: NDArray[Any]) -> bool:
+    """Whether there is neither NaN nor infinity; of halves by their exponents, since numpy's own is slow on them."""
+    if values.dtype == np.float16 and values.size:
+        return bool((values.view(np.uint16) & HALF_EXPONENT).max() < HALF_EXPONENT)
+    return bool(np.isfinite(values).all())
