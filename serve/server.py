@@ -17,25 +17,25 @@ from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.memory.budget import parse_size
 
-from . import logs
-from .access import Gate, check_binding
-from .addresses import Addresses, bind, parse
-from .backend import Backend
-from .engine import MAX_QUEUE_TOKENS, MAX_WAIT_SECONDS, Engine
-from .flight_server import FlightServer
-from .http_app import HttpApp
-from .http_call import Limits
-from .http_server import HttpServer
-from .keys import Keys
-from .loaded import Loader
+from .access.addresses import Addresses, bind, parse
+from .access.gate import Gate, check_binding
+from .access.keys import Keys
+from .engine.backend import Backend
+from .engine.engine import MAX_QUEUE_TOKENS, MAX_WAIT_SECONDS, Engine
+from .flight.server import FlightServer
+from .http.app import HttpApp
+from .http.call import Limits
+from .http.server import HttpServer
 from .longbow.door import LongbowDoor
-from .longbow.target import Target
-from .metrics import Metrics
-from .model_spec import ModelSpec
-from .models import Models
+from .longbow.wire.target import Target
+from .models.registry import Models
+from .models.spec import ModelSpec
+from .models.version import Loader
+from .observe import logs
+from .observe.metrics import Metrics
 
 if TYPE_CHECKING:
-    from .tracing import Tracing
+    from .observe.tracing import Tracing
 
 __all__ = ["Addresses", "Server", "fingerprint", "load_encoder", "run_server"]
 

@@ -103,10 +103,10 @@ def fletcher() -> Any:
     from fletcher.runtime import Embeddings, Encodings
     from fletcher.runtime.embed_options import EmbedOptions
     from fletcher.runtime.tasks.task import Task
-    from fletcher.serve.engine import Engine
-    from fletcher.serve.http_app import HttpApp
-    from fletcher.serve.model_spec import ModelSpec
-    from fletcher.serve.models import Models
+    from fletcher.serve.engine.engine import Engine
+    from fletcher.serve.http.app import HttpApp
+    from fletcher.serve.models.registry import Models
+    from fletcher.serve.models.spec import ModelSpec
 
     class Nothing:
         """Eight tokens a text, and vectors from one table."""
@@ -167,7 +167,7 @@ def application(name: str) -> Any:
 
 
 def serve_uvicorn(name: str, port: int) -> None:
-    """uvicorn as `fletcher.serve.http_server` configures it."""
+    """uvicorn as `fletcher.serve.http.server` configures it."""
     import uvicorn
 
     uvicorn.run(

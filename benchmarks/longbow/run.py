@@ -30,17 +30,17 @@ from fletcher import Encoder
 from fletcher.runtime import Embeddings
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.embed import embed_file
-from fletcher.serve.longbow.capacity import CapacityWatch
-from fletcher.serve.longbow.documents import DeadLetters
-from fletcher.serve.longbow.job import Ingestion, journal_facts
-from fletcher.serve.longbow.journal import Journal
-from fletcher.serve.longbow.schema import longbow_schema, make_batch
-from fletcher.serve.longbow.sink import Parcel, Sink, SinkOptions
-from fletcher.serve.longbow.summary import IngestOptions, IngestSummary
-from fletcher.serve.longbow.target import Target
+from fletcher.serve.files.embed_file import embed_file
+from fletcher.serve.files.texts import open_texts
+from fletcher.serve.longbow.job.capacity import CapacityWatch
+from fletcher.serve.longbow.job.documents import DeadLetters
+from fletcher.serve.longbow.job.job import Ingestion, journal_facts
+from fletcher.serve.longbow.job.summary import IngestOptions, IngestSummary
+from fletcher.serve.longbow.journal.journal import Journal
+from fletcher.serve.longbow.wire.schema import longbow_schema, make_batch
+from fletcher.serve.longbow.wire.sink import Parcel, Sink, SinkOptions
+from fletcher.serve.longbow.wire.target import Target
 from fletcher.serve.server import Server
-from fletcher.serve.textfiles import open_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 DIMENSION = 384

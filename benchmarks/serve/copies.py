@@ -24,9 +24,9 @@ import pyarrow.flight as fl
 from fletcher import Encoder
 from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.flight_schema import output_schema, read_texts, with_vectors
-from fletcher.serve.openai_api import encode_embeddings
-from fletcher.serve.served import ServedModel
+from fletcher.serve.flight.options import output_schema, read_texts, with_vectors
+from fletcher.serve.http.apis.openai.codec import encode_embeddings
+from fletcher.serve.models.description import ServedModel
 from fletcher.serve.server import Server
 
 TEXT = "The quick brown fox jumps over dog {:08}."

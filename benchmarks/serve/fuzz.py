@@ -45,8 +45,8 @@ EVERY = 500
 
 def serve(told: Connection) -> None:
     """The server's process."""
-    from fletcher.serve import logs
-    from fletcher.serve.http_call import Limits
+    from fletcher.serve.http.call import Limits
+    from fletcher.serve.observe import logs
     from fletcher.serve.server import Server
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gRPC writes a line for every message that is no protocol buffer

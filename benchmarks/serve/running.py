@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import psutil
 
-COMMAND = [sys.executable, "-c", "from fletcher.serve.cli import main; main()", "run"]
+COMMAND = [sys.executable, "-c", "from fletcher.serve.commands.cli import main; main()", "run"]
 
 
 @dataclass

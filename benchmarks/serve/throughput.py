@@ -75,7 +75,7 @@ def clients_rate(engine: Any, requests: list[list[str]], clients: int) -> float:
 def serve_engine(artefact: str) -> None:
     """The process that has the engine alone: measures whenever a line on its standard input says so."""
     from fletcher import Encoder
-    from fletcher.serve.engine import Engine
+    from fletcher.serve.engine.engine import Engine
 
     with Encoder.load(artefact, provider="mlas", cache_bytes=0) as encoder, Engine(encoder) as engine:
         for line in sys.stdin:

@@ -23,16 +23,16 @@ import pyarrow as pa
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError
 
-from ..engine import Engine
+from ..engine.engine import Engine
+from ..engine.terms import Terms
 from ..errors import FieldError, UnknownRouteError
-from ..models import Models
-from ..terms import Terms
-from .connection import Connection
-from .ids import candidate, digester, key_of, whole_number
-from .presence import metadata_head
-from .schema import check_schema, longbow_schema, make_batch, widen
-from .sink import Parcel, Sink, SinkOptions
-from .target import Target
+from ..models.registry import Models
+from .journal.ids import candidate, digester, key_of, whole_number
+from .wire.connection import Connection
+from .wire.presence import metadata_head
+from .wire.schema import check_schema, longbow_schema, make_batch, widen
+from .wire.sink import Parcel, Sink, SinkOptions
+from .wire.target import Target
 
 __all__ = ["MAX_DOCUMENTS", "Document", "IngestAnswer", "LongbowDoor", "require"]
 

@@ -12,7 +12,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from fletcher.serve.http_call import Limits
+from fletcher.serve.http.call import Limits
 from fletcher.serve.server import Server
 
 from .fake_encoder import FakeEncoder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fletcher.runtime.errors import OverloadedError
-from fletcher.serve.breaker import Breaker
+from fletcher.serve.engine.breaker import Breaker
 
 
 def test_the_breaker_opens_lets_one_through_and_closes() -> None:

@@ -17,7 +17,7 @@ from openai import OpenAI
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.commandline.console import run
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.cli import app
+from fletcher.serve.commands.cli import app
 
 
 class Lengths:

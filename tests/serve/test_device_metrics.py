@@ -6,8 +6,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from fletcher.runtime.session.counters import DeviceMetric
-from fletcher.serve.engine import Engine
-from fletcher.serve.metrics import Metrics
+from fletcher.serve.engine.engine import Engine
+from fletcher.serve.observe.metrics import Metrics
 
 from .fake_encoder import FakeEncoder
 

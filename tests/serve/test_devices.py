@@ -17,8 +17,8 @@ from fletcher.runtime.tokenizing import nanotoken as fast_tokenizer
 from fletcher.runtime.tuning import bench as layout_bench
 from fletcher.runtime.tuning import choice as choices_module
 from fletcher.runtime.tuning.choice import recall
-from fletcher.serve import devices
-from fletcher.serve.cli import app
+from fletcher.serve.commands import device_report as devices
+from fletcher.serve.commands.cli import app
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
-from fletcher.serve.embed import EmbedSummary, embed_file
-from fletcher.serve.textfiles import open_texts
+from fletcher.serve.files.embed_file import EmbedSummary, embed_file
+from fletcher.serve.files.texts import open_texts
 
 LIMIT = 6
 

@@ -13,7 +13,7 @@ import pytest
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError, OverloadedError, ProviderError, StoppingError
-from fletcher.serve.engine import INLINE_CHARACTERS, Engine
+from fletcher.serve.engine.engine import INLINE_CHARACTERS, Engine
 
 from .fake_encoder import DIMENSION, MAX_TOKENS, POISON, FakeEncoder, expected, vector_of
 

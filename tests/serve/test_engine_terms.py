@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, FailingError, OverloadedError, ProviderError
-from fletcher.serve.backlog import Backlog
-from fletcher.serve.breaker import Breaker
-from fletcher.serve.drain_rate import DrainRate
-from fletcher.serve.engine import Engine
-from fletcher.serve.readiness import Readiness
-from fletcher.serve.terms import Priority, Terms
+from fletcher.serve.engine.backlog import Backlog
+from fletcher.serve.engine.breaker import Breaker
+from fletcher.serve.engine.drain_rate import DrainRate
+from fletcher.serve.engine.engine import Engine
+from fletcher.serve.engine.terms import Priority, Terms
+from fletcher.serve.models.readiness import Readiness
 
 from .fake_encoder import FakeEncoder, expected
 from .test_engine import SECONDS, assert_answers, wait_for

@@ -21,7 +21,7 @@ import pytest
 
 from fletcher.runtime import Embeddings
 from fletcher.serve.errors import FieldError
-from fletcher.serve.flight_schema import FlightOptions, choose_column, read_texts, with_vectors
+from fletcher.serve.flight.options import FlightOptions, choose_column, read_texts, with_vectors
 from fletcher.serve.server import Server
 
 from .fake_encoder import DIMENSION, POISON, FakeEncoder, expected
@@ -306,7 +306,7 @@ def test_a_defect_while_reading_ends_the_stream(client: Any, monkeypatch: pytest
     def broken(*arguments: Any) -> list[str]:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("fletcher.serve.flight_exchange.read_texts", broken)
+    monkeypatch.setattr("fletcher.serve.flight.exchange.read_texts", broken)
     error = refused(client, [texts_batch(["ab"])], EMBED)
     assert isinstance(error, fl.FlightInternalError)
     assert "secret" not in str(error)
@@ -572,8 +572,8 @@ def test_the_metadata_says_when(client: Any) -> None:
 
 
 def test_admins_load_and_unload_models(tmp_path: Path) -> None:
-    from fletcher.serve.keys import Keys, add_key
-    from fletcher.serve.model_spec import ModelSpec
+    from fletcher.serve.access.keys import Keys, add_key
+    from fletcher.serve.models.spec import ModelSpec
 
     admin = add_key(tmp_path / "keys", "boss", "admin")
     user = add_key(tmp_path / "keys", "somebody", "user")

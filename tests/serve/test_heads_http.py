@@ -13,7 +13,7 @@ import torch
 import transformers
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
-from fletcher.serve.model_spec import ModelSpec
+from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 
 from ..convert.heads import test_classification, test_colbert, test_splade

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from fletcher.serve.heap import ARENAS, VARIABLE
+from fletcher.serve.models.heap import ARENAS, VARIABLE
 
 #: Allocates from many threads at once, and prints how many arenas that made (malloc_info(3)).
 PROGRAM = """

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from fletcher.serve.http_call import Limits
-from fletcher.serve.openai_types import EmbeddingList, EmbeddingRequest, ErrorBody, ModelList
+from fletcher.serve.http.apis.openai.types import EmbeddingList, EmbeddingRequest, ErrorBody, ModelList
+from fletcher.serve.http.call import Limits
 from fletcher.serve.server import Server
 
 from .fake_encoder import DIMENSION, POISON, FakeEncoder, Verdict, expected, vector_of

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fletcher.serve.http_call import Limits
+from fletcher.serve.http.call import Limits
 from fletcher.serve.server import Server
 
 from .fake_encoder import FakeEncoder, expected
@@ -105,7 +105,7 @@ def test_a_slow_body_is_408_and_others_are_served_meanwhile(http: httpx.Client, 
 
 
 def test_slow_headers_are_hung_up_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletcher.serve.http_server.HEADER_SECONDS", 0.3)
+    monkeypatch.setattr("fletcher.serve.http.server.HEADER_SECONDS", 0.3)
     with connect(server) as slow:
         slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost:")
         assert slow.recv(65536) == b""

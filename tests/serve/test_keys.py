@@ -16,10 +16,10 @@ import pytest
 
 from fletcher.runtime.commandline.console import run
 from fletcher.runtime.errors import InputError
-from fletcher.serve.access import Gate, is_loopback
-from fletcher.serve.cli import app
+from fletcher.serve.access.gate import Gate, is_loopback
+from fletcher.serve.access.keys import Keys, add_key, read_keys, remove_key
+from fletcher.serve.commands.cli import app
 from fletcher.serve.errors import ForbiddenError, UnauthorizedError
-from fletcher.serve.keys import Keys, add_key, read_keys, remove_key
 from fletcher.serve.server import Server
 
 from .fake_encoder import FakeEncoder, expected

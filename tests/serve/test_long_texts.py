@@ -19,9 +19,9 @@ from fletcher.convert.export import export
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.embed import embed_file
+from fletcher.serve.files.embed_file import embed_file
+from fletcher.serve.files.texts import open_texts
 from fletcher.serve.server import Server
-from fletcher.serve.textfiles import open_texts
 
 from ..convert.tiny import save_embedder
 

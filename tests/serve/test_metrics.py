@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from fletcher.serve.engine import Engine
+from fletcher.serve.engine.engine import Engine
 
 from .fake_encoder import FakeEncoder
 

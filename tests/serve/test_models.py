@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
 from fletcher.runtime.errors import CanaryError, InputError, StoppingError
-from fletcher.serve.backend import Backend
-from fletcher.serve.backlog import MAX_MEMORY
-from fletcher.serve.model_spec import ModelSpec, read_specs
+from fletcher.serve.engine.backend import Backend
+from fletcher.serve.engine.backlog import MAX_MEMORY
+from fletcher.serve.models.shadows import drift
+from fletcher.serve.models.spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
-from fletcher.serve.shadows import drift
 
 from .fake_encoder import CARD, Digest, FakeEncoder, expected
 
@@ -420,7 +420,7 @@ def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifa
     file.write_text(entry + 'name = "a"\n' + entry + 'name = "b"\naliases = ["text-embedding-3-small"]\n')
     running = subprocess.Popen(
         [
-            *(sys.executable, "-c", "from fletcher.serve.cli import main; main()", "run"),
+            *(sys.executable, "-c", "from fletcher.serve.commands.cli import main; main()", "run"),
             *("--config", str(file), "--json", "--http", "127.0.0.1:0", "--flight", "off"),
         ],
         stdout=subprocess.PIPE,

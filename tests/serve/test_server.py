@@ -22,7 +22,7 @@ import pyarrow.flight as fl
 import pytest
 
 from fletcher.runtime.errors import InputError
-from fletcher.serve.addresses import HostPort, parse
+from fletcher.serve.access.addresses import HostPort, parse
 from fletcher.serve.server import Server
 
 from .fake_encoder import FakeEncoder, expected

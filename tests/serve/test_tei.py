@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 
-from fletcher.serve.http_call import Limits
-from fletcher.serve.http_errors import TeiError
+from fletcher.serve.http.apis.tei.handlers import tei_scores
+from fletcher.serve.http.call import Limits
+from fletcher.serve.http.errors import TeiError
 from fletcher.serve.server import Server
-from fletcher.serve.tei_handlers import tei_scores
 
 from .fake_encoder import POISON, FakeEncoder, expected, vector_of
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fletcher.runtime.errors import InputError
-from fletcher.serve import textchunks
-from fletcher.serve.textfiles import open_texts
+from fletcher.serve.files import chunks as textchunks
+from fletcher.serve.files.texts import open_texts
 
 TEXTS = ["first", "", "  spaces  ", "naïve café — 漢字 😀", 'quote " and, comma', "NUL \x00 and tab \t", "last"]
 #: csv and txt cannot hold every character: NUL in csv is left out there.
@@ -180,8 +180,8 @@ def test_csv_columns_stay_strings(tmp_path: Path) -> None:
 
 
 def test_chunks_end_early_when_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletcher.serve.linefiles.CHUNK_CHARACTERS", 10)
-    monkeypatch.setattr("fletcher.serve.columnfiles.CHUNK_CHARACTERS", 40)
+    monkeypatch.setattr("fletcher.serve.files.lines.CHUNK_CHARACTERS", 10)
+    monkeypatch.setattr("fletcher.serve.files.columns.CHUNK_CHARACTERS", 40)
     lines = made(tmp_path, "a.txt", b"12345678\n" * 4)
     with open_texts(str(lines)) as source:
         assert [len(chunk.texts) for chunk in source.chunks] == [2, 2]

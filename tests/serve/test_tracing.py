@@ -26,8 +26,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from fletcher.serve.observe.tracing import Tracing
 from fletcher.serve.server import Server
-from fletcher.serve.tracing import Tracing
 
 from .fake_encoder import FakeEncoder
 
@@ -219,7 +219,13 @@ def test_a_collector_receives_what_the_command_sends(minilm_artifact: Path) -> N
     collector = HTTPServer(("127.0.0.1", 0), Collector)
     thread = threading.Thread(target=collector.serve_forever)
     thread.start()
-    command = [sys.executable, "-c", "from fletcher.serve.cli import main; main()", "run", str(minilm_artifact)]
+    command = [
+        sys.executable,
+        "-c",
+        "from fletcher.serve.commands.cli import main; main()",
+        "run",
+        str(minilm_artifact),
+    ]
     command += ["--http", "127.0.0.1:0", "--flight", "off", "--json", "--provider", "mlas"]
     command += ["--otlp", f"http://127.0.0.1:{collector.server_port}", "--log-level", "debug"]
     environment = os.environ | {"OTEL_EXPORTER_OTLP_COMPRESSION": "none"}

@@ -18,8 +18,8 @@ import pytest
 from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
-from fletcher.serve.textchunks import TextChunk
-from fletcher.serve.vectorfiles import open_vectors
+from fletcher.serve.files.chunks import TextChunk
+from fletcher.serve.files.vectors import open_vectors
 
 PLAIN = EmbedOptions()
 VECTORS = np.arange(20, dtype=np.float32).reshape(5, 4) / 7
@@ -90,7 +90,7 @@ def test_parquet_is_compressed_with_zstd(tmp_path: Path) -> None:
 
 
 def test_parquet_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fletcher.serve.vectorfiles.ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr("fletcher.serve.files.vectors.ROW_GROUP_BYTES", 1)
     write(tmp_path / "a.parquet", pa.table({}))
     metadata = pq.ParquetFile(tmp_path / "a.parquet").metadata
     assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [2, 3]

@@ -10,10 +10,10 @@ from typing import cast
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
-from fletcher.serve.longbow.command import Job, Paths, run_job
-from fletcher.serve.longbow.sink import SinkOptions
-from fletcher.serve.longbow.summary import IngestOptions
-from fletcher.serve.longbow.target import Target
+from fletcher.serve.longbow.job.command import Job, Paths, run_job
+from fletcher.serve.longbow.job.summary import IngestOptions
+from fletcher.serve.longbow.wire.sink import SinkOptions
+from fletcher.serve.longbow.wire.target import Target
 
 from .unit_encoder import UnitEncoder
 

@@ -13,10 +13,10 @@ import pytest
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.longbow.command import Job, Paths, run_job
-from fletcher.serve.longbow.sink import SinkOptions
-from fletcher.serve.longbow.summary import IngestOptions, IngestSummary
-from fletcher.serve.longbow.target import Target
+from fletcher.serve.longbow.job.command import Job, Paths, run_job
+from fletcher.serve.longbow.job.summary import IngestOptions, IngestSummary
+from fletcher.serve.longbow.wire.sink import SinkOptions
+from fletcher.serve.longbow.wire.target import Target
 
 from ...doubles.longbow import LongbowDouble
 from .unit_encoder import UnitEncoder

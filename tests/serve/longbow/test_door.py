@@ -13,8 +13,8 @@ import pyarrow.flight as fl
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.serve.longbow.schema import longbow_schema, make_batch
-from fletcher.serve.longbow.target import Target
+from fletcher.serve.longbow.wire.schema import longbow_schema, make_batch
+from fletcher.serve.longbow.wire.target import Target
 from fletcher.serve.server import Server
 
 from ...doubles.longbow import LongbowDouble

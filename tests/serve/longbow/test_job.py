@@ -17,12 +17,12 @@ import pytest
 
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
-from fletcher.serve.longbow.connection import CHANNEL, Connection
-from fletcher.serve.longbow.ids import candidate, content_digest
-from fletcher.serve.longbow.journal import Entry, Journal
-from fletcher.serve.longbow.schema import longbow_schema
-from fletcher.serve.longbow.summary import IngestSummary
-from fletcher.serve.longbow.target import Target
+from fletcher.serve.longbow.job.summary import IngestSummary
+from fletcher.serve.longbow.journal.ids import candidate, content_digest
+from fletcher.serve.longbow.journal.journal import Entry, Journal
+from fletcher.serve.longbow.wire.connection import CHANNEL, Connection
+from fletcher.serve.longbow.wire.schema import longbow_schema
+from fletcher.serve.longbow.wire.target import Target
 
 from ...doubles.longbow import LongbowDouble
 from ...doubles.s3 import S3Double
@@ -33,8 +33,8 @@ from .unit_encoder import UnitEncoder, unit_vector
 @pytest.fixture(autouse=True)
 def quick_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """The double takes a batch in at once; `test_kills_and_cuts` waits as long as a user does."""
-    monkeypatch.setattr("fletcher.serve.longbow.lane.GRACE", 0.05)
-    monkeypatch.setattr("fletcher.serve.longbow.audit.GRACE", 0.05)
+    monkeypatch.setattr("fletcher.serve.longbow.wire.lane.GRACE", 0.05)
+    monkeypatch.setattr("fletcher.serve.longbow.job.audit.GRACE", 0.05)
 
 
 def texts_in(longbow: LongbowDouble, dataset: str = "docs") -> Counter[str]:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from fletcher.serve.longbow.connection import Condition, Connection
-from fletcher.serve.longbow.presence import wait_until_quiet
-from fletcher.serve.longbow.target import Target
+from fletcher.serve.longbow.wire.connection import Condition, Connection
+from fletcher.serve.longbow.wire.presence import wait_until_quiet
+from fletcher.serve.longbow.wire.target import Target
 
 from ...doubles.cutting_proxy import CuttingProxy
 from .conftest import RunJob

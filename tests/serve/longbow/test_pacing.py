@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fletcher.runtime.errors import InputError, ServiceError
-from fletcher.serve.longbow.capacity import CapacityWatch, read_metrics
-from fletcher.serve.longbow.connection import Readiness
-from fletcher.serve.longbow.pacing import Backoff, BatchSizer
+from fletcher.serve.longbow.job.capacity import CapacityWatch, read_metrics
+from fletcher.serve.longbow.wire.connection import Readiness
+from fletcher.serve.longbow.wire.pacing import Backoff, BatchSizer
 
 from ...doubles.longbow import LongbowDouble
 

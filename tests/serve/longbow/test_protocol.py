@@ -23,10 +23,10 @@ import pytest
 import trustme
 
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
-from fletcher.serve.longbow.connection import Condition, Connection, Readiness
-from fletcher.serve.longbow.presence import all_placed, arrived, metadata_head, wait_until_quiet
-from fletcher.serve.longbow.schema import check_schema, longbow_schema, make_batch
-from fletcher.serve.longbow.target import Target
+from fletcher.serve.longbow.wire.connection import Condition, Connection, Readiness
+from fletcher.serve.longbow.wire.presence import all_placed, arrived, metadata_head, wait_until_quiet
+from fletcher.serve.longbow.wire.schema import check_schema, longbow_schema, make_batch
+from fletcher.serve.longbow.wire.target import Target
 
 from ...doubles.longbow import LongbowDouble
 

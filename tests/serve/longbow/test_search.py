@@ -11,9 +11,9 @@ import pytest
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.console import run as run_app
 from fletcher.runtime.errors import InputError
-from fletcher.serve.cli import app
-from fletcher.serve.longbow.search import search
-from fletcher.serve.longbow.target import Target
+from fletcher.serve.commands.cli import app
+from fletcher.serve.longbow.wire.search import search
+from fletcher.serve.longbow.wire.target import Target
 
 from ...doubles.longbow import LongbowDouble
 from .conftest import RunJob

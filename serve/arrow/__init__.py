@@ -1,0 +1,1 @@
+"""Embeddings as Arrow columns and batches."""

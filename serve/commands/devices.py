@@ -1,0 +1,47 @@
+"""`fletcher-serve devices`: what this machine has, and what runs best on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fletcher.runtime.commandline.console import reporter
+
+from .options import MinCosine, VariantName
+
+__all__ = ["devices"]
+
+
+def devices(
+    ctx: typer.Context,
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="An artefact to measure here.", show_default=False)
+    ] = None,
+    variant: VariantName = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long measuring may take.")] = 20.0,
+    min_cosine: MinCosine = None,
+    provider: Annotated[
+        list[str] | None, typer.Option("--provider", help="Measure these alone, and remember nothing.")
+    ] = None,
+) -> None:
+    """Lists what this machine has; with an artefact, measures it on each provider and says what auto takes.
+
+    The measurements are remembered: later loads of that artefact on this machine take them.
+    """
+    report = reporter(ctx)
+    from .device_report import describe_machine, lines, measure_artifact, table
+
+    if directory is None:
+        found = describe_machine()
+    else:
+        found = measure_artifact(directory, variant=variant, seconds=seconds, min_cosine=min_cosine, providers=provider)
+    if report.as_json:
+        report.result(found)
+        return
+    for line in lines(found):
+        report.line(line)
+    if found.choice is not None:
+        report.result(found, table(found))
+        report.line(f"auto takes {found.choice.reason}")

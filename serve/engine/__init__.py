@@ -1,0 +1,1 @@
+"""The engine: admission, queue, batches, failures."""

@@ -1,0 +1,120 @@
+"""The bulk job: a file of texts becomes a file of vectors. It knows neither file formats nor maths."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime.commandline.reporter import Progress
+from fletcher.runtime.embed_options import EmbedOptions
+
+from .chunks import TextChunk, TextSource
+from .vectors import open_vectors
+
+__all__ = ["EmbedSummary", "embed_file"]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSummary:
+    """What a bulk job did.
+
+    Attributes:
+        output: the file of vectors.
+        model: the card's name.
+        variant: the graph that ran.
+        provider: where it ran.
+        texts: vectors written.
+        dimension: length of each.
+        tokens: tokens that the model saw.
+        truncated_texts: texts that were longer than the model's limit.
+        dropped_tokens: tokens that were cut from them.
+        seconds: from the first text read to the file in its place; loading the model is not in it.
+        texts_per_second: texts by these seconds.
+        tokens_per_second: tokens by these seconds.
+    """
+
+    output: Path
+    model: str
+    variant: str
+    provider: str
+    texts: int
+    dimension: int
+    tokens: int
+    truncated_texts: int
+    dropped_tokens: int
+    seconds: float
+    texts_per_second: float
+    tokens_per_second: float
+
+
+def embed_file(
+    encoder: Encoder,
+    source: TextSource,
+    output: Path,
+    *,
+    options: EmbedOptions,
+    force: bool,
+    progress: Progress,
+) -> EmbedSummary:
+    """Embeds every text of a source, in its order.
+
+    Args:
+        encoder: the model.
+        source: texts, from `open_texts`.
+        output: file to write: npy, parquet or arrow.
+        options: how texts become vectors.
+        force: replace `output` if it exists.
+        progress: counts texts and tokens.
+
+    Raises:
+        InputError: a text, an option or a file that cannot be used; nothing is left under `output`.
+        OSError: the output cannot be written; nothing is left under `output`.
+    """
+    encoder.check(options)  # refuse before a file is begun
+    dimension = options.dimensions or encoder.dimension
+    started = time.monotonic()
+    texts = tokens = truncated = dropped = 0
+    with open_vectors(output, dimension, source.schema, options, force=force) as writer:
+        for chunk, embeddings in _embedded(encoder, source, options):
+            counts, cut = embeddings.tokens, embeddings.dropped
+            writer.write(chunk, embeddings)
+            progress.advance(len(chunk.texts), int(counts.sum()))
+            texts += len(chunk.texts)
+            tokens += int(counts.sum())
+            truncated += int(np.count_nonzero(cut))
+            dropped += int(cut.sum())
+    seconds = time.monotonic() - started
+    return EmbedSummary(
+        output=output,
+        model=encoder.card.name,
+        variant=encoder.variant.name,
+        provider=encoder.provider,
+        texts=texts,
+        dimension=dimension,
+        tokens=tokens,
+        truncated_texts=truncated,
+        dropped_tokens=dropped,
+        seconds=round(seconds, 3),
+        texts_per_second=round(texts / seconds, 1),
+        tokens_per_second=round(tokens / seconds, 1),
+    )
+
+
+def _embedded(encoder: Encoder, source: TextSource, options: EmbedOptions) -> Iterator[tuple[TextChunk, Embeddings]]:
+    """Each chunk with its embeddings."""
+    # The encoder reads ahead on a thread of its own: the chunks that it took wait here for their vectors.
+    taken: deque[TextChunk] = deque()
+
+    def texts() -> Iterator[list[str]]:
+        for chunk in source.chunks:
+            taken.append(chunk)
+            yield chunk.texts
+
+    for embeddings in encoder.stream(texts(), options):
+        yield taken.popleft(), embeddings

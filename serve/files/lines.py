@@ -1,0 +1,161 @@
+"""Texts from files of lines: txt, jsonl, csv. A fault is named with its line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any
+
+import msgspec
+
+from fletcher.runtime.errors import InputError
+
+from .chunks import CHUNK_CHARACTERS, TextChunk
+from .json_types import JsonKinds
+
+__all__ = ["Bad", "Row", "chunk_rows", "count_lines", "read_csv", "read_jsonl", "read_txt", "refuse"]
+
+#: A text, and what else its row holds.
+Row = tuple[str, dict[str, Any]]
+
+#: Told of a row that cannot be used: the error, and the row as it stands in the file. What it raises ends the reading.
+Bad = Callable[[InputError, bytes], None]
+
+
+def refuse(error: InputError, row: bytes) -> None:
+    """The `Bad` that ends the reading."""
+    raise error
+
+
+def count_lines(file: IO[bytes]) -> int:
+    """Lines of a file, the last one also without its line feed; leaves the file at its start."""
+    count, last = 0, b"\n"
+    while block := file.read(2**20):
+        count += block.count(b"\n")
+        last = block[-1:]
+    file.seek(0)
+    return count + (last != b"\n")
+
+
+def _lines(file: Iterable[bytes], name: str, bad: Bad) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers from 1, without their LF or CRLF; a byte order mark is no text."""
+    for number, raw in enumerate(file, start=1):
+        line = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1] if raw.endswith(b"\n") else raw
+        try:
+            text = _decode(line, name, number)
+        except InputError as error:
+            bad(error, line)
+            continue
+        yield number, text
+
+
+def _decode(line: bytes, name: str, number: int) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name}, line {number}: byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; "
+            "convert the file to UTF-8 first, for example with iconv"
+        ) from error
+
+
+def read_txt(file: Iterable[bytes], name: str, bad: Bad = refuse) -> Iterator[Row]:
+    """A text a line; an empty line is an empty text.
+
+    Raises:
+        InputError: a line that is not UTF-8, unless `bad` takes it.
+    """
+    for _, line in _lines(file, name, bad):
+        yield line, {}
+
+
+def read_jsonl(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse) -> Iterator[Row]:
+    """A JSON object a line; blank lines are no rows.
+
+    Raises:
+        InputError: a line that is not UTF-8, not an object, or without a string under `column`, unless `bad` takes it.
+    """
+    for number, line in _lines(file, name, bad):
+        if not line.strip():
+            continue
+        try:
+            row = _object(line, name, number, column)
+        except InputError as error:
+            bad(error, line.encode())
+            continue
+        yield row
+
+
+def _object(line: str, name: str, number: int, column: str) -> Row:
+    """A line of JSON as a row."""
+    try:
+        row = msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        # msgspec reports an escape such as \\ud800 without its second half as truncated data.
+        hint = "; does it hold half of a surrogate pair (\\ud8xx)?" if "\\ud" in line.lower() else ""
+        raise InputError(f"{name}, line {number}: not a JSON object: {error}{hint}") from error
+    if not isinstance(row, dict):
+        raise InputError(f'{name}, line {number}: a JSON object such as {{"{column}": "…"}} is wanted')
+    if column not in row:
+        known = ", ".join(map(repr, row)) or "no key"
+        raise InputError(f"{name}, line {number}: no key {column!r}; it has {known}. Name the key with --column")
+    text = row.pop(column)
+    if not isinstance(text, str):
+        raise InputError(f"{name}, line {number}: {column!r} is {_json_type(text)}, and must be a string")
+    return text, row
+
+
+def _json_type(value: object) -> str:
+    if value is None:
+        return "null"
+    return {bool: "a boolean", dict: "an object", list: "a list"}.get(type(value), "a number")
+
+
+def read_csv(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse) -> Iterator[Row]:
+    """A row a record, its columns named by the first line. Every value stays a string: "007" is not 7.
+
+    Raises:
+        InputError: a line that is not UTF-8, a record of another length (unless `bad` takes it), unbalanced quotes, or no
+            column `column`.
+    """
+    # The module's own limit of 128 KiB a field is a guard against unbalanced quotes; texts may well be longer.
+    csv.field_size_limit(2**31 - 1)
+    lines = (_decode(raw, name, number) for number, raw in enumerate(file, start=1))
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = next(reader, None)
+        if header is None:
+            raise InputError(f"{name}: the file is empty; its first line must name the columns")
+        if column not in header:
+            raise InputError(
+                f"{name}: no column {column!r}; it has {', '.join(map(repr, header))}. Name it with --column"
+            )
+        if len(set(header)) != len(header):
+            raise InputError(f"{name}: two columns have the same name: {', '.join(map(repr, header))}")
+        place = header.index(column)
+        for row in reader:
+            if not row:  # a blank line
+                continue
+            if len(row) != len(header):
+                found = f"{name}, line {reader.line_num}: {len(row)} fields, and the header has {len(header)}"
+                bad(InputError(found), msgspec.json.encode(row))
+                continue
+            yield row[place], {key: row[index] for index, key in enumerate(header) if index != place}
+    except csv.Error as error:
+        raise InputError(f"{name}, line {reader.line_num}: not CSV: {error}") from error
+
+
+def chunk_rows(rows: Iterable[Row], kinds: JsonKinds, chunk_texts: int) -> Iterator[TextChunk]:
+    """Gathers rows into chunks of at most `chunk_texts` texts."""
+    first_row, size = 0, 0
+    texts: list[str] = []
+    others: list[dict[str, Any]] = []
+    for text, other in rows:
+        texts.append(text)
+        others.append(other)
+        size += len(text)
+        if len(texts) == chunk_texts or size >= CHUNK_CHARACTERS:
+            yield TextChunk(first_row, texts, kinds.batch(others))
+            first_row, size, texts, others = first_row + len(texts), 0, [], []
+    if texts:
+        yield TextChunk(first_row, texts, kinds.batch(others))

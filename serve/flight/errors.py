@@ -1,0 +1,58 @@
+"""The error tree as pyarrow's Flight exceptions, by the table of statuses."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import msgspec
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from fletcher.runtime.errors import FletcherError
+
+from ..statuses import public_message, retry_after, status_of
+
+__all__ = ["flight_error"]
+
+
+class _Bare:
+    """For exceptions that pyarrow sends with their Python traceback, file paths and all.
+
+    pyarrow turns any exception that is no `FlightError` into a status whose detail is `traceback.format_exception` of it,
+    and falls back to the class's bare name where that fails (PythonErrorDetail in arrow/python/common.cc). There is no
+    `FlightError` for INVALID_ARGUMENT and NOT_FOUND, so these exceptions refuse to be formatted.
+    """
+
+    @property
+    def __cause__(self) -> NoReturn:
+        raise AttributeError("not for formatting")
+
+
+class InvalidArgument(_Bare, pa.ArrowInvalid):  # type: ignore[misc]
+    """gRPC's INVALID_ARGUMENT."""
+
+
+class NotFound(_Bare, pa.ArrowKeyError):  # type: ignore[misc]
+    """gRPC's NOT_FOUND."""
+
+
+def flight_error(error: FletcherError) -> Exception:
+    """What a Flight handler raises for an error; the extra info is JSON: its type, and the seconds after which to retry."""
+    message = public_message(error)
+    code = status_of(error).flight
+    if code == "INVALID_ARGUMENT":
+        return InvalidArgument(message)
+    if code == "NOT_FOUND":
+        return NotFound(message)
+    info: dict[str, object] = {"type": type(error).__name__}
+    if (seconds := retry_after(error)) is not None:
+        info["retry_after"] = seconds
+    extra = msgspec.json.encode(info)
+    kinds: dict[str, type[Exception]] = {
+        "UNAVAILABLE": fl.FlightUnavailableError,
+        "UNAUTHENTICATED": fl.FlightUnauthenticatedError,
+        "PERMISSION_DENIED": fl.FlightUnauthorizedError,
+        "DEADLINE_EXCEEDED": fl.FlightTimedOutError,
+        "INTERNAL": fl.FlightInternalError,
+    }
+    return kinds[code](message, extra)

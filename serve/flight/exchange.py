@@ -1,0 +1,251 @@
+"""One `DoExchange` stream: a thread reads and submits ahead, the call's own thread writes answers in order.
+
+Reading on the writing thread would deadlock with a client that waits for each answer before it sends the next batch. The
+price is a rule of gRPC's: the call must not return while the other thread reads. So after a failure the call waits for the
+client's next message, half-close or cancellation; a client that waits for an answer itself finds the failure in the
+metadata of a message without rows (`{"error": …}`) first.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.flight as fl
+
+from fletcher.runtime import Embeddings
+from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError, StoppingError
+
+from ..errors import UnknownModelError
+from ..models.registry import Models
+from ..models.version import Version
+from ..statuses import public_message
+from .middleware import terms_of
+from .options import FlightOptions, choose_column, output_schema, read_options, read_texts, with_vectors
+
+__all__ = ["Exchange", "wait"]
+
+#: Batches of a stream that are under way at once: one is computed, one waits behind it, one is read or written.
+READ_AHEAD = 4
+
+#: Seconds between two looks at whether the client is still there.
+LOOK_SECONDS = 0.25
+
+#: How long a reader may take to notice that the stream failed before its client is told inside the stream.
+GRACE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A batch under way."""
+
+    batch: Any
+    schema: Any
+    ipc: Any
+    version: Version
+    future: Future[Embeddings]
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Why reading ended: None at the stream's own end."""
+
+    error: Exception | None
+
+
+class Exchange:
+    """A stream under way.
+
+    Attributes:
+        rows: rows read so far.
+    """
+
+    def __init__(self, models: Models, options: FlightOptions, reader: Any, writer: Any, context: Any) -> None:
+        """
+        Args:
+            models: what answers.
+            options: what the descriptor said.
+            reader: pyarrow's `MetadataRecordBatchReader`.
+            writer: pyarrow's `MetadataRecordBatchWriter`.
+            context: pyarrow's `ServerCallContext`.
+        """
+        self._models = models
+        self._options = options
+        self._reader = reader
+        self._writer = writer
+        self._context = context
+        self._terms = terms_of(context)
+        self._pending: queue.Queue[_Pending | _End] = queue.Queue(READ_AHEAD)
+        self._unanswered = 0
+        self._ended = False
+        self._begun = False
+        self._digest = ""
+        self.rows = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was read is answered."""
+        return not self._unanswered
+
+    def run(self) -> None:
+        """Answers until the client has sent everything.
+
+        Raises:
+            FletcherError: the stream cannot go on.
+        """
+        thread = threading.Thread(target=self._read_all, name="fletcher-flight-read", daemon=True)
+        thread.start()
+        try:
+            self._write_all()
+        except FletcherError as error:
+            self._tell(error, thread)
+            raise
+        finally:
+            self._ended = True
+            while thread.is_alive():
+                self._discard()
+                thread.join(GRACE_SECONDS)
+            self._discard()
+
+    def _read_all(self) -> None:
+        """The reading thread's life."""
+        try:
+            self._read_batches()
+        except StopIteration:
+            end = _End(None)
+        except FletcherError as error:
+            end = _End(error)
+        except (pa.ArrowException, fl.FlightError, OSError, ValueError) as error:
+            # A client that left, or a stream that is no Arrow stream: either way its own doing.
+            end = _End(InputError(f"the stream could not be read: {str(error).partition('. gRPC')[0]}"))
+        except Exception as error:  # noqa: BLE001 (a defect of ours: the call's own thread, which waits for an end, raises it)
+            end = _End(error)
+        else:
+            end = _End(None)
+        self._pending.put(end)
+
+    def _read_batches(self) -> None:
+        """Submits every batch; returns when the stream has failed elsewhere, and raises `StopIteration` at its end."""
+        options = self._options
+        schema = column = name = None
+        while True:
+            chunk = self._reader.read_chunk()
+            if self._ended:
+                return
+            if chunk.app_metadata is not None and schema is None:
+                options = read_options(chunk.app_metadata.to_pybytes(), self._models)
+            if chunk.data is None:
+                continue
+            if column is None:
+                column = choose_column(chunk.data.schema, options)
+                served = self._models.pick(options.model).served
+                # One version answers the whole stream, for its schema says which.
+                name = f"{served.name}@{served.version}"
+                schema = output_schema(chunk.data.schema, served, options.embed)
+                self._digest = served.digest
+            texts = read_texts(chunk.data, column, self.rows)
+            version, future = self._submit(texts, options, name)
+            self.rows += len(texts)
+            self._unanswered += 1
+            self._pending.put(_Pending(chunk.data, schema, options.ipc, version, future))
+
+    def _submit(self, texts: list[str], options: FlightOptions, name: str | None) -> tuple[Version, Future[Embeddings]]:
+        """Submits; a stream that is under way waits for room where a new one would be refused."""
+        while True:
+            try:
+                return self._models.submit_blocking(
+                    name, lambda engine: engine.submit(texts, options.embed, self._terms)
+                )
+            except UnknownModelError:
+                if name == options.model:
+                    raise
+                name = options.model  # the version was unloaded in mid-stream: another one goes on
+            except OverloadedError:
+                if not self.rows or self._ended:
+                    raise
+                time.sleep(LOOK_SECONDS)
+
+    def _write_all(self) -> None:
+        while True:
+            pending = self._pending.get()
+            if isinstance(pending, _End):
+                if pending.error is not None:
+                    raise pending.error
+                if not self._begun:
+                    self._begin_empty()
+                return
+            embeddings = wait(pending.future, self._context, self._terms.deadline)
+            if not self._begun:
+                self._writer.begin(pending.schema, options=pending.ipc)
+                self._begun = True
+            made = with_vectors(pending.batch, embeddings, pending.schema)
+            served = pending.version.served
+            if served.digest == self._digest:
+                self._writer.write_batch(made)
+            else:  # exchanged in mid-stream: the schema, which was sent, names the one before
+                notice = {"model": {"version": served.version, "digest": served.digest, "variant": served.variant}}
+                self._writer.write_with_metadata(made, pa.py_buffer(msgspec.json.encode(notice)))
+            self._unanswered -= 1
+
+    def _begin_empty(self) -> None:
+        """A stream without batches is answered with a schema and none."""
+        schema = self._reader.schema
+        choose_column(schema, self._options)
+        served = self._models.pick(self._options.model).served
+        self._writer.begin(output_schema(schema, served, self._options.embed))
+
+    def _tell(self, error: FletcherError, thread: threading.Thread) -> None:
+        """Gets a failure to a client that waits for an answer before it sends or closes anything."""
+        self._ended = True
+        self._discard()
+        thread.join(GRACE_SECONDS)
+        if not thread.is_alive() or not self._begun:
+            return
+        notice = {"error": {"type": type(error).__name__, "message": public_message(error)}}
+        try:
+            self._writer.write_metadata(pa.py_buffer(msgspec.json.encode(notice)))
+        except (pa.ArrowException, fl.FlightError, OSError):
+            return  # the client left, so reading ends by itself
+
+    def _discard(self) -> None:
+        """Drops what waits, so that the reading thread never waits for room."""
+        while True:
+            try:
+                pending = self._pending.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(pending, _Pending):
+                pending.future.cancel()
+                self._unanswered -= 1
+
+
+def wait(future: Future[Embeddings], context: Any, deadline: float | None) -> Embeddings:
+    """Waits for an answer as long as the call's client does; gRPC cancels a call whose own deadline passed.
+
+    Args:
+        future: the engine's.
+        context: pyarrow's `ServerCallContext`.
+        deadline: `time.monotonic()` after which nobody wants the answer, or None.
+
+    Raises:
+        StoppingError: the client left.
+        DeadlineError: its deadline passed.
+    """
+    while True:
+        left = LOOK_SECONDS if deadline is None else deadline - time.monotonic()
+        try:
+            return future.result(max(min(left, LOOK_SECONDS), 0.0))
+        except FutureTimeoutError:
+            if left <= 0:
+                future.cancel()
+                raise DeadlineError("the call's deadline passed before it was answered") from None
+            if context.is_cancelled():
+                future.cancel()
+                raise StoppingError("the client left") from None

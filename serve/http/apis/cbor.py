@@ -1,0 +1,200 @@
+"""The earlier Fletcher's routes: `/encode`, CBOR in and out, and `/encode/arrow`, Arrow IPC in and out."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from typing import Any
+from urllib.parse import parse_qsl
+
+import cbor2
+import msgspec
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fletcher.runtime import Embeddings
+
+from ...engine.terms import Terms
+from ...errors import FieldError
+from ...flight.options import FlightOptions, choose_column, output_schema, read_texts, with_vectors
+from ..call import Call, Response
+from ..json import invalid
+from ..routes import Doc, Route
+from .openai.types import MAX_INPUTS
+
+__all__ = ["encode_routes"]
+
+CBOR = "application/cbor"
+ARROW = "application/vnd.apache.arrow.stream"
+
+
+def query_options(call: Call) -> FlightOptions:
+    """The options in the query, which are those of a Flight descriptor.
+
+    Raises:
+        FieldError: an unknown one, one that is there twice, or a value of another kind.
+    """
+    pairs = parse_qsl(call.scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    if len(dict(pairs)) < len(pairs):
+        raise FieldError("an option is in the query twice", None)
+    try:
+        return msgspec.convert(dict(pairs), FlightOptions, strict=False)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+
+
+async def encode(call: Call) -> Response:
+    """A CBOR array of texts to a CBOR array of vectors, in arrays of the wanted element type."""
+    options = query_options(call)
+    body = await call.body()
+    texts = read_cbor(body)
+    most = call.limits.most_items(MAX_INPUTS)
+    if len(texts) > most:
+        raise FieldError(f"there are {len(texts)} texts; a request may have {most}: send several", None)
+    _, found = await call.ask(options.model, lambda engine: engine.submit(texts, options.embed, call.terms))
+    headers = (
+        (b"x-tokens-seen", ",".join(map(str, found.tokens.tolist())).encode()),
+        (b"x-tokens-dropped", ",".join(map(str, found.dropped.tolist())).encode()),
+    )
+    return Response(200, cbor_rows(found.vectors), CBOR.encode(), headers)
+
+
+def read_cbor(body: bytes) -> list[str]:
+    """
+    Raises:
+        FieldError: it is no CBOR array of texts.
+    """
+    try:
+        value = cbor2.loads(body)
+    except Exception as error:  # noqa: BLE001 - cbor2 lets MemoryError, RecursionError and OverflowError of odd bodies pass
+        raise FieldError(f"the body is not CBOR: {type(error).__name__}", None) from None
+    if not isinstance(value, list) or not all(type(item) is str for item in value):
+        raise FieldError("the body must be a CBOR array of text strings", None)
+    return value
+
+
+def cbor_rows(vectors: NDArray[Any]) -> bytes:
+    """A CBOR array of arrays (RFC 8949): float32 is 0xfa and four bytes, float16 0xf9 and two; bits are byte strings."""
+    count, size = vectors.shape
+    if vectors.dtype in (np.float32, np.float16):
+        width = vectors.dtype.itemsize
+        row = np.empty((count, size, width + 1), np.uint8)
+        row[:, :, 0] = 0xFA if width == 4 else 0xF9
+        row[:, :, 1:] = (
+            np.ascontiguousarray(vectors, vectors.dtype.newbyteorder(">")).view(np.uint8).reshape(count, size, width)
+        )
+        head = _array_head(size)
+        return _array_head(count) + b"".join(head + one.tobytes() for one in row)
+    if vectors.dtype == np.uint8:
+        return cbor2.dumps([one.tobytes() for one in vectors])
+    return cbor2.dumps(vectors.tolist())
+
+
+def _array_head(size: int) -> bytes:
+    return b"\x9a" + size.to_bytes(4, "big")
+
+
+async def encode_arrow(call: Call) -> Response:
+    """An Arrow stream with texts to the same stream with their vectors; every other column passes untouched."""
+    options = query_options(call)
+    body = await call.body()
+    loop = asyncio.get_running_loop()
+    batches, texts, column = await loop.run_in_executor(None, read_arrow, body, options)
+    total = sum(map(len, texts))
+    most = call.limits.most_items(MAX_ROWS)
+    if total > most:
+        raise FieldError(f"the stream has {total} rows; a request may have {most}: send several, or use Flight", column)
+    version, first = await call.ask(options.model, _question(texts[0] if texts else [], options, call.terms))
+    schema = output_schema(batches[0].schema if batches else read_schema(body), version.served, options.embed)
+    rest: list[Embeddings] = [first] if texts else []
+    for part in texts[1:]:
+        rest.append((await call.ask(options.model, _question(part, options, call.terms)))[1])
+    made = await loop.run_in_executor(None, write_arrow, schema, batches, rest)
+    return Response(200, made, ARROW.encode())
+
+
+#: Rows of one stream: what Flight is for begins here.
+MAX_ROWS = 65_536
+
+
+def _question(texts: list[str], options: FlightOptions, terms: Terms) -> Any:
+    def ask(engine: Any) -> Future[Embeddings]:
+        future: Future[Embeddings] = engine.submit(texts, options.embed, terms)
+        return future
+
+    return ask
+
+
+def read_schema(body: bytes) -> Any:
+    """The stream's schema."""
+    return pa.ipc.open_stream(body).schema
+
+
+def read_arrow(body: bytes, options: FlightOptions) -> tuple[list[Any], list[list[str]], str]:
+    """The stream's batches, their texts, and the name of the column.
+
+    Raises:
+        FieldError: it is no Arrow stream, or has no such column, or a null in it.
+    """
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            schema, batches = reader.schema, list(reader)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise FieldError(f"the body is not an Arrow IPC stream: {type(error).__name__}", None) from None
+    column = choose_column(schema, options)
+    texts, row = [], 0
+    for batch in batches:
+        texts.append(read_texts(batch, column, row))
+        row += batch.num_rows
+    return batches, texts, schema.field(column).name
+
+
+def write_arrow(schema: Any, batches: list[Any], embeddings: list[Embeddings]) -> bytes:
+    """The stream with its vectors."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch, found in zip(batches, embeddings, strict=True):
+            # The columns are the client's and the vectors; what became of each text stands beside them.
+            said = {
+                "fletcher.tokens_seen": ",".join(map(str, found.tokens.tolist())),
+                "fletcher.tokens_dropped": ",".join(map(str, found.dropped.tolist())),
+            }
+            writer.write_batch(with_vectors(batch, found, schema), custom_metadata=said)
+    made: bytes = sink.getvalue().to_pybytes()
+    return made
+
+
+def encode_routes() -> list[Route]:
+    """The routes."""
+    binary = {"type": "string", "format": "binary"}
+    tokens = {"x-tokens-seen": "Tokens that the model saw of each text", "x-tokens-dropped": "Tokens that were cut"}
+    return [
+        Route(
+            "POST",
+            "/encode",
+            encode,
+            Doc(
+                "encode",
+                "The earlier Fletcher: a CBOR array of texts to a CBOR array of vectors",
+                requests={CBOR: binary},
+                answers={CBOR: binary},
+                query=FlightOptions,
+                headers=tokens,
+                errors=(404,),
+            ),
+        ),
+        Route(
+            "POST",
+            "/encode/arrow",
+            encode_arrow,
+            Doc(
+                "encodeArrow",
+                "The earlier Fletcher: an Arrow IPC stream to the same stream with vectors",
+                requests={ARROW: binary},
+                answers={ARROW: binary},
+                query=FlightOptions,
+                errors=(404,),
+            ),
+        ),
+    ]

@@ -1,0 +1,94 @@
+"""`POST /v1/ingest`: documents in, and an answer once Longbow has acknowledged their vectors."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.errors import DeadlineError, OverloadedError
+
+from ...errors import FieldError
+from ...longbow.door import MAX_DOCUMENTS, Document, IngestAnswer, LongbowDoor, require
+from ..call import Call, Response
+from ..json import decode
+from ..routes import Doc, Route
+
+__all__ = ["IngestRequest", "longbow_routes"]
+
+#: Requests that wait for Longbow at once, each on a thread of its own; and those that may wait for such a thread.
+CALLS, WAITING = 16, 64
+
+
+class IngestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of `POST /v1/ingest`.
+
+    Attributes:
+        dataset: in Longbow; it is made on first use.
+        documents: what goes there.
+        model: the served model's name; None is the only one.
+        input_type: which prompt they get.
+        dimensions: length of the vectors.
+    """
+
+    dataset: str
+    documents: list[Document | str]
+    model: str | None = None
+    input_type: str | None = None
+    dimensions: int | None = None
+
+
+_decoder = msgspec.json.Decoder(IngestRequest)
+
+
+def longbow_routes(door: LongbowDoor | None) -> list[Route]:
+    """The route; without a door it answers 404 and says how to get one."""
+    pool = ThreadPoolExecutor(CALLS, "fletcher-ingest")
+    waiting = 0
+
+    async def ingest(call: Call) -> Response:
+        nonlocal waiting
+        request = decode(_decoder, await call.body())
+        limit = call.limits.most_items(MAX_DOCUMENTS)
+        if len(request.documents) > limit:
+            raise FieldError(
+                f"documents has {len(request.documents)}; the limit is {limit}: use fletcher-serve ingest", "documents"
+            )
+        there = require(door)
+        if waiting >= CALLS + WAITING:
+            raise OverloadedError(f"{waiting} requests wait for Longbow already: retry after 1 s", 1.0)
+        options = EmbedOptions(request.input_type, request.dimensions)
+        documents = [Document(one) if isinstance(one, str) else one for one in request.documents]
+        trace = call.request_id.decode()
+        loop = asyncio.get_running_loop()
+        waiting += 1
+        try:
+            async with asyncio.timeout(call.timeout):
+                answer = await loop.run_in_executor(
+                    pool, there.ingest, call.models, request.model, request.dataset, documents, options, trace
+                )
+        except TimeoutError:
+            raise DeadlineError(
+                f"the request's {call.timeout:g} s (X-Request-Timeout) passed before Longbow acknowledged it; the rows may "
+                "still arrive"
+            ) from None
+        finally:
+            waiting -= 1
+        return Response(200, msgspec.json.encode(answer))
+
+    doc = Doc(
+        "ingest",
+        "Embed documents and store them in a dataset of Longbow",
+        IngestRequest,
+        IngestAnswer,
+        text=f"At most {MAX_DOCUMENTS} documents. An answer means that Longbow has acknowledged the rows; after an error "
+        "some may be there, and their ids, made of the content unless given, are the same when they are sent again.",
+        errors=(404,),
+        example={
+            "dataset": "docs",
+            "documents": ["A text.", {"text": "Another.", "id": 7, "metadata": {"lang": "en"}}],
+        },
+    )
+    return [Route("POST", "/v1/ingest", ingest, doc)]

@@ -1,0 +1,104 @@
+"""OpenAI's routes: `/v1/embeddings` and `/v1/models`."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from fletcher.runtime.embed_options import EmbedOptions
+
+from ....engine.engine import Engine
+from ....engine.terms import Terms
+from ....errors import FieldError
+from ....models.named import Serving
+from ....models.version import Version
+from ...call import Call, Response
+from ...errors import OPENAI
+from ...json import gather
+from ...ndjson import NDJSON, stream
+from ...routes import Doc, Route
+from .codec import Inputs, decode_request, describe, encode_embeddings, list_models, read_inputs
+from .types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
+
+__all__ = ["openai_routes"]
+
+#: Token ids of a request that are checked on the event loop; more would hold it up for over a millisecond.
+INLINE_IDS = 8192
+
+
+async def embeddings(call: Call) -> Response:
+    """Texts or token ids to vectors."""
+    request = decode_request(await call.body())
+    options = request.options
+    streamed = b"accept" in call.headers and call.wants(NDJSON)
+    inputs = read_inputs(request, 1 << 31 if streamed else call.limits.most_items(MAX_INPUTS))
+    if inputs.ids is not None:
+        _check_ids_options(request)
+    if streamed:
+        if inputs.texts is None:
+            raise FieldError("input is token ids: a streamed request takes texts", "input")
+        return await stream(call, request.model, inputs.texts, options, request.encoding_format, OPENAI)
+    heavy = inputs.ids is not None and sum(map(len, inputs.ids)) > INLINE_IDS
+    version, found = await call.ask(
+        request.model, lambda engine: submit(engine, inputs, options, call.terms), heavy=heavy
+    )
+    return Response(200, await gather(encode_embeddings(found, version.served.name, request.encoding_format)))
+
+
+def submit(engine: Engine, inputs: Inputs, options: EmbedOptions, terms: Terms) -> Future[Any]:
+    """Hands texts or token ids to an engine."""
+    if inputs.ids is not None:
+        return engine.submit(engine.encoder.encodings_from_ids(inputs.ids), options, terms)
+    return engine.submit(inputs.texts or [], options, terms)
+
+
+def _check_ids_options(request: EmbeddingRequest) -> None:
+    if request.input_type not in (None, "raw"):
+        raise FieldError(
+            f"input_type is {request.input_type!r}, but token ids get no prompt: leave it out, or send texts",
+            "input_type",
+        )
+    if request.overflow != "truncate":
+        raise FieldError(
+            f"overflow is {request.overflow!r}, but token ids are only ever truncated at their end: send texts",
+            "overflow",
+        )
+
+
+async def models(call: Call) -> Response:
+    """The models that are served."""
+    served = [serving.answering[0].served for serving in call.models.serving]
+    return Response(200, msgspec.json.encode(list_models(served)))
+
+
+async def one_model(call: Call) -> Response:
+    """One model, by name, alias or `name@version`."""
+    found: Serving | Version = call.models.find(call.scope["path"].removeprefix("/v1/models/"))
+    version = found.answering[0] if isinstance(found, Serving) else found
+    return Response(200, msgspec.json.encode(describe(version.served)))
+
+
+def openai_routes() -> list[Route]:
+    """The routes."""
+    return [
+        Route(
+            "POST",
+            "/v1/embeddings",
+            embeddings,
+            Doc(
+                "createEmbeddings",
+                "Texts or token ids to vectors",
+                EmbeddingRequest,
+                EmbeddingList,
+                text="OpenAI's embeddings API. Vectors do not depend on what else is in the request or on the server. With "
+                "`Accept: application/x-ndjson` the answer is a line a text while later ones are computed, of up to 65,536.",
+                example={"input": ["a text", "another"], "model": "MODEL", "encoding_format": "float"},
+                answers={NDJSON.decode(): {"type": "string", "description": "Lines of EmbeddingItem, then the usage"}},
+                errors=(404,),
+            ),
+        ),
+        Route("GET", "/v1/models", models, Doc("listModels", "The models that are served", None, ModelList)),
+        Route("GET", "/v1/models/{id}", one_model, Doc("getModel", "One model", None, Model, errors=(404,))),
+    ]

@@ -1,0 +1,88 @@
+"""What probes, scrapers and people ask of a server: `/health`, `/ready`, `/metrics`, `/openapi.json`, `/docs`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from ...observe.metrics import CONTENT_TYPE as METRICS_TYPE
+from ..call import Call, Response
+from ..docs import DOCS_POLICY, docs_page
+from ..routes import Doc, Route
+
+__all__ = ["service_routes"]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """`ok` as long as the process answers."""
+
+    status: str
+
+
+class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`ready` and where the first model runs, or `not ready` with the reason.
+
+    Attributes:
+        fallback: why another provider computes than the one that was wanted, where that was allowed; of several models, with
+            their names.
+    """
+
+    status: str
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+    provider: str | msgspec.UnsetType = msgspec.UNSET
+    fallback: str | msgspec.UnsetType = msgspec.UNSET
+
+
+async def health(call: Call) -> Response:
+    """Whether the process lives."""
+    return Response(200, b'{"status":"ok"}')
+
+
+async def ready(call: Call) -> Response:
+    """Whether every model's canary passed on the session that answers."""
+    models = call.models
+    if models.settled:
+        reason = models.not_ready()
+    else:
+        reason = await asyncio.get_running_loop().run_in_executor(None, models.not_ready)
+    if reason:
+        return Response(503, msgspec.json.encode(Ready("not ready", reason=reason)))
+    first = models.serving[0].answering[0]
+    fallback = models.fallback
+    state = Ready("ready", provider=first.served.provider, fallback=msgspec.UNSET if fallback is None else fallback)
+    return Response(200, msgspec.json.encode(state))
+
+
+async def metrics(call: Call) -> Response:
+    """Prometheus' text format."""
+    return Response(200, call.models.metrics.exposition(), METRICS_TYPE.encode())
+
+
+async def home(call: Call) -> Response:
+    """Sends browsers to the documentation."""
+    return Response(307, b"", b"text/plain", ((b"location", b"/docs"),))
+
+
+def service_routes() -> list[Route]:
+    """The routes; `/openapi.json` is the application's, which knows them all."""
+    page = docs_page()
+
+    async def docs(call: Call) -> Response:
+        policy = (b"content-security-policy", DOCS_POLICY.encode())
+        return Response(200, page, b"text/html; charset=utf-8", (policy,))
+
+    health_doc = Doc("health", "Whether the process lives", None, Health)
+    ready_doc = Doc(
+        "ready", "Whether every model's canary passed on the session that answers", None, Ready, errors=(503,)
+    )
+    metrics_doc = Doc("metrics", "Prometheus metrics", answers={METRICS_TYPE.partition(";")[0]: {"type": "string"}})
+    return [
+        Route("GET", "/health", health, health_doc, access="open"),
+        Route("GET", "/healthz", health, access="open"),  # the earlier Fletcher's names
+        Route("GET", "/ready", ready, ready_doc, access="open"),
+        Route("GET", "/readyz", ready, access="open"),
+        Route("GET", "/metrics", metrics, metrics_doc),
+        Route("GET", "/docs", docs, access="open"),
+        Route("GET", "/", home, access="open"),
+    ]

@@ -1,0 +1,1 @@
+"""The API of HuggingFace's text-embeddings-inference (TEI)."""

@@ -1,0 +1,340 @@
+"""How text-embeddings-inference (TEI) is answered: vectors, token vectors, sparse ones, ranks, similarities, tokens, info."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any, cast, get_args
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher import __version__
+from fletcher.model_zoo.card import Output
+from fletcher.runtime import Embeddings, Scores, SparseEmbeddings, TokenEmbeddings
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.errors import InputError
+
+from ....engine.engine import MAX_QUEUE_TOKENS, Engine
+from ....errors import EmptyError, FieldError, TooManyError
+from ....models.registry import Ask
+from ....models.version import Version
+from ...call import Call, Response
+from ...errors import TEI
+from ...json import SLICE_ROWS, decode, gather, json_list
+from ...ndjson import NDJSON, stream
+from ..openai.codec import Inputs, item_maker
+from ..openai.routes import INLINE_IDS, submit
+from .types import (
+    MAX_INPUTS,
+    AllItem,
+    EmbedAllRequest,
+    EmbedItem,
+    EmbedRequest,
+    Info,
+    Rank,
+    RerankRequest,
+    SimilarityParameters,
+    SimilarityRequest,
+    SparseRequest,
+    SparseValue,
+    Token,
+    TokenizeRequest,
+    input_type_of,
+    overflow_of,
+)
+
+__all__ = [
+    "TOKEN_HEADERS",
+    "embed",
+    "embed_all",
+    "embed_sparse",
+    "info",
+    "rerank",
+    "similarity",
+    "tei_scores",
+    "tokenize",
+]
+
+#: Bytes of dense rows on the way to sparse ones.
+DENSE_BYTES = 128 << 20
+
+#: A float32 sigmoid this near to 0 or 1 has forgotten its logit: the smallest step below 1.
+SIGMOID_STEP = 2.0**-24
+
+_embed = msgspec.json.Decoder(EmbedRequest)
+_embed_all = msgspec.json.Decoder(EmbedAllRequest)
+_sparse = msgspec.json.Decoder(SparseRequest)
+_rerank = msgspec.json.Decoder(RerankRequest)
+_similarity = msgspec.json.Decoder(SimilarityRequest)
+_tokenize = msgspec.json.Decoder(TokenizeRequest)
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+TOKEN_HEADERS = {
+    "x-compute-tokens": "Tokens that the model saw, of all texts",
+    "x-tokens-seen": "Tokens that the model saw of each text",
+    "x-tokens-dropped": "Tokens that truncation cut from each text",
+}
+
+
+def token_headers(tokens: NDArray[np.int64], dropped: NDArray[np.int32]) -> Headers:
+    """TEI's answers are bare lists, so what became of each text stands beside them."""
+    return (
+        (b"x-compute-tokens", b"%d" % int(tokens.sum())),
+        (b"x-tokens-seen", ",".join(map(str, tokens.tolist())).encode()),
+        (b"x-tokens-dropped", ",".join(map(str, dropped.tolist())).encode()),
+    )
+
+
+def check_count(call: Call, count: int, field: str, most: int = MAX_INPUTS) -> None:
+    """
+    Raises:
+        EmptyError: no item.
+        TooManyError: too many.
+    """
+    if not count:
+        raise EmptyError(f"{field} is an empty list: give at least one text", field)
+    most = call.limits.most_items(most)
+    if count > most:
+        raise TooManyError(f"{field} has {count} items; a request may have {most}: send several", field)
+
+
+def texts_of(call: Call, value: str | list[str], field: str = "inputs") -> list[str]:
+    """A list of texts in any case.
+
+    Raises:
+        FieldError: none, or too many.
+    """
+    texts = [value] if isinstance(value, str) else value
+    check_count(call, len(texts), field)
+    return texts
+
+
+def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Inputs:
+    """TEI's union: a text, ids, or a list of either."""
+    value = request.inputs
+    if isinstance(value, str):
+        return Inputs([value], None)
+    if not value:
+        check_count(call, 0, "inputs")
+    kinds = {type(item) for item in value}
+    if kinds == {int}:
+        return Inputs(None, [cast("list[int]", value)])
+    if not streamed:
+        check_count(call, len(value), "inputs")
+    if kinds == {str}:
+        return Inputs(cast("list[str]", value), None)
+    if kinds != {list}:
+        raise FieldError("inputs mixes texts and token ids: a list holds either", "inputs")
+    rows = cast("list[list[int]]", value)
+    if [] in rows:
+        raise EmptyError(f"inputs[{rows.index([])}] is an empty list of token ids", f"inputs[{rows.index([])}]")
+    return Inputs(None, rows)
+
+
+async def embed(call: Call) -> Response:
+    """Texts or token ids to vectors."""
+    request = decode(_embed, await call.body())
+    streamed = call.wants(NDJSON)
+    inputs = _read_inputs(call, request, streamed=streamed)
+    options = request.options
+    if inputs.ids is not None and (options.overflow not in ("truncate", "refuse") or options.input_type != "raw"):
+        raise FieldError("inputs is token ids, which get no prompt and are only ever cut at their end", "inputs")
+    if streamed:
+        if inputs.texts is None:
+            raise FieldError("inputs is token ids: a streamed request takes texts", "inputs")
+        return await stream(call, request.model, inputs.texts, options, "float", TEI)
+    heavy = inputs.ids is not None and sum(map(len, inputs.ids)) > INLINE_IDS
+    _, found = await call.ask(request.model, lambda engine: submit(engine, inputs, options, call.terms), heavy=heavy)
+    rows = _details(found) if request.detail else _slices(found.vectors)
+    return Response(200, await gather(json_list(rows)), headers=token_headers(found.tokens, found.dropped))
+
+
+def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:
+    for start in range(0, len(vectors), SLICE_ROWS):
+        yield vectors[start : start + SLICE_ROWS].tolist()
+
+
+def _details(found: Embeddings) -> Iterator[list[Any]]:
+    make = item_maker(found, "float")
+    for start in range(0, len(found), SLICE_ROWS):
+        yield [
+            EmbedItem(
+                embedding=item.embedding,
+                tokens_seen=item.tokens_seen,
+                tokens_dropped=item.tokens_dropped,
+                scale=item.scale,
+                chunks=item.chunks,
+            )
+            for item in make(start, min(start + SLICE_ROWS, len(found)))
+        ]
+
+
+def output_question(call: Call, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Ask:
+    """Asks for what is no vector of a text."""
+    characters = sum(map(len, texts)) + len(query or "") * len(texts)
+    return lambda engine: engine.submit_task(
+        lambda: engine.encoder.prepare_output(texts, options, query),
+        characters=characters,
+        rows=len(texts),
+        terms=call.terms,
+    )
+
+
+async def embed_all(call: Call) -> Response:
+    """Texts to a vector a token: of a ColBERT model its own, of an embedder the states that it averages."""
+    request = decode(_embed_all, await call.body())
+    texts = texts_of(call, request.inputs)
+    question = output_question(call, texts, request.token_options)
+    _, found = await call.ask(request.model, question, outputs=("vectors", "token_vectors"))
+    tokens: TokenEmbeddings = found
+    body = await gather(json_list(_token_slices(tokens, detail=request.detail)))
+    return Response(200, body, headers=token_headers(tokens.tokens, tokens.dropped))
+
+
+def _token_slices(found: TokenEmbeddings, *, detail: bool) -> Iterator[list[Any]]:
+    bounds = found.offsets.tolist()
+    for index, (start, end) in enumerate(pairwise(bounds)):
+        vectors = found.vectors[start:end].tolist()
+        if detail:
+            seen, dropped = int(found.tokens[index]), int(found.dropped[index])
+            yield [AllItem(embeddings=vectors, tokens_seen=seen, tokens_dropped=dropped)]
+        else:
+            yield [vectors]
+
+
+async def embed_sparse(call: Call) -> Response:
+    """Texts to weights of the vocabulary's tokens."""
+    request = decode(_sparse, await call.body())
+    texts = texts_of(call, request.inputs)
+    version = call.models.pick(request.model, ("sparse",))
+    most = max(1, DENSE_BYTES // (4 * version.served.dimension))
+    check_count(call, len(texts), "inputs", min(MAX_INPUTS, most))
+    _, found = await call.ask(request.model, output_question(call, texts, request.token_options), outputs=("sparse",))
+    sparse: SparseEmbeddings = found
+    body = await gather(json_list(_sparse_slices(sparse)))
+    return Response(200, body, headers=token_headers(sparse.tokens, sparse.dropped))
+
+
+def _sparse_slices(found: SparseEmbeddings) -> Iterator[list[list[SparseValue]]]:
+    bounds = found.offsets.tolist()
+    for start, end in pairwise(bounds):
+        pairs = zip(found.indices[start:end].tolist(), found.values[start:end].tolist(), strict=True)
+        yield [[SparseValue(index, value) for index, value in pairs]]
+
+
+async def rerank(call: Call) -> Response:
+    """Texts in the order of how well they answer a query."""
+    request = decode(_rerank, await call.body())
+    check_count(call, len(request.texts), "texts")
+    options = EmbedOptions("raw", overflow="refuse" if request.truncate is False else "truncate")
+    version = call.models.pick(request.model, ("scores",))
+    if version.served.dimension != 1:
+        raise InputError(f"{version.served.name} gives {version.served.dimension} scores a pair; ranking needs one")
+    version, found = await call.ask(
+        request.model, output_question(call, request.texts, options, request.query), outputs=("scores",)
+    )
+    scores: Scores = found
+    values = tei_scores(scores.scores[:, 0], version.served.activation, raw=request.raw_scores)
+    order = np.argsort(-values, kind="stable").tolist()
+    ranks = [
+        Rank(index=index, score=float(values[index]), text=request.texts[index] if request.return_text else None)
+        for index in order
+    ]
+    return Response(200, msgspec.json.encode(ranks), headers=token_headers(scores.tokens, scores.dropped))
+
+
+def tei_scores(scores: NDArray[np.float32], activation: str | None, *, raw: bool) -> NDArray[np.float64]:
+    """Logits or their sigmoids, as TEI gives them, of what the model's own activation made.
+
+    A float32 sigmoid within 2**-24 of 0 or 1 stands for a logit of about 16.6 or beyond.
+    """
+    values = scores.astype(np.float64)
+    if activation == "sigmoid":
+        if not raw:
+            return values
+        inside = np.clip(values, SIGMOID_STEP, 1 - SIGMOID_STEP)
+        logits: NDArray[np.float64] = np.log(inside) - np.log1p(-inside)
+        return logits
+    if raw:
+        return values
+    sigmoids: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -values))
+    return sigmoids
+
+
+async def similarity(call: Call) -> Response:
+    """Cosines of one sentence with others."""
+    request = decode(_similarity, await call.body())
+    sentences = request.inputs.sentences
+    check_count(call, len(sentences), "inputs.sentences", MAX_INPUTS - 1)
+    said = request.parameters or SimilarityParameters()
+    options = EmbedOptions(
+        input_type_of(said.prompt_name, said.input_type),
+        overflow=overflow_of(said.truncate, said.truncation_direction, said.overflow),
+        normalize=True,
+    )
+    texts = [request.inputs.source_sentence, *sentences]
+    _, found = await call.ask(request.model, lambda engine: engine.submit(texts, options, call.terms))
+    vectors = found.vectors.astype(np.float64)
+    cosines = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
+    return Response(200, msgspec.json.encode(cosines.tolist()), headers=token_headers(found.tokens, found.dropped))
+
+
+async def tokenize(call: Call) -> Response:
+    """Texts to tokens, untruncated."""
+    request = decode(_tokenize, await call.body())
+    texts = texts_of(call, request.inputs)
+    version = call.models.pick(request.model, get_args(Output))
+    engine = await awake(version)
+    options = EmbedOptions(input_type_of(request.prompt_name, request.input_type))
+    prompt = options.prompt(engine.encoder.card)
+    give = partial(engine.encoder.describe_tokens, [prompt + text for text in texts])
+    found = await asyncio.get_running_loop().run_in_executor(None, partial(give, special=request.add_special_tokens))
+    rows = [
+        [
+            Token(
+                id=token.id,
+                text=token.text,
+                special=token.special,
+                start=None if token.special else token.start,
+                stop=None if token.special else token.end,
+            )
+            for token in row
+        ]
+        for row in found
+    ]
+    return Response(200, await gather(json_list(iter([row] for row in rows))))
+
+
+async def info(call: Call) -> Response:
+    """The first model, and what the server allows."""
+    version = call.models.serving[0].answering[0]
+    engine = await awake(version)
+    served, encoder = version.served, engine.encoder
+    kinds = {"scores": "reranker", "sparse": "embedding", "vectors": "embedding", "token_vectors": "embedding"}
+    pooling = {"sparse": "splade", "token_vectors": "none"}.get(served.output, "+".join(encoder.card.pooling))
+    answer = Info(
+        model_id=served.name,
+        model_sha=served.digest,
+        model_dtype=served.variant.rpartition("-")[2],
+        served_model_name=served.name,
+        model_type={kinds[served.output]: {} if served.output == "scores" else {"pooling": pooling}},
+        max_concurrent_requests=MAX_QUEUE_TOKENS,
+        max_input_length=served.max_tokens,
+        max_batch_tokens=encoder.token_budget,
+        max_client_batch_size=call.limits.most_items(MAX_INPUTS),
+        auto_truncate=True,
+        tokenization_workers=encoder.workers,
+        version=__version__,
+    )
+    return Response(200, msgspec.json.encode(answer))
+
+
+async def awake(version: Version) -> Engine:
+    """A version's engine, woken if it slept."""
+    engine = version.engine
+    return await asyncio.get_running_loop().run_in_executor(None, version.wake) if engine is None else engine

@@ -1,0 +1,117 @@
+"""Where text-embeddings-inference (TEI) answers, and what the OpenAPI document says of it; `tei_handlers` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...call import Call
+from ...errors import TEI
+from ...ndjson import NDJSON
+from ...routes import Doc, Route
+from .handlers import TOKEN_HEADERS, embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
+from .types import (
+    AllItem,
+    EmbedAllRequest,
+    EmbedItem,
+    EmbedRequest,
+    Info,
+    Rank,
+    RerankRequest,
+    SimilarityRequest,
+    SparseRequest,
+    SparseValue,
+    Token,
+    TokenizeRequest,
+)
+
+__all__ = ["tei_routes"]
+
+
+def tei_routes() -> list[Route]:
+    """The routes."""
+    vectors = (list[list[float]], list[EmbedItem])
+    everything = list[list[list[float]]]
+    lines = {NDJSON.decode(): {"type": "string", "description": "Lines of EmbeddingItem, then the usage"}}
+    said: dict[str, Any] = {"errors": (404, 422, 424), "headers": TOKEN_HEADERS}
+
+    def post(path: str, handler: Callable[[Call], Any], doc: Doc) -> Route:
+        return Route("POST", path, handler, doc, TEI)
+
+    return [
+        post(
+            "/embed",
+            embed,
+            Doc(
+                "embed",
+                "TEI: texts to vectors",
+                EmbedRequest,
+                vectors,
+                answers=lines,
+                example={"inputs": "a text"},
+                **said,
+            ),
+        ),
+        post(
+            "/embed_all",
+            embed_all,
+            Doc(
+                "embedAll",
+                "TEI: texts to a vector a token",
+                EmbedAllRequest,
+                (everything, list[AllItem]),
+                example={"inputs": "a text"},
+                **said,
+            ),
+        ),
+        post(
+            "/embed_sparse",
+            embed_sparse,
+            Doc(
+                "embedSparse",
+                "TEI: texts to weights of tokens (SPLADE)",
+                SparseRequest,
+                list[list[SparseValue]],
+                example={"inputs": "a text"},
+                **said,
+            ),
+        ),
+        post(
+            "/rerank",
+            rerank,
+            Doc(
+                "rerank",
+                "TEI: texts by how well they answer a query",
+                RerankRequest,
+                list[Rank],
+                example={"query": "a question", "texts": ["an answer", "another"]},
+                **said,
+            ),
+        ),
+        post(
+            "/similarity",
+            similarity,
+            Doc(
+                "similarity",
+                "TEI: cosines of a sentence with others",
+                SimilarityRequest,
+                list[float],
+                example={"inputs": {"source_sentence": "a text", "sentences": ["another"]}},
+                **said,
+            ),
+        ),
+        post(
+            "/tokenize",
+            tokenize,
+            Doc(
+                "tokenize",
+                "TEI: texts to tokens",
+                TokenizeRequest,
+                list[list[Token]],
+                example={"inputs": "a text"},
+                errors=(404, 422, 424),
+            ),
+        ),
+        Route("POST", "/", embed, shape=TEI),  # where the hub's own client asks
+        Route("GET", "/info", info, Doc("info", "TEI: the first model and the limits", None, Info), TEI),
+    ]

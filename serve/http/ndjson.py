@@ -1,0 +1,132 @@
+"""Long lists as NDJSON: a line a text, in order, written while later texts are still computed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from fletcher.runtime import Embeddings
+from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.errors import FletcherError, OverloadedError
+
+from ..engine.engine import Engine
+from ..errors import FieldError
+from ..models.version import Version
+from .apis.openai.codec import item_maker
+from .apis.openai.types import Usage
+from .bridge import ClientLeftError
+from .call import Call, Response
+from .errors import ErrorShape
+
+__all__ = ["MAX_LINES", "NDJSON", "stream"]
+
+logger = logging.getLogger("fletcher.serve.http")
+
+NDJSON = b"application/x-ndjson"
+
+#: Texts of one streamed request.
+MAX_LINES = 65_536
+
+#: Texts that are submitted at once: the answer's first line is there after these.
+PIECE = 64
+
+#: Pieces under way: workers never wait for the writing, and memory stays bounded.
+AHEAD = 8
+
+#: Seconds between two tries where a stream that is under way finds the queue full.
+RETRY_SECONDS = 0.1
+
+_encoder = msgspec.json.Encoder()
+
+
+async def stream(
+    call: Call, name: str | None, texts: Sequence[str], options: EmbedOptions, encoding_format: str, shape: ErrorShape
+) -> Response:
+    """Answers with a line a text, `EmbeddingItem`, and a last one with the model and the usage, or with the error.
+
+    What can be refused is refused with its own status: the first piece is computed before the status is sent.
+
+    Raises:
+        FletcherError: of the first piece.
+    """
+    most = call.limits.most_items(MAX_LINES)
+    if len(texts) > most:
+        raise FieldError(f"there are {len(texts)} texts; a streamed request may have {most}: send several", "input")
+    pieces = [texts[start : start + PIECE] for start in range(0, len(texts), PIECE)]
+
+    def question(piece: Sequence[str]) -> Any:
+        return lambda engine: engine.submit(piece, options, call.terms)
+
+    version, first = await call.ask(name, question(pieces[0]))
+    answers = _answers(call, version, pieces[1:], options)
+    body = _lines(call, version, first, answers, encoding_format, shape)
+    return Response(200, body, NDJSON)
+
+
+async def _answers(
+    call: Call, version: Version, pieces: Sequence[Sequence[str]], options: EmbedOptions
+) -> AsyncIterator[Embeddings]:
+    waiting: deque[Future[Any]] = deque()
+    left = deque(pieces)
+    try:
+        while left or waiting:
+            while left and len(waiting) < AHEAD:
+                piece = left[0]
+
+                def ask(engine: Engine, piece: Sequence[str] = piece) -> Future[Embeddings]:
+                    return engine.submit(piece, options, call.terms)
+
+                try:
+                    future = call.models.submit(version, ask)
+                except OverloadedError:
+                    if waiting:
+                        break
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                if future is None:  # exchanged or asleep in mid-stream: another piece of the same model goes on
+                    version, answer = await call.ask(version.spec.name, ask)
+                    left.popleft()
+                    while waiting:
+                        yield await call.bridge.wait(waiting.popleft(), call.receive)
+                    yield answer
+                    continue
+                left.popleft()
+                waiting.append(future)
+            if waiting:
+                yield await call.bridge.wait(waiting.popleft(), call.receive)
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+async def _lines(
+    call: Call,
+    version: Version,
+    first: Embeddings,
+    others: AsyncIterator[Embeddings],
+    encoding_format: str,
+    shape: ErrorShape,
+) -> AsyncIterator[bytes]:
+    done = tokens = 0
+    try:
+        embeddings: Embeddings | None = first
+        while embeddings is not None:
+            items = item_maker(embeddings, encoding_format)(0, len(embeddings))
+            yield _encoder.encode_lines([msgspec.structs.replace(item, index=item.index + done) for item in items])
+            done += len(embeddings)
+            tokens += int(embeddings.tokens.sum())
+            embeddings = await anext(others, None)
+        usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
+        yield _encoder.encode({"object": "end", "model": version.served.name, "usage": usage}) + b"\n"
+    except ClientLeftError:
+        return
+    except FletcherError as error:
+        fields = {"request_id": call.request_id.decode(), "error": type(error).__name__, "reason": str(error)}
+        logger.warning("stream failed", extra={"fields": fields})
+        yield shape.encode(error, call.request_id.decode()) + b"\n"

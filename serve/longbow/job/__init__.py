@@ -1,0 +1,1 @@
+"""Ingest jobs: documents in, counted and resumable."""

@@ -1,0 +1,1 @@
+"""The journal of an ingest job: state of every document, on disk."""

@@ -1,0 +1,1 @@
+"""Longbow's protocol: connections, streams, search."""

@@ -1,0 +1,80 @@
+"""What a server serves: the model under its names, in the words that both doors answer with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
+
+from ..engine.backend import Backend
+
+__all__ = ["ServedModel"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as clients see it.
+
+    Attributes:
+        name: what it is called in answers.
+        names: every name that it answers to.
+        dimension: length of a full vector.
+        dimensions: every length that it offers, the full one first.
+        max_tokens: longest input.
+        input_types: every input type that it understands.
+        normalized: whether its vectors have L2 norm 1.
+        variant: the graph that runs.
+        provider: where it runs.
+        digest: what the vectors depend on.
+        loaded: Unix time.
+        output: what it gives.
+        version: this version's label.
+        activation: what turned a reranker's logits into scores.
+    """
+
+    name: str
+    names: frozenset[str]
+    dimension: int
+    dimensions: tuple[int, ...]
+    max_tokens: int
+    input_types: tuple[str, ...]
+    normalized: bool
+    variant: str
+    provider: str
+    digest: str
+    loaded: int
+    output: Output = "vectors"
+    version: str = "1"
+    activation: str | None = None
+
+    @classmethod
+    def of(
+        cls, encoder: Backend, name: str | None = None, aliases: Sequence[str] = (), version: str = "1"
+    ) -> ServedModel:
+        """Describes a loaded encoder.
+
+        Args:
+            encoder: the model.
+            name: what to call it; None is its card's name.
+            aliases: other names, besides the card's.
+            version: this version's label.
+        """
+        card = encoder.card
+        return cls(
+            name=name or card.name,
+            names=frozenset([name or card.name, card.name, *card.aliases, *aliases]),
+            dimension=encoder.dimension,
+            dimensions=tuple(dict.fromkeys([encoder.dimension, *card.matryoshka])),
+            max_tokens=encoder.max_tokens,
+            input_types=tuple(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW])),
+            normalized=card.normalize,
+            variant=encoder.variant.name,
+            provider=encoder.provider,
+            digest=encoder.artifact.digest,
+            loaded=int(time.time()),
+            output=card.output,
+            version=version,
+            activation=card.activation,
+        )

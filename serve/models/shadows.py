@@ -1,0 +1,118 @@
+"""Copies of requests for a shadow version, and how far its answers are from those that clients got."""
+
+from __future__ import annotations
+
+import random
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from fletcher.runtime import Embeddings
+from fletcher.runtime.errors import FletcherError
+
+from ..observe.metrics import Metrics
+from .version import Version
+
+__all__ = ["Shadows", "drift"]
+
+#: Copies that may be under way; more are skipped, so that a slow shadow costs bounded memory and no client anything.
+MAX_COPIES = 256
+
+#: 1 - cosine: rounding of float32, of float16, of int8, another model.
+DRIFTS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0)
+
+
+class Shadows:
+    """Sends copies once the client's own answer is there, and counts the drift."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """
+        Args:
+            metrics: where to count.
+        """
+        self._drift = metrics.histogram(
+            "fletcher_shadow_drift", "1 - cosine of a shadow's vector to the one answered", ["model", "version"], DRIFTS
+        )
+        self._skipped = metrics.labelled(
+            "fletcher_shadow_skipped", "Copies that were not compared", ["model", "version", "reason"]
+        )
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fletcher-shadow")
+        self._copies = 0
+        self._lock = threading.Lock()
+
+    def follow(self, shadow: Version, future: Future[Any], ask: Any) -> None:
+        """Has a request copied when it is answered."""
+        share = shadow.spec.shadow_share
+        if share < 1.0 and random.random() >= share:
+            return
+        with self._lock:
+            if self._copies >= MAX_COPIES:
+                self._skip(shadow, "busy")
+                return
+            self._copies += 1
+        future.add_done_callback(lambda answered: self._answered(shadow, answered, ask))
+
+    def stop(self) -> None:
+        """Copies nothing more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _answered(self, shadow: Version, answered: Future[Any], ask: Any) -> None:
+        try:
+            if answered.cancelled() or answered.exception() is not None:
+                self._done()
+            else:
+                self._pool.submit(self._copy, shadow, answered.result(), ask)
+        except RuntimeError:  # the pool was shut down: the server is stopping
+            self._done()
+
+    def _copy(self, shadow: Version, wanted: Any, ask: Any) -> None:
+        engine = shadow.engine
+        if engine is None:
+            self._skip(shadow, "asleep")
+            self._done()
+            return
+        try:
+            future = ask(engine)
+        except FletcherError as error:
+            self._skip(shadow, type(error).__name__)
+            self._done()
+            return
+        future.add_done_callback(lambda copied: self._compare(shadow, wanted, copied))
+
+    def _compare(self, shadow: Version, wanted: Any, copied: Future[Any]) -> None:
+        try:
+            if copied.cancelled() or (error := copied.exception()) is not None:
+                self._skip(shadow, "cancelled" if copied.cancelled() else type(error).__name__)
+                return
+            values = drift(wanted, copied.result())
+            if values is None:
+                self._skip(shadow, "incomparable")
+                return
+            child = self._drift(shadow.spec.name, shadow.spec.version)
+            for value in values.tolist():
+                child.observe(value)
+        finally:
+            self._done()
+
+    def _skip(self, shadow: Version, reason: str) -> None:
+        self._skipped(shadow.spec.name, shadow.spec.version, reason).inc()
+
+    def _done(self) -> None:
+        with self._lock:
+            self._copies -= 1
+
+
+def drift(wanted: object, found: object) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """1 - cosine of each pair of vectors, float64, (n,); None where there is nothing to compare."""
+    if not (isinstance(wanted, Embeddings) and isinstance(found, Embeddings)):
+        return None
+    first, second = wanted.vectors, found.vectors
+    if first.shape != second.shape or first.dtype != second.dtype or first.dtype == np.uint8:
+        return None
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines = (first * second).sum(axis=1) / np.where(norms > 0, norms, 1.0)
+    values: np.ndarray[Any, np.dtype[np.float64]] = np.maximum(1.0 - cosines, 0.0)
+    return values
