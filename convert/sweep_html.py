@@ -7,7 +7,7 @@ from html import escape
 from fletcher.quantize.front import INDEPENDENT, eligible
 from fletcher.quantize.point import Point, SweepReport
 
-from .page import STYLE, html_table
+from .reports.page import STYLE, html_table
 from .sweep_plots import plot_damage, plot_front, plot_histograms
 
 __all__ = ["sweep_to_html"]

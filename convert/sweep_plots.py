@@ -10,7 +10,7 @@ import numpy as np
 from fletcher.quantize.point import Point
 from fletcher.quantize.sensitivity import Sensitivity
 
-from .plots import BLUE, FLOOR, INK, RED, SOFT, to_svg
+from .reports.plots import BLUE, FLOOR, INK, RED, SOFT, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

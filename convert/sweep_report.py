@@ -11,7 +11,7 @@ from fletcher.quantize.point import Point, SweepReport
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
 
-from .plots import to_svg
+from .reports.plots import to_svg
 from .sweep_html import sweep_to_html
 
 __all__ = ["check_reports", "render_sweep", "write_sweep"]

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fletcher.convert.cli import app
-from fletcher.convert.export import export
+from fletcher.convert.commands.cli import app
+from fletcher.convert.export.export import export
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.commandline.console import run
 

@@ -23,7 +23,7 @@ from fletcher.model_zoo import fetch
 from fletcher.model_zoo.progress import silent
 
 BLOCK = 4 << 20
-COMMAND = "from fletcher.convert.cli import main; main()"
+COMMAND = "from fletcher.convert.commands.cli import main; main()"
 PEAK = """
 import re, sys
 import onnxruntime, tokenizers

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import compare_variants
 from fletcher.runtime.commandline.reporter import Reporter
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel, NomicBertConfig, NomicBertModel
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 
 __all__ = ["RANDOM", "make_artifact", "make_checkpoint"]
 

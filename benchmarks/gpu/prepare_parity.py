@@ -25,10 +25,10 @@ from tests.convert.targets.head_models import encode, load_head
 from tests.convert.targets.models import MODELS, Tiny, bert_like, roberta_like
 from tests.convert.targets.sessions import architecture_of, models_of
 
-from fletcher.convert.description import Architecture
-from fletcher.convert.precision_islands import find_islands, record_maxima
+from fletcher.convert.architecture import Architecture
+from fletcher.convert.export.precision_islands import find_islands, record_maxima
+from fletcher.convert.export.variants import TOLERANCES
 from fletcher.convert.targets.emit import PRECISIONS
-from fletcher.convert.variants import TOLERANCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.session.feeds import make_feeds

@@ -7,8 +7,8 @@ from types import MappingProxyType
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..checkpoint import Checkpoint
-from ..description import Architecture
+from ..architecture import Architecture
+from ..checkpoint.checkpoint import Checkpoint
 from .albert import describe_albert
 from .bert import describe_bert
 from .distilbert import describe_distilbert

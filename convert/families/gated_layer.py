@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..description import Attention, FeedForward, Layer, Rotary
-from ..weights import Linear, TensorReader
+from ..architecture import Attention, FeedForward, Layer, Rotary
+from ..checkpoint.tensors import Linear, TensorReader
 
 __all__ = ["GatedShape", "read_gated_layer", "rotary_layer"]
 

@@ -17,13 +17,13 @@ import numpy as np
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..activations import check_activation
-from ..checkpoint import Checkpoint
-from ..description import Architecture, Embedding, Layer, Rotary
-from ..weights import TensorReader
-from .config import Config
+from ..architecture import Architecture, Embedding, Layer, Rotary
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.tensors import TensorReader
+from ..graph.activations import check_activation
 from .gated_layer import GatedShape, read_gated_layer, rotary_layer
-from .values import frequencies, head_size, positive, read_rotary, switch
+from .settings.reader import Config
+from .settings.values import frequencies, head_size, positive, read_rotary, switch
 
 __all__ = ["describe_gte"]
 

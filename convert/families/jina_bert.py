@@ -15,12 +15,12 @@ import math
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..activations import check_activation
-from ..checkpoint import Checkpoint
-from ..description import Architecture, Attention, Embedding, FeedForward, Layer
-from ..weights import TensorReader
-from .config import Config
-from .values import head_size
+from ..architecture import Architecture, Attention, Embedding, FeedForward, Layer
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.tensors import TensorReader
+from ..graph.activations import check_activation
+from .settings.reader import Config
+from .settings.values import head_size
 
 __all__ = ["alibi_slopes", "describe_jina_bert"]
 

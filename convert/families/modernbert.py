@@ -11,12 +11,12 @@ from pathlib import Path
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..activations import check_activation
-from ..checkpoint import Checkpoint
-from ..description import Architecture, Attention, Embedding, FeedForward, Layer, Rotary
-from ..weights import TensorReader
-from .config import Config
-from .values import head_size, read_rotary, switch
+from ..architecture import Architecture, Attention, Embedding, FeedForward, Layer, Rotary
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.tensors import TensorReader
+from ..graph.activations import check_activation
+from .settings.reader import Config
+from .settings.values import head_size, read_rotary, switch
 
 __all__ = ["describe_modernbert"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..activations import check_activation
-from ..description import Attention, Embedding, FeedForward, Layer, LearnedPositions, RelativeBias
-from ..weights import Linear, TensorReader
-from .config import Config
+from ..architecture import Attention, Embedding, FeedForward, Layer, LearnedPositions, RelativeBias
+from ..checkpoint.tensors import Linear, TensorReader
+from ..graph.activations import check_activation
+from .settings.reader import Config
 
 __all__ = ["BERT_KEYS", "BERT_NAMES", "Keys", "Names", "Sizes", "read_embedding", "read_layer", "read_sizes"]
 

@@ -8,11 +8,11 @@ Source: transformers' modeling_roberta.py, modeling_xlm_roberta.py, modeling_cam
 
 from __future__ import annotations
 
-from ..checkpoint import Checkpoint
-from ..description import Architecture
-from ..weights import TensorReader
-from .config import Config
+from ..architecture import Architecture
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.tensors import TensorReader
 from .post_norm import BERT_NAMES, read_embedding, read_layer, read_sizes
+from .settings.reader import Config
 
 __all__ = ["describe_roberta"]
 

@@ -12,13 +12,13 @@ from types import MappingProxyType
 
 from fletcher.model_zoo.card import ModelCard, Output
 
-from ..checkpoint import Checkpoint
-from ..description import Activation, Architecture, Pooling
+from ..architecture import Activation, Architecture, Pooling
+from ..checkpoint.checkpoint import Checkpoint
 from ..families import describe
-from ..modules import read_modules
 from .classification import add_classification
 from .colbert import PROJECTION, add_token_vectors, register_markers
 from .masked_lm import add_splade, read_saturation
+from .pooled import read_modules
 
 __all__ = ["describe_model", "finish_tokenizer", "read_head_modules"]
 

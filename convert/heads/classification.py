@@ -13,10 +13,10 @@ from types import MappingProxyType
 from fletcher.model_zoo.card import ModelCard, PoolingMode
 from fletcher.runtime.errors import CheckpointError
 
-from ..activations import check_activation
-from ..checkpoint import Checkpoint, read_json
-from ..description import Architecture, Dense, Module, Pooling
-from ..weights import Norm, TensorReader, Weight
+from ..architecture import Architecture, Dense, Module, Pooling
+from ..checkpoint.checkpoint import Checkpoint, read_json
+from ..checkpoint.tensors import Norm, TensorReader, Weight
+from ..graph.activations import check_activation
 
 __all__ = ["add_classification"]
 

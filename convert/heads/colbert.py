@@ -17,10 +17,10 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import TOKENIZER
 from fletcher.runtime.errors import CheckpointError
 
-from ..checkpoint import Checkpoint
-from ..description import Architecture, Dense, Module, Normalize
-from ..modules import list_modules, read_dense
-from ..weights import TensorReader
+from ..architecture import Architecture, Dense, Module, Normalize
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.tensors import TensorReader
+from .pooled import list_modules, read_dense
 
 __all__ = ["PROJECTION", "add_token_vectors", "register_markers"]
 

@@ -17,11 +17,11 @@ import numpy as np
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.errors import CheckpointError
 
-from ..activations import check_activation
-from ..checkpoint import Checkpoint, read_json
-from ..description import Architecture, Decoder, Dense, Pooling, Saturation
-from ..modules import list_modules
-from ..weights import TensorReader, Weight
+from ..architecture import Architecture, Decoder, Dense, Pooling, Saturation
+from ..checkpoint.checkpoint import Checkpoint, read_json
+from ..checkpoint.tensors import TensorReader, Weight
+from ..graph.activations import check_activation
+from .pooled import list_modules
 
 __all__ = ["add_splade", "read_saturation"]
 

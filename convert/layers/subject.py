@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fletcher.model_zoo.card import RAW, ModelCard, Output
 
-from ..reference import Reference
-from ..reference_heads import HeadReference
+from ..reference.heads import HeadReference
+from ..reference.vectors import Reference
 from .families import CLASSIFIERS, MASKED_LM, Family, Tap, taps_of
 
 if TYPE_CHECKING:

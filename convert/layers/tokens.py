@@ -12,8 +12,8 @@ from fletcher.model_zoo.heads import read_late_interaction
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
 
-from ..judge import Probe, compare_ids
 from ..texts import EDGES, SENTENCES
+from ..verify.judge import Probe, compare_ids
 from .results import PointResult
 from .subject import Subject
 

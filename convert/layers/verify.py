@@ -24,13 +24,13 @@ from fletcher.runtime.errors import InputError, MissingPackageError, ProviderErr
 from fletcher.runtime.providers.registry import default_provider
 from fletcher.runtime.session.session import open_session
 
-from ..checkpoint import Checkpoint
-from ..comparison import versions
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.tensors import Weight
 from ..heads import describe_model
 from ..precision import Float
 from ..targets.emit import choose, emit
-from ..verify import fetch_reference
-from ..weights import Weight
+from ..verify.comparison import versions
+from ..verify.verify import fetch_reference
 from .batches import Rows, plan
 from .compare import ROUNDOFF, compare_values, tolerance_of
 from .points import layer_of

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.errors import ArtifactError
 
+from ..checkpoint.tensors import Weight
 from ..precision import FLOATS
-from ..weights import Weight
 from .compare import Difference, compare_values
 from .results import PointResult
 

@@ -7,13 +7,13 @@ from types import MappingProxyType
 
 from fletcher.runtime.artifact.manifest import Target
 
-from ..description import Architecture
+from ..architecture import Architecture
 from ..precision import ALWAYS_FP32, Float, Precision
-from .coreml import emit_coreml
-from .cpu import emit_cpu
-from .cuda import emit_cuda
-from .emission import Emission
-from .tensorrt import emit_tensorrt
+from .coreml.emit import emit_coreml
+from .cpu.emit import emit_cpu
+from .cuda.emit import emit_cuda
+from .shared.emission import Emission
+from .tensorrt.emit import emit_tensorrt
 
 __all__ = ["PRECISIONS", "choose", "emit"]
 

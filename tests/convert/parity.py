@@ -21,11 +21,11 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
-from fletcher.convert.graph import write_weights
-from fletcher.convert.modules import read_modules
-from fletcher.convert.targets.cpu import emit_cpu
+from fletcher.convert.graph.builder import write_weights
+from fletcher.convert.heads.pooled import read_modules
+from fletcher.convert.targets.cpu.emit import emit_cpu
 from fletcher.model_zoo.card import ModelCard, PoolingMode
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.session import MlasSession

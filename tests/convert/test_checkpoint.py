@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fletcher.convert.checkpoint import INDEX, SINGLE, Checkpoint, read_header, read_json
-from fletcher.convert.weights import TensorReader
+from fletcher.convert.checkpoint.checkpoint import INDEX, SINGLE, Checkpoint, read_header, read_json
+from fletcher.convert.checkpoint.tensors import TensorReader
 from fletcher.runtime.errors import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.model_zoo import list_cards
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
@@ -24,7 +24,7 @@ from fletcher.runtime.artifact.folder import Artifact
 from .tiny import save_embedder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
-MAIN = "from fletcher.convert.cli import main; main()"
+MAIN = "from fletcher.convert.commands.cli import main; main()"
 
 
 def environment() -> dict[str, str]:

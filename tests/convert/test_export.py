@@ -20,8 +20,8 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from fletcher import Encoder
-from fletcher.convert import export as module
-from fletcher.convert.export import export
+from fletcher.convert.export import export as module
+from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import silent

@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import load_file
 from transformers.activations import ACT2FN
 
-from fletcher.convert.activations import AUTHORED, check_activation, emit_activation
-from fletcher.convert.graph import ALIGNMENT, GraphBuilder, write_weights
-from fletcher.convert.weights import Weight, constant
+from fletcher.convert.checkpoint.tensors import Weight, constant
+from fletcher.convert.graph.activations import AUTHORED, check_activation, emit_activation
+from fletcher.convert.graph.builder import ALIGNMENT, GraphBuilder, write_weights
 from fletcher.runtime.artifact.manifest import TensorInfo
 from fletcher.runtime.errors import CheckpointError
 

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.convert.layers import probe as probe_module
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.model_zoo.progress import silent

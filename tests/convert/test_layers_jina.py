@@ -14,9 +14,9 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 
 from fletcher.convert.layers.verify import verify_layers
-from fletcher.convert.reference_jina import load_jina
-from fletcher.convert.reference_loading import load_model
-from fletcher.convert.verify import verify
+from fletcher.convert.reference.jina import load_jina
+from fletcher.convert.reference.load import load_model
+from fletcher.convert.verify.verify import verify
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError

@@ -19,11 +19,11 @@ import transformers
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.convert.layers import verify as verify_module
 from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import compare_variants, verify_layers
-from fletcher.convert.report import render, write_report
+from fletcher.convert.reports.verification_table import render, write_report
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import describe_files, write_manifest
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 QUIET = Reporter(as_json=True)
 POOLERS = ("Bert", "DistilBert", "Albert", "ModernBert", "NomicBert")
-MAIN = "from fletcher.convert.cli import main; main()"
+MAIN = "from fletcher.convert.commands.cli import main; main()"
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import transformers
 
-from fletcher.convert.checkpoint import Checkpoint
-from fletcher.convert.description import Architecture, Embedding
-from fletcher.convert.export import export
+from fletcher.convert.architecture import Architecture, Embedding
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.tensors import Weight
+from fletcher.convert.export.export import export
+from fletcher.convert.export.memory import memory_shape
 from fletcher.convert.families import describe
-from fletcher.convert.memory import memory_shape
-from fletcher.convert.weights import Weight
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Artifact
 from fletcher.runtime.memory.budget import MemoryShape

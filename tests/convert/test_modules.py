@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from fletcher import Encoder
-from fletcher.convert.checkpoint import Checkpoint
-from fletcher.convert.export import export
-from fletcher.convert.modules import read_modules
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.export.export import export
+from fletcher.convert.heads.pooled import read_modules
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.progress import silent

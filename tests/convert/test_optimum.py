@@ -15,9 +15,9 @@ import pytest
 import torch
 import transformers
 
-from fletcher.convert.export import export
-from fletcher.convert.reference import Reference
-from fletcher.convert.verify import verify_with
+from fletcher.convert.export.export import export
+from fletcher.convert.reference.vectors import Reference
+from fletcher.convert.verify.verify import verify_with
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError, MissingPackageError

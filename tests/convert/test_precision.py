@@ -13,11 +13,11 @@ from onnx import TensorProto
 from safetensors import safe_open
 from transformers import BertConfig, BertModel
 
-from fletcher.convert.graph import GraphBuilder, write_weights
+from fletcher.convert.checkpoint.tensors import Weight, constant
+from fletcher.convert.export.precision_islands import MARGIN, find_islands, record_maxima
+from fletcher.convert.graph.builder import GraphBuilder, write_weights
 from fletcher.convert.precision import FP32, Precision
-from fletcher.convert.precision_islands import MARGIN, find_islands, record_maxima
 from fletcher.convert.targets.emit import choose, emit
-from fletcher.convert.weights import Weight, constant
 from fletcher.runtime.artifact.manifest import TensorInfo
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CheckpointError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.commandline.reporter import Reporter

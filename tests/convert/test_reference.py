@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.convert.reference import Reference
+from fletcher.convert.reference.vectors import Reference
 from fletcher.convert.texts import EDGES, SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.errors import CheckpointError, InputError

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from fletcher.convert.report import render, write_report
-from fletcher.convert.report_html import by_length, to_html
-from fletcher.convert.verification import TextResult, TokenizerResult, VariantResult, VerificationReport, excerpt
+from fletcher.convert.reports.verification_page import by_length, to_html
+from fletcher.convert.reports.verification_table import render, write_report
+from fletcher.convert.verify.report import TextResult, TokenizerResult, VariantResult, VerificationReport, excerpt
 from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime.errors import InputError, VerificationError
 

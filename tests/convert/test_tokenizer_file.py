@@ -10,9 +10,9 @@ import pytest
 import transformers
 from tokenizers import Tokenizer
 
-from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.tokenizer_file import write_tokenizer
 from fletcher.convert.texts import EDGES, SENTENCES
-from fletcher.convert.tokenizer_file import write_tokenizer
 from fletcher.runtime.errors import CheckpointError
 
 LETTERS = sorted({char for text in (*SENTENCES, *EDGES) for char in text + text.lower() if not char.isspace()})

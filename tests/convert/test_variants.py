@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from fletcher.convert import variants as module
-from fletcher.convert.export import Exported, export
-from fletcher.convert.reference import Reference
+from fletcher.convert.export import variants as module
+from fletcher.convert.export.export import Exported, export
+from fletcher.convert.export.variants import TOLERANCES, check_wanted
+from fletcher.convert.reference.vectors import Reference
 from fletcher.convert.texts import SENTENCES
-from fletcher.convert.variants import TOLERANCES, check_wanted
-from fletcher.convert.verify import verify
+from fletcher.convert.verify.verify import verify
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Artifact, Encoder, Encodings
 from fletcher.runtime.artifact.manifest import TensorInfo, Variant

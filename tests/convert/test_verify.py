@@ -12,11 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from fletcher.convert.export import export
-from fletcher.convert.judge import Probe, compare_ids, judge
-from fletcher.convert.reference import Reference
-from fletcher.convert.verification import VariantResult, VerificationReport
-from fletcher.convert.verify import verify, verify_with
+from fletcher.convert.export.export import export
+from fletcher.convert.reference.vectors import Reference
+from fletcher.convert.verify.judge import Probe, compare_ids, judge
+from fletcher.convert.verify.report import VariantResult, VerificationReport
+from fletcher.convert.verify.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Encodings

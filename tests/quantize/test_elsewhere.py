@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
-from fletcher.convert.export import export
-from fletcher.convert.targets import tensorrt
+from fletcher.convert.export.export import export
+from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.progress import silent
 from fletcher.quantize.metrics import cosines

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.progress import silent
 from fletcher.quantize.calibration import calibrate

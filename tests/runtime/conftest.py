@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.model_zoo.progress import silent
 
 from ..convert.tiny import save_embedder

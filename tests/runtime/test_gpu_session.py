@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fletcher import Encoder
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.runtime import loading
 from fletcher.runtime.bulk import MANY_TEXTS
 from fletcher.runtime.errors import ArtifactError, DeviceLostError, MissingPackageError, ProviderError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Encoder
 from fletcher.runtime.corpora import corpus

@@ -15,7 +15,7 @@ import pyarrow.flight as fl
 import pyarrow.parquet as pq
 import pytest
 
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.embed_options import EmbedOptions

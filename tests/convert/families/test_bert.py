@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 from transformers.activations import ACT2FN
 
-from fletcher.convert.activations import AUTHORED
+from fletcher.convert.graph.activations import AUTHORED
 
 from ..parity import Parity, load, make_card, randomize, save_checkpoint
 from .tiny import POSITIONS, SIZES, UNSEEN, rename_tensors

@@ -12,7 +12,7 @@ import transformers
 from torch.nn import functional
 from transformers import GteConfig, GteForMaskedLM, GteModel
 
-from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 from fletcher.convert.families.jina_bert import alibi_slopes
 from fletcher.runtime.errors import CheckpointError

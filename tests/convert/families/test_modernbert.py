@@ -10,7 +10,7 @@ import pytest
 import transformers
 from transformers import ModernBertConfig, ModernBertForMaskedLM, ModernBertModel
 
-from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 

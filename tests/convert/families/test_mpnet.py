@@ -11,7 +11,7 @@ import torch
 from transformers import MPNetConfig, MPNetForMaskedLM, MPNetForSequenceClassification, MPNetModel
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from fletcher.convert.targets.positions import buckets
+from fletcher.convert.targets.shared.positions import buckets
 
 from ..parity import ROBERTA_TOKENS, Parity, randomize
 from .tiny import POSITIONS, SIZES

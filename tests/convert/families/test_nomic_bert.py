@@ -13,7 +13,7 @@ import transformers
 from torch.nn import functional
 from transformers import NomicBertConfig, NomicBertForMaskedLM, NomicBertModel
 
-from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 

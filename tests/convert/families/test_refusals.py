@@ -13,9 +13,9 @@ import torch
 import transformers
 from transformers.activations import ACT2FN
 
-from fletcher.convert.activations import AUTHORED
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.convert.families import FAMILIES
+from fletcher.convert.graph.activations import AUTHORED
 from fletcher.model_zoo.progress import silent
 from fletcher.runtime.errors import CheckpointError, FletcherError
 

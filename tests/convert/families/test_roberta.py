@@ -20,7 +20,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from fletcher.convert.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 
 from ..parity import ROBERTA_TOKENS, Parity, SpecialTokens, randomize

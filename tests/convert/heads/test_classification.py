@@ -13,8 +13,8 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-from fletcher.convert.reference_heads import HeadReference
-from fletcher.convert.verify import verify_with
+from fletcher.convert.reference.heads import HeadReference
+from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter

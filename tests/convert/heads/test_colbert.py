@@ -17,8 +17,8 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-from fletcher.convert.reference_heads import HeadReference
-from fletcher.convert.verify import verify_with
+from fletcher.convert.reference.heads import HeadReference
+from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter

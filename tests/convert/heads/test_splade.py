@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SparseEncoder
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 
-from fletcher.convert.reference_heads import HeadReference
-from fletcher.convert.verify import verify_with
+from fletcher.convert.reference.heads import HeadReference
+from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder, SparseEmbeddings
 from fletcher.runtime.commandline.reporter import Reporter

@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from fletcher.convert.export import Exported, export
+from fletcher.convert.export.export import Exported, export
 from fletcher.model_zoo import Head
 
 __all__ = ["DOCUMENTS", "MAX_TOKENS", "QUERY", "SIZES", "VOCABULARY", "convert", "save", "set_input_names", "silent"]

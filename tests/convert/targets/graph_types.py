@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper, shape_inference
 
-from fletcher.convert.targets import cuda
+from fletcher.convert.targets.cuda import emit as cuda
 
 from .contrib_operators import spell_out
 

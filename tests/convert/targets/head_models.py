@@ -11,10 +11,10 @@ import numpy as np
 import transformers
 from numpy.typing import NDArray
 
-from fletcher.convert.checkpoint import Checkpoint
-from fletcher.convert.description import Architecture
+from fletcher.convert.architecture import Architecture
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.heads import describe_model
-from fletcher.convert.reference_heads import HeadReference, Row
+from fletcher.convert.reference.heads import HeadReference, Row
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings

@@ -13,14 +13,14 @@ import onnx
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from fletcher.convert.checkpoint import Checkpoint
-from fletcher.convert.description import Architecture
+from fletcher.convert.architecture import Architecture
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
-from fletcher.convert.graph import write_weights
-from fletcher.convert.modules import read_modules
+from fletcher.convert.graph.builder import write_weights
+from fletcher.convert.heads.pooled import read_modules
 from fletcher.convert.precision import Float
-from fletcher.convert.targets.emission import Emission
 from fletcher.convert.targets.emit import choose, emit
+from fletcher.convert.targets.shared.emission import Emission
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph

@@ -15,9 +15,9 @@ import torch
 from transformers import GteConfig, GteModel, ModernBertConfig, ModernBertModel
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from fletcher.convert.description import Rotary
-from fletcher.convert.families.values import frequencies
-from fletcher.convert.targets.positions import buckets, rotary_tables
+from fletcher.convert.architecture import Rotary
+from fletcher.convert.families.settings.values import frequencies
+from fletcher.convert.targets.shared.positions import buckets, rotary_tables
 
 from ..families.test_jina_bert import Jina
 from ..parity import Parity, randomize

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from fletcher.convert.export.variants import TOLERANCES
 from fletcher.convert.precision import Float
-from fletcher.convert.variants import TOLERANCES
 from fletcher.runtime.encodings import Encodings
 
 from ..parity import MIXED, Parity, make_card

@@ -15,13 +15,15 @@ import torch
 import transformers
 from onnxruntime.tools.mobile_helpers.usability_checker import check_coreml_partitions
 
-from fletcher.convert.checkpoint import Checkpoint
-from fletcher.convert.description import Architecture
-from fletcher.convert.export import export
+from fletcher.convert.architecture import Architecture
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.export.export import export
 from fletcher.convert.heads import describe_model
 from fletcher.convert.layers.verify import compare_variants, verify_layers
-from fletcher.convert.targets import coreml, cuda, tensorrt
+from fletcher.convert.targets.coreml import emit as coreml
+from fletcher.convert.targets.cuda import emit as cuda
 from fletcher.convert.targets.emit import PRECISIONS, choose, emit
+from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.reporter import Reporter

@@ -12,8 +12,9 @@ from onnx import TensorProto, numpy_helper, shape_inference
 from onnxruntime.tools.mobile_helpers.usability_checker import check_coreml_partitions
 
 from fletcher.convert.precision import Float
-from fletcher.convert.targets import coreml, tensorrt
+from fletcher.convert.targets.coreml import emit as coreml
 from fletcher.convert.targets.emit import PRECISIONS
+from fletcher.convert.targets.tensorrt import emit as tensorrt
 
 from ..parity import make_card
 from .graph_types import SYNCHRONISING, assert_kernels, typed

@@ -1,0 +1,206 @@
+"""The graphs of an artefact: every target in every precision, one file of weights a precision."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import Accuracy, ModelCard
+from fletcher.runtime import Encodings, Variant
+from fletcher.runtime.artifact.manifest import FileInfo, Target
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.providers.mlas.graph import CpuGraph
+from fletcher.runtime.providers.registry import runnable_targets
+from fletcher.runtime.session.feeds import make_feeds
+
+from ..architecture import Architecture
+from ..checkpoint.tensors import Weight
+from ..graph.weights_file import WeightsFile, write_weights
+from ..precision import FLOATS, FP32, Float, Precision
+from ..targets.emit import PRECISIONS, choose, emit
+from ..targets.shared.emission import Emission
+from .memory import memory_shape
+from .precision_islands import SQUARES, find_islands, record_maxima
+
+__all__ = ["TOLERANCES", "Emitter", "GraphWriter", "check_wanted", "default_tolerance"]
+
+#: Target, architecture, dimension, longest text and precision to the target's graphs, as `targets.emit.emit`.
+Emitter = Callable[[str, Architecture, int, int, Precision], tuple[Emission, ...]]
+
+#: How far from HuggingFace in float32 a vector of each precision may be, where the card does not say.
+TOLERANCES: Mapping[str, Accuracy] = {
+    "fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5),
+    "fp16": Accuracy(min_cosine=0.9999),
+    "bf16": Accuracy(min_cosine=0.999),
+}
+
+#: The same for scores and sparse vectors, which are not normalised: logits are of the order of 10, vectors' elements of 0.1
+#: (MiniLM's encoder under a random classifier: scores of 2 to 5, 1.4e-5 from HuggingFace).
+LOGIT_MAX_ABS = 1e-4
+
+
+def default_tolerance(card: ModelCard, precision: str) -> Accuracy:
+    """How far a variant may be from the reference: what the card says, or what its precision and output allow."""
+    tolerance = card.accuracy.get(precision, TOLERANCES[precision])
+    if precision in card.accuracy or tolerance.max_abs is None or card.output in ("vectors", "token_vectors"):
+        return tolerance
+    return Accuracy(min_cosine=tolerance.min_cosine, max_abs=LOGIT_MAX_ABS)
+
+
+#: Targets where no sum of squares can overflow: ONNX Runtime's CUDA LayerNormalization sums in fp32, as `stash_type` asks
+#: for, and SkipLayerNormalization, into which it fuses residual and norm, averages squares in the graph's type. Of
+#: TensorRT's and CoreML's layers that is not known for every version.
+WIDE_STATISTICS = ("cuda",)
+
+
+def check_wanted(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Float]]:
+    """Every target with every precision, runnable targets first and fp32 first among them.
+
+    Raises:
+        InputError: an unknown target or precision, or a target without that precision.
+    """
+    known = tuple(dict.fromkeys(precision for of_target in PRECISIONS.values() for precision in of_target))
+    for kind, wanted, choices in (("target", targets, tuple(PRECISIONS)), ("precision", precisions, known)):
+        if unknown := [value for value in wanted if value not in choices]:
+            raise InputError(f"the {kind} {unknown[0]!r} is unknown: choose from {', '.join(choices)}")
+    pairs = []
+    for target in (target for target in PRECISIONS if target in targets):
+        for precision in precisions:
+            if precision not in PRECISIONS[target]:
+                raise InputError(
+                    f"the target {target} has no {precision}: it has {', '.join(PRECISIONS[target])}. "
+                    "Export it by itself, and the others into another folder"
+                )
+        pairs += [(target, precision) for precision in PRECISIONS[target] if precision in precisions]
+    return pairs
+
+
+class GraphWriter:
+    """Writes graphs and weights into an artefact's folder; a context manager, since weights that only it needs lie there too.
+
+    Attributes:
+        maxima: see `Manifest.maxima`; empty unless a half type computes.
+        written: size and digest of each file of weights.
+    """
+
+    def __init__(self, folder: Path, architecture: Architecture, card: ModelCard, emitter: Emitter = emit) -> None:
+        """
+        Args:
+            folder: of the artefact.
+            architecture: what to compute, modules included.
+            card: the model's.
+            emitter: writes the graphs.
+        """
+        self._emitter = emitter
+        self.maxima: dict[str, float] = {}
+        self._folder = folder
+        self._architecture = architecture
+        self._card = card
+        self._runnable = runnable_targets()
+        self._scratch = tempfile.TemporaryDirectory(prefix=".", dir=folder)
+        self._fp32: WeightsFile | None = None
+        self.written: dict[str, FileInfo] = {}
+
+    def write(self, wanted: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
+        """Writes graphs and their weights.
+
+        Args:
+            wanted: targets and precisions, in the order of the manifest.
+            texts: makes what maxima are recorded on; asked for if a half type is to compute.
+        """
+        variants: dict[tuple[Target, Float], list[Variant]] = {}
+        for name in (name for name in FLOATS if any(name == other for _, other in wanted)):
+            targets = [target for target, other in wanted if other == name]
+            islands = {target: self._find_islands(target, name, texts) for target in targets}
+            emissions = {target: self._emit(target, choose(target, name, islands[target])) for target in targets}
+            places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
+            self.written[places.name] = places.info
+            if name == "fp32":
+                self._fp32 = places
+            for target, parts in emissions.items():
+                variants[target, name] = [self._write_variant(target, name, part, places) for part in parts]
+        return tuple(variant for pair in wanted for variant in variants[pair])
+
+    def reference(self, encodings: Encodings) -> NDArray[np.float32]:
+        """What the fp32 CPU graph gives, one text at a time, float32, (n, dimension) or (tokens, dimension)."""
+        emission, model, folder = self._fp32_graph("cpu")
+        graph = CpuGraph(model.SerializeToString(), folder)
+        rows = []
+        for row in range(len(encodings)):
+            text = encodings.select(np.array([row]))
+            feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, text)
+            rows += graph.run(feeds, [self._architecture.output])
+        return np.concatenate(rows)
+
+    def close(self) -> None:
+        """Removes what was needed for writing only."""
+        self._scratch.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _emit(self, target: str, precision: Precision) -> tuple[Emission, ...]:
+        return self._emitter(target, self._architecture, self._card.dimension, self._card.max_tokens, precision)
+
+    def _write_weights(self, path: Path, emissions: Iterable[tuple[Emission, ...]]) -> WeightsFile:
+        """One file for several graphs; weights of one name are the same weight."""
+        weights: dict[str, Weight] = {}
+        for part in (part for parts in emissions for part in parts):
+            weights.update(part.graph.weights)
+        return write_weights(path, weights.values())
+
+    def _write_variant(self, target: Target, name: Float, emission: Emission, places: WeightsFile) -> Variant:
+        variant = f"{target}-{name}{emission.suffix}"
+        # A cpu graph is loaded before the artefact is finished; nothing else may run here.
+        emission.graph.save(self._folder / f"{variant}.onnx", places, check=target != "cpu")
+        precision = emission.graph.precision
+        nodes = emission.graph.node_names
+        return Variant(
+            name=variant,
+            target=target,
+            precision=name,
+            file=f"{variant}.onnx",
+            weights=places.name,
+            inputs=tuple(emission.graph.inputs),
+            outputs=tuple(emission.graph.outputs),
+            tolerance=default_tolerance(self._card, name),
+            exporter=emission.exporter,
+            canary="passed" if target in self._runnable else "unchecked",
+            arithmetic=None if precision.arithmetic == name else precision.arithmetic,
+            islands=tuple(node for node in nodes if node in precision.islands),
+            feeds=emission.feeds,
+            profiles=emission.profiles,
+            memory=memory_shape(self._architecture, padded=target in ("tensorrt", "coreml")),
+        )
+
+    def _find_islands(self, target: str, name: Float, texts: Callable[[], Encodings]) -> frozenset[str]:
+        if choose(target, name).arithmetic == "fp32":
+            return frozenset()
+        emission, model, folder = self._fp32_graph("tensorrt")
+        if not self.maxima:
+            self.maxima = record_maxima(emission, model, folder, texts())
+        maxima = self.maxima
+        if target in WIDE_STATISTICS:
+            maxima = {value: maximum for value, maximum in maxima.items() if not value.endswith(SQUARES)}
+        return find_islands(model, maxima, name)
+
+    def _fp32_graph(self, target: str) -> tuple[Emission, onnx.ModelProto, Path]:
+        """A graph for the processor: what it is, the graph itself, and the folder where its weights lie."""
+        (emission,) = self._emit(target, FP32)
+        if self._fp32 is not None and self._fp32.holds(emission.graph.weights):
+            return emission, emission.graph.model(self._fp32), self._folder
+        folder = Path(self._scratch.name) / target
+        folder.mkdir(exist_ok=True)
+        return emission, emission.graph.model(self._write_weights(folder / "weights", [(emission,)])), folder

@@ -1,0 +1,112 @@
+"""Reading `config.json` strictly: a key that may change the mathematics and is not understood is an error, never a guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fletcher.runtime.errors import CheckpointError
+
+from ...checkpoint.checkpoint import Checkpoint
+from .harmless_keys import HARMLESS
+
+__all__ = ["Config"]
+
+#: Keys that must have the value that leaves the mathematics alone, if they are there.
+NEUTRAL: Mapping[str, object] = {
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "cross_attention_hidden_size": None,
+    "pruned_heads": {},
+}
+
+
+class Config:
+    """A `config.json` whose keys are asked for one by one; `finish` refuses those that nobody asked for."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._values = checkpoint.config
+        self._file = checkpoint.folder / "config.json"
+        self._asked = set(HARMLESS)
+        for key, neutral in NEUTRAL.items():
+            self.must_be(key, neutral)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A positive number of things.
+
+        Raises:
+            CheckpointError: missing without a default, or no positive integer.
+        """
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise CheckpointError(f"{self._file}: {key} is {value!r}, where a positive integer was expected")
+        return value
+
+    def count(self, key: str, default: int) -> int:
+        """A token id, or another number that may be 0.
+
+        Raises:
+            CheckpointError: no such number.
+        """
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise CheckpointError(f"{self._file}: {key} is {value!r}, where 0 or a positive integer was expected")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive real number.
+
+        Raises:
+            CheckpointError: missing without a default, or no positive number.
+        """
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise CheckpointError(f"{self._file}: {key} is {value!r}, where a positive number was expected")
+        return float(value)
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Whatever stands there; the caller checks it."""
+        self._asked.add(key)
+        return self._values.get(key, default)
+
+    def ignore(self, *keys: str) -> None:
+        """Counts keys as known: they concern training, or heads that no embedding uses."""
+        self._asked.update(keys)
+
+    def where(self, key: str) -> str:
+        """File and key, for messages."""
+        return f"{self._file}: {key}"
+
+    def refusal(self, reason: str) -> CheckpointError:
+        """The error to raise for a reason that concerns several keys."""
+        return CheckpointError(f"{self._file}: {reason}")
+
+    def must_be(self, key: str, *allowed: object) -> None:
+        """
+        Raises:
+            CheckpointError: the key is there and has none of the values that Fletcher authors.
+        """
+        self._asked.add(key)
+        if key in self._values and self._values[key] not in allowed:
+            wanted = " or ".join(map(repr, allowed))
+            raise CheckpointError(
+                f"{self._file}: {key} is {self._values[key]!r}; Fletcher authors this family with {wanted} only"
+            )
+
+    def finish(self) -> None:
+        """
+        Raises:
+            CheckpointError: a key is there that nobody asked for, so it may change the mathematics.
+        """
+        unknown = sorted(set(self._values) - self._asked)
+        if unknown:
+            raise CheckpointError(
+                f"{self._file} has keys that Fletcher does not know for this family: {', '.join(unknown)}. They may change "
+                "the vectors, so the checkpoint is not converted. If they do not, take them out of a copy of the file"
+            )
+
+    def _get(self, key: str, default: object) -> object:
+        self._asked.add(key)
+        if key not in self._values and default is None:
+            raise CheckpointError(f"{self._file} lacks {key}")
+        return self._values.get(key, default)

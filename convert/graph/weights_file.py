@@ -1,0 +1,103 @@
+"""The file of weights that the graphs of one precision share: a safetensors file, written one tensor at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from fletcher.runtime.artifact.manifest import FileInfo
+from fletcher.runtime.errors import CheckpointError
+
+from ..checkpoint.tensors import Weight
+from ..precision import FLOATS
+
+__all__ = ["WeightsFile", "write_weights"]
+
+#: Where the first tensor begins: a multiple of the widest vector register and of a cache line.
+ALIGNMENT = 64
+
+
+class WeightsFile:
+    """A safetensors file of weights, and where each tensor lies in it.
+
+    Attributes:
+        name: of the file, without its folder.
+        info: its size and digest.
+    """
+
+    def __init__(self, name: str, places: dict[str, tuple[int, int]], info: FileInfo) -> None:
+        self.name = name
+        self.info = info
+        self._places = places
+
+    def holds(self, names: Iterable[str]) -> bool:
+        """Whether it has all those tensors."""
+        return self._places.keys() >= set(names)
+
+    def reference(self, weight: Weight) -> onnx.TensorProto:
+        """An initializer whose data lie in this file."""
+        offset, length = self._places[weight.name]
+        tensor = onnx.TensorProto(name=weight.name, data_type=FLOATS[weight.precision].onnx, dims=weight.shape)
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.name), ("offset", offset), ("length", length)):
+            tensor.external_data.add(key=key, value=str(value))
+        return tensor
+
+
+def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:
+    """Writes weights as safetensors, each in its precision, one at a time: the peak memory is the largest one's.
+
+    The safetensors library wants all tensors at once, so the header, 8 bytes of length and a JSON object, is made here.
+
+    Raises:
+        CheckpointError: a weight is more than its precision can hold.
+    """
+    header: dict[str, object] = {"__metadata__": {"format": "np"}}
+    # The widest types first, so that every tensor begins at a multiple of its own element's size.
+    ordered = sorted(weights, key=lambda weight: (-FLOATS[weight.precision].numpy.itemsize, weight.name))
+    end = 0
+    spans = {}
+    for weight in ordered:
+        kind = FLOATS[weight.precision]
+        start, end = end, end + kind.numpy.itemsize * int(np.prod(weight.shape, dtype=np.int64))
+        spans[weight.name] = (start, end)
+        header[weight.name] = {"dtype": kind.safetensors, "shape": list(weight.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    head = struct.pack("<Q", len(text)) + text
+    digest = hashlib.sha256(head)
+    # Hashed on another thread while the next tensor is read, laid out and written: two tensors live at most.
+    with path.open("wb") as stream, ThreadPoolExecutor(1, thread_name_prefix="fletcher-hash") as hasher:
+        stream.write(head)
+        hashed = hasher.submit(lambda: None)
+        for weight in ordered:
+            values = _values(weight)
+            hashed.result()
+            hashed = hasher.submit(digest.update, values)
+            stream.write(values)
+        hashed.result()
+    places = {name: (len(head) + start, stop - start) for name, (start, stop) in spans.items()}
+    return WeightsFile(path.name, places, FileInfo(len(head) + end, digest.hexdigest()))
+
+
+def _values(weight: Weight) -> memoryview:
+    """The bytes of a weight."""
+    values = weight.load()
+    if values.shape != weight.shape:
+        raise ValueError(f"the weight {weight.name} should have shape {weight.shape}, and has {values.shape}")
+    kind = FLOATS[weight.precision]
+    if weight.precision != "fp32" and values.size and max(values.max(), -values.min()) > kind.largest:
+        raise CheckpointError(
+            f"the weight {weight.name} holds {np.abs(values).max():.3g}, {weight.precision} ends at {kind.largest:.5g}: "
+            "convert to bf16 or fp32 instead"
+        )
+    typed = np.ascontiguousarray(values.astype(kind.numpy, copy=False))
+    return typed.reshape(-1).view(np.uint8).data

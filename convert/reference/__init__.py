@@ -1,0 +1,1 @@
+"""Reference models: HuggingFace in float32."""

@@ -1,0 +1,200 @@
+"""The reference for rerankers, SPLADE and ColBERT: transformers' own classes in float32, one text at a time.
+
+What comes after transformers' model is written here a second time, from sentence-transformers' documentation, and checked
+against its `CrossEncoder`, `SparseEncoder` and `MultiVectorEncoder` in the tests. torch is imported when one is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.runtime.errors import CheckpointError
+
+from .load import load_model, read_settings, truncated_ids
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["HeadReference", "Row"]
+
+#: transformers' automatic classes.
+CLASSES: Mapping[Output, str] = MappingProxyType(
+    {
+        "scores": "AutoModelForSequenceClassification",
+        "sparse": "AutoModelForMaskedLM",
+        "token_vectors": "AutoModel",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A text, or a pair of texts, as transformers' tokenizer gives it to the model.
+
+    Attributes:
+        ids: token ids.
+        types: token types; None where the model is given none.
+        attended: how many tokens are attended to; the others are ColBERT's expansion.
+    """
+
+    ids: tuple[int, ...]
+    types: tuple[int, ...] | None
+    attended: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadReference:
+    """A checkpoint that torch runs.
+
+    Attributes:
+        card: its settings.
+        tokenizer: transformers' fast tokenizer.
+        model: transformers' model with its head, in evaluation mode.
+        steps: what makes the result of one text out of the model's, in order; of ColBERT, a step for each module.
+        tools: versions of what computes, by package.
+    """
+
+    card: ModelCard
+    tokenizer: Any
+    model: Any
+    steps: tuple[Callable[[Tensor], Tensor], ...]
+    tools: dict[str, str]
+
+    @classmethod
+    def load(cls, folder: str | Path, card: ModelCard) -> HeadReference:
+        """Loads a checkpoint folder; never runs code that came with it.
+
+        Raises:
+            MissingPackageError: torch or transformers is not installed.
+            CheckpointError: transformers cannot load it, or would make up weights.
+        """
+        folder = Path(folder)
+        late = card.output == "token_vectors"
+        loaded = load_model(folder, CLASSES[card.output], unused=("pooler.",) if late else ())
+        if late:
+            _add_markers(folder, loaded.tokenizer, card)
+        return cls(card, loaded.tokenizer, loaded.model, tuple(_steps(folder, card)), loaded.tools)
+
+    def finish(self, state: Tensor) -> Tensor:
+        """The result of one text from the model's logits, (labels,) or (tokens, vocabulary), or states, (tokens, hidden)."""
+        for step in self.steps:
+            state = step(state)
+        return state
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text, special tokens included, before truncation and without a prompt."""
+        return len(self.tokenizer(text, truncation=False)["input_ids"])
+
+    def tokenize_raw(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts without a prompt, special tokens included, cut to the longest input of the model."""
+        return truncated_ids(self.tokenizer, texts, self.card.max_tokens)
+
+    def tokenize(self, text: str, *, query: str | None = None, role: str = "document") -> Row:
+        """A text with its prompt, or a pair.
+
+        Args:
+            text: the text.
+            query: of a pair, the text before it.
+            role: `query` or `document`.
+        """
+        late = self.card.late_interaction
+        limit = self.card.max_tokens
+        if late is not None:
+            limit = late.query_tokens if role == "query" else late.document_tokens
+        prompted = self.card.prompts.get(role, "") + text
+        # Lists, as CrossEncoder gives them: of a lone pair, an empty second text counts as none.
+        texts = ([prompted],) if query is None else ([query], [text])
+        found = self.tokenizer(*texts, truncation="longest_first", max_length=limit, padding=False)
+        ids = list(found["input_ids"][0])
+        attended = len(ids)
+        types = found["token_type_ids"][0] if "token_type_ids" in found else None
+        if late is not None and late.expansion is not None and role == "query":
+            mask = self.tokenizer.convert_tokens_to_ids(late.expansion.token)
+            ids += [mask] * (late.expansion.length - len(ids))
+            attended = len(ids) if late.expansion.attended else attended
+            types = None
+        return Row(tuple(ids), None if types is None else tuple(types), attended)
+
+    def compute(self, row: Row) -> NDArray[np.float32]:
+        """One text's scores (labels,), weights (vocabulary,) or token vectors (tokens, dimension), float32."""
+        import torch
+
+        ids = torch.tensor([row.ids])
+        inputs = {"input_ids": ids, "attention_mask": (torch.arange(len(row.ids)) < row.attended).long()[None]}
+        if row.types is not None:
+            inputs["token_type_ids"] = torch.tensor([row.types])
+        with torch.no_grad():
+            found = self.model(**inputs)
+            state = found.last_hidden_state if self.card.output == "token_vectors" else found.logits
+            result: NDArray[np.float32] = self.finish(state[0]).numpy().astype(np.float32)
+        return result
+
+
+def _steps(folder: Path, card: ModelCard) -> list[Callable[[Tensor], Tensor]]:
+    import torch
+
+    if card.output == "scores":
+        return [torch.sigmoid if card.activation == "sigmoid" else torch.nn.Identity()]
+    if card.output == "sparse":
+        settings = read_settings(folder / "1_SpladePooling" / "config.json")
+        twice = settings.get("activation_function", "relu") == "log1p_relu"
+
+        def saturate(logits: Tensor) -> Tensor:
+            weights = torch.log1p(torch.relu(logits))
+            return (torch.log1p(weights) if twice else weights).amax(dim=0)
+
+        return [saturate]
+    steps: list[Callable[[Tensor], Tensor]] = [
+        partial(torch.nn.functional.linear, weight=weight, bias=bias) for weight, bias in _projections(folder)
+    ]
+    return [*steps, partial(torch.nn.functional.normalize, dim=-1)] if card.normalize else steps
+
+
+def _projections(folder: Path) -> list[tuple[Tensor, Tensor | None]]:
+    """Weights and biases of the token-level products, in order."""
+    from safetensors.torch import load_file
+
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return [(load_file(folder / "model.safetensors")["linear.weight"].float(), None)]
+    found = []
+    for entry in msgspec.json.decode(listing.read_bytes()):
+        if str(entry["type"]).endswith(".Dense"):
+            if not str(read_settings(folder / entry["path"] / "config.json").get("activation_function")).endswith(
+                "Identity"
+            ):
+                raise CheckpointError(f"{folder / entry['path']} has an activation, which the reference does not know")
+            tensors = load_file(folder / entry["path"] / "model.safetensors")
+            bias = tensors.get("linear.bias")
+            found.append((tensors["linear.weight"].float(), None if bias is None else bias.float()))
+    return found
+
+
+def _add_markers(folder: Path, tokenizer: Any, card: ModelCard) -> None:
+    """Makes the markers of PyLate's and Stanford's checkpoints tokens that are not split, as they insert the tokens' ids."""
+    from tokenizers import AddedToken
+
+    listing = folder / "modules.json"
+    if listing.is_file() and b"MultiVectorMask" in listing.read_bytes():
+        return
+    vocabulary = tokenizer.get_vocab()
+    markers: Sequence[str] = [
+        marker
+        for prompt in card.prompts.values()
+        for marker in [next((word for word in (prompt, prompt.split()[0]) if word in vocabulary), "")]
+        if marker and tokenizer.tokenize(marker) != [marker]
+    ]
+    if markers:
+        tokenizer.add_tokens(
+            [AddedToken(marker, normalized=False, special=True) for marker in markers], special_tokens=True
+        )

@@ -1,0 +1,140 @@
+"""The reference: the HuggingFace model in float32, as its authors published it, one text at a time.
+
+One text at a time, so that padding cannot touch a vector. torch is imported when a `Reference` is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
+from fletcher.runtime.errors import CheckpointError, InputError
+
+from .load import load_model, read_settings, truncated_ids
+from .modules import Module, build_modules
+
+__all__ = ["Reference"]
+
+#: Weights that a checkpoint may lack: BERT's pooler, which no sentence vector uses.
+UNUSED_WEIGHTS = ("pooler.",)
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A checkpoint that torch runs.
+
+    Attributes:
+        card: its settings.
+        tokenizer: transformers' fast tokenizer.
+        model: transformers' model, or our own where it has none, in evaluation mode.
+        modules: what comes after it.
+        tools: versions of what computes, by package.
+    """
+
+    card: ModelCard
+    tokenizer: Any
+    model: Any
+    modules: tuple[Module, ...]
+    tools: dict[str, str]
+
+    @classmethod
+    def load(cls, folder: str | Path, card: ModelCard) -> Reference:
+        """Loads a checkpoint folder; never runs code that came with it.
+
+        Args:
+            folder: `config.json`, safetensors weights, the tokenizer, and sentence-transformers' modules if any.
+            card: longest input, prompts, and pooling where the folder does not say.
+
+        Raises:
+            MissingPackageError: torch or transformers is not installed.
+            CheckpointError: transformers cannot load it, or would make up weights.
+        """
+        folder = Path(folder)
+        loaded = load_model(folder, "AutoModel", unused=UNUSED_WEIGHTS)
+        tokenizer = loaded.tokenizer
+        if not tokenizer.is_fast:
+            raise CheckpointError(f"{folder} has no fast tokenizer (tokenizer.json)")
+        if _lowercases(folder):
+            _lowercase_first(tokenizer)
+        return cls(card, tokenizer, loaded.model, tuple(build_modules(folder, card)), loaded.tools)
+
+    def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> list[list[int]]:
+        """Token ids with special tokens, after the prompt was put before and the end was cut off.
+
+        Args:
+            texts: any.
+            input_type: whose prompt to add; None means document.
+
+        Raises:
+            InputError: an input type that the card does not know.
+        """
+        prompt = self._prompt(input_type)
+        return truncated_ids(self.tokenizer, [prompt + text for text in texts], self.card.max_tokens)
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text, special tokens included, before truncation and without a prompt."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return len(backend.encode(text).ids)
+
+    def embed(
+        self, rows: Sequence[Sequence[int]], *, each: Callable[[int], None] = lambda tokens: None
+    ) -> NDArray[np.float32]:
+        """Vectors of token ids.
+
+        Args:
+            rows: token ids of each text, special tokens included.
+            each: called with a text's number of tokens after it was computed.
+
+        Returns:
+            float32, (n, dimension).
+
+        Raises:
+            InputError: a text without any token.
+        """
+        import torch
+
+        vectors = []
+        for index, row in enumerate(rows):
+            if not len(row):
+                raise InputError(
+                    f"text {index} has no token, so the reference model has no vector for it: leave it out"
+                )
+            ids = torch.tensor([list(row)], dtype=torch.long)
+            with torch.no_grad():
+                state = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0]
+                for module in self.modules:
+                    state = module(state)
+            vectors.append(state.numpy().astype(np.float32))
+            each(len(row))
+        return np.stack(vectors) if vectors else np.zeros((0, self.card.dimension), np.float32)
+
+    def _prompt(self, input_type: str | None) -> str:
+        wanted = "document" if input_type is None else input_type
+        if wanted == RAW:
+            return ""
+        if wanted in self.card.prompts or wanted in INPUT_TYPES:
+            return self.card.prompts.get(wanted, "")
+        known = ", ".join(dict.fromkeys((*INPUT_TYPES, RAW, *self.card.prompts)))
+        raise InputError(f"input type {wanted!r} is unknown to {self.card.name}: it has {known}")
+
+
+def _lowercases(folder: Path) -> bool:
+    """Whether sentence-transformers was told to lowercase texts, whatever the tokenizer does."""
+    return bool(read_settings(folder / "sentence_bert_config.json").get("do_lower_case", False))
+
+
+def _lowercase_first(tokenizer: Any) -> None:
+    """Puts lowercasing before the tokenizer's own normalisation, as sentence-transformers does."""
+    from tokenizers import normalizers
+
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Lowercase()] + ([backend.normalizer] if backend.normalizer is not None else [])
+    backend.normalizer = normalizers.Sequence(steps)

@@ -1,0 +1,1 @@
+"""Reports of verification: tables for the terminal, HTML pages."""

@@ -1,0 +1,147 @@
+"""The verification report as one page: styles and plots are inside, so it can be mailed, archived, and read offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from ..verify.report import TextResult, VariantResult, VerificationReport
+from .page import STYLE, html_table
+from .plots import plot_cosines, plot_pairs
+
+__all__ = ["LengthRow", "by_length", "to_html"]
+
+#: Texts that the page lists, worst first.
+SHOWN_TEXTS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class LengthRow:
+    """Texts of similar length.
+
+    Attributes:
+        shortest: least tokens.
+        longest: most tokens.
+        texts: how many.
+        cosine_min: smallest cosine among them.
+        max_abs: largest absolute difference of an element among them.
+    """
+
+    shortest: int
+    longest: int
+    texts: int
+    cosine_min: float
+    max_abs: float
+
+
+def by_length(texts: Sequence[TextResult]) -> list[LengthRow]:
+    """The texts in classes of doubling length: to 4 tokens, 5 to 8, 9 to 16 …"""
+    classes: dict[int, list[TextResult]] = {}
+    for text in texts:
+        classes.setdefault(max((text.tokens - 1).bit_length(), 2), []).append(text)
+    return [
+        LengthRow(
+            min(text.tokens for text in group),
+            max(text.tokens for text in group),
+            len(group),
+            min(text.cosine for text in group),
+            max(text.max_abs for text in group),
+        )
+        for _, group in sorted(classes.items())
+    ]
+
+
+def to_html(report: VerificationReport) -> str:
+    """The page.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+    """
+    ids = report.tokenizer
+    tools = ", ".join(f"{name} {version}" for name, version in report.tools.items())
+    parts = [
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(report.model)}: verification</title>',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<style>{STYLE}</style></head><body>",
+        f"<header><h1>{escape(report.model)}{_badge(report.verdict)}</h1>",
+        f'<p class="soft">Artefact <code>{escape(report.artifact)}</code> against <code>{escape(report.reference)}</code>, '
+        f"run by HuggingFace transformers in float32, one text at a time; {escape(report.time)}</p></header>",
+        f"<h2>Token ids{_badge(ids.verdict)}</h2>",
+        f"<p>Equal on {ids.equal:,} of {ids.compared:,} texts, {ids.truncated:,} of them truncated.</p>",
+        _reasons([ids.reason] if ids.reason else []),
+        *(_variant(variant) for variant in report.variants),
+        f"<footer><p>Artefact digest <code>{escape(report.digest)}</code></p><p>{escape(tools)}</p>",
+        "" if report.complete else "<p>Not every variant was compared, so the artefact was not stamped.</p>",
+        "</footer></body></html>\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _variant(variant: VariantResult) -> str:
+    limit = variant.tolerance.max_abs
+    figures = (
+        (f"{variant.cosine_min:.7f}", f"smallest cosine (≥ {variant.tolerance.min_cosine})"),
+        (f"{variant.cosine_p1:.7f}", "cosine, first percentile"),
+        (f"{variant.cosine_mean:.7f}", "cosine, mean"),
+        (f"{variant.max_abs:.1e}", "max abs difference" + (f" (≤ {limit:.0e})" if limit is not None else "")),
+        (f"{variant.batch_max_abs:.1e}", f"alone against in a batch (≤ {variant.batch_tolerance:.0e})"),
+        (f"{variant.neighbours:.2%}", "ten nearest neighbours agree"),
+        (f"{variant.spearman:.6f}", "Spearman of pairwise similarities"),
+    )
+    tiles = "".join(f'<div class="figure"><b>{value}</b><span>{escape(name)}</span></div>' for value, name in figures)
+    return "\n".join(
+        (
+            f"<section><h2>{escape(variant.name)} on {escape(variant.provider)}{_badge(variant.verdict)}</h2>",
+            _reasons(variant.reasons),
+            f'<div class="figures">{tiles}</div>',
+            '<div class="plots">',
+            f"<figure>{plot_cosines(variant)}<figcaption>Distance of each text from its reference: further left is closer. "
+            " The dashed line is the tolerance.</figcaption></figure>",
+            f"<figure>{plot_pairs(variant)}<figcaption>Similarity of {len(variant.pairs):,} pairs of texts, by the reference "
+            "and by the artefact: on the line they are equal.</figcaption></figure>",
+            "</div>",
+            "<h3>By length</h3>",
+            _lengths(by_length(variant.texts)),
+            "<h3>Worst texts</h3>",
+            _worst(variant.texts),
+            "</section>",
+        )
+    )
+
+
+def _lengths(rows: Sequence[LengthRow]) -> str:
+    finite = [row.max_abs for row in rows if row.max_abs < float("inf")]
+    largest = max(finite, default=0.0) or 1.0
+    body = (
+        f'<tr><td class="number">{row.shortest:,}–{row.longest:,}</td><td class="number">{row.texts:,}</td>'
+        f'<td class="number">{_distance(row.cosine_min)}</td><td class="number">{row.max_abs:.1e}</td>'
+        f'<td class="bar"><div style="width:{100 * min(row.max_abs / largest, 1.0):.0f}%"></div></td></tr>'
+        for row in rows
+    )
+    return html_table(("#tokens", "#texts", "#largest 1 − cosine", "#max abs", ""), body)
+
+
+def _worst(texts: Sequence[TextResult]) -> str:
+    worst = sorted(texts, key=lambda text: (text.cosine, -text.max_abs))[:SHOWN_TEXTS]
+    body = (
+        f"<tr><td><code>“<bdi>{escape(text.text)}</bdi>”</code></td><td>{escape(text.input_type)}</td>"
+        f'<td class="number">{text.tokens:,}</td><td class="number">{_distance(text.cosine)}</td>'
+        f'<td class="number">{text.max_abs:.1e}</td></tr>'
+        for text in worst
+    )
+    return html_table(("text", "input type", "#tokens", "#1 − cosine", "#max abs"), body)
+
+
+def _distance(cosine: float) -> str:
+    """1 - cosine, which tells more than a row of nines."""
+    return f"{max(1.0 - cosine, 0.0):.1e}"
+
+
+def _badge(verdict: str) -> str:
+    return f'<span class="verdict {verdict}">{verdict}</span>'
+
+
+def _reasons(reasons: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape(reason)}</li>" for reason in reasons)
+    return f'<ul class="reasons">{items}</ul>' if items else ""

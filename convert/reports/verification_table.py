@@ -1,0 +1,89 @@
+"""A verification report for people and machines: a table, a JSON file, a page. It computes no figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fletcher.runtime.errors import InputError
+
+from ..layers.results import LayersReport
+from ..verify.report import VariantResult, VerificationReport
+from .layers_page import layers_to_html
+from .layers_table import render_layers
+from .verification_page import to_html
+
+__all__ = ["render", "to_json", "write_report"]
+
+
+def render(report: VerificationReport | LayersReport) -> RenderableType:
+    """What the terminal shows: a column a variant, the tokenizer, the worst text and the verdict; or a row a point."""
+    if isinstance(report, LayersReport):
+        return render_layers(report)
+    # A column a variant: seven figures side by side would not fit a terminal of 80 columns.
+    table = Table(title=f"{report.model} against {report.reference}", title_justify="left")
+    table.add_column("against HuggingFace float32")
+    for variant in report.variants:
+        table.add_column(variant.name, justify="right")
+    figures: tuple[tuple[str, Callable[[VariantResult], str]], ...] = (
+        ("cosine, smallest", lambda variant: f"{variant.cosine_min:.9f}"),
+        ("cosine, first percentile", lambda variant: f"{variant.cosine_p1:.9f}"),
+        ("cosine, mean", lambda variant: f"{variant.cosine_mean:.9f}"),
+        ("max abs difference", lambda variant: f"{variant.max_abs:.1e}"),
+        ("alone against in a batch, max abs", lambda variant: f"{variant.batch_max_abs:.1e}"),
+        ("ten nearest neighbours agree", lambda variant: f"{variant.neighbours:.2%}"),
+        ("Spearman of pairwise similarities", lambda variant: f"{variant.spearman:.6f}"),
+    )
+    for name, show in figures:
+        table.add_row(name, *map(show, report.variants))
+    table.add_section()
+    table.add_row("verdict", *(_verdict(variant.verdict) for variant in report.variants))
+    ids = report.tokenizer
+    lines = [f"token ids equal on {ids.equal} of {ids.compared} texts, {ids.truncated} of them truncated"]
+    lines += [ids.reason] if ids.reason else []
+    for variant in report.variants:
+        worst = variant.worst
+        lines.append(
+            f"{variant.name}: worst text {worst.text!r} ({worst.tokens} tokens): "
+            f"cosine {worst.cosine:.7f}, max abs {worst.max_abs:.1e}"
+        )
+        lines += [f"{variant.name}: {reason}" for reason in variant.reasons]
+    if not report.complete:
+        lines.append("not every variant was compared, so the artefact is not stamped")
+    return Group(table, *map(Text, lines), Text.assemble("verdict: ", _verdict(report.verdict)))
+
+
+def to_json(report: VerificationReport | LayersReport) -> bytes:
+    """The whole report, a line a value; infinities are null."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+
+
+def write_report(report: VerificationReport | LayersReport, path: str | Path) -> None:
+    """Writes the report by the file's suffix: `.json`, or `.html` for a page that needs no network.
+
+    Raises:
+        InputError: another suffix, or the file cannot be written.
+        MissingPackageError: a page was asked for and matplotlib is not installed.
+    """
+    path = Path(path)
+    if path.suffix not in (".html", ".json"):
+        raise InputError(f"a report cannot be written as {path.name!r}: name it .html or .json")
+    if path.suffix == ".json":
+        content = to_json(report)
+    else:
+        content = (layers_to_html(report) if isinstance(report, LayersReport) else to_html(report)).encode()
+    try:
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"the report {path} cannot be written: {error.strerror}") from error
+
+
+def _verdict(verdict: str) -> Text:
+    return Text(verdict, style="bold green" if verdict == "passed" else "bold red")

@@ -1,0 +1,211 @@
+"""The target `coreml`: fixed shapes, one graph a length bucket, one text at a time; only operators of CoreML's MLProgram.
+
+CoreML takes no dimension above 16,384, which rules the vocabulary out, and has no Gather: the host looks up the rows of the
+word and position tables (they lie in the weights file) and hands them in. What depends on positions alone is constant for
+a bucket: rotary tables are cut to its length, and distances are computed from a vector of steps with Sub, Mul and Max.
+
+Source of `OPERATORS`: coreml_supported_mlprogram_ops.md in onnxruntime.tools.mobile_helpers 1.32. `Where` is on that list
+since lately only, and `Gather`, `Neg`, `Expand`, `Abs`, `LessOrEqual`, `ReduceL2` are not: none is used.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fletcher.runtime.artifact.manifest import FeedRules, TensorInfo
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.session.feeds import POSITION_TABLE, WORD_TABLE
+
+from ...architecture import Architecture, Attention, RelativeBias, Rotary
+from ...checkpoint.tensors import Weight, constant
+from ...graph.builder import GraphBuilder
+from ...precision import FP32, Float, Precision
+from ..shared.emission import Emission
+from ..shared.encoder import Parts, emit_encoder
+from ..shared.positions import OUT_OF_SIGHT_HALF, Positions, bias_key, buckets, emit_sum, rotaries_of, rotary_tables
+from ..shared.rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_pooling
+
+__all__ = ["LARGEST_SIDE", "OPERATORS", "emit_coreml", "lengths"]
+
+OPSET = 20
+#: CoreML refuses a dimension above this.
+LARGEST_SIDE = 16_384
+#: Longest bucket: the scores of one text of 2,048 tokens with 12 heads fill 100 MB in fp16.
+LONGEST = 2048
+SHORTEST = 32
+
+OPERATORS = frozenset(
+    {
+        *(
+            "Add",
+            "Cast",
+            "Clip",
+            "Concat",
+            "Div",
+            "Gelu",
+            "Identity",
+            "LayerNormalization",
+            "MatMul",
+            "Max",
+            "Mul",
+            "ReduceMax",
+        ),
+        *(
+            "ReduceSum",
+            "Relu",
+            "Reshape",
+            "Sigmoid",
+            "Slice",
+            "Softmax",
+            "Split",
+            "Sqrt",
+            "Squeeze",
+            "Sub",
+            "Tanh",
+            "Transpose",
+        ),
+        "Unsqueeze",
+    }
+)
+
+_DTYPES: dict[Float, str] = {"fp32": "float32", "fp16": "float16"}
+
+
+def lengths(max_tokens: int) -> tuple[int, ...]:
+    """The buckets: 32 tokens, then twice as many each, up to the longest text, or 2,048."""
+    longest = min(max_tokens, LONGEST)
+    ladder = [SHORTEST]
+    while ladder[-1] < longest:
+        ladder.append(2 * ladder[-1])
+    return (*(length for length in ladder if length < longest), longest)
+
+
+def emit_coreml(
+    architecture: Architecture, dimension: int, max_tokens: int, precision: Precision = FP32
+) -> tuple[Emission, ...]:
+    """Writes a graph for each bucket.
+
+    Args:
+        architecture: what to compute.
+        dimension: length of a vector.
+        max_tokens: of the longest text.
+        precision: of its nodes; CoreML has no bf16.
+
+    Raises:
+        InputError: the model needs what CoreML lacks.
+    """
+    if architecture.output == "sparse":
+        raise InputError(
+            f"the target coreml has no Log, and takes no dimension above {LARGEST_SIDE:,}; this model gives log(1 + weight) "
+            f"of each of {dimension:,} tokens of its vocabulary: export it for another target"
+        )
+    types = architecture.embedding.token_types
+    if types is not None and types.shape[0] != 2:
+        raise InputError(
+            f"the target coreml has no Gather, and tells two token types apart, not the {types.shape[0]} of this model: "
+            "export it for another target"
+        )
+    return tuple(_emit_bucket(architecture, dimension, length, precision) for length in lengths(max_tokens))
+
+
+def _emit_bucket(architecture: Architecture, dimension: int, length: int, precision: Precision) -> Emission:
+    graph = GraphBuilder(f"{architecture.family}-coreml-{length}", precision, OPSET)
+    shape = (1, length)
+    rectangle = emit_mask(graph, shape)
+    embedding = architecture.embedding
+    positions = _emit_positions(graph, architecture, length)
+    tables: dict[str, str] = {}
+
+    def rows(name: str, table: Weight) -> str:
+        tables[name] = graph.table(table)
+        return graph.input(TensorInfo(name, _DTYPES[precision.name], (*shape, table.shape[1])))
+
+    def position_rows() -> str:
+        assert embedding.positions is not None  # `emit_encoder` asks for them only then
+        return rows(POSITION_TABLE, embedding.positions.table)
+
+    parts = Parts(
+        word=rows(WORD_TABLE, embedding.word),
+        position=position_rows,
+        attend=lambda attention, hidden, name: emit_rectangle_attention(
+            graph, attention, hidden, rectangle, positions, name
+        ),
+        pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        token_type=lambda table: _emit_token_types(graph, table, shape),
+        rows=shape,
+    )
+    emit_encoder(graph, architecture, parts, 1, dimension)
+    padding_id = None if embedding.positions is None else embedding.positions.padding_id
+    rules = FeedRules(padding_id=padding_id, shape=shape, tables=tables, unseen_tail=architecture.unseen_tail)
+    return Emission(graph, f"-s{length}", rules)
+
+
+def _emit_token_types(graph: GraphBuilder, table: Weight, shape: tuple[int, int]) -> str:
+    """Rows of a table of two token types without Gather: first + type · (second - first), (1, length, width)."""
+    types = graph.input(TensorInfo("token_type_ids", "int32", shape))
+    factors = graph.node("Cast", [types], "embeddings/token_type/ids", to=1)
+    factors = graph.node("Unsqueeze", [factors, graph.constant([2])], "embeddings/token_type/factors")
+    first = Weight(f"{table.name}.0", table.shape[1:], lambda: table.load()[0])
+    step = Weight(f"{table.name}.1_less_0", table.shape[1:], lambda: table.load()[1] - table.load()[0])
+    steps = graph.node("Mul", [factors, graph.weight(step)], "embeddings/token_type/steps")
+    return graph.node("Add", [steps, graph.weight(first)], "embeddings/token_type")
+
+
+def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int) -> Positions:
+    """The shared values of `positions.emit_positions`, of a fixed length and without its operators."""
+    tables = {
+        name: _emit_table(graph, rotary, architecture.max_positions, length)
+        for name, rotary in rotaries_of(architecture).items()
+    }
+    different = {bias_key(layer.attention): layer.attention for layer in architecture.layers}
+    different.pop((None, None, None), None)
+    if not different:
+        return Positions(tables, {})
+    steps = graph.weight(constant(f"steps.s{length}", np.arange(length, dtype=np.float32)))
+    query = graph.node("Unsqueeze", [steps, graph.constant([1])], "positions/query")
+    ahead = graph.node("Sub", [steps, query], "positions/ahead")  # key - query, (length, length)
+    behind = graph.node("Sub", [query, steps], "positions/behind")
+    distance = graph.node("Max", [ahead, behind], "positions/absolute_distance")
+    biases = {
+        key: _emit_bias(graph, part, length, distance, f"positions/bias.{index}")
+        for index, (key, part) in enumerate(different.items())
+    }
+    return Positions(tables, biases)
+
+
+def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, length: int) -> tuple[str, str]:
+    """The first rows of the tables, (1, length, 1, pairs)."""
+    parts = []
+    for name, table in zip(("cos", "sin"), rotary_tables(rotary, num_positions), strict=True):
+        weight = graph.weight(constant(f"{rotary.name}.{name}", table))
+        zero, end = graph.constant([0]), graph.constant([length])
+        rows = graph.node("Slice", [weight, zero, end, zero], f"positions/{rotary.name}/{name}_rows")
+        parts.append(graph.node("Unsqueeze", [rows, graph.constant([0, 2])], f"positions/{rotary.name}/{name}"))
+    return parts[0], parts[1]
+
+
+def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distance: str, name: str) -> str:
+    """The sum of what a layer adds to its scores, (1, heads or 1, length, length)."""
+    terms = []
+    if attention.alibi is not None:
+        slopes = graph.constant(-np.array(attention.alibi, np.float32)[:, None, None])
+        terms.append(graph.node("Mul", [distance, slopes], f"{name}/alibi"))
+    if attention.relative_bias is not None:
+        terms.append(graph.weight(_by_place(attention.relative_bias, length)))
+    if attention.window is not None:
+        beyond = graph.node("Sub", [distance, graph.constant(float(attention.window))], f"{name}/beyond")
+        outside = graph.node("Clip", [beyond, graph.constant(0.0), graph.constant(1.0)], f"{name}/outside")
+        terms.append(graph.node("Mul", [outside, graph.constant(OUT_OF_SIGHT_HALF)], f"{name}/in_window"))
+    return emit_sum(graph, attention, terms, name)
+
+
+def _by_place(bias: RelativeBias, length: int) -> Weight:
+    """The learnt bias of each pair of places, (heads, length, length)."""
+    num_buckets, num_heads = bias.table.shape
+    steps = np.arange(length, dtype=np.int64)
+    index = buckets(steps - steps[:, None], num_buckets, bias.max_distance)
+    return Weight(
+        f"{bias.table.name}.s{length}",
+        (num_heads, length, length),
+        lambda: np.ascontiguousarray(bias.table.load()[index].transpose(2, 0, 1)),
+    )

@@ -1,0 +1,1 @@
+"""Graphs for CPUs: packed tokens, standard operators."""

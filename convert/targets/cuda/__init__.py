@@ -1,0 +1,1 @@
+"""Graphs for the CUDA provider: packed attention."""

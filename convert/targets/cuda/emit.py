@@ -1,0 +1,175 @@
+"""The target `cuda`: packed tokens from end to end, attention over offsets, every index made by the host.
+
+`com.microsoft.PackedMultiHeadAttention` runs flash attention over the packed rows of all texts, told where each text begins
+by `cumulative_sequence_length`; no rectangle and no padding exist between the token ids and the pooling. Nothing in the graph
+depends on a value that only the device knows (no NonZero, no Range, no shape arithmetic), so that nothing makes the host
+wait for the device and a CUDA graph can be captured.
+
+`OPERATORS` are the operators that are used, each with the types of its CUDA kernel. Sources: ONNX Runtime's
+docs/OperatorKernels.md (at commit 001d12d2), and contrib_ops/cuda/bert/packed_multihead_attention.cc: flash attention without
+a bias; with one, CUTLASS's if the rectangle's width is a multiple of four times an element's bytes (8 in half types, 16 in
+float32), else an unfused kernel. So the host rounds the width up where there is a bias. The kernel has no bfloat16: bf16
+graphs attend in fp16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from onnx import TensorProto
+
+from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.artifact.manifest import HALF_VECTORS, FeedRules, TensorInfo
+
+from ...architecture import Architecture, Attention
+from ...graph.builder import GraphBuilder
+from ...precision import FP32, Precision
+from ..cpu.pooling import emit_weighted_sum
+from ..shared.blocks import emit_linear
+from ..shared.emission import Emission
+from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
+from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
+from ..shared.rectangle import emit_mask
+from .layers import MICROSOFT, emit_cuda_layer, emit_cuda_sum
+from .projections import emit_qkv, emit_wide_tables
+
+__all__ = ["OPERATORS", "emit_cuda"]
+
+_ALL = frozenset({"float", "float16", "bfloat16", "int32", "int64", "bool"})
+_FLOATS = frozenset({"float", "float16", "bfloat16"})
+_NUMBERS = frozenset({"float", "float16", "bfloat16", "int32", "int64"})
+
+#: Domain and operator to the element types of its first input for which ONNX Runtime has a CUDA kernel (opset 24).
+OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
+    {
+        ("", "Abs"): _NUMBERS,
+        ("", "Add"): _NUMBERS,
+        ("", "Cast"): _ALL,
+        ("", "Concat"): _ALL,
+        ("", "Div"): _NUMBERS,
+        ("", "Gather"): _ALL,
+        ("", "Gelu"): _FLOATS,
+        ("", "Gemm"): _FLOATS,
+        ("", "Greater"): frozenset({"float", "float16", "int32", "int64"}),
+        ("", "Identity"): _ALL,
+        ("", "LayerNormalization"): _FLOATS,
+        ("", "Log"): frozenset({"float", "float16"}),
+        ("", "MatMul"): _FLOATS,
+        ("", "Max"): _NUMBERS,
+        ("", "Mul"): _NUMBERS,
+        ("", "ReduceMax"): frozenset({"float", "float16", "int32", "int64"}),
+        ("", "ReduceSum"): _NUMBERS,
+        ("", "Relu"): _FLOATS,
+        ("", "Reshape"): _ALL,
+        ("", "RotaryEmbedding"): _FLOATS,
+        ("", "Sigmoid"): _FLOATS,
+        ("", "Split"): _ALL,
+        ("", "Sqrt"): _FLOATS,
+        ("", "Squeeze"): _ALL,
+        ("", "Sub"): _NUMBERS,
+        ("", "Tanh"): _FLOATS,
+        ("", "Unsqueeze"): _ALL,
+        (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
+        (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
+        (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
+        (MICROSOFT, "SkipLayerNormalization"): frozenset({"float", "float16"}),
+    }
+)
+
+
+def emit_cuda(architecture: Architecture, dimension: int, precision: Precision = FP32) -> Emission:
+    """Writes the graph.
+
+    Args:
+        architecture: what to compute.
+        dimension: length of a vector.
+        precision: of its nodes.
+    """
+    if precision.arithmetic == "bf16":
+        precision = replace(precision, operators={"PackedMultiHeadAttention": "fp16"})
+    graph = GraphBuilder(f"{architecture.family}-cuda", precision)
+    ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
+    token_offset = graph.input(TensorInfo("token_offset", "int32", ("texts", "longest")))
+    cumulative = graph.input(TensorInfo("cumulative_sequence_length", "int32", ("texts_plus_1",)))
+    biased = has_bias(architecture) or architecture.unseen_tail is not None
+    packed = graph.input(TensorInfo("positions", "int32", ("tokens",))) if rotaries_of(architecture) else ""
+    steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if biased else ""
+    positions = emit_positions(graph, architecture, packed, steps)
+    if architecture.unseen_tail is not None:
+        positions = _emit_unseen(graph, architecture, positions, steps)
+
+    wide = emit_wide_tables(graph, [layer.attention for layer in architecture.layers], positions)
+
+    def context(attention: Attention, hidden: str, name: str) -> str:
+        """Attention over packed rows, (tokens, heads · head_size)."""
+        qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
+        return graph.node(
+            "PackedMultiHeadAttention",
+            [*qkv, token_offset, cumulative, positions.bias_of(attention)],
+            f"{name}/context",
+            domain=MICROSOFT,
+            num_heads=attention.num_heads,
+            scale=attention.scale,
+        )
+
+    def attend(attention: Attention, hidden: str, name: str) -> str:
+        return emit_linear(graph, attention.output, context(attention, hidden, name), f"{name}/output")
+
+    parts = Parts(
+        word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
+        position=position_rows(graph, architecture, ("tokens",)),
+        attend=attend,
+        pool=lambda mode, hidden, name: _emit_pooling(graph, mode, hidden, name),
+        token_type=token_type_rows(graph, ("tokens",)),
+        sum=lambda embedding, parts: emit_cuda_sum(graph, embedding, parts),
+        layer=lambda layer, hidden: emit_cuda_layer(graph, layer, hidden, context),
+    )
+    emit_encoder(graph, architecture, parts, "texts", dimension)
+    if architecture.output == "vectors":
+        graph.node("Cast", ["vectors"], HALF_VECTORS, to=TensorProto.FLOAT16)
+        graph.output(TensorInfo(HALF_VECTORS, "float16", ("texts", dimension)))
+    learnt = architecture.embedding.positions
+    feeds = FeedRules(
+        padding_id=None if learnt is None else learnt.padding_id,
+        multiple=1 if not biased else 16 if precision.arithmetic == "fp32" else 8,
+        unseen_tail=architecture.unseen_tail,
+    )
+    return Emission(graph, feeds=feeds)
+
+
+def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Positions, steps: str) -> Positions:
+    """Takes the tokens that none attends to out of sight, by the one thing that the operator adds to scores: its bias."""
+    mask = emit_mask(graph, ("texts", "longest")).scores_mask  # (texts, 1, 1, longest)
+    # The operator repeats a bias over texts and heads, and not over the tokens that attend: zeros of their number are added.
+    zeros = graph.node("Cast", [steps], "mask/steps", to=1)
+    zeros = graph.node("Mul", [zeros, graph.constant(0.0)], "mask/zeros")
+    zeros = graph.node("Unsqueeze", [zeros, graph.constant([1])], "mask/rows")  # (longest, 1)
+    square = graph.node("Add", [mask, zeros], "mask/square")  # (texts, 1, longest, longest)
+    biases = {bias_key(layer.attention): "" for layer in architecture.layers} | dict(positions.biases)
+    return Positions(
+        positions.tables,
+        {
+            key: graph.node("Add", [bias, square], f"mask/bias.{index}") if bias else square
+            for index, (key, bias) in enumerate(biases.items())
+        },
+    )
+
+
+def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, name: str) -> str:
+    """One vector a text: rows that the host chose, or a sum that it weighted, over a rectangle that exists only here."""
+    if mode in ("cls", "lasttoken"):
+        rows = _input(graph, TensorInfo(f"pooling.{mode}", "int32", ("texts",)))
+        return graph.node("Gather", [hidden, rows], name)
+    index = _input(graph, TensorInfo("rectangle", "int32", ("texts", "longest")))
+    rectangle = graph.node("Gather", [hidden, index], f"{name}/rectangle")  # (texts, longest, hidden)
+    if mode == "max":  # padding repeats a token of the text, which changes no maximum
+        return graph.node("ReduceMax", [rectangle, graph.constant([1])], name, keepdims=0)
+    weights = _input(graph, TensorInfo(f"pooling.{mode}", "float32", ("texts", "longest")))
+    return emit_weighted_sum(graph, weights, rectangle, name)
+
+
+def _input(graph: GraphBuilder, info: TensorInfo) -> str:
+    """An input, declared once."""
+    return info.name if info in graph.inputs else graph.input(info)

@@ -1,0 +1,58 @@
+"""Products, norms and feed-forward parts over rows: the same nodes for packed tokens and for pooled vectors."""
+
+from __future__ import annotations
+
+from ...architecture import FeedForward
+from ...checkpoint.tensors import Linear, Norm, concatenate
+from ...graph.activations import emit_activation
+from ...graph.builder import GraphBuilder
+
+__all__ = ["emit_feed_forward", "emit_linear", "emit_norm", "side_by_side"]
+
+
+def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> str:
+    """x · weight + bias."""
+    if linear.bias is None:
+        return graph.node("MatMul", [value, graph.weight(linear.weight)], name)
+    product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/product")
+    return graph.node("Add", [product, graph.weight(linear.bias)], name)
+
+
+def emit_norm(graph: GraphBuilder, norm: Norm, value: str, name: str) -> str:
+    """Layer normalisation, as one operator."""
+    inputs = [value, graph.weight(norm.weight)]
+    if norm.bias is not None:
+        inputs.append(graph.weight(norm.bias))
+    return graph.node("LayerNormalization", inputs, name, axis=-1, epsilon=norm.epsilon)
+
+
+def emit_feed_forward(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
+    """down(activation(up)), or down(activation(gate) · up)."""
+    up = emit_linear(graph, part.up, hidden, f"{name}/up")
+    if part.gate is None:
+        inner = emit_activation(graph, part.activation, up, f"{name}/activation")
+    else:
+        gate = emit_linear(graph, part.gate, hidden, f"{name}/gate")
+        gate = emit_activation(graph, part.activation, gate, f"{name}/activation")
+        inner = graph.node("Mul", [gate, up], f"{name}/gated")
+    return emit_linear(graph, part.down, inner, f"{name}/down")
+
+
+def side_by_side(parts: tuple[Linear, ...], name: str) -> Linear:
+    """Several products of one input as one, which MLAS runs faster than three small ones.
+
+    The new weights are named after the old ones, `self.query_key_value`, so that layers which share those share these.
+
+    Args:
+        parts: either each has a bias or none.
+        name: of the node, for the message.
+    """
+    stems = [part.weight.name.removesuffix(".weight").rpartition(".") for part in parts]
+    joined = f"{stems[0][0]}.{'_'.join(last for _, _, last in stems)}"
+    weight = concatenate(f"{joined}.weight", [part.weight for part in parts], axis=1)
+    biases = [part.bias for part in parts if part.bias is not None]
+    if not biases:
+        return Linear(weight, None)
+    if len(biases) != len(parts):
+        raise ValueError(f"{name}: either every part has a bias or none")
+    return Linear(weight, concatenate(f"{joined}.bias", biases, axis=0))

@@ -1,0 +1,78 @@
+"""What follows the encoder: pooling, projections, layer norm and L2 normalisation, inside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fletcher.model_zoo.card import PoolingMode
+
+from ...architecture import Activation, Architecture, Decoder, Dense, Normalize, Pooling, Saturation
+from ...checkpoint.tensors import Norm
+from ...graph.activations import emit_activation
+from ...graph.builder import GraphBuilder
+from .blocks import emit_linear, emit_norm
+
+__all__ = ["emit_decoder", "emit_modules"]
+
+#: torch.nn.functional.normalize's epsilon.
+NORMALIZE_EPSILON = 1e-12
+
+
+def emit_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
+    """x · tableᵀ + bias of packed token vectors."""
+    # The table as it is stored: it is the word embeddings' as a rule, and a transposed copy would double them.
+    inputs = [value, graph.weight(decoder.table)]
+    if decoder.bias is not None:
+        inputs.append(graph.weight(decoder.bias))
+    return graph.node("Gemm", inputs, name, transB=1)
+
+
+def emit_modules(
+    graph: GraphBuilder,
+    architecture: Architecture,
+    hidden: str,
+    pool: Callable[[PoolingMode, str, str], str],
+    decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder,
+) -> str:
+    """sentence-transformers' modules, from token vectors to what leaves the graph.
+
+    Args:
+        graph: where to.
+        architecture: whose modules.
+        hidden: the token vectors.
+        pool: adds one vector a text: the mode, the token vectors, and the name of the last node.
+        decode: adds the vocabulary's logits of token vectors, under a name.
+    """
+    value = hidden
+    for index, module in enumerate(architecture.modules):
+        name = f"modules.{index}"
+        if isinstance(module, Pooling):
+            pooled = [pool(mode, value, f"{name}/{mode}") for mode in module.modes]
+            value = pooled[0] if len(pooled) == 1 else graph.node("Concat", pooled, f"{name}/pooled", axis=1)
+        elif isinstance(module, Dense):
+            value = emit_linear(graph, module.linear, value, f"{name}/dense")
+            value = emit_activation(graph, module.activation, value, f"{name}/activation")
+        elif isinstance(module, Norm):
+            value = emit_norm(graph, module, value, f"{name}/norm")
+        elif isinstance(module, Normalize):
+            value = _emit_normalize(graph, value, name)
+        elif isinstance(module, Decoder):
+            value = decode(graph, module, value, f"{name}/logits")
+        elif isinstance(module, Activation):
+            value = emit_activation(graph, module.name, value, f"{name}/activation")
+        elif isinstance(module, Saturation):
+            value = graph.node("Relu", [value], f"{name}/relu")
+            for time in range(module.times):
+                value = graph.node("Add", [value, graph.constant(1.0)], f"{name}/one_more.{time}")
+                value = graph.node("Log", [value], f"{name}/log.{time}")
+    return value
+
+
+def _emit_normalize(graph: GraphBuilder, value: str, name: str) -> str:
+    # Not ReduceL2, which CoreML lacks.
+    squares = graph.node("Mul", [value, value], f"{name}/squares")
+    squared = graph.node("ReduceSum", [squares, graph.constant([-1])], f"{name}/squared_norm", keepdims=1)
+    norm = graph.node("Sqrt", [squared], f"{name}/norm")
+    # The operator LpNormalization divides by the norm alone: a zero vector would become NaN.
+    norm = graph.node("Max", [norm, graph.constant(NORMALIZE_EPSILON)], f"{name}/norm_floor")
+    return graph.node("Div", [value, norm], f"{name}/normalized")

@@ -1,0 +1,200 @@
+"""Positions inside attention: rotary tables, and one additive bias for windows, ALiBi and learnt relative positions.
+
+Both are computed once a run of the graph, whatever the number of layers that share them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...architecture import Architecture, Attention, RelativeBias, Rotary
+from ...checkpoint.tensors import Weight, constant
+from ...graph.builder import GraphBuilder
+
+__all__ = [
+    "OUT_OF_SIGHT_HALF",
+    "Positions",
+    "bias_key",
+    "buckets",
+    "emit_positions",
+    "emit_sum",
+    "has_bias",
+    "rotaries_of",
+    "rotary_tables",
+]
+
+#: Added to the scores outside a window. exp underflows to 0 for it, and it is finite, so that a row with nothing in sight
+#: (padding) gets equal weights where -inf would give NaN.
+OUT_OF_SIGHT = -1e30
+#: The same where half types occur, which end at 65504.
+OUT_OF_SIGHT_HALF = -1e4
+
+_Bias = tuple[int | None, tuple[float, ...] | None, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Names of values that attention layers share.
+
+    Attributes:
+        tables: by a `Rotary`'s name, cosines and sines of each token: (1, tokens, pairs) packed, (texts, longest, 1, pairs)
+            in a rectangle.
+        biases: by what distinguishes them, (1, heads or 1, longest, longest).
+    """
+
+    tables: Mapping[str, tuple[str, str]]
+    biases: Mapping[_Bias, str]
+
+    def bias_of(self, attention: Attention) -> str:
+        """The bias that this layer adds to its scores; empty for none."""
+        return self.biases.get(bias_key(attention), "")
+
+
+def emit_positions(
+    graph: GraphBuilder, architecture: Architecture, positions: str, steps: str, *, rows_axis: int = 0
+) -> Positions:
+    """Adds what the layers of an architecture need, each different table and bias once.
+
+    Args:
+        graph: where to.
+        architecture: whose layers.
+        positions: position of each token in its text, int32 or int64, as the token ids lie; read where layers rotate.
+        steps: 0, 1, … longest - 1, int32, (longest,); read where layers have a bias.
+        rows_axis: where the rows of the rotary tables get an axis of size 1.
+    """
+    attentions = [layer.attention for layer in architecture.layers]
+    rotaries = rotaries_of(architecture)
+    tables = {
+        name: _emit_table(graph, rotary, architecture.max_positions, positions, rows_axis)
+        for name, rotary in rotaries.items()
+    }
+    different = {bias_key(part): part for part in attentions if bias_key(part) != (None, None, None)}
+    if not different:
+        return Positions(tables, {})
+    one = graph.constant([1])
+    query = graph.node("Unsqueeze", [steps, one], "positions/query")
+    # A square of longest x longest: int32, of which 8,192 tokens fill 268 MB, and none that no layer asks for.
+    distance = graph.node("Sub", [steps, query], "positions/distance")  # key - query
+    absolute = ""
+    if any(part.alibi is not None or part.window is not None for part in different.values()):
+        absolute = graph.node("Abs", [distance], "positions/absolute_distance")
+    biases = {
+        key: _emit_bias(graph, part, architecture.max_positions, distance, absolute, f"positions/bias.{index}")
+        for index, (key, part) in enumerate(different.items())
+    }
+    return Positions(tables, biases)
+
+
+def rotaries_of(architecture: Architecture) -> dict[str, Rotary]:
+    """The rotary positions of an architecture, by name."""
+    rotaries = (layer.attention.rotary for layer in architecture.layers)
+    return {rotary.name: rotary for rotary in rotaries if rotary is not None}
+
+
+def has_bias(architecture: Architecture) -> bool:
+    """Whether some layer adds to its scores."""
+    return any(bias_key(layer.attention) != (None, None, None) for layer in architecture.layers)
+
+
+def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines and sines, (positions, pairs).
+
+    The angle is rounded to float32 as in every PyTorch implementation: at position 8000 that alone moves it by up to 2e-4,
+    and the models were trained so.
+    """
+    steps = np.arange(num_positions, dtype=np.float32)
+    angles = np.outer(steps, np.array(rotary.frequencies, np.float32)).astype(np.float64)
+    return (
+        (np.cos(angles) * rotary.factor).astype(np.float32),
+        (np.sin(angles) * rotary.factor).astype(np.float32),
+    )
+
+
+def buckets(distances: NDArray[np.int64], num_buckets: int, max_distance: int) -> NDArray[np.int64]:
+    """T5's bucket of each distance (key - query), for attention in both directions.
+
+    Half of the buckets are for distances above 0; of each half, one half is a bucket a distance, the rest grows
+    logarithmically up to `max_distance`. In float32, as transformers computes it: at a boundary the rounding decides.
+
+    Source: `relative_position_bucket` in transformers' modeling_mpnet.py.
+    """
+    half = num_buckets // 2
+    exact = half // 2
+    size = np.abs(distances)
+    scaled = np.log(np.maximum(size, 1).astype(np.float32) / np.float32(exact))
+    scaled = scaled / np.float32(math.log(max_distance / exact)) * np.float32(half - exact)
+    far = np.minimum(exact + scaled.astype(np.int64), half - 1)
+    bucket: NDArray[np.int64] = np.where(distances > 0, half, 0) + np.where(size < exact, size, far)
+    return bucket
+
+
+def bias_key(attention: Attention) -> _Bias:
+    """What distinguishes the bias of a layer from that of another; (None, None, None) for none."""
+    learnt = attention.relative_bias
+    return attention.window, attention.alibi, None if learnt is None else learnt.table.name
+
+
+def _emit_table(
+    graph: GraphBuilder, rotary: Rotary, num_positions: int, positions: str, rows_axis: int
+) -> tuple[str, str]:
+    """Each token's row of the tables.
+
+    `RotaryEmbedding` could look positions up by itself, but refuses more tokens than the table has rows (ONNX Runtime 1.32:
+    "Updating cos_cache and sin_cache … is not currently supported"), and all texts of a batch are one text here.
+    """
+    parts = []
+    for name, table in zip(("cos", "sin"), rotary_tables(rotary, num_positions), strict=True):
+        weight = graph.weight(constant(f"{rotary.name}.{name}", table))
+        rows = graph.node("Gather", [weight, positions], f"positions/{rotary.name}/{name}_rows")
+        parts.append(graph.node("Unsqueeze", [rows, graph.constant([rows_axis])], f"positions/{rotary.name}/{name}"))
+    return parts[0], parts[1]
+
+
+def _emit_bias(
+    graph: GraphBuilder, attention: Attention, num_positions: int, distance: str, absolute: str, name: str
+) -> str:
+    terms = []
+    if attention.alibi is not None:
+        slopes = graph.constant(-np.array(attention.alibi, np.float32)[:, None, None])
+        steps = graph.node("Cast", [absolute], f"{name}/steps", to=1)
+        terms.append(graph.node("Mul", [steps, slopes], f"{name}/alibi"))  # (heads, longest, longest)
+    if attention.relative_bias is not None:
+        table = graph.weight(_by_distance(attention.relative_bias, num_positions))
+        shift = graph.constant(np.array(num_positions - 1, np.int32))
+        index = graph.node("Add", [distance, shift], f"{name}/index")
+        terms.append(graph.node("Gather", [table, index], f"{name}/learnt", axis=1))  # (heads, longest, longest)
+    if attention.window is not None:
+        out = OUT_OF_SIGHT if graph.precision.arithmetic == "fp32" else OUT_OF_SIGHT_HALF
+        window = graph.constant(np.array(attention.window, np.int32))
+        # Not Where, which makes two more squares of what it chooses from in ONNX Runtime.
+        beyond = graph.node("Greater", [absolute, window], f"{name}/beyond")
+        outside = graph.node("Cast", [beyond], f"{name}/outside", to=1)
+        terms.append(graph.node("Mul", [outside, graph.constant(out)], f"{name}/in_window"))
+    return emit_sum(graph, attention, terms, name)
+
+
+def emit_sum(graph: GraphBuilder, attention: Attention, terms: Sequence[str], name: str) -> str:
+    """The sum of what a layer adds to its scores, (1, heads or 1, longest, longest)."""
+    total = terms[0]
+    for place, term in enumerate(terms[1:]):
+        total = graph.node("Add", [total, term], f"{name}/sum.{place}")
+    # ALiBi and the learnt bias are (heads, longest, longest), a window alone is (longest, longest).
+    axes = [0] if attention.alibi is not None or attention.relative_bias is not None else [0, 1]
+    return graph.node("Unsqueeze", [total, graph.constant(axes)], name)
+
+
+def _by_distance(bias: RelativeBias, num_positions: int) -> Weight:
+    """The learnt table looked up for each distance from 1 - positions to positions - 1: (heads, 2 · positions - 1)."""
+    num_buckets, num_heads = bias.table.shape
+    distances = np.arange(1 - num_positions, num_positions, dtype=np.int64)
+    index = buckets(distances, num_buckets, bias.max_distance)
+    return Weight(
+        f"{bias.table.name}.by_distance",
+        (num_heads, len(distances)),
+        lambda: np.ascontiguousarray(bias.table.load()[index].T),
+    )

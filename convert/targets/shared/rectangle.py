@@ -1,0 +1,184 @@
+"""Attention, rotation and pooling over a padded rectangle, with standard operators alone (targets `tensorrt` and `coreml`).
+
+The scores are MatMul(scaled query, keyᵀ) + mask, then Softmax and MatMul: what NVIDIA documents as the pattern that TensorRT
+fuses into one kernel. The mask is finite, so that a row that is all padding has equal weights, not NaN. Gemm takes no
+rectangle, so a decoder is a product and a sum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.artifact.manifest import TensorInfo
+
+from ...architecture import Attention, Decoder, Rotary
+from ...graph.builder import GraphBuilder
+from ..cpu.pooling import emit_weighted_sum
+from .attention import emit_projections
+from .blocks import emit_linear
+from .positions import OUT_OF_SIGHT_HALF, Positions
+
+__all__ = [
+    "Rectangle",
+    "emit_mask",
+    "emit_rectangle_attention",
+    "emit_rectangle_decoder",
+    "emit_rectangle_pooling",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Rectangle:
+    """The rectangle's sides, and its mask.
+
+    Attributes:
+        shape: texts and tokens as inputs declare them: numbers, or names where they are free.
+        mask: 0 for a token, -10,000 for padding, (texts, longest).
+        scores_mask: the same for scores, (texts, 1, 1, longest).
+    """
+
+    shape: tuple[int | str, int | str]
+    mask: str
+    scores_mask: str
+
+    def sizes(self, *widths: int) -> list[int]:
+        """A shape for Reshape: the sides, then the widths; 0 copies a free side."""
+        return [*(side if isinstance(side, int) else 0 for side in self.shape), *widths]
+
+
+def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectangle:
+    """Declares the input `attention_mask`, int32, and makes both masks of it."""
+    tokens = graph.input(TensorInfo("attention_mask", "int32", shape))
+    ones = graph.node("Cast", [tokens], "mask/tokens", to=1)
+    padding = graph.node("Sub", [ones, graph.constant(1.0)], "mask/padding")  # 0 or -1
+    mask = graph.node("Mul", [padding, graph.constant(-OUT_OF_SIGHT_HALF)], "mask/tokens_or_out")
+    return Rectangle(shape, mask, graph.node("Unsqueeze", [mask, graph.constant([1, 2])], "mask/scores"))
+
+
+def emit_rectangle_attention(
+    graph: GraphBuilder, attention: Attention, hidden: str, rectangle: Rectangle, positions: Positions, name: str
+) -> str:
+    """Attention from (texts, longest, hidden) to the same."""
+
+    def rotate(
+        graph: GraphBuilder, attention: Attention, rotary: Rotary, rows: str, positions: Positions, name: str
+    ) -> str:
+        return _emit_rotation(graph, attention, rotary, rows, rectangle, positions, name)
+
+    query, key, value = emit_projections(graph, attention, hidden, positions, name, rotate)
+    size = attention.query.weight.shape[1] // attention.num_heads
+    query = graph.node("Mul", [query, graph.constant(attention.scale)], f"{name}/query/scaled")
+    split = graph.constant(rectangle.sizes(attention.num_heads, size))
+    heads = {
+        part: graph.node(
+            "Transpose",
+            [graph.node("Reshape", [rows, split], f"{name}/{part}/split")],
+            f"{name}/{part}/heads",
+            perm=perm,
+        )
+        for part, rows, perm in (
+            ("query", query, (0, 2, 1, 3)),  # (texts, heads, longest, size)
+            ("key", key, (0, 2, 3, 1)),  # (texts, heads, size, longest)
+            ("value", value, (0, 2, 1, 3)),
+        )
+    }
+    scores = graph.node("MatMul", [heads["query"], heads["key"]], f"{name}/scores")  # (texts, heads, longest, longest)
+    if bias := positions.bias_of(attention):
+        scores = graph.node("Add", [scores, bias], f"{name}/biased_scores")
+    scores = graph.node("Add", [scores, rectangle.scores_mask], f"{name}/masked_scores")
+    weights = graph.node("Softmax", [scores], f"{name}/weights", axis=-1)
+    context = graph.node("MatMul", [weights, heads["value"]], f"{name}/context/heads")
+    context = graph.node("Transpose", [context], f"{name}/context/split", perm=(0, 2, 1, 3))
+    width = attention.output.weight.shape[0]
+    context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], f"{name}/context")
+    return emit_linear(graph, attention.output, context, f"{name}/output")
+
+
+def _emit_rotation(
+    graph: GraphBuilder,
+    attention: Attention,
+    rotary: Rotary,
+    rows: str,
+    rectangle: Rectangle,
+    positions: Positions,
+    name: str,
+) -> str:
+    """Turns pairs (a, b) of each head into (a cos - b sin, b cos + a sin)."""
+    cosines, sines = positions.tables[rotary.name]  # (texts, longest, 1, pairs)
+    pairs, width = len(rotary.frequencies), attention.query.weight.shape[1]
+    size = width // attention.num_heads
+    heads = graph.node(
+        "Reshape", [rows, graph.constant(rectangle.sizes(attention.num_heads, size))], f"{name}/rotary/heads"
+    )
+    turned, rest = heads, []
+    if 2 * pairs < size:
+        sizes = graph.constant([2 * pairs, size - 2 * pairs])
+        turned, kept = graph.nodes(
+            "Split", [heads, sizes], f"{name}/rotary/part", [f"{name}/rotary/turned", f"{name}/rotary/kept"], axis=-1
+        )
+        rest = [kept]
+    first, second = _emit_pairs(graph, rotary, attention.num_heads, turned, rectangle, f"{name}/rotary")
+    products = {
+        f"{part}_{what}": graph.node("Mul", [value, table], f"{name}/rotary/{part}_{what}")
+        for part, value in (("first", first), ("second", second))
+        for what, table in (("cos", cosines), ("sin", sines))
+    }
+    ahead = graph.node("Sub", [products["first_cos"], products["second_sin"]], f"{name}/rotary/ahead")
+    behind = graph.node("Add", [products["second_cos"], products["first_sin"]], f"{name}/rotary/behind")
+    if rotary.interleaved:
+        last = graph.constant([4])
+        both = [graph.node("Unsqueeze", [part, last], f"{part}_pair") for part in (ahead, behind)]
+        joined = graph.node("Concat", both, f"{name}/rotary/pairs_turned", axis=4)
+        sizes = graph.constant(rectangle.sizes(attention.num_heads, 2 * pairs))
+        parts = [graph.node("Reshape", [joined, sizes], f"{name}/rotary/interleaved"), *rest]
+    else:
+        parts = [ahead, behind, *rest]
+    whole = parts[0] if len(parts) == 1 else graph.node("Concat", parts, f"{name}/rotary/whole", axis=3)
+    return graph.node("Reshape", [whole, graph.constant(rectangle.sizes(width))], f"{name}/rotated")
+
+
+def _emit_pairs(
+    graph: GraphBuilder, rotary: Rotary, num_heads: int, turned: str, rectangle: Rectangle, name: str
+) -> tuple[str, str]:
+    """First and second elements of the pairs, each (texts, longest, heads, pairs)."""
+    pairs = len(rotary.frequencies)
+    if not rotary.interleaved:
+        halves = graph.constant([pairs, pairs])
+        first, second = graph.nodes(
+            "Split", [turned, halves], f"{name}/halves", [f"{name}/first", f"{name}/second"], axis=-1
+        )
+        return first, second
+    sizes = graph.constant(rectangle.sizes(num_heads, pairs, 2))
+    paired = graph.node("Reshape", [turned, sizes], f"{name}/pairs")
+    first, second = graph.nodes(
+        "Split",
+        [paired, graph.constant([1, 1])],
+        f"{name}/halves",
+        [f"{name}/first_pair", f"{name}/second_pair"],
+        axis=-1,
+    )
+    last = graph.constant([4])
+    return (
+        graph.node("Squeeze", [first, last], f"{name}/first"),
+        graph.node("Squeeze", [second, last], f"{name}/second"),
+    )
+
+
+def emit_rectangle_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, rectangle: Rectangle, name: str) -> str:
+    """One vector a text: a sum that the host weighted, or the maximum over tokens."""
+    if mode == "max":
+        mask = graph.node("Unsqueeze", [rectangle.mask, graph.constant([2])], f"{name}/mask")
+        masked = graph.node("Add", [hidden, mask], f"{name}/masked")
+        return graph.node("ReduceMax", [masked, graph.constant([1])], name, keepdims=0)
+    weights = graph.input(TensorInfo(f"pooling.{mode}", "float32", rectangle.shape))
+    return emit_weighted_sum(graph, weights, hidden, name)
+
+
+def emit_rectangle_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
+    """x · tableᵀ + bias of token vectors in a rectangle, (texts, longest, vocabulary)."""
+    table = graph.node("Transpose", [graph.weight(decoder.table)], f"{name}/table", perm=(1, 0))
+    if decoder.bias is None:
+        return graph.node("MatMul", [value, table], name)
+    product = graph.node("MatMul", [value, table], f"{name}/product")
+    return graph.node("Add", [product, graph.weight(decoder.bias)], name)

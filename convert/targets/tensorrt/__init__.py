@@ -1,0 +1,1 @@
+"""Graphs for TensorRT: standard operators, rectangular batches."""

@@ -1,0 +1,120 @@
+"""The target `tensorrt`: standard operators over a padded rectangle, every value typed, shapes within the profiles.
+
+Contrib operators would split the graph between TensorRT and CUDA, and the parser's `Attention` never reads
+`nonpad_kv_seqlen`: so attention is spelt out (rectangle.py). Since TensorRT 11 networks are typed by the ONNX file alone.
+Opset 20 is the oldest with `Gelu`.
+
+The host makes positions and pooling weights; what the graph computes itself from `steps` is the bias of a window, ALiBi or
+learnt distances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fletcher.runtime.artifact.manifest import FeedRules, Profile, TensorInfo
+
+from ...architecture import Architecture
+from ...graph.builder import GraphBuilder
+from ...precision import FP32, Precision
+from ..shared.emission import Emission
+from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
+from ..shared.positions import emit_positions, has_bias, rotaries_of
+from ..shared.rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_decoder, emit_rectangle_pooling
+
+__all__ = ["OPERATORS", "emit_tensorrt"]
+
+OPSET = 20
+SHAPE = ("texts", "longest")
+
+#: Operators that are used; all are in the support matrix of NVIDIA's parser (docs/operators.md of onnx/onnx-tensorrt).
+OPERATORS = frozenset(
+    {
+        *(
+            "Abs",
+            "Add",
+            "Cast",
+            "Concat",
+            "Div",
+            "Gather",
+            "Gelu",
+            "Greater",
+            "Identity",
+            "LayerNormalization",
+            "Log",
+            "MatMul",
+        ),
+        *(
+            "Max",
+            "Mul",
+            "ReduceMax",
+            "ReduceSum",
+            "Relu",
+            "Reshape",
+            "Sigmoid",
+            "Softmax",
+            "Split",
+            "Sqrt",
+            "Squeeze",
+            "Sub",
+        ),
+        *("Tanh", "Transpose", "Unsqueeze"),
+    }
+)
+
+#: Tokens of the largest rectangle, so that the largest text still has company, and memory an end.
+MAX_TOKENS = 32_768
+#: Most tokens of a text in the first profile: most texts are short, and an engine tuned for 8,192 tokens is slow for 32.
+SHORT = 128
+
+
+def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, precision: Precision = FP32) -> Emission:
+    """Writes the graph.
+
+    Args:
+        architecture: what to compute.
+        dimension: length of a vector.
+        max_tokens: of the longest text.
+        precision: of its nodes.
+    """
+    graph = GraphBuilder(f"{architecture.family}-tensorrt", precision, OPSET)
+    ids = graph.input(TensorInfo("input_ids", "int32", SHAPE))
+    rectangle = emit_mask(graph, SHAPE)
+    places = graph.input(TensorInfo("positions", "int32", SHAPE)) if rotaries_of(architecture) else ""
+    steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if has_bias(architecture) else ""
+    positions = emit_positions(graph, architecture, places, steps, rows_axis=2)
+    learnt = architecture.embedding.positions
+    parts = Parts(
+        word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
+        position=position_rows(graph, architecture, SHAPE),
+        attend=lambda attention, hidden, name: emit_rectangle_attention(
+            graph, attention, hidden, rectangle, positions, name
+        ),
+        pool=lambda mode, hidden, name: emit_rectangle_pooling(graph, mode, hidden, rectangle, name),
+        token_type=token_type_rows(graph, SHAPE),
+        decode=emit_rectangle_decoder,
+        rows=SHAPE,
+    )
+    emit_encoder(graph, architecture, parts, "texts", dimension)
+    return Emission(
+        graph,
+        feeds=FeedRules(padding_id=None if learnt is None else learnt.padding_id, unseen_tail=architecture.unseen_tail),
+        profiles=_profiles(graph.inputs, max_tokens),
+    )
+
+
+def _profiles(inputs: Sequence[TensorInfo], max_tokens: int) -> tuple[Profile, ...]:
+    """One for short texts in large batches, and one up to the longest text."""
+    short = min(SHORT, max_tokens)
+    ladders = [((1, 1), (MAX_TOKENS // SHORT // 4, short // 2 or 1), (MAX_TOKENS // SHORT, short))]
+    if max_tokens > short:
+        most = max(1, MAX_TOKENS // max_tokens)
+        ladders.append(((1, 1), (max(1, most // 4), max_tokens // 2), (most, max_tokens)))
+    return tuple(
+        Profile(*({info.name: _sides(info, side) for info in inputs} for side in ladder)) for ladder in ladders
+    )
+
+
+def _sides(info: TensorInfo, side: tuple[int, int]) -> tuple[int, ...]:
+    texts, longest = side
+    return tuple({"texts": texts, "longest": longest}[str(name)] for name in info.shape)

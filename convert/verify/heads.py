@@ -1,0 +1,139 @@
+"""What is asked of rerankers, SPLADE and ColBERT models, and how it is judged.
+
+Each result becomes one row, whose angle and largest difference are judged like a vector's: a document's scores for every
+query, a text's weights over the vocabulary, and of a text's token vectors those that differ most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import ModelCard
+from fletcher.runtime import Encoder, Encodings
+from fletcher.runtime.commandline.reporter import Reporter
+from fletcher.runtime.tasks.heads import prepare_late
+
+from ..reference.heads import HeadReference, Row
+from ..texts import EDGES, SENTENCES, text_of_length
+from .comparison import Question, Results, Run
+from .judge import Probe, judge
+from .report import VariantResult
+
+__all__ = ["ask_head"]
+
+#: Each document is scored for this many queries.
+QUERIES = SENTENCES[:3]
+
+#: Of a text's token vectors, this many are judged: those furthest from the reference, so that none is overlooked.
+WORST_TOKENS = 32
+
+#: Outputs that are not normalised. Of a logit of 10, the last bit of float32 is 1e-6 already.
+UNBOUNDED = ("scores", "sparse")
+BATCH_TOLERANCE_LOGITS = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One run of the model."""
+
+    text: str
+    role: str = "document"
+    query: str | None = None
+
+
+def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], reporter: Reporter) -> Question:
+    """Computes the reference's results.
+
+    Args:
+        reference: the model.
+        card: the artefact's.
+        texts: the user's, compared besides the built-in ones.
+        reporter: is told what goes on.
+    """
+    cases = _cases(card, reference.count_tokens, texts)
+    probes = [_probe(case) for case in cases]
+    rows = [reference.tokenize(case.text, query=case.query, role=case.role) for case in cases]
+    expected = []
+    with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
+        for row in rows:
+            expected.append(reference.compute(row))
+            progress.advance(1, len(row.ids))
+
+    def verdict(run: Run) -> VariantResult:
+        precision = run.variant.precision
+        (alone, batched, right), kept = _tables(card, [run.alone, run.batched, expected])
+        return judge(
+            run.variant,
+            run.provider,
+            msgspec.structs.replace(card, accuracy={precision: run.variant.tolerance}),
+            [probes[index] for index in kept],
+            run.lengths[kept],
+            alone,
+            batched,
+            right,
+            batch_tolerance=BATCH_TOLERANCE_LOGITS if precision == "fp32" and card.output in UNBOUNDED else None,
+        )
+
+    return Question(
+        probes,
+        [row.ids for row in rows],
+        lambda encoder: Encodings.concatenate([_tokenize(encoder, case) for case in cases]),
+        lambda: _from_rows(rows),  # other texts have other results, of another shape even
+        verdict,
+        reference.tools,
+    )
+
+
+def _cases(card: ModelCard, count_tokens: Callable[[str], int], texts: Sequence[str]) -> list[_Case]:
+    """Edges, sentences in many languages, lengths around the powers of two and around the limit, and the user's texts."""
+    limit = card.max_tokens
+    lengths = sorted({2**power + step for power in range(2, 14) for step in (-1, 0, 1)} | {limit - 1, limit})
+    sized = [text_of_length(length, count_tokens, start=length) for length in lengths if length <= limit]
+    beyond = [text_of_length(length, count_tokens, start=length) for length in (limit + 1, 2 * limit)]
+    all_texts = list(dict.fromkeys((*EDGES, *SENTENCES, *sized, *beyond, *texts)))
+    if card.output == "scores":
+        return [_Case(text, query=query) for text in all_texts for query in QUERIES]
+    if card.output == "token_vectors" or card.prompts:
+        return [_Case(text, role) for text in all_texts for role in ("query", "document")]
+    return [_Case(text) for text in all_texts]
+
+
+def _probe(case: _Case) -> Probe:
+    return Probe(case.text, "pair" if case.query is not None else case.role)
+
+
+def _tokenize(encoder: Encoder, case: _Case) -> Encodings:
+    if case.query is not None:
+        return encoder.tokenizer.encode_pairs([case.query], [case.text])
+    encodings = encoder.tokenize([case.text], case.role)
+    late = encoder.card.late_interaction
+    return encodings if late is None else prepare_late(encodings, encoder.tokenizer, late, case.role)
+
+
+def _from_rows(rows: Sequence[Row]) -> Encodings:
+    encodings = Encodings.from_lists([row.ids for row in rows])
+    types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]
+    return Encodings(encodings.ids, encodings.offsets, encodings.dropped, np.concatenate(types).astype(np.int32))
+
+
+def _tables(card: ModelCard, results: Sequence[Results]) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+    """A table (rows, width) of each: alone, in a batch, expected; and which case stands for each row."""
+    if card.output == "scores":
+        tables = [np.stack(of_each).reshape(-1, len(QUERIES) * card.dimension) for of_each in results]
+        return tables, np.arange(0, len(results[0]), len(QUERIES))
+    if card.output == "sparse":
+        return [np.stack(of_each) for of_each in results], np.arange(len(results[0]))
+    tables = [np.empty((len(of_each), WORST_TOKENS * card.dimension), np.float32) for of_each in results]
+    for index, parts in enumerate(zip(*results, strict=True)):
+        alone, batched, expected = parts
+        apart = np.maximum(np.abs(batched - expected), np.abs(batched - alone)).max(axis=1)
+        # The worst of many, and few as often as fills the row.
+        worst = np.resize(np.argsort(-np.nan_to_num(apart, nan=np.inf), kind="stable")[:WORST_TOKENS], WORST_TOKENS)
+        for table, part in zip(tables, parts, strict=True):
+            table[index] = part[worst].reshape(-1)
+    return tables, np.arange(len(results[0]))

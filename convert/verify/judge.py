@@ -1,0 +1,142 @@
+"""The verdict on a variant: its token ids and its vectors against the reference's, and alone against in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import Accuracy, ModelCard
+from fletcher.quantize.metrics import compare, similarities
+from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.manifest import Variant
+
+from .report import TextResult, TokenizerResult, VariantResult, excerpt
+
+__all__ = ["Probe", "compare_ids", "judge"]
+
+#: What a precision must reach where the card does not say; others have the tolerance that their variant carries.
+DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
+
+#: How far apart an element of a text's vector alone and in a batch may be: float32's own rounding, in another order …
+BATCH_TOLERANCE_FP32 = 1e-6
+
+#: … and for reduced precisions, where that can turn one rounding to the other side. A scale shared by the batch, which
+#: this is to catch, moves elements by 1e-2 (batch cosine .978 was measured for such INT8).
+BATCH_TOLERANCE_REDUCED = 2e-3
+
+#: Points of the plot of pairwise similarities.
+PLOTTED_PAIRS = 1200
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A text to compare.
+
+    Attributes:
+        text: without its prompt.
+        input_type: whose prompt it gets.
+    """
+
+    text: str
+    input_type: str
+
+
+def compare_ids(encodings: Encodings, rows: Sequence[Sequence[int]], probes: Sequence[Probe]) -> TokenizerResult:
+    """Compares token ids, text by text.
+
+    Args:
+        encodings: the artefact's.
+        rows: HuggingFace's.
+        probes: the texts, in the same order.
+    """
+    equal, reason = 0, ""
+    for index, (row, probe) in enumerate(zip(rows, probes, strict=True)):
+        ours = encodings.ids[encodings.offsets[index] : encodings.offsets[index + 1]].tolist()
+        if ours == list(row):
+            equal += 1
+        elif not reason:
+            place = next((i for i, pair in enumerate(zip(ours, row, strict=False)) if pair[0] != pair[1]), None)
+            where = (
+                f"{len(ours)} ids instead of {len(row)}"
+                if place is None
+                else (f"id {ours[place]} instead of {row[place]} at place {place}")
+            )
+            reason = f"the tokenizer gives {where} for the text {excerpt(probe.text)!r} ({probe.input_type})"
+    truncated = int(np.count_nonzero(encodings.dropped))
+    return TokenizerResult(compared=len(rows), equal=equal, truncated=truncated, reason=reason)
+
+
+def judge(
+    variant: Variant,
+    provider: str,
+    card: ModelCard,
+    probes: Sequence[Probe],
+    lengths: NDArray[np.int64],
+    alone: NDArray[np.float32],
+    batched: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    *,
+    batch_tolerance: float | None = None,
+) -> VariantResult:
+    """Compares a variant's vectors with the reference's, and says what is out of tolerance.
+
+    Args:
+        variant: the graph.
+        provider: what it ran on.
+        card: may say what each precision must reach.
+        probes: the texts.
+        lengths: their tokens, (n,).
+        alone: vectors of each text run alone, (n, dimension).
+        batched: vectors of all texts together, (n, dimension).
+        expected: the reference's, (n, dimension).
+        batch_tolerance: how far from itself in a batch an element may be; None is what is right for unit vectors.
+    """
+    tolerance = card.accuracy.get(variant.precision) or DEFAULT_ACCURACY.get(variant.precision, variant.tolerance)
+    if batch_tolerance is None:
+        batch_tolerance = BATCH_TOLERANCE_FP32 if variant.precision == "fp32" else BATCH_TOLERANCE_REDUCED
+    found, in_batch = compare(batched, expected), compare(batched, alone)
+    results = tuple(
+        TextResult(
+            text=excerpt(probe.text), input_type=probe.input_type, tokens=tokens, cosine=cosine, max_abs=difference
+        )
+        for probe, tokens, cosine, difference in zip(
+            probes, lengths.tolist(), found.cosines.tolist(), found.differences.tolist(), strict=True
+        )
+    )
+    reasons = []
+    # Written so that NaN would fail: "not at least", never "less than".
+    if not found.cosine_min >= tolerance.min_cosine:
+        reasons.append(f"cosine {found.cosine_min:.7f}, at least {tolerance.min_cosine} wanted")
+    if tolerance.max_abs is not None and not found.max_abs <= tolerance.max_abs:
+        largest = results[int(np.argmax(found.differences))]
+        reasons.append(
+            f"max abs difference {found.max_abs:.2e} (text {largest.text!r}), at most {tolerance.max_abs:.0e} wanted"
+        )
+    if not in_batch.max_abs <= batch_tolerance:
+        changed = results[int(np.argmax(in_batch.differences))]
+        reasons.append(
+            f"alone and in a batch {in_batch.max_abs:.2e} apart (text {changed.text!r}), "
+            f"at most {batch_tolerance:.0e} wanted"
+        )
+    ours, theirs = similarities(batched, PLOTTED_PAIRS), similarities(expected, PLOTTED_PAIRS)
+    return VariantResult(
+        name=variant.name,
+        precision=variant.precision,
+        provider=provider,
+        tolerance=tolerance,
+        batch_tolerance=batch_tolerance,
+        cosine_mean=found.cosine_mean,
+        cosine_p1=found.cosine_p1,
+        cosine_min=found.cosine_min,
+        max_abs=found.max_abs,
+        batch_max_abs=in_batch.max_abs,
+        neighbours=found.neighbours,
+        spearman=found.spearman,
+        worst=results[found.worst],
+        reasons=tuple(reasons),
+        texts=results,
+        pairs=tuple(zip(ours.tolist(), theirs.tolist(), strict=True)),
+    )

@@ -1,0 +1,57 @@
+"""What is asked of a model that gives one vector a text: every length, ordinary texts with each prompt, the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+import numpy as np
+
+from fletcher.model_zoo.card import RAW, ModelCard
+from fletcher.runtime import Encoder, Encodings
+from fletcher.runtime.commandline.reporter import Reporter
+
+from ..reference.vectors import Reference
+from ..texts import EDGES, SENTENCES, texts_for
+from .comparison import Question, Run
+from .judge import Probe, judge
+from .report import VariantResult
+
+__all__ = ["ask_for_vectors"]
+
+
+def ask_for_vectors(reference: Reference, card: ModelCard, texts: Sequence[str], reporter: Reporter) -> Question:
+    """Computes the reference's vectors.
+
+    Args:
+        reference: the model.
+        card: the artefact's.
+        texts: the user's, compared besides the built-in ones.
+        reporter: is told what goes on.
+    """
+    probes = _probes(card, reference.count_tokens, texts)
+    rows = [row for kind, group in _by_input_type(probes) for row in reference.tokenize(group, kind)]
+    with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
+        expected = reference.embed(rows, each=lambda tokens: progress.advance(1, tokens))
+
+    def tokenize(encoder: Encoder) -> Encodings:
+        return Encodings.concatenate([encoder.tokenize(group, kind) for kind, group in _by_input_type(probes)])
+
+    def verdict(run: Run) -> VariantResult:
+        alone, batched = np.stack(run.alone), np.stack(run.batched)
+        return judge(run.variant, run.provider, card, probes, run.lengths, alone, batched, expected)
+
+    return Question(probes, rows, tokenize, None, verdict, reference.tools)
+
+
+def _probes(card: ModelCard, count_tokens: Callable[[str], int], texts: Sequence[str]) -> list[Probe]:
+    """Every length without a prompt, so that lengths are exact; then ordinary texts with each prompt; then the user's."""
+    probes = [Probe(text, RAW) for text in texts_for(count_tokens, card.max_tokens)]
+    probes += [Probe(text, kind) for kind in card.prompts for text in (*EDGES, *SENTENCES)]
+    return probes + [Probe(text, "document") for text in texts]
+
+
+def _by_input_type(probes: Sequence[Probe]) -> list[tuple[str, list[str]]]:
+    """Runs of probes with the same input type, in order."""
+    runs = groupby(probes, key=lambda probe: probe.input_type)
+    return [(kind, [probe.text for probe in group]) for kind, group in runs]
