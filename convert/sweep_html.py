@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from fletcher.quantize.front import INDEPENDENT, eligible
-from fletcher.quantize.point import Point, SweepReport
+from fletcher.quantize.sweep.recommendation import INDEPENDENT, eligible
+from fletcher.quantize.sweep.results import Point, SweepReport
 
 from .reports.page import STYLE, html_table
 from .sweep_plots import plot_damage, plot_front, plot_histograms

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fletcher.quantize.point import Point
 from fletcher.quantize.sensitivity import Sensitivity
+from fletcher.quantize.sweep.results import Point
 
 from .reports.plots import BLUE, FLOOR, INK, RED, SOFT, to_svg
 

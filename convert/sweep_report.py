@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from fletcher.quantize.point import Point, SweepReport
+from fletcher.quantize.sweep.results import Point, SweepReport
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
 

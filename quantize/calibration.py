@@ -13,9 +13,9 @@ from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.providers.mlas.token_inputs import token_inputs
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
-from .activations import LOWER_BOUNDS, Activations, even_steps, loud_columns, smoothing_factors, uneven_steps
-from .graph import GraphEditor
-from .matrices import find_matrices, float_variant
+from .graph.activations import LOWER_BOUNDS, Activations, even_steps, loud_columns, smoothing_factors, uneven_steps
+from .graph.editor import GraphEditor
+from .graph.matrices import find_matrices, float_variant
 from .recipe import MatrixScheme, Recipe
 
 __all__ = ["FEWEST_TEXTS", "calibrate", "choose_range", "needs_calibration"]

@@ -29,11 +29,11 @@ from fletcher.runtime.session.session import open_session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration
-from .elsewhere import SHOWN_HERE, vectors_elsewhere
-from .graph import GraphEditor, write_graphs
-from .matrices import Place, check_patterns, find_matrices, float_variants
-from .metrics import compare, cosines
-from .products import ProductWriter
+from .cpu_stand_in import SHOWN_HERE, vectors_elsewhere
+from .graph.editor import GraphEditor, write_graphs
+from .graph.matrices import Place, check_patterns, find_matrices, float_variants
+from .graph.products import ProductWriter
+from .measure.metrics import compare, cosines
 from .recipe import MatrixScheme, Recipe
 
 __all__ = ["FLOORS", "INSTRUCTIONS", "Quantised", "builtin_texts", "plan", "quantise", "tool_versions", "vectors_of"]

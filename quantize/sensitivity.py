@@ -19,10 +19,10 @@ from fletcher.runtime.providers.mlas.token_inputs import token_inputs
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration
-from .graph import GraphEditor
-from .matrices import find_matrices, float_variant
-from .metrics import cosines
-from .products import ProductWriter
+from .graph.editor import GraphEditor
+from .graph.matrices import find_matrices, float_variant
+from .graph.products import ProductWriter
+from .measure.metrics import cosines
 from .recipe import Recipe
 from .run import builtin_texts, plan
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fletcher.quantize.metrics import compare
+from fletcher.quantize.measure.metrics import compare
 from fletcher.runtime import Encoder
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.machine.machine import this_machine

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fletcher.quantize.metrics import cosines
-from fletcher.quantize.pairs import agreement, read_pairs
+from fletcher.quantize.measure.metrics import cosines
+from fletcher.quantize.measure.pairs import agreement, read_pairs
 from fletcher.quantize.recipe import builtin_recipes, load_recipe
 from fletcher.quantize.run import builtin_texts, quantise, vectors_of
 from fletcher.runtime.artifact.folder import Artifact

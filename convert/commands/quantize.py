@@ -132,9 +132,9 @@ def run_sweep(
     ] = None,
 ) -> None:
     """Try recipes on your texts and this machine, recommend one, and write its artefact and a report."""
-    from fletcher.quantize.corpus import BUILT_IN
-    from fletcher.quantize.pairs import read_pairs
-    from fletcher.quantize.sweep import SweepOptions, sweep
+    from fletcher.quantize.measure.pairs import read_pairs
+    from fletcher.quantize.sweep.sweep import SweepOptions, sweep
+    from fletcher.quantize.sweep.texts import BUILT_IN
 
     from ..sweep_report import check_reports, render_sweep, write_sweep
     from ..texts import read_texts

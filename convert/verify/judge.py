@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Accuracy, ModelCard
-from fletcher.quantize.metrics import compare, similarities
+from fletcher.quantize.measure.metrics import compare, similarities
 from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.manifest import Variant
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fletcher.quantize.activations import (
+from fletcher.quantize.graph.activations import (
     GELU_FLOOR,
     Activations,
     even_steps,

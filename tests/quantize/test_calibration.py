@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from fletcher.quantize.activations import uneven_steps
 from fletcher.quantize.calibration import choose_range
+from fletcher.quantize.graph.activations import uneven_steps
 from fletcher.quantize.recipe import Recipe
 
 RANDOM = np.random.default_rng(5)

@@ -14,7 +14,7 @@ from fletcher.convert.export.export import export
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.progress import silent
-from fletcher.quantize.metrics import cosines
+from fletcher.quantize.measure.metrics import cosines
 from fletcher.quantize.recipe import load_recipe
 from fletcher.quantize.run import quantise
 from fletcher.runtime import Encoder

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fletcher.quantize.front import pareto_front, recommend, worth_keeping
-from fletcher.quantize.measuring import Quality, Speed
-from fletcher.quantize.point import Point
+from fletcher.quantize.measure.measurement import Quality, Speed
+from fletcher.quantize.sweep.recommendation import pareto_front, recommend, worth_keeping
+from fletcher.quantize.sweep.results import Point
 
 
 def point(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.quantize.measuring import batch_dependence
+from fletcher.quantize.measure.measurement import batch_dependence
 from fletcher.runtime.encodings import Encodings
 
 

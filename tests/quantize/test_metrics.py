@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.quantize.metrics import MAX_PAIRWISE, Comparison, compare, similarities
+from fletcher.quantize.measure.metrics import MAX_PAIRWISE, Comparison, compare, similarities
 from fletcher.runtime.errors import InputError
 
 Vectors = NDArray[np.float32]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fletcher.quantize.pairs import agreement, read_pairs
+from fletcher.quantize.measure.pairs import agreement, read_pairs
 from fletcher.runtime.errors import InputError
 
 stats = pytest.importorskip("scipy.stats")

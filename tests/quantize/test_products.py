@@ -12,9 +12,9 @@ from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.progress import silent
 from fletcher.quantize.calibration import calibrate
-from fletcher.quantize.graph import GraphEditor
-from fletcher.quantize.matrices import find_matrices, float_variant
-from fletcher.quantize.products import ProductWriter
+from fletcher.quantize.graph.editor import GraphEditor
+from fletcher.quantize.graph.matrices import find_matrices, float_variant
+from fletcher.quantize.graph.products import ProductWriter
 from fletcher.quantize.recipe import MatrixScheme, Recipe
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.providers.mlas.graph import CpuGraph

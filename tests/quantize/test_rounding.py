@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fletcher.quantize.rounding import pack_nibbles, round_blocks, round_columns, round_rows
+from fletcher.quantize.graph.rounding import pack_nibbles, round_blocks, round_columns, round_rows
 
 WEIGHT = np.random.default_rng(0).normal(size=(96, 10)).astype(np.float32)
 

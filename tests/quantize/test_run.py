@@ -12,7 +12,7 @@ import pytest
 
 from fletcher.convert.texts import SENTENCES
 from fletcher.quantize import run as quantize_run
-from fletcher.quantize.matrices import matrices
+from fletcher.quantize.graph.matrices import matrices
 from fletcher.quantize.recipe import Recipe, load_recipe
 from fletcher.quantize.run import quantise
 from fletcher.quantize.sensitivity import Damage, Sensitivity, exclude_greedily, plot_sensitivity, sensitivity

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from fletcher.convert.sweep_html import sweep_to_html
-from fletcher.quantize import sweep as quantize_sweep
-from fletcher.quantize.pairs import read_pairs
-from fletcher.quantize.point import Point, SweepReport
+from fletcher.quantize.measure.pairs import read_pairs
 from fletcher.quantize.recipe import Recipe
 from fletcher.quantize.sensitivity import Damage, Sensitivity
-from fletcher.quantize.sweep import ARTIFACT, STATE, SweepOptions, sweep
+from fletcher.quantize.sweep import sweep as quantize_sweep
+from fletcher.quantize.sweep.results import Point, SweepReport
+from fletcher.quantize.sweep.sweep import ARTIFACT, STATE, SweepOptions, sweep
 from fletcher.quantize.vectors import load
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact

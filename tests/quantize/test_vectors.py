@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.quantize.retrieval import nearest, search, storage_quality
+from fletcher.quantize.measure.retrieval import nearest, search, storage_quality
 from fletcher.quantize.vectors import FEWEST_VECTORS, Calibration, decode, encode, learn, load, save
 from fletcher.runtime.errors import InputError
 

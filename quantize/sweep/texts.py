@@ -15,7 +15,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
-from .pairs import LabelledPairs
+from ..measure.pairs import LabelledPairs
 
 __all__ = ["BUILT_IN", "FEWEST_TEXTS", "SweepTexts", "built_in_texts", "sweep_texts"]
 

@@ -25,7 +25,7 @@ from fletcher.runtime.tuning.choice import Layout
 from fletcher.runtime.tuning.layouts import TOKEN_BUDGET
 from fletcher.runtime.tuning.trial import Trial, cut_rows, short_text
 
-from .corpus import SweepTexts
+from ..sweep.texts import SweepTexts
 from .metrics import compare, cosines
 from .pairs import agreement
 

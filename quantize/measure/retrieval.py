@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.tasks.postprocess import normalize
 
+from ..vectors import Calibration, CodeType, bytes_per_vector, decode, encode
 from .metrics import NEIGHBOURS
-from .vectors import Calibration, CodeType, bytes_per_vector, decode, encode
 
 __all__ = ["OVERSAMPLE", "Rescoring", "StorageResult", "nearest", "search", "storage_quality"]
 

@@ -11,10 +11,10 @@ from onnx import TensorProto, helper
 
 from fletcher.runtime.errors import InputError
 
-from .graph import CONTRIB
+from ..recipe import Recipe
+from .editor import CONTRIB
 from .matrices import Place
 from .nodes import Nodes, Product
-from .recipe import Recipe
 from .rounding import pack_nibbles, round_blocks, round_columns, round_rows
 
 __all__ = ["write_blocks", "write_half", "write_table", "write_widened"]

@@ -16,7 +16,7 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Target, Variant
 from fletcher.runtime.errors import ArtifactError, InputError
 
-from .graph import GraphEditor
+from .editor import GraphEditor
 
 __all__ = [
     "WORD_TABLE",

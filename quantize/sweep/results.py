@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from .measuring import Quality, Speed
-from .recipe import Recipe
-from .retrieval import StorageResult
-from .sensitivity import Sensitivity
+from ..measure.measurement import Quality, Speed
+from ..measure.retrieval import StorageResult
+from ..recipe import Recipe
+from ..sensitivity import Sensitivity
 
 __all__ = ["Point", "SweepReport"]
 

@@ -28,7 +28,7 @@ def footprint(artifact: Path, variant: str, provider: str) -> int:
     Raises:
         ProviderError: the process failed, or did not answer.
     """
-    command = [sys.executable, "-m", "fletcher.quantize.footprint", str(artifact), variant, provider]
+    command = [sys.executable, "-m", "fletcher.quantize.measure.footprint", str(artifact), variant, provider]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:

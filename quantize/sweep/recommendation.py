@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .point import Point
+from .results import Point
 
 __all__ = ["INDEPENDENT", "eligible", "pareto_front", "recommend", "worth_keeping"]
 

@@ -13,11 +13,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ..recipe import MatrixScheme, Recipe
 from .activations import LOWER_BOUNDS, Activations, even_steps, uneven_steps
-from .graph import CONTRIB, GraphEditor
+from .editor import CONTRIB, GraphEditor
 from .matrices import Place
 from .nodes import Nodes, Product
-from .recipe import MatrixScheme, Recipe
 from .rounding import Columns, round_columns
 from .weight_only import write_blocks, write_half, write_table, write_widened
 

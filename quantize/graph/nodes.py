@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from .graph import GraphEditor
+from .editor import GraphEditor
 from .matrices import Place
 
 __all__ = ["Nodes", "Product"]

@@ -27,18 +27,18 @@ from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.cpu_features import lacking
 from fletcher.runtime.providers.registry import PROVIDERS, missing, require
 
-from .corpus import BUILT_IN, SweepTexts, built_in_texts, sweep_texts
-from .footprint import footprint
-from .front import pareto_front, recommend, worth_keeping
-from .matrices import float_variant
-from .measuring import ROUNDS, Subject, file_bytes, judge, measure_speeds, vectors_of
-from .pairs import LabelledPairs
-from .point import Point, SweepReport
-from .recipe import Recipe, builtin_recipes, load_recipe
-from .retrieval import StorageResult, storage_quality
-from .run import INSTRUCTIONS, quantise, tool_versions
-from .sensitivity import Sensitivity, exclude_greedily, sensitivity
-from .vectors import learn, save
+from ..graph.matrices import float_variant
+from ..measure.footprint import footprint
+from ..measure.measurement import ROUNDS, Subject, file_bytes, judge, measure_speeds, vectors_of
+from ..measure.pairs import LabelledPairs
+from ..measure.retrieval import StorageResult, storage_quality
+from ..recipe import Recipe, builtin_recipes, load_recipe
+from ..run import INSTRUCTIONS, quantise, tool_versions
+from ..sensitivity import Sensitivity, exclude_greedily, sensitivity
+from ..vectors import learn, save
+from .recommendation import pareto_front, recommend, worth_keeping
+from .results import Point, SweepReport
+from .texts import BUILT_IN, SweepTexts, built_in_texts, sweep_texts
 
 __all__ = ["ARTIFACT", "STATE", "SweepOptions", "sweep"]
 

@@ -1,0 +1,1 @@
+"""Rewriting a graph with quantized weights and activations."""

@@ -1,0 +1,1 @@
+"""Accuracy, speed, size and memory of artifacts."""

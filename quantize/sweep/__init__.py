@@ -1,0 +1,1 @@
+"""Sweeps: all recipes on one model, compared."""
