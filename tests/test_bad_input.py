@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from fletcher.convert.commands.cli import app
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.commandline.console import run
 
 from .convert.tiny import save_embedder

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from fletcher.model_zoo import fetch
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 
 BLOCK = 4 << 20
 COMMAND = "from fletcher.convert.commands.cli import main; main()"

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from fletcher.model_zoo.card import RAW, LateInteraction
-from fletcher.model_zoo.heads import read_late_interaction
+from fletcher.model_zoo.sentence_transformers.heads import read_late_interaction
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-from fletcher.model_zoo.cache import cache_folder
+from fletcher.model_zoo.sources.cache import cache_folder
 
 from ..errors import ProviderError
 from ..providers.registry import PROVIDERS

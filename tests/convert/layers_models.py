@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 
 from .parity import BERT_TOKENS, ROBERTA_TOKENS, randomize, save_checkpoint
 

@@ -18,7 +18,7 @@ import pytest
 
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import list_cards
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 
 from .tiny import save_embedder

@@ -24,7 +24,7 @@ from fletcher.convert.export import export as module
 from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import Canary, read_canary
 from fletcher.runtime.errors import CanaryError, CardError, CheckpointError, FletcherError, InputError

@@ -17,7 +17,7 @@ import pytest
 from fletcher.convert.export.export import export
 from fletcher.convert.layers import probe as probe_module
 from fletcher.convert.layers.verify import compare_variants, verify_layers
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import MissingPackageError

@@ -24,7 +24,7 @@ from fletcher.convert.layers import verify as verify_module
 from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.convert.reports.verification_table import render, write_report
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import describe_files, write_manifest
 from fletcher.runtime.commandline.reporter import Reporter

@@ -15,7 +15,7 @@ from fletcher.convert.checkpoint.tensors import Weight
 from fletcher.convert.export.export import export
 from fletcher.convert.export.memory import memory_shape
 from fletcher.convert.families import describe
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Artifact
 from fletcher.runtime.memory.budget import MemoryShape
 

@@ -22,7 +22,7 @@ from fletcher.convert.export.export import export
 from fletcher.convert.heads.pooled import read_modules
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.errors import CheckpointError
 
 from .tiny import HIDDEN, save_bert, save_modules

@@ -11,7 +11,7 @@ import pytest
 
 from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import verify_layers
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.commandline.reporter import Reporter
 
 pytestmark = [

@@ -19,7 +19,7 @@ from fletcher.convert.export.variants import TOLERANCES, check_wanted
 from fletcher.convert.reference.vectors import Reference
 from fletcher.convert.texts import SENTENCES
 from fletcher.convert.verify.verify import verify
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Artifact, Encoder, Encodings
 from fletcher.runtime.artifact.manifest import TensorInfo, Variant
 from fletcher.runtime.commandline.reporter import Reporter

@@ -18,7 +18,7 @@ from fletcher.convert.verify.judge import Probe, compare_ids, judge
 from fletcher.convert.verify.report import VariantResult, VerificationReport
 from fletcher.convert.verify.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fletcher.model_zoo.archive import unpack_checkpoint
 from fletcher.model_zoo.errors import SourceError
+from fletcher.model_zoo.sources.archive import unpack_checkpoint
 
 
 def make_zip(file: Path, members: dict[str, bytes]) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 from fletcher.model_zoo import INPUT_TYPES, canary_path, list_cards, load_card
 from fletcher.model_zoo.errors import CardError
-from fletcher.model_zoo.loader import parse_card
+from fletcher.model_zoo.zoo import parse_card
 
 # From the models' own pages: dimension, max_tokens, pooling, prompts of a query and of a document.
 BGE_QUERY = "Represent this sentence for searching relevant passages: "

@@ -10,7 +10,7 @@ import pytest
 
 from fletcher.model_zoo import read_card
 from fletcher.model_zoo.errors import CardError
-from fletcher.model_zoo.heads import find_head, read_late_interaction, read_scoring
+from fletcher.model_zoo.sentence_transformers.heads import find_head, read_late_interaction, read_scoring
 
 
 def write(folder: Path, **files: Any) -> Path:

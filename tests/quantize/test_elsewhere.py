@@ -13,7 +13,7 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from fletcher.convert.export.export import export
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.convert.texts import SENTENCES
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.quantize.measure.metrics import cosines
 from fletcher.quantize.recipe import load_recipe
 from fletcher.quantize.run import quantise

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.quantize.calibration import calibrate
 from fletcher.quantize.graph.editor import GraphEditor
 from fletcher.quantize.graph.matrices import find_matrices, float_variant

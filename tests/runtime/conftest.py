@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 
 from ..convert.tiny import save_embedder
 

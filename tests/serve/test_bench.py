@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Encoder
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import InputError, ProviderError

@@ -122,7 +122,7 @@ def test_some_providers_are_measured_and_nothing_is_remembered(tiny_model: Path)
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artefact of a random BERT: read it, never write it."""
     from fletcher.convert.export.export import export
-    from fletcher.model_zoo.progress import silent
+    from fletcher.model_zoo.sources.progress import silent
 
     from ..convert.tiny import save_embedder
 

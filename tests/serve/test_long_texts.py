@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.files.embed_file import embed_file

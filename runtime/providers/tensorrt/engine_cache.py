@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from fletcher.model_zoo.cache import cache_folder
+from fletcher.model_zoo.sources.cache import cache_folder
 
 from ...artifact.folder import hash_file
 from ...artifact.manifest import FileInfo

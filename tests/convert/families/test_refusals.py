@@ -16,7 +16,7 @@ from transformers.activations import ACT2FN
 from fletcher.convert.export.export import export
 from fletcher.convert.families import FAMILIES
 from fletcher.convert.graph.activations import AUTHORED
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.errors import CheckpointError, FletcherError
 
 from ..parity import BERT_TOKENS, ROBERTA_TOKENS, load, make_card, randomize, save_checkpoint

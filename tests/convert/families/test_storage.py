@@ -14,7 +14,7 @@ from safetensors.torch import save_model
 from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaForMaskedLM, RobertaModel
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from fletcher.convert.export.export import export
 from fletcher.convert.targets.tensorrt.check import check_tensorrt
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 

@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..errors import SourceError
 from .archive import unpack_checkpoint
 from .cache import Record, check_digests, disk_error, hash_files, read_record, slug, write_record
-from .errors import SourceError
 from .folder import checkpoint_files, require_safetensors
 from .locator import PackageSource
 from .progress import Progress

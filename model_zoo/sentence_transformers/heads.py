@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from .card import LateInteraction, Output, QueryExpansion
-from .errors import CardError
+from ..card import LateInteraction, Output, QueryExpansion
+from ..errors import CardError
 from .modules import read_json
 
 __all__ = ["HEADS", "OUTPUTS", "Head", "Scoring", "find_head", "read_late_interaction", "read_scoring"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import ChecksumError, SourceError
+from ..errors import ChecksumError, SourceError
 
 __all__ = [
     "PendingDigests",

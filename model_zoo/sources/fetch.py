@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..card import ModelCard
+from ..errors import CardError, ChecksumError, SourceError
+from ..zoo import list_cards, load_card
 from .cache import PendingDigests, cache_folder
-from .card import ModelCard
-from .errors import CardError, ChecksumError, SourceError
 from .folder import checkpoint_files, require_safetensors
 from .hub import fetch_hub, is_recorded
-from .loader import list_cards, load_card
 from .locator import FolderSource, HubSource, Location, PackageSource, parse_location
 from .progress import Progress, silent
 from .pypi import fetch_packages, is_unpacked

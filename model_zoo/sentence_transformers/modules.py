@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast, get_args
 
 import msgspec
 
-from .card import PoolingMode
-from .errors import CardError
+from ..card import PoolingMode
+from ..errors import CardError
 
 __all__ = ["Modules", "read_json", "read_modules"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import SourceError
+from ..errors import SourceError
 
 __all__ = ["CHECKPOINT_PATTERNS", "IGNORED_PATTERNS", "checkpoint_files", "is_checkpoint_file", "require_safetensors"]
 

@@ -11,9 +11,9 @@ from typing import TypeVar, cast, get_args
 
 import msgspec
 
-from .card import INPUT_TYPES, RAW, ModelCard, PoolingMode
-from .consistency import check_card
-from .errors import CardError
+from ..card import INPUT_TYPES, RAW, ModelCard, PoolingMode
+from ..consistency import check_card
+from ..errors import CardError
 from .heads import Head, find_head, read_entries, read_late_interaction, read_scoring
 from .modules import Modules, read_json, read_modules
 

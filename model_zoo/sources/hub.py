@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import ChecksumError, SourceError
 from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
-from .errors import ChecksumError, SourceError
 from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, require_safetensors
 from .locator import HubSource
 from .progress import Progress

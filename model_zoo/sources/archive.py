@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from ..errors import SourceError
 from .cache import disk_error
-from .errors import SourceError
 from .folder import is_checkpoint_file
 
 __all__ = ["unpack_checkpoint"]

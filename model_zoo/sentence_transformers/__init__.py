@@ -1,0 +1,1 @@
+"""Files that sentence-transformers writes beside a checkpoint."""

