@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.convert.parity import Parity, make_card
 from tests.convert.targets.head_models import encode, load_head
 from tests.convert.targets.models import MODELS, Tiny, bert_like, roberta_like
 from tests.convert.targets.sessions import architecture_of, models_of
+from tests.convert.verify.parity import Parity, make_card
 
 from fletcher.convert.architecture import Architecture
 from fletcher.convert.export.precision_islands import find_islands, record_maxima

@@ -3,7 +3,7 @@
     python benchmarks/serve/fuzz.py [--messages 100000] [--seed 1] [--workers 8]
 
 The server runs in a process of its own, over the tests' encoder, whose vectors are known and cost nothing: it is the doors
-that are tried. Messages are those of tests/serve/mutations.py: half of them raw bytes over HTTP, half of them gRPC messages
+that are tried. Messages are those of tests/serve/http/mutations.py: half of them raw bytes over HTTP, half of them gRPC messages
 with mutated descriptors, tickets, schemas and record batches. Every so often a good request must be answered rightly. It ends
 with 1 and says what was sent where an answer is a 5xx, INTERNAL with words of ours, too late, or holds what is nobody's
 business. About five minutes for all.
@@ -33,8 +33,8 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.serve.fake_encoder import FakeEncoder, expected
-from tests.serve.mutations import LEAK, FlightMessage, mutate, mutate_flight
-from tests.serve.raw_flight import call, exchange
+from tests.serve.flight.raw_flight import call, exchange
+from tests.serve.http.mutations import LEAK, FlightMessage, mutate, mutate_flight
 
 #: Seconds after which an answer counts as missing.
 PATIENCE = 20.0

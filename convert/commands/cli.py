@@ -12,9 +12,9 @@ from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
+from fletcher.runtime.commandline.steps import Steps
 from fletcher.runtime.errors import InputError
 
-from ..steps import Steps
 from .quantize import quantize
 
 if TYPE_CHECKING:

@@ -133,10 +133,10 @@ def run_sweep(
 ) -> None:
     """Try recipes on your texts and this machine, recommend one, and write its artefact and a report."""
     from fletcher.quantize.measure.pairs import read_pairs
+    from fletcher.quantize.reports.sweep_table import check_reports, render_sweep, write_sweep
     from fletcher.quantize.sweep.sweep import SweepOptions, sweep
     from fletcher.quantize.sweep.texts import BUILT_IN
 
-    from ..sweep_report import check_reports, render_sweep, write_sweep
     from ..texts import read_texts
 
     report = reporter(ctx)

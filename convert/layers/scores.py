@@ -4,7 +4,7 @@ The operator `Attention` (cpu) keeps it to itself. Beside each such node stand f
 attributes and the fourth output that ONNX gives it, `qk_matmul_output`; the first copy has scale 1. In ONNX Runtime 1.32
 (CPU, opset 24) mode 0 gives the scaled products, 2 those with bias and mask added (-3.4e38 on padding, with
 `nonpad_kv_seqlen` and with masks), 3 the softmax. A node that is asked for them may take another kernel, which is equal to
-rounding: tests/convert/test_layers_probe.py recomputes all of them with numpy, and the served node's context from them.
+rounding: tests/convert/layers/test_probe.py recomputes all of them with numpy, and the served node's context from them.
 
 Where attention is spelt out (tensorrt, coreml), its values are read; the query is scaled before the product there, so raw
 scores do not exist. `PackedMultiHeadAttention` (cuda) shows nothing.

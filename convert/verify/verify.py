@@ -13,11 +13,11 @@ from fletcher.model_zoo import fetch
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import stamp
 from fletcher.runtime.commandline.reporter import Reporter
+from fletcher.runtime.commandline.steps import Steps
 from fletcher.runtime.errors import ChecksumError
 
 from ..reference.heads import HeadReference
 from ..reference.vectors import Reference
-from ..steps import Steps
 from .comparison import ask_variants, build_report, choose_variants
 from .heads import ask_head
 from .report import VerificationReport

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from ..parity import BERT_TOKENS, Parity, load, make_card
+from ..verify.parity import BERT_TOKENS, Parity, load, make_card
 
 __all__ = ["Restated", "half_turned", "neighbours_turned"]
 

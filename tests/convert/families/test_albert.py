@@ -12,7 +12,7 @@ from transformers import AlbertConfig, AlbertForMaskedLM, AlbertForPreTraining, 
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..parity import Parity, load, make_card, randomize
+from ..verify.parity import Parity, load, make_card, randomize
 from .tiny import POSITIONS, SIZES, edit_config
 
 NARROW = SIZES | {"embedding_size": 16}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fletcher.convert.families import FAMILIES
 
-from ..parity import BERT_TOKENS, ROBERTA_TOKENS, Parity, SpecialTokens, randomize
+from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, Parity, SpecialTokens, randomize
 from .restated import Restated
 from .test_gte import New
 from .test_jina_bert import Jina

@@ -15,7 +15,7 @@ from transformers.activations import ACT2FN
 
 from fletcher.convert.graph.activations import AUTHORED
 
-from ..parity import Parity, load, make_card, randomize, save_checkpoint
+from ..verify.parity import Parity, load, make_card, randomize, save_checkpoint
 from .tiny import POSITIONS, SIZES, UNSEEN, rename_tensors
 
 

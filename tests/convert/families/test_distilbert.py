@@ -14,7 +14,7 @@ from transformers import (
     DistilBertModel,
 )
 
-from ..parity import Parity, randomize
+from ..verify.parity import Parity, randomize
 from .tiny import DISTILBERT_SIZES, POSITIONS
 
 

@@ -14,7 +14,7 @@ from transformers import (
     ElectraModel,
 )
 
-from ..parity import Parity, randomize
+from ..verify.parity import Parity, randomize
 from .tiny import POSITIONS, SIZES
 
 

@@ -14,7 +14,7 @@ from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 
-from ..parity import BERT_TOKENS, Parity, load, make_card, randomize
+from ..verify.parity import BERT_TOKENS, Parity, load, make_card, randomize
 
 LONGEST = 24
 

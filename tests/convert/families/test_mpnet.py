@@ -13,7 +13,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from fletcher.convert.targets.shared.positions import buckets
 
-from ..parity import ROBERTA_TOKENS, Parity, randomize
+from ..verify.parity import ROBERTA_TOKENS, Parity, randomize
 from .tiny import POSITIONS, SIZES
 
 FAR = 300  # distances beyond 128 share the last bucket

@@ -23,7 +23,7 @@ from transformers import (
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.families import describe
 
-from ..parity import ROBERTA_TOKENS, Parity, SpecialTokens, randomize
+from ..verify.parity import ROBERTA_TOKENS, Parity, SpecialTokens, randomize
 from .tiny import POSITIONS, SIZES, UNSEEN
 
 LONGEST = POSITIONS - 2  # the rows of the padding id, 1, and of the one before it are no token's

@@ -18,7 +18,16 @@ from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError
 
-from ..parity import BERT_TOKENS, ROBERTA_TOKENS, Parity, SpecialTokens, load, make_card, randomize, save_checkpoint
+from ..verify.parity import (
+    BERT_TOKENS,
+    ROBERTA_TOKENS,
+    Parity,
+    SpecialTokens,
+    load,
+    make_card,
+    randomize,
+    save_checkpoint,
+)
 from .tiny import POSITIONS, SIZES
 
 HIDDEN = SIZES["hidden_size"]

@@ -20,7 +20,7 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
 
-from ..parity import randomize
+from ..verify.parity import randomize
 from .tiny import DOCUMENTS, QUERY, SIZES, VOCABULARY, convert, save, set_input_names
 
 DISTILBERT = {

@@ -24,7 +24,7 @@ from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
 
-from ..parity import randomize
+from ..verify.parity import randomize
 from .tiny import DOCUMENTS, QUERY, SIZES, convert, save
 
 QUERIES = (QUERY, "", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16")

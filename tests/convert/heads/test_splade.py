@@ -22,7 +22,7 @@ from fletcher.runtime import Encoder, SparseEmbeddings
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
 
-from ..parity import randomize
+from ..verify.parity import randomize
 from .test_classification import DISTILBERT, MODERNBERT
 from .tiny import DOCUMENTS, SIZES, VOCABULARY, convert, save
 

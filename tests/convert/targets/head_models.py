@@ -22,7 +22,7 @@ from fletcher.runtime.encodings import Encodings
 from ..heads import test_colbert, test_splade
 from ..heads.test_classification import DISTILBERT, MODERNBERT
 from ..heads.tiny import DOCUMENTS, QUERY, SIZES, convert, save
-from ..parity import randomize
+from ..verify.parity import randomize
 
 __all__ = ["FAMILIES", "FILLED", "HeadModel", "classifier", "encode", "load_head"]
 

@@ -14,7 +14,7 @@ from ..families.test_gte import New
 from ..families.test_jina_bert import Jina
 from ..families.test_nomic_bert import Nomic
 from ..families.tiny import DISTILBERT_SIZES, POSITIONS, SIZES
-from ..parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize, save_checkpoint
+from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, SpecialTokens, randomize, save_checkpoint
 
 __all__ = ["MODELS", "Tiny", "bert_like", "roberta_like"]
 

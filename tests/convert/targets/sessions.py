@@ -26,7 +26,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds, pack
 
-from ..parity import Parity, make_card
+from ..verify.parity import Parity, make_card
 from .contrib_operators import spell_out
 from .models import Tiny
 from .rounding import RoundingGraph

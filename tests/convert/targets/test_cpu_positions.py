@@ -20,7 +20,7 @@ from fletcher.convert.families.settings.values import frequencies
 from fletcher.convert.targets.shared.positions import buckets, rotary_tables
 
 from ..families.test_jina_bert import Jina
-from ..parity import Parity, randomize
+from ..verify.parity import Parity, randomize
 
 LONGEST = 24
 LAYERS = 4

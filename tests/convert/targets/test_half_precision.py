@@ -13,7 +13,7 @@ from fletcher.convert.export.variants import TOLERANCES
 from fletcher.convert.precision import Float
 from fletcher.runtime.encodings import Encodings
 
-from ..parity import MIXED, Parity, make_card
+from ..verify.parity import MIXED, Parity, make_card
 from .contrib_operators import spell_out
 from .models import MODELS, Tiny
 from .rounding import RoundingGraph

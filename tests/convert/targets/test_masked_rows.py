@@ -20,7 +20,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
-from ..parity import make_card
+from ..verify.parity import make_card
 from .contrib_operators import spell_out
 from .models import MODELS
 from .sessions import architecture_of, models_of

@@ -16,7 +16,7 @@ from fletcher.runtime.providers.openvino.session import OpenVinoSession
 
 from ..heads import test_classification, test_colbert, test_splade
 from ..heads.tiny import convert
-from ..parity import Parity, load, make_card
+from ..verify.parity import Parity, load, make_card
 from .models import MODELS
 from .sessions import architecture_of, models_of
 

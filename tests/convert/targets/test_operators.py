@@ -16,7 +16,7 @@ from fletcher.convert.targets.coreml import emit as coreml
 from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 
-from ..parity import make_card
+from ..verify.parity import make_card
 from .graph_types import SYNCHRONISING, assert_kernels, typed
 from .models import MODELS, Tiny
 from .sessions import architecture_of, models_of

@@ -1,0 +1,193 @@
+"""`fletcher-convert` as users start it: exit codes, one message, JSON, and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fletcher.convert.export.export import export
+from fletcher.model_zoo import list_cards
+from fletcher.model_zoo.sources.progress import silent
+from fletcher.runtime.artifact.folder import Artifact
+
+from ..tiny import save_embedder
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+MAIN = "from fletcher.convert.commands.cli import main; main()"
+
+
+def environment() -> dict[str, str]:
+    """Ours, without what would speak for the options; the hub is not to be asked."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FLETCHER_", "COV_"))}
+    return kept | {"HF_HUB_OFFLINE": "1"}
+
+
+def convert(*args: str | Path, before: Callable[[], None] | None = None, **variables: str) -> Any:
+    """Runs the command in a process of its own."""
+    command = [sys.executable, "-c", MAIN, *map(str, args)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env=environment() | variables, preexec_fn=before
+    )
+
+
+def check_failed(done: Any, message: str, code: int = 1) -> None:
+    assert done.returncode == code, done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error:" in line.lower()]
+    assert len(errors) == 1 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "defect" not in done.stderr
+    assert "{" not in done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "tiny checkpoint ü"
+    return save_embedder(folder)
+
+
+@pytest.fixture(scope="module")
+def artifact(checkpoint: Path) -> Path:
+    path = checkpoint.parent / "artifact ü"
+    export(str(checkpoint), path, progress=silent)
+    return path
+
+
+def test_list_shows_every_card() -> None:
+    done = convert("model", "list", "--json")
+    assert done.returncode == 0 and done.stderr == ""
+    assert [card["name"] for card in json.loads(done.stdout)] == [card.name for card in list_cards()]
+    assert "all-MiniLM-L6-v2" in convert("model", "list").stdout
+
+
+def test_export_verify_and_inspect(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "art é fact"
+    done = convert("model", "export", checkpoint, "-o", path, "--json", "--max-tokens", "12")
+    assert done.returncode == 0, done.stderr
+    exported = json.loads(done.stdout)
+    assert exported["path"] == str(path) and exported["status"] == "unverified" and exported["max_tokens"] == 12
+    assert exported["digest"] == Artifact.open(path).digest
+    assert "not yet compared with HuggingFace" in done.stderr
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    done = convert("model", "verify", path, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["verdict"] == "passed"
+
+    done = convert("model", "inspect", path, "--json")
+    assert done.returncode == 0 and done.stderr == ""
+    inspected = json.loads(done.stdout)
+    assert inspected["status"] == "verified" and inspected["digest"] == exported["digest"]
+    done = convert("model", "inspect", path)
+    assert done.returncode == 0 and "cpu-fp32" in done.stdout and exported["digest"] in done.stdout
+
+
+def test_bad_input_gets_one_message_and_no_trace_unless_asked(tmp_path: Path) -> None:
+    missing = convert("model", "export", "/no/such/folder", "-o", tmp_path / "a")
+    check_failed(missing, "'/no/such/folder' is not a folder; a source is")
+    debugged = convert("model", "export", "/no/such/folder", "-o", tmp_path / "a", "--debug")
+    assert debugged.returncode == 1 and "Traceback" in debugged.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert convert("model", "export").returncode == 2
+    assert convert("model", "export", "x", "-o", tmp_path / "a", "--max-tokens", "0").returncode == 2
+
+
+def test_a_damaged_artefact_is_told(artifact: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(artifact, tmp_path / "damaged"))
+    weights = path / "weights.fp32.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    check_failed(convert("model", "inspect", path), "has sha256")
+
+
+@pytest.mark.parametrize("limit", [2_000, 60_000])
+def test_a_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, limit: int) -> None:
+    """A limit on file sizes stands in for the disk: each of them hits another file of the artefact."""
+
+    def confine() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    done = convert("model", "export", checkpoint, "-o", tmp_path / "artifact", before=confine)
+    check_failed(done, f"{tmp_path / 'artifact'}: File too large")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", ["4k", "160k"])
+def test_a_really_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, size: str) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    mounted = mount and subprocess.run([mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], capture_output=True)
+    if not mounted or mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        check_failed(
+            convert("model", "export", checkpoint, "-o", disk / "artifact"), f"{disk / 'artifact'}: no space is left"
+        )
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+HOLD = """
+import sys, time
+from fletcher.runtime.artifact_writing import new_artifact
+with new_artifact(sys.argv[1]):
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "artifact"
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE)
+    try:
+        assert first.stdout is not None and first.stdout.readline()
+        check_failed(convert("model", "export", checkpoint, "-o", path), "another process is writing")
+    finally:
+        first.terminate()
+        first.communicate()
+
+
+SLOW = (
+    """
+import time
+from fletcher.convert import export
+def stop(*_):
+    print("at work", flush=True)
+    time.sleep(60)
+export._write = stop
+"""
+    + MAIN
+)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_export_leaves_what_was_there(
+    checkpoint: Path, artifact: Path, tmp_path: Path, number: int, code: int
+) -> None:
+    path = Path(shutil.copytree(artifact, tmp_path / "artifact"))
+    command = [sys.executable, "-c", SLOW, "model", "export", str(checkpoint), "-o", str(path), "--json"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), process_group=0
+    )
+    assert process.stdout is not None and process.stdout.readline() == "at work\n"
+    assert len(list(tmp_path.iterdir())) == 3
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert [file.name for file in tmp_path.iterdir()] == ["artifact"]
+    Artifact.open(path).check_files()

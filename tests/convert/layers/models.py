@@ -1,0 +1,94 @@
+"""Tiny random models of each family, as checkpoints with a tokenizer that transformers reads as it is, and as artefacts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from fletcher.convert.export.export import export
+from fletcher.model_zoo.sources.progress import silent
+
+from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, randomize, save_checkpoint
+
+__all__ = ["MAX_TOKENS", "MODELS", "export_mean", "save_artifact"]
+
+MAX_TOKENS = 96
+
+#: Three layers, so that there is one behind and one before another; vocabulary for the spread-out ids.
+SIZES: dict[str, Any] = {
+    "vocab_size": 120,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 56,
+    "max_position_embeddings": 100,
+}
+_DISTILBERT: dict[str, Any] = {"vocab_size": 120, "dim": 48, "n_layers": 3, "n_heads": 4, "hidden_dim": 56}
+_IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+_COUNTED: dict[str, Any] = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+
+#: By family; ModernBERT sees 8 tokens to each side in two layers of three.
+MODELS: Mapping[str, Callable[[], Any]] = {
+    "bert": lambda: transformers.BertModel(transformers.BertConfig(**SIZES)),
+    "roberta": lambda: transformers.RobertaModel(transformers.RobertaConfig(**SIZES, **_COUNTED)),
+    "xlm-roberta": lambda: transformers.XLMRobertaModel(transformers.XLMRobertaConfig(**SIZES, **_COUNTED)),
+    "camembert": lambda: transformers.CamembertModel(transformers.CamembertConfig(**SIZES, **_COUNTED)),
+    "distilbert": lambda: transformers.DistilBertModel(
+        transformers.DistilBertConfig(**_DISTILBERT, max_position_embeddings=100)
+    ),
+    "mpnet": lambda: transformers.MPNetModel(transformers.MPNetConfig(**SIZES)),
+    "albert": lambda: transformers.AlbertModel(transformers.AlbertConfig(**SIZES, embedding_size=24)),
+    "electra": lambda: transformers.ElectraModel(transformers.ElectraConfig(**SIZES, embedding_size=24)),
+    "gte": lambda: transformers.GteModel(transformers.GteConfig(**SIZES)),
+    "nomic_bert": lambda: transformers.NomicBertModel(transformers.NomicBertConfig(**SIZES)),
+    "modernbert": lambda: transformers.ModernBertModel(
+        transformers.ModernBertConfig(**SIZES, **_IDS, local_attention=16)
+    ),
+}
+
+
+def save_artifact(family: str, folder: Path) -> Path:
+    """Writes a checkpoint and the artefact made of it.
+
+    Args:
+        family: one of `MODELS`.
+        folder: gets the subfolders `checkpoint` and `artifact`.
+
+    Returns:
+        The artefact.
+    """
+    checkpoint = folder / "checkpoint"
+    tokens = ROBERTA_TOKENS if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else BERT_TOKENS
+    save_checkpoint(randomize(MODELS[family]()), checkpoint, tokens)
+    return export_mean(checkpoint, SIZES["hidden_size"])
+
+
+def export_mean(checkpoint: Path, hidden: int) -> Path:
+    """Exports a checkpoint beside it, to be pooled by the mean and normalised.
+
+    Args:
+        checkpoint: model and tokenizer; gets the other files.
+        hidden: width of a token vector.
+
+    Returns:
+        The artefact.
+    """
+    # Without this, transformers would replace the tokenizer by the family's own class.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKENS}
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(settings))
+    modules = {"Transformer": "", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    entries = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{name}"}
+        for index, (name, path) in enumerate(modules.items())
+    ]
+    (checkpoint / "modules.json").write_text(json.dumps(entries))
+    (checkpoint / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True}
+    (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    artifact = checkpoint.with_name("artifact")
+    export(str(checkpoint), artifact, max_tokens=MAX_TOKENS, progress=silent)
+    return artifact

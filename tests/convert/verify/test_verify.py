@@ -1,0 +1,257 @@
+"""Verification end to end on a tiny checkpoint: what is right passes, what was damaged fails and is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fletcher.convert.export.export import export
+from fletcher.convert.reference.vectors import Reference
+from fletcher.convert.verify.judge import Probe, compare_ids, judge
+from fletcher.convert.verify.report import VariantResult, VerificationReport
+from fletcher.convert.verify.verify import verify, verify_with
+from fletcher.model_zoo.card import Accuracy, ModelCard
+from fletcher.model_zoo.sources.progress import silent
+from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.commandline.reporter import Reporter
+from fletcher.runtime.errors import ChecksumError, VerificationError
+
+from ..tiny import MAX_TOKENS, save_embedder
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+QUIET = Reporter(as_json=True)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    return save_embedder(folder)
+
+
+@pytest.fixture
+def artifact(tmp_path: Path, checkpoint: Path) -> Path:
+    export(str(checkpoint), tmp_path / "artifact", progress=silent)
+    return tmp_path / "artifact"
+
+
+def test_a_faithful_artifact_passes_and_is_stamped(artifact: Path) -> None:
+    before = Artifact.open(artifact)
+    assert before.manifest.status == "unverified"
+    report = verify(artifact, reporter=QUIET, texts=["the user's own text"])
+    report.raise_if_failed()
+    variant = report.variants[0]
+    assert (report.verdict, variant.verdict, variant.reasons) == ("passed", "passed", ())
+    assert variant.cosine_min >= 0.999999
+    assert variant.max_abs <= 1e-5
+    assert variant.batch_max_abs <= 1e-6
+    assert variant.neighbours == 1.0
+    assert {text.tokens for text in variant.texts} >= set(range(2, MAX_TOKENS + 1))
+    assert variant.texts[-1].text == "the user's own text"
+    assert report.tokenizer.equal == report.tokenizer.compared == len(variant.texts)
+    assert report.tokenizer.truncated > 3
+    after = Artifact.open(artifact)
+    assert after.manifest.status == "verified"
+    assert after.digest == before.digest == report.digest
+    assert after.manifest.verified == report.stamp
+    assert after.variant().measured["cosine_min"] == variant.cosine_min
+
+
+def test_one_variant_alone_does_not_make_the_artifact_verified(artifact: Path) -> None:
+    manifest = Artifact.open(artifact).manifest
+    twice = (manifest.variants[0], msgspec.structs.replace(manifest.variants[0], name="cpu-other"))
+    (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, variants=twice)))
+    report = verify(artifact, reporter=QUIET, variant="cpu-other")
+    assert (report.verdict, report.complete, [variant.name for variant in report.variants]) == (
+        "passed",
+        False,
+        ["cpu-other"],
+    )
+    assert Artifact.open(artifact).manifest.verified is None
+
+
+def test_another_checkpoint_fails_names_the_worst_text_and_leaves_no_stamp(
+    artifact: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = checkpoint.rename(tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    tensors["embeddings.token_type_embeddings.weight"][0, :4] += 0.05
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    report = verify(artifact, reporter=QUIET, reference=str(other))
+    assert report.verdict == "failed"
+    assert Artifact.open(artifact).manifest.verified is None
+    worst = min(report.variants[0].texts, key=lambda text: text.cosine)
+    with pytest.raises(VerificationError) as failure:
+        report.raise_if_failed()
+    assert repr(worst.text) in str(failure.value)
+    assert f"cosine {worst.cosine:.7f}" in str(failure.value)
+    assert str(other) in str(failure.value)
+
+
+def test_a_checkpoint_that_changed_since_the_export_is_refused(artifact: Path, checkpoint: Path) -> None:
+    with (checkpoint / "config.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(ChecksumError, match=r"config\.json changed"):
+        verify(artifact, reporter=QUIET)
+
+
+def test_another_tokenizer_fails_although_the_vectors_of_its_ids_would_agree(artifact: Path, checkpoint: Path) -> None:
+    card = Artifact.open(artifact).manifest.card
+    shorter = msgspec.structs.replace(card, max_tokens=MAX_TOKENS - 1)
+    report = verify_with(artifact, Reference.load(checkpoint, shorter), name="shorter", reporter=QUIET)
+    assert report.tokenizer.verdict == report.verdict == "failed"
+    with pytest.raises(VerificationError, match="the tokenizer gives"):
+        report.raise_if_failed()
+
+
+def test_prompts_are_compared_too(artifact: Path, checkpoint: Path) -> None:
+    manifest = Artifact.open(artifact).manifest
+    prompted = msgspec.structs.replace(manifest.card, prompts={"query": "q: "})
+    (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, card=prompted)))
+    report = verify_with(artifact, Reference.load(checkpoint, prompted), name="prompted", reporter=QUIET)
+    report.raise_if_failed()
+    assert {text.input_type for text in report.variants[0].texts} == {"raw", "query"}
+    # A reference without the prompt disagrees: the prompt was there.
+    without = verify_with(artifact, Reference.load(checkpoint, manifest.card), name="none", reporter=QUIET)
+    assert without.tokenizer.equal < without.tokenizer.compared
+
+
+# The verdict on vectors that were made by hand -------------------------------------------------------------------------
+
+PROBES = tuple(Probe(f"text {index}", "raw") for index in range(30))
+
+
+def variant_of(precision: str) -> Variant:
+    return Variant(
+        name=f"cpu-{precision}",
+        target="cpu",
+        precision=precision,
+        file="x.onnx",
+        weights="x.safetensors",
+        inputs=(),
+        outputs=(),
+        tolerance=Accuracy(min_cosine=0.9),
+    )
+
+
+def card_of(**accuracy: Accuracy) -> ModelCard:
+    return ModelCard(
+        name="m",
+        family="bert",
+        dimension=4,
+        max_tokens=8,
+        pooling=("mean",),
+        normalize=True,
+        licence="MIT",
+        accuracy=accuracy,
+    )
+
+
+@pytest.fixture
+def expected() -> NDArray[np.float32]:
+    vectors = np.random.default_rng(3).normal(size=(len(PROBES), 4)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+
+
+def verdict_of(
+    batched: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    alone: NDArray[np.float32] | None = None,
+    precision: str = "fp32",
+    card: ModelCard | None = None,
+) -> VariantResult:
+    lengths = np.full(len(PROBES), 5, np.int64)
+    alone = batched if alone is None else alone
+    return judge(variant_of(precision), "MLAS", card or card_of(), PROBES, lengths, alone, batched, expected)
+
+
+def test_equal_vectors_pass(expected: NDArray[np.float32]) -> None:
+    assert verdict_of(expected, expected).verdict == "passed"
+
+
+def test_one_wrong_vector_among_thirty_fails_and_is_the_worst(expected: NDArray[np.float32]) -> None:
+    wrong = expected.copy()
+    wrong[17] = wrong[17, [1, 0, 2, 3]]
+    result = verdict_of(wrong, expected)
+    assert result.verdict == "failed"
+    assert result.worst.text == "text 17"
+    assert result.worst.cosine == result.cosine_min == pytest.approx(float(wrong[17] @ expected[17]), abs=1e-6)
+
+
+def test_a_small_difference_that_the_angle_forgives_fails_by_max_abs(expected: NDArray[np.float32]) -> None:
+    result = verdict_of(expected * np.float32(1.0001), expected)
+    assert result.verdict == "failed"
+    assert result.cosine_min == pytest.approx(1.0, abs=1e-12)
+    assert "max abs difference" in result.reasons[0]
+
+
+def test_nan_fails(expected: NDArray[np.float32]) -> None:
+    broken = expected.copy()
+    broken[4, 1] = math.nan
+    assert verdict_of(broken, expected).verdict == "failed"
+    assert verdict_of(broken, expected, precision="int8").verdict == "failed"
+    assert verdict_of(expected, broken).verdict == "failed"
+    assert verdict_of(expected, expected, alone=broken).verdict == "failed"
+
+
+def test_a_vector_that_depends_on_its_batch_fails(expected: NDArray[np.float32]) -> None:
+    alone = expected.copy()
+    alone[9, 0] += 2e-6
+    result = verdict_of(expected, expected, alone=alone)
+    assert result.verdict == "failed"
+    assert "alone and in a batch" in result.reasons[0]
+    assert "text 9" in result.reasons[0]
+    assert result.batch_max_abs == pytest.approx(2e-6, rel=0.1)
+
+
+def test_the_tolerance_is_the_cards_else_the_default_else_the_variants(expected: NDArray[np.float32]) -> None:
+    turned = expected + np.float32(1e-3)
+    assert verdict_of(turned, expected).verdict == "failed"
+    assert verdict_of(turned, expected, precision="int8").verdict == "passed"
+    loose, strict = card_of(fp32=Accuracy(min_cosine=0.99)), card_of(int8=Accuracy(min_cosine=0.9999999))
+    assert verdict_of(turned, expected, card=loose).verdict == "passed"
+    assert verdict_of(turned, expected, precision="int8", card=strict).verdict == "failed"
+
+
+def test_the_first_different_id_is_named() -> None:
+    encodings = Encodings.from_lists([[2, 5, 3], [2, 3]])
+    probes = (Probe("one", "raw"), Probe("two", "query"))
+    assert compare_ids(encodings, [[2, 5, 3], [2, 3]], probes).verdict == "passed"
+    found = compare_ids(encodings, [[2, 6, 3], [2, 3]], probes)
+    assert (found.verdict, found.equal) == ("failed", 1)
+    assert found.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
+    assert (
+        "2 ids instead of 3 for the text 'two' (query)" in compare_ids(encodings, [[2, 5, 3], [2, 3, 3]], probes).reason
+    )
+
+
+def test_the_report_survives_json(artifact: Path, checkpoint: Path) -> None:
+    card = Artifact.open(artifact).manifest.card
+    report = verify_with(artifact, Reference.load(checkpoint, card), name="tiny", reporter=QUIET)
+    assert msgspec.json.decode(msgspec.json.encode(report), type=VerificationReport) == report
+
+
+@pytest.mark.slow
+def test_the_real_minilm_reproduces_huggingface(minilm_artifact: Path, minilm_checkpoint: Path) -> None:
+    card = Artifact.open(minilm_artifact).manifest.card
+    report = verify_with(minilm_artifact, Reference.load(minilm_checkpoint, card), name="MiniLM", reporter=QUIET)
+    report.raise_if_failed()
+    assert report.variants[0].max_abs <= 1e-5

@@ -1,0 +1,235 @@
+"""A sweep of the real MiniLM: its points, its recommendation, its report, and what happens when it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from fletcher.quantize.measure.pairs import read_pairs
+from fletcher.quantize.recipe import Recipe
+from fletcher.quantize.reports.sweep_page import sweep_to_html
+from fletcher.quantize.sensitivity import Damage, Sensitivity
+from fletcher.quantize.sweep import sweep as quantize_sweep
+from fletcher.quantize.sweep.results import Point, SweepReport
+from fletcher.quantize.sweep.sweep import ARTIFACT, STATE, SweepOptions, sweep
+from fletcher.quantize.vectors import load
+from fletcher.runtime import Encoder
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.corpora import corpus
+from fletcher.runtime.errors import ArtifactError, InputError
+
+TEXTS = corpus("sentences", 160)
+RECIPES = ("int8-per-token", "bf16")
+QUICK = SweepOptions(recipes=RECIPES, rounds=1, min_overlap=0.8)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> tuple[SweepReport, Path]:
+    """A finished sweep: read it, never write it."""
+    output = tmp_path_factory.mktemp("sweep") / "out"
+    pairs = output.parent / "pairs.tsv"
+    pairs.write_text("".join(f"{row % 5}\t{TEXTS[row]}\t{TEXTS[row + 1]}\n" for row in range(12)))
+    report = sweep(minilm_artifact, output, QUICK, texts=TEXTS, name="texts.txt", pairs=read_pairs(pairs))
+    return report, output
+
+
+def test_every_point_is_measured_against_float32(swept: tuple[SweepReport, Path]) -> None:
+    report, _ = swept
+    assert [point.name for point in report.points] == [*RECIPES]
+    assert report.parent.quality is not None and report.parent.quality.cosine_min == pytest.approx(1.0, abs=1e-9)
+    int8 = report.points[0]
+    assert int8.quality is not None and int8.speed is not None and int8.memory_bytes
+    assert int8.size < 0.3
+    assert int8.quality.cosine_mean >= 0.997
+    assert len(int8.quality.cosines) == report.judged == 120
+    assert report.calibrating == 40
+    assert int8.quality.pairs is not None and report.pairs == 12
+
+
+def test_the_chosen_artefact_is_the_recommended_recipes_and_runs(
+    swept: tuple[SweepReport, Path], minilm_artifact: Path
+) -> None:
+    report, output = swept
+    assert report.chosen in RECIPES and report.chosen in report.sentence
+    artifact = Artifact.open(output / ARTIFACT)
+    assert artifact.manifest.parent == Artifact.open(minilm_artifact).digest
+    assert artifact.manifest.variants[0].precision == report.chosen
+    with Encoder.load(minilm_artifact, provider="mlas") as encoder:
+        reference = encoder.embed(TEXTS[:20]).vectors
+    with Encoder.load(output / ARTIFACT, provider="mlas") as encoder:
+        vectors = encoder.embed(TEXTS[:20]).vectors
+    assert np.sum(vectors * reference, axis=1).min() >= report.min_cosine
+    assert load(output / "vectors.safetensors").dimension == 384
+    assert not (output / "work").exists()
+
+
+def test_stored_vectors_are_judged(swept: tuple[SweepReport, Path]) -> None:
+    found = {(result.code, result.rescoring): result for result in swept[0].storage}
+    assert found["int8", "none"].smaller == 4 and found["binary", "none"].smaller == 32
+    assert found["int8", "codes"].overlap >= 0.9
+    assert found["binary", "float32"].overlap > found["binary", "none"].overlap
+
+
+def test_the_page_needs_no_network_and_escapes_what_it_shows(swept: tuple[SweepReport, Path]) -> None:
+    report = msgspec.structs.replace(swept[0], texts="<script>alert(1)</script>")
+    page = sweep_to_html(report)
+    assert "<script" not in page
+    assert "http://" not in page and "https://" not in page
+    assert page.count("<svg") == 2
+    for point in report.points:
+        assert point.name in page
+
+
+def test_a_second_run_measures_nothing_again(
+    swept: tuple[SweepReport, Path], minilm_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report, output = swept
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(quantize_sweep, "measure_speeds", refuse)
+    pairs = read_pairs(output.parent / "pairs.tsv")
+    again = sweep(minilm_artifact, output, QUICK, texts=TEXTS, name="texts.txt", pairs=pairs)
+    assert again.points == report.points and again.sentence == report.sentence
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    tried: list[str] = []
+    _fake(monkeypatch, tried, fail="bf16")
+    with pytest.raises(KeyboardInterrupt):
+        sweep(minilm_artifact, output, QUICK, texts=TEXTS)
+    assert tried == ["int8-per-token", "bf16"]
+    assert not (output / ARTIFACT).exists()
+    _fake(monkeypatch, tried)
+    report = sweep(minilm_artifact, output, QUICK, texts=TEXTS)
+    assert tried == ["int8-per-token", "bf16", "bf16"]
+    assert [point.name for point in report.points] == [*RECIPES]
+
+
+def test_a_budget_leaves_recipes_out_and_says_so(
+    minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    _fake(monkeypatch, tried, seconds=1000.0)
+    options = msgspec.structs.replace(QUICK, budget_seconds=900.0)
+    report = sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS)
+    assert tried == ["int8-per-token"]
+    assert report.not_reached == ("bf16",)
+
+
+@pytest.mark.parametrize("problem", [None, "openvino is not installed"])
+def test_openvinos_recipe_is_tried_where_openvino_is(
+    minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str | None
+) -> None:
+    tried: list[str] = []
+    _fake(monkeypatch, tried)
+    damages = (Damage("layers.0.feed_forward.down", "int8-per-token", 2e-4, 1e-3, 0.1),)
+    monkeypatch.setattr(quantize_sweep, "sensitivity", lambda *_, **__: Sensitivity("m", "int8-per-token", 48, damages))
+    monkeypatch.setattr(quantize_sweep, "missing", lambda provider, machine: problem)
+    sweep(minilm_artifact, tmp_path / "out", msgspec.structs.replace(QUICK, recipes=()), texts=TEXTS)
+    assert ("openvino-static" in tried) == (problem is None)
+    assert {"mixed", "w4", "bf16"} <= set(tried) and "cuda-qdq" not in tried and "coreml-w8" not in tried
+
+
+def _fake(monkeypatch: pytest.MonkeyPatch, tried: list[str], *, fail: str = "", seconds: float = 1.0) -> None:
+    """Recipes that take no time: what is under test is the order of things."""
+    from .test_recommendation import point
+
+    def attempt(self: object, recipe: Recipe, *_: object) -> Point:
+        tried.append(recipe.name)
+        if recipe.name == fail:
+            raise KeyboardInterrupt
+        made = point(recipe.name, 0.5, 0.5, 0.5)
+        return msgspec.structs.replace(made, recipe=recipe, seconds=seconds)
+
+    parent = point("fp32", 1.0, 1.0, 1.0)
+    monkeypatch.setattr(quantize_sweep._Run, "_try", attempt)
+    monkeypatch.setattr(quantize_sweep._Run, "_measure_parent", lambda self, reference: parent)
+
+
+def test_a_recipe_that_fails_is_a_result(minilm_artifact: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "wild.toml"
+    recipe.write_text('name = "wild"\nscheme = "mixed"\nexclude = ["layers.99.*"]\n')
+    options = msgspec.structs.replace(QUICK, recipes=(str(recipe),))
+    report = sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS)
+    assert report.chosen is None and report.output == str(minilm_artifact)
+    assert "layers.99.*" in report.points[0].problem
+    assert "layers.99.*" in sweep_to_html(report)
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [(TEXTS[:40], "40 different texts are too few"), ([f"word {chr(97 + n % 26)}" for n in range(26)] * 9, "too few")],
+)
+def test_too_few_texts(minilm_artifact: Path, tmp_path: Path, texts: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sweep(minilm_artifact, tmp_path / "out", QUICK, texts=texts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_of_one_length(minilm_artifact: Path, tmp_path: Path) -> None:
+    texts = [f"{n}" for n in range(100, 300)]
+    with pytest.raises(InputError, match="every text has 3 tokens"):
+        sweep(minilm_artifact, tmp_path / "out", QUICK, texts=texts)
+
+
+def test_what_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: Path, tmp_path: Path) -> None:
+    _, output = swept
+    with pytest.raises(ArtifactError, match="quantised already"):
+        sweep(output / ARTIFACT, tmp_path / "again", QUICK, texts=TEXTS)
+    with pytest.raises(InputError, match="another artefact, of other texts"):
+        sweep(minilm_artifact, output, QUICK, texts=corpus("sentences", 200)[40:])
+    with pytest.raises(InputError, match="no recipe 'nothing'"):
+        sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("nothing",)), texts=TEXTS)
+    with pytest.raises(InputError, match="cuda-qdq cannot run here"):
+        sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("cuda-qdq",)), texts=TEXTS)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("precious")
+    with pytest.raises(InputError, match="exists and is no sweep"):
+        sweep(minilm_artifact, tmp_path / "full", QUICK, texts=TEXTS)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / STATE).write_text("{")
+    with pytest.raises(InputError, match="no sweep of this version"):
+        sweep(minilm_artifact, tmp_path / "broken", QUICK, texts=TEXTS)
+    with pytest.raises(InputError, match="must be between 0 and 1"):
+        SweepOptions(min_cosine=1.5)
+
+
+@pytest.mark.slow
+def test_the_command_writes_everything(minilm_artifact: Path, tmp_path: Path) -> None:
+    """The default sweep, as a user starts it: ten minutes at most on two cores (the issue's figure)."""
+    command = str(Path(sys.executable).parent / "fletcher-convert")
+    output = tmp_path / "out"
+    args = [
+        "quantize",
+        "sweep",
+        str(minilm_artifact),
+        "-o",
+        str(output),
+        "--report",
+        str(tmp_path / "r.html"),
+        "--json",
+    ]
+    done = subprocess.run([command, *args], capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["seconds"] <= 600
+    assert report["chosen"] and report["sensitivity"]
+    assert (tmp_path / "r.html").read_text().count("<svg") == 3
+    assert {path.name for path in output.iterdir()} == {
+        STATE,
+        ARTIFACT,
+        "vectors.safetensors",
+        "report.html",
+        "report.json",
+    }

@@ -1,0 +1,216 @@
+"""What a batch needs, how batches keep below a limit, and what is refused."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fletcher.runtime import Encoder
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.errors import InputError
+from fletcher.runtime.memory.budget import (
+    FACTORS,
+    MemoryGate,
+    MemoryShape,
+    memory_budget,
+    parse_size,
+    request_bytes,
+    resident,
+)
+from fletcher.runtime.providers.registry import PROVIDERS
+from fletcher.runtime.workers.planning import plan_batches
+
+from ..peak import grown, needs_proc
+
+SHAPE = MemoryShape(token=1000, cell=500, square=40, bias=7)
+MIB = 1 << 20
+
+
+def test_the_prediction_counts_tokens_cells_and_squares() -> None:
+    assert SHAPE.predict(np.array([3, 5])) == 1000 * 8 + 500 * 10 + 40 * 50 + 7 * 25
+    assert SHAPE.predict(np.array([], np.int64)) == 0
+    assert SHAPE.on("mlas") == SHAPE
+    # TensorRT takes an engine's memory when it is loaded, for its largest rectangle.
+    assert set(FACTORS) == {name for name, provider in PROVIDERS.items() if "tensorrt" not in provider.targets}
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(1, 4000), st.integers(10_000, 100_000_000))
+@settings(max_examples=200, deadline=None)
+def test_no_batch_needs_more_than_its_limit(lengths: list[int], budget: int, limit: int) -> None:
+    array = np.array(lengths, np.int64)
+    batches = plan_batches(array, budget, SHAPE, limit)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or SHAPE.predict(array[batch]) <= limit
+        assert len(batch) == 1 or array[batch].sum() <= budget
+
+
+def test_without_a_limit_nothing_changes() -> None:
+    array = np.random.default_rng(0).integers(1, 300, 200)
+    for left, right in zip(plan_batches(array, 512), plan_batches(array, 512, SHAPE, None), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_gate_never_holds_more_than_its_capacity() -> None:
+    gate = MemoryGate(100)
+    held = peak = 0
+    lock = threading.Lock()
+
+    def work(size: int) -> None:
+        nonlocal held, peak
+        with gate.hold(size):
+            with lock:
+                held += size
+                peak = max(peak, held)
+            time.sleep(0.001)
+            with lock:
+                held -= size
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, [60, 10, 30, 100, 50, 50, 5, 95] * 6))
+    assert held == 0
+    assert 50 < peak <= 100
+
+
+def test_a_large_batch_that_waits_is_not_overtaken_by_later_small_ones() -> None:
+    gate = MemoryGate(100)
+    order: list[str] = []
+
+    def work(name: str, size: int) -> None:
+        with gate.hold(size):
+            order.append(name)
+
+    with gate.hold(50):
+        threads = [threading.Thread(target=work, args=part) for part in (("large", 80), ("small", 30))]
+        for number, thread in enumerate(threads, 1):
+            thread.start()
+            deadline = time.monotonic() + 10
+            while gate.waiting < number and time.monotonic() < deadline:
+                time.sleep(0.001)
+        assert gate.waiting == 2  # though the small one would have room beside what is held
+        assert order == []
+    for thread in threads:
+        thread.join()
+    assert order == ["large", "small"]
+
+
+def test_what_is_larger_than_the_gate_passes_alone() -> None:
+    with MemoryGate(10).hold(1000):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("800", 800),
+        ("2GB", 2 * 10**9),
+        ("512 MiB", 512 * MIB),
+        ("1.5g", 1_500_000_000),
+        ("64KiB", 65536),
+        ("3kb", 3000),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1", "0", "1 XB", "GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="is no size"):
+        parse_size(text)
+
+
+def test_a_limit_that_is_too_small_names_what_is_needed() -> None:
+    budget_of = partial(memory_budget, SHAPE, loaded=200 * MIB, caches=40 * MIB, workers=2, max_tokens=512)
+    longest = SHAPE.predict(np.array([512]))
+    with pytest.raises(
+        InputError, match=r"one text of 512 tokens needs 13 MiB beside the loaded model's 200 MiB"
+    ) as told:
+        budget_of(limit=210 * MIB)
+    needed = int(str(told.value).partition("Give at least ")[2].partition(" MiB")[0])
+    budget = budget_of(limit=needed * MIB)
+    assert longest <= budget.gate.capacity < longest + MIB
+    assert budget.batch >= longest
+
+
+@pytest.mark.parametrize("loaded", [100, 350, 400, 900, 8000])
+def test_a_sixteenth_of_a_large_limit_is_no_batches(loaded: int) -> None:
+    budget_of = partial(memory_budget, SHAPE, loaded=loaded * MIB, caches=40 * MIB, workers=2, max_tokens=512)
+    longest = int(SHAPE.predict(np.array([512])))
+    with pytest.raises(InputError, match="is too small") as told:
+        budget_of(limit=loaded * MIB)
+    needed = int(str(told.value).partition("Give at least ")[2].partition(" MiB")[0])
+    with pytest.raises(InputError, match="is too small"):
+        budget_of(limit=(needed - 2) * MIB)
+    capacity = budget_of(limit=needed * MIB).gate.capacity
+    assert longest <= capacity < longest + MIB
+    rest = max(24 * MIB, needed * MIB // 16)  # the texts, the vectors and the allocator
+    assert loaded * MIB + 40 * MIB + capacity + rest == needed * MIB
+    assert request_bytes(needed * MIB) == rest * 2 // 3
+
+
+def test_workers_that_share_nothing_need_room_for_the_longest_text_each() -> None:
+    budget_of = partial(
+        memory_budget, SHAPE, loaded=200 * MIB, caches=40 * MIB, workers=3, max_tokens=512, shared=False
+    )
+    longest = SHAPE.predict(np.array([512]))
+    with pytest.raises(InputError, match=r"needs 13 MiB on each of 3 workers .*, take fewer --workers, or") as told:
+        budget_of(limit=280 * MIB)
+    needed = int(str(told.value).partition("Give at least ")[2].partition(" MiB")[0])
+    budget = budget_of(limit=needed * MIB)
+    # No batch is larger than a worker's share, so that three workers that keep their largest one stay below the limit.
+    assert longest <= budget.batch
+    assert 3 * budget.batch <= budget.gate.capacity
+
+
+def test_the_real_models_longest_text_is_refused_at_start(minilm_artifact: Path) -> None:
+    with pytest.raises(InputError, match=r"a memory limit of 50 MiB is too small: one text of 256 tokens needs"):
+        Encoder.load(minilm_artifact, provider="mlas", memory_limit=50 * MIB)
+
+
+def test_openvino_keeps_a_longest_text_for_each_worker(minilm_artifact: Path) -> None:
+    """benchmarks/memory/peak.py --workers 2: what one worker had does not serve the other."""
+    with pytest.raises(InputError, match=r"needs \d+ MiB on each of 2 workers .*, take fewer --workers, or"):
+        Encoder.load(minilm_artifact, provider="openvino", workers=2, memory_limit=50 * MIB)
+
+
+def test_an_artefact_that_does_not_say_what_it_needs_is_refused(own_artifact: Path) -> None:
+    import json
+
+    manifest = own_artifact / "fletcher.json"
+    content = json.loads(manifest.read_text())
+    assert content["variants"][0].pop("memory")
+    manifest.write_text(json.dumps(content))
+    Encoder.load(own_artifact, provider="mlas").close()
+    with pytest.raises(InputError, match="does not say what its batches need"):
+        Encoder.load(own_artifact, provider="mlas", memory_limit=1 << 34)
+
+
+def test_a_limited_encoder_gives_the_same_vectors_and_stays_below(minilm_artifact: Path) -> None:
+    texts = ["word " * length for length in (250, 3, 100, 250, 250, 40, 250, 7)] * 3
+    with Encoder.load(minilm_artifact, provider="mlas", workers=2) as free:
+        wanted = free.embed(texts).vectors
+    limit = resident() + 200 * MIB
+    with Encoder.load(minilm_artifact, provider="mlas", workers=2, memory_limit=limit) as encoder:
+        found = encoder.embed(texts).vectors
+        assert resident() <= limit
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+@needs_proc
+@pytest.mark.parametrize("lengths", [[256] * 16, [64] * 64, [8] * 512, [250, *[4] * 15]])
+def test_the_prediction_bounds_what_the_real_model_takes(minilm_artifact: Path, lengths: list[int]) -> None:
+    shape = Artifact.open(minilm_artifact).variant().memory
+    assert shape is not None
+    taken = grown(minilm_artifact / "cpu-fp32.onnx", lengths)
+    predicted = shape.predict(np.array(lengths))
+    assert taken <= predicted * 1.05 + 4 * MIB
+    assert predicted <= 1.6 * taken

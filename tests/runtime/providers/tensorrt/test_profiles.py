@@ -1,0 +1,105 @@
+"""Batches are cut into rectangles that TensorRT's engines take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
+from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.errors import ArtifactError, InputError
+from fletcher.runtime.providers.tensorrt.options import shapes_text, tensorrt_build_options
+from fletcher.runtime.providers.tensorrt.profiles import Limit, limits_of, sides_of, split
+
+from ...gpus import variant_with
+
+INPUTS = (
+    TensorInfo("input_ids", "int32", ("texts", "longest")),
+    TensorInfo("steps", "int64", ("longest",)),
+    TensorInfo("fixed", "float32", (3,)),
+)
+
+
+def profile(texts: int, longest: int) -> Profile:
+    """From one short text up to a rectangle."""
+    sides = [(1, 1), (max(1, texts // 2), max(1, longest // 2)), (texts, longest)]
+    return Profile(*({"input_ids": side, "steps": side[1:]} for side in sides))
+
+
+def batch_of(lengths: list[int]) -> Encodings:
+    return Encodings.from_lists([[5] * length for length in lengths])
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.sampled_from([1, 8]))
+def test_every_text_is_in_one_rectangle_that_an_engine_takes(lengths: list[int], multiple: int) -> None:
+    limits = [Limit(3, 40), Limit(5, 8)]  # the wide one first: their order is the manifest's
+    seen = []
+    for part in split(batch_of(lengths), limits, multiple):
+        widest = max(lengths[row] for row in part.rows)
+        assert len(part.rows) <= limits[part.profile].texts
+        assert widest + -widest % multiple <= limits[part.profile].longest
+        seen += part.rows.tolist()
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_what_fits_as_it_is_stays_in_its_order() -> None:
+    (part,) = split(batch_of([7, 2, 5]), [Limit(4, 8), Limit(4, 20)])
+    assert (part.profile, part.rows.tolist()) == (0, [0, 1, 2])
+
+
+def test_texts_of_like_length_come_together() -> None:
+    parts = split(batch_of([3, 20, 1, 2, 18, 4]), [Limit(2, 8), Limit(4, 20)])
+    assert [(part.profile, part.rows.tolist()) for part in parts] == [(0, [2, 3]), (0, [0, 5]), (1, [4, 1])]
+
+
+def test_a_text_longer_than_every_engine_is_refused() -> None:
+    with pytest.raises(InputError, match="a text of 21 tokens was given to an engine for at most 20"):
+        split(batch_of([3, 21]), [Limit(2, 8), Limit(4, 20)])
+
+
+def test_limits_are_those_of_the_manifest() -> None:
+    assert limits_of(variant_with(INPUTS, (profile(256, 128), profile(64, 512)))) == (Limit(256, 128), Limit(64, 512))
+
+
+def test_a_variant_without_profiles_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="no profiles, and TensorRT would build an engine for every shape"):
+        limits_of(variant_with(INPUTS, ()))
+
+
+def test_a_profile_must_say_every_free_size() -> None:
+    whole = profile(4, 8)
+    lacking = Profile(whole.min, whole.opt, {"input_ids": (4, 8)})
+    variant = variant_with(INPUTS, (lacking,))
+    with pytest.raises(ArtifactError, match="lacks the inputs steps"):
+        sides_of(variant, lacking)
+    torn = Profile(whole.min, whole.opt, {"input_ids": (4, 8), "steps": (9,)})
+    with pytest.raises(ArtifactError, match="does not say one size of texts and one of tokens"):
+        limits_of(variant_with(INPUTS, (torn,)))
+
+
+def test_options_have_the_providers_syntax() -> None:
+    """`input_id:32x1,attention_mask:32x1` is ONNX Runtime's own example, in `ParseProfileShapes`."""
+    assert shapes_text({"input_id": (32, 1), "attention_mask": (32, 1)}) == "input_id:32x1,attention_mask:32x1"
+    variant: Variant = variant_with(INPUTS, (profile(4, 8),))
+    options = tensorrt_build_options(1, sides_of(variant, variant.profiles[0]), Path("/c/p"), Path("/c/t"))
+    assert options == {
+        "device_id": "1",
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": "engines",
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": "/c/t",
+        "trt_dump_ep_context_model": "True",
+        "trt_ep_context_file_path": "/c/p/context.onnx",
+        "trt_ep_context_embed_mode": "0",
+        "trt_profile_min_shapes": "input_ids:1x1,steps:1",
+        "trt_profile_opt_shapes": "input_ids:2x4,steps:4",
+        "trt_profile_max_shapes": "input_ids:4x8,steps:8",
+    }
+
+
+def test_numpy_shapes_are_written_as_numbers() -> None:
+    assert shapes_text({"x": tuple(np.array([2, 3]))}) == "x:2x3"

@@ -1,0 +1,195 @@
+"""The benchmark: what it reports, its peers' processes, and what happens when one fails. No speed is asserted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fletcher.convert.export.export import export
+from fletcher.model_zoo.sources.progress import silent
+from fletcher.runtime import Encoder
+from fletcher.runtime.corpora import corpus
+from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.serve.bench.participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command
+from fletcher.serve.bench.results import BenchResult, Figures, plot, stages, table
+from fletcher.serve.bench.run import bench
+
+from ...convert.tiny import save_embedder
+
+TEXTS = ["a text", "another", "the third one is the longest of them", "b", "c d e"] * 8
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench") / "checkpoint"
+    return save_embedder(folder)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    path = tmp_path_factory.mktemp("bench") / "artifact"
+    export(str(checkpoint), path, progress=silent)
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(artifact: Path, checkpoint: Path) -> BenchResult:
+    """Fletcher, sentence-transformers, and a peer that fastembed cannot be: the checkpoint has no graph for it."""
+    return bench(
+        artifact,
+        TEXTS,
+        corpus="test",
+        options={"provider": "mlas", "workers": 2},
+        peers=["sentence-transformers", "fastembed"],
+        checkpoint=checkpoint,
+        rounds=2,
+        say=lambda text: None,
+    )
+
+
+def test_everybody_has_figures_or_a_problem(result: BenchResult) -> None:
+    assert [found.name for found in result.participants] == [FLETCHER, "sentence-transformers", "fastembed"]
+    ours, torch, failed = result.participants
+    assert failed.problem is not None and "has no model.onnx" in failed.problem
+    for found in (ours, torch):
+        assert found.problem is None
+        assert found.throughput_texts_per_s and found.peak_rss_mb and found.latency_p50_ms
+        assert found.latency_p50_ms <= (found.latency_p95_ms or 0) <= (found.latency_p99_ms or 0)
+    assert ours.ratio == ours.latency_ratio == 1
+    assert torch.ratio is not None and torch.ratio_lowest is not None and torch.ratio_lowest <= torch.ratio
+    assert torch.batch_size in (8, 16, 32, 64, 128) and ours.batch_size is None
+    assert "torch" in torch.versions and "MLAS, 2 workers" in ours.versions
+
+
+def test_vectors_are_compared_with_the_reference(result: BenchResult) -> None:
+    ours, torch, _ = result.participants
+    assert result.reference == torch.versions
+    assert ours.min_cosine == pytest.approx(1, abs=1e-6)
+    assert torch.min_cosine == pytest.approx(1, abs=1e-6)
+
+
+def test_stages_are_shares(result: BenchResult, artifact: Path) -> None:
+    ours = result.participants[0]
+    for share in (ours.padding_waste, ours.compute_share, ours.busy_share):
+        assert share is not None and 0 <= share <= 1
+    assert ours.tokenizing_share is not None and ours.tokenizing_share > 0
+    assert ours.output_share is not None and 0 < ours.output_share < 1
+    assert f"making the output {ours.output_share:.1%}" in stages(ours)
+    assert (ours.compute_share or 0) <= (ours.busy_share or 0) + 1e-6
+    with Encoder.load(artifact, provider="mlas") as encoder:
+        assert result.tokens == encoder.tokenize(TEXTS).num_tokens
+
+
+def test_json_has_the_promised_names(result: BenchResult) -> None:
+    import msgspec
+
+    told = json.loads(msgspec.json.encode(result))
+    for name in (
+        "throughput_texts_per_s",
+        "tokens_per_s",
+        "latency_p50_ms",
+        "latency_p99_ms",
+        "padding_waste",
+        "peak_rss_mb",
+    ):
+        assert told[name] == told["participants"][0][name]
+    shown = table(result)
+    assert [row[0] for row in shown.rows] == [FLETCHER, "sentence-transformers", "fastembed"]
+    row = dict(zip(shown.columns, shown.rows[0], strict=True))
+    assert row["p95 ms"] == f"{told['participants'][0]['latency_p95_ms']:.2f}"
+    assert row["tokens/s"] == f"{told['tokens_per_s']:,.0f}"
+
+
+def test_a_plot_is_a_picture(result: BenchResult, tmp_path: Path) -> None:
+    plot(result, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    plot(result, tmp_path / "a.svg")
+    assert "sentence-transformers" in (tmp_path / "a.svg").read_text() or b"<svg" in (tmp_path / "a.svg").read_bytes()
+    with pytest.raises(InputError, match=r"name it \.png or \.svg"):
+        plot(result, tmp_path / "a.txt")
+
+
+def test_fletcher_alone_is_compared_with_its_canary(artifact: Path) -> None:
+    found = bench(artifact, TEXTS, corpus="test", options={"provider": "mlas"}, rounds=1, say=lambda text: None)
+    assert found.reference.startswith("the canary's")
+    assert found.participants[0].min_cosine == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("peer", "folder", "message"),
+    [("nobody", Path(), "there is no peer 'nobody'"), ("fastembed", None, "name its folder with --checkpoint")],
+)
+def test_peers_that_cannot_be_are_refused(peer: str, folder: Path | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        peer_command(peer, folder)
+
+
+def test_no_text_is_refused(artifact: Path) -> None:
+    with pytest.raises(InputError, match="no text to measure"):
+        bench(artifact, [], corpus="none", options={}, say=lambda text: None)
+
+
+def test_fletchers_own_failure_is_an_error(artifact: Path) -> None:
+    with pytest.raises(ProviderError, match="fletcher: InputError: workers is 0"):
+        bench(artifact, TEXTS, corpus="test", options={"workers": 0}, say=lambda text: None)
+
+
+CHILD = """
+import json, sys, time
+print(json.dumps({"versions": "fake"}), flush=True)
+for line in sys.stdin:
+    if json.loads(line)["do"] == "die":
+        sys.exit(7)
+    if json.loads(line)["do"] == "hang":
+        time.sleep(60)
+    print(json.dumps({"done": True}), flush=True)
+"""
+
+
+@pytest.fixture
+def child() -> Iterator[Participant]:
+    with Participant("fake", [sys.executable, "-c", CHILD]) as started:
+        yield started
+
+
+def test_a_child_that_dies_is_told(child: Participant) -> None:
+    assert child.ask(do="work") == {"done": True}
+    with pytest.raises(ChildError, match="ended with 7 before it answered"):
+        child.ask(do="die")
+
+
+def test_a_child_that_hangs_is_ended(child: Participant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fletcher.serve.bench.participants.ANSWER_SECONDS", 0.2)
+    with pytest.raises(ChildError, match="gave no answer in 0 s, and was ended"):
+        child.ask(do="hang")
+    assert child._process.wait(10) != 0
+
+
+def test_a_program_that_is_not_there_is_told() -> None:
+    with pytest.raises(ChildError, match="cannot be started"):
+        Participant("none", ["/no/such/python"])
+
+
+def test_vectors_come_whole_over_the_pipe(artifact: Path) -> None:
+    command = fletcher_command(artifact, {"provider": "mlas"})
+    with Participant(FLETCHER, command) as ours, Encoder.load(artifact, provider="mlas") as encoder:
+        np.testing.assert_allclose(ours.vectors(TEXTS), encoder.embed(TEXTS).vectors, rtol=0, atol=1e-6)
+
+
+def test_corpora_are_different_texts_in_a_fixed_order() -> None:
+    for name, low, high in (("docstrings", 20, 80), ("sentences", 6, 14)):
+        texts = corpus(name, 3000)  # type: ignore[arg-type]
+        assert len(set(texts)) == 3000
+        words: Any = np.array([len(text.split()) for text in texts])
+        assert low / 2 < words.mean() < high
+    assert texts == corpus("sentences", 3000)
+
+
+def test_figures_without_a_round_say_so() -> None:
+    assert Figures(name="x", problem="gone").throughput_texts_per_s is None

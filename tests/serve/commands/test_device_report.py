@@ -1,0 +1,131 @@
+"""`fletcher-serve devices`: what it tells of the machine, its providers and an artefact, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.commandline.console import run
+from fletcher.runtime.machine.gpus import Gpu, GpuSystem
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.tokenizing import nanotoken as fast_tokenizer
+from fletcher.runtime.tuning import bench as layout_bench
+from fletcher.runtime.tuning import choice as choices_module
+from fletcher.runtime.tuning.choice import recall
+from fletcher.serve.commands import device_report as devices
+from fletcher.serve.commands.cli import app
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of its own, few rounds, and the hook that `run` sets for a process that it has to itself."""
+    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path / "cache")
+    for name in ("ROUNDS", "MOST_BATCHES"):
+        monkeypatch.setattr(layout_bench, name, 1)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        run(app, ["devices", *args])
+    told = capsys.readouterr()
+    assert caught.value.code == 0, told.err
+    return told.out
+
+
+def test_the_machine_and_its_providers(capsys: pytest.CaptureFixture[str]) -> None:
+    told = call(capsys)
+    machine = this_machine()
+    assert machine.processor in told
+    assert f"{len(machine.processors)} processors" in told
+    assert {"mlas ready", "openvino ready"} <= {" ".join(line.split()) for line in told.splitlines()}
+    found = json.loads(call(capsys, "--json"))
+    assert found["processor"] == machine.processor
+    assert found["memory"] == machine.memory
+    assert [provider["name"] for provider in found["providers"]] == [
+        *("mlas", "openvino", "openvino-bf16"),
+        *("cuda", "tensorrt", "tensorrt-rtx"),
+    ]
+    assert (found["measurements"], found["choice"]) == ([], None)
+
+
+def test_gpus_are_told_with_their_driver(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(0, "NVIDIA H100 80GB HBM3", 80 << 30, (9, 0), "0000:0b:00.0")
+    monkeypatch.setattr(devices, "this_gpus", lambda: GpuSystem((gpu,), "580.159.04", (13, 0)))
+    told = " ".join(call(capsys).split())
+    assert "cuda:0 NVIDIA H100 80GB HBM3, 80 GiB, compute capability 9.0, driver 580.159.04" in told
+    found = json.loads(call(capsys, "--json"))
+    assert found["gpus"] == [
+        {"device": "cuda:0", "name": "NVIDIA H100 80GB HBM3", "memory": 80 << 30, "capability": "9.0"}
+    ]
+
+
+def test_what_is_missing_is_told_with_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    monkeypatch.setattr(fast_tokenizer, "fast_version", lambda: None)
+    told = call(capsys)
+    assert "openvino is not installed: pip install 'longbow-fletcher[openvino]'" in told
+    assert "nanotoken is not installed: pip install 'longbow-fletcher[fast-tokenizer]'" in told
+
+
+def test_packages_of_another_version_are_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = {"openvino": "2024.6.0", "nanotoken": "0.2.1"}
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: versions.get(name) or real(name))
+    told = call(capsys)
+    assert "openvino 2024.6.0 is too old, 2026.4 is needed: pip install --upgrade 'longbow-fletcher[openvino]'" in told
+    assert "nanotoken 0.2.1 is not the version that was compared with tokenizers: install nanotoken 0.1" in told
+
+
+def test_an_artefact_is_measured_and_the_choice_is_remembered(
+    capsys: pytest.CaptureFixture[str], tiny_model: Path
+) -> None:
+    found = json.loads(call(capsys, str(tiny_model), "--seconds", "60", "--json"))
+    measured = [one for one in found["measurements"] if one["problem"] is None]
+    assert {"mlas", "openvino"} <= {one["layout"]["provider"] for one in measured}
+    assert found["choice"]["layout"] in [one["layout"] for one in measured]
+    assert "tokens/s at a cosine of" in found["choice"]["reason"]
+    artifact = Artifact.open(tiny_model)
+    remembered = recall(this_machine().key, artifact.digest, "cpu-fp32")
+    assert remembered is not None
+    assert len(remembered) == len(found["measurements"])
+
+
+def test_a_table_for_people(capsys: pytest.CaptureFixture[str], tiny_model: Path) -> None:
+    told = call(capsys, str(tiny_model), "--seconds", "60")
+    heading = next(line for line in told.splitlines() if line.startswith("provider "))
+    assert heading.split() == ["provider", "workers", "budget", "ms", "tokens/s", "relative", "cosine", "max", "abs"]
+    assert any(
+        line.startswith("mlas ") and f"{len(this_machine().processors)} x 1" in line for line in told.splitlines()
+    )
+    assert sum(line.endswith(" auto") for line in told.splitlines()) == 1
+    assert told.splitlines()[-1].startswith("auto takes ")
+
+
+def test_some_providers_are_measured_and_nothing_is_remembered(tiny_model: Path) -> None:
+    found = devices.measure_artifact(tiny_model, variant=None, seconds=60, min_cosine=None, providers=["openvino"])
+    assert {one.layout.provider for one in found.measurements} == {"openvino"}
+    assert found.choice is not None and found.choice.layout.provider == "openvino"
+    assert recall(this_machine().key, Artifact.open(tiny_model).digest, "cpu-fp32") is None
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artefact of a random BERT: read it, never write it."""
+    from fletcher.convert.export.export import export
+    from fletcher.model_zoo.sources.progress import silent
+
+    from ...convert.tiny import save_embedder
+
+    folder = tmp_path_factory.mktemp("tiny")
+    export(str(save_embedder(folder / "checkpoint")), folder / "artifact", progress=silent)
+    return folder / "artifact"

@@ -1,0 +1,186 @@
+"""Each bad input, with its status and an error in the shape of the API that was asked."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pytest
+
+from fletcher.serve.http.call import Limits
+from fletcher.serve.server import Server
+
+from ...fake_encoder import FakeEncoder
+
+BOMB = gzip.compress(b" " * (4 << 20))
+MAX_ITEMS, MAX_BODY, BODY_SECONDS = 4, 20_000, 0.3
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    limits = Limits(body_bytes=MAX_BODY, body_seconds=BODY_SECONDS, items=MAX_ITEMS)
+    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None, limits=limits, drain_seconds=5) as running:
+        yield running
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=str(server.addresses.http), timeout=10) as client:
+        yield client
+
+
+def openai(body: Any) -> str:
+    """OpenAI's error object: `{"error": {"message", "type", "param", "code"}}`."""
+    assert body.keys() == {"error"} and body["error"].keys() == {"message", "type", "param", "code"}
+    return str(body["error"]["message"])
+
+
+def tei(body: Any) -> str:
+    """TEI's: `{"error", "error_type"}` (router/src/http/types.rs)."""
+    assert body.keys() == {"error", "error_type"}
+    assert body["error_type"] in {"Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"}
+    return str(body["error"])
+
+
+def cohere(body: Any) -> str:
+    """Cohere's: `{"message", "id"}`."""
+    assert body.keys() == {"message", "id"}
+    return str(body["message"])
+
+
+#: By route: the shape of its errors, a good body, the field of its texts, and the status of what TEI calls invalid.
+ROUTES: dict[str, tuple[Callable[[Any], str], dict[str, Any], str, int]] = {
+    "/v1/embeddings": (openai, {"model": "fake-model", "input": ["ab"]}, "input", 400),
+    "/embed": (tei, {"inputs": ["ab"]}, "inputs", 422),
+    "/tokenize": (tei, {"inputs": ["ab"]}, "inputs", 422),
+    "/v2/embed": (cohere, {"model": "fake", "input_type": "search_query", "texts": ["ab"]}, "texts", 400),
+}
+routes = pytest.mark.parametrize("route", ROUTES)
+
+
+def refused(route: str, answer: httpx.Response, status: int, words: str) -> None:
+    """The answer is that status, in the route's own shape, and says why."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["x-request-id"]
+    assert words in ROUTES[route][0](answer.json())
+
+
+@routes
+def test_good_bodies_are_good(http: httpx.Client, route: str) -> None:
+    assert http.post(route, json=ROUTES[route][1]).status_code == 200
+
+
+@routes
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b"nan"])
+def test_not_json(http: httpx.Client, route: str, body: bytes) -> None:
+    answer = http.post(route, content=body)
+    # What is no JSON names no field: TEI itself answers so with 400.
+    refused(route, answer, 400, "not valid JSON")
+
+
+@routes
+@pytest.mark.parametrize("body", [b"[]", b'"ab"', b"[" * 5000, b"null"])
+def test_json_that_is_no_object(http: httpx.Client, route: str, body: bytes) -> None:
+    refused(route, http.post(route, content=body), 400, "the body: Expected `object`")
+
+
+@routes
+@pytest.mark.parametrize("value", [1, None, {}, [1.5], ["a", 1], [["a"]], True])
+def test_wrong_types(http: httpx.Client, route: str, value: Any) -> None:
+    _, body, field, status = ROUTES[route]
+    refused(route, http.post(route, json=body | {field: value}), status, field)
+
+
+@routes
+def test_too_many_items(http: httpx.Client, route: str) -> None:
+    _, body, field, _ = ROUTES[route]
+    answer = http.post(route, json=body | {field: ["ab"] * (MAX_ITEMS + 1)})
+    refused(route, answer, 413 if ROUTES[route][0] is tei else 400, f"{MAX_ITEMS + 1}")
+
+
+@routes
+def test_no_items(http: httpx.Client, route: str) -> None:
+    _, body, field, _ = ROUTES[route]
+    refused(route, http.post(route, json=body | {field: []}), 400, field)
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route != "/tokenize"])  # which never cuts
+def test_too_long(http: httpx.Client, route: str) -> None:
+    shape, body, field, _ = ROUTES[route]
+    refuse: dict[Any, dict[str, Any]] = {
+        openai: {"overflow": "refuse"},
+        tei: {"truncate": False},
+        cohere: {"truncate": "NONE"},
+    }
+    answer = http.post(route, json=body | {field: ["ab", "a" * 100]} | refuse[shape])
+    refused(route, answer, 413 if shape is tei else 400, "takes 16")
+
+
+@routes
+def test_unknown_model(http: httpx.Client, route: str) -> None:
+    refused(route, http.post(route, json=ROUTES[route][1] | {"model": "gpt"}), 404, "'gpt' is not served here")
+
+
+@routes
+def test_unknown_field(http: httpx.Client, route: str) -> None:
+    _, body, _, status = ROUTES[route]
+    refused(route, http.post(route, json=body | {"colour": "blue"}), status, "colour")
+
+
+@routes
+def test_gzip_that_is_none_and_bombs(http: httpx.Client, route: str) -> None:
+    coded = {"content-encoding": "gzip"}
+    refused(route, http.post(route, content=b"{}", headers=coded), 400, "not the gzip")
+    refused(route, http.post(route, content=BOMB, headers=coded), 413, "when decompressed")
+    refused(route, http.post(route, content=b"{}", headers={"content-encoding": "br"}), 415, "'br'")
+
+
+@routes
+def test_bodies_that_are_too_large(http: httpx.Client, route: str) -> None:
+    refused(route, http.post(route, content=b" " * (MAX_BODY + 1)), 413, f"the limit is {MAX_BODY}")
+    chunked = http.post(route, content=iter([b" " * MAX_BODY, b" "]))
+    refused(route, chunked, 413, f"more than {MAX_BODY} bytes")
+
+
+@routes
+def test_slow_bodies(server: Server, route: str) -> None:
+    port = int(str(server.addresses.http).rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as slow:
+        slow.sendall(f"POST {route} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{{".encode())
+        received = b""
+        while b"}" not in received:
+            part = slow.recv(65536)
+            assert part, received
+            received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert "was not there after 0.3 s" in ROUTES[route][0](json.loads(body))
+
+
+@pytest.mark.parametrize("value", ["base65", "hex", 1, None])
+def test_encodings_that_there_are_not(http: httpx.Client, value: Any) -> None:
+    body = ROUTES["/v1/embeddings"][1] | {"encoding_format": value}
+    refused("/v1/embeddings", http.post("/v1/embeddings", json=body), 400, "encoding_format")
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        ("/encode", b""),
+        ("/encode", b"\xff"),
+        ("/encode", b"\xa1\x61a\x01"),  # a map
+        ("/encode", b"\x81\x01"),  # an array of a number
+        ("/encode/arrow", b"no stream"),
+        ("/encode/arrow", pa.schema({"page": pa.int64()}).serialize().to_pybytes()),
+    ],
+)
+def test_the_earlier_fletchers_bodies(http: httpx.Client, route: str, body: bytes) -> None:
+    answer = http.post(route, content=body)
+    assert answer.status_code == 400, answer.text
+    assert openai(answer.json())

@@ -1,0 +1,98 @@
+"""Cohere's route, asked by Cohere's own client."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+
+import cohere
+import httpx
+import msgspec
+import numpy as np
+import pytest
+from cohere.core.api_error import ApiError
+
+from fletcher.serve.http.errors import CohereError
+from fletcher.serve.server import Server
+
+from ...fake_encoder import DIMENSION, FakeEncoder, expected
+
+
+@pytest.fixture(scope="module")
+def http_url() -> Iterator[str]:
+    """One server for all of this file's requests."""
+    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+        yield str(server.addresses.http)
+
+
+@pytest.fixture
+def client(http_url: str) -> Iterator[cohere.ClientV2]:
+    with httpx.Client(timeout=10) as http:
+        yield cohere.ClientV2(api_key="unused", base_url=http_url, httpx_client=http)
+
+
+def test_every_type_of_vector(client: cohere.ClientV2) -> None:
+    kinds = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
+    answer = client.embed(model="fake-model", input_type="search_query", texts=["ab"], embedding_types=kinds)
+    vector = expected("ab", "query: ")
+    found = answer.embeddings
+    assert found.float_ == [vector.tolist()]
+    codes = np.rint(vector / (np.abs(vector).max() / 127)).astype(int)
+    bits = np.packbits(vector > 0).astype(int)
+    assert found.int8 == [codes.tolist()]
+    assert found.uint8 == [(codes + 128).tolist()]
+    assert found.ubinary == [bits.tolist()]
+    assert found.binary == [(bits - 128).tolist()]
+    assert found.base64 is not None
+    assert np.frombuffer(base64.b64decode(found.base64[0]), "<f4").tolist() == vector.tolist()
+    assert answer.texts == ["ab"]
+    assert answer.meta is not None
+    assert answer.meta.billed_units is not None
+    assert answer.meta.billed_units.input_tokens == 11
+
+
+def test_what_was_cut_and_shorter_vectors(client: cohere.ClientV2) -> None:
+    answer = client.embed(
+        model="fake", input_type="search_document", texts=["x" * 20], output_dimension=4, embedding_types=["float"]
+    )
+    assert answer.embeddings.float_ == [expected("x" * 20)[:4].tolist()]
+    assert answer.meta is not None
+    assert answer.meta.model_extra == {"tokens_seen": [16], "tokens_dropped": [6]}
+
+
+def test_inputs_in_parts(client: cohere.ClientV2) -> None:
+    parts = [{"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    answer = client.embed(model="fake", input_type="search_document", inputs=parts, embedding_types=["float"])  # type: ignore[arg-type]
+    assert answer.embeddings.float_ == [expected("ab").tolist()]
+    assert len(answer.embeddings.float_[0]) == DIMENSION
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"no", 400),
+        ({"model": "fake", "input_type": "search_query"}, 400),
+        ({"model": "fake", "input_type": "search_query", "texts": []}, 400),
+        ({"model": "fake", "input_type": "search_query", "texts": ["a"] * 97}, 400),
+        ({"model": "fake", "input_type": "image", "texts": ["a"]}, 400),
+        ({"model": "fake", "input_type": "search_query", "texts": ["a"], "max_tokens": 4}, 400),
+        ({"model": "fake", "input_type": "search_query", "texts": ["a"], "frobnicate": 4}, 400),
+        ({"model": "other", "input_type": "search_query", "texts": ["a"]}, 404),
+        ({"model": "fake", "input_type": "search_query", "texts": ["x" * 20], "output_dimension": 5}, 400),
+    ],
+)
+def test_errors_have_coheres_shape(http_url: str, body: object, status: int) -> None:
+    content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    response = httpx.post(f"{http_url}/v2/embed", content=content)
+    assert response.status_code == status
+    error = msgspec.json.decode(response.content, type=CohereError)
+    assert error.message
+    assert error.id == response.headers["x-request-id"]
+
+
+def test_the_client_raises_its_own_classes(client: cohere.ClientV2) -> None:
+    with pytest.raises(cohere.NotFoundError):
+        client.embed(model="other", input_type="search_query", texts=["a"])
+    with pytest.raises(ApiError) as caught:
+        client.embed(model="fake", input_type="poem", texts=["a"])
+    assert caught.value.status_code == 400

@@ -1,0 +1,116 @@
+"""Rerankers, SPLADE, ColBERT and token states over HTTP, against sentence-transformers and HuggingFace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import transformers
+from sentence_transformers import CrossEncoder, MultiVectorEncoder
+
+from fletcher.serve.models.spec import ModelSpec
+from fletcher.serve.server import Server
+
+from ....convert.heads import test_classification, test_colbert, test_splade
+from ....convert.heads.tiny import DOCUMENTS, QUERY, VOCABULARY, convert
+
+
+@contextmanager
+def serving(*paths: Path) -> Iterator[httpx.Client]:
+    specs = [ModelSpec(path=str(path), name=path.name, provider="mlas", workers=1, cache="0") for path in paths]
+    with (
+        Server(specs, http="127.0.0.1:0", flight=None, drain_seconds=10) as server,
+        httpx.Client(base_url=str(server.addresses.http), timeout=30) as client,
+    ):
+        yield client
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tmp_path_factory.mktemp("heads")
+
+
+def test_a_reranker(folder: Path) -> None:
+    checkpoint = test_classification.make(folder / "reranker")
+    logits = CrossEncoder(str(checkpoint), device="cpu", activation_fn=torch.nn.Identity()).predict(
+        [(QUERY, text) for text in DOCUMENTS], batch_size=1
+    )
+    body = {"query": QUERY, "texts": DOCUMENTS}
+    with serving(convert(checkpoint).path) as http:
+        response = http.post("/rerank", json=body)
+        ranks = response.json()
+        raw = http.post("/rerank", json=body | {"raw_scores": True, "return_text": True}).json()
+        refused = http.post("/rerank", json=body | {"truncate": False})
+        wrong = http.post("/v1/embeddings", json={"model": "reranker.artifact", "input": "a"})
+        info = http.get("/info").json()
+    order = np.argsort(-logits, kind="stable").tolist()
+    assert [rank["index"] for rank in ranks] == order
+    np.testing.assert_allclose([rank["score"] for rank in ranks], 1 / (1 + np.exp(-logits[order])), atol=1e-5)
+    np.testing.assert_allclose([rank["score"] for rank in raw], logits[order], atol=1e-4)
+    assert [rank["text"] for rank in raw] == [DOCUMENTS[index] for index in order]
+    assert int(response.headers["x-tokens-dropped"].split(",")[4]) > 0
+    assert refused.status_code == 413
+    assert wrong.status_code == 400
+    assert "scores" in wrong.json()["error"]["message"]
+    assert info["model_type"] == {"reranker": {}}
+
+
+def test_weights_of_tokens(folder: Path) -> None:
+    checkpoint = test_splade.make(folder / "splade")
+    artifact = convert(checkpoint, "splade").path
+    reference = test_splade.expected(checkpoint)
+    with serving(artifact) as http:
+        response = http.post("/embed_sparse", json={"inputs": DOCUMENTS})
+        assert http.post("/embed_all", json={"inputs": "a"}).status_code == 404
+    found = np.zeros((len(DOCUMENTS), VOCABULARY))
+    for row, values in zip(found, response.json(), strict=True):
+        for value in values:
+            row[value["index"]] = value["value"]
+    np.testing.assert_allclose(found, reference, atol=1e-5)
+    assert int(response.headers["x-tokens-dropped"].split(",")[4]) > 0
+
+
+def test_colbert_beside_a_reranker(folder: Path) -> None:
+    """Two models that give different things: each route finds its own without a name."""
+    colbert = test_colbert.make(folder / "colbert")
+    reranker = test_classification.make(folder / "second")
+    model = MultiVectorEncoder(str(colbert), device="cpu")
+    texts = list(DOCUMENTS)
+    wanted = [model.encode_document([text])[0].numpy() for text in texts]
+    queries = [model.encode_query([QUERY])[0].numpy()]
+    with serving(convert(reranker).path, convert(colbert).path) as http:
+        documents = http.post("/embed_all", json={"inputs": texts, "input_type": "document"}).json()
+        (query,) = http.post("/embed_all", json={"inputs": QUERY, "prompt_name": "query", "detail": True}).json()
+        ranked = http.post("/rerank", json={"query": QUERY, "texts": texts})
+    for found, rows in zip(documents, wanted, strict=True):
+        np.testing.assert_allclose(np.array(found), rows, atol=1e-5)
+    np.testing.assert_allclose(np.array(query["embeddings"]), queries[0], atol=1e-5)
+    assert query["tokens_dropped"] == 0
+    assert ranked.status_code == 200
+
+
+def test_states_of_tokens_are_huggingfaces(minilm_artifact: Path, minilm_checkpoint: Path) -> None:
+    texts = ["A man is eating food.", "The girl is carrying a baby, and the sun shines."]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(minilm_checkpoint))
+    model = transformers.AutoModel.from_pretrained(str(minilm_checkpoint)).eval()
+    with serving(minilm_artifact) as http:
+        found = http.post("/embed_all", json={"inputs": texts}).json()
+        tokens = http.post("/tokenize", json={"inputs": texts}).json()
+        bare = http.post("/tokenize", json={"inputs": texts, "add_special_tokens": False}).json()
+    for text, states, row, plain in zip(texts, found, tokens, bare, strict=True):
+        encoded = tokenizer(text, return_tensors="pt", return_offsets_mapping=True)
+        offsets = encoded.pop("offset_mapping")[0].tolist()
+        with torch.no_grad():
+            reference = model(**encoded).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(np.array(states), reference, atol=1e-5)
+        ids = encoded["input_ids"][0].tolist()
+        assert [token["id"] for token in row] == ids
+        assert [token["id"] for token in plain] == ids[1:-1]
+        assert [[token["start"], token["stop"]] for token in plain] == offsets[1:-1]
+        assert [token["special"] for token in row] == [True, *[False] * (len(ids) - 2), True]

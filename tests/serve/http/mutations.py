@@ -1,0 +1,174 @@
+"""Messages that are almost right: what fuzzing sends over HTTP and Flight, and what no answer to it may hold."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from ..flight.raw_flight import data, descriptor, field, messages
+
+__all__ = ["LEAK", "FlightMessage", "mutate", "mutate_bytes", "mutate_flight"]
+
+HTTP_BODY = json.dumps({"model": "fake-model", "input": "ab"}).encode()
+
+HTTP_SEEDS = [
+    b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    % len(HTTP_BODY)
+    + HTTP_BODY,
+    b'POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 16\r\n\r\n{"inputs": "ab"}',
+    b'POST /rerank HTTP/1.1\r\nhost: x\r\ncontent-length: 31\r\n\r\n{"query": "a", "texts": ["b"]} ',
+    b'POST /tokenize HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n10\r\n{"inputs": "ab"}\r\n0\r\n\r\n',
+    b"POST /v2/embed HTTP/1.1\r\nhost: x\r\ncontent-length: 67\r\n\r\n"
+    b'{"model": "fake", "input_type": "search_query", "texts": ["a text"]}',
+    b"POST /encode?dtype=int8 HTTP/1.1\r\nhost: x\r\ncontent-length: 4\r\n\r\n\x81bab",
+    b"POST /encode/arrow HTTP/1.1\r\nhost: x\r\ncontent-length: 8\r\n\r\n\xff\xff\xff\xff\x10\0\0\0",
+    b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
+    % len(gzip.compress(HTTP_BODY))
+    + gzip.compress(HTTP_BODY),
+    b"GET /v1/models/fake HTTP/1.1\r\nhost: x\r\nx-request-id: a\r\n\r\n",
+    b"GET /info HTTP/1.1\r\nhost: x\r\n\r\n",
+    b'POST /admin/models HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 13\r\n\r\n{"path": "/"}',
+]
+PIECES = [
+    b"",
+    b"\0",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"\xff",
+    b'"',
+    b"{",
+    b"[",
+    b"null",
+    b"1e999",
+    b"-1",
+    b"\\ud800",
+    b"a" * 3000,
+    b"%00",
+    b"..",
+]
+#: What no answer may hold: traces, paths of ours, classes of Python's.
+LEAK = re.compile(rb"Traceback|\.py\b|site-packages|/work/|/home/|object at 0x|Error\(")
+
+
+def mutate_bytes(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """One of the seeds with one to four changes: something put in, cut out, changed, or the end of another one."""
+    message = bytearray(chance.choice(seeds))
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(message) + 1)
+        kind = chance.randrange(4)
+        if kind == 0:
+            message[place:place] = chance.choice(PIECES)
+        elif kind == 1:
+            del message[place : place + chance.randint(1, 8)]
+        elif kind == 2 and place < len(message):
+            message[place] = chance.randrange(256)
+        else:
+            other = chance.choice(seeds)
+            message[place:] = other[chance.randrange(len(other)) :]
+    return bytes(message)
+
+
+def mutate(chance: random.Random) -> bytes:
+    """An HTTP request that is almost right."""
+    return mutate_bytes(chance, HTTP_SEEDS)
+
+
+@dataclass(frozen=True)
+class FlightMessage:
+    """A call of Flight.
+
+    Attributes:
+        method: of the service.
+        parts: what is sent; one message, where the method takes no stream.
+    """
+
+    method: str
+    parts: list[bytes]
+
+    @property
+    def streams(self) -> bool:
+        """Whether the method takes a stream."""
+        return self.method in ("DoExchange", "DoPut")
+
+
+TEXTS = [
+    pa.record_batch({"text": ["a text", "another"], "page": pa.array([1, 2], pa.int32())}),
+    pa.record_batch({"text": pa.array(["ab", "cd", "ab"]).dictionary_encode()}),
+    pa.record_batch({"text": pa.array(["a view", "x" * 40], pa.string_view())}),
+    pa.record_batch({"text": pa.array(["ab"], pa.large_string()), "more": pa.array([[1, 2]], pa.list_(pa.int8()))}),
+]
+COMMANDS = [
+    b'{"column": "text", "dimensions": 4, "dtype": "int8", "model": "fake"}',
+    b'{"input_type": "query", "compression": "lz4", "overflow": "truncate_left", "normalize": true}',
+]
+PATHS = [b"embed", b"longbow/docs", b"longbow"]
+OPTIONS = [b'{"column": "text"}', b'{"normalize": true, "dtype": "ubinary"}']
+TICKETS = [b'{"texts": ["ab", "cd"]}', b'{"texts": ["ab"], "dtype": "float16", "column": "words"}']
+ACTIONS = [b"info/", b"health/", b"stats/", b'load/{"path": "/"}', b"unload/none"]
+
+
+def _maybe(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
+    """One of the seeds, as it is or changed."""
+    return mutate_bytes(chance, seeds) if chance.random() < 0.5 else chance.choice(seeds)
+
+
+def _described(chance: random.Random) -> bytes:
+    """A descriptor, whose contents are often wrong, and whose frame is sometimes."""
+    if chance.random() < 0.5:
+        made = descriptor(command=_maybe(chance, COMMANDS))
+    else:
+        made = descriptor(path=_maybe(chance, PATHS).split(b"/"))
+    return _framed(chance, made)
+
+
+def _framed(chance: random.Random, message: bytes) -> bytes:
+    """A protocol buffer, sometimes broken."""
+    return mutate_bytes(chance, [message]) if message and chance.random() < 0.1 else message
+
+
+def _damage(chance: random.Random, message: bytes) -> bytes:
+    """Mostly single bytes, so that what is checked deep inside is reached, too."""
+    if chance.random() < 0.3:
+        return mutate_bytes(chance, [message])
+    made = bytearray(message)
+    for _ in range(chance.randint(1, 3)):
+        made[chance.randrange(len(made))] = chance.choice([0, 1, 2, 127, 128, 255, chance.randrange(256)])
+    return bytes(made)
+
+
+def mutate_flight(chance: random.Random) -> FlightMessage:
+    """A call that is almost right: its options, its ticket, or the messages of its stream, some of them broken."""
+    kind = chance.randrange(10)
+    if kind < 2:
+        return FlightMessage(chance.choice(["GetFlightInfo", "GetSchema"]), [_described(chance)])
+    if kind < 4:
+        return FlightMessage("DoGet", [_framed(chance, field(1, _maybe(chance, TICKETS)))])
+    if kind < 5:
+        name, _, body = _maybe(chance, ACTIONS).partition(b"/")
+        return FlightMessage("DoAction", [_framed(chance, field(1, name) + field(2, body))])
+    batch = chance.choice(TEXTS)
+    parts = [*messages(batch.schema, [batch] * chance.randint(1, 3))]
+    if chance.random() < 0.2:
+        other = chance.choice(TEXTS)
+        parts += messages(other.schema, [other])
+    described = _described(chance)
+    broken = chance.randrange(-1, len(parts))
+    made = []
+    for index, (header, body) in enumerate(parts):
+        if index == broken and (not body or chance.random() < 0.5):
+            header = _damage(chance, header)
+        elif index == broken:
+            body = _damage(chance, body)
+        options = _maybe(chance, OPTIONS) if index == 1 and chance.random() < 0.3 else b""
+        made.append(data(header, body, metadata=options, described=b"" if index else described))
+    if chance.random() < 0.3:
+        chance.shuffle(made)
+    if chance.random() < 0.1:
+        made[-1] = mutate_bytes(chance, [made[-1]])
+    return FlightMessage(chance.choice(["DoExchange", "DoExchange", "DoExchange", "DoPut"]), made)

@@ -1,0 +1,233 @@
+"""Bad bodies and bad connections over real sockets: bombs, slow bodies, half-closed connections; and mutated messages."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import json
+import random
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from fletcher.serve.http.call import Limits
+from fletcher.serve.server import Server
+
+from ..fake_encoder import FakeEncoder, expected
+from .mutations import LEAK, mutate
+
+SECONDS = 10.0
+BODY = json.dumps({"model": "fake-model", "input": "ab"}).encode()
+
+
+@pytest.fixture(scope="module")
+def fake_encoder() -> FakeEncoder:
+    return FakeEncoder()
+
+
+@pytest.fixture(scope="module")
+def server(fake_encoder: FakeEncoder) -> Iterator[Server]:
+    limits = Limits(body_bytes=1 << 20, body_seconds=0.4)
+    with Server(fake_encoder, http="127.0.0.1:0", flight=None, limits=limits, drain_seconds=5) as running:
+        yield running
+        fake_encoder.gate.set()
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS) as client:
+        yield client
+
+
+def connect(server: Server) -> socket.socket:
+    made = socket.create_connection(("127.0.0.1", port_of(server)))
+    made.settimeout(SECONDS)
+    return made
+
+
+def port_of(server: Server) -> int:
+    return int(str(server.addresses.http).rpartition(":")[2])
+
+
+def post(http: httpx.Client, body: bytes, **headers: str) -> httpx.Response:
+    return http.post(
+        "/v1/embeddings", content=body, headers={name.replace("_", "-"): headers[name] for name in headers}
+    )
+
+
+def test_gzip_bodies_are_read(http: httpx.Client) -> None:
+    answer = post(http, gzip.compress(BODY), content_encoding="gzip")
+    assert answer.json()["data"][0]["embedding"] == expected("ab").tolist()
+    large = json.dumps({"model": "fake-model", "input": [f"{index} " + "ab" * 200 for index in range(2000)]}).encode()
+    assert post(http, gzip.compress(large), content_encoding="gzip").status_code == 200
+
+
+def test_a_gzip_bomb_never_unfolds(http: httpx.Client, server: Server) -> None:
+    bomb = gzip.compress(b" " * (300 << 20))
+    assert len(bomb) < 1 << 20
+    started = time.monotonic()
+    answer = post(http, bomb, content_encoding="gzip")
+    assert answer.status_code == 413
+    assert answer.json()["error"]["code"] == "request_too_large"
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("body", "coding", "status"),
+    [
+        (BODY, "gzip", 400),
+        (gzip.compress(BODY)[:-4], "gzip", 400),
+        (gzip.compress(BODY) + b"more", "gzip", 400),
+        (BODY, "br", 415),
+        (BODY, "gzip, gzip", 415),
+    ],
+)
+def test_codings_that_are_not_what_they_say(http: httpx.Client, body: bytes, coding: str, status: int) -> None:
+    answer = post(http, body, content_encoding=coding)
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]
+
+
+def test_a_slow_body_is_408_and_others_are_served_meanwhile(http: httpx.Client, server: Server) -> None:
+    with connect(server) as slow:
+        slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n{")
+        assert post(http, BODY).status_code == 200
+        received = slow.recv(65536)
+    assert b" 408 " in received.split(b"\r\n", 1)[0]
+    assert b"request_timeout" in received
+
+
+def test_slow_headers_are_hung_up_on(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fletcher.serve.http.server.HEADER_SECONDS", 0.3)
+    with connect(server) as slow:
+        slow.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost:")
+        assert slow.recv(65536) == b""
+
+
+def test_a_connection_that_ended_is_forgotten_at_once(server: Server) -> None:
+    def open_ones() -> int:
+        gc.collect()
+        # Not isinstance, which asks lazy modules of other tests for their class.
+        return sum(issubclass(type(found), HttpToolsProtocol) for found in gc.get_objects())
+
+    before = open_ones()
+    for _ in range(50):
+        connect(server).close()
+    until = time.monotonic() + SECONDS
+    while open_ones() > before + 5:
+        assert time.monotonic() < until, "what belongs to fifty connections is still there"
+        time.sleep(0.05)
+
+
+def test_half_closed_connections_are_left_ones(http: httpx.Client, server: Server) -> None:
+    """A client that shuts its sending half cannot be told from one that left: nothing hangs, and nothing is kept."""
+    for part in (b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY), b"POST /v1"):
+        with connect(server) as connection:
+            connection.sendall(part)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(65536):
+                pass
+    assert post(http, BODY).status_code == 200
+    assert server.models.open_requests == 0
+
+
+def test_a_clients_own_time_is_kept(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
+    fake_encoder.gate.clear()
+    answer = post(http, BODY, x_request_timeout="0.1")
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "deadline_exceeded"
+    fake_encoder.gate.set()
+    assert post(http, BODY, x_request_timeout="9", x_priority="bulk").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("x-request-timeout", value) for value in ("", "soon", "-1", "0", "nan", "inf", "1e99")]
+    + [("x-priority", "urgent")],
+)
+def test_headers_that_cannot_be_used_are_named(http: httpx.Client, name: str, value: str) -> None:
+    answer = http.post("/v1/embeddings", content=BODY, headers={name: value})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"].lower() == name
+
+
+# Mutated messages -----------------------------------------------------------------------------------------------------------
+
+
+def fuzz(server: Server, count: int, seed: int) -> Counter[int]:
+    """Sends mutated messages, each on a connection of its own; what comes back is read to its end."""
+    chance = random.Random(seed)
+    statuses: Counter[int] = Counter()
+    for _ in range(count):
+        message = mutate(chance)
+        with connect(server) as connection:
+            received = b""
+            try:
+                connection.sendall(message)
+                connection.shutdown(socket.SHUT_WR)
+                while part := connection.recv(65536):
+                    received += part
+            except ConnectionError:
+                pass  # the server hung up on it
+            except TimeoutError:
+                pytest.fail(f"the server hangs on {message!r}")
+        assert not LEAK.search(received), (message, received)
+        for status in re.findall(rb"HTTP/1\.1 (\d{3})", received):
+            statuses[int(status)] += 1
+            assert int(status) < 500, (message, received)
+    return statuses
+
+
+def fuzz_open(server: Server, count: int, seed: int) -> Counter[int]:
+    """The same on connections that stay open a moment: answers that take computing arrive, too."""
+    chance = random.Random(seed)
+    statuses: Counter[int] = Counter()
+    for _ in range(count):
+        message = mutate(chance)
+        with connect(server) as connection:
+            received = b""
+            connection.settimeout(1)
+            try:
+                connection.sendall(message)
+                received = connection.recv(65536)
+            except (ConnectionError, TimeoutError):
+                pass  # hung up on, or an unfinished head, which is waited for
+        assert not LEAK.search(received), (message, received)
+        for status in re.findall(rb"HTTP/1\.1 (\d{3})", received):
+            statuses[int(status)] += 1
+            assert int(status) < 500, (message, received)
+    return statuses
+
+
+def test_mutated_messages(server: Server, http: httpx.Client) -> None:
+    statuses = fuzz(server, 300, 1)
+    assert statuses
+    answered = fuzz_open(server, 60, 2)
+    assert answered[200] + answered[400] + answered[422] > 10
+    assert post(http, BODY).status_code == 200
+    assert server.models.open_requests == 0
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_mutated_messages(server: Server, http: httpx.Client) -> None:
+    found: list[Counter[int]] = []
+
+    def work(seed: int) -> None:
+        found.append(fuzz(server, 12_300, seed))
+        found.append(fuzz_open(server, 200, seed + 100))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 16, "a thread failed: its assertion stands above"
+    assert not [status for counter in found for status in counter if status >= 500]
+    assert post(http, BODY).status_code == 200

@@ -1,0 +1,50 @@
+"""Metrics: the earlier Fletcher's names, those of several engines together, and that every one is described."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from fletcher.serve.engine.engine import Engine
+
+from ..fake_encoder import FakeEncoder
+
+PAGE = Path(__file__).parents[3] / "docs" / "observability.md"
+
+
+def values(exposition: bytes) -> dict[str, float]:
+    """Every sample by its name and labels."""
+    return {
+        sample.name + "".join(f" {name}={value}" for name, value in sample.labels.items()): sample.value
+        for family in text_string_to_metric_families(exposition.decode())
+        for sample in family.samples
+    }
+
+
+def test_the_earlier_fletchers_names_mean_the_same() -> None:
+    with Engine(FakeEncoder()) as engine:
+        engine.submit(["ab", "cd"]).result(10)
+        found = values(engine.metrics.exposition())
+    assert found["fletcher_vectors_processed_total"] == 2
+    assert found["fletcher_tokenization_duration_seconds_count"] == 1
+    assert found["fletcher_cache_hits_total"] == 3
+    assert found["fletcher_tokenization_throughput"] == 30 / 0.5
+
+
+def test_the_throughput_of_several_tokenizers_is_that_of_all_together() -> None:
+    with Engine(FakeEncoder()) as first, Engine(FakeEncoder(), metrics=first.metrics.of_one()) as second:
+        assert values(second.metrics.exposition())["fletcher_tokenization_throughput"] == 60 / 1.0
+
+
+def test_every_metric_is_described(http_url: str) -> None:
+    httpx.post(f"{http_url}/embed", json={"inputs": "ab"})
+    exposed = {
+        family.name
+        for family in text_string_to_metric_families(httpx.get(f"{http_url}/metrics").text)
+        if not family.name.endswith("_created")
+    }
+    described = {name.removesuffix("_total") for name in re.findall(r"`(fletcher_\w+)", PAGE.read_text())}
+    assert exposed <= described, sorted(exposed - described)
