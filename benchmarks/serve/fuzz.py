@@ -3,7 +3,7 @@
     python benchmarks/serve/fuzz.py [--messages 100000] [--seed 1] [--workers 8]
 
 The server runs in a process of its own, over the tests' encoder, whose vectors are known and cost nothing: it is the doors
-that are tried. Messages are those of tests/serve/http/mutations.py: half of them raw bytes over HTTP, half of them gRPC messages
+that are tried. Messages are those of tests/serve/http/mutations.py: half of them raw bytes over HTTP, half gRPC messages
 with mutated descriptors, tickets, schemas and record batches. Every so often a good request must be answered rightly. It ends
 with 1 and says what was sent where an answer is a 5xx, INTERNAL with words of ours, too late, or holds what is nobody's
 business. About five minutes for all.

@@ -5,10 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from fletcher.runtime.commandline.pages import STYLE
+from fletcher.runtime.commandline.plots import to_svg
+
 from ..layers.results import LayersReport, PointResult
 from .layers_table import shape_of
-from .page import STYLE
-from .plots import to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from fletcher.runtime.commandline.pages import STYLE, html_table
+
 from ..verify.report import TextResult, VariantResult, VerificationReport
-from .page import STYLE, html_table
 from .plots import plot_cosines, plot_pairs
 
 __all__ = ["LengthRow", "by_length", "to_html"]

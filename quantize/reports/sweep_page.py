@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from fletcher.convert.reports.page import STYLE, html_table
 from fletcher.quantize.sweep.recommendation import INDEPENDENT, eligible
 from fletcher.quantize.sweep.results import Point, SweepReport
+from fletcher.runtime.commandline.pages import STYLE, html_table
 
 from .sweep_plots import plot_damage, plot_front, plot_histograms
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fletcher.convert.reports.plots import BLUE, FLOOR, INK, RED, SOFT, to_svg
 from fletcher.quantize.sensitivity import Sensitivity
 from fletcher.quantize.sweep.results import Point
+from fletcher.runtime.commandline.plots import BLUE, FLOOR, INK, RED, SOFT, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
-from fletcher.convert.reports.plots import to_svg
 from fletcher.quantize.sweep.results import Point, SweepReport
+from fletcher.runtime.commandline.plots import to_svg
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
 
