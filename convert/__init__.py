@@ -1,1 +1,1 @@
-"""A checkpoint in, an artefact out; and the proof that its vectors are the model's."""
+"""A checkpoint in, an artifact out; and the proof that its vectors are the model's."""

@@ -73,7 +73,7 @@ class Rotary:
     Attributes:
         name: of its table in the graph; equal for layers that share one.
         frequencies: radians a position, one for each pair, as float32 values; whatever scaling a family has is in them.
-        interleaved: the pairs are neighbours (0, 1), (2, 3), …; otherwise element i goes with i + len(frequencies).
+        interleaved: the pairs are neighbors (0, 1), (2, 3), …; otherwise element i goes with i + len(frequencies).
         factor: what cosines and sines are multiplied with (YaRN's attention factor).
     """
 
@@ -85,7 +85,7 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True)
 class RelativeBias:
-    """A learnt number added to each score by the distance of its two tokens, in T5's logarithmic buckets (MPNet).
+    """A learned number added to each score by the distance of its two tokens, in T5's logarithmic buckets (MPNet).
 
     Attributes:
         table: (buckets, heads); half of the buckets are for keys before the query, half for those after it.
@@ -100,7 +100,7 @@ class RelativeBias:
 class Attention:
     """Multi-head self-attention over each text.
 
-    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's and the learnt bias, inside the window.
+    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's and the learned bias, inside the window.
 
     Attributes:
         query: (hidden, heads · head_size).
@@ -112,7 +112,7 @@ class Attention:
         rotary: positions that turn queries and keys.
         window: how many tokens to each side of itself a token sees; None is all of them.
         alibi: slope of each head: -slope · |distance| is added to the scores.
-        relative_bias: learnt bias; one object, shared by the layers that share the table.
+        relative_bias: learned bias; one object, shared by the layers that share the table.
         query_norm: over (heads · head_size) of the projected query, if the family has one.
         key_norm: same, of the key.
     """

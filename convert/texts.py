@@ -1,4 +1,4 @@
-"""The texts that an artefact is verified on: every length that the model takes, many scripts, and what breaks tokenizers.
+"""The texts that an artifact is verified on: every length that the model takes, many scripts, and what breaks tokenizers.
 
 All of them were written for Fletcher. They are the same on every run, so that two reports can be compared.
 """
@@ -14,7 +14,7 @@ from fletcher.runtime.errors import InputError
 
 __all__ = ["EDGES", "SENTENCES", "lengths_to", "read_texts", "text_of_length", "texts_for"]
 
-#: Ordinary texts; neighbours in the list are about the same thing, so that nearest neighbours mean something.
+#: Ordinary texts; neighbors in the list are about the same thing, so that nearest neighbors mean something.
 SENTENCES: tuple[str, ...] = (
     "The baker takes the bread out of the oven at five in the morning.",
     "Every day before sunrise, fresh loaves come from the stone oven.",
@@ -53,7 +53,7 @@ SENTENCES: tuple[str, ...] = (
     "E = mc², ∑ᵢ xᵢ ≤ √n · ‖x‖₂, and 3.14159 < π < 3.1416",
     "Flight LX 1612 leaves gate B42 at 17:45 on 2024-02-29; the fare is CHF 1’249.95.",
     "Great match yesterday!!! 🎉⚽️ 3:2 after extra time 😱😱 #final @team",
-    "A mathematician proved that no such colouring of the plane exists.",
+    "A mathematician proved that no such coloring of the plane exists.",
     "The committee meets again on Tuesday to discuss the leaking roof of the school.",
     "Frogs lay their eggs in shallow water, where tadpoles hatch after some days.",
 )

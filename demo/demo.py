@@ -61,7 +61,7 @@ class DemoError(Exception):
 def main() -> int:
     """Runs every step; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path(".demo"), help="where the artefact goes")
+    parser.add_argument("--folder", type=Path, default=Path(".demo"), help="where the artifact goes")
     parser.add_argument("--longbow", metavar="URL", help="grpc://HOST:PORT of a Longbow: also put texts in, and search")
     parser.add_argument("--texts", type=int, default=2000, help="texts of the throughput measurement")
     options = parser.parse_args()
@@ -114,7 +114,7 @@ def command(name: str, *args: str) -> list[str]:
 
 
 def convert(artifact: Path) -> None:
-    """Writes the artefact, and requires that it was compared with the published vectors."""
+    """Writes the artifact, and requires that it was compared with the published vectors."""
     started = time.monotonic()
     done = subprocess.run(
         command("fletcher-convert", "model", "export", MODEL, "-o", str(artifact), "--json"),

@@ -77,7 +77,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         max_tokens: longest input, special tokens included.
         pooling: how token vectors become one; several modes are concatenated. Empty where the output is no vector a text.
         normalize: whether vectors have L2 norm 1.
-        licence: SPDX identifier.
+        license: SPDX identifier.
         sources: where the files come from, in the order of trial: `hf:org/name`, `pypi:dist==version[,dist==version…]`.
         revision: the hub commit that the sources were read at.
         prompts: prefix by input type; a standard input type without one gets none.
@@ -98,7 +98,8 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     max_tokens: int
     pooling: tuple[PoolingMode, ...]
     normalize: bool
-    licence: str
+    #: Files call it `licence`: artifacts' digests are made of the encoded card, so the key stays.
+    license: str = msgspec.field(name="licence")
     sources: tuple[str, ...] = ()
     revision: str | None = None
     prompts: Mapping[str, str] = {}

@@ -43,7 +43,7 @@ def _check_names(card: ModelCard, where: str) -> None:
         for name in names:
             if not _NAME.fullmatch(name):
                 raise _refuse(where, key, f"{name!r} is not a name: use letters, digits, '.', '_' and '-'")
-    for key, value in (("family", card.family), ("licence", card.licence)):
+    for key, value in (("family", card.family), ("licence", card.license)):
         if not value.strip():
             raise _refuse(where, key, "must not be empty")
 

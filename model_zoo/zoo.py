@@ -29,7 +29,8 @@ def parse_card(data: bytes, where: str) -> ModelCard:
             the message names the file and the key.
     """
     try:
-        card = msgspec.toml.decode(data, type=ModelCard)
+        # Decoded here: msgspec reports bytes that are not UTF-8 with another exception in every other release.
+        card = msgspec.toml.decode(data.decode(), type=ModelCard)
     except UnicodeDecodeError as error:
         raise CardError(f"{where}: is not UTF-8: {error}") from error
     except msgspec.DecodeError as error:  # a ValidationError is one too; its text ends with the key's path

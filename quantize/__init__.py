@@ -1,1 +1,1 @@
-"""Smaller and faster variants of an artefact, and what they cost in accuracy."""
+"""Smaller and faster variants of an artifact, and what they cost in accuracy."""

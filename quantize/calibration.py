@@ -86,7 +86,7 @@ def calibrate(
             if not np.isfinite(array).all():
                 raise ArtifactError(
                     f"{value} of {artifact.path} is NaN or infinite on calibration text {row + 1} of {len(encodings)}: "
-                    "run `fletcher-convert model verify` on the artefact; its checkpoint may be damaged"
+                    "run `fletcher-convert model verify` on the artifact; its checkpoint may be damaged"
                 )
             seen[value].add(array.reshape(-1, array.shape[-1]))
     bounded = {out for node in graph.nodes if node.op_type in LOWER_BOUNDS for out in node.output}

@@ -1,4 +1,4 @@
-"""Recipes: how an artefact's graph is to be quantised, as TOML. They know nothing of graphs."""
+"""Recipes: how an artifact's graph is to be quantized, as TOML. They know nothing of graphs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Calibration = Literal["minmax", "percentile", "entropy", "mse"]
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How to quantise. Matrices are named as `matrices.matrices` names them; patterns are a shell's (`layers.*.down`).
+    """How to quantize. Matrices are named as `matrices.matrices` names them; patterns are a shell's (`layers.*.down`).
 
     Attributes:
         name: also the precision's name in the variant, `cpu-NAME`.
@@ -50,7 +50,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         percentile: share of an activation's elements inside its range, in percent.
         smoothquant: how much of the activations' spread moves into the weights, 0 to 1; None moves none (`int8-static`,
             `int8-per-token`).
-        bias_correction: whether the mean error that quantisation causes on the calibration texts is taken off.
+        bias_correction: whether the mean error that quantization causes on the calibration texts is taken off.
         outliers: columns of each product's activations, those with the largest elements on the calibration texts, that are
             multiplied in float32 (`int8-static`, `int8-per-token`).
         embeddings: of the word table: `int8` has a scale a row, `int4` two elements a byte.

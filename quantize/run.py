@@ -1,4 +1,4 @@
-"""An artefact in, a quantised artefact out: rewritten, measured against its parent, checked against its canary."""
+"""An artifact in, a quantized artifact out: rewritten, measured against its parent, checked against its canary."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from .graph.products import ProductWriter
 from .measure.metrics import compare, cosines
 from .recipe import MatrixScheme, Recipe
 
-__all__ = ["FLOORS", "INSTRUCTIONS", "Quantised", "builtin_texts", "plan", "quantise", "tool_versions", "vectors_of"]
+__all__ = ["FLOORS", "INSTRUCTIONS", "Quantized", "builtin_texts", "plan", "quantize", "tool_versions", "vectors_of"]
 
 #: The canary's smallest cosine that a scheme may have at all, where the recipe does not say: what is below is a recipe that
 #: does not suit the model, or a broken graph. Canaries hold hostile texts, which lose the most.
@@ -71,18 +71,18 @@ FEW_TEXTS = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Quantised:
-    """A quantised artefact.
+class Quantized:
+    """A quantized artifact.
 
     Attributes:
         path: its folder.
         variant: the graph's name.
-        digest: the artefact's.
+        digest: the artifact's.
         recipe: the recipe's name.
         num_bytes: graph and weights.
         parent_bytes: the same of the float32 graph.
         cosine_mean, cosine_p1, cosine_min: against the float32 graph on the texts.
-        neighbours: share of each text's ten nearest texts that float32 has among its ten.
+        neighbors: share of each text's ten nearest texts that float32 has among its ten.
         canary_cosine: smallest cosine of the canary.
         batch_dependent: whether a text's vector depends on its batch mates.
     """
@@ -96,12 +96,12 @@ class Quantised:
     cosine_mean: float
     cosine_p1: float
     cosine_min: float
-    neighbours: float
+    neighbors: float
     canary_cosine: float
     batch_dependent: bool
 
 
-def quantise(
+def quantize(
     artifact: Path | Artifact,
     recipe: Recipe,
     output: Path,
@@ -109,13 +109,13 @@ def quantise(
     texts: Sequence[str] | None = None,
     calibration: Sequence[str] | None = None,
     reporter: Reporter | None = None,
-) -> Quantised:
-    """Writes a quantised artefact beside its float32 parent; whole or not at all.
+) -> Quantized:
+    """Writes a quantized artifact beside its float32 parent; whole or not at all.
 
     Args:
         artifact: the parent, with a float32 graph for the recipe's target.
         recipe: how.
-        output: the new artefact's folder; an artefact there is replaced.
+        output: the new artifact's folder; an artifact there is replaced.
         texts: to measure on; None takes built-in ones.
         calibration: to calibrate with; None takes every second one of `texts`, which is then not measured on, or other
             built-in ones.
@@ -123,7 +123,7 @@ def quantise(
 
     Raises:
         InputError: the recipe names a matrix that the model does not have, or the texts cannot calibrate it.
-        ArtifactError: the parent is no artefact, has no float32 graph or was quantised already, `output` is something else,
+        ArtifactError: the parent is no artifact, has no float32 graph or was quantized already, `output` is something else,
             or what came out is too far from the parent.
         MissingPackageError: onnxruntime is not installed.
     """
@@ -131,10 +131,10 @@ def quantise(
     sources = float_variants(parent, "cpu" if recipe.target == "openvino" else recipe.target)
     source = sources[0]
     if Path(output).resolve() == parent.path.resolve():
-        raise ArtifactError(f"{output} is the artefact to quantise: choose another folder")
+        raise ArtifactError(f"{output} is the artifact to quantize: choose another folder")
     if source.exporter != "fletcher":
         raise ArtifactError(
-            f"{parent.path} was traced by {source.exporter}: only graphs that Fletcher authored are quantised"
+            f"{parent.path} was traced by {source.exporter}: only graphs that Fletcher authored are quantized"
         )
     tell = (lambda text: None) if reporter is None else reporter.line
     editors = [GraphEditor(parent, one) for one in sources]
@@ -177,7 +177,7 @@ def quantise(
         else:
             measured = _Measured(variants, {}, float("nan"))
     nan = float("nan")
-    return Quantised(
+    return Quantized(
         path=Path(output),
         variant=measured.variants[0].name,
         digest=written.digest,
@@ -187,7 +187,7 @@ def quantise(
         cosine_mean=measured.figures.get("cosine_mean", nan),
         cosine_p1=measured.figures.get("cosine_p1", nan),
         cosine_min=measured.figures.get("cosine_min", nan),
-        neighbours=measured.figures.get("neighbours", nan),
+        neighbors=measured.figures.get("neighbors", nan),
         canary_cosine=measured.canary_cosine,
         batch_dependent=measured.variants[0].batch_dependent,
     )
@@ -232,7 +232,7 @@ def _measure(
         "cosine_mean": comparison.cosine_mean,
         "cosine_p1": comparison.cosine_p1,
         "cosine_min": comparison.cosine_min,
-        "neighbours": comparison.neighbours,
+        "neighbors": comparison.neighbors,
         "texts": float(len(comparison.cosines)),
     }
     depends = variants[0].batch_dependent or (here and _depends_on_batch(written, variants[0], texts))

@@ -1,4 +1,4 @@
-"""Which matrices suffer: the loss of cosine with only one of them quantised, and which ones to leave out for it."""
+"""Which matrices suffer: the loss of cosine with only one of them quantized, and which ones to leave out for it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What quantising one matrix alone does.
+    """What quantizing one matrix alone does.
 
     Attributes:
         matrix: its name.
-        scheme: how it was quantised.
+        scheme: how it was quantized.
         loss: 1 - mean cosine with float32.
         worst: 1 - smallest cosine.
         work: its share of all products' multiplications; 0 for a table.
@@ -82,7 +82,7 @@ def sensitivity(
 
     Args:
         artifact: with a float32 graph for processors.
-        recipe: how a matrix is quantised.
+        recipe: how a matrix is quantized.
         texts: to measure on and to calibrate with; None takes built-in ones.
         advance: is told how many of how many are done.
 
@@ -126,7 +126,7 @@ def sensitivity(
 def exclude_greedily(found: Sensitivity, max_loss: float) -> tuple[str, ...]:
     """Which matrices to leave in float32, so that the losses of the others add up to at most `max_loss`.
 
-    The next one is always the one that loses most for the work that its quantisation saves. A table, whose quantisation saves
+    The next one is always the one that loses most for the work that its quantization saves. A table, whose quantization saves
     no work but half of the file of a small model, comes last. Losses of single matrices add up
     to a little more or less than that of all together, so whoever wants a bound kept measures the result.
 
@@ -165,7 +165,7 @@ def plot_sensitivity(found: Sensitivity, file: Path) -> None:
     axes = figure.subplots()
     rows = found.damages[::-1]
     axes.barh([damage.matrix for damage in rows], [damage.loss for damage in rows], color="#2563a8")
-    axes.set_xlabel(f"1 - mean cosine, only this matrix quantised ({found.recipe})")
+    axes.set_xlabel(f"1 - mean cosine, only this matrix quantized ({found.recipe})")
     axes.set_title(found.model)
     figure.savefig(file)
 

@@ -1,4 +1,4 @@
-"""Stored vectors at a quarter (int8) and a thirty-second (binary) of float32's size, with a calibration learnt from a sample.
+"""Stored vectors at a quarter (int8) and a thirty-second (binary) of float32's size, calibrated on a sample.
 
 The int8 code of an element is the number of its bin among 256 between the ends of its dimension's range, less 128, as
 sentence-transformers' `quantize_embeddings(precision="int8", ranges=…)` counts them; a bit says whether an element lies above
@@ -36,7 +36,7 @@ Vectors = NDArray[np.float32]
 CodeType = Literal["int8", "binary"]
 CODES: tuple[CodeType, ...] = get_args(CodeType)
 
-#: A range learnt from fewer is cut short by the next text.
+#: A range learned from fewer is cut short by the next text.
 FEWEST_VECTORS = 32
 
 #: sentence-transformers' number of steps between the ends of a range.
@@ -47,7 +47,7 @@ FORMAT = "1"
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was learnt, a value a dimension, float32, (dimension,).
+    """What was learned, a value a dimension, float32, (dimension,).
 
     Attributes:
         low: where the int8 range begins.
@@ -68,13 +68,13 @@ class Calibration:
         return len(self.low)
 
 
-def learn(sample: Vectors, *, quantile: float = 0.0, centred: bool = False) -> Calibration:
+def learn(sample: Vectors, *, quantile: float = 0.0, centered: bool = False) -> Calibration:
     """Learns ranges and thresholds.
 
     Args:
         sample: vectors of texts like those that will be stored, (n, dimension).
         quantile: share of a dimension's elements that may fall off each end of its range; 0 takes the smallest and largest.
-        centred: thresholds at each dimension's median, so that each bit is 1 half of the time, instead of 0.
+        centered: thresholds at each dimension's median, so that each bit is 1 half of the time, instead of 0.
 
     Raises:
         InputError: too few vectors, one with NaN or infinity, or a quantile that leaves nothing.
@@ -84,12 +84,12 @@ def learn(sample: Vectors, *, quantile: float = 0.0, centred: bool = False) -> C
             f"a calibration from vectors of shape {sample.shape} is not to be trusted: give at least {FEWEST_VECTORS} vectors"
         )
     if not np.isfinite(sample).all():
-        raise InputError("a vector of the sample holds NaN or infinity: verify the artefact that made it")
+        raise InputError("a vector of the sample holds NaN or infinity: verify the artifact that made it")
     if not 0 <= quantile < 0.5:
         raise InputError(f"the quantile is {quantile}, and must be at least 0 and below 0.5")
     low, high = np.quantile(sample, [quantile, 1 - quantile], axis=0).astype(np.float32)
     step = (high - low) / np.float32(STEPS)
-    threshold = np.median(sample, axis=0) if centred else np.zeros(sample.shape[1], np.float32)
+    threshold = np.median(sample, axis=0) if centered else np.zeros(sample.shape[1], np.float32)
     threshold = threshold.astype(np.float32)
     bits = sample > threshold
     return Calibration(
@@ -154,7 +154,7 @@ def save(calibration: Calibration, path: Path, notes: Mapping[str, str]) -> None
     Args:
         calibration: what to keep.
         path: the file.
-        notes: where it comes from (the artefact's digest, how many vectors).
+        notes: where it comes from (the artifact's digest, how many vectors).
     """
     tensors = {name: getattr(calibration, name) for name in Calibration.__slots__}
     temporary = path.with_name(f".{path.name}.new")

@@ -1,4 +1,4 @@
-"""How a model runs: artefacts, tokenising, batches, sessions, and the `Encoder` that joins them."""
+"""How a model runs: artifacts, tokenizing, batches, sessions, and the `Encoder` that joins them."""
 
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant

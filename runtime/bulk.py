@@ -1,4 +1,4 @@
-"""More than a call's worth of work: many texts in chunks, texts that are split, and streams, while others are tokenised."""
+"""More than a call's worth of work: many texts in chunks, texts that are split, and streams, while others are tokenized."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .workers.pool import Computation, Workers
 
 __all__ = ["CHUNK_TEXTS", "MANY_TEXTS", "compute_tasks", "embed_many", "embed_split"]
 
-#: Texts of a chunk where many are embedded at once: some GPU batches of short ones, and tokenised in milliseconds.
+#: Texts of a chunk where many are embedded at once: some GPU batches of short ones, and tokenized in milliseconds.
 CHUNK_TEXTS = 8192
 
-#: Texts that are many: tokenising them all before the first is computed would be seen.
+#: Texts that are many: tokenizing them all before the first is computed would be seen.
 MANY_TEXTS = 2 * CHUNK_TEXTS
 
 #: Computes encodings: see `Workers.compute`.
@@ -42,11 +42,11 @@ def embed_many(
     options: EmbedOptions,
     output: str | None,
 ) -> Embeddings:
-    """Texts in chunks, so that all but the first are tokenised while others are computed; duplicates once.
+    """Texts in chunks, so that all but the first are tokenized while others are computed; duplicates once.
 
     Args:
         workers: compute.
-        tokenizer: the artefact's.
+        tokenizer: the artifact's.
         card: the model's.
         texts: any number but none.
         options: how they become vectors, without splitting.
@@ -99,7 +99,7 @@ def embed_split(
 
     Args:
         compute: computes rows.
-        tokenizer: the artefact's.
+        tokenizer: the artifact's.
         card: the model's.
         cache: vectors of earlier calls.
         texts: any number.

@@ -1,4 +1,4 @@
-"""The canary: a few texts, their token ids and the vectors that they must become, carried by every artefact.
+"""The canary: a few texts, their token ids and the vectors that they must become, carried by every artifact.
 
 A load that does not reproduce it is refused, so a server can never come up with wrong vectors. The file is a safetensors
 file, readable without Fletcher: `ids` int32 (total_tokens,), `offsets` int64 (n + 1,), `vectors` float32 (n, dimension);
@@ -110,7 +110,7 @@ def write_canary(path: Path, canary: Canary) -> None:
 
 
 def _with_sorted_header(data: bytes) -> bytes:
-    """The library writes metadata in a random order; the artefact's digest must not depend on that."""
+    """The library writes metadata in a random order; the artifact's digest must not depend on that."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # so that the tensors are aligned
@@ -156,7 +156,7 @@ def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.fl
 def encode_canary(
     tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], queries: Sequence[str] = ()
 ) -> Encodings:
-    """Tokenises a canary's texts: pairs for a reranker, queries for a ColBERT model."""
+    """Tokenizes a canary's texts: pairs for a reranker, queries for a ColBERT model."""
     if queries:
         return tokenizer.encode_pairs(queries, texts)
     encodings = tokenizer.encode(texts)
@@ -214,7 +214,7 @@ def require_session(session: Session, canary: Canary, output: Output, tolerance:
 
     Args:
         session: what shall serve.
-        canary: the artefact's.
+        canary: the artifact's.
         output: what the model gives.
         tolerance: how far from the reference it may be.
 

@@ -1,4 +1,4 @@
-"""The `Encoder`: an artefact that was loaded, checked against its canary, and turns texts into vectors."""
+"""The `Encoder`: an artifact that was loaded, checked against its canary, and turns texts into vectors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Encoder:
     Attributes:
         artifact: the folder.
         variant: the graph that runs.
-        tokenizer: the artefact's.
+        tokenizer: the artifact's.
         cache: vectors of earlier calls.
         fallback: why another provider runs than the one that was wanted; None if it is that one.
         reason: why this provider, these workers and this token budget.
@@ -82,16 +82,16 @@ class Encoder:
         memory_limit: int | None = None,
         cache_bytes: int = 0,
     ) -> Encoder:
-        """Opens an artefact, and refuses it unless its files are whole and its canary passes.
+        """Opens an artifact, and refuses it unless its files are whole and its canary passes.
 
         Args:
-            path: the artefact's folder.
+            path: the artifact's folder.
             variant: name of the graph; None takes the first that the provider runs, with `auto` a GPU's before the
                 processor's.
             provider: what runs it (`fletcher-serve devices` lists them); `auto` takes the fastest that was measured on this
                 machine, measuring for about a second if none was.
             allow_fallback: whether ONNX Runtime's CPU provider may stand in for a provider that fails; for a GPU's, on the
-                artefact's first cpu variant.
+                artifact's first cpu variant.
             min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
             workers: batches computed at once, each on one core; None is what was measured to be best.
             token_budget: tokens that a batch should hold; None as above.
@@ -99,7 +99,7 @@ class Encoder:
             cache_bytes: bound of the vectors kept for texts that come again; 0 keeps none.
 
         Raises:
-            ArtifactError: the folder is no artefact, or damaged.
+            ArtifactError: the folder is no artifact, or damaged.
             ChecksumError: a file is not the one that was written.
             CanaryError: the session does not reproduce the reference vectors.
             MissingPackageError: the provider's package is not installed.
@@ -141,7 +141,7 @@ class Encoder:
         memory_limit: int | None = None,
         cache_bytes: int = 0,
     ) -> Encoder:
-        """Opens an artefact without looking at its checksums and its canary: for whoever has just written it.
+        """Opens an artifact without looking at its checksums and its canary: for whoever has just written it.
 
         Args, and errors but those of the checks, as in `load`; but nothing is measured unless `provider` is `auto`.
         """
@@ -189,7 +189,7 @@ class Encoder:
         stats, cache = self.tokenizer.stats, self.cache
         return {
             "tokenizer_seconds": ("Seconds inside the tokenizer, over all threads", lambda: stats.seconds),
-            "tokenizer_texts": ("Texts tokenised", lambda: stats.texts),
+            "tokenizer_texts": ("Texts tokenized", lambda: stats.texts),
             "tokenizer_tokens": ("Tokens made, those that truncation cut included", lambda: stats.tokens),
             "tokenizer_cache_hits": ("Texts whose tokens were known", lambda: stats.cache_hits),
             "tokenizer_cache_misses": ("Texts whose tokens were looked for in vain", lambda: stats.cache_misses),
@@ -212,7 +212,7 @@ class Encoder:
         options.check(self.card, late=self.has_token_states)
 
     def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings:
-        """Adds the prompt of the input type, tokenises, and truncates.
+        """Adds the prompt of the input type, tokenizes, and truncates.
 
         Args:
             texts: any number of texts; an empty one becomes its prompt and special tokens alone.
@@ -377,9 +377,9 @@ class Encoder:
         return embed_tokens(self, texts, input_type)
 
     def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions | None = None) -> Iterator[Embeddings]:
-        """Embeds a long sequence of chunks with bounded memory: reading and tokenising hide behind computing.
+        """Embeds a long sequence of chunks with bounded memory: reading and tokenizing hide behind computing.
 
-        While a chunk computes, the next one is read and tokenised, and its batches wait behind the first one's, so that no
+        While a chunk computes, the next one is read and tokenized, and its batches wait behind the first one's, so that no
         worker idles at a chunk's end. Three chunks are in memory at most; of texts that are split, one.
 
         Args:

@@ -51,7 +51,7 @@ def _ragged_index(
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """Tokenised texts, ragged: padding is a property of a target, not of a text.
+    """Tokenized texts, ragged: padding is a property of a target, not of a text.
 
     Attributes:
         ids: token ids with their special tokens, int32, (total_tokens,).

@@ -5,8 +5,8 @@ FletcherError
 ├── SourceError              a model's files cannot be fetched or are refused
 │   └── ChecksumError        a file is not the one that was published
 ├── CheckpointError          a checkpoint that cannot be converted without guessing
-├── ArtifactError            an artefact folder is missing, damaged, of another version, or being written
-│   └── CanaryError          a session does not reproduce the artefact's reference vectors
+├── ArtifactError            an artifact folder is missing, damaged, of another version, or being written
+│   └── CanaryError          a session does not reproduce the artifact's reference vectors
 ├── MissingPackageError      an optional package is not installed; names the extra
 ├── ProviderError            an execution provider cannot run this graph on this machine
 │   ├── DeviceMemoryError    a device has not enough free memory for what was asked of it
@@ -14,7 +14,7 @@ FletcherError
 ├── InputError               texts, token ids, files or options that cannot be used as given
 │   ├── OptionError          an option that the model does not have; carries its name
 │   └── TooLongError         a text is longer than the model's longest input, and must not be cut
-├── VerificationError        an artefact does not reproduce the reference model
+├── VerificationError        an artifact does not reproduce the reference model
 └── ServiceError             the server cannot answer now
     ├── OverloadedError      the queue is full; carries the seconds after which to retry
     ├── DeadlineError        the request's deadline passed before it was computed
@@ -53,11 +53,11 @@ class CheckpointError(FletcherError):
 
 
 class ArtifactError(FletcherError):
-    """An artefact folder is missing, damaged, of an unknown format version, or being written by somebody else."""
+    """An artifact folder is missing, damaged, of an unknown format version, or being written by somebody else."""
 
 
 class CanaryError(ArtifactError):
-    """A session does not reproduce the artefact's canary: it must not serve."""
+    """A session does not reproduce the artifact's canary: it must not serve."""
 
 
 class MissingPackageError(FletcherError):
@@ -104,7 +104,7 @@ class TooLongError(InputError):
 
 
 class VerificationError(FletcherError):
-    """The artefact's vectors are not those of the reference model."""
+    """The artifact's vectors are not those of the reference model."""
 
 
 class ServiceError(FletcherError):

@@ -58,7 +58,7 @@ class Loaded:
 
     Attributes:
         variant: the graph that runs.
-        tokenizer: the artefact's.
+        tokenizer: the artifact's.
         workers: with their session.
         fallback: why another provider runs than the one that was wanted, or None.
         reason: why this provider, these workers and this token budget.

@@ -1,4 +1,4 @@
-"""Fixtures that several folders' tests share: the real MiniLM checkpoint and the artefact made of it."""
+"""Fixtures that several folders' tests share: the real MiniLM checkpoint and the artifact made of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def minilm_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_artifact(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) -> Path:
-    """The artefact of the real all-MiniLM-L6-v2: read it, never write it."""
+    """The artifact of the real all-MiniLM-L6-v2: read it, never write it."""
     path = tmp_path_factory.mktemp("artifacts") / "minilm"
     export("all-MiniLM-L6-v2", path, progress=silent)
     return path

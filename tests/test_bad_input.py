@@ -169,7 +169,7 @@ def test_outputs_that_are_something_else(whole: Path, tmp_path: Path, refuse: Ca
     (tmp_path / "thesis" / "chapter").write_text("years of work")
     (tmp_path / "file").write_text("a file")
     for output in ("thesis", "file"):
-        assert "is no artefact: it is not replaced" in refuse("model", "export", whole, "-o", tmp_path / output)
+        assert "is no artifact: it is not replaced" in refuse("model", "export", whole, "-o", tmp_path / output)
     assert "file" in refuse("model", "export", whole, "-o", tmp_path / "file" / "below")
 
 
@@ -181,10 +181,10 @@ def flip(folder: Path) -> None:
 
 
 ARTIFACTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (shutil.rmtree, "so no artefact: make one with"),
+    "no folder": (shutil.rmtree, "so no artifact: make one with"),
     "no manifest": (remove("fletcher.json"), "a folder without fletcher.json"),
     "damaged manifest": (write("fletcher.json", b'{"format": 1, '), "fletcher.json is damaged"),
-    "another format": (write("fletcher.json", b'{"format": 99}'), "artefact format 99"),
+    "another format": (write("fletcher.json", b'{"format": 99}'), "artifact format 99"),
     "missing file": (remove("tokenizer.json"), "tokenizer.json cannot be read: No such file"),
     "flipped bit": (flip, "cpu-fp32.onnx has sha256"),
     "truncated file": (write("canary.safetensors", b"short"), "has 5 bytes, the manifest says"),
@@ -192,7 +192,7 @@ ARTIFACTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", ARTIFACTS)
-def test_bad_artefacts(case: str, whole_artifact: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
+def test_bad_artifacts(case: str, whole_artifact: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
     damage, message = ARTIFACTS[case]
     folder = Path(shutil.copytree(whole_artifact, tmp_path / "artifact"))
     damage(folder)

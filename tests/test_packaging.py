@@ -51,9 +51,9 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
         expected |= {f"fletcher/{path.relative_to(ROOT).as_posix()}" for path in files}
     with zipfile.ZipFile(wheel) as archive:
         shipped = {name for name in archive.namelist() if ".dist-info/" not in name}
-        licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
+        licenses = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
     assert shipped == expected
-    assert licences
+    assert licenses
     assert any(name.endswith(".toml") for name in shipped)
     assert any(name.endswith(".safetensors") for name in shipped)
 

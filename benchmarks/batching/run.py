@@ -1,8 +1,8 @@
 """How many tokens should a CPU batch hold, and are several single-threaded workers better than one wide session?
 
-    python benchmarks/batching/run.py ARTEFACT [--texts 600] [--rounds 3]
+    python benchmarks/batching/run.py ARTIFACT [--texts 600] [--rounds 3]
 
-Ragged batches of random token ids (log-normal lengths, mean about 53, at most 256) run through the artefact's session at
+Ragged batches of random token ids (log-normal lengths, mean about 53, at most 256) run through the artifact's session at
 several token budgets, sorted by length and in arrival order, on workers of one thread each and on one session of as many
 threads.
 Rounds are interleaved; the best of each is reported, relative to the runtime's default.
@@ -45,12 +45,12 @@ def arrival_batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.
 def main() -> None:
     """Runs the comparison and prints a table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact", type=Path)
+    parser.add_argument("artifact", type=Path)
     parser.add_argument("--texts", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
 
-    artifact = Artifact.open(args.artefact)
+    artifact = Artifact.open(args.artifact)
     threads = len(this_machine().processors)
     random = np.random.default_rng(0)
     lengths = np.clip(np.exp(random.normal(3.7, 0.8, args.texts)), 3, artifact.manifest.card.max_tokens).astype(

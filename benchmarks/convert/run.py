@@ -74,11 +74,11 @@ def main() -> None:
         read_and_write(files, Path(scratch) / "copy")  # so that the first round finds the checkpoint in the page cache
         for _ in range(args.rounds):
             reading = read_and_write(files, Path(scratch) / "copy")
-            seconds = convert(args.source, Path(scratch) / "artefact", options)
+            seconds = convert(args.source, Path(scratch) / "artifact", options)
             rounds.append({"seconds": seconds, "read_and_write": reading, "goal": 2 + 1.2 * reading})
         peak = None
         if sys.platform == "linux":
-            command = [sys.executable, "-c", PEAK, args.source, str(Path(scratch) / "artefact"), args.pooling]
+            command = [sys.executable, "-c", PEAK, args.source, str(Path(scratch) / "artifact"), args.pooling]
             peak = int(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     if args.json:
         print(json.dumps({"bytes": size, "rounds": rounds, "peak": peak}))

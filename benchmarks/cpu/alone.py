@@ -1,6 +1,6 @@
 """What all processors gain a batch that runs alone: one text, on one thread and on all, every provider, in turns.
 
-    python benchmarks/cpu/alone.py ARTEFACT [--seconds 5] [--busy 1]
+    python benchmarks/cpu/alone.py ARTIFACT [--seconds 5] [--busy 1]
 
 Prints for each length the seconds on all processors over those on one, the lower quartile and the 90th percentile of the
 runs; for ONNX Runtime without spinning, with the bound that Fletcher sets, and without a bound. `--busy` processes compute
@@ -38,11 +38,11 @@ SPINNING = {"no spinning": 0, "bounded": mlas.SPIN_MICROSECONDS, "unbounded": 1_
 def main() -> None:
     """Runs and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact", type=Path)
+    parser.add_argument("artifact", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each length")
     parser.add_argument("--busy", type=int, default=0, help="processes that compute something else")
     options = parser.parse_args()
-    artifact = Artifact.open(options.artefact)
+    artifact = Artifact.open(options.artifact)
     with ExitStack() as stack:
         sessions = open_sessions(stack, artifact, artifact.variant())
         stack.enter_context(busy(options.busy))

@@ -8,7 +8,7 @@ without `--artifact`. It checks that
 - the provider's parser takes every option of ours, refuses a name it does not know, and takes no boolean but True and False,
   all of which it does before it loads the provider's library;
 - plain ONNX Runtime goes on without TensorRT and raises nothing, and raises in the way that Fletcher opens sessions;
-- with `--artifact`, an artefact with a `tensorrt` variant: Fletcher refuses the provider with the reason, and where CUDA is
+- with `--artifact`, an artifact with a `tensorrt` variant: Fletcher refuses the provider with the reason, and where CUDA is
   allowed runs the variant there, to the canary's vectors.
 
 The first two need onnxruntime-gpu alone, the third also Fletcher (PYTHONPATH=src). Prints a JSON; the exit status is 1 if
@@ -33,7 +33,7 @@ from onnxruntime.capi import _pybind_state
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: y = x + x over floats (n,), opset 20: `onnx.helper.make_model`, serialised.
+#: y = x + x over floats (n,), opset 20: `onnx.helper.make_model`, serialized.
 TWICE = base64.b64decode(
     "CAo6PgoVCgF4CgF4EgF5GgV0d2ljZSIDQWRkEgFnWhAKAXgSCwoJCAESBQoDEgFuYhAKAXkSCwoJCAESBQoDEgFuQgQKABAU"
 )
@@ -109,7 +109,7 @@ def check_missing() -> dict[str, Any]:
 
 
 def check_artifact(path: Path) -> dict[str, Any]:
-    """An artefact's `tensorrt` variant through Fletcher."""
+    """An artifact's `tensorrt` variant through Fletcher."""
     import numpy as np
 
     from fletcher.runtime.artifact.folder import Artifact
@@ -165,7 +165,7 @@ def judge(found: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--artifact", type=Path, help="folder of an artefact with a tensorrt variant")
+    parser.add_argument("--artifact", type=Path, help="folder of an artifact with a tensorrt variant")
     arguments = parser.parse_args()
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()

@@ -3,7 +3,7 @@
     python -m benchmarks.gpu.layers prepare .carry/layers     in the repository's root, where torch and transformers are
     python -m benchmarks.gpu.layers run .carry/layers         on the GPU host
 
-The first writes an artefact a family (tests/convert/layers/models.py, and JinaBERT), for cpu and cuda in every precision. The
+The first writes an artifact a family (tests/convert/layers/models.py, and JinaBERT), for cpu and cuda in every precision. The
 second compares each cuda variant with `cpu-fp32` at every point, the served session included, and prints a line for each;
 exit status 1 where one differs. `--on cpu-fp16` tries that without a GPU.
 """
@@ -23,12 +23,12 @@ from fletcher.runtime.commandline.reporter import Reporter
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 VARIANTS = tuple(f"cuda-{precision}" for precision in PRECISIONS)
-#: Longest texts of the artefacts.
+#: Longest texts of the artifacts.
 MAX_TOKENS = 96
 
 
 def prepare(output: Path) -> None:
-    """Writes the artefacts."""
+    """Writes the artifacts."""
     from tests.convert.families.test_jina_bert import HIDDEN, VOCABULARY, Jina
     from tests.convert.layers.models import MODELS, export_mean, save_artifact
     from tests.convert.verify.parity import save_tokenizer

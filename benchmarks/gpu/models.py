@@ -35,7 +35,7 @@ def make_checkpoint(name: str, folder: Path, tokenizer: Path) -> Path:
 def make_artifact(
     checkpoint: Path, folder: Path, *, max_tokens: int | None = None, targets: tuple[str, ...] = ("cuda",)
 ) -> Path:
-    """An fp16 artefact of a checkpoint."""
+    """An fp16 artifact of a checkpoint."""
     export(
         str(checkpoint),
         folder,

@@ -46,7 +46,7 @@ class Bench:
         self._artifacts: dict[str, Path] = {}
 
     def artifact(self, name: str) -> Path:
-        """An fp16 artefact, made once; its checkpoint lies in NAME-checkpoint."""
+        """An fp16 artifact, made once; its checkpoint lies in NAME-checkpoint."""
         if name not in self._artifacts:
             checkpoint, artifact = self.checkpoint, self.folder / name
             if not artifact.exists():
@@ -104,7 +104,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
         encodings = encoder.tokenize(texts)
         started = time.perf_counter()
         encoder.tokenize(texts)
-        tokenising = time.perf_counter() - started
+        tokenizing = time.perf_counter() - started
         peers = {}
         for size in (128, 512, 1024):
             started = time.perf_counter()
@@ -128,7 +128,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
         "tokens": {"mean": float(encodings.lengths.mean()), "longest": int(encodings.lengths.max())},
         "text_over_ids": rates["text"] / rates["ids"],
         "text_over_sentence_transformers": rates["text"] / rates["sentence-transformers"],
-        "tokenising_alone_texts_per_s": len(texts) / tokenising,
+        "tokenizing_alone_texts_per_s": len(texts) / tokenizing,
         "sentence_transformers_batch": best,
         "token_budget": budget,
         "workers": workers,
@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", action="append", choices=sorted(PARTS))
     parser.add_argument("--seconds", type=float, default=60.0, help="of the sustained run")
-    parser.add_argument("--folder", type=Path, help="keeps the artefacts for the next run")
+    parser.add_argument("--folder", type=Path, help="keeps the artifacts for the next run")
     args = parser.parse_args()
     import onnxruntime
 

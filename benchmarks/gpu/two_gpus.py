@@ -1,12 +1,12 @@
 """One GPU against two behind a `Fleet`: speed, equal vectors in order, and a GPU that fails in mid-run.
 
-    python -m benchmarks.gpu.two_gpus ARTEFACT [--variant NAME] [--texts 40000] [--rounds 5] [--output FILE.json]
-    python -m benchmarks.gpu.two_gpus ARTEFACT --cpu --texts 300 --rounds 1        the same logic on two CPU sessions
+    python -m benchmarks.gpu.two_gpus ARTIFACT [--variant NAME] [--texts 40000] [--rounds 5] [--output FILE.json]
+    python -m benchmarks.gpu.two_gpus ARTIFACT --cpu --texts 300 --rounds 1        the same logic on two CPU sessions
 
-Ragged texts in arrival order, mean about 60 tokens, through `Encoder`, which tokenises while it computes. Rounds are
+Ragged texts in arrival order, mean about 60 tokens, through `Encoder`, which tokenizes while it computes. Rounds are
 interleaved: token ids on one GPU, on two, texts on one, on two. Then the second GPU's session raises
 `DeviceLostError` in mid-run: every vector must be there, in place and equal to the first GPU's; afterwards it is opened
-again, checked by the artefact's canary, and must compute again. Also measured: what the fleet's dispatch costs a batch, on
+again, checked by the artifact's canary, and must compute again. Also measured: what the fleet's dispatch costs a batch, on
 sessions that do nothing. Exit status 1 where a check fails, the speed's goal included unless --cpu.
 """
 
@@ -94,7 +94,7 @@ class Bench:
     """Two open sessions, and encoders whose fleets share them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.artifact = artifact = Artifact.open(args.artefact)
+        self.artifact = artifact = Artifact.open(args.artifact)
         self.tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
         self.args = args
         first = next((variant.name for variant in artifact.manifest.variants if variant.target == "cuda"), None)
@@ -160,17 +160,17 @@ def open_two(
 
 
 def compare(found: NDArray[Any], wanted: NDArray[Any]) -> dict[str, Any]:
-    """Whether every text has its own vector: near the wanted one, and not as near to its neighbour's."""
+    """Whether every text has its own vector: near the wanted one, and not as near to its neighbor's."""
     found, wanted = found.astype(np.float64), wanted.astype(np.float64)
     found, wanted = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (found, wanted))
     own = (found * wanted).sum(axis=1)
-    neighbour = (found * np.roll(wanted, 1, axis=0)).sum(axis=1)
-    ordered = float(np.mean(own > neighbour))
+    neighbor = (found * np.roll(wanted, 1, axis=0)).sum(axis=1)
+    ordered = float(np.mean(own > neighbor))
     return {
         "texts": len(found),
         "min_cosine": float(own.min()),
         "max_abs": float(np.abs(found - wanted).max()),
-        "nearer_to_own_than_to_neighbour": ordered,
+        "nearer_to_own_than_to_neighbor": ordered,
         "passed": bool(len(found) == len(wanted) and own.min() >= SAME and ordered > 0.99),
     }
 
@@ -259,7 +259,7 @@ def dispatch_microseconds(runs: int = 20_000) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs it all and prints the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact", type=Path)
+    parser.add_argument("artifact", type=Path)
     parser.add_argument("--variant")
     parser.add_argument("--texts", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         session.close()
     fast = bench.args.cpu or rounds["two_to_one"]["texts"] >= GOAL
     report = {
-        "artefact": bench.artifact.manifest.card.name,
+        "artifact": bench.artifact.manifest.card.name,
         "variant": bench.variant.name,
         "devices": bench.devices,
         "texts": len(bench.texts),

@@ -118,7 +118,7 @@ def fletcher() -> Any:
             max_tokens=256,
             pooling=("mean",),
             normalize=True,
-            licence="MIT",
+            license="MIT",
         )
         artifact = type("Artifact", (), {"digest": "0"})()
         variant = type("Variant", (), {"name": "none"})()

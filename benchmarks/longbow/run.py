@@ -1,8 +1,8 @@
 """How fast do texts get to Longbow? Into the double of the tests, in another process on loopback, which counts rows only.
 
-    python benchmarks/longbow/run.py throughput ARTEFACT   ingest beside embed, in turns, one process
+    python benchmarks/longbow/run.py throughput ARTIFACT   ingest beside embed, in turns, one process
     python benchmarks/longbow/run.py sink                  vectors that are ready: the sink alone, then the whole job
-    python benchmarks/longbow/run.py latency ARTEFACT      one text in to acknowledged: in the server, and over HTTP
+    python benchmarks/longbow/run.py latency ARTIFACT      one text in to acknowledged: in the server, and over HTTP
     python benchmarks/longbow/run.py memory                peak of a job over a million rows beside the engine's own
 
 Prints JSON. Run from the repository's root.
@@ -106,12 +106,12 @@ def job(encoder: Any, path: Path, url: str, dataset: str, folder: Path) -> Inges
         ).run()
 
 
-def throughput(artefact: Path, count: int, rounds: int) -> dict[str, Any]:
+def throughput(artifact: Path, count: int, rounds: int) -> dict[str, Any]:
     """Texts a second of `embed` and of `ingest`, in turns."""
     texts = [" ".join(text.split()) for text in corpus("docstrings", count)]
     texts = [f"{number} {text}" for number, text in enumerate(texts)]  # no duplicates for either to save
     rates: dict[str, list[float]] = {"embed": [], "ingest": []}
-    with tempfile.TemporaryDirectory() as name, double() as url, Encoder.load(artefact) as encoder:
+    with tempfile.TemporaryDirectory() as name, double() as url, Encoder.load(artifact) as encoder:
         folder = Path(name)
         path = folder / "texts.txt"
         path.write_text("\n".join(texts) + "\n")
@@ -151,10 +151,10 @@ def sink(rows: int, rounds: int) -> dict[str, Any]:
     return found
 
 
-def latency(artefact: Path, count: int) -> dict[str, Any]:
+def latency(artifact: Path, count: int) -> dict[str, Any]:
     """Milliseconds from one text to its acknowledgement."""
     texts = [f"{number} how far is the nearest vector from here" for number in range(count)]
-    with double() as url, Encoder.load(artefact) as encoder:
+    with double() as url, Encoder.load(artifact) as encoder:
         target = Target(url)
         with Server(encoder, http="127.0.0.1:0", flight=None, longbow=target) as server:
             address = str(server.addresses.http).removeprefix("http://")

@@ -1,6 +1,6 @@
 """Does memory grow with the number of shapes? Random batches on all workers; resident memory after 500 and at the end.
 
-    python benchmarks/memory/growth.py ARTEFACT [--batches 10000] [--provider mlas] [--memory-limit 500MB]
+    python benchmarks/memory/growth.py ARTIFACT [--batches 10000] [--provider mlas] [--memory-limit 500MB]
 
 Batches have 1 to 12 texts of log-normal lengths, so hardly two have the same shape. Peers grew with each (onnxruntime 11118,
 fastembed 222). The largest value seen is sampled after every batch.
@@ -28,14 +28,14 @@ SETTLED = 500
 def main() -> None:
     """Runs and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact", type=Path)
+    parser.add_argument("artifact", type=Path)
     parser.add_argument("--batches", type=int, default=10_000)
     parser.add_argument("--provider", default="mlas")
     parser.add_argument("--memory-limit")
     options = parser.parse_args()
     limit = None if options.memory_limit is None else parse_size(options.memory_limit)
     generator = np.random.default_rng(0)
-    with Encoder.load(options.artefact, provider=options.provider, memory_limit=limit) as encoder:
+    with Encoder.load(options.artifact, provider=options.provider, memory_limit=limit) as encoder:
         longest = min(encoder.max_tokens, 128)
 
         def batch() -> Encodings:

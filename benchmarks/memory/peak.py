@@ -1,6 +1,6 @@
 """What does a batch take at its peak, and how much more does the runtime predict?
 
-    python benchmarks/memory/peak.py ARTEFACT [--provider mlas] [--shape 8x512 …] [--workers 1] [--json]
+    python benchmarks/memory/peak.py ARTIFACT [--provider mlas] [--shape 8x512 …] [--workers 1] [--json]
 
 Each shape runs in a process of its own, on a session that was warmed up with one short text: the highest resident memory is
 reset (Linux only), the batch runs once, and what it grew by is compared with `MemoryShape.predict`. A shape is TEXTSxTOKENS;
@@ -55,26 +55,26 @@ def grown(path: Path, provider: str, workers: int, lengths: list[int]) -> int:
 def main() -> None:
     """Prints a line for each shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact", type=Path)
+    parser.add_argument("artifact", type=Path)
     parser.add_argument("--provider", default="mlas")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--shape", action="append", help="may be given several times")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each shape")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    artifact = Artifact.open(args.artefact)
+    artifact = Artifact.open(args.artifact)
     max_tokens = artifact.manifest.card.max_tokens
     if args.child:
-        print(grown(args.artefact, args.provider, args.workers, parse_shape(args.child, max_tokens)))
+        print(grown(args.artifact, args.provider, args.workers, parse_shape(args.child, max_tokens)))
         return
     shape = artifact.variant().memory
     if shape is None:
-        sys.exit(f"{args.artefact} does not say what its batches need")
+        sys.exit(f"{args.artifact} does not say what its batches need")
     if not args.json:
         print(f"{'batch':>20}{'measured MiB':>14}{'predicted MiB':>15}{'ratio':>7}")
     for text in args.shape or SHAPES:
         lengths = parse_shape(text, max_tokens)
-        command = [sys.executable, __file__, str(args.artefact), "--provider", args.provider]
+        command = [sys.executable, __file__, str(args.artifact), "--provider", args.provider]
         command += ["--workers", str(args.workers), "--child", text]
         measured = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         predicted = shape.on(args.provider).predict(np.array(lengths))

@@ -1,8 +1,8 @@
-"""Fletcher's variants on OpenVINO beside sentence-transformers' openvino-qint8: throughput and ten nearest neighbours.
+"""Fletcher's variants on OpenVINO beside sentence-transformers' openvino-qint8: throughput and ten nearest neighbors.
 
-    python benchmarks/openvino/run.py FP32 --variant ARTEFACT=openvino … --peer PYTHON_OF_PEERS=FOLDER [--corpus sentences]
+    python benchmarks/openvino/run.py FP32 --variant ARTIFACT=openvino … --peer PYTHON_OF_PEERS=FOLDER [--corpus sentences]
 
-FP32 is the float32 artefact: the reference for overlap@10 (on mlas), and a participant on openvino-bf16 where that is asked
+FP32 is the float32 artifact: the reference for overlap@10 (on mlas), and a participant on openvino-bf16 where that is asked
 for with `--variant FP32=openvino-bf16`. FOLDER is what `prepare.py` made. Everybody takes turns in each round; a ratio is of
 one round, and the table gives the median and the worst. The peer gets its own best batch size from a trial.
 """
@@ -30,7 +30,7 @@ PEER = "sentence-transformers-openvino-qint8"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fp32", type=Path)
-    parser.add_argument("--variant", action="append", required=True, help="ARTEFACT=PROVIDER")
+    parser.add_argument("--variant", action="append", required=True, help="ARTIFACT=PROVIDER")
     parser.add_argument("--peer", required=True, help="PYTHON=FOLDER")
     parser.add_argument("--corpus", default="docstrings", choices=("docstrings", "sentences"))
     parser.add_argument("--count", type=int, default=600)
@@ -71,7 +71,7 @@ def main() -> None:
                 "ratio": statistics.median(ratios),
                 "ratio_lowest": min(ratios),
                 "texts_per_s": len(texts) / statistics.median(seconds[one.name]),
-                "overlap": found.neighbours,
+                "overlap": found.neighbors,
                 "cosine_mean": found.cosine_mean,
                 "cosine_min": found.cosine_min,
             }

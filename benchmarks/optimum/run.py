@@ -1,6 +1,6 @@
 """Fletcher's cpu graph against Optimum's O2 graph of the same BERT-base weights, on the same token ids.
 
-    fletcher-convert model export FOLDER/checkpoint -o FOLDER/artefact --pooling mean
+    fletcher-convert model export FOLDER/checkpoint -o FOLDER/artifact --pooling mean
     python benchmarks/optimum/run.py FOLDER [--rounds 5] [--threads 1]
 
 `make.py` makes FOLDER. Both graphs run in ONNX Runtime on the CPU with the same number of threads, in interleaved rounds; the
@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
 
-    artifact = Artifact.open(args.folder / "artefact")
+    artifact = Artifact.open(args.folder / "artifact")
     ours = open_session(artifact, artifact.variant(), threads=args.threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads

@@ -1,9 +1,9 @@
 """What recipes cost and gain: accuracy against float32, batch dependence, and speed in runs that take turns.
 
-    python benchmarks/quantize/run.py ARTEFACT --recipes int8-per-token mixed w4 [--seconds 60] [--pairs FILE] [--json FILE]
+    python benchmarks/quantize/run.py ARTIFACT --recipes int8-per-token mixed w4 [--seconds 60] [--pairs FILE] [--json FILE]
 
 Speed is MLAS' on one thread: tokens a second of the recipe over float32's, the median over rounds in which all of them run
-one after the other. Accuracy is that of `fletcher.quantize.run.quantise`, on its built-in texts; with `--pairs` (a file of
+one after the other. Accuracy is that of `fletcher.quantize.run.quantize`, on its built-in texts; with `--pairs` (a file of
 `score<TAB>text<TAB>text` lines) also Spearman's rank correlation with the judged scores, times 100.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from fletcher.quantize.measure.metrics import cosines
 from fletcher.quantize.measure.pairs import agreement, read_pairs
 from fletcher.quantize.recipe import builtin_recipes, load_recipe
-from fletcher.quantize.run import builtin_texts, quantise, vectors_of
+from fletcher.quantize.run import builtin_texts, quantize, vectors_of
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import FletcherError
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--recipes", nargs="+", default=sorted(builtin_recipes()))
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--work", type=Path, help="keeps the artefacts here, and takes those that are there")
+    parser.add_argument("--work", type=Path, help="keeps the artifacts here, and takes those that are there")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pairs", type=Path, help="judged pairs")
     parser.add_argument("--accuracy-only", action="store_true")
@@ -73,7 +73,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
         folder = work / recipe.name
         try:
             if not folder.exists():
-                quantise(parent, recipe, folder)
+                quantize(parent, recipe, folder)
         except FletcherError as error:
             print(f"{name}: {error}")
             continue

@@ -1,6 +1,6 @@
 """Every copy on a batch's way through the server, with its size: what each stage allocates, and whose memory its result is.
 
-    python benchmarks/serve/copies.py ARTEFACT [--texts 256] [--dtype float32]
+    python benchmarks/serve/copies.py ARTIFACT [--texts 256] [--dtype float32]
 
 Each stage runs by itself, as the server calls it, under tracemalloc (numpy and Python tell it what they allocate) and Arrow's
 memory pool. `shares` says whether the result is the memory of what came in. Then one whole stream runs against a server in
@@ -155,7 +155,7 @@ def client(url: str, count: int, batches: int) -> None:
 def main() -> None:
     """Runs the benchmark and prints the table, and JSON of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact")
+    parser.add_argument("artifact")
     parser.add_argument("--texts", type=int, default=256)
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "int8", "ubinary"])
     parser.add_argument("--client", help=argparse.SUPPRESS)
@@ -163,13 +163,13 @@ def main() -> None:
     if options.client:
         client(options.client, options.texts, 8)
         return
-    with Encoder.load(options.artefact, provider="mlas", cache_bytes=0) as encoder:
+    with Encoder.load(options.artifact, provider="mlas", cache_bytes=0) as encoder:
         table = stages(encoder, options.texts, EmbedOptions(dtype=options.dtype))
         table.show()
         pool = pa.default_memory_pool()
         with Server(encoder, http=None, flight="127.0.0.1:0") as server:
             before = pool.max_memory()
-            command = [sys.executable, __file__, options.artefact, "--texts", str(options.texts)]
+            command = [sys.executable, __file__, options.artifact, "--texts", str(options.texts)]
             subprocess.run([*command, "--client", str(server.addresses.flight)], check=True)
             grown = pool.max_memory() - before
     vectors = options.texts * encoder.dimension * 4

@@ -1,10 +1,10 @@
 """CPU time of the server process for each request of one short text, everything included, by route.
 
-fletcher-serve run is started on ARTEFACT; the load comes from another process (benchmarks/http_stacks/load.py's client, with
+fletcher-serve run is started on ARTIFACT; the load comes from another process (benchmarks/http_stacks/load.py's client, with
 the route's own body). The process's CPU time is read before and after from /proc, so every thread counts: event loop,
-tokenising, the session, metrics. Each round takes the routes in turn; medians are printed, as JSON on request.
+tokenizing, the session, metrics. Each round takes the routes in turn; medians are printed, as JSON on request.
 
-python benchmarks/serve/cpu_per_request.py ARTEFACT [--requests 4000] [--connections 64] [--rounds 3] [--json]
+python benchmarks/serve/cpu_per_request.py ARTIFACT [--requests 4000] [--connections 64] [--rounds 3] [--json]
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def bodies(model: str) -> dict[str, dict[str, object]]:
 def main() -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact")
+    parser.add_argument("artifact")
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    with serving(options.artefact, "--flight", "off") as server:
+    with serving(options.artifact, "--flight", "off") as server:
         found: dict[str, list[float]] = {}
         for number in range(options.rounds + 1):  # the first warms up
             for route, body in bodies("bench").items():

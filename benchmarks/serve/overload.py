@@ -1,6 +1,6 @@
 """Ten times as many requests as the server can compute, for a minute: who is let in is served in time, the others are told.
 
-    python benchmarks/serve/overload.py ARTEFACT [--seconds 60] [--factor 10] [--queue-seconds 1] [--texts 16]
+    python benchmarks/serve/overload.py ARTIFACT [--seconds 60] [--factor 10] [--queue-seconds 1] [--texts 16]
 
 1. How much the server can do is measured with a closed load (64 clients), how long a lone request takes with one client.
 2. An open load, from another process, sends FACTOR times as much for SECONDS; every request has TEXTS texts of its own.
@@ -48,7 +48,7 @@ def open_load(port: int, body: str, rate: float, seconds: float) -> subprocess.P
 def main() -> None:
     """Runs the benchmark and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact")
+    parser.add_argument("artifact")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--factor", type=float, default=10.0)
     parser.add_argument("--queue-seconds", type=float, default=1.0)
@@ -56,11 +56,11 @@ def main() -> None:
     options = parser.parse_args()
     texts = [f"{number} {WORDS}" for number in range(options.texts)]
     body = json.dumps({"input": texts, "model": "bench", "encoding_format": "base64"})
-    with serving(options.artefact) as server:  # its queue takes whatever 64 clients send
+    with serving(options.artifact) as server:  # its queue takes whatever 64 clients send
         closed(server.port, body, 8, 64)
         most = closed(server.port, body, 64, 256)
         rate = most["requests"] / most["seconds"]
-    with serving(options.artefact, "--queue-seconds", str(options.queue_seconds)) as server:
+    with serving(options.artifact, "--queue-seconds", str(options.queue_seconds)) as server:
         closed(server.port, body, 1, 20)
         lone = closed(server.port, body, 1, 40)
         with MemoryWatch(server) as memory:

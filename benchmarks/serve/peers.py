@@ -1,6 +1,6 @@
 """Fletcher beside infinity: 64 clients, one short text a request, on the same machine in turns, load from another process.
 
-    python benchmarks/serve/peers.py ARTEFACT CHECKPOINT INFINITY [--engine torch] [--requests 2000] [--rounds 3]
+    python benchmarks/serve/peers.py ARTIFACT CHECKPOINT INFINITY [--engine torch] [--requests 2000] [--rounds 3]
 
 CHECKPOINT is the folder of the same model for infinity; `--engine optimum` wants `onnx/model.onnx` in it, which
 benchmarks/cpu/prepare.py makes. INFINITY is the `infinity_emb` command of its own environment, with torch for the CPU and
@@ -89,7 +89,7 @@ def load(port: int, path: str, clients: int, requests: int) -> dict[str, float]:
 def main() -> None:
     """Runs the benchmark and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact")
+    parser.add_argument("artifact")
     parser.add_argument("checkpoint")
     parser.add_argument("infinity")
     parser.add_argument("--engine", default="torch", choices=["torch", "optimum"])
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--provider", default="auto", help="Fletcher's")
     options = parser.parse_args()
     with (
-        serving(options.artefact, "--provider", options.provider) as server,
+        serving(options.artifact, "--provider", options.provider) as server,
         infinity(options.infinity, options.checkpoint, options.engine) as port,
     ):
         doors = {"fletcher": (server.port, "/v1/embeddings"), "infinity": (port, "/embeddings")}

@@ -62,11 +62,11 @@ class Running:
 
 
 @contextmanager
-def serving(artefact: str, *options: str) -> Iterator[Running]:
-    """A server of an artefact on free ports, with no cache of vectors; the model is called `bench`."""
+def serving(artifact: str, *options: str) -> Iterator[Running]:
+    """A server of an artifact on free ports, with no cache of vectors; the model is called `bench`."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
-        command = [*COMMAND, artefact, "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--name", "bench"]
+        command = [*COMMAND, artifact, "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--name", "bench"]
         with log.open("w") as stream:
             process = subprocess.Popen(
                 [*command, "--cache", "0", "--json", *options], stdout=subprocess.PIPE, stderr=stream, text=True

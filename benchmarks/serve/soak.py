@@ -1,6 +1,6 @@
 """A server under everything at once for a quarter of an hour: good requests never fail, and memory stays where it is.
 
-    python benchmarks/serve/soak.py ARTEFACT [--seconds 900] [--clients 4] [--swap-seconds 20]
+    python benchmarks/serve/soak.py ARTIFACT [--seconds 900] [--clients 4] [--swap-seconds 20]
 
 Clients send requests of one to 96 texts of one word to four hundred over HTTP (OpenAI's, TEI's and Cohere's routes) and
 streams over Flight, and every vector of a text that comes again must be the one that it was first. Beside them: clients that
@@ -63,7 +63,7 @@ BAD = [
     ("/v1/embeddings", b'{"model": "bench", "input": [1, "a"]}'),
     ("/v1/embeddings", b'{"model": "another", "input": "a"}'),
     ("/v1/embeddings", b'{"model": "bench", "input": "a", "dimensions": 7}'),
-    ("/v1/embeddings", b'{"model": "bench", "input": "a", "colour": "blue"}'),
+    ("/v1/embeddings", b'{"model": "bench", "input": "a", "color": "blue"}'),
     ("/embed", b'{"inputs": 1}'),
     ("/embed", b"\xff\xfe"),
     ("/v2/embed", b'{"model": "bench", "texts": ["a"]}'),
@@ -75,15 +75,15 @@ BAD = [
 class Soak:
     """What the clients share."""
 
-    def __init__(self, server: Running, artefact: str, until: float) -> None:
+    def __init__(self, server: Running, artifact: str, until: float) -> None:
         """
         Args:
             server: what is asked.
-            artefact: its folder.
+            artifact: its folder.
             until: `time.monotonic()` at which everybody stops.
         """
         self.server = server
-        self.artefact = artefact
+        self.artifact = artifact
         self.until = until
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -200,7 +200,7 @@ class Soak:
         with httpx.Client(base_url=self.server.http, timeout=120) as client:
             while self.running():
                 time.sleep(min(seconds, max(self.until - time.monotonic(), 0.0)))
-                body = {"path": self.artefact, "name": "bench"}
+                body = {"path": self.artifact, "name": "bench"}
                 answer = client.post("/admin/models", json=body)
                 self.counts["swaps"] += 1
                 if answer.status_code != 200:
@@ -210,14 +210,14 @@ class Soak:
 def main() -> None:
     """Runs the benchmark and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact")
+    parser.add_argument("artifact")
     parser.add_argument("--seconds", type=float, default=900.0)
     parser.add_argument("--clients", type=int, default=4, help="of good requests, half of them over Flight")
     parser.add_argument("--swap-seconds", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    with serving(options.artefact, "--provider", "mlas") as server:
-        soak = Soak(server, options.artefact, time.monotonic() + options.seconds)
+    with serving(options.artifact, "--provider", "mlas") as server:
+        soak = Soak(server, options.artifact, time.monotonic() + options.seconds)
         works: list[Callable[[], None]] = [lambda: soak.swap(options.swap_seconds)]
         for number in range(options.clients):
             good = soak.flight if number % 2 else soak.http

@@ -1,6 +1,6 @@
 """Exchanges and a stop in the middle of a load: no failed request, and every admitted one is answered.
 
-    python benchmarks/serve/swap.py ARTEFACT [--seconds 20] [--swaps 4] [--rate 100]
+    python benchmarks/serve/swap.py ARTIFACT [--seconds 20] [--swaps 4] [--rate 100]
 
 Another process sends RATE short requests a second while the model is exchanged SWAPS times by the admin API;
 then the server gets SIGTERM in the middle of the load. It ends with 1 if a request failed before the stop, if the server
@@ -24,10 +24,10 @@ OPEN_LOAD = Path(__file__).parent / "open_load.py"
 BODY = json.dumps({"input": "The quick brown fox jumps over dog ########.", "model": "bench"})
 
 
-def exchange(server: Running, artefact: str) -> float:
+def exchange(server: Running, artifact: str) -> float:
     """Exchanges the model; gives the seconds that it took."""
     started = time.perf_counter()
-    body = json.dumps({"path": artefact, "name": "bench"}).encode()
+    body = json.dumps({"path": artifact, "name": "bench"}).encode()
     request = urllib.request.Request(f"{server.http}/admin/models", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=120) as answer:
         answer.read()
@@ -37,12 +37,12 @@ def exchange(server: Running, artefact: str) -> float:
 def main() -> None:
     """Runs the benchmark and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact")
+    parser.add_argument("artifact")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--swaps", type=int, default=4)
     parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
     options = parser.parse_args()
-    with serving(options.artefact, "--provider", "mlas", "--log-level", "debug") as server:
+    with serving(options.artifact, "--provider", "mlas", "--log-level", "debug") as server:
         command = [sys.executable, str(OPEN_LOAD), str(server.port), "--body", BODY, "--rate", str(options.rate)]
         # The load goes on for a while after the stop: what comes then finds nobody.
         load = subprocess.Popen([*command, "--seconds", str(options.seconds + 3.0)], stdout=subprocess.PIPE, text=True)
@@ -51,7 +51,7 @@ def main() -> None:
         for number in range(options.swaps):
             pause = options.seconds * (number + 0.5) / options.swaps - (time.perf_counter() - begun)
             time.sleep(max(pause, 0.0))
-            swaps.append(round(exchange(server, options.artefact), 2))
+            swaps.append(round(exchange(server, options.artifact), 2))
         time.sleep(max(options.seconds - (time.perf_counter() - begun), 0.0))
         exit_code = server.stop()
         lines = server.log_lines()

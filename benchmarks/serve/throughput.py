@@ -1,6 +1,6 @@
 """How much of the engine's own throughput reaches clients: HTTP with many of them, and Flight in batches; in turns.
 
-    python benchmarks/serve/throughput.py ARTEFACT [--clients 64] [--seconds 4] [--rounds 3]
+    python benchmarks/serve/throughput.py ARTIFACT [--clients 64] [--seconds 4] [--rounds 3]
 
 - `engine`: the engine alone in a process, one short text a request, as many under way as there are clients.
 - `http`: a server and a load from another process, the same requests on /v1/embeddings, as floats in base64.
@@ -72,12 +72,12 @@ def clients_rate(engine: Any, requests: list[list[str]], clients: int) -> float:
     return sum(map(len, requests)) / (time.perf_counter() - started)
 
 
-def serve_engine(artefact: str) -> None:
+def serve_engine(artifact: str) -> None:
     """The process that has the engine alone: measures whenever a line on its standard input says so."""
     from fletcher import Encoder
     from fletcher.serve.engine.engine import Engine
 
-    with Encoder.load(artefact, provider="mlas", cache_bytes=0) as encoder, Engine(encoder) as engine:
+    with Encoder.load(artifact, provider="mlas", cache_bytes=0) as encoder, Engine(encoder) as engine:
         for line in sys.stdin:
             count, size, ahead = map(int, line.split())
             requests = texts_of(count, size)
@@ -124,17 +124,17 @@ def flight_rate(url: str, batches: int) -> float:
 def main() -> None:
     """Runs the benchmark and prints JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact")
+    parser.add_argument("artifact")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--engine", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
-        serve_engine(options.artefact)
+        serve_engine(options.artifact)
         return
     alone = subprocess.Popen(
-        [sys.executable, __file__, options.artefact, "--engine"],
+        [sys.executable, __file__, options.artifact, "--engine"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -148,7 +148,7 @@ def main() -> None:
     found: dict[str, list[float]] = {}
     latency: list[dict[str, float]] = []
     try:
-        with serving(options.artefact, "--provider", "mlas") as server:
+        with serving(options.artifact, "--provider", "mlas") as server:
             requests, batches = 500, 8  # of the first round, which warms up and says how much there is to send
             for number in range(options.rounds + 1):
                 rates = {"engine": ask(requests, 1, options.clients), "engine_256": ask(batches, BATCH, AHEAD)}

@@ -1,6 +1,6 @@
 """How fast are Fletcher's two tokenizers, and what does each cost a single short text?
 
-    python benchmarks/tokenizers/run.py ARTEFACT [--texts 8000] [--rounds 5] [--json]
+    python benchmarks/tokenizers/run.py ARTIFACT [--texts 8000] [--rounds 5] [--json]
 
 nanotoken and HuggingFace's tokenizers run through `Tokenizer`, one after the other in every round,
 so that a busy moment meets both; the median round counts. nanotoken keeps words that it saw, so every round has texts of its
@@ -62,13 +62,13 @@ def seconds_of(tokenizer: Tokenizer, texts: list[str]) -> float:
 def main() -> None:
     """Prints texts and tokens a second for each kind of text, and microseconds for one short text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("artefact", type=Path)
+    parser.add_argument("artifact", type=Path)
     parser.add_argument("--texts", type=int, default=8000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 
-    artifact = Artifact.open(arguments.artefact)
+    artifact = Artifact.open(arguments.artifact)
     file, max_tokens = artifact.tokenizer_file, artifact.manifest.card.max_tokens
     fast, slow = Tokenizer(file, max_tokens), Tokenizer(file, max_tokens, fast=False, cache_bytes=0)
     if fast.fast_problem is not None:

@@ -1,6 +1,6 @@
-"""Weights on their way from checkpoint to artefact: taken once, checked, transformed lazily, and counted.
+"""Weights on their way from checkpoint to artifact: taken once, checked, transformed lazily, and counted.
 
-A `Weight` is a promise of an array: nothing is read before the artefact's weights file is written, one tensor at a time, so
+A `Weight` is a promise of an array: nothing is read before the artifact's weights file is written, one tensor at a time, so
 that the peak memory stays near the size of the largest tensor.
 """
 
@@ -31,7 +31,7 @@ class Weight:
     """A float array that will be read when it is written.
 
     Attributes:
-        name: its name in the graph and in the artefact's weights file.
+        name: its name in the graph and in the artifact's weights file.
         shape: its shape.
         load: reads it, in float32.
         precision: what it is written in.
@@ -66,7 +66,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Layer normalisation over the last axis.
+    """Layer normalization over the last axis.
 
     Attributes:
         weight: (hidden,).

@@ -1,4 +1,4 @@
-"""The artefact's tokenizer file: the checkpoint's own, or made from a BERT vocabulary where it has none."""
+"""The artifact's tokenizer file: the checkpoint's own, or made from a BERT vocabulary where it has none."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _SAVE_FAST = (
 
 
 def write_tokenizer(checkpoint: Checkpoint, path: Path, num_rows: int) -> None:
-    """Writes `tokenizer.json` for the artefact, without the truncation and padding that a training run may have left in it.
+    """Writes `tokenizer.json` for the artifact, without the truncation and padding that a training run may have left in it.
 
     Args:
         checkpoint: where the tokenizer lies.

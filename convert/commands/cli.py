@@ -1,4 +1,4 @@
-"""`fletcher-convert`: checkpoints to artefacts, and the proof of them. Each command reads options and calls one function."""
+"""`fletcher-convert`: checkpoints to artifacts, and the proof of them. Each command reads options and calls one function."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from ..layers.results import LayersReport
     from ..verify.report import VerificationReport
 
-app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verified ONNX artefacts.")
+app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verified ONNX artifacts.")
 model = typer.Typer(no_args_is_help=True, help="Models: what the zoo knows, conversion, verification, inspection.")
 app.add_typer(model, name="model")
 app.add_typer(quantize, name="quantize")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The artefact's folder.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The artifact's folder.", show_default=False)]
 
 
 def main() -> None:
@@ -45,12 +45,12 @@ def list_models(ctx: typer.Context) -> None:
             card.dimension,
             card.max_tokens,
             "+".join(card.pooling),
-            card.licence,
+            card.license,
             ", ".join(card.sources),
         )
         for card in cards
     ]
-    columns = ("model", "family", "dimension", "max tokens", "pooling", "licence", "sources")
+    columns = ("model", "family", "dimension", "max tokens", "pooling", "license", "sources")
     reporter(ctx).result(cards, Table(columns, rows))
 
 
@@ -66,7 +66,7 @@ def export_model(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="The artefact's folder; an artefact there is replaced."),
+        typer.Option("--output", "-o", metavar="DIR", help="The artifact's folder; an artifact there is replaced."),
     ],
     target: Annotated[
         list[str] | None, typer.Option(help="What it shall run on: cpu, cuda, tensorrt, coreml. Repeatable.")
@@ -135,7 +135,7 @@ def verify_model(
         str | None, typer.Option(metavar="VARIANT", help="With --against: the variant whose every value is compared.")
     ] = None,
 ) -> None:
-    """Compare an artefact with the HuggingFace model in float32, and record it in the artefact if they agree."""
+    """Compare an artifact with the HuggingFace model in float32, and record it in the artifact if they agree."""
     from ..layers.verify import compare_variants, verify_layers
     from ..reports.verification_table import render, to_json, write_report
     from ..texts import read_texts
@@ -147,7 +147,7 @@ def verify_model(
     if against is not None and on is not None:
         if reference is not None or variant is not None:
             raise InputError(
-                "--against and --on compare two variants of the artefact: leave out --reference and --variant"
+                "--against and --on compare two variants of the artifact: leave out --reference and --variant"
             )
         result = compare_variants(folder, against=against, on=on, texts=extra, reporter=report)
     elif against is not None or on is not None:
@@ -170,7 +170,7 @@ def verify_model(
 
 @model.command("inspect")
 def inspect_model(ctx: typer.Context, folder: Folder) -> None:
-    """Show what an artefact holds, and check its files."""
+    """Show what an artifact holds, and check its files."""
     report = reporter(ctx)
     artifact = Artifact.open(folder)
     artifact.check_files()
@@ -185,7 +185,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "model": card.name,
         "source": manifest.origin.source,
         "revision": manifest.origin.revision,
-        "licence": card.licence,
+        "license": card.license,
         "output": card.output,
         "dimension": card.dimension,
         "matryoshka": card.matryoshka,

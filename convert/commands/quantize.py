@@ -14,7 +14,7 @@ __all__ = ["quantize"]
 
 quantize = typer.Typer(no_args_is_help=True, help="Smaller and faster variants, and what they cost in accuracy.")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The float32 artefact's folder.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The float32 artifact's folder.", show_default=False)]
 Recipe = Annotated[
     str, typer.Option(metavar="NAME", help="A built-in recipe (`quantize recipes` lists them), or a TOML file.")
 ]
@@ -30,20 +30,20 @@ def run_recipe(
     folder: Folder,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="The new artefact's folder; an artefact there is replaced."),
+        typer.Option("--output", "-o", metavar="DIR", help="The new artifact's folder; an artifact there is replaced."),
     ],
     recipe: Recipe = "int8-per-token",
     texts: Texts = None,
 ) -> None:
-    """Quantise an artefact by one recipe, and measure it against its parent."""
+    """Quantize an artifact by one recipe, and measure it against its parent."""
     from fletcher.quantize.recipe import load_recipe
-    from fletcher.quantize.run import quantise
+    from fletcher.quantize.run import quantize
 
     from ..texts import read_texts
 
     report = reporter(ctx)
     given = None if texts is None else read_texts(texts)
-    result = quantise(folder, load_recipe(recipe), output, texts=given, reporter=report)
+    result = quantize(folder, load_recipe(recipe), output, texts=given, reporter=report)
     report.result(result)
     if result.batch_dependent:
         report.warn("a text's vector depends on the other texts of its batch: int8-per-token has no such fault")
@@ -72,7 +72,7 @@ def show_sensitivity(
         list[Path] | None, typer.Option("--report", metavar="FILE", help="Write it: .json, .png or .svg. Repeatable.")
     ] = None,
 ) -> None:
-    """Measure the damage that each matrix does, with only that matrix quantised."""
+    """Measure the damage that each matrix does, with only that matrix quantized."""
     from fletcher.quantize.recipe import load_recipe
     from fletcher.quantize.sensitivity import exclude_greedily, plot_sensitivity, sensitivity
 
@@ -117,7 +117,7 @@ def run_sweep(
         float, typer.Option(min=0, max=1, help="Smallest cosine with float32 that a text may be left with.")
     ] = 0.995,
     min_overlap: Annotated[
-        float, typer.Option(min=0, max=1, help="Least share of float32's ten nearest neighbours.")
+        float, typer.Option(min=0, max=1, help="Least share of float32's ten nearest neighbors.")
     ] = 0.95,
     budget: Annotated[
         float | None, typer.Option(min=0, metavar="MINUTES", help="Begin no recipe that would end later.")
@@ -131,7 +131,7 @@ def run_sweep(
         typer.Option("--report", metavar="FILE", help="Write it here too: .html or .json. Repeatable."),
     ] = None,
 ) -> None:
-    """Try recipes on your texts and this machine, recommend one, and write its artefact and a report."""
+    """Try recipes on your texts and this machine, recommend one, and write its artifact and a report."""
     from fletcher.quantize.measure.pairs import read_pairs
     from fletcher.quantize.reports.sweep_table import check_reports, render_sweep, write_sweep
     from fletcher.quantize.sweep.sweep import SweepOptions, sweep

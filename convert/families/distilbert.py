@@ -42,7 +42,7 @@ def describe_distilbert(checkpoint: Checkpoint) -> Architecture:
     config = Config(checkpoint)
     sizes = read_sizes(config, KEYS)
     config.ignore("dropout", "attention_dropout", "qa_dropout", "seq_classif_dropout", "tie_weights_")
-    # Sinusoidal positions fill the table once, before training; the checkpoint stores it like a learnt one.
+    # Sinusoidal positions fill the table once, before training; the checkpoint stores it like a learned one.
     config.must_be("sinusoidal_pos_embds", True, False)
     config.finish()
 

@@ -1,4 +1,4 @@
-"""MPNet: BERT without token types, with RoBERTa's positions and a learnt bias by distance that all layers share.
+"""MPNet: BERT without token types, with RoBERTa's positions and a learned bias by distance that all layers share.
 
 Source: transformers' modeling_mpnet.py (`MPNetModel`).
 """

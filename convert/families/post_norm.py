@@ -167,7 +167,7 @@ def read_layer(
         names: of the layer's tensors.
         prefix: what stands before them.
         name: of the layer's nodes; None is the prefix.
-        relative_bias: the learnt bias that all layers share, if the family has one.
+        relative_bias: the learned bias that all layers share, if the family has one.
     """
 
     def linear(part: str, num_in: int, num_out: int) -> Linear:

@@ -26,7 +26,7 @@ __all__ = ["ALIGNMENT", "INLINE_BYTES", "GraphBuilder", "write_weights"]
 
 #: Operator set to IR version: the newest that ONNX Runtime 1.23 reads, and what TensorRT's and CoreML's parsers know whole.
 IR_VERSIONS = {24: 11, 20: 10}
-#: Constants up to this many bytes lie in the graph: shape arithmetic and scalars, nothing a model learnt.
+#: Constants up to this many bytes lie in the graph: shape arithmetic and scalars, nothing a model learned.
 INLINE_BYTES = 256
 #: Operators whose output is a float only if this input is one; for others it is the first.
 _TYPED_BY = {"Where": 1, "Range": 0}

@@ -48,7 +48,7 @@ def read_head_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
 
 
 def finish_tokenizer(checkpoint: Checkpoint, card: ModelCard, path: Path) -> None:
-    """What a head changes in the artefact's tokenizer file."""
+    """What a head changes in the artifact's tokenizer file."""
     if card.output == "token_vectors":
         register_markers(checkpoint, card, path)
 

@@ -29,7 +29,7 @@ PROJECTION = "linear.weight"
 
 
 def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
-    """The architecture with its projection and normalisation.
+    """The architecture with its projection and normalization.
 
     Raises:
         CheckpointError: a module that is not authored, a projection that does not fit, or an expansion token that the
@@ -80,7 +80,7 @@ def _unseen_tail(checkpoint: Checkpoint, card: ModelCard) -> int | None:
 
 
 def register_markers(checkpoint: Checkpoint, card: ModelCard, path: Path) -> None:
-    """Makes the markers of queries and documents tokens that are not split, in the artefact's tokenizer.
+    """Makes the markers of queries and documents tokens that are not split, in the artifact's tokenizer.
 
     PyLate and Stanford's ColBERT insert the markers' ids; their tokenizers would split the words. Only words that the
     vocabulary has are registered, as `MultiVectorEncoder._register_prefix_tokens` does.

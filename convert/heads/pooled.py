@@ -77,7 +77,7 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
                 "Dense, LayerNorm, Dropout and Normalize"
             )
     if normalized and not card.normalize:
-        raise CheckpointError(f"{checkpoint.folder}: modules.json normalises, the card {card.name} says it does not")
+        raise CheckpointError(f"{checkpoint.folder}: modules.json normalizes, the card {card.name} says it does not")
     if card.normalize:
         modules.append(Normalize())
     if width != card.dimension:

@@ -41,7 +41,7 @@ def plan(
     Where queries are filled up, then two that are.
 
     Args:
-        tokenizer: the artefact's.
+        tokenizer: the artifact's.
         max_tokens: longest input of the model.
         texts: the user's, put behind the built-in ones.
         shape: most texts of a batch and most tokens of a text, where the graph's shape is fixed.

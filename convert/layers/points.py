@@ -223,7 +223,7 @@ def layer_of(key: str) -> int | None:
 
 def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[Point]:
     if node.op_type == "Attention" or part == "attention/weights":
-        # Where attention is spelt out, the query is scaled before the product: raw scores do not exist.
+        # Where attention is spelled out, the query is scaled before the product: raw scores do not exist.
         shown = [score for score in SCORE_POINTS if node.op_type == "Attention" or score != "attention/raw_scores"]
         return [Point(f"{layer}/{score}", Kind.SCORES, node.name, value) for score in shown]
     return [Point(f"{layer}/{part}", Kind.TOKENS, node.name, value)] if part in LAYER_POINTS else []

@@ -1,6 +1,6 @@
-"""The artefact's side: the values of the graph that is served, text by text.
+"""The artifact's side: the values of the graph that is served, text by text.
 
-The graph file is read, the wanted values are added to its outputs, and ONNX Runtime runs it with its optimiser off, since
+The graph file is read, the wanted values are added to its outputs, and ONNX Runtime runs it with its optimizer off, since
 that would fuse values away; `vectors` of this run is compared with `vectors` of the served session too. Nothing is written.
 """
 
@@ -123,8 +123,8 @@ def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> bytes:
     del probed.graph.node[:]
     probed.graph.node.extend(nodes)
     probed.graph.output.extend(onnx.ValueInfoProto(name=_widened(value)) for value in values)
-    serialised: bytes = probed.SerializeToString()
-    return serialised
+    serialized: bytes = probed.SerializeToString()
+    return serialized
 
 
 def _split(point: Point, array: NDArray[np.float32], batch: Encodings) -> list[NDArray[np.float32]]:

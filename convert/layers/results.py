@@ -24,7 +24,7 @@ class PointResult(msgspec.Struct, frozen=True, kw_only=True):
         key: its name for machines, equal on every target.
         node: the graph's node, or the weight's name.
         layer: index of its layer, if it belongs to one.
-        shape: of the artefact's value; names stand for sizes that the batch decides.
+        shape: of the artifact's value; names stand for sizes that the batch decides.
         max_abs: largest absolute difference of an element.
         relative: largest length of a row's difference, relative to the row's own length or, if that is larger, to the root
             mean square of the rows' lengths in that text. A row is what the last axis holds.
@@ -54,7 +54,7 @@ class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         model: the card's name.
         artifact: the folder, as it was given.
-        digest: of the artefact.
+        digest: of the artifact.
         variant: whose points were looked at.
         reference: the checkpoint, or the variant, that it was compared with.
         time: UTC, ISO 8601.

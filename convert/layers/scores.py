@@ -6,7 +6,7 @@ attributes and the fourth output that ONNX gives it, `qk_matmul_output`; the fir
 `nonpad_kv_seqlen` and with masks), 3 the softmax. A node that is asked for them may take another kernel, which is equal to
 rounding: tests/convert/layers/test_probe.py recomputes all of them with numpy, and the served node's context from them.
 
-Where attention is spelt out (tensorrt, coreml), its values are read; the query is scaled before the product there, so raw
+Where attention is spelled out (tensorrt, coreml), its values are read; the query is scaled before the product there, so raw
 scores do not exist. `PackedMultiHeadAttention` (cuda) shows nothing.
 """
 
@@ -27,7 +27,7 @@ from .points import SCORE_POINTS
 
 __all__ = ["OUT_OF_SIGHT", "Shown", "copies_of", "shown_by", "split_scores"]
 
-#: A score lower than it was before the mask by more than this is masked: learnt biases and ALiBi stay far below.
+#: A score lower than it was before the mask by more than this is masked: learned biases and ALiBi stay far below.
 OUT_OF_SIGHT = 1e3
 
 #: Copies of an attention node: suffix of their names, `qk_matmul_output_mode`, and attributes that differ.

@@ -21,7 +21,7 @@ __all__ = ["compare_skipped", "compare_tokenizers", "open_tokenizer"]
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
-    """The artefact's tokenizer, without truncation.
+    """The artifact's tokenizer, without truncation.
 
     Raises:
         ArtifactError: it cannot be read.
@@ -74,7 +74,7 @@ def compare_skipped(artifact: Artifact, subject: Subject, folder: Path) -> Itera
     note = ""
     if different:
         role, token = different[0]
-        who = "the artefact" if different[0] in ours else "the checkpoint"
+        who = "the artifact" if different[0] in ours else "the checkpoint"
         note = f"{len(different)} differ: {who} alone skips the id {token} in a {role}"
     yield _result("skipped tokens", len(theirs), len(different), note)
 

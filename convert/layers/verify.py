@@ -1,4 +1,4 @@
-"""Layer by layer: a variant against transformers' model, or against another variant of the same artefact.
+"""Layer by layer: a variant against transformers' model, or against another variant of the same artifact.
 
 In order: vocabulary and token ids, every weight, every point of the graph on batches of several sizes and lengths, and at
 last the session that is served against the graph that was looked into. See `probe`, `reference` and `weights`.
@@ -58,17 +58,17 @@ def verify_layers(
     A failure is told by the report's verdict; `LayersReport.raise_if_failed` turns it into an error.
 
     Args:
-        path: the artefact's folder.
-        reference: SOURCE of the checkpoint to compare with; None is the one that the artefact was made from.
+        path: the artifact's folder.
+        reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
         texts: looked into besides the built-in ones.
-        variant: which one; None is the artefact's first.
+        variant: which one; None is the artifact's first.
         reporter: is told what goes on.
 
     Raises:
         InputError: a variant or a family that cannot be compared layer by layer.
-        ArtifactError: the artefact cannot be read, or is damaged.
+        ArtifactError: the artifact cannot be read, or is damaged.
         SourceError: the reference cannot be fetched.
-        ChecksumError: a file of the artefact is damaged, or the reference is not the checkpoint that it was made from.
+        ChecksumError: a file of the artifact is damaged, or the reference is not the checkpoint that it was made from.
         CheckpointError: Fletcher or transformers cannot load the reference.
         MissingPackageError: torch or transformers is not installed, or ONNX Runtime with CUDA for a cuda variant.
     """
@@ -108,10 +108,10 @@ def verify_layers(
 def compare_variants(
     path: str | Path, *, against: str, on: str, texts: Sequence[str] | None = None, reporter: Reporter
 ) -> LayersReport:
-    """Compares a variant with another one of the same artefact, at every point that both have; writes nothing.
+    """Compares a variant with another one of the same artifact, at every point that both have; writes nothing.
 
     Args:
-        path: the artefact's folder.
+        path: the artifact's folder.
         against: the variant that is taken for right, by its name, or by its target if there is one of it.
         on: the variant that is judged, with the tolerance of the coarser precision of the two.
         texts: looked into besides the built-in ones.
@@ -119,7 +119,7 @@ def compare_variants(
 
     Raises:
         InputError: a variant that cannot be compared layer by layer, or one with itself.
-        ArtifactError: the artefact cannot be read, is damaged, or lacks a variant.
+        ArtifactError: the artifact cannot be read, is damaged, or lacks a variant.
         MissingPackageError: one is for CUDA, and no ONNX Runtime with CUDA is installed.
         ProviderError: one is, and CUDA cannot be used here.
     """
@@ -147,7 +147,7 @@ def compare_variants(
 
 
 def _find_variant(artifact: Artifact, name: str | None) -> Variant:
-    """A variant by its name, or by its target if the artefact has one of it.
+    """A variant by its name, or by its target if the artifact has one of it.
 
     Raises:
         ArtifactError: there is none.
@@ -191,7 +191,7 @@ def _expected_weights(folder: Path, card: ModelCard, variant: Variant) -> Mappin
     if variant.name not in names:
         raise InputError(
             f"the checkpoint {folder} gives no graph {variant.name}, only {', '.join(names)}: compare with the checkpoint "
-            "that the artefact was made from"
+            "that the artifact was made from"
         )
     return names[variant.name].graph.weights
 
@@ -266,7 +266,7 @@ def _compare_session(
         cosine=difference.cosine,
         tolerance=tolerance,
         verdict="passed" if difference.relative <= tolerance else "failed",
-        note="as its provider optimised it, against the graph as it was written",
+        note="as its provider optimized it, against the graph as it was written",
     )
 
 

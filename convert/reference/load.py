@@ -78,7 +78,7 @@ def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> L
     made_up = sorted(name for name in missing if not name.startswith(tuple(unused)))
     if made_up:
         raise CheckpointError(
-            f"{folder} lacks weights that transformers {transformers.__version__} would initialise at random: "
+            f"{folder} lacks weights that transformers {transformers.__version__} would initialize at random: "
             f"{', '.join(made_up[:5])}. It cannot be a reference"
         )
     return Loaded(tokenizer, model.eval(), tools)

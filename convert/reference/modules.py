@@ -36,11 +36,11 @@ MODE_KEYS: Mapping[str, str] = {
 
 
 def build_modules(folder: Path, card: ModelCard) -> list[Module]:
-    """The steps after the transformer: those of the checkpoint's `modules.json`, else the card's pooling and normalisation.
+    """The steps after the transformer: those of the checkpoint's `modules.json`, else the card's pooling and normalization.
 
     Args:
         folder: the checkpoint.
-        card: says pooling and normalisation where the checkpoint does not.
+        card: says pooling and normalization where the checkpoint does not.
 
     Raises:
         CheckpointError: a module that is not known here, or one whose files are unusable.
@@ -162,9 +162,9 @@ def _load_layer_norm(folder: Path, card: ModelCard) -> Module:
     tensors = _load_tensors(folder, {"norm.weight", "norm.bias"}, set())
 
     def layer_norm(vector: Tensor) -> Tensor:
-        centred = vector - vector.mean()
+        centered = vector - vector.mean()
         # 1e-5 is torch.nn.LayerNorm's own default, which sentence-transformers leaves.
-        return centred / (centred.square().mean() + 1e-5).sqrt() * tensors["norm.weight"] + tensors["norm.bias"]
+        return centered / (centered.square().mean() + 1e-5).sqrt() * tensors["norm.weight"] + tensors["norm.bias"]
 
     return layer_norm
 

@@ -132,7 +132,7 @@ def _lowercases(folder: Path) -> bool:
 
 
 def _lowercase_first(tokenizer: Any) -> None:
-    """Puts lowercasing before the tokenizer's own normalisation, as sentence-transformers does."""
+    """Puts lowercasing before the tokenizer's own normalization, as sentence-transformers does."""
     from tokenizers import normalizers
 
     backend = tokenizer.backend_tokenizer

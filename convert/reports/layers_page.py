@@ -51,7 +51,7 @@ def layers_to_html(report: LayersReport) -> str:
 is what rounding may amount to there; points above it are red. Points without any error stand on the bottom.</figcaption>
 </figure>
 {sections}
-<footer>Batches, in tokens a text: {batches}. {escape(report.time)}. {escape(tools)}. Artefact {report.digest}</footer>
+<footer>Batches, in tokens a text: {batches}. {escape(report.time)}. {escape(tools)}. Artifact {report.digest}</footer>
 </body></html>
 """
 

@@ -66,14 +66,14 @@ def to_html(report: VerificationReport) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<style>{STYLE}</style></head><body>",
         f"<header><h1>{escape(report.model)}{_badge(report.verdict)}</h1>",
-        f'<p class="soft">Artefact <code>{escape(report.artifact)}</code> against <code>{escape(report.reference)}</code>, '
+        f'<p class="soft">Artifact <code>{escape(report.artifact)}</code> against <code>{escape(report.reference)}</code>, '
         f"run by HuggingFace transformers in float32, one text at a time; {escape(report.time)}</p></header>",
         f"<h2>Token ids{_badge(ids.verdict)}</h2>",
         f"<p>Equal on {ids.equal:,} of {ids.compared:,} texts, {ids.truncated:,} of them truncated.</p>",
         _reasons([ids.reason] if ids.reason else []),
         *(_variant(variant) for variant in report.variants),
-        f"<footer><p>Artefact digest <code>{escape(report.digest)}</code></p><p>{escape(tools)}</p>",
-        "" if report.complete else "<p>Not every variant was compared, so the artefact was not stamped.</p>",
+        f"<footer><p>Artifact digest <code>{escape(report.digest)}</code></p><p>{escape(tools)}</p>",
+        "" if report.complete else "<p>Not every variant was compared, so the artifact was not stamped.</p>",
         "</footer></body></html>\n",
     ]
     return "\n".join(part for part in parts if part)
@@ -87,7 +87,7 @@ def _variant(variant: VariantResult) -> str:
         (f"{variant.cosine_mean:.7f}", "cosine, mean"),
         (f"{variant.max_abs:.1e}", "max abs difference" + (f" (≤ {limit:.0e})" if limit is not None else "")),
         (f"{variant.batch_max_abs:.1e}", f"alone against in a batch (≤ {variant.batch_tolerance:.0e})"),
-        (f"{variant.neighbours:.2%}", "ten nearest neighbours agree"),
+        (f"{variant.neighbors:.2%}", "ten nearest neighbors agree"),
         (f"{variant.spearman:.6f}", "Spearman of pairwise similarities"),
     )
     tiles = "".join(f'<div class="figure"><b>{value}</b><span>{escape(name)}</span></div>' for value, name in figures)
@@ -100,7 +100,7 @@ def _variant(variant: VariantResult) -> str:
             f"<figure>{plot_cosines(variant)}<figcaption>Distance of each text from its reference: further left is closer. "
             " The dashed line is the tolerance.</figcaption></figure>",
             f"<figure>{plot_pairs(variant)}<figcaption>Similarity of {len(variant.pairs):,} pairs of texts, by the reference "
-            "and by the artefact: on the line they are equal.</figcaption></figure>",
+            "and by the artifact: on the line they are equal.</figcaption></figure>",
             "</div>",
             "<h3>By length</h3>",
             _lengths(by_length(variant.texts)),

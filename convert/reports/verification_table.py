@@ -36,7 +36,7 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
         ("cosine, mean", lambda variant: f"{variant.cosine_mean:.9f}"),
         ("max abs difference", lambda variant: f"{variant.max_abs:.1e}"),
         ("alone against in a batch, max abs", lambda variant: f"{variant.batch_max_abs:.1e}"),
-        ("ten nearest neighbours agree", lambda variant: f"{variant.neighbours:.2%}"),
+        ("ten nearest neighbors agree", lambda variant: f"{variant.neighbors:.2%}"),
         ("Spearman of pairwise similarities", lambda variant: f"{variant.spearman:.6f}"),
     )
     for name, show in figures:
@@ -54,7 +54,7 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
         )
         lines += [f"{variant.name}: {reason}" for reason in variant.reasons]
     if not report.complete:
-        lines.append("not every variant was compared, so the artefact is not stamped")
+        lines.append("not every variant was compared, so the artifact is not stamped")
     return Group(table, *map(Text, lines), Text.assemble("verdict: ", _verdict(report.verdict)))
 
 

@@ -1,4 +1,4 @@
-"""Every variant of an artefact on the same texts: what a verification does, whatever the model gives.
+"""Every variant of an artifact on the same texts: what a verification does, whatever the model gives.
 
 `verify_vectors.py` and `verify_heads.py` say what is asked and how it is judged.
 """
@@ -55,7 +55,7 @@ class Question:
     Attributes:
         probes: the texts.
         rows: HuggingFace's token ids of each.
-        tokenize: the artefact's, of all.
+        tokenize: the artifact's, of all.
         instead: what to run if they differ; None runs them all the same.
         judge: the verdict on what a variant gave.
         tools: versions of what computed the reference, by package.
@@ -134,7 +134,7 @@ def build_report(
     ids: Sequence[TokenizerResult],
     results: Sequence[VariantResult],
 ) -> VerificationReport:
-    """What was found of an artefact.
+    """What was found of an artifact.
 
     Args:
         artifact: what was compared.

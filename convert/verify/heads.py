@@ -32,7 +32,7 @@ QUERIES = SENTENCES[:3]
 #: Of a text's token vectors, this many are judged: those furthest from the reference, so that none is overlooked.
 WORST_TOKENS = 32
 
-#: Outputs that are not normalised. Of a logit of 10, the last bit of float32 is 1e-6 already.
+#: Outputs that are not normalized. Of a logit of 10, the last bit of float32 is 1e-6 already.
 UNBOUNDED = ("scores", "sparse")
 BATCH_TOLERANCE_LOGITS = 1e-5
 
@@ -51,7 +51,7 @@ def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], re
 
     Args:
         reference: the model.
-        card: the artefact's.
+        card: the artifact's.
         texts: the user's, compared besides the built-in ones.
         reporter: is told what goes on.
     """

@@ -48,7 +48,7 @@ def compare_ids(encodings: Encodings, rows: Sequence[Sequence[int]], probes: Seq
     """Compares token ids, text by text.
 
     Args:
-        encodings: the artefact's.
+        encodings: the artifact's.
         rows: HuggingFace's.
         probes: the texts, in the same order.
     """
@@ -133,7 +133,7 @@ def judge(
         cosine_min=found.cosine_min,
         max_abs=found.max_abs,
         batch_max_abs=in_batch.max_abs,
-        neighbours=found.neighbours,
+        neighbors=found.neighbors,
         spearman=found.spearman,
         worst=results[found.worst],
         reasons=tuple(reasons),

@@ -17,7 +17,7 @@ Verdict = Literal["passed", "failed"]
 
 
 class TokenizerResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The artefact's token ids against those of HuggingFace.
+    """The artifact's token ids against those of HuggingFace.
 
     Attributes:
         compared: how many texts.
@@ -68,7 +68,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
         cosine_min: their minimum.
         max_abs: largest absolute difference of an element.
         batch_max_abs: largest absolute difference of an element between a text alone and the same text in a batch.
-        neighbours: agreement of the ten nearest neighbours, 0 to 1.
+        neighbors: agreement of the ten nearest neighbors, 0 to 1.
         spearman: rank correlation of the pairwise similarities.
         worst: the text with the smallest cosine.
         reasons: what was out of tolerance, in words; empty if nothing was.
@@ -86,7 +86,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
     cosine_min: float
     max_abs: float
     batch_max_abs: float
-    neighbours: float
+    neighbors: float
     spearman: float
     worst: TextResult
     reasons: tuple[str, ...]
@@ -106,22 +106,22 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
             "cosine_min": self.cosine_min,
             "max_abs": self.max_abs,
             "batch_max_abs": self.batch_max_abs,
-            "neighbours": self.neighbours,
+            "neighbors": self.neighbors,
             "spearman": self.spearman,
         }
 
 
 class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """An artefact against the HuggingFace model in float32.
+    """An artifact against the HuggingFace model in float32.
 
     Attributes:
         model: the card's name.
         artifact: the folder, as it was given.
-        digest: of the artefact.
+        digest: of the artifact.
         reference: the checkpoint that it was compared with.
         time: UTC, ISO 8601.
         tools: versions by package.
-        complete: whether every variant of the artefact was compared.
+        complete: whether every variant of the artifact was compared.
         tokenizer: token ids.
         variants: vectors.
         verdict: `passed` if the tokenizer and every variant did.

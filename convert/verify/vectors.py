@@ -25,7 +25,7 @@ def ask_for_vectors(reference: Reference, card: ModelCard, texts: Sequence[str],
 
     Args:
         reference: the model.
-        card: the artefact's.
+        card: the artifact's.
         texts: the user's, compared besides the built-in ones.
         reporter: is told what goes on.
     """

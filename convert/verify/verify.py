@@ -1,4 +1,4 @@
-"""Verification: the artefact against the HuggingFace model in float32, on the same texts.
+"""Verification: the artifact against the HuggingFace model in float32, on the same texts.
 
 Three questions, in this order: are the token ids equal, are the vectors (or what else the model gives), and does a text's
 vector stay what it is in a batch?
@@ -34,21 +34,21 @@ def verify(
     variant: str | None = None,
     reporter: Reporter,
 ) -> VerificationReport:
-    """Compares an artefact with the HuggingFace model, and stamps its manifest if it passed whole.
+    """Compares an artifact with the HuggingFace model, and stamps its manifest if it passed whole.
 
     A failure is told by the report's verdict; `VerificationReport.raise_if_failed` turns it into an error.
 
     Args:
-        path: the artefact's folder.
-        reference: SOURCE of the checkpoint to compare with; None is the one that the artefact was made from.
+        path: the artifact's folder.
+        reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
         texts: compared besides the built-in ones.
         variant: the only variant to compare; None compares all that run on this machine, and only then a stamp is written.
         reporter: is told what goes on.
 
     Raises:
-        ArtifactError: the artefact cannot be read, or its canary fails.
+        ArtifactError: the artifact cannot be read, or its canary fails.
         SourceError: the reference cannot be fetched.
-        ChecksumError: the reference is no longer the checkpoint that the artefact was made from.
+        ChecksumError: the reference is no longer the checkpoint that the artifact was made from.
         CheckpointError: transformers cannot load the reference.
         MissingPackageError: torch or transformers is not installed.
     """
@@ -63,20 +63,20 @@ def verify(
 
 
 def fetch_reference(artifact: Artifact, source: str | None, reporter: Reporter) -> tuple[Path, str]:
-    """Checks the artefact's files, then fetches the checkpoint to compare with.
+    """Checks the artifact's files, then fetches the checkpoint to compare with.
 
     Args:
         artifact: what is verified.
-        source: SOURCE of the checkpoint; None is the one that the artefact was made from.
+        source: SOURCE of the checkpoint; None is the one that the artifact was made from.
         reporter: is told what goes on.
 
     Returns:
         Its folder, and what reports call it.
 
     Raises:
-        ArtifactError: the artefact is damaged.
+        ArtifactError: the artifact is damaged.
         SourceError: the checkpoint cannot be fetched.
-        ChecksumError: it is no longer the checkpoint that the artefact was made from.
+        ChecksumError: it is no longer the checkpoint that the artifact was made from.
     """
     artifact.check_files()
     origin = artifact.manifest.origin
@@ -97,10 +97,10 @@ def verify_with(
     variant: str | None = None,
     reporter: Reporter,
 ) -> VerificationReport:
-    """Compares an artefact with a reference that was loaded; writes nothing.
+    """Compares an artifact with a reference that was loaded; writes nothing.
 
     Args:
-        path: the artefact's folder.
+        path: the artifact's folder.
         reference: the model.
         name: what the report calls it.
         texts: compared besides the built-in ones.
@@ -122,6 +122,6 @@ def _check_origin(found: Mapping[str, str], recorded: Mapping[str, str], source:
     changed = sorted(name for name, digest in recorded.items() if found.get(name, digest) != digest)
     if changed:
         raise ChecksumError(
-            f"{source} is no longer the checkpoint that the artefact was made from: {', '.join(changed)} changed. "
+            f"{source} is no longer the checkpoint that the artifact was made from: {', '.join(changed)} changed. "
             "Convert it again, or name the checkpoint to compare with by --reference"
         )

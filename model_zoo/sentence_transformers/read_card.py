@@ -19,7 +19,7 @@ from .modules import Modules, read_json, read_modules
 
 __all__ = ["read_card"]
 
-#: SPDX's word for a licence that nobody stated.
+#: SPDX's word for a license that nobody stated.
 _UNSTATED = "NOASSERTION"
 
 # Position ids of these families start after the padding id (transformers' create_position_ids_from_input_ids), so their
@@ -106,7 +106,7 @@ def read_card(
         max_tokens=_max_tokens(folder, config, max_tokens),
         pooling=modes,
         normalize=modules is not None and modules.normalize,
-        licence=_UNSTATED,
+        license=_UNSTATED,
         prompts=prompts,
     )
     return check_card(card, str(folder))
@@ -122,7 +122,7 @@ def _head_card(folder: Path, config: _Config, head: Head, hidden: int, name: str
         max_tokens=limit,
         pooling=(),
         normalize=False,
-        licence=_UNSTATED,
+        license=_UNSTATED,
     )
     if head == "classification":
         scoring = read_scoring(folder)

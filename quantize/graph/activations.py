@@ -36,12 +36,12 @@ class Activations:
     """What a product's activations are on the calibration texts.
 
     Attributes:
-        factors: what columns are divided by before they are quantised (SmoothQuant), float32, (in,); None divides none.
+        factors: what columns are divided by before they are quantized (SmoothQuant), float32, (in,); None divides none.
         loud: columns that are multiplied in float32, apart from the others, ascending, int64; mostly none.
         low: smallest element that shall be representable, of the divided columns that are not apart.
         high: largest one of them.
         mean: of each divided column, float32, (in,).
-        coded: the same mean after quantising with the static range, float32, (in,).
+        coded: the same mean after quantizing with the static range, float32, (in,).
     """
 
     factors: Floats | None
@@ -53,7 +53,7 @@ class Activations:
 
     @property
     def multipliers(self) -> Floats | None:
-        """What activations are multiplied with before they are quantised, (in,): 0 for columns apart; None changes none."""
+        """What activations are multiplied with before they are quantized, (in,): 0 for columns apart; None changes none."""
         if self.factors is None and not len(self.loud):
             return None
         multipliers = np.ones(len(self.mean), np.float32)

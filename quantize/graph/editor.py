@@ -1,4 +1,4 @@
-"""An artefact's graph while it is rewritten: its nodes, its weights in place, and the new ones. It knows no scheme."""
+"""An artifact's graph while it is rewritten: its nodes, its weights in place, and the new ones. It knows no scheme."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class GraphEditor:
         return Counter([name for node in self.nodes for name in node.input] + self.outputs)
 
     def expose(self, names: Sequence[str]) -> bytes:
-        """The model, its nodes as they are now, with more outputs; weights are found in the artefact's folder."""
+        """The model, its nodes as they are now, with more outputs; weights are found in the artifact's folder."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         del model.graph.node[:]
@@ -113,7 +113,7 @@ class GraphEditor:
         return bytes(model.SerializeToString())
 
     def inline(self) -> bytes:
-        """The model with its new weights inside; the old ones are found in the artefact's folder."""
+        """The model with its new weights inside; the old ones are found in the artifact's folder."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         del model.graph.node[:]

@@ -1,4 +1,4 @@
-"""The matrices of an artefact's float32 graph, by names that recipes, sensitivity and reports share."""
+"""The matrices of an artifact's float32 graph, by names that recipes, sensitivity and reports share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LAYER = re.compile(r"^(?:.*\.)?layers?\.(\d+)/")
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A matrix that can be quantised.
+    """A matrix that can be quantized.
 
     Attributes:
         name: as recipes say it: `layers.3.feed_forward.down`, `embeddings.word`.
@@ -68,10 +68,10 @@ class Place:
 
 
 def matrices(artifact: Path | Artifact) -> list[Matrix]:
-    """The matrices of an artefact's float32 graph for processors, in the order of computing.
+    """The matrices of an artifact's float32 graph for processors, in the order of computing.
 
     Raises:
-        ArtifactError: it is no artefact, or has no such graph.
+        ArtifactError: it is no artifact, or has no such graph.
     """
     artifact = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
     return [place.matrix for place in find_matrices(GraphEditor(artifact, float_variant(artifact)))]
@@ -87,7 +87,7 @@ def float_variant(artifact: Artifact) -> Variant:
 
 
 def float_variants(artifact: Artifact, target: Target) -> list[Variant]:
-    """The graphs that are quantised: in float32 for processors, in fp16 for devices (CoreML has several), or else float32.
+    """The graphs that are quantized: in float32 for processors, in fp16 for devices (CoreML has several), or else float32.
 
     Raises:
         ArtifactError: there is none.
@@ -102,11 +102,11 @@ def float_variants(artifact: Artifact, target: Target) -> list[Variant]:
         if found:
             return found
     names = ", ".join(variant.name for variant in artifact.manifest.variants)
-    quantised = any(variant.recipe is not None for variant in artifact.manifest.variants)
+    quantized = any(variant.recipe is not None for variant in artifact.manifest.variants)
     wanted = " and no ".join(f"{target}-{precision}" for precision in precisions)
-    what = f"is quantised already ({names})" if quantised else f"has no {wanted} but {names}"
+    what = f"is quantized already ({names})" if quantized else f"has no {wanted} but {names}"
     raise ArtifactError(
-        f"{artifact.path} {what}: quantise the artefact that `fletcher-convert model export` wrote with "
+        f"{artifact.path} {what}: quantize the artifact that `fletcher-convert model export` wrote with "
         f"--target {target} --precision {precisions[0]}"
     )
 

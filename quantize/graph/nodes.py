@@ -69,7 +69,7 @@ class Nodes:
     def finish(self, product: Product, value: str, bias: NDArray[np.float32] | None, apart: str | None = None) -> None:
         """Gives a value the product's old name, the bias and what was multiplied apart added.
 
-        The bias comes first: OpenVINO 2026.4 crashes while it compiles a quantised product to which anything else is added.
+        The bias comes first: OpenVINO 2026.4 crashes while it compiles a quantized product to which anything else is added.
         """
         parts = [] if bias is None else [self.graph.add(f"{product.name}/bias", bias.astype(product.kind))]
         parts += [] if apart is None else [apart]

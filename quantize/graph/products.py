@@ -200,13 +200,13 @@ class ProductWriter:
         zero = np.int8(steps.zero) if gpu else np.uint8(steps.zero)
         scale = nodes.constant(f"{name}/scale", product.kind.type(steps.scale))
         pair = [scale, nodes.constant(f"{name}/zero", zero)]
-        quantised = nodes.node("QuantizeLinear", [value, *pair], f"{name}/q")
+        quantized = nodes.node("QuantizeLinear", [value, *pair], f"{name}/q")
         codes, scales = self._store(product, columns)
         if self._recipe.target == "cpu":  # MLAS' kernel by name: ONNX Runtime leaves these Q/DQ products in float32
-            inputs = [quantised, codes, pair[0], scales, pair[1]]
+            inputs = [quantized, codes, pair[0], scales, pair[1]]
             found = nodes.node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
         else:
-            restored = nodes.node("DequantizeLinear", [quantised, *pair], f"{name}/dq")
+            restored = nodes.node("DequantizeLinear", [quantized, *pair], f"{name}/dq")
             zeros = self._graph.add(f"{scales.removesuffix('.scales')}.zeros", np.zeros(weight.shape[1], np.int8))
             weights = nodes.node("DequantizeLinear", [codes, scales, zeros], f"{name}/weight", axis=1)
             found = nodes.node("MatMul", [restored, weights], f"{name}/product")

@@ -50,8 +50,8 @@ class Blocks:
     @property
     def floats(self) -> NDArray[np.float32]:
         """What it stands for, float32, (in, out)."""
-        centred = self.values.astype(np.float32) - self.zeros[..., None]
-        return np.ascontiguousarray((centred * self.scales[..., None]).reshape(len(centred), -1)[:, : self.rows].T)
+        centered = self.values.astype(np.float32) - self.zeros[..., None]
+        return np.ascontiguousarray((centered * self.scales[..., None]).reshape(len(centered), -1)[:, : self.rows].T)
 
 
 def round_columns(weight: NDArray[np.float32], *, limit: int = 127, search: bool = False) -> Columns:

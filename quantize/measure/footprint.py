@@ -1,4 +1,4 @@
-"""The memory of a process that has an artefact loaded and has computed with it: a process of its own tells, then ends."""
+"""The memory of a process that has an artifact loaded and has computed with it: a process of its own tells, then ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an artefact does on this machine, beside the one that it was made from: vectors, speed, size, memory.
+"""What an artifact does on this machine, beside the one that it was made from: vectors, speed, size, memory.
 
 Only ratios within a round count: each subject runs right after or before the yardstick, so that a second in which the machine
 is busy with something else slows both.
@@ -93,7 +93,7 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         cosine_min: smallest.
         overlap: share of each text's ten nearest others that are the reference's, mean.
         spearman: rank correlation of all pairwise similarities with the reference's.
-        pairs: rank correlation of the similarities of judged pairs with the judgement, if there are any.
+        pairs: rank correlation of the similarities of judged pairs with the judgment, if there are any.
         batch_max_abs: worst difference of an element between a text alone and within a batch.
         batch_cosine: worst cosine between the two.
         cosines: each text's.
@@ -176,7 +176,7 @@ def judge(subject: Subject, texts: SweepTexts, reference: NDArray[np.float32]) -
         cosine_mean=found.cosine_mean,
         cosine_p1=found.cosine_p1,
         cosine_min=found.cosine_min,
-        overlap=found.neighbours,
+        overlap=found.neighbors,
         spearman=found.spearman,
         pairs=correlation,
         batch_max_abs=batch_max_abs,

@@ -1,4 +1,4 @@
-"""How close two sets of vectors of the same texts are: angles, elements, neighbours, order. It knows no model.
+"""How close two sets of vectors of the same texts are: angles, elements, neighbors, order. It knows no model.
 
 A vector with NaN or infinity is never close to anything: its cosine counts as -1 and its difference as infinity.
 """
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.errors import InputError
 
-__all__ = ["MAX_PAIRWISE", "NEIGHBOURS", "Comparison", "compare", "cosines", "similarities", "spearman"]
+__all__ = ["MAX_PAIRWISE", "NEIGHBORS", "Comparison", "compare", "cosines", "similarities", "spearman"]
 
-#: How many nearest neighbours have to agree.
-NEIGHBOURS = 10
+#: How many nearest neighbors have to agree.
+NEIGHBORS = 10
 
 #: Texts whose pairs are looked at: all pairs of n texts take 8 n² bytes, twice; more texts are thinned out evenly.
 MAX_PAIRWISE = 2048
@@ -37,7 +37,7 @@ class Comparison:
         cosine_min: their minimum.
         max_abs: maximum of `differences`.
         worst: index of the text with the smallest cosine; of equal ones, that with the largest difference.
-        neighbours: share of each text's ten nearest other texts that the reference has among its ten, mean over the texts.
+        neighbors: share of each text's ten nearest other texts that the reference has among its ten, mean over the texts.
         spearman: rank correlation of the pairwise similarities.
     """
 
@@ -48,7 +48,7 @@ class Comparison:
     cosine_min: float
     max_abs: float
     worst: int
-    neighbours: float
+    neighbors: float
     spearman: float
 
 
@@ -56,7 +56,7 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Com
     """Compares vectors with their reference.
 
     Two zero vectors agree (cosine 1), a zero vector and another one do not (cosine 0). With too few texts to have
-    neighbours or an order of pairs, those figures are 1.
+    neighbors or an order of pairs, those figures are 1.
 
     Args:
         vectors: (n, dimension), n at least 1.
@@ -87,7 +87,7 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Com
         cosine_min=float(angles.min()),
         max_abs=float(differences.max()),
         worst=int(np.lexsort((-differences, angles))[0]),
-        neighbours=_agreement(ours_pairs, their_pairs, broken[rows]),
+        neighbors=_agreement(ours_pairs, their_pairs, broken[rows]),
         spearman=0.0 if broken.any() else spearman(_upper(ours_pairs), _upper(their_pairs)),
     )
 
@@ -140,7 +140,7 @@ def _upper(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], broken: NDArray[np.bool_]) -> float:
-    """Mean share of common neighbours; a broken text has none and is nobody's.
+    """Mean share of common neighbors; a broken text has none and is nobody's.
 
     Args:
         ours: similarities, (n, n).
@@ -148,7 +148,7 @@ def _agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], broken: N
         broken: texts whose vector is not finite, (n,).
     """
     count = len(ours)
-    nearest = min(NEIGHBOURS, count - 1)
+    nearest = min(NEIGHBORS, count - 1)
     if nearest == 0:
         return 0.0 if broken.any() else 1.0
     ours, theirs = ours.copy(), theirs.copy()

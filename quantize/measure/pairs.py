@@ -1,4 +1,4 @@
-"""Pairs of texts whose similarity people have judged: read from a file, and how well vectors agree with the judgement."""
+"""Pairs of texts whose similarity people have judged: read from a file, and how well vectors agree with the judgment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from fletcher.runtime.errors import InputError
 
 from .metrics import cosines, spearman
 
-__all__ = ["FEWEST_PAIRS", "LabelledPairs", "agreement", "read_pairs"]
+__all__ = ["FEWEST_PAIRS", "LabeledPairs", "agreement", "read_pairs"]
 
-#: Fewer have no rank correlation to speak of: of ten pairs, exchanging two neighbours moves it by 0.012.
+#: Fewer have no rank correlation to speak of: of ten pairs, exchanging two neighbors moves it by 0.012.
 FEWEST_PAIRS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledPairs:
+class LabeledPairs:
     """Judged pairs.
 
     Attributes:
@@ -37,7 +37,7 @@ class LabelledPairs:
         return len(self.first)
 
 
-def read_pairs(path: str | Path) -> LabelledPairs:
+def read_pairs(path: str | Path) -> LabeledPairs:
     """Reads `score<TAB>text<TAB>text`, a pair a line; empty lines are skipped.
 
     Raises:
@@ -69,7 +69,7 @@ def read_pairs(path: str | Path) -> LabelledPairs:
         )
     if len(set(scores)) == 1:
         raise InputError(f"every pair of {path} has the score {scores[0]:g}: pairs without an order say nothing")
-    return LabelledPairs(np.array(scores), tuple(first), tuple(second))
+    return LabeledPairs(np.array(scores), tuple(first), tuple(second))
 
 
 def _score(path: Path, number: int, text: str) -> float:
@@ -82,7 +82,7 @@ def _score(path: Path, number: int, text: str) -> float:
     return score
 
 
-def agreement(pairs: LabelledPairs, first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+def agreement(pairs: LabeledPairs, first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     """Spearman's rank correlation of the vectors' cosines with the judged scores, as STS benchmarks give it (there x 100).
 
     Args:

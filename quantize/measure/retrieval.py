@@ -1,4 +1,4 @@
-"""What a search over quantised vectors finds of what float32 finds, with and without rescoring."""
+"""What a search over quantized vectors finds of what float32 finds, with and without rescoring."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fletcher.runtime.errors import InputError
 from fletcher.runtime.tasks.postprocess import normalize
 
 from ..vectors import Calibration, CodeType, bytes_per_vector, decode, encode
-from .metrics import NEIGHBOURS
+from .metrics import NEIGHBORS
 
 __all__ = ["OVERSAMPLE", "Rescoring", "StorageResult", "nearest", "search", "storage_quality"]
 
@@ -77,7 +77,7 @@ def search(
     code: CodeType,
     rescoring: Rescoring,
     *,
-    count: int = NEIGHBOURS,
+    count: int = NEIGHBORS,
     own: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Searches documents that are stored as codes, best first, int64, (queries, count).
@@ -120,17 +120,17 @@ def storage_quality(vectors: Vectors, calibration: Calibration) -> list[StorageR
     """Every way to store and rescore: each vector is a query for all the others.
 
     Args:
-        vectors: float32, (n, dimension), n above 10; not the ones that the calibration was learnt from.
+        vectors: float32, (n, dimension), n above 10; not the ones that the calibration was learned from.
         calibration: the ranges.
 
     Raises:
-        InputError: too few vectors to have ten neighbours.
+        InputError: too few vectors to have ten neighbors.
     """
-    if len(vectors) <= NEIGHBOURS:
-        raise InputError(f"{len(vectors)} vectors have no {NEIGHBOURS} neighbours each: give more texts")
+    if len(vectors) <= NEIGHBORS:
+        raise InputError(f"{len(vectors)} vectors have no {NEIGHBORS} neighbors each: give more texts")
     unit = normalize(vectors)
     own = np.arange(len(unit))
-    truth = nearest(unit, unit, NEIGHBOURS, own)
+    truth = nearest(unit, unit, NEIGHBORS, own)
     ways: tuple[tuple[CodeType, Rescoring], ...] = (
         ("int8", "none"),
         ("int8", "codes"),
@@ -150,7 +150,7 @@ def storage_quality(vectors: Vectors, calibration: Calibration) -> list[StorageR
                 rescoring=rescoring,
                 bytes=size,
                 smaller=4 * calibration.dimension / size,
-                overlap=float(np.mean(common)) / NEIGHBOURS,
+                overlap=float(np.mean(common)) / NEIGHBORS,
             )
         )
     return results

@@ -46,13 +46,13 @@ def sweep_to_html(report: SweepReport) -> str:
         f"{report.judged:,} texts judge ({escape(report.texts)}); {report.calibrating:,} others calibrate.</p></header>",
         f'<p class="take">{escape(report.sentence)}</p>',
         _headline(report),
-        f"<p>The artefact: <code>{escape(report.output)}</code></p>",
+        f"<p>The artifact: <code>{escape(report.output)}</code></p>",
         "<h2>Every recipe</h2>",
         f'<div class="wide">{_points(report)}</div>',
         f'<p class="soft">Speeds are times float32\'s, measured in turns with it: throughput of short and of long texts, and '
         f"the latency of one short text{_absolute(report.parent)}. Size and memory are shares of float32's. The "
         "recommendation comes from recipes whose "
-        f"worst cosine is at least {report.min_cosine:g}, that keep at least {report.min_overlap:.0%} of the neighbours, and "
+        f"worst cosine is at least {report.min_cosine:g}, that keep at least {report.min_overlap:.0%} of the neighbors, and "
         "whose vectors do not depend on the other texts of a batch: <i>batch</i> is 1 − cosine of a text alone with the same "
         "text among others, where that is more than rounding. ★: no other recipe is better in accuracy, speed and size "
         "together.</p>",
@@ -66,7 +66,7 @@ def sweep_to_html(report: SweepReport) -> str:
         _damage(report),
         _storage(report),
         _dropped(report),
-        f"<footer><p>Artefact <code>{escape(report.artifact)}</code>, digest <code>{escape(report.digest)}</code>; the sweep "
+        f"<footer><p>Artifact <code>{escape(report.artifact)}</code>, digest <code>{escape(report.digest)}</code>; the sweep "
         f"took {report.seconds / 60:.1f} minutes</p><p>{escape(tools)}</p></footer></body></html>\n",
     ]
     return "\n".join(part for part in parts if part)
@@ -86,14 +86,14 @@ def _headline(report: SweepReport) -> str:
             f"{quality.cosine_min:.4f}",
             f"cosine of the worst of {report.judged:,} texts; mean {quality.cosine_mean:.5f}",
         ),
-        (f"{quality.overlap:.1%}", "of the ten nearest neighbours stay"),
+        (f"{quality.overlap:.1%}", "of the ten nearest neighbors stay"),
     ]
     cells = "".join(f'<div class="figure"><b>{value}</b><span>{told}</span></div>' for value, told in figures)
     return f'<div class="figures">{cells}</div>'
 
 
 def _points(report: SweepReport) -> str:
-    headings = ["recipe", "#cosine mean", "#p1", "#worst", "#neighbours", "#Spearman"]
+    headings = ["recipe", "#cosine mean", "#p1", "#worst", "#neighbors", "#Spearman"]
     headings += ["#judged pairs"] if report.pairs else []
     headings += ["#batch", "#short", "#long", "#latency", "#size", "#memory"]
     rows = [_row(report, report.parent)]
@@ -145,7 +145,7 @@ def _damage(report: SweepReport) -> str:
         return ""
     return (
         "<h2>Damage by layer</h2>"
-        f'<div class="plots one"><figure>{plot_damage(found)}<figcaption>Each matrix quantised by itself, on {found.texts} '
+        f'<div class="plots one"><figure>{plot_damage(found)}<figcaption>Each matrix quantized by itself, on {found.texts} '
         "texts. Blue: attention (dark: queries, keys, values; light: output); orange: into the feed-forward part; red: out "
         "of it. Exclusions leave in float32 what costs most for its time.</figcaption></figure></div>"
     )
@@ -162,8 +162,8 @@ def _storage(report: SweepReport) -> str:
     )
     table = html_table(("stored as", "searched", "#bytes a vector", "#smaller", "#found", "#lost"), rows)
     return (
-        f"<h2>Stored vectors</h2><p>Of float32's ten nearest, what a search over quantised vectors finds: each of "
-        f"{report.judged:,} vectors asks for the others. Ranges and thresholds were learnt from {report.calibrating:,} other "
+        f"<h2>Stored vectors</h2><p>Of float32's ten nearest, what a search over quantized vectors finds: each of "
+        f"{report.judged:,} vectors asks for the others. Ranges and thresholds come from {report.calibrating:,} other "
         f"texts and lie beside this page as <code>vectors.safetensors</code>.</p>{table}"
     )
 

@@ -22,7 +22,7 @@ SHOWN_MATRICES = 30
 #: 1 - cosine below this is float32's own noise: drawn at the plot's edge.
 NOISE = 1e-7
 
-#: Colours of a matrix' kinds, by a part of its name; the first that fits counts.
+#: Colors of a matrix' kinds, by a part of its name; the first that fits counts.
 KINDS = (("qkv", "#2f6db5"), ("attention", "#8fb4e3"), ("up", "#c98a1b"), ("gate", "#e0b45c"), ("down", "#b3261e"))
 
 #: Least distance between two names in a plot, as a share of its height.
@@ -43,14 +43,14 @@ def plot_front(parent: Point, points: Sequence[Point], front: Sequence[str], cho
 
     def draw(axes: Axes) -> None:
         for point in shown:
-            colour = RED if point.name == (chosen or parent.name) else BLUE if point.name in front else SOFT
+            color = RED if point.name == (chosen or parent.name) else BLUE if point.name in front else SOFT
             speed, loss = places[point.name]
             axes.scatter(
                 [speed],
                 [loss],
                 s=40 + 260 * point.size,
-                color=colour if point.name in front else "none",
-                edgecolors=colour,
+                color=color if point.name in front else "none",
+                edgecolors=color,
                 alpha=0.85,
                 zorder=3,
             )
@@ -114,8 +114,8 @@ def plot_histograms(points: Sequence[Point], min_cosine: float) -> str:
         for row, loss in enumerate(losses):
             counts, edges = np.histogram(loss, bins)
             heights = 0.85 * counts / max(counts.max(), 1)
-            colours = np.where(edges[:-1] >= limit, RED, BLUE)
-            axes.bar(edges[:-1], heights, np.diff(edges), bottom=-row, align="edge", color=colours, alpha=0.85)
+            colors = np.where(edges[:-1] >= limit, RED, BLUE)
+            axes.bar(edges[:-1], heights, np.diff(edges), bottom=-row, align="edge", color=colors, alpha=0.85)
             axes.axhline(-row, color=SOFT, linewidth=0.5)
         axes.axvline(limit, color=RED, linestyle="--", linewidth=1.2)
         axes.set_xscale("log")
@@ -130,13 +130,13 @@ def plot_histograms(points: Sequence[Point], min_cosine: float) -> str:
 
 
 def plot_damage(found: Sensitivity) -> str:
-    """Bars: 1 - mean cosine with only that matrix quantised, coloured by what the matrix does."""
+    """Bars: 1 - mean cosine with only that matrix quantized, colored by what the matrix does."""
     rows = found.damages[:SHOWN_MATRICES][::-1]
-    colours = [next((colour for part, colour in KINDS if part in damage.matrix), SOFT) for damage in rows]
+    colors = [next((color for part, color in KINDS if part in damage.matrix), SOFT) for damage in rows]
 
     def draw(axes: Axes) -> None:
-        axes.barh([damage.matrix for damage in rows], [max(damage.loss, 0.0) for damage in rows], color=colours)
-        axes.set_xlabel(f"1 − mean cosine, only this matrix quantised ({found.recipe})")
+        axes.barh([damage.matrix for damage in rows], [max(damage.loss, 0.0) for damage in rows], color=colors)
+        axes.set_xlabel(f"1 − mean cosine, only this matrix quantized ({found.recipe})")
         axes.ticklabel_format(axis="x", style="sci", scilimits=(0, 0))
         axes.tick_params(axis="y", labelsize=7.5)
 

@@ -41,7 +41,7 @@ def write_sweep(report: SweepReport, file: Path) -> None:
 
 def render_sweep(report: SweepReport) -> Table:
     """What the terminal shows: a row a recipe."""
-    heading = ("recipe", "cosine", "worst", "neighbours", "short", "long", "latency", "size", "")
+    heading = ("recipe", "cosine", "worst", "neighbors", "short", "long", "latency", "size", "")
     return Table(heading, [_row(report, point) for point in (report.parent, *report.points)])
 
 

@@ -64,13 +64,13 @@ def recommend(parent: Point, points: Sequence[Point], min_cosine: float, min_ove
         parent: float32.
         points: the others that are worth keeping.
         min_cosine: smallest cosine with float32 that a text may have.
-        min_overlap: least share of float32's ten nearest neighbours.
+        min_overlap: least share of float32's ten nearest neighbors.
 
     Returns:
         A name, or None where float32 should be kept; and the sentence.
     """
     able = [point for point in points if eligible(point, min_cosine, min_overlap)]
-    asked = f"a cosine of at least {min_cosine:g} for every text and {min_overlap:.0%} of the ten nearest neighbours"
+    asked = f"a cosine of at least {min_cosine:g} for every text and {min_overlap:.0%} of the ten nearest neighbors"
     if not able:
         best = max(
             (point for point in points if point.quality is not None),
@@ -97,7 +97,7 @@ def recommend(parent: Point, points: Sequence[Point], min_cosine: float, min_ove
     kept = f"the worst text keeps a cosine of {quality.cosine_min:.4f}, and {quality.overlap:.1%} of the ten nearest"
     return (
         chosen.name,
-        f"Take {chosen.name}: {gain}, and it keeps what was asked for ({asked}): {kept} neighbours stay.",
+        f"Take {chosen.name}: {gain}, and it keeps what was asked for ({asked}): {kept} neighbors stay.",
     )
 
 

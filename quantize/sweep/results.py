@@ -47,13 +47,13 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     Attributes:
         model: the card's name.
-        artifact: the float32 artefact's folder.
+        artifact: the float32 artifact's folder.
         digest: its digest.
         machine: processor and how many of them.
         provider: what ran the graphs.
         texts: where they come from.
         judged: how many were judged by.
-        calibrating: how many others recipes and stored vectors learnt from.
+        calibrating: how many others recipes and stored vectors learned from.
         pairs: how many judged pairs, 0 for none.
         min_cosine, min_overlap: the bounds.
         parent: float32's own figures.
@@ -61,7 +61,7 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         front: names that no other point beats.
         chosen: the recommendation, or None for float32.
         sentence: the recommendation with its reason.
-        output: the chosen artefact's folder, or float32's.
+        output: the chosen artifact's folder, or float32's.
         sensitivity: damage by matrix, or None where it was not measured.
         storage: ways to store the vectors.
         not_reached: recipes for which the budget had no time.

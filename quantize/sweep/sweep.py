@@ -30,10 +30,10 @@ from fletcher.runtime.providers.registry import PROVIDERS, missing, require
 from ..graph.matrices import float_variant
 from ..measure.footprint import footprint
 from ..measure.measurement import ROUNDS, Subject, file_bytes, judge, measure_speeds, vectors_of
-from ..measure.pairs import LabelledPairs
+from ..measure.pairs import LabeledPairs
 from ..measure.retrieval import StorageResult, storage_quality
 from ..recipe import Recipe, builtin_recipes, load_recipe
-from ..run import INSTRUCTIONS, quantise, tool_versions
+from ..run import INSTRUCTIONS, quantize, tool_versions
 from ..sensitivity import Sensitivity, exclude_greedily, sensitivity
 from ..vectors import learn, save
 from .recommendation import pareto_front, recommend, worth_keeping
@@ -46,7 +46,7 @@ __all__ = ["ARTIFACT", "STATE", "SweepOptions", "sweep"]
 PROVIDER: Final = "mlas"
 RUNS_ON: Final[Mapping[str, str]] = MappingProxyType({"cpu": PROVIDER, "openvino": "openvino"})
 
-#: In the sweep's folder: what was measured so far, the chosen artefact, and how stored vectors are read.
+#: In the sweep's folder: what was measured so far, the chosen artifact, and how stored vectors are read.
 STATE, ARTIFACT, VECTORS = "sweep.json", "artifact", "vectors.safetensors"
 
 #: The most promising first, for those who have little time.
@@ -56,7 +56,7 @@ ORDER: Final = ("int8-per-token", "mixed", "int8-static", "w8", "w4", "bf16", "f
 BASE: Final = "int8-per-token"
 LEFT_SHARES: Final = (0.5, 0.25)
 
-#: Texts that damage by matrix is measured on; and those that `quantise` itself looks at, before `judge` does it in full.
+#: Texts that damage by matrix is measured on; and those that `quantize` itself looks at, before `judge` does it in full.
 DAMAGE_TEXTS, FIRST_LOOK = 48, 64
 
 
@@ -65,7 +65,7 @@ class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         min_cosine: smallest cosine with float32 that a recommended recipe may leave any text.
-        min_overlap: least share of float32's ten nearest neighbours.
+        min_overlap: least share of float32's ten nearest neighbors.
         budget_seconds: no recipe is begun that would end later; None is no limit.
         recipes: names or TOML files; empty is every built-in one for processors (those for OpenVINO where it is installed),
             and exclusions by damage.
@@ -101,10 +101,10 @@ def sweep(
     *,
     texts: Sequence[str] | None = None,
     name: str = BUILT_IN,
-    pairs: LabelledPairs | None = None,
+    pairs: LabeledPairs | None = None,
     reporter: Reporter | None = None,
 ) -> SweepReport:
-    """Tries recipes, and writes the best one's artefact to `output/artifact`.
+    """Tries recipes, and writes the best one's artifact to `output/artifact`.
 
     Args:
         artifact: with a float32 graph for processors.
@@ -112,12 +112,12 @@ def sweep(
         options: bounds, budget and recipes; None is the usual ones.
         texts: a quarter calibrates, the others judge; None takes built-in ones.
         name: where the texts come from, for the report.
-        pairs: judged pairs, for a rank correlation with the judgement.
+        pairs: judged pairs, for a rank correlation with the judgment.
         reporter: is told what happens.
 
     Raises:
         InputError: too few texts, all of one length, a recipe that does not exist, or `output` is another sweep's.
-        ArtifactError: the artefact has no float32 graph, or was quantised already.
+        ArtifactError: the artifact has no float32 graph, or was quantized already.
         MissingPackageError: a recipe that was asked for needs OpenVINO, which is not installed.
     """
     options = SweepOptions() if options is None else options
@@ -259,7 +259,7 @@ class _Run:
         folder = self._output / "work"
         point = Point(name=recipe.name, description=recipe.description, recipe=recipe)
         try:
-            self._quantise(recipe, folder)
+            self._quantize(recipe, folder)
             made = Artifact.open(folder)
             (variant,) = made.manifest.variants
             provider = RUNS_ON[recipe.target]
@@ -282,8 +282,8 @@ class _Run:
         point = msgspec.structs.replace(point, seconds=round(time.monotonic() - started, 2))
         return msgspec.structs.replace(point, dropped=worth_keeping(point))
 
-    def _quantise(self, recipe: Recipe, folder: Path) -> None:
-        quantise(
+    def _quantize(self, recipe: Recipe, folder: Path) -> None:
+        quantize(
             self._parent,
             recipe,
             folder,
@@ -310,11 +310,11 @@ class _Run:
         name, sentence = recommend(parent, kept, options.min_cosine, options.min_overlap)
         output = self._parent.path
         if name is not None:
-            self._report.line(f"writing the artefact of {name}")
+            self._report.line(f"writing the artifact of {name}")
             output = self._output / ARTIFACT
             recipe = next(point.recipe for point in kept if point.name == name)
             assert recipe is not None
-            self._quantise(recipe, output)
+            self._quantize(recipe, output)
         machine = this_machine()
         return SweepReport(
             model=self._parent.manifest.card.name,
@@ -395,7 +395,7 @@ def _state(output: Path, key: str) -> Iterator[tuple[_State, _Keep]]:
             raise InputError(f"{path} is no sweep of this version: {error}. Take another folder") from error
         if state.key != key:
             raise InputError(
-                f"{output} holds a sweep of another artefact, of other texts, or of another machine: its results cannot "
+                f"{output} holds a sweep of another artifact, of other texts, or of another machine: its results cannot "
                 "stand beside these. Take another folder, or remove it"
             )
     else:

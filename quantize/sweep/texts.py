@@ -15,11 +15,11 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
-from ..measure.pairs import LabelledPairs
+from ..measure.pairs import LabeledPairs
 
 __all__ = ["BUILT_IN", "FEWEST_TEXTS", "SweepTexts", "built_in_texts", "sweep_texts"]
 
-#: Ten neighbours among fewer are most of them; and a quarter of these calibrates.
+#: Ten neighbors among fewer are most of them; and a quarter of these calibrates.
 FEWEST_TEXTS = 128
 
 #: Texts that are judged, and that calibrate, at most: the smallest cosine of 1,000 texts is that of one in a thousand.
@@ -51,7 +51,7 @@ class SweepTexts:
     judged: tuple[str, ...]
     calibrating_ids: Encodings
     judged_ids: Encodings
-    pairs: LabelledPairs | None
+    pairs: LabeledPairs | None
     digest: str
 
 
@@ -63,7 +63,7 @@ def built_in_texts() -> list[str]:
 
 
 def sweep_texts(
-    artifact: Artifact, texts: Sequence[str], *, name: str, pairs: LabelledPairs | None = None
+    artifact: Artifact, texts: Sequence[str], *, name: str, pairs: LabeledPairs | None = None
 ) -> SweepTexts:
     """Shares texts out, evenly over the order given.
 

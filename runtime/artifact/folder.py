@@ -1,4 +1,4 @@
-"""The artefact folder: where its files are, and whether they are whole.
+"""The artifact folder: where its files are, and whether they are whole.
 
 fletcher.json              the manifest (manifest.py)
 tokenizer.json
@@ -33,7 +33,7 @@ CANARY = "canary.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """An artefact folder whose manifest was read.
+    """An artifact folder whose manifest was read.
 
     Attributes:
         path: the folder.
@@ -57,7 +57,7 @@ class Artifact:
         except FileNotFoundError:
             what = "a folder without" if path.is_dir() else "not a folder with"
             raise ArtifactError(
-                f"{path} is {what} {MANIFEST}, so no artefact: make one with `fletcher-convert model export SOURCE -o DIR`"
+                f"{path} is {what} {MANIFEST}, so no artifact: make one with `fletcher-convert model export SOURCE -o DIR`"
             ) from None
         except OSError as error:
             raise ArtifactError(f"{file} cannot be read: {error.strerror}") from error
@@ -65,7 +65,7 @@ class Artifact:
             version = msgspec.json.decode(text, type=_FormatOnly).format
             if version != FORMAT_VERSION:
                 raise ArtifactError(
-                    f"{path} has artefact format {version}, this Fletcher reads format {FORMAT_VERSION}: "
+                    f"{path} has artifact format {version}, this Fletcher reads format {FORMAT_VERSION}: "
                     "convert the checkpoint again, or install the Fletcher that wrote it"
                 )
             manifest = msgspec.json.decode(text, type=Manifest)

@@ -1,4 +1,4 @@
-"""`fletcher.json`, the manifest of an artefact, as structs. It reads and writes nothing."""
+"""`fletcher.json`, the manifest of an artifact, as structs. It reads and writes nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
 
 
 class FileInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of the artefact.
+    """A file of the artifact.
 
     Attributes:
         size: bytes.
@@ -102,7 +102,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One graph of an artefact.
+    """One graph of an artifact.
 
     Attributes:
         name: `TARGET-PRECISION`.
@@ -119,11 +119,11 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         canary: whether it passed when it was exported; `unchecked` where the machine could not run its target.
         arithmetic: what its nodes compute in, where that is not `precision`.
         islands: nodes of the encoder that compute in fp32 because a half type would overflow. What follows the encoder
-            (pooling, projections, normalisation) is fp32 in every variant.
+            (pooling, projections, normalization) is fp32 in every variant.
         feeds: how its inputs are made.
         profiles: shapes to build engines for (tensorrt).
         memory: what a batch needs at its peak; None where nobody can tell (traced graphs).
-        recipe: the recipe that quantised it, as JSON; None for what `convert` wrote.
+        recipe: the recipe that quantized it, as JSON; None for what `convert` wrote.
         batch_dependent: whether a text's vector depends on the other texts of its batch.
     """
 
@@ -149,7 +149,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The checkpoint that an artefact was made from.
+    """The checkpoint that an artifact was made from.
 
     Attributes:
         source: what `fletcher-convert model export` was given, in its canonical form.
@@ -163,7 +163,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who compared the artefact with the reference model, and how it went.
+    """Who compared the artifact with the reference model, and how it went.
 
     Attributes:
         reference: what it was compared with.
@@ -190,9 +190,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         variants: the graphs.
         files: every other file of the folder, by name.
         canary_reference: `published` if the canary's vectors come from the model's card, `own` if the fp32 graph made
-            them, in which case the artefact is unverified until `verified` is there.
+            them, in which case the artifact is unverified until `verified` is there.
         verified: the last successful comparison with the reference model.
-        parent: digest of the artefact that this one was made from, if any.
+        parent: digest of the artifact that this one was made from, if any.
         tools: versions by package, of what wrote it.
         maxima: by value of the fp32 graph, the largest absolute element on the calibration texts, recorded where a half
             precision was asked for; `#squares` after a norm's name is the largest sum of squares of a row that it norms.

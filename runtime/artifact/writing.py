@@ -1,4 +1,4 @@
-"""Writing an artefact: whole or not at all, one writer at a time; and stamping what was verified."""
+"""Writing an artifact: whole or not at all, one writer at a time; and stamping what was verified."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["describe_files", "new_artifact", "stamp", "write_manifest"]
 
 @contextlib.contextmanager
 def new_artifact(path: str | Path) -> Iterator[Path]:
-    """A folder to write an artefact into, which takes its name only when the block ends well.
+    """A folder to write an artifact into, which takes its name only when the block ends well.
 
     Until then it lies beside `path` under a temporary name; an error removes it, and what a killed process left behind goes
-    with the next success. Whatever stood at `path` before must be an artefact or empty; it steps aside, and comes back if
+    with the next success. Whatever stood at `path` before must be an artifact or empty; it steps aside, and comes back if
     the new one cannot take its place. Where `path` is a link, the folder that it leads to is meant.
     `write_manifest` belongs at the end of the block.
 
     Raises:
-        ArtifactError: `path` is something else than an artefact, or another process is writing it.
+        ArtifactError: `path` is something else than an artifact, or another process is writing it.
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def new_artifact(path: str | Path) -> Iterator[Path]:
             _replace(path, temporary)
             _remove_leftovers(path)
         except OSError as error:
-            # A failed write names no file: say at least which artefact was being written.
+            # A failed write names no file: say at least which artifact was being written.
             if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
                 error.filename = str(path)
             raise
@@ -56,7 +56,7 @@ def new_artifact(path: str | Path) -> Iterator[Path]:
 def _check_replaceable(path: Path) -> None:
     if path.exists() and not ((path / MANIFEST).is_file() or (path.is_dir() and not any(path.iterdir()))):
         raise ArtifactError(
-            f"{path} exists and is no artefact: it is not replaced. Choose another folder, or remove it"
+            f"{path} exists and is no artifact: it is not replaced. Choose another folder, or remove it"
         )
 
 
@@ -98,7 +98,7 @@ def _replace(path: Path, new: Path) -> None:
             (aside / path.name).rename(path)
             raise
     finally:
-        # Only if something stands at `path` again: otherwise the old artefact is in here, and the only one.
+        # Only if something stands at `path` again: otherwise the old artifact is in here, and the only one.
         if path.exists():
             shutil.rmtree(aside, ignore_errors=True)
 
@@ -125,7 +125,7 @@ def describe_files(folder: Path, known: Mapping[str, FileInfo] = MappingProxyTyp
     """Size and digest of every file in the folder, the manifest left out, for a new manifest.
 
     Args:
-        folder: the artefact's.
+        folder: the artifact's.
         known: of files whose writer hashed them on the way.
     """
     files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
@@ -136,12 +136,12 @@ def stamp(path: str | Path, verification: Verification, *, digest: str | None = 
     """Records a successful verification in the manifest; no other file changes, so the digest stays.
 
     Args:
-        path: the artefact's folder.
+        path: the artifact's folder.
         verification: what to record.
-        digest: of the artefact that was verified; another one at `path` by now is refused.
+        digest: of the artifact that was verified; another one at `path` by now is refused.
 
     Raises:
-        ArtifactError: the artefact cannot be read or was replaced, or another process is writing it.
+        ArtifactError: the artifact cannot be read or was replaced, or another process is writing it.
     """
     path = Path(path).resolve()
     Artifact.open(path)  # before a lock file is left beside something that is none

@@ -2,7 +2,7 @@
 
 A tool declares its commands with typer and hands the app to `run`:
 
-    app = make_app("fletcher-convert", "Checkpoints to verified artefacts.")
+    app = make_app("fletcher-convert", "Checkpoints to verified artifacts.")
 
     @app.command("export")
     def export(ctx: typer.Context, source: str, output: Annotated[Path, typer.Option("--output", "-o")]) -> None:

@@ -281,12 +281,12 @@ class Fleet:
     def _nobody(self, ticket: Ticket) -> ProviderError:
         """Why no device takes a batch."""
         if self._closed:
-            return ProviderError("the session was closed and cannot compute: load the artefact again")
+            return ProviderError("the session was closed and cannot compute: load the artifact again")
         if ticket.shortage is not None:
             return ticket.shortage
         problems = "; ".join(f"{member.device.name}: {member.problem}" for member in self._members)
         tried = any(member.device.open is not None for member in self._members)
-        what = "They are tried again by themselves" if tried else "Load the artefact again, or on the processor"
+        what = "They are tried again by themselves" if tried else "Load the artifact again, or on the processor"
         return DeviceLostError(f"no device is left to compute on. {problems}. {what}; the driver's log tells more")
 
     def __enter__(self) -> Self:

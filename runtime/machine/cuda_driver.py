@@ -1,6 +1,6 @@
 """NVIDIA's driver, as far as it is needed: which GPUs there are, their memory, and buffers that copies run from.
 
-`libcuda` comes with the driver, so that a missing or old driver is seen here, before ONNX Runtime is asked. It honours
+`libcuda` comes with the driver, so that a missing or old driver is seen here, before ONNX Runtime is asked. It honors
 CUDA_VISIBLE_DEVICES, and numbers GPUs as ONNX Runtime does. Contexts are the primary ones, which all of a process share.
 Source of names and codes: the CUDA Driver API's reference, version 13.
 """

@@ -1,4 +1,4 @@
-"""Whether a processor has what a quantised variant needs, and which variant fits one that has not."""
+"""Whether a processor has what a quantized variant needs, and which variant fits one that has not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_instructions(artifact: Artifact, variant: Variant, machine: Machine) -
     advice = (
         f"load the variant {fitting[0]}"
         if fitting
-        else f"load {variant.target}-fp32 of the artefact that it was made from, or quantise that with the recipe "
+        else f"load {variant.target}-fp32 of the artifact that it was made from, or quantize that with the recipe "
         "int8-per-token-reduced"
     )
     wanted = ", ".join(group.replace("|", " or ") for group in missing)

@@ -163,7 +163,7 @@ def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Varia
 
     Raises:
         InputError: there is no such provider.
-        ArtifactError: the artefact has no such variant, or none that the provider runs.
+        ArtifactError: the artifact has no such variant, or none that the provider runs.
     """
     check_provider(provider)
     targets = runnable_targets() if provider == AUTO else PROVIDERS[provider].targets

@@ -12,7 +12,7 @@ input                           shape                       content
 `offsets`                       (texts + 1,)                where each text begins and the last one ends
 `cumulative_sequence_length`    (texts + 1,)                the same, under ONNX Runtime's name
 `token_offset`                  (texts, longest)            places in the rectangle: tokens' in order, then padding's
-`position_ids`                  as `input_ids`              rows of the table of learnt positions
+`position_ids`                  as `input_ids`              rows of the table of learned positions
 `positions`                     as `input_ids`              0, 1, 2, … in each text
 `attention_mask`                (texts, longest)            1 for a token, 0 for padding and for `FeedRules.unseen_tail`
 `steps`                         (longest,)                  0, 1, 2, …; rounded up, it repeats the last, as tables end

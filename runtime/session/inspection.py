@@ -1,6 +1,6 @@
-"""A look inside a graph: ONNX Runtime with the optimiser off, so that every value of the graph exists and can be asked for.
+"""A look inside a graph: ONNX Runtime with the optimizer off, so that every value of the graph exists and can be asked for.
 
-The graph comes as bytes with the wanted values among its outputs; its weights stay in the artefact, which is only read.
+The graph comes as bytes with the wanted values among its outputs; its weights stay in the artifact, which is only read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ProbeSession:
     def __init__(self, graph: bytes, weights_folder: Path, target: Target) -> None:
         """
         Args:
-            graph: a serialised model; its external data are named relative to `weights_folder`.
+            graph: a serialized model; its external data are named relative to `weights_folder`.
             weights_folder: where its weights lie.
             target: of the variant.
 
@@ -41,9 +41,9 @@ class ProbeSession:
         """
         if target == "cuda":
             options = provider_options(0)
-            self._session = open_inference_session(graph, options, weights_folder=weights_folder, optimise=False)
+            self._session = open_inference_session(graph, options, weights_folder=weights_folder, optimize=False)
         else:
-            self._session = open_graph(graph, weights_folder, optimise=False)
+            self._session = open_graph(graph, weights_folder, optimize=False)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], values: Sequence[str]) -> dict[str, NDArray[Any]]:
         """Computes one batch, and gives the values of those names, each in the graph's own layout.

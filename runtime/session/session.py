@@ -129,7 +129,7 @@ def open_with_fallback(
 ) -> Opened:
     """Loads a variant on a provider, or on ONNX Runtime's own if that fails and it is allowed.
 
-    What runs on a GPU alone has the artefact's first cpu variant stand in for it.
+    What runs on a GPU alone has the artifact's first cpu variant stand in for it.
 
     Args:
         artifact, variant, provider, threads, workers: as for `open_session`.

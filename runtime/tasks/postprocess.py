@@ -47,8 +47,8 @@ def shorten(vectors: Vectors, card: ModelCard, dimensions: int | None) -> Vector
         offered = ", ".join(map(str, dict.fromkeys([card.dimension, *card.matryoshka])))
         raise OptionError("dimensions", f"dimensions is {dimensions}; {card.name} gives vectors of {offered}")
     if card.layer_norm_before_truncation:
-        centred = vectors - vectors.mean(axis=1, keepdims=True)
-        vectors = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
+        centered = vectors - vectors.mean(axis=1, keepdims=True)
+        vectors = centered / np.sqrt(np.square(centered).mean(axis=1, keepdims=True) + LAYER_NORM_EPSILON)
     cut = vectors[:, :dimensions]
     return normalize(cut) if card.normalize else np.ascontiguousarray(cut)
 

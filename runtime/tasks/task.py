@@ -49,7 +49,7 @@ def prepare(
     options: EmbedOptions,
     promised: dict[bytes, Promise] | None = None,
 ) -> Task:
-    """Finds duplicates and known texts, and tokenises the others.
+    """Finds duplicates and known texts, and tokenizes the others.
 
     Args:
         tokenizer: the model's.
@@ -189,7 +189,7 @@ def _repeat(embeddings: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
 
 
 def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Encodings:
-    """Adds the prompt, tokenises, and truncates.
+    """Adds the prompt, tokenizes, and truncates.
 
     Raises:
         InputError: a text that is no valid Unicode string, or one that has no token at all.

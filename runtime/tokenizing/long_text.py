@@ -1,7 +1,7 @@
 """Cutting a very long text into pieces that a tokenizer treats as it would the whole. It knows nothing of ids.
 
 The tokenizers library keeps a split, with its own allocations, for every word of the text at once: 10 MB of full stops
-took 5 GB. Pieces bound that, and are tokenised on several threads.
+took 5 GB. Pieces bound that, and are tokenized on several threads.
 """
 
 from __future__ import annotations

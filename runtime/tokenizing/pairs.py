@@ -16,7 +16,7 @@ __all__ = ["encode_pairs"]
 def encode_pairs(
     tokenizer: HuggingFaceTokenizer, firsts: Sequence[str], seconds: Sequence[str], max_tokens: int
 ) -> Encodings:
-    """Tokenises pairs; of too long a pair the longer text is cut, as transformers does.
+    """Tokenizes pairs; of too long a pair the longer text is cut, as transformers does.
 
     Args:
         tokenizer: without truncation and padding.

@@ -29,10 +29,10 @@ __all__ = ["Tokenizer", "TokenizerStats", "vocabulary_size"]
 
 logger = logging.getLogger("fletcher.runtime.tokenizing.tokenizer")
 
-#: Texts tokenised in one call of HuggingFace's: bounds the `Encoding` objects (about 100 bytes a token) that live at once.
+#: Texts tokenized in one call of HuggingFace's: bounds the `Encoding` objects (about 100 bytes a token) that live at once.
 CHUNK = 1024
 
-#: Pieces of a long text tokenised in one call, for the same reason.
+#: Pieces of a long text tokenized in one call, for the same reason.
 PIECES = 16
 
 #: Bytes of ids and texts that the cache may hold.
@@ -51,7 +51,7 @@ class TokenizerStats:
 
     Attributes:
         seconds: inside the tokenizer, over all threads, whichever method was asked.
-        texts: tokenised, those from the cache included; a pair is two.
+        texts: tokenized, those from the cache included; a pair is two.
         tokens: made, those that truncation cut included.
         cache_hits: texts found in the cache.
         cache_misses: texts looked for in vain.
@@ -154,7 +154,7 @@ class Tokenizer:
         return self._fast.name if self._fast else f"tokenizers {metadata.version('tokenizers')}"
 
     def encode(self, texts: Sequence[str], *, side: Side = "right") -> Encodings:
-        """Tokenises texts, on several threads for many and without holding the GIL, and cuts them to `max_tokens`.
+        """Tokenizes texts, on several threads for many and without holding the GIL, and cuts them to `max_tokens`.
 
         Args:
             texts: any number.
@@ -167,7 +167,7 @@ class Tokenizer:
         return self._truncate(ids, offsets, side)
 
     def encode_whole(self, texts: Sequence[str]) -> Encodings:
-        """Tokenises texts and cuts nothing.
+        """Tokenizes texts and cuts nothing.
 
         Raises:
             InputError: as for `encode`.
@@ -233,7 +233,7 @@ class Tokenizer:
         return np.concatenate([self._prefix, np.asarray(lead, np.int32), ids, self._suffix])
 
     def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> Encodings:
-        """Tokenises pairs of texts into one row each; of too long a pair the longer text is cut, as transformers does.
+        """Tokenizes pairs of texts into one row each; of too long a pair the longer text is cut, as transformers does.
 
         Args:
             firsts: the texts that come first.
@@ -374,7 +374,7 @@ def _shortest_tokens(tokenizer: HuggingFaceTokenizer) -> Iterator[str]:
 
 
 def _explain(texts: Sequence[str]) -> str:
-    """Which text could not be tokenised, and why."""
+    """Which text could not be tokenized, and why."""
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             return f"text {index} is {type(text).__name__}, not a string"
@@ -386,4 +386,4 @@ def _explain(texts: Sequence[str]) -> str:
                 f"text {index} holds the lone surrogate U+{code:04X} at character {error.start}, which is no valid "
                 "Unicode: decode the text with errors='replace', or remove it"
             )
-    return "the texts could not be tokenised"
+    return "the texts could not be tokenized"

@@ -129,7 +129,7 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
         )
         bound = "" if max_abs is None else f" and elements off by {max_abs:.0e} at most"
         raise ProviderError(
-            f"nothing runs this artefact here with a cosine of at least {min_cosine:g}{bound}: {problems}"
+            f"nothing runs this artifact here with a cosine of at least {min_cosine:g}{bound}: {problems}"
         )
     best = exact[0]
     for found in exact[1:]:
@@ -211,7 +211,7 @@ def _name(layout: Layout) -> str:
 
 
 def recall(machine: str, digest: str, variant: str) -> list[Measurement] | None:
-    """The measurements of an artefact on a machine, or None if there are none that can be used."""
+    """The measurements of an artifact on a machine, or None if there are none that can be used."""
     file = _file(machine, digest, variant)
     try:
         found = msgspec.json.decode(file.read_bytes(), type=list[Measurement])

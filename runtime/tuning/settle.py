@@ -1,6 +1,6 @@
-"""Measuring how an artefact runs here: each provider, how many workers, which batches; and settling on one.
+"""Measuring how an artifact runs here: each provider, how many workers, which batches; and settling on one.
 
-No text is at hand when an artefact is loaded, except its canary's: real texts, by the model's own tokenizer. Ragged samples
+No text is at hand when an artifact is loaded, except its canary's: real texts, by the model's own tokenizer. Ragged samples
 are cut from their token ids.
 """
 
@@ -50,7 +50,7 @@ def settle(
     """What to run: what the caller says, else what was measured on this machine, else what a short measurement shows.
 
     Args:
-        artifact: the artefact.
+        artifact: the artifact.
         variant: one of its graphs.
         provider: one of `PROVIDERS`, which is then taken without a measurement, or `auto`.
         workers: batches computed at once; None leaves it open.
@@ -157,7 +157,7 @@ def measure(
     Two sessions are in memory at once at most, the yardstick's and another; one where two might not fit.
 
     Args:
-        artifact: the artefact.
+        artifact: the artifact.
         variant: one of its graphs.
         seconds: for all of it; a run that was begun is finished. What there was no time for is not in the result, but for
             providers: those are, as a problem.

@@ -1,4 +1,4 @@
-"""One way to run an artefact while it is measured: its session, its workers, and the texts that it is timed with."""
+"""One way to run an artifact while it is measured: its session, its workers, and the texts that it is timed with."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Trial:
     def __init__(self, artifact: Artifact, variant: Variant, layout: Layout, machine: Machine) -> None:
         """
         Args:
-            artifact: the artefact.
+            artifact: the artifact.
             variant: one of its graphs.
             layout: how to run it.
             machine: where the threads are pinned, if it has several nodes.

@@ -15,7 +15,7 @@ PADDED_BUDGETS = 2
 
 
 def chunk_places(count: int, most: int) -> list[slice]:
-    """Cuts a long sequence into chunks that grow from an eighth to `most`, so that the first one is soon tokenised.
+    """Cuts a long sequence into chunks that grow from an eighth to `most`, so that the first one is soon tokenized.
 
     Args:
         count: how many there are.

@@ -211,7 +211,7 @@ class Workers:
             rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
             raise ProviderError(
                 f"{self._name} on {session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
-                f"{len(batch)}: the vectors are not used. Verify the artefact, or choose another variant"
+                f"{len(batch)}: the vectors are not used. Verify the artifact, or choose another variant"
             )
         return values
 
@@ -228,7 +228,7 @@ class Workers:
                 self._running -= 1
 
     def _is_closed(self) -> ProviderError:
-        return ProviderError(f"the encoder of {self._name} was closed: load the artefact again")
+        return ProviderError(f"the encoder of {self._name} was closed: load the artifact again")
 
     def _empty(self, encodings: Encodings, output: str | None) -> NDArray[np.float32]:
         """Room for what the graph gives of these texts."""

@@ -147,21 +147,21 @@ class Subject:
         vectors = np.concatenate([found.vectors for found in self._encoder.stream(chunks)])
         seconds = time.perf_counter() - started
         counts = zip(self._counts(), before, strict=True)
-        busy, threads, cells, tokens, tokenising, output = (new - old for new, old in counts)
+        busy, threads, cells, tokens, tokenizing, output = (new - old for new, old in counts)
         self._last = {
             "tokens": tokens,
             "padding_waste": 1 - tokens / cells,
             "compute_share": min(threads / (seconds * self._encoder.workers), 1.0),
             "busy_share": busy / seconds,
-            "tokenizing_share": tokenising / seconds,
+            "tokenizing_share": tokenizing / seconds,
             "output_share": output / seconds,
         }
         return vectors
 
     def _counts(self) -> tuple[float, ...]:
         clock = self._clock
-        tokenising = self._encoder.tokenizer.stats.seconds
-        return clock.busy, clock.thread_seconds, clock.cells, clock.tokens, tokenising, self._output.seconds
+        tokenizing = self._encoder.tokenizer.stats.seconds
+        return clock.busy, clock.thread_seconds, clock.cells, clock.tokens, tokenizing, self._output.seconds
 
     def accuracy(self) -> float:
         """The canary's smallest cosine."""
@@ -173,7 +173,7 @@ class Subject:
 
 
 def main() -> None:
-    """Serves the artefact and the options of the command line."""
+    """Serves the artifact and the options of the command line."""
     directory, options = sys.argv[1:]
     serve(lambda: Subject(directory, json.loads(options)))
 

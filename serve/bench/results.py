@@ -118,7 +118,7 @@ def table(result: BenchResult) -> Table:
 def stages(ours: Figures) -> str:
     """Where Fletcher's own time went, for people."""
     return (
-        f"workers computed {_show(ours.compute_share, '.0%')} of their time; beside it, tokenising took "
+        f"workers computed {_show(ours.compute_share, '.0%')} of their time; beside it, tokenizing took "
         f"{_show(ours.tokenizing_share, '.1%')} of the job's and making the output {_show(ours.output_share, '.1%')}; "
         f"{_show(ours.padding_waste, '.0%')} of the attention's rectangles was padding"
     )
@@ -147,13 +147,13 @@ def plot(result: BenchResult, path: Path) -> None:
         raise MissingPackageError("matplotlib", "verify", "drawing a plot") from error
     found = [one for one in result.participants if one.problem is None][::-1]
     names = [one.name for one in found]
-    colours = ["tab:blue" if one.name == "fletcher" else "lightgray" for one in found]
+    colors = ["tab:blue" if one.name == "fletcher" else "lightgray" for one in found]
     figure = Figure(figsize=(11, 1.4 + 0.5 * len(found)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    bars = left.barh(names, [one.throughput_texts_per_s or 0 for one in found], color=colours)
+    bars = left.barh(names, [one.throughput_texts_per_s or 0 for one in found], color=colors)
     left.bar_label(bars, fmt="{:,.0f}", padding=3)
     left.set_xlabel("texts/s (more is better)")
-    bars = right.barh(names, [one.latency_p50_ms or 0 for one in found], color=colours)
+    bars = right.barh(names, [one.latency_p50_ms or 0 for one in found], color=colors)
     right.bar_label(bars, fmt="{:.2f}", padding=3)
     right.set_xlabel("one text, median ms (less is better)")
     for axes in (left, right):

@@ -58,10 +58,10 @@ def bench(
     rounds: int = 3,
     say: Callable[[str], None],
 ) -> BenchResult:
-    """Measures an artefact, and peers beside it.
+    """Measures an artifact, and peers beside it.
 
     Args:
-        directory: the artefact's folder.
+        directory: the artifact's folder.
         texts: the corpus, at least one text.
         corpus: its name, for the record.
         options: for `Encoder.load`.
@@ -72,7 +72,7 @@ def bench(
 
     Raises:
         InputError: no text, or a peer that is none.
-        ArtifactError: no artefact.
+        ArtifactError: no artifact.
         ProviderError: Fletcher's own child failed; a peer that fails is a row with its problem.
     """
     try:

@@ -49,7 +49,7 @@ def bench(
     token_budget: TokenBudget = None,
     memory_limit: MemoryLimit = None,
 ) -> None:
-    """Measures an artefact on this machine: throughput, latency, memory; on request beside its peers.
+    """Measures an artifact on this machine: throughput, latency, memory; on request beside its peers.
 
     Each participant has a process of its own, and they take turns, so that a machine that slows down slows all alike.
     """

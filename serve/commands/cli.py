@@ -1,4 +1,4 @@
-"""`fletcher-serve`: serve an artefact, or embed a file with it. Commands only say what is asked; the work is elsewhere.
+"""`fletcher-serve`: serve an artifact, or embed a file with it. Commands only say what is asked; the work is elsewhere.
 
 pyarrow, the HTTP stack and onnxruntime are imported by the command that needs them: `--help` and completion stay quick.
 """
@@ -16,7 +16,7 @@ from .run import serve
 
 __all__ = ["app", "main"]
 
-app = make_app("fletcher-serve", "Text embeddings from a Fletcher artefact: a server, and bulk jobs.")
+app = make_app("fletcher-serve", "Text embeddings from a Fletcher artifact: a server, and bulk jobs.")
 app.command("embed")(embed)
 app.command("run")(serve)
 app.add_typer(keys, name="keys")

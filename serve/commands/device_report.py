@@ -1,4 +1,4 @@
-"""What `fletcher-serve devices` tells: the machine, its providers, and how an artefact runs on each."""
+"""What `fletcher-serve devices` tells: the machine, its providers, and how an artifact runs on each."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
         providers: in the order of preference.
         tokenizer: which tokenizer is used, or could be.
         tokenizer_problem: why the fast one is not.
-        model: the artefact's, if one was given.
+        model: the artifact's, if one was given.
         variant: the graph that was measured.
         measurements: each layout's.
         choice: what `auto` takes.
@@ -121,10 +121,10 @@ def measure_artifact(
     min_cosine: float | None,
     providers: Sequence[str] | None = None,
 ) -> Devices:
-    """Measures an artefact on every provider, and remembers it for the next load.
+    """Measures an artifact on every provider, and remembers it for the next load.
 
     Args:
-        directory: the artefact's folder.
+        directory: the artifact's folder.
         variant: which graph; None is the first that runs here.
         seconds: for all measurements.
         min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
@@ -132,7 +132,7 @@ def measure_artifact(
 
     Raises:
         InputError: there is no such provider.
-        ArtifactError: no artefact, or a damaged one.
+        ArtifactError: no artifact, or a damaged one.
         ProviderError: nothing runs it here.
     """
     artifact = Artifact.open(directory)

@@ -17,7 +17,7 @@ __all__ = ["devices"]
 def devices(
     ctx: typer.Context,
     directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="An artefact to measure here.", show_default=False)
+        Path | None, typer.Argument(metavar="[DIR]", help="An artifact to measure here.", show_default=False)
     ] = None,
     variant: VariantName = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long measuring may take.")] = 20.0,
@@ -26,9 +26,9 @@ def devices(
         list[str] | None, typer.Option("--provider", help="Measure these alone, and remember nothing.")
     ] = None,
 ) -> None:
-    """Lists what this machine has; with an artefact, measures it on each provider and says what auto takes.
+    """Lists what this machine has; with an artifact, measures it on each provider and says what auto takes.
 
-    The measurements are remembered: later loads of that artefact on this machine take them.
+    The measurements are remembered: later loads of that artifact on this machine take them.
     """
     report = reporter(ctx)
     from .device_report import describe_machine, lines, measure_artifact, table

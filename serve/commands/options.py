@@ -45,7 +45,7 @@ EXTRAS: Final = {
 ENGINE_PANEL: Final = "How it runs"
 TEXT_PANEL: Final = "How texts become vectors"
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The artefact's folder, written by fletcher-convert.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The artifact's folder, written by fletcher-convert.")]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -63,7 +63,7 @@ TokenBudget = Annotated[
 VariantName = Annotated[
     str | None,
     typer.Option(
-        "--variant", rich_help_panel=ENGINE_PANEL, help="Which of the artefact's graphs to run, e.g. cpu-fp32."
+        "--variant", rich_help_panel=ENGINE_PANEL, help="Which of the artifact's graphs to run, e.g. cpu-fp32."
     ),
 ]
 ProviderName = Annotated[

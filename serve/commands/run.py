@@ -46,7 +46,7 @@ def serve(
         list[Path] | None,
         typer.Argument(
             metavar="DIR...",
-            help="Folders of artefacts; none where the file of --config has [[models]].",
+            help="Folders of artifacts; none where the file of --config has [[models]].",
             show_default=False,
         ),
     ] = None,
@@ -151,7 +151,7 @@ def serve(
     memory_limit: MemoryLimit = None,
     cache: CacheSize = "64MiB",
 ) -> None:
-    """Serves artefacts over HTTP (OpenAI's, TEI's and Cohere's APIs) and Arrow Flight until SIGTERM or Ctrl+C.
+    """Serves artifacts over HTTP (OpenAI's, TEI's and Cohere's APIs) and Arrow Flight until SIGTERM or Ctrl+C.
 
     What was admitted before the signal is answered. With --json the addresses are one line of JSON on stdout. SIGHUP reads
     the API keys and the [[models]] of the TOML file again.

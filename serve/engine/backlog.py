@@ -154,7 +154,7 @@ class Backlog:
         """Queues an admitted request, now with its rows (at least one).
 
         Raises:
-            StoppingError: the server stopped while the request was tokenised.
+            StoppingError: the server stopped while the request was tokenized.
         """
         with self._lock:
             if self._closed:

@@ -1,4 +1,4 @@
-"""The one engine behind every door: it admits requests and tokenises them; its workers compute and answer.
+"""The one engine behind every door: it admits requests and tokenizes them; its workers compute and answer.
 
 It knows nothing of HTTP or Flight: a door submits texts or token ids and gets a future.
 """
@@ -40,7 +40,7 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("fletcher.serve.engine.engine")
 
-#: A request of at most this many characters is tokenised on the caller's thread: under a millisecond, and cheaper than
+#: A request of at most this many characters is tokenized on the caller's thread: under a millisecond, and cheaper than
 #: handing it to another one. The event loop is such a caller, so the bound is also what it may be held up.
 INLINE_CHARACTERS = 2048
 
@@ -214,7 +214,7 @@ class Engine:
         """Admits what a model gives besides vectors of texts: scores, sparse vectors, token vectors.
 
         Args:
-            prepare: tokenises; called on this thread or on another one.
+            prepare: tokenizes; called on this thread or on another one.
             characters: of all its texts.
             rows: that it makes.
             terms: how it waits.

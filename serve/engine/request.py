@@ -30,13 +30,13 @@ class Request:
     Attributes:
         futures: the answer, once for each caller that asked the same.
         terms: how it waits.
-        cost: tokens that it holds of the backlog's limit: an estimate until it is tokenised.
+        cost: tokens that it holds of the backlog's limit: an estimate until it is tokenized.
         memory: bytes that it is predicted to hold until it is answered.
         admitted: `time.perf_counter()` at admission.
         queued: `time.perf_counter()` since which it waits for its first batch; None once it was told to its trace.
         expires: `time.monotonic()` after which it has waited too long for its first batch.
         place: where it stands in the queue.
-        task: its rows, once it is tokenised.
+        task: its rows, once it is tokenized.
         values: float32, what the graph made of them, filled piece by piece where it is larger than a batch.
         on_close: called once, when it is about to be answered.
     """
@@ -133,7 +133,7 @@ class Request:
 
     @property
     def encodings(self) -> Encodings:
-        """Its token ids, once it is tokenised."""
+        """Its token ids, once it is tokenized."""
         return self.task.encodings
 
     @property

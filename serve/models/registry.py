@@ -78,10 +78,10 @@ class Models:
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._stopping = False
         self._shadows = Shadows(self.metrics)
-        self._requests = self.metrics.labelled(
+        self._requests = self.metrics.labeled(
             "fletcher_model_requests", "Requests handed to a model's engine", ["model", "version"]
         )
-        self._swaps = self.metrics.labelled("fletcher_model_changes", "Models loaded and unloaded", ["kind"])
+        self._swaps = self.metrics.labeled("fletcher_model_changes", "Models loaded and unloaded", ["kind"])
         self.metrics.gauge("fletcher_models_awake", "Models that are in memory", self._count_awake)
         self._idle = threading.Thread(target=self._watch_idle, name="fletcher-idle", daemon=True)
         self._stopped = threading.Event()

@@ -35,7 +35,7 @@ class Shadows:
         self._drift = metrics.histogram(
             "fletcher_shadow_drift", "1 - cosine of a shadow's vector to the one answered", ["model", "version"], DRIFTS
         )
-        self._skipped = metrics.labelled(
+        self._skipped = metrics.labeled(
             "fletcher_shadow_skipped", "Copies that were not compared", ["model", "version", "reason"]
         )
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fletcher-shadow")

@@ -36,7 +36,7 @@ class ModelSpec(LoadSettings, frozen=True, forbid_unknown_fields=True, kw_only=T
     """One version of a model.
 
     Attributes:
-        path: the artefact's folder.
+        path: the artifact's folder.
         name: what the model is called in requests and answers; empty is its card's name.
         aliases: other names for it, besides those of its card.
         version: this version's label; a request can ask for `name@version`.
@@ -70,7 +70,7 @@ class ModelSpec(LoadSettings, frozen=True, forbid_unknown_fields=True, kw_only=T
         """Itself with its card's name, where it has none.
 
         Raises:
-            ArtifactError: the folder is no artefact.
+            ArtifactError: the folder is no artifact.
         """
         if self.name:
             return self

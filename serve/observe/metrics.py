@@ -18,7 +18,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 #: Seconds: half a millisecond (one short text, a small model) to a minute (a long list on a busy server).
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-#: Tokenising a short text takes tens of microseconds.
+#: Tokenizing a short text takes tens of microseconds.
 FINE_SECONDS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
@@ -122,7 +122,7 @@ class Metrics:
         self.dropped = Counter("fletcher_tokens_dropped", "Tokens cut by truncation", registry=registry)
         self.tokenization = Histogram(
             "fletcher_tokenization_duration_seconds",
-            "Tokenising one request",
+            "Tokenizing one request",
             buckets=FINE_SECONDS,
             registry=registry,
         )
@@ -173,7 +173,7 @@ class Metrics:
             self.registry.register(self._elsewhere[name])
         self._elsewhere[name].add(self, value)
 
-    def labelled(self, name: str, text: str, labels: Sequence[str]) -> Callable[..., Counter]:
+    def labeled(self, name: str, text: str, labels: Sequence[str]) -> Callable[..., Counter]:
         """Adds a counter with labels; gives what finds the one for their values."""
         return functools.cache(Counter(name, text, labels, registry=self.registry).labels)
 

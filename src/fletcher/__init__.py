@@ -1,4 +1,4 @@
-"""Fletcher: text-embedding checkpoints to verified ONNX artefacts, and servers for them.
+"""Fletcher: text-embedding checkpoints to verified ONNX artifacts, and servers for them.
 
 >>> from fletcher import Encoder
 >>> encoder = Encoder.load("all-MiniLM-L6-v2.fletcher")

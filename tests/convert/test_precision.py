@@ -146,7 +146,7 @@ def test_maxima_are_those_of_transformers(tmp_path: Path) -> None:
         assert maxima[name] == pytest.approx(float(value), rel=1e-3), name
 
 
-def test_islands_are_what_overflows_and_its_neighbours(tmp_path: Path) -> None:
+def test_islands_are_what_overflows_and_its_neighbors(tmp_path: Path) -> None:
     graph, maxima = _record(_loud_model(), tmp_path, _texts((9, 4, 1)))
     islands = find_islands(graph, maxima, "fp16")
     prefix = "encoder.layer.1/feed_forward"

@@ -41,7 +41,7 @@ def save_embedder(folder: Path) -> Path:
 
 
 def save_modules(folder: Path, *, normalize: bool = True, **settings: object) -> None:
-    """Writes sentence-transformers' files beside a checkpoint: mean pooling, and L2 normalisation if asked for.
+    """Writes sentence-transformers' files beside a checkpoint: mean pooling, and L2 normalization if asked for.
 
     Args:
         folder: the checkpoint.

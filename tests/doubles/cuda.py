@@ -2,7 +2,7 @@
 
 The driver keeps what it allocates in a list, so that tests see what was not given back. Copies are done when their stream is
 waited for, and not before: who does not wait reads what was there. The session reads its inputs from the addresses that were
-bound, runs the graph with `PackedMultiHeadAttention` spelt out, and writes to the bound output: at once, or when the stream
+bound, runs the graph with `PackedMultiHeadAttention` spelled out, and writes to the bound output: at once, or when the stream
 that it was given is waited for. Captured runs are counted by thread and by graph, as ONNX Runtime counts them.
 """
 

@@ -74,8 +74,8 @@ def _handler(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
             hub.requests.append((self.command, path, self.headers.get("Range")))
             parts = path.strip("/").split("/")
             api = parts[:2] == ["api", "models"]
-            organisation, name, *rest = parts[2:] if api else parts
-            repository = f"{organisation}/{name}"
+            organization, name, *rest = parts[2:] if api else parts
+            repository = f"{organization}/{name}"
             if repository not in hub.files:
                 self.refuse(401, "RepoNotFound", "Repository not found")
             elif repository in hub.gated and self.headers.get("Authorization") != "Bearer secret":

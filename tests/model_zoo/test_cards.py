@@ -126,7 +126,7 @@ MALFORMED = {
     "short sha256": (GOOD + '[sha256]\n"config.json" = "abc"\n', r"sha256\.config\.json"),
     "sha256 outside": (GOOD + f'[sha256]\n"../config.json" = "{"a" * 64}"\n', r"`sha256`.*inside"),
     "alias with space": (GOOD + 'aliases = ["a b"]\n', r"`aliases`"),
-    "no licence": (GOOD.replace('"MIT"', '""'), r"`licence`"),
+    "no license": (GOOD.replace('"MIT"', '""'), r"`licence`"),
     "impossible cosine": (GOOD + "[accuracy.fp32]\nmin_cosine = 1.5\n", r"accuracy\.fp32\.min_cosine"),
     "impossible difference": (GOOD + "[accuracy.fp32]\nmin_cosine = 0.9\nmax_abs = 0.0\n", r"accuracy\.fp32\.max_abs"),
     "unknown accuracy key": (GOOD + "[accuracy.fp32]\nmin_cosine = 0.9\nmax = 1.0\n", r"`max`"),

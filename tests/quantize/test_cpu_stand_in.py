@@ -16,7 +16,7 @@ from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.sources.progress import silent
 from fletcher.quantize.measure.metrics import cosines
 from fletcher.quantize.recipe import load_recipe
-from fletcher.quantize.run import quantise
+from fletcher.quantize.run import quantize
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import read_canary
@@ -45,24 +45,24 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tensorrt_gets_typed_half_precision_qdq_around_the_feed_forward_matrices(parent: Path, tmp_path: Path) -> None:
-    result = quantise(parent, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
+    result = quantize(parent, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
     assert result.variant == "tensorrt-qdq"
     assert result.cosine_min >= 0.99
     graph = onnx.load(tmp_path / "out" / "tensorrt-qdq.onnx").graph
-    quantised = [node for node in graph.node if node.op_type == "QuantizeLinear"]
-    assert len(quantised) == 2 * 2 and all("feed_forward" in node.name for node in quantised)
+    quantized = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(quantized) == 2 * 2 and all("feed_forward" in node.name for node in quantized)
     assert {(node.domain, node.op_type) for node in graph.node} <= {
         ("", name) for name in (*tensorrt.OPERATORS, "QuantizeLinear", "DequantizeLinear")
     }
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    assert {kinds[node.input[1]] for node in quantised} == {TensorProto.FLOAT16}
-    assert {kinds[node.input[2]] for node in quantised} == {TensorProto.INT8}
+    assert {kinds[node.input[1]] for node in quantized} == {TensorProto.FLOAT16}
+    assert {kinds[node.input[2]] for node in quantized} == {TensorProto.INT8}
     zeros = [numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name.endswith("/zero")]
     assert len(zeros) == 4 and not any(zero.any() for zero in zeros)  # GPUs' kernels know even ranges alone
 
 
-def test_cudas_graph_means_the_same_with_its_attention_spelt_out(parent: Path, tmp_path: Path) -> None:
-    result = quantise(parent, load_recipe("cuda-qdq"), tmp_path / "out", texts=TEXTS)
+def test_cudas_graph_means_the_same_with_its_attention_spelled_out(parent: Path, tmp_path: Path) -> None:
+    result = quantize(parent, load_recipe("cuda-qdq"), tmp_path / "out", texts=TEXTS)
     assert np.isnan(result.cosine_mean)  # nothing here runs it, and nothing is claimed
     made = Artifact.open(tmp_path / "out")
     (variant,) = made.manifest.variants
@@ -78,7 +78,7 @@ def test_cudas_graph_means_the_same_with_its_attention_spelt_out(parent: Path, t
 def test_coremls_weights_are_bytes_in_the_file_and_floats_before_the_provider_looks(
     parent: Path, tmp_path: Path
 ) -> None:
-    result = quantise(parent, load_recipe("coreml-w8"), tmp_path / "out", texts=TEXTS)
+    result = quantize(parent, load_recipe("coreml-w8"), tmp_path / "out", texts=TEXTS)
     made = Artifact.open(tmp_path / "out")
     before = [one for one in Artifact.open(parent).manifest.variants if one.name.startswith("coreml-fp16")]
     assert [one.feeds.shape for one in made.manifest.variants] == [one.feeds.shape for one in before]
@@ -100,7 +100,7 @@ def test_coremls_weights_are_bytes_in_the_file_and_floats_before_the_provider_lo
 
 
 def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: Path) -> None:
-    quantise(parent, load_recipe("openvino-static"), tmp_path / "out", texts=TEXTS)
+    quantize(parent, load_recipe("openvino-static"), tmp_path / "out", texts=TEXTS)
     with Encoder.load(parent, provider="mlas") as encoder:
         reference = encoder.embed(TEXTS).vectors
     with Encoder.load(tmp_path / "out", provider="openvino") as encoder:
@@ -109,7 +109,7 @@ def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: 
 
 
 def test_reduced_weights_cannot_saturate_without_vnni_and_need_no_instruction_set(parent: Path, tmp_path: Path) -> None:
-    quantise(parent, load_recipe("int8-per-token-reduced"), tmp_path / "out", texts=TEXTS)
+    quantize(parent, load_recipe("int8-per-token-reduced"), tmp_path / "out", texts=TEXTS)
     (variant,) = Artifact.open(tmp_path / "out").manifest.variants
     assert variant.instructions == ()
     graph = onnx.load(tmp_path / "out" / variant.file).graph
@@ -122,5 +122,5 @@ def test_reduced_weights_cannot_saturate_without_vnni_and_need_no_instruction_se
 
 def test_a_target_that_was_not_exported_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no tensorrt-fp16.*--target tensorrt --precision fp16"):
-        quantise(minilm_artifact, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Quantised artefacts of the real MiniLM against its float32 graph, and what is refused."""
+"""Quantized artifacts of the real MiniLM against its float32 graph, and what is refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fletcher.convert.texts import SENTENCES
 from fletcher.quantize import run as quantize_run
 from fletcher.quantize.graph.matrices import matrices
 from fletcher.quantize.recipe import Recipe, load_recipe
-from fletcher.quantize.run import quantise
+from fletcher.quantize.run import quantize
 from fletcher.quantize.sensitivity import Damage, Sensitivity, exclude_greedily, plot_sensitivity, sensitivity
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
@@ -29,9 +29,9 @@ TEXTS = SENTENCES
 
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> Path:
-    """The default recipe's artefact: read it, never write it."""
-    path = tmp_path_factory.mktemp("int8") / "artefact"
-    quantise(minilm_artifact, load_recipe("int8-per-token"), path, texts=TEXTS)
+    """The default recipe's artifact: read it, never write it."""
+    path = tmp_path_factory.mktemp("int8") / "artifact"
+    quantize(minilm_artifact, load_recipe("int8-per-token"), path, texts=TEXTS)
     return path
 
 
@@ -81,7 +81,7 @@ def test_a_broken_weight_does_not_pass_the_canary(int8: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["w4", "w8", "bf16", "fp16", "int8-dynamic", "int8-static", "mixed"])
 @pytest.mark.slow
 def test_every_recipe_loads_and_is_marked(name: str, minilm_artifact: Path, tmp_path: Path) -> None:
-    result = quantise(minilm_artifact, load_recipe(name), tmp_path / "out")
+    result = quantize(minilm_artifact, load_recipe(name), tmp_path / "out")
     assert result.batch_dependent == (name in ("int8-dynamic", "w8"))
     assert result.num_bytes < 0.52 * result.parent_bytes
     with Encoder.load(tmp_path / "out", provider="mlas") as encoder:
@@ -91,7 +91,7 @@ def test_every_recipe_loads_and_is_marked(name: str, minilm_artifact: Path, tmp_
 def test_a_matrix_that_does_not_exist_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
     recipe = Recipe(name="x", scheme="w8", exclude=("layers.9.*",))
     with pytest.raises(InputError, match=r"layers\.9"):
-        quantise(minilm_artifact, recipe, tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, recipe, tmp_path / "out", texts=TEXTS)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_matrix_that_does_not_exist_is_named(minilm_artifact: Path, tmp_path: 
 )
 def test_texts_that_cannot_calibrate(minilm_artifact: Path, tmp_path: Path, texts: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        quantise(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=texts)
+        quantize(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=texts)
     assert not list(tmp_path.iterdir())
 
 
@@ -110,13 +110,13 @@ def test_nan_while_calibrating_is_told(minilm_artifact: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(CpuGraph, "run", broken)
     with pytest.raises(ArtifactError, match="NaN or infinite on calibration text 1"):
-        quantise(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=TEXTS)
     assert not list(tmp_path.iterdir())
 
 
-def test_an_artefact_is_not_quantised_twice(int8: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="quantised already"):
-        quantise(int8, load_recipe("w8"), tmp_path / "out", texts=TEXTS)
+def test_an_artifact_is_not_quantized_twice(int8: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="quantized already"):
+        quantize(int8, load_recipe("w8"), tmp_path / "out", texts=TEXTS)
 
 
 def test_an_interruption_leaves_nothing(minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,14 +125,14 @@ def test_an_interruption_leaves_nothing(minilm_artifact: Path, tmp_path: Path, m
 
     monkeypatch.setattr(quantize_run, "vectors_of", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        quantise(minilm_artifact, load_recipe("w8"), tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, load_recipe("w8"), tmp_path / "out", texts=TEXTS)
     assert not list(tmp_path.iterdir())
 
 
 def test_too_much_damage_is_refused(minilm_artifact: Path, tmp_path: Path) -> None:
     recipe = Recipe(name="x", scheme="w4", block=256, min_cosine=0.999)
     with pytest.raises(ArtifactError, match="too much damage"):
-        quantise(minilm_artifact, recipe, tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, recipe, tmp_path / "out", texts=TEXTS)
     assert not list(tmp_path.iterdir())
 
 
@@ -192,14 +192,14 @@ def test_mixed_is_nearer_than_per_token_and_static_ranges_survive_on_loud_column
     minilm_artifact: Path, tmp_path: Path
 ) -> None:
     means = {
-        name: quantise(minilm_artifact, load_recipe(name), tmp_path / name).cosine_mean
+        name: quantize(minilm_artifact, load_recipe(name), tmp_path / name).cosine_mean
         for name in ("int8-per-token", "mixed", "int8-static")
     }
     assert means["mixed"] >= 0.999 and means["mixed"] > means["int8-per-token"] >= 0.997
     bare = msgspec.structs.replace(load_recipe("int8-static"), name="bare", outliers=0)
-    assert 1 - means["int8-static"] < 0.5 * (1 - quantise(minilm_artifact, bare, tmp_path / "bare").cosine_mean)
+    assert 1 - means["int8-static"] < 0.5 * (1 - quantize(minilm_artifact, bare, tmp_path / "bare").cosine_mean)
 
 
 def test_every_error_is_of_the_tree(tmp_path: Path) -> None:
     with pytest.raises(FletcherError):
-        quantise(tmp_path, load_recipe("w8"), tmp_path / "out")
+        quantize(tmp_path, load_recipe("w8"), tmp_path / "out")

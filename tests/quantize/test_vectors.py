@@ -17,11 +17,11 @@ DIMENSION = 48
 
 
 def clustered(count: int, seed: int) -> Vectors:
-    """Unit vectors around twelve centres, dimensions of very different spread and off zero, as models give them."""
+    """Unit vectors around twelve centers, dimensions of very different spread and off zero, as models give them."""
     rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(12, DIMENSION))
+    centers = np.random.default_rng(99).normal(size=(12, DIMENSION))
     spread = np.linspace(0.2, 3, DIMENSION)
-    raw = (centres[rng.integers(12, size=count)] + rng.normal(size=(count, DIMENSION)) * 0.8) * spread + 0.4
+    raw = (centers[rng.integers(12, size=count)] + rng.normal(size=(count, DIMENSION)) * 0.8) * spread + 0.4
     unit: Vectors = (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
     return unit
 
@@ -58,7 +58,7 @@ def test_a_bit_decodes_to_the_mean_of_its_side(calibration: Calibration) -> None
 
 def test_quantiles_and_medians_are_numpys() -> None:
     sample = clustered(200, 1)
-    found = learn(sample, quantile=0.02, centred=True)
+    found = learn(sample, quantile=0.02, centered=True)
     low, high = np.percentile(sample, [2, 98], axis=0)
     np.testing.assert_allclose(found.low, low, atol=1e-6)
     np.testing.assert_allclose(found.low + 255 * found.step, high, atol=1e-6)
@@ -131,7 +131,7 @@ def test_bad_samples_and_files_are_refused(calibration: Calibration, tmp_path: P
         learn(clustered(50, 0), quantile=0.5)
     with pytest.raises(InputError, match="do not fit"):
         encode(clustered(5, 0)[:, :4], calibration, "int8")
-    with pytest.raises(InputError, match="no 10 neighbours"):
+    with pytest.raises(InputError, match="no 10 neighbors"):
         storage_quality(clustered(10, 0), calibration)
     with pytest.raises(InputError, match="cannot be read"):
         load(tmp_path / "missing")

@@ -1,4 +1,4 @@
-"""An artefact so small that a test may make its own: a random BERT, in the tests' own folder."""
+"""An artifact so small that a test may make its own: a random BERT, in the tests' own folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """Its artefact: read it, never write it."""
+    """Its artifact: read it, never write it."""
     path = tmp_path_factory.mktemp("tiny") / "artifact"
     export(str(tiny_checkpoint), path, progress=silent)
     return path
@@ -30,7 +30,7 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
 
 @pytest.fixture(scope="session")
 def tensorrt_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """An artefact of it for the targets cpu and tensorrt: read it, never write it."""
+    """An artifact of it for the targets cpu and tensorrt: read it, never write it."""
     path = tmp_path_factory.mktemp("tensorrt") / "artifact"
     export(str(tiny_checkpoint), path, targets=("cpu", "tensorrt"), progress=silent)
     return path

@@ -211,7 +211,7 @@ def test_shortened_vectors_are_torchs(
     expected = functional.layer_norm(raw, (384,)) if layer_norm else raw
     expected = expected[:, :64]
     expected = functional.normalize(expected, dim=1) if normalize else expected
-    # The graph normalises already, where the model does.
+    # The graph normalizes already, where the model does.
     given = (functional.normalize(raw, dim=1) if normalize else raw).numpy()
     found = changed.shorten(given, 64)
     assert found.dtype == np.float32
@@ -327,7 +327,7 @@ def test_a_closed_encoder_says_so(tiny_artifact: Path) -> None:
     encodings = encoder.tokenize(["a"])
     encoder.close()
     encoder.close()  # twice is once
-    with pytest.raises(ProviderError, match="was closed: load the artefact again"):
+    with pytest.raises(ProviderError, match="was closed: load the artifact again"):
         encoder.embed(["a"])
     with pytest.raises(ProviderError, match="closed"):
         encoder.run(encodings)

@@ -47,6 +47,6 @@ def test_the_drawing_is_the_tree() -> None:
 
 
 def test_a_missing_package_names_the_command_that_installs_it() -> None:
-    error = errors.MissingPackageError("onnxruntime", "cpu", "running an artefact")
+    error = errors.MissingPackageError("onnxruntime", "cpu", "running an artifact")
     assert "pip install 'longbow-fletcher[cpu]'" in str(error)
     assert (error.package, error.extra) == ("onnxruntime", "cpu")

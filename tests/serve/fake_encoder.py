@@ -30,7 +30,7 @@ CARD = ModelCard(
     max_tokens=MAX_TOKENS,
     pooling=("mean",),
     normalize=False,
-    licence="Apache-2.0",
+    license="Apache-2.0",
     prompts={"query": "query: "},
     matryoshka=(4,),
     aliases=("fake",),
@@ -140,7 +140,7 @@ class FakeEncoder:
 
     def counters(self) -> dict[str, tuple[str, Callable[[], float]]]:
         return {
-            "tokenizer_texts": ("Texts tokenised", lambda: 7.0),
+            "tokenizer_texts": ("Texts tokenized", lambda: 7.0),
             "tokenizer_tokens": ("Tokens made", lambda: 30.0),
             "tokenizer_seconds": ("Seconds inside", lambda: 0.5),
             "vector_cache_hits": ("Texts whose vectors were known", lambda: 3.0),

@@ -200,7 +200,7 @@ def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distance:
 
 
 def _by_place(bias: RelativeBias, length: int) -> Weight:
-    """The learnt bias of each pair of places, (heads, length, length)."""
+    """The learned bias of each pair of places, (heads, length, length)."""
     num_buckets, num_heads = bias.table.shape
     steps = np.arange(length, dtype=np.int64)
     index = buckets(steps - steps[:, None], num_buckets, bias.max_distance)

@@ -68,7 +68,7 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
 
 
 def _averages_tokens(architecture: Architecture) -> bool:
-    """Whether a text's vector is the mean of its tokens' last hidden states, normalised or not."""
+    """Whether a text's vector is the mean of its tokens' last hidden states, normalized or not."""
     pooling, *others = architecture.modules or (None,)
     return pooling == Pooling(("mean",)) and all(isinstance(module, Normalize) for module in others)
 
@@ -93,7 +93,7 @@ def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: Layout)
 
 def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None, ids: str, layout: Layout) -> str:
     if positions is None:
-        raise ValueError("the family has no learnt positions")
+        raise ValueError("the family has no learned positions")
     index = layout.positions
     if positions.padding_id is not None:
         index = _emit_counted_positions(graph, positions.padding_id, ids, layout)

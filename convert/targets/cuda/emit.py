@@ -130,9 +130,9 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     if architecture.output == "vectors":
         graph.node("Cast", ["vectors"], HALF_VECTORS, to=TensorProto.FLOAT16)
         graph.output(TensorInfo(HALF_VECTORS, "float16", ("texts", dimension)))
-    learnt = architecture.embedding.positions
+    learned = architecture.embedding.positions
     feeds = FeedRules(
-        padding_id=None if learnt is None else learnt.padding_id,
+        padding_id=None if learned is None else learned.padding_id,
         multiple=1 if not biased else 16 if precision.arithmetic == "fp32" else 8,
         unseen_tail=architecture.unseen_tail,
     )

@@ -7,7 +7,7 @@ Measured on an H100, BERT-base's and nomic-embed's dimensions, 256 x 128 tokens 
   value's could go to the output; but the query's takes two passes more, which cost as much when it was tried.
 * Otherwise they are three products: one product and a Split cost 2 ms of 27.
 * `RotaryEmbedding` takes a block of 64 threads for each head of each token, done before it is started: 5.7 ms of 27. Pairs
-  that are neighbours can be rotated in any grouping of heads, up to 1,024 elements together. So the columns of the query's
+  that are neighbors can be rotated in any grouping of heads, up to 1,024 elements together. So the columns of the query's
   and the key's weights are sorted into pairs. Their products do not change: both are sorted alike.
 """
 
@@ -117,7 +117,7 @@ def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: s
 
 
 def _emit_rotated(graph: GraphBuilder, attention: Attention, part: Linear, hidden: str, wide: Tables, name: str) -> str:
-    """A query or key whose pairs are neighbours, rotated, (tokens, heads · head_size)."""
+    """A query or key whose pairs are neighbors, rotated, (tokens, heads · head_size)."""
     rotary = attention.rotary
     assert rotary is not None
     if not rotary.interleaved:

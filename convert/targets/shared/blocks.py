@@ -19,7 +19,7 @@ def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> s
 
 
 def emit_norm(graph: GraphBuilder, norm: Norm, value: str, name: str) -> str:
-    """Layer normalisation, as one operator."""
+    """Layer normalization, as one operator."""
     inputs = [value, graph.weight(norm.weight)]
     if norm.bias is not None:
         inputs.append(graph.weight(norm.bias))

@@ -75,11 +75,11 @@ def position_rows(graph: GraphBuilder, architecture: Architecture, shape: tuple[
     """For `Parts.position`: rows of the position table by the input `position_ids`, which the host makes."""
 
     def emit() -> str:
-        learnt = architecture.embedding.positions
-        if learnt is None:
-            raise ValueError(f"the family {architecture.family} has no learnt positions")
+        learned = architecture.embedding.positions
+        if learned is None:
+            raise ValueError(f"the family {architecture.family} has no learned positions")
         index = graph.input(TensorInfo("position_ids", "int32", shape))
-        return graph.node("Gather", [graph.weight(learnt.table), index], "embeddings/position")
+        return graph.node("Gather", [graph.weight(learned.table), index], "embeddings/position")
 
     return emit
 

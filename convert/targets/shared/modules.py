@@ -1,4 +1,4 @@
-"""What follows the encoder: pooling, projections, layer norm and L2 normalisation, inside the graph."""
+"""What follows the encoder: pooling, projections, layer norm and L2 normalization, inside the graph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions inside attention: rotary tables, and one additive bias for windows, ALiBi and learnt relative positions.
+"""Positions inside attention: rotary tables, and one additive bias for windows, ALiBi and learned relative positions.
 
 Both are computed once a run of the graph, whatever the number of layers that share them.
 """
@@ -135,8 +135,8 @@ def buckets(distances: NDArray[np.int64], num_buckets: int, max_distance: int) -
 
 def bias_key(attention: Attention) -> _Bias:
     """What distinguishes the bias of a layer from that of another; (None, None, None) for none."""
-    learnt = attention.relative_bias
-    return attention.window, attention.alibi, None if learnt is None else learnt.table.name
+    learned = attention.relative_bias
+    return attention.window, attention.alibi, None if learned is None else learned.table.name
 
 
 def _emit_table(
@@ -167,7 +167,7 @@ def _emit_bias(
         table = graph.weight(_by_distance(attention.relative_bias, num_positions))
         shift = graph.constant(np.array(num_positions - 1, np.int32))
         index = graph.node("Add", [distance, shift], f"{name}/index")
-        terms.append(graph.node("Gather", [table, index], f"{name}/learnt", axis=1))  # (heads, longest, longest)
+        terms.append(graph.node("Gather", [table, index], f"{name}/learned", axis=1))  # (heads, longest, longest)
     if attention.window is not None:
         out = OUT_OF_SIGHT if graph.precision.arithmetic == "fp32" else OUT_OF_SIGHT_HALF
         window = graph.constant(np.array(attention.window, np.int32))
@@ -183,13 +183,13 @@ def emit_sum(graph: GraphBuilder, attention: Attention, terms: Sequence[str], na
     total = terms[0]
     for place, term in enumerate(terms[1:]):
         total = graph.node("Add", [total, term], f"{name}/sum.{place}")
-    # ALiBi and the learnt bias are (heads, longest, longest), a window alone is (longest, longest).
+    # ALiBi and the learned bias are (heads, longest, longest), a window alone is (longest, longest).
     axes = [0] if attention.alibi is not None or attention.relative_bias is not None else [0, 1]
     return graph.node("Unsqueeze", [total, graph.constant(axes)], name)
 
 
 def _by_distance(bias: RelativeBias, num_positions: int) -> Weight:
-    """The learnt table looked up for each distance from 1 - positions to positions - 1: (heads, 2 · positions - 1)."""
+    """The learned table looked up for each distance from 1 - positions to positions - 1: (heads, 2 · positions - 1)."""
     num_buckets, num_heads = bias.table.shape
     distances = np.arange(1 - num_positions, num_positions, dtype=np.int64)
     index = buckets(distances, num_buckets, bias.max_distance)

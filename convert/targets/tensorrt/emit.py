@@ -1,11 +1,11 @@
 """The target `tensorrt`: standard operators over a padded rectangle, every value typed, shapes within the profiles.
 
 Contrib operators would split the graph between TensorRT and CUDA, and the parser's `Attention` never reads
-`nonpad_kv_seqlen`: so attention is spelt out (rectangle.py). Since TensorRT 11 networks are typed by the ONNX file alone.
+`nonpad_kv_seqlen`: so attention is spelled out (rectangle.py). Since TensorRT 11 networks are typed by the ONNX file alone.
 Opset 20 is the oldest with `Gelu`.
 
 The host makes positions and pooling weights; what the graph computes itself from `steps` is the bias of a window, ALiBi or
-learnt distances.
+learned distances.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     places = graph.input(TensorInfo("positions", "int32", SHAPE)) if rotaries_of(architecture) else ""
     steps = graph.input(TensorInfo("steps", "int32", ("longest",))) if has_bias(architecture) else ""
     positions = emit_positions(graph, architecture, places, steps, rows_axis=2)
-    learnt = architecture.embedding.positions
+    learned = architecture.embedding.positions
     parts = Parts(
         word=graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word"),
         position=position_rows(graph, architecture, SHAPE),
@@ -98,7 +98,9 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
     emit_encoder(graph, architecture, parts, "texts", dimension)
     return Emission(
         graph,
-        feeds=FeedRules(padding_id=None if learnt is None else learnt.padding_id, unseen_tail=architecture.unseen_tail),
+        feeds=FeedRules(
+            padding_id=None if learned is None else learned.padding_id, unseen_tail=architecture.unseen_tail
+        ),
         profiles=_profiles(graph.inputs, max_tokens),
     )
 

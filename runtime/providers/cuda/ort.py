@@ -82,15 +82,15 @@ def provider_options(index: int, *, stream: Stream | None = None) -> Mapping[str
 
 
 def open_inference_session(
-    graph: Path | bytes, options: Mapping[str, str], *, weights_folder: Path | None = None, optimise: bool = True
+    graph: Path | bytes, options: Mapping[str, str], *, weights_folder: Path | None = None, optimize: bool = True
 ) -> Any:
     """A session all of whose nodes run on the GPU.
 
     Args:
-        graph: the ONNX file, or a serialised model.
+        graph: the ONNX file, or a serialized model.
         options: of the provider.
-        weights_folder: where a serialised model's weights lie.
-        optimise: whether ONNX Runtime may join nodes, whose values are gone then.
+        weights_folder: where a serialized model's weights lie.
+        optimize: whether ONNX Runtime may join nodes, whose values are gone then.
 
     Raises:
         MissingPackageError: no ONNX Runtime with CUDA is installed.
@@ -107,7 +107,7 @@ def open_inference_session(
     if weights_folder is not None:
         folder = str(weights_folder.absolute())
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-    if not optimise:
+    if not optimize:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Where query, key and value come in one array, ONNX Runtime takes flash attention only from 513 tokens on, for the sake
     # of TensorRT's kernels, which no GPU since Hopper has. It reads this when a session is made, and has no option for it.

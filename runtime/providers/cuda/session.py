@@ -98,7 +98,7 @@ class CudaSession:
         """
         session = self._session  # `close` may come from another thread
         if session is None:
-            raise ProviderError("the session was closed and cannot compute: load the artefact again")
+            raise ProviderError("the session was closed and cannot compute: load the artifact again")
         info = self._variant.outputs[0] if output is None else self._outputs.get(output)
         if info is None:
             raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")

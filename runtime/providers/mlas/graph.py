@@ -18,13 +18,13 @@ from ...errors import ArtifactError, MissingPackageError, ProviderError
 __all__ = ["CpuGraph", "open_graph"]
 
 
-def open_graph(graph: bytes, weights_folder: Path, *, optimise: bool = True) -> Any:
+def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True) -> Any:
     """ONNX Runtime's session of a graph in memory, which finds its weights in a folder: no copy of either is written.
 
     Args:
-        graph: a serialised model; its external data are named relative to `weights_folder`.
+        graph: a serialized model; its external data are named relative to `weights_folder`.
         weights_folder: where its weights lie.
-        optimise: whether ONNX Runtime may join nodes, whose values are gone then.
+        optimize: whether ONNX Runtime may join nodes, whose values are gone then.
 
     Raises:
         MissingPackageError: onnxruntime is not installed.
@@ -36,7 +36,7 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimise: bool = True) -> 
         raise MissingPackageError("onnxruntime", "cpu", "running a graph on the processor") from error
     levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -55,7 +55,7 @@ class CpuGraph:
     def __init__(self, graph: bytes, weights_folder: Path) -> None:
         """
         Args:
-            graph: a serialised model; its external data are named relative to `weights_folder`.
+            graph: a serialized model; its external data are named relative to `weights_folder`.
             weights_folder: where its weights lie.
 
         Raises:

@@ -50,14 +50,14 @@ class MlasSession:
         try:
             import onnxruntime
         except ImportError as error:
-            raise MissingPackageError("onnxruntime", "cpu", "running an artefact") from error
+            raise MissingPackageError("onnxruntime", "cpu", "running an artifact") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         # A memory pattern is kept for every shape that ever came. Without them 1,000 more random batches take 2 MB more
         # instead of 13 (benchmarks/memory), at the same speed.
         options.enable_mem_pattern = False
-        options.log_severity_level = 3  # warnings speak of the optimiser's inner life; errors raise
+        options.log_severity_level = 3  # warnings speak of the optimizer's inner life; errors raise
         # Idle threads that spin slow every other session and the tokenizer down (facts: 4x with 27 sessions).
         spins = threads > 1 and version_numbers(onnxruntime.__version__) >= BOUNDED_SPINNING
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
@@ -80,7 +80,7 @@ class MlasSession:
         """
         session = self._session  # `close` may come from another thread
         if session is None:
-            raise ProviderError("the session was closed and cannot compute: load the artefact again")
+            raise ProviderError("the session was closed and cannot compute: load the artifact again")
         name = self._outputs[0] if output is None else output
         if name not in self._outputs:
             raise ProviderError(f"the graph has no output {name!r} but {', '.join(self._outputs)}: convert it again")

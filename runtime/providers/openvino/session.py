@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plug-in on the artefact's own graph: as exact as MLAS in fp32, faster in bf16 where the processor has it."""
+"""OpenVINO's CPU plug-in on the artifact's own graph: as exact as MLAS in fp32, faster in bf16 where the processor has it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class OpenVinoSession:
         """
         requests = self._requests
         if requests is None:
-            raise ProviderError("the session was closed and cannot compute: load the artefact again")
+            raise ProviderError("the session was closed and cannot compute: load the artifact again")
         if output is not None and output not in self._outputs:
             raise ProviderError(
                 f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert the checkpoint again"

@@ -1,8 +1,8 @@
-"""The folder of engines that TensorRT built: found again only for the very GPU, driver, versions, artefact and options.
+"""The folder of engines that TensorRT built: found again only for the very GPU, driver, versions, artifact and options.
 
 engines/GPU-KEY/           one key's engines: whole, or not there
 engines/GPU-KEY/record.json    the key, what building took, and size and sha256 of each file
-engines/timing-KEY/        what TensorRT measured of its kernels on this GPU; other artefacts' builds reuse it
+engines/timing-KEY/        what TensorRT measured of its kernels on this GPU; other artifacts' builds reuse it
 engines/history.json       what builds took, for estimates
 
 It knows neither TensorRT nor ONNX Runtime.
@@ -51,7 +51,7 @@ class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
         driver: the driver's version.
         onnxruntime: version.
         tensorrt: version.
-        artifact: digest of the artefact.
+        artifact: digest of the artifact.
         variant: its variant.
         options: digest of what else the builder was told, profiles above all.
     """
@@ -74,7 +74,7 @@ class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kernels(self) -> str:
-        """Of the folder of timings, which no artefact changes."""
+        """Of the folder of timings, which no artifact changes."""
         shared = msgspec.structs.replace(self, artifact="", variant="", options="", onnxruntime="")
         return f"timing-{_readable(self.gpu)}-{_digest(shared)}"
 

@@ -41,7 +41,7 @@ RTX_TAKEN, RTX_FROM = ((8, 6), (8, 9)), (12, 0)
 
 def tensorrt_problem() -> str | None:
     """Why ONNX Runtime cannot use TensorRT here, or None. Loads TensorRT's libraries if they are here, nothing else."""
-    # They would override what the artefact says: precision flags, profiles, cache folders.
+    # They would override what the artifact says: precision flags, profiles, cache folders.
     if overriding := sorted(name for name in os.environ if name.startswith("ORT_TENSORRT_")):
         return f"{', '.join(overriding)} would change what TensorRT is told: unset it"
     provider = _provider_library()

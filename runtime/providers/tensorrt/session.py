@@ -97,7 +97,7 @@ class TensorRtSession:
         """
         sessions = self._sessions  # `close` may come from another thread
         if sessions is None:
-            raise ProviderError("the session was closed and cannot compute: load the artefact again")
+            raise ProviderError("the session was closed and cannot compute: load the artifact again")
         info = self._variant.outputs[0] if output is None else self._outputs.get(output)
         if info is None:
             raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")
@@ -251,7 +251,7 @@ def engine_key(
         provider: who builds them.
         version: of TensorRT.
     """
-    # TensorRT honours this variable while it builds; profiles are no part of the artefact's digest.
+    # TensorRT honors this variable while it builds; profiles are no part of the artifact's digest.
     system = this_gpus()
     told = [msgspec.json.encode(variant.profiles, order="deterministic"), os.environ.get("NVIDIA_TF32_OVERRIDE", "")]
     return EngineKey(

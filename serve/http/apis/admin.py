@@ -158,7 +158,7 @@ async def _edit(
         await asyncio.shield(loop.run_in_executor(None, partial(call.models.edit, change, reload=reload)))
     except (InputError, ServiceError):
         raise
-    except FletcherError as error:  # an artefact that cannot be served: the operator's to read, and to mend
+    except FletcherError as error:  # an artifact that cannot be served: the operator's to read, and to mend
         raise FieldError(str(error), "path") from error
 
 

@@ -102,7 +102,7 @@ def widen(embeddings: Embeddings, *, allow_unnormalized: bool) -> NDArray[np.flo
             worst = float(norms[int(np.argmax(np.abs(norms - 1)))])
             raise InputError(
                 f"a vector has the norm {worst:.4g} and not 1. Longbow knows Euclidean distance only, which ranks as cosine "
-                "does for normalised vectors alone: use a model that normalises, or ask for it with --allow-unnormalized"
+                "does for normalized vectors alone: use a model that normalizes, or ask for it with --allow-unnormalized"
             )
     return wide
 

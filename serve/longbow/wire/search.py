@@ -121,7 +121,7 @@ def _check_model(encoder: Encoder, dataset: str, found: Sequence[Found]) -> None
         made_by = hit.metadata.get("digest") if isinstance(hit.metadata, dict) else None
         if made_by is not None and made_by != encoder.artifact.digest:
             raise InputError(
-                f"{dataset!r} holds vectors of {hit.metadata.get('model')} (digest {made_by[:12]}), and this artefact is "
+                f"{dataset!r} holds vectors of {hit.metadata.get('model')} (digest {made_by[:12]}), and this artifact is "
                 f"{encoder.card.name} (digest {encoder.artifact.digest[:12]}): their vectors cannot be compared"
             )
 

@@ -1,4 +1,4 @@
-"""The artefact's tokenizer file gives transformers' ids, whether the checkpoint has one or a vocabulary only."""
+"""The artifact's tokenizer file gives transformers' ids, whether the checkpoint has one or a vocabulary only."""
 
 from __future__ import annotations
 

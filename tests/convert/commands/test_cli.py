@@ -101,7 +101,7 @@ def test_bad_input_gets_one_message_and_no_trace_unless_asked(tmp_path: Path) ->
     assert convert("model", "export", "x", "-o", tmp_path / "a", "--max-tokens", "0").returncode == 2
 
 
-def test_a_damaged_artefact_is_told(artifact: Path, tmp_path: Path) -> None:
+def test_a_damaged_artifact_is_told(artifact: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(artifact, tmp_path / "damaged"))
     weights = path / "weights.fp32.safetensors"
     data = bytearray(weights.read_bytes())
@@ -112,7 +112,7 @@ def test_a_damaged_artefact_is_told(artifact: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("limit", [2_000, 60_000])
 def test_a_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, limit: int) -> None:
-    """A limit on file sizes stands in for the disk: each of them hits another file of the artefact."""
+    """A limit on file sizes stands in for the disk: each of them hits another file of the artifact."""
 
     def confine() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Export end to end: what the artefact says, precision of the weights, and the options' limits."""
+"""Export end to end: what the artifact says, precision of the weights, and the options' limits."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_weights_of_any_float_give_huggingfaces_vectors(checkpoint: Path, dtype:
     np.testing.assert_allclose(embed(checkpoint.parent / "a"), mean_of_huggingface(checkpoint), atol=1e-5)
 
 
-def test_shards_give_the_same_artefact(tiny: Path, tmp_path: Path) -> None:
+def test_shards_give_the_same_artifact(tiny: Path, tmp_path: Path) -> None:
     sharded = Path(shutil.copytree(tiny, tmp_path / "tiny"))
     (sharded / "model.safetensors").unlink()
     transformers.AutoModel.from_pretrained(tiny).save_pretrained(sharded, max_shard_size="50KB")

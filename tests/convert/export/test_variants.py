@@ -1,4 +1,4 @@
-"""Artefacts of several targets and precisions: what the manifest says, what loads, and what is refused."""
+"""Artifacts of several targets and precisions: what the manifest says, what loads, and what is refused."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_what_does_not_run_here_is_refused_with_the_way_out(artifact: Artifact) 
             Encoder.load(artifact.path, variant=variant.name)
 
 
-def test_an_artefact_for_a_device_alone(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_artifact_for_a_device_alone(checkpoint: Path, tmp_path: Path) -> None:
     """Its canary comes from the fp32 graph for the processor, which is not left there."""
     exported = export(str(checkpoint), tmp_path / "gpu", targets=("cuda",), precisions=("fp16",), progress=silent)
     assert exported.min_cosine is None

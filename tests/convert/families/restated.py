@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from ..verify.parity import BERT_TOKENS, Parity, load, make_card
 
-__all__ = ["Restated", "half_turned", "neighbours_turned"]
+__all__ = ["Restated", "half_turned", "neighbors_turned"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -105,7 +105,7 @@ def half_turned(value: torch.Tensor, positions: torch.Tensor, pairs: torch.Tenso
     return torch.cat((x * angles.cos() - y * angles.sin(), x * angles.sin() + y * angles.cos(), rest), -1)
 
 
-def neighbours_turned(value: torch.Tensor, positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+def neighbors_turned(value: torch.Tensor, positions: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
     """The same with elements 2i and 2i + 1 as a point, by multiplication of complex numbers (Su et al., arxiv 2104.09864)."""
     angles, count = _angles(positions, pairs), len(pairs)
     points = torch.view_as_complex(value[..., : 2 * count].reshape(*value.shape[:-1], count, 2))

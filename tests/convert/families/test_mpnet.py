@@ -1,4 +1,4 @@
-"""MPNet against transformers: the learnt bias by distance, near and far."""
+"""MPNet against transformers: the learned bias by distance, near and far."""
 
 from __future__ import annotations
 

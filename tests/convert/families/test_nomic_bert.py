@@ -18,7 +18,7 @@ from fletcher.convert.families import describe
 from fletcher.runtime.errors import CheckpointError
 
 from ..verify.parity import BERT_TOKENS, Parity, load, make_card, randomize
-from .restated import Restated, half_turned, neighbours_turned
+from .restated import Restated, half_turned, neighbors_turned
 
 LONGEST = 24
 VOCABULARY, HIDDEN, HEADS, INNER, LAYERS = 64, 32, 4, 256, 2
@@ -96,7 +96,7 @@ class Nomic(Restated):
         epsilon = config["layer_norm_epsilon"]
         width = int(HIDDEN // HEADS * config["rotary_emb_fraction"])
         pairs = config["rotary_emb_base"] ** -(torch.arange(0, width, 2).float() / width)
-        turn = neighbours_turned if config["rotary_emb_interleaved"] else half_turned
+        turn = neighbors_turned if config["rotary_emb_interleaved"] else half_turned
         hidden = self.tensors["embeddings.word_embeddings.weight"][ids]
         if config["type_vocab_size"]:
             hidden = hidden + self.tensors["embeddings.token_type_embeddings.weight"][0]

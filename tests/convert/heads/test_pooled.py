@@ -122,7 +122,7 @@ def folder(bert: Path, tmp_path: Path) -> Path:
 
 
 CARD = ModelCard(
-    name="tiny", family="bert", dimension=HIDDEN, max_tokens=20, pooling=("mean",), normalize=False, licence="MIT"
+    name="tiny", family="bert", dimension=HIDDEN, max_tokens=20, pooling=("mean",), normalize=False, license="MIT"
 )
 
 
@@ -193,7 +193,7 @@ def test_modules_that_contradict_the_card_are_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="gives vectors of 8 dimensions, the card tiny says 32"):
         read_modules(checkpoint, CARD, HIDDEN)
     add_module(folder, "Normalize", "3_Normalize")
-    with pytest.raises(CheckpointError, match="normalises, the card tiny says it does not"):
+    with pytest.raises(CheckpointError, match="normalizes, the card tiny says it does not"):
         read_modules(checkpoint, msgspec.structs.replace(CARD, dimension=8), HIDDEN)
     add_module(folder, "CNN", "4_CNN")
     with pytest.raises(CheckpointError, match="CNN after Normalize"):

@@ -1,4 +1,4 @@
-"""Tiny random models of each family, as checkpoints with a tokenizer that transformers reads as it is, and as artefacts."""
+"""Tiny random models of each family, as checkpoints with a tokenizer that transformers reads as it is, and as artifacts."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ MODELS: Mapping[str, Callable[[], Any]] = {
 
 
 def save_artifact(family: str, folder: Path) -> Path:
-    """Writes a checkpoint and the artefact made of it.
+    """Writes a checkpoint and the artifact made of it.
 
     Args:
         family: one of `MODELS`.
         folder: gets the subfolders `checkpoint` and `artifact`.
 
     Returns:
-        The artefact.
+        The artifact.
     """
     checkpoint = folder / "checkpoint"
     tokens = ROBERTA_TOKENS if family in ("roberta", "xlm-roberta", "camembert", "mpnet") else BERT_TOKENS
@@ -68,14 +68,14 @@ def save_artifact(family: str, folder: Path) -> Path:
 
 
 def export_mean(checkpoint: Path, hidden: int) -> Path:
-    """Exports a checkpoint beside it, to be pooled by the mean and normalised.
+    """Exports a checkpoint beside it, to be pooled by the mean and normalized.
 
     Args:
         checkpoint: model and tokenizer; gets the other files.
         hidden: width of a token vector.
 
     Returns:
-        The artefact.
+        The artifact.
     """
     # Without this, transformers would replace the tokenizer by the family's own class.
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": MAX_TOKENS}

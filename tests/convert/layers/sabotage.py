@@ -1,4 +1,4 @@
-"""Breaks an artefact on purpose: edits its graph or its weights, and stamps the manifest again so that it loads."""
+"""Breaks an artifact on purpose: edits its graph or its weights, and stamps the manifest again so that it loads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """A copy of an artefact, to be broken.
+    """A copy of an artifact, to be broken.
 
     Attributes:
         path: its folder.

@@ -1,6 +1,6 @@
 """`model verify --layers`, `--against` and `--on` of graphs for devices, on a machine that has none.
 
-What the CPU provider lacks is replaced in the probed graph alone: packed attention is spelt out from the operator's contract,
+What the CPU provider lacks is replaced in the probed graph alone: packed attention follows the operator's contract,
 and half types are computed in float32 with each node's result rounded, which is what a device does at its best.
 """
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 
 QUIET = Reporter(as_json=True)
 
-#: A learnt bias, and rotation and windows, always; the others with `-m slow`.
+#: A learned bias, and rotation and windows, always; the others with `-m slow`.
 QUICK = ("mpnet", "modernbert")
 FAMILIES = [
     family if family in QUICK else pytest.param(family, marks=pytest.mark.slow) for family in (*MODELS, "jina_bert")
@@ -57,8 +57,8 @@ def _open(graph: bytes, weights_folder: Path, target: Any) -> ProbeSession:
     for info in model.graph.output:  # whose type the probe leaves to ONNX Runtime, and shape inference wants
         if not info.type.tensor_type.elem_type:
             info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    spelt = spell_out(model)
-    return ProbeSession(round_every_node(spelt).SerializeToString(), weights_folder, "cpu")
+    spelled = spell_out(model)
+    return ProbeSession(round_every_node(spelled).SerializeToString(), weights_folder, "cpu")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A family's artefact for cpu, cuda and tensorrt in every precision, made once."""
+    """A family's artifact for cpu, cuda and tensorrt in every precision, made once."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:

@@ -112,7 +112,7 @@ def _see_the_filling(patient: Patient) -> None:
 
 COLBERT_HARMS: dict[str, tuple[Callable[[Patient], None], str]] = {
     "projection": (lambda patient: patient.edit_weight("linear.weight", np.negative), "modules.0/dense"),
-    "not normalised": (
+    "not normalized": (
         lambda patient: patient.replace("modules.1/normalized", "Identity", ["modules.0/dense"]),
         "modules.1",
     ),

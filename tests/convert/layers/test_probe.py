@@ -34,7 +34,7 @@ def _heads(rows: Array) -> Array:
     return rows.reshape(3, LONGEST, HEADS, SIZE).transpose(0, 2, 1, 3)
 
 
-@pytest.mark.parametrize("bias", [None, "learnt", "window", "boolean"])
+@pytest.mark.parametrize("bias", [None, "learned", "window", "boolean"])
 def test_scores_of_the_copies_are_those_of_numpy_and_lead_to_the_nodes_own_context(bias: str | None) -> None:
     """Softmax of mode 2 gives mode 3, and mode 3 times the values gives what the served node gives."""
     feeds: dict[str, Array] = {
@@ -44,7 +44,7 @@ def test_scores_of_the_copies_are_those_of_numpy_and_lead_to_the_nodes_own_conte
     steps = np.arange(LONGEST)
     near = np.abs(steps - steps[:, None]) <= 1
     biases: dict[str, Array] = {
-        "learnt": _random(1, HEADS, LONGEST, LONGEST, seed=9),
+        "learned": _random(1, HEADS, LONGEST, LONGEST, seed=9),
         "window": np.where(near, np.float32(0), np.float32(-1e30))[None, None],
         "boolean": np.broadcast_to(near, (3, 1, LONGEST, LONGEST)).copy(),
     }
@@ -127,7 +127,7 @@ def test_points_have_one_key_on_every_family_and_the_order_of_the_graph() -> Non
     ]
 
 
-def test_attention_that_is_spelt_out_shows_all_but_raw_scores() -> None:
+def test_attention_that_is_spelled_out_shows_all_but_raw_scores() -> None:
     node = helper.make_node("Softmax", ["x"], ["l.0/attention/weights"], name="l.0/attention/weights")
     model = helper.make_model(helper.make_graph([node], "points", [], []))
     assert [point.key.removeprefix("layers.0/attention/") for point in find_points(model)] == [

@@ -58,7 +58,7 @@ def broken(artifact: Path) -> Path:
 
 @pytest.fixture
 def twins(artifact: Path, tmp_path: Path) -> Path:
-    """An artefact with a second variant, whose second layer lacks the scale."""
+    """An artifact with a second variant, whose second layer lacks the scale."""
     patient = Patient.copy_of(artifact, tmp_path / "twins")
     (patient.path / "cpu-other.onnx").write_bytes((patient.path / "cpu-fp32.onnx").read_bytes())
     manifest = Artifact.open(patient.path).manifest
@@ -243,7 +243,7 @@ def test_graphs_of_other_targets_and_precisions_agree(targets: Path, variant: st
     assert other.first is None and "layers.2/attention/softmax" in {point.key for point in other.points}
 
 
-def test_a_mask_that_is_left_out_is_named_where_attention_is_spelt_out(targets: Path, tmp_path: Path) -> None:
+def test_a_mask_that_is_left_out_is_named_where_attention_is_spelled_out(targets: Path, tmp_path: Path) -> None:
     patient = Patient(Patient.copy_of(targets, tmp_path / "broken").path, "tensorrt-fp32.onnx")
     name = "encoder.layer.1/attention"
     patient.replace(f"{name}/masked_scores", "Identity", [f"{name}/scores"])

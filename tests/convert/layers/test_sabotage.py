@@ -25,7 +25,7 @@ LAYER = "encoder.layer.0"
 
 @pytest.fixture(scope="module")
 def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The sound artefact of a family, made once."""
+    """The sound artifact of a family, made once."""
     made: dict[str, Path] = {}
 
     def make(family: str) -> Path:

@@ -58,7 +58,7 @@ def card(pooling: Sequence[str] = ("mean",), **changes: Any) -> ModelCard:
         "max_tokens": MAX_TOKENS,
         "pooling": tuple(pooling),
         "normalize": False,
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
     }
     return ModelCard(**(settings | changes))
 
@@ -161,7 +161,7 @@ def test_lowercasing_that_sentence_transformers_was_told_to_do(bert: Path, tmp_p
     assert np.abs(cased - expected).max() > 1e-2  # it mattered
 
 
-def test_without_modules_the_card_says_pooling_and_normalisation(bert: Path) -> None:
+def test_without_modules_the_card_says_pooling_and_normalization(bert: Path) -> None:
     plain = Reference.load(bert, card(("cls", "mean"), dimension=64))
     rows = plain.tokenize(SENTENCES)
     model = transformers.AutoModel.from_pretrained(bert, dtype=torch.float32).eval()

@@ -40,7 +40,7 @@ def report() -> VerificationReport:
         cosine_min=0.9999991,
         max_abs=4.4e-6,
         batch_max_abs=1.7e-7,
-        neighbours=0.9876,
+        neighbors=0.9876,
         spearman=0.999321,
         worst=texts[-1],
         reasons=(),

@@ -1,4 +1,4 @@
-"""ONNX Runtime's operators of the domain `com.microsoft` that cuda graphs use, spelt out with standard operators.
+"""ONNX Runtime's operators of the domain `com.microsoft` that cuda graphs use, spelled out with standard operators.
 
 The CPU provider lacks `PackedMultiHeadAttention`, and type inference lacks them all. Written from the operators' contracts
 (docs/ContribOperators.md of ONNX Runtime). `token_offset` says where each packed token lies in the rectangle, the places of
@@ -38,11 +38,11 @@ def spell_out(model: onnx.ModelProto) -> onnx.ModelProto:
 def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     query, key, value, bias, token_offset, cumulative, *rest = node.input
-    prefix, (result,) = f"{node.name}/spelt", node.output
+    prefix, (result,) = f"{node.name}/spelled", node.output
 
     def constant(values: object, dtype: type[np.generic] = np.int64) -> str:
         array = np.array(values, dtype)
-        name = f"spelt/{dtype.__name__}/{values}"
+        name = f"spelled/{dtype.__name__}/{values}"
         constants[name] = numpy_helper.from_array(array, name)
         return name
 
@@ -120,7 +120,7 @@ def _attention(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> 
 def _gelu(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator[onnx.NodeProto]:
     """gelu(x + bias): exact, or with tanh as `FastGelu`."""
     value, bias = node.input
-    summed = f"{node.name}/spelt/sum"
+    summed = f"{node.name}/spelled/sum"
     yield helper.make_node("Add", [value, bias], [summed], name=summed)
     approximate = "tanh" if node.op_type == "FastGelu" else "none"
     yield helper.make_node("Gelu", [summed], node.output, name=node.name, approximate=approximate)
@@ -130,7 +130,7 @@ def _skip_norm(node: onnx.NodeProto, _: dict[str, onnx.TensorProto]) -> Iterator
     """norm(x + skip + bias)."""
     value, skip, weight, shift, *bias = node.input
     for index, other in enumerate([skip, *bias]):
-        summed = f"{node.name}/spelt/sum.{index}"
+        summed = f"{node.name}/spelled/sum.{index}"
         yield helper.make_node("Add", [value, other], [summed], name=summed)
         value = summed
     (epsilon,) = (attribute.f for attribute in node.attribute if attribute.name == "epsilon")

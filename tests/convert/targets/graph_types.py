@@ -9,10 +9,10 @@ from fletcher.convert.targets.cuda import emit as cuda
 
 from .contrib_operators import spell_out
 
-__all__ = ["SYNCHRONISING", "assert_kernels", "typed"]
+__all__ = ["SYNCHRONIZING", "assert_kernels", "typed"]
 
 #: What a runtime must ask the device for, or compute on the host in mid-run: none of it may be in a graph for a device.
-SYNCHRONISING = {"NonZero", "Range", "Shape", "Size", "Compress", "Unique", "TopK", "Loop", "If", "RemovePadding"}
+SYNCHRONIZING = {"NonZero", "Range", "Shape", "Size", "Compress", "Unique", "TopK", "Loop", "If", "RemovePadding"}
 
 
 def typed(model: onnx.ModelProto) -> dict[str, onnx.TypeProto.Tensor]:
@@ -30,6 +30,6 @@ def assert_kernels(model: onnx.ModelProto) -> None:
     types = typed(spell_out(model))
     for node in model.graph.node:
         assert (node.domain, node.op_type) in cuda.OPERATORS, node.op_type
-        assert node.op_type not in SYNCHRONISING
+        assert node.op_type not in SYNCHRONIZING
         kind = TensorProto.DataType.Name(types[node.input[0]].elem_type).lower()
         assert kind in cuda.OPERATORS[node.domain, node.op_type], f"{node.name}: {node.op_type} of {kind}"

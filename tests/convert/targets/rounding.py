@@ -52,7 +52,7 @@ def round_every_node(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class RoundingGraph:
-    """Such a graph, loaded without any optimisation, which could take casts out."""
+    """Such a graph, loaded without any optimization, which could take casts out."""
 
     def __init__(self, model: onnx.ModelProto, weights_folder: Path) -> None:
         options = onnxruntime.SessionOptions()

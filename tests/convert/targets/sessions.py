@@ -108,7 +108,7 @@ def load_target(
     precision: Float,
     islands: Iterable[str] = (),
 ) -> TargetSession:
-    """Emits a target's graphs and loads them on the CPU provider; packed attention is spelt out there."""
+    """Emits a target's graphs and loads them on the CPU provider; packed attention is spelled out there."""
     emissions, models = models_of(architecture, card, folder, target, precision, islands)
     graphs = [CpuGraph(spell_out(model).SerializeToString(), folder) for model in models]
     with safe_open(folder / f"{target}.{precision}.safetensors", framework="numpy") as file:

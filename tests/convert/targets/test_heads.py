@@ -148,7 +148,7 @@ def test_three_token_types_are_refused_by_coreml_with_the_reason(tmp_path: Path)
 @pytest.mark.parametrize(
     ("head", "option"), [("scores", "classification"), ("sparse", "splade"), ("token_vectors", "colbert")]
 )
-def test_an_artefact_of_several_targets_is_compared_layer_by_layer(tmp_path: Path, head: str, option: Any) -> None:
+def test_an_artifact_of_several_targets_is_compared_layer_by_layer(tmp_path: Path, head: str, option: Any) -> None:
     folder = tmp_path / "model"
     made = {
         "scores": lambda: classifier(folder, "Bert"),

@@ -40,16 +40,16 @@ def _run(name: str, folder: Path, target: str, batch: Encodings, precision: Floa
     card = _card(tiny.save(folder), tiny.hidden, tiny.longest)
     # Of coreml, the shortest bucket.
     (emission, *_), (model, *_) = models_of(architecture_of(folder, card), card, folder, target, precision)
-    spelt = spell_out(model)
+    spelled = spell_out(model)
     inner = [
-        node.output[0] for node in spelt.graph.node if node.op_type in ("Softmax", "Attention", "LayerNormalization")
+        node.output[0] for node in spelled.graph.node if node.op_type in ("Softmax", "Attention", "LayerNormalization")
     ]
     assert inner
-    spelt.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in inner)
+    spelled.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in inner)
     with safe_open(folder / f"{target}.{precision}.safetensors", framework="numpy") as file:
         tables = {name: file.get_tensor(tensor) for name, tensor in emission.feeds.tables.items()}
     feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch, tables)
-    return CpuGraph(spelt.SerializeToString(), folder).run(feeds, ["vectors", *inner])
+    return CpuGraph(spelled.SerializeToString(), folder).run(feeds, ["vectors", *inner])
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,7 +17,7 @@ from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 
 from ..verify.parity import make_card
-from .graph_types import SYNCHRONISING, assert_kernels, typed
+from .graph_types import SYNCHRONIZING, assert_kernels, typed
 from .models import MODELS, Tiny
 from .sessions import architecture_of, models_of
 
@@ -53,7 +53,7 @@ def test_cuda_has_a_kernel_for_every_node(tmp_path: Path, name: str, precision: 
 def test_tensorrt_has_standard_operators_and_typed_values(tmp_path: Path, name: str, precision: Float) -> None:
     (model,) = _graphs(name, tmp_path, "tensorrt", precision)
     assert {(node.domain, node.op_type) for node in model.graph.node} <= {("", name) for name in tensorrt.OPERATORS}
-    assert not {node.op_type for node in model.graph.node} & SYNCHRONISING
+    assert not {node.op_type for node in model.graph.node} & SYNCHRONIZING
     types = typed(model)
     assert all(types[value].elem_type for node in model.graph.node for value in (*node.input, *node.output) if value)
     for node in model.graph.node:

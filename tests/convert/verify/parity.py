@@ -51,7 +51,7 @@ POOLING: tuple[PoolingMode, ...] = ("cls", "mean", "max", "lasttoken")
 BATCHES = (1, 2, 3, 7)
 MIXED = (3, 1, 9, 2, 17, 5, 12)  # lengths of seven texts; the harness adds the longest one possible
 
-#: How far from transformers an element may be, and how far from itself in another batch. The vectors are not normalised:
+#: How far from transformers an element may be, and how far from itself in another batch. The vectors are not normalized:
 #: their elements are of the order of 1 to 10.
 TOLERANCE = 1e-5
 BATCH_TOLERANCE = 1e-6
@@ -141,7 +141,7 @@ def save_tokenizer(folder: Path, size: int, tokens: SpecialTokens = BERT_TOKENS)
 
 
 def make_card(folder: Path, hidden: int, longest: int, **changes: Any) -> ModelCard:
-    """A card for a tiny checkpoint: `POOLING`, not normalised.
+    """A card for a tiny checkpoint: `POOLING`, not normalized.
 
     Args:
         folder: the checkpoint, for its `model_type`.
@@ -156,7 +156,7 @@ def make_card(folder: Path, hidden: int, longest: int, **changes: Any) -> ModelC
         "max_tokens": longest,
         "pooling": POOLING,
         "normalize": False,
-        "licence": "Apache-2.0",
+        "license": "Apache-2.0",
     }
     return ModelCard(**(fields | changes))
 

@@ -100,7 +100,7 @@ def test_another_activation_or_epsilon_fails(parity: Parity, tmp_path: Path) -> 
 
 
 class _Leaky:
-    """A session whose vectors depend on the batch's size, as a quantiser with one scale a batch would make them."""
+    """A session whose vectors depend on the batch's size, as a quantizer with one scale a batch would make them."""
 
     provider = "leaky"
 

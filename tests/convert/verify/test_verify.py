@@ -61,7 +61,7 @@ def test_a_faithful_artifact_passes_and_is_stamped(artifact: Path) -> None:
     assert variant.cosine_min >= 0.999999
     assert variant.max_abs <= 1e-5
     assert variant.batch_max_abs <= 1e-6
-    assert variant.neighbours == 1.0
+    assert variant.neighbors == 1.0
     assert {text.tokens for text in variant.texts} >= set(range(2, MAX_TOKENS + 1))
     assert variant.texts[-1].text == "the user's own text"
     assert report.tokenizer.equal == report.tokenizer.compared == len(variant.texts)
@@ -160,7 +160,7 @@ def card_of(**accuracy: Accuracy) -> ModelCard:
         max_tokens=8,
         pooling=("mean",),
         normalize=True,
-        licence="MIT",
+        license="MIT",
         accuracy=accuracy,
     )
 

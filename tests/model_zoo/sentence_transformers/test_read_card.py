@@ -26,7 +26,7 @@ def test_minilm_reads_as_its_card_says(minilm: Path) -> None:
     for key in ("family", "dimension", "max_tokens", "pooling", "normalize", "prompts", "matryoshka"):
         assert getattr(card, key) == getattr(zoo, key), key
     assert card.name == "mine"
-    assert card.licence == "NOASSERTION"
+    assert card.license == "NOASSERTION"
 
 
 def test_without_modules_pooling_must_be_said(minilm: Path) -> None:
@@ -237,7 +237,7 @@ def build(folder: Path, *, length: int | None, modules: list[Any], **options: An
     return folder / "saved"
 
 
-@pytest.mark.parametrize("case", ["mean", "cls and max", "dense", "normalised", "all"])
+@pytest.mark.parametrize("case", ["mean", "cls and max", "dense", "normalized", "all"])
 @pytest.mark.parametrize("length", [None, 48])
 def test_a_saved_model_reads_as_sentence_transformers_reads_it(tmp_path: Path, case: str, length: int | None) -> None:
     from sentence_transformers import SentenceTransformer
@@ -247,7 +247,7 @@ def test_a_saved_model_reads_as_sentence_transformers_reads_it(tmp_path: Path, c
         "mean": [Pooling(16, "mean")],
         "cls and max": [Pooling(16, ("cls", "max"))],
         "dense": [Pooling(16, "mean"), Dense(16, 8)],
-        "normalised": [Pooling(16, "lasttoken"), Normalize()],
+        "normalized": [Pooling(16, "lasttoken"), Normalize()],
         "all": [Pooling(16, ("mean", "cls")), Dense(32, 24), Dense(24, 8), Normalize()],
     }[case]
     folder = build(tmp_path, length=length, modules=modules, prompts={"query": "q: ", "document": "d: "})

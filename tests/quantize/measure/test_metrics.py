@@ -29,7 +29,7 @@ def test_equal_vectors_agree_in_every_figure() -> None:
     vectors = rows((3, 4), (1, 0), (0, -2), (1, 1))
     found = compare(vectors, vectors)
     assert (found.cosine_min, found.cosine_mean, found.cosine_p1) == pytest.approx((1.0, 1.0, 1.0), abs=1e-15)
-    assert (found.max_abs, found.neighbours) == (0.0, 1.0)
+    assert (found.max_abs, found.neighbors) == (0.0, 1.0)
     assert found.spearman == pytest.approx(1.0, abs=1e-12)
 
 
@@ -79,7 +79,7 @@ def test_spearman_shares_ranks_among_ties_as_scipy_does() -> None:
     assert compare(vectors, reference).spearman == pytest.approx(expected, abs=1e-9)
 
 
-def test_neighbours_are_those_of_scikit_learn(random_vectors: tuple[Vectors, Vectors]) -> None:
+def test_neighbors_are_those_of_scikit_learn(random_vectors: tuple[Vectors, Vectors]) -> None:
     neighbors = pytest.importorskip("sklearn.neighbors")
 
     def nearest(side: Vectors) -> list[set[int]]:
@@ -89,16 +89,16 @@ def test_neighbours_are_those_of_scikit_learn(random_vectors: tuple[Vectors, Vec
     ours, theirs = map(nearest, random_vectors)
     expected = np.mean([len(mine & its) / 10 for mine, its in zip(ours, theirs, strict=True)])
     assert 0.5 < expected < 1
-    assert compare(*random_vectors).neighbours == pytest.approx(expected)
+    assert compare(*random_vectors).neighbors == pytest.approx(expected)
 
 
-def test_equal_texts_may_be_each_others_neighbours_in_any_order() -> None:
+def test_equal_texts_may_be_each_others_neighbors_in_any_order() -> None:
     generator = np.random.default_rng(1)
     reference = np.repeat(generator.normal(size=(4, 8)), 12, axis=0).astype(
         np.float32
     )  # four groups of twelve equal texts
     vectors = reference + generator.normal(scale=1e-7, size=reference.shape).astype(np.float32)
-    assert compare(vectors, reference).neighbours == 1.0
+    assert compare(vectors, reference).neighbors == 1.0
 
 
 def assert_fails(found: Comparison) -> None:
@@ -115,7 +115,7 @@ def test_a_vector_that_is_not_finite_never_passes(value: float, side: str) -> No
     found = compare(bad, good) if side == "ours" else compare(good, bad)
     assert_fails(found)
     assert (found.worst, found.spearman) == (3, 0.0)
-    assert found.neighbours < 1.0
+    assert found.neighbors < 1.0
     assert math.isfinite(found.cosine_mean)
 
 
@@ -133,7 +133,7 @@ def test_zero_vectors_agree_with_each_other_only() -> None:
 def test_few_texts_have_defined_figures(count: int) -> None:
     vectors = np.eye(4, dtype=np.float32)[:count]
     found = compare(vectors, vectors)
-    assert (found.cosine_min, found.max_abs, found.neighbours, found.spearman) == (1.0, 0.0, 1.0, 1.0)
+    assert (found.cosine_min, found.max_abs, found.neighbors, found.spearman) == (1.0, 0.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(("shape", "other"), [((0, 4), (0, 4)), ((2, 4), (3, 4)), ((2, 4), (2, 5)), ((4,), (4,))])

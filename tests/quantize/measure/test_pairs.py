@@ -1,4 +1,4 @@
-"""Labelled pairs: what a file must be, and scipy's rank correlation."""
+"""Labeled pairs: what a file must be, and scipy's rank correlation."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_the_fastest_within_the_bounds_is_taken() -> None:
     "refused",
     [
         point("far", 0.99, 3.0, 0.3),
-        point("other neighbours", 0.999, 3.0, 0.3, overlap=0.9),
+        point("other neighbors", 0.999, 3.0, 0.3, overlap=0.9),
         point("depends", 0.999, 3.0, 0.3, batch=0.9999),
     ],
 )

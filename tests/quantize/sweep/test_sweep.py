@@ -52,7 +52,7 @@ def test_every_point_is_measured_against_float32(swept: tuple[SweepReport, Path]
     assert int8.quality.pairs is not None and report.pairs == 12
 
 
-def test_the_chosen_artefact_is_the_recommended_recipes_and_runs(
+def test_the_chosen_artifact_is_the_recommended_recipes_and_runs(
     swept: tuple[SweepReport, Path], minilm_artifact: Path
 ) -> None:
     report, output = swept
@@ -185,9 +185,9 @@ def test_texts_of_one_length(minilm_artifact: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: Path, tmp_path: Path) -> None:
     _, output = swept
-    with pytest.raises(ArtifactError, match="quantised already"):
+    with pytest.raises(ArtifactError, match="quantized already"):
         sweep(output / ARTIFACT, tmp_path / "again", QUICK, texts=TEXTS)
-    with pytest.raises(InputError, match="another artefact, of other texts"):
+    with pytest.raises(InputError, match="another artifact, of other texts"):
         sweep(minilm_artifact, output, QUICK, texts=corpus("sentences", 200)[40:])
     with pytest.raises(InputError, match="no recipe 'nothing'"):
         sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("nothing",)), texts=TEXTS)

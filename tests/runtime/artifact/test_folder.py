@@ -1,4 +1,4 @@
-"""The artefact folder: what is damaged is refused, and it is written whole or not at all."""
+"""The artifact folder: what is damaged is refused, and it is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def around(path: Path) -> list[str]:
         (b'{"format": "\xff"}', "damaged"),
         (b"[" * 100_000, "damaged"),
         (b'{"format": 1}', "damaged .*card"),
-        (b'{"format": 2, "what": "ever"}', "has artefact format 2, this Fletcher reads format 1"),
+        (b'{"format": 2, "what": "ever"}', "has artifact format 2, this Fletcher reads format 1"),
     ],
 )
 def test_a_manifest_that_is_none_is_told(own_artifact: Path, content: bytes, message: str) -> None:
@@ -69,8 +69,8 @@ def test_a_manifest_that_is_none_is_told(own_artifact: Path, content: bytes, mes
         Artifact.open(own_artifact)
 
 
-def test_what_is_no_artefact_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"a folder without fletcher\.json, so no artefact: make one with"):
+def test_what_is_no_artifact_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"a folder without fletcher\.json, so no artifact: make one with"):
         Artifact.open(tmp_path)
     with pytest.raises(ArtifactError, match="not a folder with"):
         Artifact.open(tmp_path / "missing")
@@ -174,7 +174,7 @@ def test_the_digest_follows_files_and_card_and_no_stamp(own_artifact: Path) -> N
     assert len(digests) == len(artifact.manifest.files) + 3
 
 
-def test_an_artefact_that_was_replaced_meanwhile_is_not_stamped(own_artifact: Path) -> None:
+def test_an_artifact_that_was_replaced_meanwhile_is_not_stamped(own_artifact: Path) -> None:
     before = (own_artifact / MANIFEST).read_bytes()
     with pytest.raises(ArtifactError, match="was replaced while it was verified"):
         stamp(own_artifact, VERIFIED, digest="0" * 64)
@@ -182,8 +182,8 @@ def test_an_artefact_that_was_replaced_meanwhile_is_not_stamped(own_artifact: Pa
     assert around(own_artifact) == [own_artifact.name]
 
 
-def test_what_is_no_artefact_is_not_stamped_and_gets_no_lock(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no artefact"):
+def test_what_is_no_artifact_is_not_stamped_and_gets_no_lock(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no artifact"):
         stamp(tmp_path / "nothing", VERIFIED)
     assert list(tmp_path.iterdir()) == []
 
@@ -244,11 +244,11 @@ def test_an_empty_folder_is_taken_and_another_is_not_touched(tmp_path: Path) -> 
     write(path, "first")
     (path / MANIFEST).unlink()
     (path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ArtifactError, match="exists and is no artefact: it is not replaced"):
+    with pytest.raises(ArtifactError, match="exists and is no artifact: it is not replaced"):
         write(path, "second")
     file = tmp_path / "file"
     file.write_text("a file")
-    with pytest.raises(ArtifactError, match="is no artefact"):
+    with pytest.raises(ArtifactError, match="is no artifact"):
         write(file, "second")
     assert (path / "thesis.tex").read_text() == "years of work" and file.read_text() == "a file"
     assert around(path) == ["file", "folder"]
@@ -256,7 +256,7 @@ def test_an_empty_folder_is_taken_and_another_is_not_touched(tmp_path: Path) -> 
 
 def test_what_appeared_during_the_conversion_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "folder"
-    with pytest.raises(ArtifactError, match="is no artefact"), new_artifact(path):
+    with pytest.raises(ArtifactError, match="is no artifact"), new_artifact(path):
         path.mkdir()
         (path / "thesis.tex").write_text("years of work")
     assert (path / "thesis.tex").read_text() == "years of work"
@@ -324,13 +324,13 @@ def test_a_second_writer_is_refused_while_the_first_one_writes(tmp_path: Path, w
 
 def test_what_a_killed_writer_left_goes_with_the_next_success(tmp_path: Path, writer: subprocess.Popen[bytes]) -> None:
     path = tmp_path / "artifact"
-    neighbour = tmp_path / ".artifact.new.mine.really"
-    neighbour.mkdir()
+    neighbor = tmp_path / ".artifact.new.mine.really"
+    neighbor.mkdir()
     writer.send_signal(signal.SIGKILL)
     writer.wait()
-    assert len(around(path)) == 3  # the lock, its folder, and the neighbour
+    assert len(around(path)) == 3  # the lock, its folder, and the neighbor
     write(path, "second")
-    assert around(path) == [neighbour.name, "artifact"]
+    assert around(path) == [neighbor.name, "artifact"]
 
 
 RACE = """
@@ -367,7 +367,7 @@ def test_files_are_described_with_size_and_sha256(tmp_path: Path) -> None:
     assert describe_files(tmp_path) == {"b": FileInfo(3, digest)}
 
 
-def test_a_loaded_artefact_survives_its_replacement(own_artifact: Path, tiny_artifact: Path) -> None:
+def test_a_loaded_artifact_survives_its_replacement(own_artifact: Path, tiny_artifact: Path) -> None:
     """The weights are memory-mapped: the old file must live on for the sessions that have it."""
     with Encoder.load(own_artifact) as encoder:
         before = encoder.embed(["a text"]).vectors

@@ -173,7 +173,7 @@ def test_cuda_in_tensorrts_place_keeps_a_gpus_layout(
         assert (encoder.workers, encoder.token_budget) == (gpus.SLOTS, layouts.GPU_TOKEN_BUDGET)
 
 
-def test_an_artefact_without_a_graph_for_it_says_how_to_get_one(tiny_artifact: Path, machine: Machine) -> None:
+def test_an_artifact_without_a_graph_for_it_says_how_to_get_one(tiny_artifact: Path, machine: Machine) -> None:
     machine()
     with pytest.raises(ArtifactError, match="--target cuda"):
         Encoder.load(tiny_artifact, provider="cuda")

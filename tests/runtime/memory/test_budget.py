@@ -182,7 +182,7 @@ def test_openvino_keeps_a_longest_text_for_each_worker(minilm_artifact: Path) ->
         Encoder.load(minilm_artifact, provider="openvino", workers=2, memory_limit=50 * MIB)
 
 
-def test_an_artefact_that_does_not_say_what_it_needs_is_refused(own_artifact: Path) -> None:
+def test_an_artifact_that_does_not_say_what_it_needs_is_refused(own_artifact: Path) -> None:
     import json
 
     manifest = own_artifact / "fletcher.json"

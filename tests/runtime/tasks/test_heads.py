@@ -109,7 +109,7 @@ def test_queries_are_cut_and_filled_up_by_hand(tokenizer: Tokenizer) -> None:
 
 def card(**fields: Any) -> ModelCard:
     base: dict[str, Any] = {"name": "m", "family": "f", "dimension": 4, "max_tokens": LIMIT, "pooling": ()}
-    return ModelCard(**base, normalize=False, licence="MIT", **fields)
+    return ModelCard(**base, normalize=False, license="MIT", **fields)
 
 
 def test_the_right_method_is_named() -> None:

@@ -1,4 +1,4 @@
-"""What vectors leave as, against sentence-transformers' own quantisation and torch's layer norm."""
+"""What vectors leave as, against sentence-transformers' own quantization and torch's layer norm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CARD = ModelCard(
     max_tokens=8,
     pooling=("mean",),
     normalize=True,
-    licence="MIT",
+    license="MIT",
     matryoshka=(8,),
 )
 VECTORS = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32)

@@ -191,7 +191,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_process_tokenises_on(file: Path) -> None:
+def test_a_forked_process_tokenizes_on(file: Path) -> None:
     """nanotoken's pool has no threads there: `parallel=True` would wait for ever."""
     done = subprocess.run([sys.executable, "-c", FORKED, str(file)], timeout=60, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -236,7 +236,7 @@ def test_every_method_is_counted(file: Path) -> None:
     assert (slow.stats.cache_hits, slow.stats.cache_misses) == (0, 0)
 
 
-def test_recent_short_texts_are_kept_where_tokenising_is_slow(file: Path) -> None:
+def test_recent_short_texts_are_kept_where_tokenizing_is_slow(file: Path) -> None:
     tokenizer = Tokenizer(file, 16, fast=False)
     first = tokenizer.encode(["one text", "another"])
     again = tokenizer.encode(["another", "one text", "a third"])
@@ -303,7 +303,7 @@ def test_the_left_side_of_every_arrangement(tmp_path: Path, prefix: list[str], s
 
 @pytest.mark.parametrize("fast_one", [True, False])
 def test_windows_of_a_long_hostile_text_are_the_whole(file: Path, fast_one: bool) -> None:
-    """Cut at word ends on the way, and no token differs from the text tokenised at once."""
+    """Cut at word ends on the way, and no token differs from the text tokenized at once."""
     text = " ".join(hostile_texts(["[CLS]", "[SEP]"], ["un", "##able"])) * 16
     assert len(text) > 3 * PIECE
     wanted = plain(file).encode(text, add_special_tokens=False).ids

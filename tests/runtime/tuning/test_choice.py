@@ -53,7 +53,7 @@ def test_nothing_that_runs_is_an_error_that_says_why() -> None:
     assert choose([broken, OPENVINO], min_cosine=0.99999).layout.provider == "openvino"
 
 
-def test_measurements_are_remembered_by_machine_artefact_and_variant(
+def test_measurements_are_remembered_by_machine_artifact_and_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path)

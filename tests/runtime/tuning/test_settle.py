@@ -1,4 +1,4 @@
-"""Measuring an artefact on this machine, and what follows from it for a load. Structure only: speeds are nobody's promise."""
+"""Measuring an artifact on this machine, and what follows from it for a load. Structure only: speeds are nobody's promise."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_provider_whose_canary_is_off_is_said_and_skipped(
     assert "its canary is off: cosine" in record.fields["reason"]  # type: ignore[attr-defined]
 
 
-def test_an_artefact_that_no_provider_reproduces_is_refused_by_its_canary(
+def test_an_artifact_that_no_provider_reproduces_is_refused_by_its_canary(
     tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in (MlasSession, OpenVinoSession):

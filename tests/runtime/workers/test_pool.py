@@ -134,7 +134,7 @@ def test_checks_see_both_and_both_are_closed(workers: Workers) -> None:
 
 @pytest.fixture
 def prefers_two(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An artefact of which this machine remembers that one text is sooner done on two threads."""
+    """An artifact of which this machine remembers that one text is sooner done on two threads."""
     monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path)
     artifact = Artifact.open(tiny_artifact)
     rows = [

@@ -155,7 +155,7 @@ def test_embed_that_cannot_be_done(
     assert Path("there.npy").read_bytes() == b"older"
 
 
-def test_a_folder_that_is_no_artefact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_no_artifact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in.txt").write_text("a\n")
     assert call("embed", str(tmp_path), "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "o.npy")) == 1
     error = capsys.readouterr().err

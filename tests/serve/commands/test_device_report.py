@@ -1,4 +1,4 @@
-"""`fletcher-serve devices`: what it tells of the machine, its providers and an artefact, for people and as JSON."""
+"""`fletcher-serve devices`: what it tells of the machine, its providers and an artifact, for people and as JSON."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_packages_of_another_version_are_told(
     assert "nanotoken 0.2.1 is not the version that was compared with tokenizers: install nanotoken 0.1" in told
 
 
-def test_an_artefact_is_measured_and_the_choice_is_remembered(
+def test_an_artifact_is_measured_and_the_choice_is_remembered(
     capsys: pytest.CaptureFixture[str], tiny_model: Path
 ) -> None:
     found = json.loads(call(capsys, str(tiny_model), "--seconds", "60", "--json"))
@@ -120,7 +120,7 @@ def test_some_providers_are_measured_and_nothing_is_remembered(tiny_model: Path)
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artefact of a random BERT: read it, never write it."""
+    """The artifact of a random BERT: read it, never write it."""
     from fletcher.convert.export.export import export
     from fletcher.model_zoo.sources.progress import silent
 

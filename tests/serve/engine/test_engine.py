@@ -123,7 +123,7 @@ def test_many_threads_with_one_text_each_get_what_the_encoder_gives_alone() -> N
         np.testing.assert_array_equal(answer.vectors[0], expected(text))
 
 
-def test_large_inputs_are_tokenised_on_another_thread() -> None:
+def test_large_inputs_are_tokenized_on_another_thread() -> None:
     encoder = FakeEncoder()
     threads: list[str] = []
     tokenize = encoder.tokenize
@@ -248,7 +248,7 @@ def test_bad_inputs_fail_where_they_are_found() -> None:
         assert engine._backlog.tokens == 0
 
 
-def test_a_text_that_cannot_be_tokenised_gives_its_room_back() -> None:
+def test_a_text_that_cannot_be_tokenized_gives_its_room_back() -> None:
     encoder = FakeEncoder()
 
     def refuse(texts: list[str], input_type: str | None = None) -> Encodings:

@@ -223,7 +223,7 @@ def test_several_streams_at_once(flight_url: str) -> None:
         (texts_batch(["a"]), command(column="body"), "no string column named 'body'"),
         (texts_batch(["a"], vector=pa.array([1.0])), EMBED, "column 'vector' already"),
         (pa.RecordBatch.from_pydict({"text": pa.array(["a", None])}), EMBED, "row 1 .* of column 'text' is null"),
-        (texts_batch(["a"]), command(colour="blue"), "unknown field `colour`"),
+        (texts_batch(["a"]), command(color="blue"), "unknown field `color`"),
         (texts_batch(["a"]), fl.FlightDescriptor.for_command(b"\xff{"), "options are not usable"),
         (texts_batch(["a"]), command(dimensions=5), "dimensions is 5"),
         (texts_batch(["a"]), command(input_type="poem"), "input_type is 'poem'"),
@@ -550,7 +550,7 @@ def test_vectors_leave_in_the_wanted_type(client: Any, dtype: str, kind: Any, ex
             np.testing.assert_array_equal(vectors_of(table), wanted.astype(dtype).astype(np.float32))
 
 
-def test_the_metadata_says_how_vectors_were_normalised(client: Any) -> None:
+def test_the_metadata_says_how_vectors_were_normalized(client: Any) -> None:
     for normalize, words in ((None, b"none"), (True, b"l2"), (False, b"none")):
         table = exchange(client, [texts_batch(["ab"])], command(normalize=normalize))
         assert table.schema.metadata[b"fletcher.normalization"] == words

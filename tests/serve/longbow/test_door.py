@@ -103,7 +103,7 @@ def test_a_longbow_that_is_away_is_said_so_and_comes_back(serving: Server, longb
     assert len(longbow.store.ids("docs")) == 1
 
 
-def test_vectors_that_are_not_normalised_stay_out(longbow: LongbowDouble) -> None:
+def test_vectors_that_are_not_normalized_stay_out(longbow: LongbowDouble) -> None:
     with Server(FakeEncoder(), http="127.0.0.1:0", flight=None, longbow=Target(longbow.url)) as server:
         answer = post(server, {"dataset": "docs", "documents": ["a"]})
     assert answer.status_code == 400

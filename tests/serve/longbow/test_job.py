@@ -336,7 +336,7 @@ def test_no_such_id_column(run: RunJob) -> None:
         run(["a"], id_column="nope")
 
 
-def test_vectors_that_are_not_normalised(run: RunJob, longbow: LongbowDouble) -> None:
+def test_vectors_that_are_not_normalized(run: RunJob, longbow: LongbowDouble) -> None:
     with pytest.raises(InputError, match=r"norm 2 and not 1.*--allow-unnormalized"):
         run(["a"], UnitEncoder(norm=2.0))
     with pytest.raises(InputError, match="only the signs are left"):

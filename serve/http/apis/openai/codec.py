@@ -38,7 +38,7 @@ class Inputs:
     """A request's input; exactly one of the two is set.
 
     Attributes:
-        texts: texts to tokenise.
+        texts: texts to tokenize.
         ids: token ids that the client made.
     """
 

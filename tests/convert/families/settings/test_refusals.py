@@ -73,7 +73,7 @@ def test_an_unknown_key(checkpoint: Path) -> None:
     _refused(checkpoint, "config.json", "use_new_attention")
 
 
-def test_a_quantised_checkpoint(checkpoint: Path) -> None:
+def test_a_quantized_checkpoint(checkpoint: Path) -> None:
     edit_config(checkpoint, quantization_config={"quant_method": "bitsandbytes"})
     _refused(checkpoint, "quantization_config")
 
@@ -177,12 +177,12 @@ def test_weights_that_are_not_finite(checkpoint: Path, value: float) -> None:
 def test_weights_that_are_integers(checkpoint: Path) -> None:
     name = ""
 
-    def quantise(tensors: Tensors) -> Tensors:
+    def quantize(tensors: Tensors) -> Tensors:
         nonlocal name
         name = _first(tensors, "word_embeddings.weight")
         return tensors | {name: tensors[name].astype(np.int32)}
 
-    edit_tensors(checkpoint, quantise)
+    edit_tensors(checkpoint, quantize)
     _refused(checkpoint, name, "int32")
 
 

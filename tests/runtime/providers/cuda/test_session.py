@@ -32,7 +32,7 @@ from tests.convert.targets.sessions import architecture_of, load_target, models_
 from tests.convert.verify.parity import make_card
 from tests.doubles.cuda import FakeCuda, FakeOnnxRuntime
 
-#: One family for each way to know where a token is: learnt positions, those that count padding, rotation, and a bias.
+#: One family for each way to know where a token is: learned positions, those that count padding, rotation, and a bias.
 FAMILIES = ("bert", "roberta", "nomic_bert", "mpnet")
 
 Vectors = NDArray[np.float32]

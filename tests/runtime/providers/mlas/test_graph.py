@@ -17,8 +17,8 @@ def _graph(operator: str, domain: str = "") -> bytes:
     node = helper.make_node(operator, ["x", "x"], ["y"], domain=domain)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(helper.make_graph([node], "g", infos[:1], infos[1:]), opset_imports=opsets, ir_version=10)
-    serialised: bytes = model.SerializeToString()
-    return serialised
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 def test_it_computes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""OpenVINO on the artefact's own graph: the same vectors, from any number of threads, and errors that say what happened."""
+"""OpenVINO on the artifact's own graph: the same vectors, from any number of threads, and errors that say what happened."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_libraries_of_the_package_are_found(
 
 
 @pytest.mark.parametrize("name", ["ORT_TENSORRT_UNAVAILABLE", "ORT_TENSORRT_FP16_ENABLE"])
-def test_variables_that_override_the_artefact_are_refused(
+def test_variables_that_override_the_artifact_are_refused(
     onnxruntime_gpu: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")

@@ -130,7 +130,7 @@ def test_unknown_model(http: httpx.Client, route: str) -> None:
 @routes
 def test_unknown_field(http: httpx.Client, route: str) -> None:
     _, body, _, status = ROUTES[route]
-    refused(route, http.post(route, json=body | {"colour": "blue"}), status, "colour")
+    refused(route, http.post(route, json=body | {"color": "blue"}), status, "color")
 
 
 @routes

@@ -37,7 +37,7 @@ def unit(vector: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return made
 
 
-def test_the_hubs_client_gets_normalised_vectors(http_url: str) -> None:
+def test_the_hubs_client_gets_normalized_vectors(http_url: str) -> None:
     client = InferenceClient(http_url)
     found = client.feature_extraction("ab", truncate=True, truncation_direction="right")
     np.testing.assert_allclose(found, [unit(expected("ab"))], rtol=1e-6)

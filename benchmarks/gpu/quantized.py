@@ -1,8 +1,8 @@
-"""A quantised cuda variant beside the fp16 one it was made from: how near to the model, and how fast.
+"""A quantized cuda variant beside the fp16 one it was made from: how near to the model, and how fast.
 
     fletcher-convert model export all-MiniLM-L6-v2 -o fp16 --target cpu --target cuda --precision fp32 --precision fp16
     fletcher-convert quantize run fp16 -o qdq --recipe cuda-qdq
-    python -m benchmarks.gpu.quantised CHECKPOINT fp16 qdq      on a GPU host
+    python -m benchmarks.gpu.quantized CHECKPOINT fp16 qdq      on a GPU host
 
 1,000 ragged texts against sentence-transformers in float32 on the processor, and 40,000 for the speed, in interleaved rounds.
 """
@@ -30,29 +30,29 @@ def main() -> None:
     """Prints the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("fp16", type=Path, help="an artefact with the variant cuda-fp16")
-    parser.add_argument("quantised", type=Path)
+    parser.add_argument("fp16", type=Path, help="an artifact with the variant cuda-fp16")
+    parser.add_argument("quantized", type=Path)
     args = parser.parse_args()
     few, many = ragged_texts(1000, seed=7), ragged_texts(40_000)
     expected = SentenceTransformer(str(args.checkpoint), device="cpu").encode(few, batch_size=64).astype(np.float64)
     with (
         Encoder.load(args.fp16, provider="cuda", variant="cuda-fp16") as fp16,
-        Encoder.open(Artifact.open(args.quantised), provider="cuda") as quantised,
+        Encoder.open(Artifact.open(args.quantized), provider="cuda") as quantized,
     ):
-        encoders = {"fp16": fp16, "quantised": quantised}
+        encoders = {"fp16": fp16, "quantized": quantized}
         report: dict[str, Any] = {
             name: cosines(encoder.embed(few).vectors.astype(np.float64), expected) for name, encoder in encoders.items()
         }
         seconds = interleaved(
             {
                 "fp16": lambda: fp16.embed(many, dtype="float16"),
-                "quantised": lambda: quantised.embed(many, dtype="float16"),
+                "quantized": lambda: quantized.embed(many, dtype="float16"),
             },
             ROUNDS,
         )
     for name, taken in seconds.items():
         report[name]["texts_per_s"] = len(many) / statistics.median(taken)
-    report["quantised_over_fp16"] = report["quantised"]["texts_per_s"] / report["fp16"]["texts_per_s"]
+    report["quantized_over_fp16"] = report["quantized"]["texts_per_s"] / report["fp16"]["texts_per_s"]
     print(json.dumps(report, indent=1))
 
 
