@@ -4,7 +4,7 @@
 
 It runs in the peers' environment (sentence-transformers with optimum-onnx and optimum-intel, which need an older transformers
 than Fletcher's own). FOLDER gets `model`, a copy of the checkpoint with `onnx/model.onnx`, and `bert-tiny`, a random model of
-bert-tiny's dimensions (2 layers, 128 wide) with the same tokenizer. The commands that measure stand in docs/benchmarks.md.
+bert-tiny's dimensions (2 layers, 128 wide) with the same tokenizer. Commands: docs/reference/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures of docs/benchmarks.md that need an NVIDIA GPU, on a host without a package index.
+"""The figures of docs/reference/benchmarks.md that need an NVIDIA GPU, on a host without a package index.
 
     PYTHONPATH=SITE:src python -m benchmarks.gpu.run CHECKPOINT --output FILE.json [--only NAME ...] [--seconds 60]
 

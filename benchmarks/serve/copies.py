@@ -4,7 +4,7 @@
 
 Each stage runs by itself, as the server calls it, under tracemalloc (numpy and Python tell it what they allocate) and Arrow's
 memory pool. `shares` says whether the result is the memory of what came in. Then one whole stream runs against a server in
-this process from a client in another one, and Arrow's pool says what it needed at most. docs/copies.md explains the table.
+this process from a client in another one, and Arrow's pool says what it needed at most. See docs/explanation/copies.md.
 """
 
 from __future__ import annotations

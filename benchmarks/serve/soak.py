@@ -54,7 +54,7 @@ WORDS = [
 ]
 
 #: Texts whose vectors are remembered: how many, and how far a vector may be from the first one (float32 arithmetic in another
-#: batch: see docs/architecture.md, and the tests of batch dependence).
+#: batch: see docs/explanation/architecture.md, and the tests of batch dependence).
 KNOWN, TOLERANCE = 200, 1e-5
 
 BAD = [

@@ -17,7 +17,7 @@ from .tensorrt.emit import emit_tensorrt
 
 __all__ = ["PRECISIONS", "choose", "emit"]
 
-#: Precisions by target. On `cpu` the half types only halve the file: x86 and MLAS compute in float32 (docs/targets.md).
+#: Precisions by target. On `cpu` half types halve the file: x86 and MLAS compute in float32 (docs/reference/targets.md).
 PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
     {
         "cpu": ("fp32", "fp16", "bf16"),

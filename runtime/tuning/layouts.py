@@ -17,7 +17,7 @@ __all__ = ["TOKEN_BUDGET", "default_layout", "is_possible", "layouts_of", "measu
 
 #: Tokens a CPU batch should hold where nothing was measured: small sorted batches stay in the caches. MiniLM on two workers,
 #: throughput relative to this budget: 0.97 to 1.05 for 128 and 256 tokens, 0.87 for 1024, 0.40 for 8192
-#: (benchmarks/batching, docs/benchmarks.md).
+#: (benchmarks/batching, docs/reference/benchmarks.md).
 TOKEN_BUDGET = 512
 
 #: The same for a GPU, where a batch has to fill it (benchmarks/gpu).

@@ -12,7 +12,7 @@ from fletcher.serve.engine.engine import Engine
 
 from ..fake_encoder import FakeEncoder
 
-PAGE = Path(__file__).parents[3] / "docs" / "observability.md"
+PAGE = Path(__file__).parents[3] / "docs" / "howto" / "observability.md"
 
 
 def values(exposition: bytes) -> dict[str, float]:
