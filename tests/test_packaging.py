@@ -111,16 +111,16 @@ TOLD = "\nprint(json.dumps(sorted({name.partition('.')[0] for name in sys.module
 EXPORT = """
 import json, sys
 from pathlib import Path
-from fletcher.convert.export import export
-from fletcher.model_zoo.progress import silent
+from fletcher.convert.export.export import export
+from fletcher.model_zoo.sources.progress import silent
 export(sys.argv[1], Path(sys.argv[2]), progress=silent)
 """
 
 SERVE = """
 import json, sys
-import fletcher.serve.cli
+import fletcher.serve.commands.cli
 from fletcher import Encoder
-from fletcher.serve.embed import embed_file
+from fletcher.serve.files.embed_file import embed_file
 from fletcher.serve.server import Server
 with Encoder.load(sys.argv[1], workers=1) as encoder:
     with Server(encoder, http="127.0.0.1:0", flight="127.0.0.1:0"):
@@ -148,7 +148,7 @@ def test_serving_imports_neither_torch_nor_onnx(minilm_artifact: Path, tmp_path:
 
 @pytest.mark.parametrize("tool", ["convert", "serve"])
 def test_help_and_completion_import_nothing_heavy(tool: str, tmp_path: Path) -> None:
-    modules = imported(f"import json, sys\nimport fletcher.{tool}.cli", cwd=tmp_path)
+    modules = imported(f"import json, sys\nimport fletcher.{tool}.commands.cli", cwd=tmp_path)
     assert not modules & {"torch", "transformers", "onnxruntime", "pyarrow", "uvicorn", "matplotlib"}
 
 
@@ -165,7 +165,7 @@ class Without:
         return None if name.partition(".")[0] == "onnxruntime" else self.finder.find_spec(name, path, target)
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-from fletcher.serve.cli import main
+from fletcher.serve.commands.cli import main
 main()
 """
 

@@ -27,8 +27,8 @@ COMMAND = "from fletcher.convert.commands.cli import main; main()"
 PEAK = """
 import re, sys
 import onnxruntime, tokenizers
-from fletcher.convert.export import export
-from fletcher.model_zoo.progress import silent
+from fletcher.convert.export.export import export
+from fletcher.model_zoo.sources.progress import silent
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 imported = peak()

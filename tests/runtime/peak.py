@@ -19,7 +19,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.mlas import MlasSession
+from fletcher.runtime.providers.mlas.session import MlasSession
 def read(key):
     return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
 session = MlasSession(Path(sys.argv[1]), threads=1)

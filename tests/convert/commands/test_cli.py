@@ -142,7 +142,7 @@ def test_a_really_full_disk_leaves_nothing(checkpoint: Path, tmp_path: Path, siz
 
 HOLD = """
 import sys, time
-from fletcher.runtime.artifact_writing import new_artifact
+from fletcher.runtime.artifact.writing import new_artifact
 with new_artifact(sys.argv[1]):
     print("writing", flush=True)
     time.sleep(60)

@@ -251,9 +251,9 @@ def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -
 PEAK = """
 import re, sys
 import onnxruntime
-from fletcher.convert.export import export
+from fletcher.convert.export.export import export
 from fletcher.model_zoo.card import ModelCard
-from fletcher.model_zoo.progress import silent
+from fletcher.model_zoo.sources.progress import silent
 
 def peak():  # not ru_maxrss, which a process inherits from the one that started it
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])

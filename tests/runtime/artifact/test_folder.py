@@ -293,7 +293,7 @@ def test_a_link_means_the_folder_that_it_leads_to(tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time
-from fletcher.runtime.artifact_writing import new_artifact
+from fletcher.runtime.artifact.writing import new_artifact
 with new_artifact(sys.argv[1]) as folder:
     (folder / "half").write_text("written")
     print(folder, flush=True)
@@ -335,7 +335,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_success(tmp_path: Path, wr
 
 RACE = """
 import sys
-from fletcher.runtime.artifact_writing import new_artifact
+from fletcher.runtime.artifact.writing import new_artifact
 from fletcher.runtime.errors import ArtifactError
 won = 0
 while won < 30:

@@ -175,7 +175,7 @@ def test_another_version_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch
 FORKED = """
 import os, sys
 from pathlib import Path
-from fletcher.runtime.tokenizer import Tokenizer
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 file = Path(sys.argv[1])
 tokenizer = Tokenizer(file, 16)

@@ -213,7 +213,7 @@ class Blocker:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Blocker())
-from fletcher.serve.cli import main
+from fletcher.serve.commands.cli import main
 main()
 """
 

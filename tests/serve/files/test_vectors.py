@@ -183,8 +183,8 @@ from pathlib import Path
 import numpy as np, pyarrow as pa
 from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.textchunks import TextChunk
-from fletcher.serve.vectorfiles import open_vectors
+from fletcher.serve.files.chunks import TextChunk
+from fletcher.serve.files.vectors import open_vectors
 empty = pa.RecordBatch.from_pydict({})
 with open_vectors(Path(sys.argv[1]), 1000, pa.schema([]), EmbedOptions()) as writer:
     for row in range(1000):

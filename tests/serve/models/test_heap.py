@@ -15,7 +15,7 @@ from fletcher.serve.models.heap import ARENAS, VARIABLE
 PROGRAM = """
 import ctypes, re, sys, tempfile, threading
 if sys.argv[1] == "few":
-    from fletcher.serve.heap import few_arenas
+    from fletcher.serve.models.heap import few_arenas
     few_arenas()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p

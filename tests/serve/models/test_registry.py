@@ -300,7 +300,7 @@ def test_toml_names_models_and_refuses_what_it_does_not_know(tmp_path: Path) -> 
 MEMORY_SCRIPT = """
 import json, sys, time
 import httpx, psutil
-from fletcher.serve.model_spec import ModelSpec
+from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 
 spec = ModelSpec(path=sys.argv[1], name="m", idle_seconds=0.5, provider="mlas", workers=1, cache="0")

@@ -32,7 +32,7 @@ from pathlib import Path
 from openvino_telemetry.backend.backend_ga4 import GA4Backend
 GA4Backend.send = lambda self, message: print("would send", message["events"][0]["params"]["event_label"])
 if sys.argv[1:]:
-    from fletcher.runtime.openvino import OpenVinoSession
+    from fletcher.runtime.providers.openvino.session import OpenVinoSession
     OpenVinoSession(Path(sys.argv[1]), precision="fp32", threads=1, workers=1).close()
     assert sys.modules["openvino_telemetry"].Telemetry
 else:
