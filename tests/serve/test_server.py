@@ -32,7 +32,7 @@ SECONDS = 20.0
 SCRIPT = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from fake_encoder import FakeEncoder
+from tests.serve.fake_encoder import FakeEncoder
 from fletcher.serve.server import run_server
 
 def announce(server):
@@ -49,7 +49,7 @@ print("returned", flush=True)
 def process(delay: float = 0.0, drain: float = 10.0) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
     """A server in a process of its own, and where it listens."""
     running = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(delay), str(drain)],
+        [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[2]), str(delay), str(drain)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -163,7 +163,7 @@ def test_a_second_writer_is_refused(checkpoint: Path, tmp_path: Path) -> None:
 SLOW = (
     """
 import time
-from fletcher.convert import export
+from fletcher.convert.export import export
 def stop(*_):
     print("at work", flush=True)
     time.sleep(60)

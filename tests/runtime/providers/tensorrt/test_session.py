@@ -349,7 +349,7 @@ def test_without_a_gpu_the_reason_is_told(
     there = dataclasses.replace(PROVIDERS["tensorrt"], lacks=None)
     monkeypatch.setattr("fletcher.runtime.session.session.PROVIDERS", {**PROVIDERS, "tensorrt": there})
     none = GpuSystem(problem="there is no NVIDIA driver")
-    for module in ("gpus", "providers"):
+    for module in ("machine.gpus", "providers.registry"):
         monkeypatch.setattr(f"fletcher.runtime.{module}.this_gpus", lambda: none, raising=False)
     with pytest.raises(ProviderError, match="tensorrt cannot be used here: there is no NVIDIA driver"):
         open_session(artifact, variant, provider="tensorrt")
