@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.providers.mlas.graph import CpuGraph
-from fletcher.runtime.providers.mlas.token_inputs import token_inputs
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .graph.activations import LOWER_BOUNDS, Activations, even_steps, loud_columns, smoothing_factors, uneven_steps
@@ -81,7 +80,7 @@ def calibrate(
     names = [info.name for info in variant.inputs]
     seen = {value: _Seen() for value in values}
     for row in range(len(encodings)):
-        feeds = token_inputs(names, encodings.select(np.array([row])))
+        feeds = encodings.select(np.array([row])).tensors(names)
         for value, array in zip(values, runner.run(feeds, values), strict=True):
             if not np.isfinite(array).all():
                 raise ArtifactError(

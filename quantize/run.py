@@ -25,7 +25,7 @@ from fletcher.runtime.corpora import corpus
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
 from fletcher.runtime.machine.machine import this_machine
-from fletcher.runtime.session.session import open_session
+from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration

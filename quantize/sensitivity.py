@@ -15,7 +15,6 @@ from fletcher.runtime.canary import comparable, encode_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, MissingPackageError
 from fletcher.runtime.providers.mlas.graph import CpuGraph
-from fletcher.runtime.providers.mlas.token_inputs import token_inputs
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .calibration import calibrate, needs_calibration
@@ -174,5 +173,5 @@ def _run(graph: CpuGraph, encodings: Encodings, names: Sequence[str], output: st
     parts = []
     for start in range(0, len(encodings), BATCH):
         batch = encodings.select(np.arange(start, min(start + BATCH, len(encodings))))
-        parts.append(graph.run(token_inputs(names, batch), [output])[0])
+        parts.append(graph.run(batch.tensors(names), [output])[0])
     return np.concatenate(parts)

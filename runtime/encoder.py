@@ -20,9 +20,8 @@ from .canary import CanaryResult, gives_tokens, read_canary
 from .embed_options import DType, EmbedOptions, Overflow
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
-from .fleet.fleet import Fleet
 from .loading import Loaded, LoadOptions, load_parts
-from .providers.registry import choose_variant
+from .providers.selection import choose_variant
 from .session.counters import DeviceMetric
 from .tasks.duplicates import Promise, VectorCache
 from .tasks.heads import (
@@ -48,6 +47,7 @@ class Encoder:
     Attributes:
         artifact: the folder.
         variant: the graph that runs.
+        provider_name: name of the provider that runs it, as options write it.
         tokenizer: the artifact's.
         cache: vectors of earlier calls.
         fallback: why another provider runs than the one that was wanted; None if it is that one.
@@ -59,6 +59,7 @@ class Encoder:
         """Joins parts that were opened; `Encoder.load` is what most callers want."""
         self.artifact = artifact
         self.variant = variant = loaded.variant
+        self.provider_name = loaded.provider
         self.tokenizer = loaded.tokenizer
         self.fallback = loaded.fallback
         self.reason = loaded.reason
@@ -199,8 +200,7 @@ class Encoder:
 
     def device_metrics(self) -> Sequence[DeviceMetric]:
         """What each of its devices counts by itself; none where it runs on the processor."""
-        session = self._workers.session
-        return session.metrics() if isinstance(session, Fleet) else ()
+        return self._workers.session.metrics()
 
     def check(self, options: EmbedOptions) -> None:
         """Refuses options that the model does not have.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Chunks", "Embeddings", "Encodings", "counting", "ragged_index"]
+
+
+#: Attributes of `Encodings` by the name of the tensor.
+_TENSORS: Mapping[str, str] = MappingProxyType({"input_ids": "ids", "offsets": "offsets", "token_type_ids": "types"})
 
 
 def counting(size: int) -> NDArray[np.int32]:
@@ -107,6 +112,14 @@ class Encodings:
     def token_index(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the tokens of the given rows lie, one row after the other, int64, (their tokens,)."""
         return ragged_index(self.offsets, rows)
+
+    def tensors(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Return the inputs of a graph for packed tokens: `input_ids`, `offsets`, and for pairs `token_type_ids`.
+
+        Raises:
+            KeyError: texts have no tensor of that name.
+        """
+        return {name: getattr(self, _TENSORS[name]) for name in names}
 
     def select(self, rows: NDArray[np.int64]) -> Encodings:
         """The given rows, in the given order.

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+import msgspec
+
 from fletcher.model_zoo.card import Accuracy
 
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant
 from .errors import FletcherError, InputError
-from .fleet.fleet import devices_of
 from .machine.affinity import pinning
 from .machine.machine import this_machine
-from .memory.budget import KEPT, MemoryBudget, MemoryShape, memory_budget, resident
-from .providers.registry import PROVIDERS
-from .session.session import Session, open_session, open_with_fallback
+from .memory.budget import MemoryBudget, memory_budget, resident
+from .providers.opening import Opened, open_session, open_with_fallback
+from .providers.selection import find_provider
+from .providers.worker_layout import WorkerLayout
+from .session.session import Session
 from .tokenizing.tokenizer import CACHE_BYTES, Tokenizer
-from .tuning.choice import Layout
-from .tuning.layouts import on_fallback
 from .tuning.settle import settle
 from .workers.pool import Workers
 
@@ -32,11 +33,6 @@ MODEST_SHARE = 0.05
 #: The canary's smallest cosine where a provider was asked for that computes in bfloat16. The worst text of MiniLM's, two
 #: special tokens alone, has 0.99991.
 REDUCED_COSINE = 0.999
-
-
-#: What the host keeps of a batch that a GPU computes: its ids, six integers a token and five a place, and what they
-#: are made from.
-HOST_SHAPE = MemoryShape(token=64, cell=40, square=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +54,7 @@ class Loaded:
 
     Attributes:
         variant: the graph that runs.
+        provider: name of the provider that runs it.
         tokenizer: the artifact's.
         workers: with their session.
         fallback: why another provider runs than the one that was wanted, or None.
@@ -66,6 +63,7 @@ class Loaded:
     """
 
     variant: Variant
+    provider: str
     tokenizer: Tokenizer
     workers: Workers
     fallback: str | None
@@ -102,8 +100,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         workers=layout.workers,
         allowed=options.allow_fallback,
     )
-    # TensorRT that was replaced by CUDA keeps its layout: both fill the same GPUs.
-    used = layout if opened.provider == layout.provider else on_fallback(layout, variant)
+    used = _layout_of(opened, layout, variant)
     variant = opened.variant
     try:
         budget = _budget(variant, options, used, max_tokens)
@@ -118,19 +115,39 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         count=used.workers,
         token_budget=used.token_budget,
         budget=budget,
-        devices=devices_of(opened.session),
         initializer=pinning(used.workers, this_machine()) if _is_pinned(used) else None,
     )
     tolerance = _tolerance(variant, used, options.min_cosine)
-    return Loaded(variant, tokenizer, workers, opened.fallback, choice.reason, tolerance)
+    return Loaded(variant, opened.provider, tokenizer, workers, opened.fallback, choice.reason, tolerance)
 
 
-def _is_pinned(layout: Layout) -> bool:
-    """Workers of one thread each stay on a node; those that wait for a GPU are put near it by whoever chooses the GPU."""
-    return layout.threads == 1 and not PROVIDERS[layout.provider].on_gpu
+def _layout_of(opened: Opened, layout: WorkerLayout, variant: Variant) -> WorkerLayout:
+    """Return the layout that the opened session runs in.
+
+    Args:
+        opened: the session, perhaps on the fallback. TensorRT that was replaced by CUDA keeps its layout: both fill the same
+            GPUs.
+        layout: the layout that was settled on.
+        variant: the variant that was settled on.
+    """
+    if opened.provider == layout.provider:
+        return layout
+    if opened.variant is variant:
+        return msgspec.structs.replace(layout, provider=opened.provider)
+    return find_provider(opened.provider).default_layout(this_machine())
 
 
-def _open_alone(artifact: Artifact, variant: Variant, options: LoadOptions, layout: Layout | None) -> Session | None:
+def _is_pinned(layout: WorkerLayout) -> bool:
+    """Return whether workers stay on a NUMA node: those of one thread each that compute on the processor.
+
+    Workers that wait for a GPU are moved near it by the fleet.
+    """
+    return layout.threads == 1 and find_provider(layout.provider).device_kind == "cpu"
+
+
+def _open_alone(
+    artifact: Artifact, variant: Variant, options: LoadOptions, layout: WorkerLayout | None
+) -> Session | None:
     """A session for batches that run alone, where that is sooner, nobody set a limit, and a second copy of the weights is
     nothing to this machine. It is a convenience: what cannot be opened is logged."""
     size = artifact.manifest.files[variant.weights].size
@@ -145,17 +162,17 @@ def _open_alone(artifact: Artifact, variant: Variant, options: LoadOptions, layo
         return None
 
 
-def _tolerance(variant: Variant, layout: Layout, min_cosine: float | None) -> Accuracy:
+def _tolerance(variant: Variant, layout: WorkerLayout, min_cosine: float | None) -> Accuracy:
     """The variant's own, unless less was asked for: by a number, or by a provider that computes in less."""
     if min_cosine is not None:
         return Accuracy(min_cosine=min_cosine)
-    precision = PROVIDERS[layout.provider].precision
+    precision = find_provider(layout.provider).precision
     if precision is None or precision == variant.precision:
         return variant.tolerance
     return Accuracy(min_cosine=min(REDUCED_COSINE, variant.tolerance.min_cosine))
 
 
-def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: int) -> MemoryBudget | None:
+def _budget(variant: Variant, options: LoadOptions, layout: WorkerLayout, max_tokens: int) -> MemoryBudget | None:
     """What batches may need, where there is a limit.
 
     Raises:
@@ -163,12 +180,9 @@ def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: 
     """
     if options.memory_limit is None:
         return None
-    on_gpu = PROVIDERS[layout.provider].on_gpu
-    if on_gpu:
-        shape = HOST_SHAPE
-    elif variant.memory is not None:
-        shape = variant.memory.on(layout.provider)
-    else:
+    memory = find_provider(layout.provider).memory
+    shape = memory.shape_of(variant)
+    if shape is None:
         raise InputError(
             f"the variant {variant.name} does not say what its batches need, so no memory limit can be kept: "
             "convert the checkpoint again (traced graphs never say it), or leave the limit out"
@@ -180,6 +194,6 @@ def _budget(variant: Variant, options: LoadOptions, layout: Layout, max_tokens: 
         caches=options.cache_bytes + CACHE_BYTES,
         workers=layout.workers,
         max_tokens=max_tokens,
-        shared=PROVIDERS[layout.provider].package == "onnxruntime",
-        kept=0 if on_gpu else KEPT[layout.provider] * layout.workers,
+        shared=memory.shared,
+        kept=memory.kept * layout.workers,
     )

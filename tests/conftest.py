@@ -19,7 +19,7 @@ def _measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What loads measure on the way is kept for this run, not among the user's own."""
     folder = tmp_path_factory.mktemp("measurements")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fletcher.runtime.tuning.choice.cache_folder", lambda given: folder)
+        patch.setattr("fletcher.runtime.tuning.history.cache_folder", lambda given: folder)
         yield
 
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Artifact, Encodings
 from fletcher.runtime.machine.machine import this_machine
-from fletcher.runtime.session.session import open_session
-from fletcher.runtime.tuning.layouts import TOKEN_BUDGET
+from fletcher.runtime.providers.opening import open_session
+from fletcher.runtime.providers.processor import TOKEN_BUDGET
 from fletcher.runtime.workers.planning import plan_batches
 
 BUDGETS = (128, 256, 512, 1024, 2048, 4096, 8192)

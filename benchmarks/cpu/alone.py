@@ -25,8 +25,10 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.mlas import session as mlas
-from fletcher.runtime.providers.registry import PROVIDERS, missing
-from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.providers.needs import missing
+from fletcher.runtime.providers.opening import open_session
+from fletcher.runtime.providers.selection import all_providers
+from fletcher.runtime.session.session import Session
 from fletcher.runtime.tuning.trial import cut_rows
 
 LENGTHS = (12, 40, 128)
@@ -63,9 +65,9 @@ def main() -> None:
 def open_sessions(stack: ExitStack, artifact: Artifact, variant: Variant) -> dict[str, Session]:
     """By provider, on one thread; and by provider and way, on all processors."""
     machine = this_machine()
-    usable = [name for name, provider in PROVIDERS.items() if missing(provider, machine) is None]
+    usable = [provider for provider in all_providers() if missing(provider, machine) is None]
     sessions: dict[str, Session] = {}
-    for name in (name for name in usable if variant.target in PROVIDERS[name].targets):
+    for name in (provider.name for provider in usable if variant.target in provider.targets):
         sessions[name] = stack.enter_context(open_session(artifact, variant, provider=name))
         for way, microseconds in SPINNING.items() if name == "mlas" else {"all": 0}.items():
             mlas.SPIN_MICROSECONDS = microseconds

@@ -30,15 +30,19 @@ from numpy.typing import NDArray
 from fletcher import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import HALF_VECTORS, Variant
+from fletcher.runtime.batch import Batch
 from fletcher.runtime.canary import read_canary, require_session
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceLostError, ProviderError
-from fletcher.runtime.fleet.fleet import Device, Fleet
+from fletcher.runtime.fleet.fleet import Fleet
+from fletcher.runtime.fleet.member import FleetDevice
 from fletcher.runtime.loading import Loaded
 from fletcher.runtime.machine.gpus import SLOTS, this_gpus
-from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.opening import open_session
+from fletcher.runtime.providers.selection import find_provider
+from fletcher.runtime.session.session import Session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
-from fletcher.runtime.tuning.layouts import default_layout
 from fletcher.runtime.workers.pool import Workers
 
 #: How many times one GPU two of them must be.
@@ -47,7 +51,7 @@ GOAL = 1.85
 SAME = 0.9999
 
 
-class Borrowed:
+class Borrowed(Session):
     """A session that somebody else closes, and that fails from a given run on.
 
     Attributes:
@@ -60,7 +64,7 @@ class Borrowed:
         self._session, self._fails_from = session, fails_from
         self._lock = threading.Lock()
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[Any]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
         with self._lock:
             self.runs += 1
             fails = self._fails_from is not None and self.runs >= self._fails_from
@@ -71,12 +75,6 @@ class Borrowed:
     def close(self) -> None:
         """Leaves it open."""
 
-    def __enter__(self) -> Borrowed:
-        return self
-
-    def __exit__(self, *told: object) -> None:
-        self.close()
-
 
 class Idle(Borrowed):
     """Does nothing, at once."""
@@ -86,7 +84,7 @@ class Idle(Borrowed):
     def __init__(self) -> None:
         self.values = np.zeros((1, 1), np.float32)
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[Any]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
         return self.values
 
 
@@ -100,7 +98,8 @@ class Bench:
         first = next((variant.name for variant in artifact.manifest.variants if variant.target == "cuda"), None)
         self.variant: Variant = artifact.variant(args.variant or (None if args.cpu else first))
         self.sessions, self.places, self.devices = open_two(artifact, self.variant, cpu=args.cpu)
-        layout = default_layout("mlas" if args.cpu else "cuda")
+        self.provider = find_provider("mlas" if args.cpu else "cuda")
+        layout = self.provider.default_layout(this_machine())
         self.token_budget = args.token_budget or layout.token_budget
         self.texts = ragged_texts(args.texts)
         self.encodings = self.tokenizer.encode(self.texts)
@@ -109,7 +108,7 @@ class Bench:
         """On a fleet of the first devices; the last of them fails from a run on, and is opened again."""
         canary, card = read_canary(self.artifact.canary_file), self.artifact.manifest.card
         devices = [
-            Device(
+            FleetDevice(
                 f"gpu:{index}",
                 Borrowed(session, fails_from if index == count - 1 else None),
                 self.args.slots,
@@ -129,9 +128,10 @@ class Bench:
             name=str(self.artifact.path),
             count=fleet.slots,
             token_budget=self.token_budget,
-            devices=fleet.devices,
         )
-        loaded = Loaded(self.variant, self.tokenizer, workers, None, "benchmark", self.variant.tolerance)
+        loaded = Loaded(
+            self.variant, self.provider.name, self.tokenizer, workers, None, "benchmark", self.variant.tolerance
+        )
         return Encoder(self.artifact, loaded)
 
     def on_ids(self, encoder: Encoder) -> NDArray[Any]:
@@ -247,7 +247,7 @@ def dispatch_microseconds(runs: int = 20_000) -> float:
     """What a fleet of two adds to a batch; the best of five."""
     batch = Encodings.from_lists([[1, 2, 3]])
     times = []
-    with Fleet([Device("a", Idle()), Device("b", Idle())]) as fleet:
+    with Fleet([FleetDevice("a", Idle()), FleetDevice("b", Idle())]) as fleet:
         for _ in range(5):
             started = time.perf_counter()
             for _ in range(runs):

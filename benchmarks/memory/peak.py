@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from fletcher.runtime import Artifact, Encodings
-from fletcher.runtime.session.session import open_session
+from fletcher.runtime.providers.opening import open_session
 
 SHAPES = ("1xMAX", "8xMAX", "16x256", "64x64", "128x16", "512x8", "1xMAX+15x4")
 

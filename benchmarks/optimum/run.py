@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fletcher.runtime import Artifact, Encodings
-from fletcher.runtime.session.session import open_session
+from fletcher.runtime.providers.opening import open_session
 
 
 def cases(random: np.random.Generator) -> dict[str, NDArray[np.int64]]:

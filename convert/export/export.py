@@ -36,8 +36,9 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, CheckpointError, InputError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.mlas.session import MlasSession
-from fletcher.runtime.providers.registry import default_provider, runnable_targets
-from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.providers.opening import open_session
+from fletcher.runtime.providers.selection import default_provider, find_provider, runnable_targets
+from fletcher.runtime.session.session import Session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 from fletcher.runtime.workers.pool import Workers
 
@@ -299,9 +300,12 @@ def _check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryR
     """
     results = []
     canary, card, targets = read_canary(artifact.canary_file), artifact.manifest.card, runnable_targets()
+    checked: set[str] = set()
     for variant in artifact.manifest.variants:
-        if variant.target not in targets:
+        if variant.target not in targets or variant.name in checked:
             continue
+        provider = find_provider(default_provider(variant.target))
+        checked.update(other.name for other in provider.variants(artifact, variant))
         known = session is not None and (variant.target, variant.precision) == ("cpu", "fp32")
         opened = session if known and session is not None else _open_for_check(artifact, variant)
         workers = Workers(opened, variant.outputs, name=card.name, count=1, token_budget=card.max_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fletcher.runtime.memory.budget import MemoryShape
+from fletcher.runtime.artifact.memory_shape import MemoryShape
 
 from ..architecture import Architecture, Decoder
 from ..targets.shared.positions import bias_key

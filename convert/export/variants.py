@@ -17,7 +17,7 @@ from fletcher.runtime import Encodings, Variant
 from fletcher.runtime.artifact.manifest import FileInfo, Target
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.providers.mlas.graph import CpuGraph
-from fletcher.runtime.providers.registry import runnable_targets
+from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..architecture import Architecture

@@ -18,8 +18,8 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.providers.inspection import InspectionSession
 from fletcher.runtime.session.feeds import make_feeds, pack
-from fletcher.runtime.session.inspection import ProbeSession
 
 from .points import Kind, Point, find_points, kept_points
 from .scores import Shown, copies_of, shown_by, split_scores
@@ -58,7 +58,7 @@ class GraphProbe:
         self._each_token = artifact.manifest.card.output == "token_vectors"
         self._values = [*dict.fromkeys([*values, self._output])]
         graph = _with_outputs(self.model, self._values)
-        self._session = ProbeSession(graph, artifact.path, variant.target)
+        self._session = InspectionSession(graph, artifact.path, variant.target)
         self.tables = artifact.tables(variant)
 
     def run(self, batch: Encodings) -> tuple[Values, NDArray[np.float32]]:

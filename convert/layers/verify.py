@@ -21,8 +21,8 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
-from fletcher.runtime.providers.registry import default_provider
-from fletcher.runtime.session.session import open_session
+from fletcher.runtime.providers.opening import open_session
+from fletcher.runtime.providers.selection import default_provider
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import Weight

@@ -18,7 +18,7 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ArtifactError
-from fletcher.runtime.providers.registry import default_provider, runnable_targets
+from fletcher.runtime.providers.selection import default_provider, runnable_targets
 
 from .judge import Probe, compare_ids
 from .report import TokenizerResult, VariantResult, VerificationReport

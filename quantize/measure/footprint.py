@@ -12,8 +12,8 @@ from fletcher.runtime.canary import read_canary
 from fletcher.runtime.errors import ProviderError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.memory.budget import resident
-from fletcher.runtime.tuning.choice import Layout
-from fletcher.runtime.tuning.layouts import TOKEN_BUDGET
+from fletcher.runtime.providers.processor import TOKEN_BUDGET
+from fletcher.runtime.providers.worker_layout import WorkerLayout
 from fletcher.runtime.tuning.trial import Trial
 
 __all__ = ["footprint"]
@@ -48,7 +48,7 @@ def main() -> None:
     canary = read_canary(artifact.canary_file)
     _import_engine(provider)
     before = resident()
-    layout = Layout(provider, len(machine.processors), 1, TOKEN_BUDGET)
+    layout = WorkerLayout(provider, len(machine.processors), 1, TOKEN_BUDGET)
     with Trial(artifact, artifact.variant(name), layout, machine) as trial:
         trial.compute(canary.encodings)
         sys.stdout.write(json.dumps({"bytes": resident() - before}))
@@ -56,10 +56,12 @@ def main() -> None:
 
 def _import_engine(provider: str) -> None:
     """The engine's own code is no part of the model's memory."""
-    from fletcher.runtime.providers.registry import PROVIDERS, require
+    from fletcher.runtime.providers.needs import require
+    from fletcher.runtime.providers.selection import find_provider
 
-    require(PROVIDERS[provider], this_machine())
-    __import__(PROVIDERS[provider].package)
+    chosen = find_provider(provider)
+    require(chosen, this_machine())
+    __import__(chosen.needs.package)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.processor import TOKEN_BUDGET
+from fletcher.runtime.providers.worker_layout import WorkerLayout
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
-from fletcher.runtime.tuning.choice import Layout
-from fletcher.runtime.tuning.layouts import TOKEN_BUDGET
 from fletcher.runtime.tuning.trial import Trial, cut_rows, short_text
 
 from ..sweep.texts import SweepTexts
@@ -80,7 +80,7 @@ class Subject:
             FletcherError: as `open_session`.
         """
         machine = this_machine()
-        layout = Layout(self.provider, len(machine.processors), 1, TOKEN_BUDGET)
+        layout = WorkerLayout(self.provider, len(machine.processors), 1, TOKEN_BUDGET)
         return Trial(self.artifact, self.variant, layout, machine)
 
 

@@ -25,7 +25,9 @@ from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.cpu_features import lacking
-from fletcher.runtime.providers.registry import PROVIDERS, missing, require
+from fletcher.runtime.providers.needs import missing, require
+from fletcher.runtime.providers.selection import find_provider
+from fletcher.runtime.tuning.history import measuring_key
 
 from ..graph.matrices import float_variant
 from ..measure.footprint import footprint
@@ -128,7 +130,7 @@ def sweep(
     if refused := [recipe.name for recipe in chosen_recipes if recipe.target not in RUNS_ON]:
         raise InputError(f"{', '.join(refused)} cannot run here: a sweep tries recipes for {' and '.join(RUNS_ON)}")
     for recipe in chosen_recipes:
-        require(PROVIDERS[RUNS_ON[recipe.target]], this_machine())
+        require(find_provider(RUNS_ON[recipe.target]), this_machine())
     shared = sweep_texts(parent, built_in_texts() if texts is None else texts, name=name, pairs=pairs)
     with _state(output, _key(parent, shared, options)) as (state, keep):
         run = _Run(parent, subject, shared, options, output, state, keep, report)
@@ -215,7 +217,7 @@ class _Run:
         names: list[str] = [name for name in ORDER if name in built_in]
         names += [name for name, recipe in built_in.items() if recipe.target == "cpu" and name not in ORDER]
         machine = this_machine()
-        if missing(PROVIDERS["openvino"], machine) is None:
+        if missing(find_provider(RUNS_ON["openvino"]), machine) is None:
             names[2:2] = [name for name, recipe in built_in.items() if recipe.target == "openvino"]
         able = not lacking(msgspec.structs.replace(self._subject.variant, instructions=(INSTRUCTIONS,)), machine)
         # Seven bits are for processors that lack the instructions for eight.
@@ -349,7 +351,7 @@ def _integers(recipe: Recipe) -> bool:
 
 def _key(parent: Artifact, texts: SweepTexts, options: SweepOptions) -> str:
     """What a measurement depends on. Bounds, budget and the choice of recipes may change between runs."""
-    parts = [parent.digest, texts.digest, str(options.rounds), this_machine().key, __version__]
+    parts = [parent.digest, texts.digest, str(options.rounds), measuring_key(), __version__]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

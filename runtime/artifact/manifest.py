@@ -9,7 +9,7 @@ import msgspec
 
 from fletcher.model_zoo.card import Accuracy, ModelCard
 
-from ..memory.budget import MemoryShape
+from .memory_shape import MemoryShape
 
 __all__ = [
     "FORMAT_VERSION",

@@ -10,20 +10,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encodings import Encodings
+from ..batch import Batch
 from ..errors import DeviceLostError, DeviceMemoryError, InputError, ProviderError
-from ..machine.affinity import Places
+from ..machine.affinity import ThreadBinding
 from ..session.counters import DeviceMetric
 from ..session.session import Session
-from .member import Device, Member, Ticket, close_quietly, reopen, told
+from .member import FleetDevice, Member, Ticket, close_quietly, describe_error, reopen
 
-__all__ = ["Device", "Fleet", "devices_of"]
+__all__ = ["Fleet"]
 
 logger = logging.getLogger("fletcher.runtime.fleet.fleet")
 
@@ -34,12 +32,7 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 CLOSING_SECONDS = 10.0
 
 
-def devices_of(session: Session) -> int:
-    """How many devices a session has."""
-    return session.devices if isinstance(session, Fleet) else 1
-
-
-class Fleet:
+class Fleet(Session):
     """A session on several devices. Safe to use from several threads; use `slots` of them to keep every device busy.
 
     Attributes:
@@ -51,7 +44,7 @@ class Fleet:
 
     def __init__(
         self,
-        devices: Sequence[Device],
+        devices: Sequence[FleetDevice],
         *,
         check: Callable[[Session], None] | None = None,
         fallback: str | None = None,
@@ -81,11 +74,11 @@ class Fleet:
         self._retries = (first_retry, last_retry)
         self._waiting: list[Ticket] = []
         self._recovering: list[threading.Thread] = []
-        self._places = Places()
+        self._binding = ThreadBinding()
         self._closed = False
         self._changed = threading.Condition()
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Computes one batch on the device that will have it done first, waiting for a slot there.
 
         A batch that a device fails at runs again on another one. One that has no memory for it stays in service; one that
@@ -103,7 +96,7 @@ class Fleet:
             started = time.perf_counter()
             done = False
             try:
-                self._places.move(member.device.processors)
+                self._binding.move(member.device.processors)
                 values = member.session.run(batch, output)
                 done = True
                 return values
@@ -228,12 +221,13 @@ class Fleet:
             if ticket.suspect is not None and not lost and not self._others(member):
                 raise ProviderError(
                     f"a batch of {ticket.tokens} tokens failed on one device after the other, the last being "
-                    f"{member.device.name}, which stays in service: {told(error)}. Before: {told(ticket.suspect)}"
+                    f"{member.device.name}, which stays in service: {describe_error(error)}. "
+                    f"Before: {describe_error(ticket.suspect)}"
                 ) from error
             if not lost:
                 ticket.suspect = error
             member.serving = False
-            member.problem = told(error)
+            member.problem = describe_error(error)
             member.outages += 1
             left = self._others(member)
             if member.device.open is not None and not self._closed:
@@ -264,7 +258,7 @@ class Fleet:
                 session = reopen(member.device, self._check)
             except Exception as error:  # noqa: BLE001  as in `run`
                 delay = min(2 * delay, longest)
-                member.problem = told(error)
+                member.problem = describe_error(error)
                 fields = {"device": member.device.name, "reason": member.problem, "next_seconds": delay}
                 logger.info("device still out", extra={"fields": fields})
                 continue
@@ -288,11 +282,3 @@ class Fleet:
         tried = any(member.device.open is not None for member in self._members)
         what = "They are tried again by themselves" if tried else "Load the artifact again, or on the processor"
         return DeviceLostError(f"no device is left to compute on. {problems}. {what}; the driver's log tells more")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

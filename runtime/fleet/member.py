@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..errors import DeviceLostError, DeviceMemoryError, ProviderError
-from ..session.counters import DeviceMetric, session_counters
+from ..session.counters import DeviceMetric
 from ..session.session import Session
 from .throughput import Throughput
 
-__all__ = ["Device", "Member", "Ticket", "close_quietly", "reopen", "told"]
+__all__ = ["FleetDevice", "Member", "Ticket", "close_quietly", "describe_error", "reopen"]
 
 logger = logging.getLogger("fletcher.runtime.fleet.fleet")
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class FleetDevice:
     """What computes.
 
     Attributes:
@@ -73,7 +73,7 @@ class Member:
         "under_way",
     )
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: FleetDevice) -> None:
         self.device = device
         self.session = device.session
         self.serving = True
@@ -85,7 +85,7 @@ class Member:
 
     def replace(self, session: Session) -> None:
         """Serves again, with another session; what the lost one had counted stays counted."""
-        for name, (_, value) in session_counters(self.session).items():
+        for name, (_, value) in self.session.counters().items():
             self._gone[name] = self._gone.get(name, 0.0) + value()
         self.session = session
         self.speed.forget()
@@ -116,7 +116,7 @@ class Member:
             return math.nan
 
     def _count(self, name: str) -> float:
-        counter = session_counters(self.session).get(name)
+        counter = self.session.counters().get(name)
         return self._gone.get(name, 0.0) + (0.0 if counter is None else counter[1]())
 
     def rate(self, now: float) -> float | None:
@@ -171,7 +171,7 @@ class Member:
         if self.device.memory is not None:
             text = "Bytes that sessions take on the device; NaN where it does not tell"
             metrics.append(DeviceMetric("fletcher_vram_allocated_bytes", text, name, self._memory, "amount"))
-        for count, (text, _) in session_counters(self.session).items():
+        for count, (text, _) in self.session.counters().items():
             value = partial(self._count, count)
             metrics.append(DeviceMetric(f"fletcher_{count}_total", text, name, value, "total"))
         return [*metrics, *self.device.metrics]
@@ -196,7 +196,7 @@ class Ticket:
     suspect: Exception | None = None
 
 
-def reopen(device: Device, check: Callable[[Session], None] | None) -> Session:
+def reopen(device: FleetDevice, check: Callable[[Session], None] | None) -> Session:
     """Another session on a device that failed, checked.
 
     Raises:
@@ -214,7 +214,7 @@ def reopen(device: Device, check: Callable[[Session], None] | None) -> Session:
     return session
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error in a line."""
     return f"{type(error).__name__}: {error}"
 
@@ -224,4 +224,4 @@ def close_quietly(session: Session, name: str) -> None:
     try:
         session.close()
     except Exception as error:  # noqa: BLE001  a lost device's session cannot give back what it no longer has
-        logger.info("session not closed", extra={"fields": {"device": name, "reason": told(error)}})
+        logger.info("session not closed", extra={"fields": {"device": name, "reason": describe_error(error)}})

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from .machine import Machine
 
-__all__ = ["Places", "pinning", "plan"]
+__all__ = ["ThreadBinding", "pinning", "worker_processors"]
 
 logger = logging.getLogger("fletcher.runtime.machine.affinity")
 
 
-def plan(workers: int, machine: Machine) -> list[tuple[int, ...]]:
+def worker_processors(workers: int, machine: Machine) -> list[tuple[int, ...]]:
     """The processors of each worker: those of one NUMA node, nodes taking turns as often as they have processors.
 
     On one node nothing is pinned: the system moves threads to idle cores better than a fixed plan, and two processes that pin
@@ -39,15 +39,15 @@ def plan(workers: int, machine: Machine) -> list[tuple[int, ...]]:
 
 def pinning(workers: int, machine: Machine) -> Callable[[], None] | None:
     """What each worker's thread calls first, or None where nothing is pinned."""
-    places = plan(workers, machine)
-    if not places or not hasattr(os, "sched_setaffinity"):
+    processors = worker_processors(workers, machine)
+    if not processors or not hasattr(os, "sched_setaffinity"):
         return None
     turn = itertools.count()
 
-    return lambda: _bind(places[next(turn) % len(places)])
+    return lambda: _bind(processors[next(turn) % len(processors)])
 
 
-class Places:
+class ThreadBinding:
     """Moves threads near what they work with, and knows where each is. Safe to use from several threads."""
 
     def __init__(self) -> None:

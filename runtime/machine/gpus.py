@@ -44,6 +44,11 @@ class Gpu:
     pci: str
     processors: tuple[int, ...] = ()
 
+    @property
+    def device_name(self) -> str:
+        """Name in metrics and reports: `cuda:0`."""
+        return f"cuda:{self.index}"
+
 
 @dataclass(frozen=True, slots=True)
 class GpuSystem:

@@ -8,13 +8,9 @@ import platform
 import subprocess
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
 __all__ = ["Machine", "read_list", "read_machine", "this_machine"]
-
-#: Packages whose version decides how fast a graph runs.
-ENGINES = ("onnxruntime", "onnxruntime-gpu", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +33,8 @@ class Machine:
 
     @property
     def key(self) -> str:
-        """A hex digest of all that a measurement of speed depends on, the engines' versions included."""
-        versions = [f"{name} {version}" for name in ENGINES if (version := _version(name))]
-        parts = [self.processor, *sorted(self.instructions), str(len(self.processors)), *versions]
+        """Hex digest of what a measurement of speed depends on, as far as the machine goes."""
+        parts = [self.processor, *sorted(self.instructions), str(len(self.processors))]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -157,10 +152,3 @@ def _text(file: Path) -> str:
         return file.read_text()
     except OSError:
         return ""
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -8,87 +8,25 @@ import resource
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from ..artifact.memory_shape import MemoryShape
 from ..errors import InputError
 
 __all__ = [
-    "KEPT",
     "MemoryBudget",
     "MemoryGate",
-    "MemoryShape",
     "memory_budget",
     "parse_size",
     "request_bytes",
     "resident",
     "slack",
 ]
-
-#: What providers need of token, cell, square and bias, in units of what MLAS needs: bounds of what was measured on MiniLM and
-#: on random encoders of width 768 of six families, from 1 x 512 to 512 x 8 tokens (benchmarks/memory/peak.py). OpenVINO lays
-#: its buffers out by family: ModernBERT and GTE need all of this, BERT two thirds.
-FACTORS: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
-    {
-        "mlas": (1.0, 1.0, 1.0, 1.0),
-        "openvino": (1.5, 4.0, 6.0, 2.0),
-        "openvino-bf16": (0.9, 2.2, 3.0, 1.0),
-        # To begin with: on a GPU the prediction is corrected by what is measured. No rectangle exists before the pooling,
-        # and no square of scores.
-        "cuda": (1.0, 0.25, 0.0, 1.0),
-    }
-)
-
-
-#: Bytes of compiled kernels that a provider keeps for each worker: 4,000 random batches of bert-tiny's dimensions on two
-#: workers left 114 MB over what was loaded; when 100 shapes were kept, MiniLM's took 7 % more than those
-#: (benchmarks/memory/growth.py).
-KEPT: Mapping[str, int] = MappingProxyType({"mlas": 0, "openvino": 80 << 20, "openvino-bf16": 80 << 20})
-
-
-class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a graph's largest moment needs, by what there is of it.
-
-    Attributes:
-        token: bytes for each token of a batch.
-        cell: bytes for each place of the rectangle of texts x longest.
-        square: bytes for each place of the attention's squares, texts x longest x longest, over all heads.
-        bias: bytes for each place of one square of longest x longest, however many texts share it.
-    """
-
-    token: int
-    cell: int
-    square: int
-    bias: int = 0
-
-    def on(self, provider: str) -> MemoryShape:
-        """What a provider makes of it."""
-        token, cell, square, bias = FACTORS[provider]
-        return MemoryShape(
-            int(self.token * token), int(self.cell * cell), int(self.square * square), int(self.bias * bias)
-        )
-
-    def predict(self, lengths: NDArray[np.int64]) -> int:
-        """Bytes of one batch at its peak, above the loaded session.
-
-        Args:
-            lengths: tokens of each text, int64, (n,).
-        """
-        longest = int(lengths.max(initial=0))
-        cells = len(lengths) * longest
-        return self.token * int(lengths.sum()) + cells * (self.cell + self.square * longest) + self.bias * longest**2
-
-    def texts(self, longest: int, limit: int) -> int:
-        """How many texts of that length a batch of that many bytes holds at least; 0 or less if not one."""
-        each = longest * (self.token + self.cell + self.square * longest)
-        return (limit - self.bias * longest**2) // max(each, 1)
 
 
 class MemoryGate:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifact.memory_shape import MemoryShape
 from ..session.counters import DeviceMetric
-from .budget import MemoryShape
 
 __all__ = ["MIB", "MemoryEstimate"]
 

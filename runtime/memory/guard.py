@@ -10,15 +10,13 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encodings import Encodings
+from ..batch import Batch
 from ..errors import DeviceMemoryError
-from ..session.counters import Counters, session_counters
+from ..session.counters import Counters
 from ..session.session import Session
 from .budget import MemoryGate
 from .estimate import MIB, MemoryEstimate
@@ -48,7 +46,7 @@ class _Run:
     peak: int = 0
 
 
-class MemoryGuard:
+class MemoryGuard(Session):
     """A session around one that computes on a device with little memory. Safe to use from several threads.
 
     Attributes:
@@ -63,7 +61,7 @@ class MemoryGuard:
         *,
         reserve: int = RESERVE,
         held: Callable[[], int] | None = None,
-        is_held: Callable[[Encodings, str | None], bool] | None = None,
+        is_held: Callable[[Batch, str | None], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
@@ -80,6 +78,7 @@ class MemoryGuard:
         """
         self._is_held = is_held
         self._session = session
+        self.provider, self.devices, self.fallback = session.provider, session.devices, session.fallback
         self.estimate = estimate
         self._memory_info = memory_info
         self._reserve = reserve
@@ -95,11 +94,7 @@ class MemoryGuard:
         self._read_at = clock()
         estimate.holds(self._held)
 
-    @property
-    def provider(self) -> str:
-        return self._session.provider
-
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Computes one batch, in parts where the device has no room for the whole; see `Session.run`.
 
         Raises:
@@ -131,13 +126,13 @@ class MemoryGuard:
 
     def counters(self) -> Counters:
         """What the session counts by itself."""
-        return session_counters(self._session)
+        return self._session.counters()
 
     def close(self) -> None:
         """Gives the memory back."""
         self._session.close()
 
-    def _attempt(self, part: Encodings, output: str | None, raw: int) -> NDArray[np.float32] | None:
+    def _attempt(self, part: Batch, output: str | None, raw: int) -> NDArray[np.float32] | None:
         """Computes what should fit; None where it did not and can be halved.
 
         Args:
@@ -168,7 +163,7 @@ class MemoryGuard:
                 "fewer models, or convert the checkpoint with a smaller --max-tokens"
             ) from error
 
-    def _measured(self, part: Encodings, output: str | None, raw: int, size: int) -> NDArray[np.float32]:
+    def _measured(self, part: Batch, output: str | None, raw: int, size: int) -> NDArray[np.float32]:
         """Computes a batch once there is room for it beside the others."""
         with self._gate.hold(size):
             with self._lock:
@@ -241,11 +236,3 @@ class MemoryGuard:
             self._held = max(self._held, min(self._held + before - self._free, self.estimate.most(peak)))
         self._read_at = self._clock()
         self.estimate.holds(self._held)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

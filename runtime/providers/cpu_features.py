@@ -1,4 +1,4 @@
-"""Whether a processor has what a quantized variant needs, and which variant fits one that has not."""
+"""Instruction sets that a quantized variant needs, compared with those of a processor."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ __all__ = ["check_instructions", "lacking"]
 
 
 def lacking(variant: Variant, machine: Machine) -> tuple[str, ...]:
-    """The variant's requirements that the machine does not meet; `a|b` is met by either."""
-    return tuple(wanted for wanted in variant.instructions if not machine.instructions & set(wanted.split("|")))
+    """Return the variant's requirements that the machine does not meet; `a|b` is met by either."""
+    return tuple(group for group in variant.instructions if not machine.instructions & set(group.split("|")))
 
 
 def check_instructions(artifact: Artifact, variant: Variant, machine: Machine) -> None:
-    """
+    """Raise an error unless the processor has the instruction sets of a variant.
+
     Raises:
-        ProviderError: the processor lacks an instruction set, without which the variant's vectors would be wrong.
+        ProviderError: the processor lacks one, without which the variant's vectors would be wrong.
     """
     missing = lacking(variant, machine)
     if not missing:
@@ -34,8 +35,8 @@ def check_instructions(artifact: Artifact, variant: Variant, machine: Machine) -
         else f"load {variant.target}-fp32 of the artifact that it was made from, or quantize that with the recipe "
         "int8-per-token-reduced"
     )
-    wanted = ", ".join(group.replace("|", " or ") for group in missing)
+    groups = ", ".join(group.replace("|", " or ") for group in missing)
     raise ProviderError(
-        f"the variant {variant.name} of {artifact.path} needs a processor with {wanted}, and this one "
+        f"the variant {variant.name} of {artifact.path} needs a processor with {groups}, and this one "
         f"({machine.processor}) has none of them: {advice}"
     )

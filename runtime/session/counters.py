@@ -1,27 +1,27 @@
-"""What a session counts by device. Whoever shows it decides on labels and format."""
+"""Counters of a session and metrics of its devices, for whoever labels and formats them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
-__all__ = ["Counters", "DeviceMetric", "session_counters"]
+__all__ = ["Counters", "DeviceMetric"]
 
-#: By name, what it is, and how to read it.
+#: By name, a description and a function that reads the value.
 Counters = Mapping[str, tuple[str, Callable[[], float]]]
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceMetric:
-    """One value of one device, read when somebody asks.
+    """One value of one device, read when it is asked for.
 
     Attributes:
         name: as Prometheus writes it, a total with its suffix.
-        text: what it is.
-        device: whose.
-        value: reads it.
-        kind: how values of one device that come from several models belong together: a `total` counts and is added, an
+        text: description.
+        device: name of the device.
+        value: reads the value.
+        kind: how values of one device that come from several models are joined: a `total` counts and is added, an
             `amount` is added, of a `share` the mean is taken.
     """
 
@@ -30,13 +30,3 @@ class DeviceMetric:
     device: str
     value: Callable[[], float]
     kind: Literal["total", "amount", "share"]
-
-
-@runtime_checkable
-class _Counting(Protocol):
-    def counters(self) -> Counters: ...
-
-
-def session_counters(session: object) -> Counters:
-    """What a session counts by itself; nothing of one that counts nothing."""
-    return session.counters() if isinstance(session, _Counting) else {}

@@ -37,7 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact.manifest import FeedRules, TensorInfo
-from ..encodings import Encodings, counting
+from ..batch import Batch
+from ..encodings import counting
 from ..errors import InputError
 
 __all__ = ["POSITION_TABLE", "WORD_TABLE", "Feeds", "make_feeds", "pack"]
@@ -63,7 +64,7 @@ _POOLING: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
 def make_feeds(
     inputs: tuple[TensorInfo, ...],
     rules: FeedRules,
-    batch: Encodings,
+    batch: Batch,
     tables: Mapping[str, Array] = MappingProxyType({}),
 ) -> dict[str, Array]:
     """Makes every input of a graph.
@@ -86,7 +87,7 @@ def make_feeds(
     return arrays
 
 
-def pack(values: Array, batch: Encodings) -> Array:
+def pack(values: Array, batch: Batch) -> Array:
     """Values of a batch's tokens without padding.
 
     Args:
@@ -117,7 +118,7 @@ class Feeds:
         self,
         inputs: tuple[TensorInfo, ...],
         rules: FeedRules,
-        batch: Encodings,
+        batch: Batch,
         tables: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
         """
@@ -209,7 +210,7 @@ class Feeds:
     def _make(self, name: str, rank: int) -> Array:
         """Any other input; `rank` tells a packed one from a rectangle."""
         if name in self._rules.tables:
-            index = self._unpack(self._batch.ids if name == WORD_TABLE else self._position_ids())
+            index = self._unpack(self._packed("input_ids") if name == WORD_TABLE else self._position_ids())
             return np.asarray(self._tables[name][index])
         if name in ("input_ids", "token_type_ids", "position_ids", "positions"):
             packed = self._packed(name)
@@ -227,10 +228,8 @@ class Feeds:
         raise KeyError(name)
 
     def _packed(self, name: str) -> Array:
-        if name == "token_type_ids":
-            return self._batch.types
-        if name == "input_ids":
-            return self._batch.ids
+        if name in ("input_ids", "token_type_ids"):
+            return self._batch.tensors((name,))[name]
         return self._position_ids() if name == "position_ids" else self._positions
 
     def _attended(self) -> Array:
@@ -238,7 +237,7 @@ class Feeds:
         tail = self._rules.unseen_tail
         if tail is None:
             return self._valid
-        is_other = self._unpack(self._batch.ids != tail)
+        is_other = self._unpack(self._packed("input_ids") != tail)
         last = np.where(is_other, self._steps, 0).max(axis=1, keepdims=True)
         attended: Array = self._valid & (self._steps <= last)
         return attended
@@ -248,7 +247,7 @@ class Feeds:
         padding = self._rules.padding_id
         if padding is None:
             return self._positions
-        counts = self._batch.ids != padding
+        counts = self._packed("input_ids") != padding
         before = np.concatenate([[0], np.cumsum(counts)])
         nth = before[1:] - np.repeat(before[self._batch.offsets[:-1]], self._batch.lengths)
         return np.asarray(nth * counts + padding)

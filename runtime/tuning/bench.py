@@ -18,7 +18,8 @@ from ..canary import CanaryResult, read_canary
 from ..encodings import Encodings
 from ..errors import FletcherError
 from ..machine.machine import Machine
-from .choice import NOT_MEASURED, Layout, Measurement
+from ..providers.worker_layout import WorkerLayout
+from .measurement import NOT_MEASURED, Measurement
 from .trial import Trial, latencies, ragged_sample, short_text
 
 __all__ = ["COPIES", "LayoutBench", "Report"]
@@ -97,7 +98,7 @@ class LayoutBench:
 
         return sorted(providers, key=promise)
 
-    def try_layout(self, layout: Layout, *, sharers: int) -> None:
+    def try_layout(self, layout: WorkerLayout, *, sharers: int) -> None:
         """Measures a layout, if there is time to open it.
 
         Args:
@@ -152,7 +153,7 @@ class LayoutBench:
         speed = best.tokens_per_s or 0.0
         for times in budgets:
             budget = int(best.layout.token_budget * times)
-            layout = Layout(*_shape(best.layout), budget)
+            layout = WorkerLayout(*_shape(best.layout), budget)
             if sample is None or sample.num_tokens < budget * layout.workers or time.monotonic() > self._deadline:
                 return
             self._run(trial, layout, (best.latency_ms or 0.0) / 1000, self._deadline)
@@ -175,7 +176,7 @@ class LayoutBench:
         tokens = self._canary.encodings.num_tokens
         return time.monotonic() + latency * tokens / self._short.num_tokens / trial.layout.workers < self._deadline
 
-    def _run(self, trial: Trial, layout: Layout, latency: float, ends: float) -> None:
+    def _run(self, trial: Trial, layout: WorkerLayout, latency: float, ends: float) -> None:
         """Measures a candidate that is open, and keeps the result."""
         started = time.monotonic()
         if layout.provider not in self._accuracy:
@@ -231,7 +232,7 @@ class LayoutBench:
             return median, 0.0 if self._keeps_yardstick else spread
         return median * self._yardstick_seconds, spread
 
-    def _leave_out(self, layout: Layout) -> None:
+    def _leave_out(self, layout: WorkerLayout) -> None:
         """There was no time: said once for a provider, since it might have been the fastest.
 
         Where not even the default could be timed, nothing that follows is: it would be compared with nothing.
@@ -243,5 +244,5 @@ class LayoutBench:
             self.tell(Measurement(layout=layout, problem=problem))
 
 
-def _shape(layout: Layout) -> tuple[str, int, int]:
+def _shape(layout: WorkerLayout) -> tuple[str, int, int]:
     return layout.provider, layout.workers, layout.threads

@@ -1,37 +1,16 @@
-"""Which provider, how many workers, which batches: measurements, the choice that follows from them, and its memory."""
+"""Choosing a provider, a number of workers and a batch size from measurements."""
 
 from __future__ import annotations
 
-import logging
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
-from fletcher.model_zoo.sources.cache import cache_folder
-
 from ..errors import ProviderError
-from ..providers.registry import PROVIDERS
+from ..providers.worker_layout import WorkerLayout
+from .measurement import NOT_MEASURED, Measurement, accuracy_of, within
 
-__all__ = [
-    "NOT_MEASURED",
-    "Choice",
-    "Layout",
-    "Measurement",
-    "accuracy_of",
-    "choose",
-    "forget",
-    "recall",
-    "remember",
-    "within",
-]
-
-logger = logging.getLogger("fletcher.runtime.tuning.choice")
-
-#: Of what is remembered; raised when measuring changes its meaning.
-MEASURING = 3
+__all__ = ["Choice", "choose"]
 
 #: How much faster a candidate must be to be taken before an earlier one, or more where the rounds spread more: less is noise
 #: on a shared machine.
@@ -42,55 +21,6 @@ SOONER = 1.15
 
 #: What a bound would buy is told down to this cosine; below it the vectors are another model's.
 WORTH_TELLING = 0.99
-
-#: How the problem begins of what there was no time for.
-NOT_MEASURED = "not measured"
-
-#: A damaged file must not ask for zero workers.
-Count = Annotated[int, msgspec.Meta(ge=1)]
-
-
-class Layout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A way to run a graph.
-
-    Attributes:
-        provider: a name of `providers.PROVIDERS`.
-        workers: batches computed at once.
-        threads: processor threads of each.
-        token_budget: tokens that a batch should hold.
-    """
-
-    provider: str
-    workers: Count
-    threads: Count
-    token_budget: Count
-
-
-class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a layout did on this machine.
-
-    Attributes:
-        layout: which.
-        latency_ms: of one short text, milliseconds; the lower quartile of some runs.
-        tokens_per_s: of ragged texts, all workers together.
-        texts_per_s: the same in texts.
-        min_cosine: of its canary's vectors against the reference, the worst.
-        max_abs: their largest absolute difference.
-        noise: how far the rounds spread, relative to their median.
-        problem: why it cannot be used; the figures are then missing.
-        failed: whether the problem is that it did not run, which another time it may; a package that is missing, or too
-            little time to measure it, is no failure.
-    """
-
-    layout: Layout
-    latency_ms: float | None = None
-    tokens_per_s: float | None = None
-    texts_per_s: float | None = None
-    min_cosine: float | None = None
-    max_abs: float | None = None
-    noise: float = 0.0
-    problem: str | None = None
-    failed: bool = False
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,9 +33,9 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             None where the chosen one is as quick.
     """
 
-    layout: Layout
+    layout: WorkerLayout
     reason: str
-    alone: Layout | None = None
+    alone: WorkerLayout | None = None
 
 
 def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: float | None = None) -> Choice:
@@ -194,66 +124,5 @@ def _cosine(found: Measurement) -> float:
     return -1.0 if found.min_cosine is None else found.min_cosine
 
 
-def within(found: Measurement, min_cosine: float, max_abs: float | None) -> bool:
-    """Whether a measurement's canary is near enough to the reference; one without a canary is not said to be off."""
-    if found.min_cosine is None:
-        return True
-    return found.min_cosine >= min_cosine and (max_abs is None or (found.max_abs or 0.0) <= max_abs)
-
-
-def accuracy_of(found: Measurement) -> str:
-    """A measurement's canary for people."""
-    return f"cosine {found.min_cosine:.6f}" + ("" if found.max_abs is None else f", max abs {found.max_abs:.1e}")
-
-
-def _name(layout: Layout) -> str:
+def _name(layout: WorkerLayout) -> str:
     return f"{layout.provider}, {layout.workers} x {layout.threads} threads, batches of {layout.token_budget} tokens,"
-
-
-def recall(machine: str, digest: str, variant: str) -> list[Measurement] | None:
-    """The measurements of an artifact on a machine, or None if there are none that can be used."""
-    file = _file(machine, digest, variant)
-    try:
-        found = msgspec.json.decode(file.read_bytes(), type=list[Measurement])
-    except FileNotFoundError:
-        return None
-    except (OSError, msgspec.DecodeError) as error:
-        logger.info("measurements not read", extra={"fields": {"reason": str(error)}})
-        return None
-    if not found or not {one.layout.provider for one in found} <= set(PROVIDERS):
-        logger.info("measurements not read", extra={"fields": {"reason": f"{file} names no provider of this version"}})
-        return None
-    return found
-
-
-def remember(machine: str, digest: str, variant: str, measurements: Sequence[Measurement]) -> None:
-    """Keeps measurements for the next load; a cache that cannot be written is no reason to fail.
-
-    Where something failed to run, nothing is kept: what was in its way may be gone at the next load.
-    """
-    if any(found.failed for found in measurements):
-        return
-    file = _file(machine, digest, variant)
-    temporary = None
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
-            temporary = Path(stream.name)
-            stream.write(msgspec.json.format(msgspec.json.encode(list(measurements))))
-        temporary.replace(file)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        logger.info("measurements not kept", extra={"fields": {"reason": str(error)}})
-
-
-def forget(machine: str, digest: str, variant: str) -> None:
-    """Drops what is remembered; where that cannot be done, it is logged."""
-    try:
-        _file(machine, digest, variant).unlink(missing_ok=True)
-    except OSError as error:
-        logger.info("measurements not dropped", extra={"fields": {"reason": str(error)}})
-
-
-def _file(machine: str, digest: str, variant: str) -> Path:
-    return cache_folder(None) / "devices" / f"{machine}-{digest[:16]}-{variant}.{MEASURING}.json"

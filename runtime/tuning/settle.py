@@ -19,10 +19,13 @@ from ..artifact.manifest import Variant
 from ..errors import ProviderError
 from ..machine.machine import this_machine
 from ..memory.budget import resident
-from ..providers.registry import AUTO, PROVIDERS, candidates, check_provider, too_old
+from ..providers.needs import too_old
+from ..providers.selection import AUTO, candidates, check_provider, find_provider
+from ..providers.worker_layout import WorkerLayout
 from .bench import COPIES, LayoutBench, Report
-from .choice import Choice, Layout, Measurement, accuracy_of, choose, recall, remember, within
-from .layouts import default_layout, is_possible, layouts_of, measuring_key
+from .choice import Choice, choose
+from .history import measuring_key, recall, remember
+from .measurement import Measurement, accuracy_of, within
 
 __all__ = ["DEVICES_SECONDS", "LOAD_SECONDS", "measure", "settle"]
 
@@ -80,8 +83,9 @@ def settle(
             "load a cpu variant"
         )
     preferred = next((candidate for candidate, problem in usable if problem is None), usable[0][0])
-    default = default_layout(preferred.name if provider == AUTO else provider)
-    default = Layout(provider, workers or default.workers, 1, token_budget or default.token_budget)
+    chosen = preferred if provider == AUTO else find_provider(provider)
+    default = chosen.default_layout(machine)
+    default = WorkerLayout(provider, workers or default.workers, 1, token_budget or default.token_budget)
     if provider != AUTO:
         return Choice(default, f"{provider} was asked for")
     for candidate, problem in usable:
@@ -89,7 +93,7 @@ def settle(
             level = logging.WARNING if too_old(candidate) else logging.INFO
             logger.log(level, "provider skipped", extra={"fields": {"provider": candidate.name, "reason": problem}})
     known = recall(measuring_key(), artifact.digest, variant.name)
-    if known is None and preferred.on_gpu:
+    if known is None and not preferred.tuning.at_load:
         layout = msgspec.structs.replace(default, provider=preferred.name)
         return Choice(layout, f"{layout.provider} runs this variant; fletcher-serve devices DIR measures its batches")
     if known is None:
@@ -103,7 +107,7 @@ def settle(
         found.failed or (found.tokens_per_s and within(found, tolerance.min_cosine, tolerance.max_abs))
         for found in known
     ):
-        layout = Layout(first, default.workers, 1, default.token_budget)
+        layout = WorkerLayout(first, default.workers, 1, default.token_budget)
         if any(found.tokens_per_s for found in known):  # the load's own canary check says what is wrong
             return Choice(layout, f"{first} is the default; nothing here is as exact as it was asked for")
         return Choice(
@@ -112,7 +116,7 @@ def settle(
     # So many workers have one thread each: what several threads of one would gain says nothing of them.
     comparable = [found for found in known if workers is None or found.layout.threads == 1]
     choice = choose(comparable, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
-    layout = Layout(
+    layout = WorkerLayout(
         choice.layout.provider,
         workers or choice.layout.workers,
         1 if workers else choice.layout.threads,
@@ -136,7 +140,7 @@ def _faults(measurements: Sequence[Measurement], variant: Variant) -> dict[str, 
     tolerance = variant.tolerance
     for found in measurements:
         name = found.layout.provider
-        exact = PROVIDERS[name].precision in (None, variant.precision)
+        exact = find_provider(name).precision in (None, variant.precision)
         if found.failed:
             faults[name] = str(found.problem)
         elif exact and not within(found, tolerance.min_cosine, tolerance.max_abs):
@@ -176,28 +180,25 @@ def measure(
         check_provider(name)
     machine = this_machine()
     usable = [
-        (provider.name, problem)
+        (provider, problem)
         for provider, problem in candidates(variant, machine)
         if providers is None or provider.name in providers
     ]
     with LayoutBench(artifact, variant, machine, seconds, report) as bench:
-        for name, problem in usable:
+        layouts = {provider.name: provider.layouts(machine) for provider, _ in usable}
+        for provider, problem in usable:
             if problem is not None:
-                bench.tell(Measurement(layout=default_layout(name), problem=problem))
-        ready = [name for name, problem in usable if problem is None]
+                bench.tell(Measurement(layout=layouts[provider.name][0], problem=problem))
+        ready = [provider.name for provider, problem in usable if problem is None]
         for index, name in enumerate(ready):
-            sharers = len(ready) - index + len(layouts_of(machine, name)[1:2])
-            bench.try_layout(default_layout(name), sharers=sharers)
+            sharers = len(ready) - index + len(layouts[name][1:2])
+            bench.try_layout(layouts[name][0], sharers=sharers)
         ready = [name for name in ready if bench.best(name) is not None]
-        layouts = {
-            name: [Layout(name, *shape, default_layout(name).token_budget) for shape in layouts_of(machine, name)]
-            for name in ready
-        }
         rest = [
             layout
             for row in itertools.zip_longest(*(layouts[name][1:] for name in ready))
             for layout in row
-            if layout is not None and is_possible(layout.provider, layout.workers, layout.threads)
+            if layout is not None
         ]
         # What a batch that runs alone may take, of the provider that leads: a load has time for this one.
         first = [layouts[name][-1] for name in bench.by_promise(ready)[:1]]

@@ -14,12 +14,11 @@ from ..artifact.folder import Artifact
 from ..artifact.manifest import Variant
 from ..canary import Canary, CanaryResult
 from ..encodings import Encodings
-from ..fleet.fleet import devices_of
 from ..machine.affinity import pinning
 from ..machine.machine import Machine
-from ..session.session import open_session
+from ..providers.opening import open_session
+from ..providers.worker_layout import WorkerLayout
 from ..workers.pool import Workers
-from .choice import Layout
 
 __all__ = ["Trial", "cut_rows", "latencies", "ragged_sample", "short_text"]
 
@@ -37,7 +36,7 @@ QUARTILE = 0.25
 class Trial:
     """A session and its threads, as an encoder would have them. A context manager that closes them."""
 
-    def __init__(self, artifact: Artifact, variant: Variant, layout: Layout, machine: Machine) -> None:
+    def __init__(self, artifact: Artifact, variant: Variant, layout: WorkerLayout, machine: Machine) -> None:
         """
         Args:
             artifact: the artifact.
@@ -60,7 +59,6 @@ class Trial:
             name=variant.name,
             count=layout.workers,
             token_budget=layout.token_budget,
-            devices=devices_of(self._session),
             initializer=pinning(layout.workers, machine),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..memory.budget import MemoryShape
+from ..artifact.memory_shape import MemoryShape
 
 __all__ = ["chunk_places", "plan_batches"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..artifact.manifest import TOKEN_OUTPUTS, TensorInfo
-from ..encodings import Encodings
+from ..batch import Batch
 from ..errors import ProviderError
 from ..memory.budget import MemoryBudget
 from ..session.session import Session
@@ -70,7 +70,6 @@ class Workers:
         token_budget: int,
         budget: MemoryBudget | None = None,
         alone: Session | None = None,
-        devices: int = 1,
         initializer: Callable[[], None] | None = None,
     ) -> None:
         """
@@ -83,7 +82,6 @@ class Workers:
             budget: what batches may need; None is no bound.
             alone: computes a call's only batch while no other is under way, on more threads; it is closed with the workers.
                 None leaves it to `session`.
-            devices: that the session has; the batches of a call are planned so that they finish together.
             initializer: called by each thread before its first batch.
         """
         self.session = session
@@ -95,13 +93,12 @@ class Workers:
         self._first = outputs[0].name
         self._budget = budget
         self.alone = alone
-        self._devices = devices
         self._running = 0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="fletcher-compute", initializer=initializer)
         self._closed = False
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Computes one batch on the calling thread, without the GIL.
 
         A batch that `plan_batches` would not have formed (more tokens than the budget, or lengths so uneven that attention
@@ -125,15 +122,15 @@ class Workers:
             values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output)
         return values
 
-    def compute(self, encodings: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def compute(self, encodings: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Computes any number of texts on all workers, in the order given; returns as `run` does."""
-        batches = self._plan(encodings, self._devices)
+        batches = self._plan(encodings, self.session.devices)
         if len(batches) == 1:  # nothing to share out: another thread would only cost its waking
             return self._run_one(encodings, output)
         return self._start(encodings, batches, output).result()
 
     def start(
-        self, encodings: Encodings, output: str | None = None, into: NDArray[Any] | None = None, *, more: bool = False
+        self, encodings: Batch, output: str | None = None, into: NDArray[Any] | None = None, *, more: bool = False
     ) -> Computation:
         """Hands texts to the workers and returns at once.
 
@@ -146,14 +143,14 @@ class Workers:
         Raises:
             ProviderError: the workers were closed.
         """
-        return self._start(encodings, self._plan(encodings, 1 if more else self._devices), output, into)
+        return self._start(encodings, self._plan(encodings, 1 if more else self.session.devices), output, into)
 
     def room(self, rows: int, output: str | None = None) -> NDArray[Any]:
         """Room for so many rows of an output."""
         name = output or self._first
         return np.empty((rows, self._widths[name]), self._dtypes[name])
 
-    def by_session(self, encodings: Encodings, output: str | None = None) -> Iterator[NDArray[np.float32]]:
+    def by_session(self, encodings: Batch, output: str | None = None) -> Iterator[NDArray[np.float32]]:
         """What each session makes of texts, one after the other: for checks. Each is as `compute` returns."""
         yield self.start(encodings, output).result()
         if self.alone is not None:
@@ -173,7 +170,7 @@ class Workers:
 
     def _start(
         self,
-        encodings: Encodings,
+        encodings: Batch,
         batches: Sequence[NDArray[np.int64]],
         output: str | None,
         into: NDArray[Any] | None = None,
@@ -190,16 +187,16 @@ class Workers:
         except RuntimeError as error:  # what a pool that was shut down raises
             raise self._is_closed() from error
 
-    def _plan(self, encodings: Encodings, finishing: int = 1) -> list[NDArray[np.int64]]:
+    def _plan(self, encodings: Batch, finishing: int = 1) -> list[NDArray[np.int64]]:
         shape, limit = (None, None) if self._budget is None else (self._budget.shape, self._budget.batch)
         return plan_batches(encodings.lengths, self.token_budget, shape, limit, finishing=finishing)
 
-    def _run_one(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+    def _run_one(self, batch: Batch, output: str | None) -> NDArray[np.float32]:
         with self._counted() as first:
             session = self.alone if first and self.alone is not None else self.session
             return self._run_on(session, batch, output)
 
-    def _run_on(self, session: Session, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+    def _run_on(self, session: Session, batch: Batch, output: str | None) -> NDArray[np.float32]:
         if self._closed:
             raise self._is_closed()
         if self._budget is None:
@@ -230,12 +227,12 @@ class Workers:
     def _is_closed(self) -> ProviderError:
         return ProviderError(f"the encoder of {self._name} was closed: load the artifact again")
 
-    def _empty(self, encodings: Encodings, output: str | None) -> NDArray[np.float32]:
+    def _empty(self, encodings: Batch, output: str | None) -> NDArray[np.float32]:
         """Room for what the graph gives of these texts."""
         name = output or self._first
         return self.room(encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings), name)
 
-    def _places(self, encodings: Encodings, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
+    def _places(self, encodings: Batch, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
         """Where in that room the rows' results belong."""
         return encodings.token_index(rows) if (output or self._first) in TOKEN_OUTPUTS else rows
 

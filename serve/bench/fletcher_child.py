@@ -8,13 +8,15 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fletcher
-from fletcher.runtime import Encoder, Encodings
+from fletcher.runtime import Encoder
+from fletcher.runtime.batch import Batch
+from fletcher.runtime.session.session import Session
 from fletcher.runtime.tasks.task import Task
 
 from .child import serve
@@ -51,7 +53,7 @@ class Clock:
             self._running += 1
         return now
 
-    def end(self, began: float, threads: int, batch: Encodings) -> None:
+    def end(self, began: float, threads: int, batch: Batch) -> None:
         """It ended."""
         now = time.perf_counter()
         with self._lock:
@@ -63,16 +65,16 @@ class Clock:
             self.cells += len(batch) * int(batch.lengths.max())
 
 
-class Timed:
+class Timed(Session):
     """A session whose runs a clock counts."""
 
-    def __init__(self, session: Any, clock: Clock, threads: int) -> None:
+    def __init__(self, session: Session, clock: Clock, threads: int) -> None:
         self.provider = session.provider
         self._session = session
         self._clock = clock
         self._threads = threads
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Runs the session's."""
         began = self._clock.begin()
         try:
@@ -84,12 +86,6 @@ class Timed:
     def close(self) -> None:
         """Closes the session's."""
         self._session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class OutputClock:

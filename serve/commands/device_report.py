@@ -12,11 +12,13 @@ from fletcher.runtime import Artifact
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.machine.gpus import this_gpus
 from fletcher.runtime.machine.machine import Machine, this_machine
-from fletcher.runtime.providers.registry import AUTO, PROVIDERS, choose_variant, missing
+from fletcher.runtime.providers.needs import missing
+from fletcher.runtime.providers.selection import AUTO, all_providers, choose_variant
 from fletcher.runtime.tokenizing.nanotoken import PACKAGE, fast_version, package_problem
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
-from fletcher.runtime.tuning.choice import Choice, Measurement, choose, forget, remember
-from fletcher.runtime.tuning.layouts import measuring_key
+from fletcher.runtime.tuning.choice import Choice, choose
+from fletcher.runtime.tuning.history import forget, measuring_key, remember
+from fletcher.runtime.tuning.measurement import Measurement
 from fletcher.runtime.tuning.settle import measure
 
 __all__ = ["Devices", "GpuState", "ProviderState", "describe_machine", "lines", "measure_artifact", "table"]
@@ -193,11 +195,9 @@ def table(devices: Devices) -> Table:
 
 
 def _describe(machine: Machine, tokenizer: str, tokenizer_problem: str | None) -> Devices:
-    problems = {name: missing(provider, machine) for name, provider in PROVIDERS.items()}
+    problems = {provider.name: missing(provider, machine) for provider in all_providers()}
     system = this_gpus()
-    gpus = [
-        GpuState(f"cuda:{gpu.index}", gpu.name, gpu.memory, ".".join(map(str, gpu.capability))) for gpu in system.gpus
-    ]
+    gpus = [GpuState(gpu.device_name, gpu.name, gpu.memory, ".".join(map(str, gpu.capability))) for gpu in system.gpus]
     return Devices(
         gpus=gpus,
         gpu_problem=system.problem,

@@ -12,7 +12,7 @@ import msgspec
 
 from fletcher.runtime.errors import FletcherError
 from fletcher.runtime.memory.budget import parse_size, request_bytes
-from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.providers.opening import FALLBACK
 
 from ..engine.backend import Backend
 from ..engine.engine import Engine
@@ -69,8 +69,8 @@ class Version:
         if self.spec.memory_limit is not None:
             engine.bound_memory(request_bytes(parse_size(self.spec.memory_limit)))
         # What the provider fails at runs once more on the processor, where that was allowed.
-        if self.spec.allow_fallback and encoder.provider != MlasSession.provider:
-            engine.device.spare = partial(self._load, msgspec.structs.replace(self.spec, provider="mlas"))
+        if self.spec.allow_fallback and encoder.provider_name != FALLBACK:
+            engine.device.spare = partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK))
         return engine
 
     @property

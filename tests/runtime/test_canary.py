@@ -9,9 +9,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fletcher.model_zoo.card import Accuracy
+from fletcher.runtime.batch import Batch
 from fletcher.runtime.canary import Canary, check_vectors, read_canary, require_session, write_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, CanaryError
+from fletcher.runtime.session.session import Session
 
 TEXTS = ("", "a\x00b", "日本 \U0001f600")
 UNIT = np.eye(3, 4, dtype=np.float32)
@@ -87,7 +89,7 @@ def test_a_reference_that_is_no_number_passes_nothing() -> None:
     assert not check_vectors(UNIT, broken, min_cosine=0.9, max_abs=None).passed
 
 
-class Fixed:
+class Fixed(Session):
     """A session that gives the same vectors whatever it is asked."""
 
     provider = "fixed"
@@ -95,16 +97,11 @@ class Fixed:
     def __init__(self, vectors: np.typing.NDArray[np.float32]) -> None:
         self.vectors = vectors
 
-    def run(self, batch: Encodings, output: str | None = None) -> np.typing.NDArray[np.float32]:
-        assert batch.ids.tolist() == [1, 1, 2, 3]
+    def run(self, batch: Batch, output: str | None = None) -> np.typing.NDArray[np.float32]:
+        assert batch.tensors(["input_ids"])["input_ids"].tolist() == [1, 1, 2, 3]
         return self.vectors
 
     def close(self) -> None: ...
-
-    def __enter__(self) -> Fixed:
-        return self
-
-    def __exit__(self, *told: object) -> None: ...
 
 
 def test_a_session_alone_must_give_the_canarys_vectors() -> None:

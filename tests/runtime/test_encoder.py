@@ -22,10 +22,12 @@ from fletcher import Encoder
 from fletcher.convert.texts import EDGES, SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.batch import Batch
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.loading import Loaded
+from fletcher.runtime.session.session import Session
 from fletcher.runtime.workers.pool import Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
@@ -185,7 +187,7 @@ def _with_card(encoder: Encoder, artifact: Path, **changes: Any) -> Encoder:
 def _joined(encoder: Encoder, session: Any, token_budget: int, artifact: Artifact | None = None) -> Encoder:
     """An encoder of one worker on a session, with another's tokenizer."""
     workers = Workers(session, encoder.variant.outputs, name="test", count=1, token_budget=token_budget)
-    loaded = Loaded(encoder.variant, encoder.tokenizer, workers, None, "", encoder.tolerance)
+    loaded = Loaded(encoder.variant, encoder.provider_name, encoder.tokenizer, workers, None, "", encoder.tolerance)
     return Encoder(artifact or encoder.artifact, loaded)
 
 
@@ -255,7 +257,7 @@ def test_a_stream_passes_the_error_of_its_chunks_on_and_leaves_no_thread(tiny: E
     assert _alive("fletcher-read") == before
 
 
-class _SlowSession:
+class _SlowSession(Session):
     """Counts runs, each of which waits for a permit."""
 
     provider = "slow"
@@ -264,7 +266,7 @@ class _SlowSession:
         self.permits = threading.Semaphore(0)
         self.begun = 0
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         self.begun += 1
         self.permits.acquire()
         return np.ones((len(batch), 32), np.float32)

@@ -13,7 +13,8 @@ from fletcher.convert.texts import SENTENCES
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
-from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.providers.opening import open_session
+from fletcher.runtime.session.session import Session
 
 TOLERANCE = 1e-6
 

@@ -92,6 +92,7 @@ class FakeEncoder:
         self.artifact = Digest()
         self.variant = Named()
         self.provider = "by hand"
+        self.provider_name = "fake"
         self.reason = "there is no other"
         self.has_token_states = False
         self.fallback: str | None = None

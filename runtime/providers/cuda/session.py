@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...artifact.folder import Artifact
 from ...artifact.manifest import TOKEN_OUTPUTS, Variant
+from ...batch import Batch
 from ...encodings import Encodings
 from ...errors import DeviceMemoryError, ProviderError
 from ...machine.cuda_driver import CudaDriver, Stream, load_driver
 from ...machine.gpus import SLOTS, Gpu
+from ...session.counters import Counters
 from ...session.feeds import Feeds
+from ...session.session import Session
 from .buffers import CudaBuffers, Place, lay_out
 from .graphs import RUNGS, CudaGraphs
 from .ort import open_inference_session, provider_options, translate
@@ -33,7 +35,7 @@ logger = logging.getLogger("fletcher.runtime.providers.cuda.session")
 GRAPHS_SHARE = 0.1
 
 
-class CudaSession:
+class CudaSession(Session):
     """A packed graph on one GPU. Safe to use from several threads; `SLOTS` of them are served at once.
 
     Attributes:
@@ -88,7 +90,7 @@ class CudaSession:
             self.close()
             raise
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[Any]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
         """Computes one batch on the calling thread, without the GIL; see `Session.run`.
 
         Raises:
@@ -102,7 +104,7 @@ class CudaSession:
         info = self._variant.outputs[0] if output is None else self._outputs.get(output)
         if info is None:
             raise ProviderError(f"the graph has no output {output!r} but {', '.join(self._outputs)}: convert it again")
-        if self.graphs is not None and info is self._variant.outputs[0]:
+        if self.graphs is not None and info is self._variant.outputs[0] and isinstance(batch, Encodings):
             values = self.graphs.run(batch)
             if values is not None:
                 return values
@@ -112,12 +114,12 @@ class CudaSession:
         with self._slot() as slot:
             return slot.run(session, feeds, place, batch)
 
-    def is_held(self, batch: Encodings, output: str | None = None) -> bool:
+    def is_held(self, batch: Batch, output: str | None = None) -> bool:
         """Whether a batch has a captured shape, whose memory was taken at load."""
         first = output is None or output == self._variant.outputs[0].name
-        return first and self.graphs is not None and self.graphs.fits(batch)
+        return first and self.graphs is not None and isinstance(batch, Encodings) and self.graphs.fits(batch)
 
-    def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+    def counters(self) -> Counters:
         """What it counts by itself, for whoever shows it."""
         graphs = self.graphs
         if graphs is None:
@@ -136,14 +138,6 @@ class CudaSession:
         for _ in self._open:
             self._slots.get().close()
         self._open = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _slot(self) -> Iterator[_Slot]:
@@ -188,7 +182,7 @@ class _Slot:
         self._buffers = CudaBuffers(driver, index, self._stream)
         self._index = index
 
-    def run(self, session: Any, feeds: Feeds, output: Place, batch: Encodings) -> NDArray[Any]:
+    def run(self, session: Any, feeds: Feeds, output: Place, batch: Batch) -> NDArray[Any]:
         """Copies, computes, copies back."""
         places = lay_out(feeds.shapes)
         host, device = self._buffers.inputs.reserve(places[-1].end)

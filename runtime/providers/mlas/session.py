@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...encodings import Encodings
+from ...batch import Batch
 from ...errors import ArtifactError, MissingPackageError, ProviderError
-from ..registry import version_numbers
-from .token_inputs import token_inputs
+from ...session.session import Session
+from ...versions import version_numbers
 
 __all__ = ["MlasSession"]
 
@@ -27,7 +26,7 @@ SPIN_MICROSECONDS = 100
 BOUNDED_SPINNING = (1, 26)
 
 
-class MlasSession:
+class MlasSession(Session):
     """A packed CPU graph: token ids without padding in, vectors or what else its head gives out.
 
     One session serves several threads: ONNX Runtime runs a session with one intra-op thread on the thread that calls it, so
@@ -58,7 +57,7 @@ class MlasSession:
         # instead of 13 (benchmarks/memory), at the same speed.
         options.enable_mem_pattern = False
         options.log_severity_level = 3  # warnings speak of the optimizer's inner life; errors raise
-        # Idle threads that spin slow every other session and the tokenizer down (facts: 4x with 27 sessions).
+        # Idle threads that spin slow every other session and the tokenizer down.
         spins = threads > 1 and version_numbers(onnxruntime.__version__) >= BOUNDED_SPINNING
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spins)))
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
@@ -72,7 +71,7 @@ class MlasSession:
         self._inputs = tuple(info.name for info in self._session.get_inputs())
         self._outputs = tuple(info.name for info in self._session.get_outputs())
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Computes one batch on the calling thread, without the GIL; see `Session.run`.
 
         Raises:
@@ -85,7 +84,7 @@ class MlasSession:
         if name not in self._outputs:
             raise ProviderError(f"the graph has no output {name!r} but {', '.join(self._outputs)}: convert it again")
         try:
-            values: NDArray[np.float32] = session.run([name], token_inputs(self._inputs, batch))[0]
+            values: NDArray[np.float32] = session.run([name], batch.tensors(self._inputs))[0]
         except Exception as error:  # ONNX Runtime's errors have no base of their own
             raise ProviderError(
                 f"ONNX Runtime cannot compute a batch of {len(batch)} texts and {batch.num_tokens} tokens: {error}"
@@ -95,11 +94,3 @@ class MlasSession:
     def close(self) -> None:
         """Gives the memory back."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

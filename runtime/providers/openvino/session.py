@@ -7,17 +7,16 @@ import queue
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...encodings import Encodings
+from ...batch import Batch
 from ...errors import MissingPackageError, ProviderError
-from ..mlas.token_inputs import token_inputs
+from ...session.session import Session
 
-__all__ = ["OpenVinoSession"]
+__all__ = ["OpenVinoSession", "title_of"]
 
 #: Compiled kernels that OpenVINO and its oneDNN keep, one for each shape that came. Their defaults, 5,000 and 1,024, took
 #: 2.8 GB over 3,000 random batches of a model of bert-tiny's dimensions. With 100 shapes it held 206 MB after 500 batches and
@@ -32,7 +31,12 @@ _IMPORTING = threading.Lock()
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 
 
-class OpenVinoSession:
+def title_of(precision: str) -> str:
+    """Return the title of the plug-in in a precision, `fp32` or `bf16`."""
+    return f"OpenVINO CPU {PRECISIONS[precision]}"
+
+
+class OpenVinoSession(Session):
     """A graph on OpenVINO's CPU plug-in. Safe to run from several threads at once; a context manager.
 
     Attributes:
@@ -77,14 +81,14 @@ class OpenVinoSession:
         devices = compiled.get_property("EXECUTION_DEVICES")
         if found != wanted or devices != ["CPU"]:
             raise ProviderError(f"{graph} was to run on OpenVINO's CPU in {wanted}, and runs on {devices} in {found}")
-        self.provider = f"OpenVINO CPU {found}"
+        self.provider = title_of(precision)
         self._inputs = tuple(port.any_name for port in model.inputs)
         self._outputs = {port.any_name: index for index, port in enumerate(model.outputs)}
         self._requests: queue.SimpleQueue[Any] | None = queue.SimpleQueue()
         for _ in range(workers):
             self._requests.put(compiled.create_infer_request())
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Computes one batch, without the GIL; see `Session.run`.
 
         Raises:
@@ -99,7 +103,7 @@ class OpenVinoSession:
             )
         request = requests.get()
         try:
-            request.infer(token_inputs(self._inputs, batch), share_inputs=True)
+            request.infer(batch.tensors(self._inputs), share_inputs=True)
             # A copy: the next run of this request writes into the same memory.
             return np.array(request.get_output_tensor(self._outputs[output] if output else 0).data, np.float32)
         except Exception as error:
@@ -113,14 +117,6 @@ class OpenVinoSession:
     def close(self) -> None:
         """Gives the memory back once the runs under way have ended."""
         self._requests = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _import_quietly() -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...artifact.manifest import Profile, Variant
-from ...encodings import Encodings
+from ...batch import Batch
 from ...errors import ArtifactError, InputError
 
 __all__ = ["LONGEST", "TEXTS", "Limit", "Part", "limits_of", "sides_of", "split"]
@@ -74,7 +74,7 @@ def sides_of(variant: Variant, profile: Profile) -> tuple[Mapping[str, tuple[int
     return tuple({name: side[name] for name in free} for side in (profile.min, profile.opt, profile.max))
 
 
-def split(batch: Encodings, limits: Sequence[Limit], multiple: int = 1) -> list[Part]:
+def split(batch: Batch, limits: Sequence[Limit], multiple: int = 1) -> list[Part]:
     """Cuts a batch so that each part fits the smallest profile that takes its texts; texts of like length come together.
 
     Args:

@@ -22,6 +22,9 @@ from .session import TensorRtSession, engine_key, open_checked, open_engines, se
 
 __all__ = ["check_capability", "open_tensorrt_rtx"]
 
+#: Name of the provider for people.
+TITLE = "TensorRT RTX"
+
 _REGISTERING = threading.Lock()
 
 
@@ -66,7 +69,7 @@ def open_tensorrt_rtx(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
         open_checked(onnxruntime, (artifact.path / variant.file).absolute(), options, RTX_EP)
 
     key = engine_key(onnxruntime, artifact, variant, gpu, provider=RTX_EP, version=version)
-    return open_engines(artifact, variant, key, make, load, provider="TensorRT RTX")
+    return open_engines(artifact, variant, key, make, load, provider=TITLE)
 
 
 def _register() -> tuple[Any, str]:

@@ -12,8 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,11 +20,14 @@ from numpy.typing import NDArray
 
 from ...artifact.folder import Artifact
 from ...artifact.manifest import Variant
-from ...encodings import Encodings
+from ...batch import Batch
 from ...errors import DeviceLostError, DeviceMemoryError, MissingPackageError, ProviderError
 from ...machine.gpus import Gpu, this_gpus
+from ...session.counters import Counters
 from ...session.feeds import make_feeds, pack
+from ...session.session import Session
 from ..cuda.ort import import_onnxruntime, open_inference_session, provider_options, translate
+from ..cuda.session import CudaSession
 from .engine_cache import EngineCache, EngineKey, engines_folder
 from .engines import EngineWatch, Make, build_engines, profile_folder
 from .libraries import load_tensorrt, require_provider
@@ -36,11 +38,14 @@ __all__ = ["TensorRtSession", "open_checked", "open_engines", "open_tensorrt", "
 
 logger = logging.getLogger("fletcher.runtime.providers.tensorrt.session")
 
+#: Name of the provider for people.
+TITLE = "TensorRT"
+
 #: Opens a session on the engine in a folder; the other folder is for what was measured or compiled on this GPU.
 Load = Callable[[Path, Path], Any]
 
 
-class TensorRtSession:
+class TensorRtSession(Session):
     """A rectangle graph on engines of one GPU. Safe to run from several threads at once; a context manager.
 
     Attributes:
@@ -81,12 +86,12 @@ class TensorRtSession:
         """Engine files that were written since the session was opened; anything but 0 is a defect."""
         return 0 if self._watch is None else self._watch.written
 
-    def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
+    def counters(self) -> Counters:
         """What it counts by itself, for whoever shows it."""
         text = "Engine files written after the session was opened; none should be"
         return {"engines_built_in_service": (text, lambda: float(self.engines_built_in_service))}
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Computes one batch, cut into rectangles that fit the profiles; see `Session.run`.
 
         Raises:
@@ -118,16 +123,8 @@ class TensorRtSession:
         """Gives the memory back once the runs under way have ended."""
         self._sessions = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _compute(
-        self, sessions: Sequence[Any], profile: int, batch: Encodings, name: str, is_by_token: bool
+        self, sessions: Sequence[Any], profile: int, batch: Batch, name: str, is_by_token: bool
     ) -> NDArray[np.float32]:
         session = sessions[profile % len(sessions)]
         feeds = make_feeds(self._variant.inputs, self._variant.feeds, batch)
@@ -168,7 +165,7 @@ def open_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu, *, allow_cuda:
         reason = f"tensorrt was wanted, cuda runs: {error}"
         logger.warning("fallback", extra={"fields": {"variant": variant.name, "reason": reason}})
     session = open_inference_session(artifact.path / variant.file, provider_options(gpu.index))
-    return TensorRtSession(variant, [session], provider="CUDA", watch=None, fallback=reason)
+    return TensorRtSession(variant, [session], provider=CudaSession.provider, watch=None, fallback=reason)
 
 
 def _open_on_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorRtSession:
@@ -189,7 +186,7 @@ def _open_on_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
         open_checked(onnxruntime, graph, options, TENSORRT_EP, [(TENSORRT_EP, settings)])
 
     key = engine_key(onnxruntime, artifact, variant, gpu, provider=TENSORRT_EP, version=version)
-    return open_engines(artifact, variant, key, make, load, provider="TensorRT")
+    return open_engines(artifact, variant, key, make, load, provider=TITLE)
 
 
 def open_engines(

@@ -17,7 +17,7 @@ from fletcher.convert.export.memory import memory_shape
 from fletcher.convert.families import describe
 from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Artifact
-from fletcher.runtime.memory.budget import MemoryShape
+from fletcher.runtime.artifact.memory_shape import MemoryShape
 
 from ...runtime.peak import grown, needs_proc
 from ..targets.models import MODELS

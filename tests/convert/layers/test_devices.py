@@ -21,7 +21,7 @@ from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import MissingPackageError
-from fletcher.runtime.session.inspection import ProbeSession
+from fletcher.runtime.providers.inspection import InspectionSession
 
 from ..families.test_jina_bert import HIDDEN, VOCABULARY, Jina
 from ..targets.contrib_operators import spell_out
@@ -50,21 +50,21 @@ POINTS = {
 }
 
 
-def _open(graph: bytes, weights_folder: Path, target: Any) -> ProbeSession:
+def _open(graph: bytes, weights_folder: Path, target: Any) -> InspectionSession:
     if target == "cpu":
-        return ProbeSession(graph, weights_folder, target)
+        return InspectionSession(graph, weights_folder, target)
     model = onnx.load_from_string(graph)
     for info in model.graph.output:  # whose type the probe leaves to ONNX Runtime, and shape inference wants
         if not info.type.tensor_type.elem_type:
             info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     spelled = spell_out(model)
-    return ProbeSession(round_every_node(spelled).SerializeToString(), weights_folder, "cpu")
+    return InspectionSession(round_every_node(spelled).SerializeToString(), weights_folder, "cpu")
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands in for a GPU."""
-    monkeypatch.setattr(probe_module, "ProbeSession", _open)
+    monkeypatch.setattr(probe_module, "InspectionSession", _open)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from fletcher.convert.layers.scores import copies_of, shown_by, split_scores
 from fletcher.convert.layers.tally import Tally
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.session.inspection import ProbeSession
+from fletcher.runtime.providers.inspection import InspectionSession
 
 HEADS, SIZE, SCALE = 2, 4, 0.3
 LENGTHS = np.array([5, 2, 1], np.int64)
@@ -94,7 +94,7 @@ def _run(nodes: list[onnx.NodeProto], feeds: dict[str, Array], outputs: list[str
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
     graph = helper.make_graph(nodes, "attention", inputs, infos)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
-    with ProbeSession(model.SerializeToString(), Path(), "cpu") as session:
+    with InspectionSession(model.SerializeToString(), Path(), "cpu") as session:
         return session.run(feeds, outputs)
 
 

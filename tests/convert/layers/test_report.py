@@ -30,7 +30,7 @@ from fletcher.runtime.artifact.writing import describe_files, write_manifest
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, ChecksumError, InputError, ProviderError
-from fletcher.runtime.session.session import open_session
+from fletcher.runtime.providers.opening import open_session
 
 from ..heads.tiny import save
 from ..verify.parity import randomize

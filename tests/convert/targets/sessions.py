@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,9 +21,10 @@ from fletcher.convert.precision import Float
 from fletcher.convert.targets.emit import choose, emit
 from fletcher.convert.targets.shared.emission import Emission
 from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.batch import Batch
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds, pack
+from fletcher.runtime.session.session import Session
 
 from ..verify.parity import Parity, make_card
 from .contrib_operators import spell_out
@@ -34,7 +34,7 @@ from .rounding import RoundingGraph
 __all__ = ["TargetSession", "architecture_of", "load_target", "models_of", "parity_of"]
 
 
-class TargetSession:
+class TargetSession(Session):
     """A target's graphs as a `Session`; the shortest one that fits runs, a text at a time where it takes only one."""
 
     provider = "CPU"
@@ -45,7 +45,7 @@ class TargetSession:
         self._parts = list(zip(emissions, graphs, strict=True))
         self._tables = tables
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         if self._parts[0][0].feeds.shape is None:
             return self._run(*self._parts[0], batch)
         rows = []
@@ -55,7 +55,7 @@ class TargetSession:
             rows.append(self._run(*next(fits), text))
         return np.concatenate(rows)
 
-    def _run(self, emission: Emission, graph: CpuGraph | RoundingGraph, batch: Encodings) -> NDArray[np.float32]:
+    def _run(self, emission: Emission, graph: CpuGraph | RoundingGraph, batch: Batch) -> NDArray[np.float32]:
         tables = {name: self._tables[weight] for name, weight in emission.feeds.tables.items()}
         feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch, tables)
         output = emission.graph.outputs[0]
@@ -65,14 +65,6 @@ class TargetSession:
 
     def close(self) -> None:
         """Nothing to give back that garbage collection does not."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def architecture_of(folder: Path, card: ModelCard) -> Architecture:

@@ -18,7 +18,6 @@ from fletcher.quantize.graph.products import ProductWriter
 from fletcher.quantize.recipe import MatrixScheme, Recipe
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.providers.mlas.graph import CpuGraph
-from fletcher.runtime.providers.mlas.token_inputs import token_inputs
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ...convert.tiny import MAX_TOKENS, save_embedder
@@ -50,7 +49,7 @@ def _outputs(parent: Artifact, scheme: MatrixScheme | None, **settings: object) 
     model.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
     graph = CpuGraph(model.SerializeToString(), parent.path)
     texts = Tokenizer(parent.tokenizer_file, MAX_TOKENS).encode(TEXTS)
-    return np.asarray(graph.run(token_inputs([info.name for info in variant.inputs], texts), [value])[0])
+    return np.asarray(graph.run(texts.tensors([info.name for info in variant.inputs]), [value])[0])
 
 
 @pytest.mark.parametrize("scheme", ["int8-static", "w4", "int8-per-token"])

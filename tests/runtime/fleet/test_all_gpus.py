@@ -15,14 +15,13 @@ from fletcher.convert.export.export import export
 from fletcher.runtime import loading
 from fletcher.runtime.bulk import MANY_TEXTS
 from fletcher.runtime.errors import ArtifactError, DeviceLostError, MissingPackageError, ProviderError
-from fletcher.runtime.fleet import all_gpus as gpu_session
 from fletcher.runtime.machine import gpus
 from fletcher.runtime.machine.gpus import Gpu, GpuSystem
-from fletcher.runtime.providers import registry as providers
+from fletcher.runtime.providers import needs
 from fletcher.runtime.providers.cuda import ort as cuda_ort
 from fletcher.runtime.providers.cuda import session as cuda_module
-from fletcher.runtime.session.session import Opened, open_with_fallback
-from fletcher.runtime.tuning import layouts
+from fletcher.runtime.providers.nvidia import GPU_TOKEN_BUDGET
+from fletcher.runtime.providers.opening import Opened, open_with_fallback
 from tests.doubles.cuda import FakeCuda, FakeOnnxRuntime
 
 TEXTS = ["hello world", "a", "the quick brown fox jumps over the lazy dog " * 3, "hello", "world hello", "", "a b c d"]
@@ -53,12 +52,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         cuda, runtime = FakeCuda(count, **options), FakeOnnxRuntime()
         driver = cuda.driver()
         found = tuple(Gpu(index, "Fake", cuda.memory, (9, 0), "", ()) for index in range(count))
-        for module in (layouts, providers, gpu_session):
-            monkeypatch.setattr(module, "this_gpus", lambda: GpuSystem(found, "580", (13, 0)))
+        monkeypatch.setattr(gpus, "this_gpus", lambda: GpuSystem(found, "580", (13, 0)))
         monkeypatch.setattr(gpus, "load_driver", lambda: driver)
         monkeypatch.setattr(cuda_module, "load_driver", lambda: driver)
         monkeypatch.setattr(cuda_ort, "import_onnxruntime", lambda: runtime)
-        monkeypatch.setattr(providers, "_version", lambda name: "1.31.1" if "onnxruntime" in name else None)
+        monkeypatch.setattr(needs, "_version", lambda name: "1.31.1" if "onnxruntime" in name else None)
         return cuda, runtime
 
     return make
@@ -87,7 +85,7 @@ def test_many_texts_come_back_in_order_with_duplicates(artifact: Path, machine: 
     machine(2)
     texts = [f"{TEXTS[number % 6]} {number % 500}" for number in range(MANY_TEXTS + 3)]
     with Encoder.load(artifact) as encoder:
-        assert encoder._workers._devices == 2
+        assert encoder._workers.session.devices == 2
         found = encoder.embed(texts, dtype="float16")
         few = encoder.embed(texts[:6000], dtype="float16")
     assert len(found) == len(texts)
@@ -137,8 +135,7 @@ def test_a_gpu_that_cannot_be_used_is_refused_or_replaced_as_configured(
 ) -> None:
     machine()
     system = GpuSystem(problem="this machine has no NVIDIA driver")
-    for module in (layouts, providers, gpu_session):
-        monkeypatch.setattr(module, "this_gpus", lambda: system)
+    monkeypatch.setattr(gpus, "this_gpus", lambda: system)
     with pytest.raises(ProviderError, match="no NVIDIA driver"):
         Encoder.load(artifact, provider="cuda")
     with Encoder.load(artifact, provider="cuda", allow_fallback=True) as encoder:
@@ -170,7 +167,7 @@ def test_cuda_in_tensorrts_place_keeps_a_gpus_layout(
     monkeypatch.setattr(loading, "open_with_fallback", told)
     with Encoder.load(artifact) as encoder:
         assert encoder.fallback == "tensorrt was wanted, cuda runs"
-        assert (encoder.workers, encoder.token_budget) == (gpus.SLOTS, layouts.GPU_TOKEN_BUDGET)
+        assert (encoder.workers, encoder.token_budget) == (gpus.SLOTS, GPU_TOKEN_BUDGET)
 
 
 def test_an_artifact_without_a_graph_for_it_says_how_to_get_one(tiny_artifact: Path, machine: Machine) -> None:

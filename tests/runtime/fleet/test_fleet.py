@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pytest
@@ -17,20 +16,23 @@ from numpy.typing import NDArray
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import TensorInfo
+from fletcher.runtime.batch import Batch
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceLostError, DeviceMemoryError, InputError, ProviderError
-from fletcher.runtime.fleet.fleet import Device, Fleet
+from fletcher.runtime.fleet.fleet import Fleet
+from fletcher.runtime.fleet.member import FleetDevice
 from fletcher.runtime.fleet.throughput import FORGOTTEN_AFTER, TRUSTED_AFTER, Throughput
 from fletcher.runtime.loading import Loaded
+from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.session.counters import Counters
-from fletcher.runtime.session.session import Session, open_session
+from fletcher.runtime.session.session import Session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 from fletcher.runtime.workers.pool import Workers
 
 OUTPUTS = (TensorInfo("embeddings", "float32", ("n", 2)),)
 
 
-class FakeSession:
+class FakeSession(Session):
     """Each text's vector is its first id and its length.
 
     Attributes:
@@ -51,7 +53,7 @@ class FakeSession:
         self._lock = threading.Lock()
         self._engine = threading.Lock()  # a device computes one batch at a time
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         assert not self.closed
         with self._lock:
             self.runs += 1
@@ -62,7 +64,7 @@ class FakeSession:
                 time.sleep(self.seconds * batch.num_tokens)
         if error is not None:
             raise error
-        first = batch.ids[batch.offsets[:-1]]
+        first = batch.tensors(["input_ids"])["input_ids"][batch.offsets[:-1]]
         with self._lock:
             self.seen.append(first.tolist())
         return np.stack([first, batch.lengths], axis=1).astype(np.float32)
@@ -70,15 +72,9 @@ class FakeSession:
     def close(self) -> None:
         self.closed += 1
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *told: object) -> None:
-        self.close()
-
 
 def fleet_of(*sessions: Session, slots: int = 2) -> Fleet:
-    return Fleet([Device(f"cuda:{index}", session, slots) for index, session in enumerate(sessions)])
+    return Fleet([FleetDevice(f"cuda:{index}", session, slots) for index, session in enumerate(sessions)])
 
 
 def one(first: int = 5, length: int = 4) -> Encodings:
@@ -322,7 +318,7 @@ def test_a_lost_device_comes_back_once_its_check_passes(caplog: pytest.LogCaptur
             raise ProviderError("wrong vectors")
 
     spare = FakeSession()
-    devices = [Device("cuda:0", lost, open=reopen), Device("cuda:1", spare)]
+    devices = [FleetDevice("cuda:0", lost, open=reopen), FleetDevice("cuda:1", spare)]
     with caplog.at_level(logging.WARNING), Fleet(devices, check=check, first_retry=0.001, last_retry=0.002) as fleet:
         assert fleet.run(one()).shape == (1, 2)
         until(lambda: values(fleet, "fletcher_gpu_in_service")["cuda:0"] == 1)
@@ -344,10 +340,12 @@ def test_a_session_with_batches_under_way_is_not_closed_when_its_device_is_lost(
         reopened.set()
         return FakeSession()
 
-    with Fleet([Device("cuda:0", lost, open=reopen), Device("cuda:1", FakeSession())], first_retry=0.001) as fleet:
+    with Fleet(
+        [FleetDevice("cuda:0", lost, open=reopen), FleetDevice("cuda:1", FakeSession())], first_retry=0.001
+    ) as fleet:
         original, release = lost.run, threading.Event()
 
-        def slow_first(batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        def slow_first(batch: Batch, output: str | None = None) -> NDArray[np.float32]:
             found = original(batch, output)
             assert release.wait(20)
             return found
@@ -375,7 +373,7 @@ def test_a_closed_fleet_refuses_and_tries_no_device_again() -> None:
         return FakeSession()
 
     lost = FakeSession(fails=lambda run: DeviceLostError("gone"))
-    fleet = Fleet([Device("cuda:0", lost, open=reopen)], first_retry=30)
+    fleet = Fleet([FleetDevice("cuda:0", lost, open=reopen)], first_retry=30)
     with pytest.raises(DeviceLostError, match="tried again by themselves"):
         fleet.run(one())
     fleet.close()
@@ -389,7 +387,9 @@ def test_threads_are_moved_near_the_device_and_only_when_it_changes(monkeypatch:
     calls: list[tuple[int, ...]] = []
     monkeypatch.setattr("os.sched_setaffinity", lambda thread, processors: calls.append(processors))
     first, second = FakeSession(), FakeSession()
-    with Fleet([Device("a", first, 1, (0, 1)), Device("b", second, 1, (2, 3)), Device("c", FakeSession(), 1)]) as fleet:
+    with Fleet(
+        [FleetDevice("a", first, 1, (0, 1)), FleetDevice("b", second, 1, (2, 3)), FleetDevice("c", FakeSession(), 1)]
+    ) as fleet:
 
         def work() -> None:
             for busy in ((), (), (0,), (0, 1), ()):
@@ -408,7 +408,11 @@ def test_threads_are_moved_near_the_device_and_only_when_it_changes(monkeypatch:
 
 
 def test_a_fleet_needs_devices_with_names_of_their_own() -> None:
-    for devices in ([], [Device("a", FakeSession()), Device("a", FakeSession())], [Device("a", FakeSession(), 0)]):
+    for devices in (
+        [],
+        [FleetDevice("a", FakeSession()), FleetDevice("a", FakeSession())],
+        [FleetDevice("a", FakeSession(), 0)],
+    ):
         with pytest.raises(InputError, match="different names and slots"):
             Fleet(devices)
 
@@ -419,9 +423,9 @@ def test_many_devices_that_come_and_go_lose_and_double_nothing() -> None:
     def flaky() -> FakeSession:
         return FakeSession(seconds=1e-6, fails=lambda run: RuntimeError("flaky") if run % 23 == 0 else None)
 
-    devices = [Device(f"cuda:{index}", flaky(), open=flaky) for index in range(3)]
+    devices = [FleetDevice(f"cuda:{index}", flaky(), open=flaky) for index in range(3)]
     encodings, wanted = ragged(3000)
-    fleet = Fleet([*devices, Device("steady", FakeSession(seconds=1e-5))], first_retry=0.001, last_retry=0.001)
+    fleet = Fleet([*devices, FleetDevice("steady", FakeSession(seconds=1e-5))], first_retry=0.001, last_retry=0.001)
     workers = Workers(fleet, OUTPUTS, name="fake", count=fleet.slots, token_budget=32)
     np.testing.assert_array_equal(workers.compute(encodings), wanted)
     assert sum(values(fleet, "fletcher_gpu_sequences_total").values()) == 3000
@@ -435,7 +439,10 @@ def test_memory_that_a_lost_device_does_not_tell_is_no_number() -> None:
     def lost() -> float:
         raise ProviderError("the driver does not answer")
 
-    devices = [Device("cuda:0", FakeSession(), memory=lost), Device("cuda:1", FakeSession(), memory=lambda: 7)]
+    devices = [
+        FleetDevice("cuda:0", FakeSession(), memory=lost),
+        FleetDevice("cuda:1", FakeSession(), memory=lambda: 7),
+    ]
     with Fleet(devices) as fleet:
         found = values(fleet, "fletcher_vram_allocated_bytes")
         assert np.isnan(found["cuda:0"])
@@ -449,7 +456,7 @@ def test_what_sessions_count_by_themselves_is_shown_and_outlives_them() -> None:
 
     opened = Counting()
     lost = Counting(fails=lambda run: DeviceLostError("gone") if run == 2 else None)
-    with Fleet([Device("cuda:0", lost, open=lambda: opened)], first_retry=0.001) as fleet:
+    with Fleet([FleetDevice("cuda:0", lost, open=lambda: opened)], first_retry=0.001) as fleet:
         metric = next(metric for metric in fleet.metrics() if metric.name == "fletcher_cuda_graph_replays_total")
         fleet.run(one())
         assert (metric.device, metric.kind, metric.value()) == ("cuda:0", "total", 1)
@@ -469,8 +476,8 @@ def test_an_encoder_on_a_fleet_gives_the_same_vectors_and_its_devices_counts(tin
         wanted = plain.embed(texts).vectors
         assert plain.device_metrics() == ()
     fleet = fleet_of(open_session(artifact, variant), open_session(artifact, variant))
-    workers = Workers(fleet, variant.outputs, name="fleet", count=2, token_budget=64, devices=2)
-    loaded = Loaded(variant, tokenizer, workers, None, "for the test", variant.tolerance)
+    workers = Workers(fleet, variant.outputs, name="fleet", count=2, token_budget=64)
+    loaded = Loaded(variant, "mlas", tokenizer, workers, None, "for the test", variant.tolerance)
     with Encoder(artifact, loaded) as encoder:
         np.testing.assert_array_equal(encoder.embed(texts).vectors, wanted)
         assert encoder.require_canary().passed

@@ -6,16 +6,16 @@ import logging
 
 import pytest
 
-from fletcher.runtime.machine.affinity import pinning, plan
+from fletcher.runtime.machine.affinity import pinning, worker_processors
 from fletcher.runtime.machine.machine import Machine
 
 
 def test_workers_are_spread_over_nodes_by_their_size() -> None:
     one = Machine("", frozenset(), (0, 1, 2, 3), ((0, 1, 2, 3),), 1)
-    assert plan(4, one) == []
+    assert worker_processors(4, one) == []
     assert pinning(4, one) is None
     two = Machine("", frozenset(), (0, 1, 2), ((0, 1), (2,)), 1)
-    assert plan(6, two) == [(0, 1), (2,), (0, 1), (0, 1), (2,), (0, 1)]
+    assert worker_processors(6, two) == [(0, 1), (2,), (0, 1), (0, 1), (2,), (0, 1)]
 
 
 def test_each_worker_thread_is_bound_to_its_node(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,17 +16,11 @@ from hypothesis import strategies as st
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.memory_shape import MemoryFactors, MemoryShape
 from fletcher.runtime.errors import InputError
-from fletcher.runtime.memory.budget import (
-    FACTORS,
-    MemoryGate,
-    MemoryShape,
-    memory_budget,
-    parse_size,
-    request_bytes,
-    resident,
-)
+from fletcher.runtime.memory.budget import MemoryGate, memory_budget, parse_size, request_bytes, resident
 from fletcher.runtime.providers.registry import PROVIDERS
+from fletcher.runtime.providers.selection import find_provider
 from fletcher.runtime.workers.planning import plan_batches
 
 from ..peak import grown, needs_proc
@@ -37,9 +32,18 @@ MIB = 1 << 20
 def test_the_prediction_counts_tokens_cells_and_squares() -> None:
     assert SHAPE.predict(np.array([3, 5])) == 1000 * 8 + 500 * 10 + 40 * 50 + 7 * 25
     assert SHAPE.predict(np.array([], np.int64)) == 0
-    assert SHAPE.on("mlas") == SHAPE
-    # TensorRT takes an engine's memory when it is loaded, for its largest rectangle.
-    assert set(FACTORS) == {name for name, provider in PROVIDERS.items() if "tensorrt" not in provider.targets}
+    assert SHAPE.scaled(MemoryFactors(2.0, 0.5, 0.0, 1.0)) == MemoryShape(token=2000, cell=250, square=0, bias=7)
+
+
+def test_every_provider_says_what_its_batches_take_of_the_process(tiny_artifact: Path) -> None:
+    variant = msgspec.structs.replace(Artifact.open(tiny_artifact).variant(), memory=SHAPE)
+    assert find_provider("mlas").memory.shape_of(variant) == SHAPE
+    for provider in PROVIDERS:
+        shape = provider.memory.shape_of(variant)
+        assert shape is not None and shape.token > 0
+        unknown = provider.memory.shape_of(msgspec.structs.replace(variant, memory=None))
+        # A device has its own memory, so that the host keeps the same few arrays for every graph.
+        assert (unknown == shape) == (provider.device_kind == "nvidia")
 
 
 @given(st.lists(st.integers(1, 600), min_size=1, max_size=60), st.integers(1, 4000), st.integers(10_000, 100_000_000))

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
+from fletcher.runtime.artifact.memory_shape import MemoryShape
+from fletcher.runtime.batch import Batch
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceMemoryError, InputError
-from fletcher.runtime.memory.budget import MemoryShape
 from fletcher.runtime.memory.estimate import MOST, MemoryEstimate
 from fletcher.runtime.memory.guard import FRESH, MemoryGuard
-from fletcher.runtime.session.session import open_session
+from fletcher.runtime.providers.opening import open_session
+from fletcher.runtime.session.session import Session
 
 MIB = 1 << 20
 #: A mebibyte for each place of texts x longest.
@@ -31,7 +33,7 @@ SHAPE = MemoryShape(token=0, cell=MIB, square=0)
 TOTAL = 1000 * MIB
 
 
-class Card:
+class Card(Session):
     """A device, and a session on it whose values are its tokens' ids.
 
     Attributes:
@@ -63,7 +65,7 @@ class Card:
         self.now += 2 * FRESH  # every look is a fresh one
         return self.now
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
         needed = self.truth(batch.lengths)
         with self._lock:
             self.attempts += 1
@@ -75,19 +77,14 @@ class Card:
             self.batches.append(batch.lengths.tolist())
         if self.barrier is not None:
             self.barrier.wait(20)
-        values = batch.ids if output == "token_vectors" else batch.ids[batch.offsets[:-1]]
+        ids = batch.tensors(["input_ids"])["input_ids"]
+        values = ids if output == "token_vectors" else ids[batch.offsets[:-1]]
         with self._lock:
             self.in_use -= needed
         return values.astype(np.float32)[:, None]
 
     def close(self) -> None:
         self.batches.append([])
-
-    def __enter__(self) -> Card:
-        return self
-
-    def __exit__(self, *told: object) -> None:
-        self.close()
 
 
 def guard_of(card: Card, *, exact: bool = True, factor: float = 1.0) -> MemoryGuard:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
 from fletcher.runtime.machine.machine import Machine
-from fletcher.runtime.providers.registry import PROVIDERS, candidates, check_provider, missing
-from fletcher.runtime.session.session import open_session, open_with_fallback
+from fletcher.runtime.providers.needs import missing
+from fletcher.runtime.providers.opening import open_session, open_with_fallback
+from fletcher.runtime.providers.openvino.provider import OPENVINO, OPENVINO_BF16
+from fletcher.runtime.providers.provider import Provider
+from fletcher.runtime.providers.selection import candidates, check_provider
 
 PLAIN = Machine("plain", frozenset({"avx2"}), (0,), ((0,),), 1 << 30)
+
+
+def with_needs(provider: Provider, **changes: Any) -> Provider:
+    """Another version of a provider's requirements."""
+    return dataclasses.replace(provider, needs=dataclasses.replace(provider.needs, **changes))
+
+
 BF16 = dataclasses.replace(PLAIN, instructions=frozenset({"avx512_bf16"}))
 
 
@@ -26,12 +37,12 @@ def test_bf16_needs_a_processor_that_has_it(tiny_artifact: Path) -> None:
 
 
 def test_a_missing_package_names_the_extra() -> None:
-    absent = dataclasses.replace(PROVIDERS["openvino"], package="no_such_package")
+    absent = with_needs(OPENVINO, package="no_such_package")
     assert missing(absent, PLAIN) == ("no_such_package is not installed: pip install 'longbow-fletcher[openvino]'")
 
 
 def test_an_old_package_is_told_apart() -> None:
-    newer = dataclasses.replace(PROVIDERS["openvino"], oldest=(9999, 1))
+    newer = with_needs(OPENVINO, oldest=(9999, 1))
     problem = missing(newer, PLAIN)
     assert problem is not None
     assert "is too old, 9999.1 is needed" in problem
@@ -50,11 +61,11 @@ def test_a_fallback_is_an_error_unless_it_was_allowed(
     def refuse(*args: object, **options: object) -> None:
         raise ProviderError("it would not")
 
-    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.provider.OpenVinoSession", refuse)
     wanted = {"provider": "openvino", "threads": 1, "workers": 1}
     with pytest.raises(ProviderError, match="it would not"):
         open_with_fallback(artifact, artifact.variant(), allowed=False, **wanted)  # type: ignore[arg-type]
-    with caplog.at_level(logging.WARNING, "fletcher.runtime.session.session"):
+    with caplog.at_level(logging.WARNING, "fletcher.runtime.providers.opening"):
         opened = open_with_fallback(artifact, artifact.variant(), allowed=True, **wanted)  # type: ignore[arg-type]
     assert opened.session.provider == "MLAS"
     assert opened.fallback == "openvino was wanted, mlas runs: it would not"
@@ -74,14 +85,11 @@ def test_a_provider_that_was_asked_for_by_name_is_not_excused_its_conditions(
 ) -> None:
     """OpenVINO would emulate bfloat16, slower than float32, and say nothing."""
     artifact = Artifact.open(tiny_artifact)
-    monkeypatch.setattr("fletcher.runtime.session.session.this_machine", lambda: PLAIN)
+    monkeypatch.setattr("fletcher.runtime.providers.opening.this_machine", lambda: PLAIN)
     with pytest.raises(ProviderError, match="openvino-bf16 cannot be used here: the processor has no bfloat16"):
         open_session(artifact, artifact.variant(), provider="openvino-bf16")
-    changed = {
-        "openvino": dataclasses.replace(PROVIDERS["openvino"], oldest=(9999, 1)),
-        "openvino-bf16": dataclasses.replace(PROVIDERS["openvino-bf16"], package="no_such_package"),
-    }
-    monkeypatch.setattr("fletcher.runtime.session.session.PROVIDERS", {**PROVIDERS, **changed})
+    changed = (with_needs(OPENVINO, oldest=(9999, 1)), with_needs(OPENVINO_BF16, package="no_such_package"))
+    monkeypatch.setattr("fletcher.runtime.providers.registry.PROVIDERS", changed)
     with pytest.raises(ProviderError, match=r"openvino .* is too old, 9999\.1 is needed"):
         open_session(artifact, artifact.variant(), provider="openvino")
     with pytest.raises(MissingPackageError, match=r"no_such_package.*longbow-fletcher\[openvino\]"):

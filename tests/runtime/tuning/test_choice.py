@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 
 from fletcher.runtime.errors import ProviderError
-from fletcher.runtime.tuning import choice as choices_module
-from fletcher.runtime.tuning.choice import Layout, Measurement, choose, forget, recall, remember
+from fletcher.runtime.providers.worker_layout import WorkerLayout
+from fletcher.runtime.tuning import history
+from fletcher.runtime.tuning.choice import choose
+from fletcher.runtime.tuning.history import forget, recall, remember
+from fletcher.runtime.tuning.measurement import Measurement
 
 
 def measured(
     provider: str, speed: float, cosine: float = 1.0, budget: int = 512, noise: float = 0.0, max_abs: float = 0.0
 ) -> Measurement:
-    layout = Layout(provider, 2, 1, budget)
+    layout = WorkerLayout(provider, 2, 1, budget)
     return Measurement(
         layout=layout,
         latency_ms=1.0,
@@ -56,7 +59,7 @@ def test_nothing_that_runs_is_an_error_that_says_why() -> None:
 def test_measurements_are_remembered_by_machine_artifact_and_variant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path)
+    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path)
     remember("machine", "digest", "cpu-fp32", [MLAS, BF16])
     assert recall("machine", "digest", "cpu-fp32") == [MLAS, BF16]
     assert recall("other", "digest", "cpu-fp32") is None
@@ -72,7 +75,7 @@ def test_measurements_are_remembered_by_machine_artifact_and_variant(
 
 def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path / "file")
+    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path / "file")
     remember("machine", "digest", "cpu-fp32", [MLAS])
     assert recall("machine", "digest", "cpu-fp32") is None
 
@@ -105,7 +108,7 @@ def test_what_there_was_no_time_for_is_told() -> None:
 
 
 def test_a_failure_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path)
+    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path)
     remember("machine", "digest", "cpu-fp32", [MLAS, Measurement(layout=OPENVINO.layout, problem="?", failed=True)])
     assert recall("machine", "digest", "cpu-fp32") is None
     absent = Measurement(layout=OPENVINO.layout, problem="openvino is not installed")
@@ -117,7 +120,7 @@ def test_a_failure_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_file_with_impossible_values_is_measured_again(
     found: str, put: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path)
+    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path)
     remember("machine", "digest", "cpu-fp32", [MLAS])
     (file,) = (tmp_path / "devices").iterdir()
     file.write_text(file.read_text().replace(found, put, 1))

@@ -20,12 +20,13 @@ from fletcher.runtime.machine.machine import Machine, this_machine
 from fletcher.runtime.memory.budget import resident
 from fletcher.runtime.providers.mlas.session import MlasSession
 from fletcher.runtime.providers.openvino.session import OpenVinoSession
+from fletcher.runtime.providers.processor import processor_shapes, shapes_of_one_pool
+from fletcher.runtime.providers.worker_layout import WorkerLayout
 from fletcher.runtime.tuning import bench as layout_bench
-from fletcher.runtime.tuning import choice as choices_module
-from fletcher.runtime.tuning import layouts
+from fletcher.runtime.tuning import history
 from fletcher.runtime.tuning import settle as devices_module
-from fletcher.runtime.tuning.choice import Layout, Measurement, remember
-from fletcher.runtime.tuning.layouts import layouts_of
+from fletcher.runtime.tuning.history import measuring_key, remember
+from fletcher.runtime.tuning.measurement import Measurement
 from fletcher.runtime.tuning.settle import measure, settle
 from fletcher.runtime.tuning.trial import Trial, ragged_sample, short_text
 
@@ -34,7 +35,7 @@ TWO = Machine("two", frozenset({"avx2"}), (0, 1), ((0, 1),), 1 << 40)
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path / "cache")
+    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -86,20 +87,19 @@ def test_every_provider_is_measured_and_reproduces_huggingfaces_canary(minilm_ar
         assert one.tokens_per_s is not None and one.texts_per_s is not None
         assert one.tokens_per_s > one.texts_per_s > 0
     measured = [one for one in found if one.problem is None]
-    assert measured[0].layout == Layout("mlas", len(this_machine().processors), 1, 512)
+    assert measured[0].layout == WorkerLayout("mlas", len(this_machine().processors), 1, 512)
     assert len({one.layout for one in measured}) == len(measured)
     assert measured[0].noise == 0  # the others' figures are ratios to it
     assert {one.noise for one in measured[1:]} == {layout_bench.ONE_ROUND}
     if len(this_machine().processors) > 1:
-        assert Layout("mlas", 1, len(this_machine().processors), 512) in {one.layout for one in measured}
+        assert WorkerLayout("mlas", 1, len(this_machine().processors), 512) in {one.layout for one in measured}
     assert {one.layout.token_budget for one in measured if one.layout.provider == "mlas"} >= {256, 512}
 
 
 def test_two_sessions_are_open_at_once_at_most(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (devices_module, layouts):
-        monkeypatch.setattr(module, "this_machine", lambda: TWO)
+    monkeypatch.setattr(devices_module, "this_machine", lambda: TWO)
     still_open: list[Trial] = []
     most: list[int] = []
 
@@ -128,7 +128,7 @@ def test_a_provider_that_fails_is_a_row_with_its_reason(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = Artifact.open(tiny_artifact)
-    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.provider.OpenVinoSession", refuse)
     found = measure(artifact, artifact.variant(), seconds=60)
     by_provider = {one.layout.provider: one for one in found}
     assert (by_provider["openvino"].problem, by_provider["openvino"].failed) == ("no such operator", True)
@@ -139,14 +139,14 @@ def test_a_provider_that_fails_is_a_row_with_its_reason(
 def test_the_next_provider_becomes_the_default_where_the_first_one_fails(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("fletcher.runtime.providers.mlas.session.MlasSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.mlas.provider.MlasSession", refuse)
     artifact = Artifact.open(tiny_artifact)
     with caplog.at_level(logging.WARNING, "fletcher.runtime.tuning.settle"):
         choice = settle(artifact, artifact.variant(), seconds=60)
     assert choice.layout.provider == "openvino"
     skipped = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
     assert skipped == [{"provider": "mlas", "reason": "no such operator"}]
-    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.provider.OpenVinoSession", refuse)
     with pytest.raises(ProviderError, match="mlas: no such operator; openvino: no such operator"):
         settle(artifact, msgspec.structs.replace(artifact.variant(), name="other"), seconds=60)
 
@@ -217,7 +217,7 @@ def test_what_the_caller_says_is_not_measured(tiny_artifact: Path, asked: list[d
 
 def test_what_the_caller_leaves_open_follows_from_what_is_remembered(tiny_artifact: Path) -> None:
     def measured(speed: float, provider: str, *shape: int, cosine: float = 1.0) -> Measurement:
-        layout = Layout(provider, *shape)
+        layout = WorkerLayout(provider, *shape)
         return Measurement(layout=layout, tokens_per_s=speed, texts_per_s=1.0, min_cosine=cosine, max_abs=0.0)
 
     artifact = Artifact.open(tiny_artifact)
@@ -227,22 +227,22 @@ def test_what_the_caller_leaves_open_follows_from_what_is_remembered(tiny_artifa
         measured(3000, "mlas", 1, 2, 512),
         measured(2000, "openvino-bf16", 2, 1, 256, cosine=0.9999),
     ]
-    remember(this_machine().key, artifact.digest, "cpu-fp32", rows)
+    remember(measuring_key(), artifact.digest, "cpu-fp32", rows)
 
-    def settled(**given: int | float) -> Layout:
+    def settled(**given: int | float) -> WorkerLayout:
         return settle(artifact, artifact.variant(), **given).layout  # type: ignore[arg-type]
 
-    assert settled() == Layout("mlas", 1, 2, 512)
-    assert settled(token_budget=256) == Layout("mlas", 1, 2, 256)
-    assert settled(workers=5) == Layout("openvino", 5, 1, 512)
-    assert settled(workers=2, min_cosine=0.999) == Layout("openvino-bf16", 2, 1, 256)
+    assert settled() == WorkerLayout("mlas", 1, 2, 512)
+    assert settled(token_budget=256) == WorkerLayout("mlas", 1, 2, 256)
+    assert settled(workers=5) == WorkerLayout("openvino", 5, 1, 512)
+    assert settled(workers=2, min_cosine=0.999) == WorkerLayout("openvino-bf16", 2, 1, 256)
 
 
 def test_a_model_too_slow_to_measure_at_load_runs_in_the_default_way(tiny_artifact: Path) -> None:
     artifact = Artifact.open(tiny_artifact)
     for _ in range(2):  # measured, and remembered
         choice = settle(artifact, artifact.variant(), seconds=0, token_budget=99)
-        assert choice.layout == Layout("mlas", len(this_machine().processors), 1, 99)
+        assert choice.layout == WorkerLayout("mlas", len(this_machine().processors), 1, 99)
         assert "measuring takes longer than a load may: fletcher-serve devices DIR" in choice.reason
 
 
@@ -273,10 +273,12 @@ def test_layouts_fill_the_machine() -> None:
         parts = tuple(tuple(range(a, b)) for a, b in itertools.pairwise(edges))
         return Machine("", frozenset(), tuple(range(count)), parts, 1)
 
-    assert layouts_of(machine(1)) == [(1, 1)]
-    assert layouts_of(machine(4)) == [(4, 1), (1, 4)]
-    assert layouts_of(machine(32, 32)) == [(64, 1), (32, 1), (16, 4), (2, 32), (1, 64), (1, 8)]
-    assert layouts_of(machine(16)) == [(16, 1), (8, 1), (4, 4), (1, 16), (1, 8)]
+    assert processor_shapes(machine(1)) == [(1, 1)]
+    assert processor_shapes(machine(4)) == [(4, 1), (1, 4)]
+    assert processor_shapes(machine(32, 32)) == [(64, 1), (32, 1), (16, 4), (2, 32), (1, 64), (1, 8)]
+    assert processor_shapes(machine(16)) == [(16, 1), (8, 1), (4, 4), (1, 16), (1, 8)]
+    # ONNX Runtime's runs share the threads of their session.
+    assert shapes_of_one_pool(machine(32, 32)) == [(64, 1), (32, 1), (1, 64), (1, 8)]
 
 
 def test_the_sample_is_ragged_and_of_real_tokens() -> None:

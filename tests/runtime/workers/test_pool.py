@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import TensorInfo
+from fletcher.runtime.batch import Batch
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, ProviderError
-from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.mlas.session import MlasSession
-from fletcher.runtime.tuning import choice as choices_module
-from fletcher.runtime.tuning.choice import Layout, Measurement, remember
+from fletcher.runtime.providers.worker_layout import WorkerLayout
+from fletcher.runtime.session.session import Session
+from fletcher.runtime.tuning import history
+from fletcher.runtime.tuning.history import measuring_key, remember
+from fletcher.runtime.tuning.measurement import Measurement
 from fletcher.runtime.workers.pool import Workers
 
 
-class Marked:
+class Marked(Session):
     """A session that writes its mark into every vector, and can be held up."""
 
     provider = "marked"
@@ -36,19 +39,13 @@ class Marked:
         self.begun = threading.Event()
         self.closed = False
 
-    def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
         self.begun.set()
         assert self.free.wait(30)
         return np.full((len(batch), 1), self.mark)
 
     def close(self) -> None:
         self.closed = True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 MANY, ALONE = 1.0, 2.0
@@ -99,12 +96,14 @@ def test_several_devices_finish_a_job_together(devices: int, more: bool, sizes: 
     seen: list[int] = []
 
     class Counting(Marked):
-        def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
+        def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
             seen.append(len(batch))
             return super().run(batch, output)
 
+    session = Counting(1)
+    session.devices = devices
     outputs = (TensorInfo("vectors", "float32", ("texts", 1)),)
-    with closing(Workers(Counting(1), outputs, name="x", count=1, token_budget=8, devices=devices)) as workers:
+    with closing(Workers(session, outputs, name="x", count=1, token_budget=8)) as workers:
         values = workers.start(Encodings.from_lists([[1]] * 16), more=more).result()
     assert seen == sizes
     np.testing.assert_array_equal(values, np.ones((16, 1)))
@@ -114,7 +113,7 @@ def test_several_devices_finish_a_job_together(devices: int, more: bool, sizes: 
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 def test_no_vector_leaves_that_is_no_number(dtype: type[np.floating], bad: float) -> None:
     class Given(Marked):
-        def run(self, batch: Encodings, output: str | None = None) -> NDArray[Any]:
+        def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
             return np.array([[65_504, -65_504, 6e-8], [0, bad, 1]], dtype)[: len(batch)]
 
     one, two = (Encodings.from_lists([[1]] * count) for count in (1, 2))
@@ -135,11 +134,11 @@ def test_checks_see_both_and_both_are_closed(workers: Workers) -> None:
 @pytest.fixture
 def prefers_two(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An artifact of which this machine remembers that one text is sooner done on two threads."""
-    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path)
+    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path)
     artifact = Artifact.open(tiny_artifact)
     rows = [
         Measurement(
-            layout=Layout("mlas", workers, threads, 512),
+            layout=WorkerLayout("mlas", workers, threads, 512),
             latency_ms=latency,
             tokens_per_s=speed,
             texts_per_s=1.0,
@@ -148,7 +147,7 @@ def prefers_two(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         )
         for workers, threads, latency, speed in ((2, 1, 3.0, 1000.0), (1, 2, 1.5, 800.0))
     ]
-    remember(this_machine().key, artifact.digest, artifact.variant().name, rows)
+    remember(measuring_key(), artifact.digest, artifact.variant().name, rows)
     return tiny_artifact
 
 

@@ -15,8 +15,8 @@ from fletcher.runtime.machine.gpus import Gpu, GpuSystem
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.tokenizing import nanotoken as fast_tokenizer
 from fletcher.runtime.tuning import bench as layout_bench
-from fletcher.runtime.tuning import choice as choices_module
-from fletcher.runtime.tuning.choice import recall
+from fletcher.runtime.tuning import history
+from fletcher.runtime.tuning.history import measuring_key, recall
 from fletcher.serve.commands import device_report as devices
 from fletcher.serve.commands.cli import app
 
@@ -24,7 +24,7 @@ from fletcher.serve.commands.cli import app
 @pytest.fixture(autouse=True)
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of its own, few rounds, and the hook that `run` sets for a process that it has to itself."""
-    monkeypatch.setattr(choices_module, "cache_folder", lambda given: tmp_path / "cache")
+    monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path / "cache")
     for name in ("ROUNDS", "MOST_BATCHES"):
         monkeypatch.setattr(layout_bench, name, 1)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -50,6 +50,7 @@ def test_the_machine_and_its_providers(capsys: pytest.CaptureFixture[str]) -> No
     assert [provider["name"] for provider in found["providers"]] == [
         *("mlas", "openvino", "openvino-bf16"),
         *("cuda", "tensorrt", "tensorrt-rtx"),
+        *("coreml", "coreml-gpu", "coreml-ane", "coreml-cpu"),
     ]
     assert (found["measurements"], found["choice"]) == ([], None)
 
@@ -95,7 +96,7 @@ def test_an_artifact_is_measured_and_the_choice_is_remembered(
     assert found["choice"]["layout"] in [one["layout"] for one in measured]
     assert "tokens/s at a cosine of" in found["choice"]["reason"]
     artifact = Artifact.open(tiny_model)
-    remembered = recall(this_machine().key, artifact.digest, "cpu-fp32")
+    remembered = recall(measuring_key(), artifact.digest, "cpu-fp32")
     assert remembered is not None
     assert len(remembered) == len(found["measurements"])
 
@@ -115,7 +116,7 @@ def test_some_providers_are_measured_and_nothing_is_remembered(tiny_model: Path)
     found = devices.measure_artifact(tiny_model, variant=None, seconds=60, min_cosine=None, providers=["openvino"])
     assert {one.layout.provider for one in found.measurements} == {"openvino"}
     assert found.choice is not None and found.choice.layout.provider == "openvino"
-    assert recall(this_machine().key, Artifact.open(tiny_model).digest, "cpu-fp32") is None
+    assert recall(measuring_key(), Artifact.open(tiny_model).digest, "cpu-fp32") is None
 
 
 @pytest.fixture(scope="session")

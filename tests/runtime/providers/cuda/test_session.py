@@ -25,8 +25,8 @@ from fletcher.runtime.errors import (
 )
 from fletcher.runtime.providers.cuda import ort as cuda_ort
 from fletcher.runtime.providers.cuda.session import CudaSession
+from fletcher.runtime.providers.inspection import InspectionSession
 from fletcher.runtime.session.feeds import make_feeds
-from fletcher.runtime.session.inspection import ProbeSession
 from tests.convert.targets.models import MODELS, Tiny
 from tests.convert.targets.sessions import architecture_of, load_target, models_of
 from tests.convert.verify.parity import make_card
@@ -212,7 +212,10 @@ def test_after_a_failed_capture_the_session_goes_before_its_stream(bert: Case, r
 def test_a_look_inside_a_graph_computes_as_it_is_served(bert: Case, runtime: FakeOnnxRuntime) -> None:
     batch = bert.texts(3, 9)
     model = onnx.load(bert.graph, load_external_data=False)
-    with ProbeSession(model.SerializeToString(), bert.graph.parent, "cuda") as probe, bert.open(FakeCuda()) as served:
+    with (
+        InspectionSession(model.SerializeToString(), bert.graph.parent, "cuda") as probe,
+        bert.open(FakeCuda()) as served,
+    ):
         inside, outside = runtime.sessions[:2]
         assert inside.options == outside.options, "another precision of products, or another norm"
         assert inside.settings.graph_optimization_level == runtime.GraphOptimizationLevel.ORT_DISABLE_ALL

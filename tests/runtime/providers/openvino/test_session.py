@@ -16,8 +16,9 @@ from fletcher.runtime.canary import read_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import MissingPackageError, ProviderError
 from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.needs import missing
+from fletcher.runtime.providers.openvino.provider import OPENVINO_BF16
 from fletcher.runtime.providers.openvino.session import OpenVinoSession
-from fletcher.runtime.providers.registry import PROVIDERS, missing
 
 
 def ragged(seed: int, texts: int) -> Encodings:
@@ -52,7 +53,7 @@ def test_the_real_model_reproduces_huggingfaces_vectors(minilm_artifact: Path) -
 
 
 def test_bf16_stays_near_huggingfaces_vectors(minilm_artifact: Path) -> None:
-    if (problem := missing(PROVIDERS["openvino-bf16"], this_machine())) is not None:
+    if (problem := missing(OPENVINO_BF16, this_machine())) is not None:
         pytest.skip(problem)
     canary = read_canary(minilm_artifact / "canary.safetensors")
     with OpenVinoSession(graph_of(minilm_artifact), precision="bf16", threads=1, workers=1) as session:

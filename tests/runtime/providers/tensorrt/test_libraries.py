@@ -13,9 +13,10 @@ import pytest
 from fletcher.runtime.errors import MissingPackageError, ProviderError
 from fletcher.runtime.machine.gpus import GpuSystem
 from fletcher.runtime.machine.machine import this_machine
-from fletcher.runtime.providers.registry import PROVIDERS, missing, require
+from fletcher.runtime.providers.needs import missing, require
 from fletcher.runtime.providers.tensorrt import libraries as tensorrt_libraries
 from fletcher.runtime.providers.tensorrt.libraries import load_tensorrt, require_provider, rtx_problem, tensorrt_problem
+from fletcher.runtime.providers.tensorrt.provider import TENSORRT, TENSORRT_RTX
 
 from ...gpus import H200, RTX_4090
 
@@ -105,14 +106,14 @@ def test_variables_that_override_the_artifact_are_refused(
 
 
 def test_the_provider_says_what_it_lacks(onnxruntime_gpu: Path) -> None:
-    assert "libnvinfer.so.10" in (missing(PROVIDERS["tensorrt"], this_machine()) or "")
+    assert "libnvinfer.so.10" in (missing(TENSORRT, this_machine()) or "")
     with pytest.raises(ProviderError, match=r"the provider tensorrt cannot be used here: .*libnvinfer\.so\.10"):
-        require(PROVIDERS["tensorrt"], this_machine())
+        require(TENSORRT, this_machine())
 
 
 def test_the_plug_in_names_its_extra() -> None:
     with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[tensorrt-rtx\]"):
-        require(PROVIDERS["tensorrt-rtx"], this_machine())
+        require(TENSORRT_RTX, this_machine())
 
 
 def test_a_plug_in_that_is_not_whole_is_told(packages: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,8 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import DeviceMemoryError, InputError, MissingPackageError, ProviderError
 from fletcher.runtime.machine.gpus import Gpu, GpuSystem
 from fletcher.runtime.providers.mlas.session import MlasSession
-from fletcher.runtime.providers.registry import PROVIDERS
+from fletcher.runtime.providers.opening import open_session
 from fletcher.runtime.providers.tensorrt.session import TensorRtSession, open_tensorrt
-from fletcher.runtime.session.session import open_session
 
 from ....doubles.tensorrt import CUDA, TENSORRT, FakeRuntime
 from ...gpus import H200, variant_with
@@ -346,11 +345,9 @@ def test_a_folder_that_cannot_be_written_is_told(
 def test_without_a_gpu_the_reason_is_told(
     artifact: Artifact, variant: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = dataclasses.replace(PROVIDERS["tensorrt"], lacks=None)
-    monkeypatch.setattr("fletcher.runtime.session.session.PROVIDERS", {**PROVIDERS, "tensorrt": there})
+    monkeypatch.setattr("fletcher.runtime.providers.tensorrt.provider.tensorrt_problem", lambda: None)
     none = GpuSystem(problem="there is no NVIDIA driver")
-    for module in ("machine.gpus", "providers.registry"):
-        monkeypatch.setattr(f"fletcher.runtime.{module}.this_gpus", lambda: none, raising=False)
+    monkeypatch.setattr("fletcher.runtime.machine.gpus.this_gpus", lambda: none)
     with pytest.raises(ProviderError, match="tensorrt cannot be used here: there is no NVIDIA driver"):
         open_session(artifact, variant, provider="tensorrt")
 

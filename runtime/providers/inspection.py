@@ -1,6 +1,6 @@
-"""A look inside a graph: ONNX Runtime with the optimizer off, so that every value of the graph exists and can be asked for.
+"""`InspectionSession`: a graph all of whose inner values can be read, with ONNX Runtime's optimizer off.
 
-The graph comes as bytes with the wanted values among its outputs; its weights stay in the artifact, which is only read.
+The graph comes as bytes with the requested values among its outputs; its weights stay in the artifact, which is only read.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from ..artifact.manifest import Target
 from ..errors import ProviderError
-from ..providers.cuda.ort import open_inference_session, provider_options
-from ..providers.mlas.graph import open_graph
+from .mlas.graph import open_graph
+from .selection import all_providers
 
-__all__ = ["ProbeSession"]
+__all__ = ["InspectionSession"]
 
 
-class ProbeSession:
+class InspectionSession:
     """A graph whose inner values can be read. A context manager, for one thread.
 
     Graphs for TensorRT and CoreML are made of standard operators, so that the CPU provider shows what they mean; what the
@@ -36,17 +36,17 @@ class ProbeSession:
 
         Raises:
             MissingPackageError: onnxruntime is not installed, or for a cuda graph, none with CUDA.
-            ProviderError: CUDA cannot be used here, or does not run a node.
+            ProviderError: the target's provider cannot be used here, or does not run a node.
             ArtifactError: ONNX Runtime cannot load the graph.
         """
-        if target == "cuda":
-            options = provider_options(0)
-            self._session = open_inference_session(graph, options, weights_folder=weights_folder, optimize=False)
-        else:
-            self._session = open_graph(graph, weights_folder, optimize=False)
+        own = (provider.inspect for provider in all_providers() if target in provider.targets)
+        inspect = next((inspect for inspect in own if inspect is not None), None)
+        self._session = (
+            open_graph(graph, weights_folder, optimize=False) if inspect is None else inspect(graph, weights_folder)
+        )
 
     def run(self, feeds: Mapping[str, NDArray[Any]], values: Sequence[str]) -> dict[str, NDArray[Any]]:
-        """Computes one batch, and gives the values of those names, each in the graph's own layout.
+        """Compute one batch and return the values of those names, each in the graph's own layout.
 
         Args:
             feeds: every input of the graph.
@@ -62,7 +62,7 @@ class ProbeSession:
             raise ProviderError(f"ONNX Runtime cannot compute a graph with the inputs {shapes}: {error}") from error
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Release the memory."""
         self._session = None
 
     def __enter__(self) -> Self:

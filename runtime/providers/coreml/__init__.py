@@ -1,0 +1,1 @@
+"""CoreML through ONNX Runtime, on Apple machines."""

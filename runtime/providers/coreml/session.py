@@ -1,0 +1,169 @@
+"""CoreML through ONNX Runtime: graphs of fixed shapes, one text at a time, each in the smallest graph that holds it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...artifact.folder import Artifact
+from ...artifact.manifest import TOKEN_OUTPUTS, Variant
+from ...batch import Batch
+from ...errors import ArtifactError, MissingPackageError, ProviderError
+from ...session.feeds import make_feeds, pack
+from ...session.session import Session
+from .buckets import bucket_of_rows, buckets_of, length_of
+from .options import COREML_EP, SESSION_ENTRIES, ComputeUnits, coreml_options, model_cache
+
+__all__ = ["CoreMlSession", "open_coreml"]
+
+logger = logging.getLogger("fletcher.runtime.providers.coreml.session")
+
+CPU_EP = "CPUExecutionProvider"
+
+#: Operators whose place decides the speed. CoreML has to take all of them; small nodes may stay on the processor.
+PRODUCTS = frozenset({"MatMul", "Gemm"})
+
+
+class CoreMlSession(Session):
+    """The buckets of an artifact as one session. Safe to run from several threads at once; a context manager."""
+
+    def __init__(
+        self, artifact: Artifact, variant: Variant, open_graph: Callable[[Path], Any], *, provider: str
+    ) -> None:
+        """
+        Args:
+            artifact: where the graphs lie.
+            variant: one of the buckets; all that are alike but for their length are opened.
+            open_graph: opens ONNX Runtime's session of a graph's file.
+            provider: title of what they run on.
+
+        Raises:
+            ArtifactError: a variant has no fixed shape of one text, or cannot be loaded.
+            ProviderError: a graph would not run as it was asked to.
+        """
+        self.provider = provider
+        self._buckets = buckets_of(artifact, variant)
+        self._lengths = tuple(length_of(bucket) for bucket in self._buckets)
+        self._outputs = {info.name: info for info in variant.outputs}
+        self._first = variant.outputs[0].name
+        self._tables = artifact.tables(variant)  # the same rows for every length
+        self._sessions: Sequence[Any] | None = [open_graph(artifact.path / bucket.file) for bucket in self._buckets]
+
+    def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
+        """Compute one batch row by row; see `Session.run`.
+
+        Raises:
+            InputError: a text is longer than every bucket.
+            ProviderError: the session was closed, has no such output, or ONNX Runtime cannot compute a row.
+        """
+        sessions = self._sessions  # `close` may come from another thread
+        if sessions is None:
+            raise ProviderError("the session was closed and cannot compute: load the artifact again")
+        name = self._first if output is None else output
+        if name not in self._outputs:
+            raise ProviderError(f"the graph has no output {name!r} but {', '.join(self._outputs)}: convert it again")
+        places = bucket_of_rows(batch, self._lengths).tolist()
+        if len(places) == 1:
+            return self._compute(sessions[places[0]], self._buckets[places[0]], batch, name)
+        values = [
+            self._compute(sessions[place], self._buckets[place], batch.select(np.array([row])), name)
+            for row, place in enumerate(places)
+        ]
+        return np.concatenate(values)
+
+    def close(self) -> None:
+        """Release the memory once the runs under way have ended."""
+        self._sessions = None
+        self._tables = {}
+
+    def _compute(self, session: Any, bucket: Variant, row: Batch, name: str) -> NDArray[Any]:
+        feeds = make_feeds(bucket.inputs, bucket.feeds, row, self._tables)
+        try:
+            values: NDArray[Any] = session.run([name], feeds)[0]
+        except Exception as error:  # ONNX Runtime's errors have no base of their own
+            raise ProviderError(
+                f"{self.provider} cannot compute a text of {row.num_tokens} tokens with {bucket.name}: {error}"
+            ) from error
+        return pack(values, row) if name in TOKEN_OUTPUTS else values
+
+
+def open_coreml(artifact: Artifact, variant: Variant, *, units: ComputeUnits, provider: str) -> CoreMlSession:
+    """Open the buckets of a `coreml` variant on CoreML. The first time, CoreML compiles each of them.
+
+    Args:
+        artifact: where the graphs lie.
+        variant: one of the buckets.
+        units: devices that CoreML may choose from.
+        provider: title of what they run on.
+
+    Raises:
+        MissingPackageError: onnxruntime is not installed.
+        ArtifactError: ONNX Runtime cannot load a graph.
+        ProviderError: onnxruntime has no CoreML, or CoreML does not take a product of a graph.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingPackageError("onnxruntime", "apple", "running an artifact on CoreML") from error
+    if COREML_EP not in onnxruntime.get_available_providers():
+        raise ProviderError(
+            f"onnxruntime {onnxruntime.__version__} has no CoreML: pip install 'longbow-fletcher[apple]' on a Mac"
+        )
+    options = coreml_options(units, model_cache(artifact, str(onnxruntime.__version__), units))
+    return CoreMlSession(artifact, variant, lambda graph: _open_graph(onnxruntime, graph, options), provider=provider)
+
+
+def _open_graph(onnxruntime: Any, graph: Path, provider_options: dict[str, str]) -> Any:
+    """Open a session whose products all run on CoreML.
+
+    Raises:
+        ArtifactError: ONNX Runtime cannot load the graph.
+        ProviderError: CoreML does not take the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.inter_op_num_threads = 1
+    for name, value in SESSION_ENTRIES.items():
+        options.add_session_config_entry(name, value)
+    # The processor may take small nodes. Without `enable_fallback=0` ONNX Runtime would try again without CoreML.
+    providers = [(COREML_EP, provider_options), CPU_EP]
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=providers, enable_fallback=0)
+    except Exception as error:  # ONNX Runtime's errors have no base of their own
+        raise ArtifactError(f"ONNX Runtime cannot load {graph} on CoreML: {error}") from error
+    _check_assignment(session, graph)
+    return session
+
+
+def _check_assignment(session: Any, graph: Path) -> None:
+    """Raise an error unless CoreML computes all products of a graph; log what else stays on the processor.
+
+    Raises:
+        ProviderError: a product, or the whole graph, stays on the processor.
+    """
+    if not session.get_providers() or session.get_providers()[0] != COREML_EP:
+        raise ProviderError(f"{graph} was to run on {COREML_EP}, and runs on {session.get_providers()}")
+    elsewhere = [
+        node
+        for group in session.get_provider_graph_assignment_info()
+        if group.ep_name != COREML_EP
+        for node in group.get_nodes()
+    ]
+    products = [node for node in elsewhere if node.op_type in PRODUCTS]
+    if products:
+        raise ProviderError(
+            f"CoreML leaves matrix products of {graph} to the processor ({len(products)}, the first: {products[0].name}): "
+            "load a cpu variant, or update macOS and onnxruntime"
+        )
+    if elsewhere:
+        fields = {
+            "graph": graph.name,
+            "nodes": len(elsewhere),
+            "first": f"{elsewhere[0].name} ({elsewhere[0].op_type})",
+        }
+        logger.info("nodes on the processor", extra={"fields": fields})

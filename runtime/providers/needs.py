@@ -1,0 +1,67 @@
+"""Requirements of providers, compared with what is installed and with the machine."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from ..errors import MissingPackageError, ProviderError
+from ..machine.machine import Machine
+from ..versions import installed_version, version_numbers
+from .provider import Needs, Provider
+
+__all__ = ["missing", "require", "too_old"]
+
+
+def missing(provider: Provider, machine: Machine) -> str | None:
+    """Return why a provider cannot be used on a machine, or None.
+
+    Its package is not imported for the answer, except that CoreML's needs ask onnxruntime on a Mac.
+    """
+    needs = provider.needs
+    if not _is_installed(needs):
+        return f"{needs.source} is not installed: pip install 'longbow-fletcher[{needs.extra}]'"
+    if (problem := too_old(provider)) is not None:
+        return problem
+    return None if needs.problem is None else needs.problem(machine)
+
+
+def too_old(provider: Provider) -> str | None:
+    """Return that a provider's package is installed and too old, or None."""
+    needs = provider.needs
+    version = _version(needs.source)
+    if version is None or version_numbers(version) >= needs.oldest:
+        return None
+    oldest = ".".join(map(str, needs.oldest))
+    return (
+        f"{needs.source} {version} is too old, {oldest} is needed: "
+        f"pip install --upgrade 'longbow-fletcher[{needs.extra}]'"
+    )
+
+
+def require(provider: Provider, machine: Machine) -> None:
+    """Raise an error unless a provider can be used on a machine.
+
+    Raises:
+        MissingPackageError: the provider's package is not installed.
+        ProviderError: the package is too old, or the machine lacks what the provider needs.
+    """
+    needs = provider.needs
+    if not _is_installed(needs):
+        raise MissingPackageError(needs.source, needs.extra, f"the provider {provider.name}")
+    if (problem := missing(provider, machine)) is not None:
+        raise ProviderError(f"the provider {provider.name} cannot be used here: {problem}")
+
+
+def _is_installed(needs: Needs) -> bool:
+    """Return whether the module is there, and where it comes in several builds, the right one."""
+    if needs.distribution is not None and _version(needs.distribution) is None:
+        return False
+    try:
+        return importlib.util.find_spec(needs.package) is not None
+    except (ModuleNotFoundError, ValueError):  # a hook that hides it, or a stand-in without a specification
+        return False
+
+
+def _version(package: str) -> str | None:
+    """Return the version of the distribution that brings a module: onnxruntime comes in two builds."""
+    return installed_version(package) or installed_version(f"{package}-gpu")

@@ -1,0 +1,116 @@
+"""Finding a provider by its name, and choosing providers and variants that can run on this machine."""
+
+from __future__ import annotations
+
+from ..artifact.folder import Artifact
+from ..artifact.manifest import Target, Variant
+from ..errors import ArtifactError, InputError, ProviderError
+from ..machine.machine import Machine, this_machine
+from . import registry
+from .needs import missing
+from .provider import DeviceKind, Provider
+
+__all__ = [
+    "AUTO",
+    "all_providers",
+    "candidates",
+    "check_provider",
+    "choose_variant",
+    "default_provider",
+    "find_provider",
+    "is_provider",
+    "runnable_targets",
+]
+
+#: Asks for a measurement instead of naming a provider.
+AUTO = "auto"
+
+#: Devices whose targets are preferred over the processor's where no variant was named. Apple's are not among them: CoreML was
+#: not measured.
+BEFORE_THE_PROCESSOR: tuple[DeviceKind, ...] = ("nvidia",)
+
+
+def all_providers() -> tuple[Provider, ...]:
+    """Return all providers in the order of preference."""
+    return registry.PROVIDERS
+
+
+def is_provider(name: str) -> bool:
+    """Return whether there is a provider of this name."""
+    return any(provider.name == name for provider in registry.PROVIDERS)
+
+
+def find_provider(name: str) -> Provider:
+    """Return the provider of a name.
+
+    Raises:
+        InputError: there is no such provider.
+    """
+    for provider in registry.PROVIDERS:
+        if provider.name == name:
+            return provider
+    names = (AUTO, *(provider.name for provider in registry.PROVIDERS))
+    raise InputError(f"there is no provider {name!r}: use {', '.join(names)}")
+
+
+def check_provider(name: str) -> None:
+    """Raise an error unless a name is `auto` or a provider's.
+
+    Raises:
+        InputError: there is no such provider.
+    """
+    if name != AUTO:
+        find_provider(name)
+
+
+def candidates(variant: Variant, machine: Machine) -> list[tuple[Provider, str | None]]:
+    """Return the providers of a variant's target, each with why it cannot be used on a machine, or None."""
+    return [
+        (provider, missing(provider, machine)) for provider in registry.PROVIDERS if variant.target in provider.targets
+    ]
+
+
+def default_provider(target: Target) -> str:
+    """Return the name of the provider that runs a target where nothing was measured and none was named.
+
+    Raises:
+        ProviderError: no provider runs it.
+    """
+    for provider in registry.PROVIDERS:
+        if target in provider.targets:
+            return provider.name
+    raise ProviderError(f"no provider here runs the target {target}: load a cpu variant")
+
+
+def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Variant:
+    """Return the variant that a provider shall run.
+
+    Args:
+        artifact: the artifact that has it.
+        name: name of the variant; None is the first that the provider runs.
+        provider: name of a provider, or `auto`, which prefers a GPU.
+
+    Raises:
+        InputError: there is no such provider.
+        ArtifactError: the artifact has no such variant, or none that the provider runs.
+    """
+    targets = runnable_targets() if provider == AUTO else find_provider(provider).targets
+    variant = artifact.variant(name, targets)
+    if name is None and provider != AUTO and variant.target not in targets:
+        raise ArtifactError(
+            f"{artifact.path} has no variant that {provider} runs: export the checkpoint with --target {targets[0]}"
+        )
+    return variant
+
+
+def runnable_targets() -> tuple[Target, ...]:
+    """Return the targets that this machine runs, the preferred ones first; the processor's is always among them."""
+    machine = this_machine()
+    usable = [
+        provider
+        for provider in registry.PROVIDERS
+        if provider.device_kind != "cpu" and missing(provider, machine) is None
+    ]
+    first = [target for one in usable if one.device_kind in BEFORE_THE_PROCESSOR for target in one.targets]
+    last = [target for one in usable if one.device_kind not in BEFORE_THE_PROCESSOR for target in one.targets]
+    return tuple(dict.fromkeys((*first, "cpu", *last)))

@@ -1,0 +1,35 @@
+"""Artifacts with graphs for CoreML, and a Mac that is this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fletcher.convert.export.export import export
+from fletcher.model_zoo.sources.progress import silent
+from fletcher.runtime.artifact.folder import Artifact
+from tests.convert.tiny import save_bert, save_modules
+from tests.doubles.coreml import FakeCoreMl
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """The artifact of a random BERT for texts of 64 tokens: graphs for the processor, and for CoreML of 32 and 64 tokens."""
+    checkpoint = tmp_path_factory.mktemp("coreml") / "checkpoint"
+    save_bert(checkpoint)
+    save_modules(checkpoint, max_seq_length=64)
+    folder = checkpoint.parent / "artifact"
+    targets, precisions = ("cpu", "coreml"), ("fp32", "fp16")
+    export(str(checkpoint), folder, targets=targets, precisions=precisions, progress=silent)
+    return Artifact.open(folder)
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCoreMl:
+    """macOS with a build of ONNX Runtime that has CoreML."""
+    fake = FakeCoreMl()
+    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
+    monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path / "cache"))
+    return fake
