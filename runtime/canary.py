@@ -1,4 +1,4 @@
-"""The canary: a few texts, their token ids and the vectors that they must become, carried by every artifact.
+"""`Canary`: a few texts of an artifact, their token ids and the vectors that a session must reproduce.
 
 A load that does not reproduce it is refused, so a server can never come up with wrong vectors. The file is a safetensors
 file, readable without Fletcher: `ids` int32 (total_tokens,), `offsets` int64 (n + 1,), `vectors` float32 (n, dimension);
@@ -46,7 +46,7 @@ SPARSE_FROM = 4
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """What a load must reproduce.
+    """Reference that a load must reproduce.
 
     Attributes:
         texts: the texts as the tokenizer sees them, prompts included.
@@ -63,7 +63,7 @@ class Canary:
     queries: tuple[str, ...] = ()
 
     def judge(self, vectors: NDArray[np.float32], output: Output, tolerance: Accuracy) -> CanaryResult:
-        """Compares what a session made of the token ids with the reference.
+        """Compare what a session made of the token ids with the reference.
 
         Args:
             vectors: float32, as `vectors`.
@@ -77,7 +77,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class CanaryResult:
-    """What a session made of the canary.
+    """Result of a session's run on the canary.
 
     Attributes:
         passed: whether every vector is within the tolerance.
@@ -93,7 +93,7 @@ class CanaryResult:
 
 
 def write_canary(path: Path, canary: Canary) -> None:
-    """Writes the canary as a safetensors file; rows that are mostly zeros are written sparse."""
+    """Write the canary as a safetensors file; rows that are mostly zeros are written sparse."""
     tensors: dict[str, NDArray[Any]] = {"ids": canary.encodings.ids, "offsets": canary.encodings.offsets}
     metadata = {"texts": json.dumps(canary.texts, ensure_ascii=True), "origin": canary.origin}
     if canary.vectors.size > SPARSE_FROM * max(int(np.count_nonzero(canary.vectors)), 1):
@@ -110,7 +110,7 @@ def write_canary(path: Path, canary: Canary) -> None:
 
 
 def _with_sorted_header(data: bytes) -> bytes:
-    """The library writes metadata in a random order; the artifact's digest must not depend on that."""
+    """Sort the header's keys: the library writes them in a random order, and the artifact's digest must not depend on it."""
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # so that the tensors are aligned
@@ -118,7 +118,7 @@ def _with_sorted_header(data: bytes) -> bytes:
 
 
 def read_canary(path: Path) -> Canary:
-    """Reads a canary.
+    """Read a canary.
 
     Raises:
         ArtifactError: the file is missing, damaged or incomplete.
@@ -126,7 +126,7 @@ def read_canary(path: Path) -> Canary:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a dict
         ids, offsets = tensors["ids"], tensors["offsets"]
         vectors = _dense(tensors, int(metadata["dimension"])) if "indices" in tensors else tensors["vectors"]
         texts, queries = (tuple(json.loads(metadata.get(name, "[]"))) for name in ("texts", "queries"))
@@ -146,7 +146,7 @@ def read_canary(path: Path) -> Canary:
 
 
 def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.float32]:
-    """Rows of zeros, but for the values."""
+    """Return dense rows of sparse tensors."""
     counts = np.diff(tensors["row_offsets"])
     vectors = np.zeros((len(counts), dimension), np.float32)
     vectors[np.repeat(np.arange(len(counts)), counts), tensors["indices"]] = tensors["values"]
@@ -156,7 +156,7 @@ def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.fl
 def encode_canary(
     tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], queries: Sequence[str] = ()
 ) -> Encodings:
-    """Tokenizes a canary's texts: pairs for a reranker, queries for a ColBERT model."""
+    """Tokenize a canary's texts: pairs for a reranker, queries for a ColBERT model."""
     if queries:
         return tokenizer.encode_pairs(queries, texts)
     encodings = tokenizer.encode(texts)
@@ -168,8 +168,10 @@ def encode_canary(
 def comparable(
     output: Output, vectors: NDArray[np.float32], reference: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Both as rows whose angle says something: a single score has none, so all scores are one row; so are sparse vectors,
-    of which one may be all zeros."""
+    """Return both as rows whose angle has a meaning.
+
+    A single score has none, so all scores are one row; so are sparse vectors, of which one may be all zeros.
+    """
     if output not in ("scores", "sparse") or vectors.shape != reference.shape:
         return vectors, reference
     return vectors.reshape(1, -1), reference.reshape(1, -1)
@@ -178,7 +180,7 @@ def comparable(
 def check_vectors(
     vectors: NDArray[np.float32], reference: NDArray[np.float32], *, min_cosine: float, max_abs: float | None
 ) -> CanaryResult:
-    """Compares a session's vectors with the canary's.
+    """Compare a session's vectors with the canary's.
 
     Args:
         vectors: float32, (n, dimension).
@@ -204,13 +206,13 @@ def check_vectors(
 
 
 def gives_tokens(tokenizer: Tokenizer, card: ModelCard, canary: Canary) -> bool:
-    """Whether a tokenizer gives the canary's ids."""
+    """Return whether a tokenizer gives the canary's ids."""
     found, wanted = encode_canary(tokenizer, card, canary.texts, canary.queries), canary.encodings
     return all(np.array_equal(getattr(found, part), getattr(wanted, part)) for part in ("ids", "offsets", "types"))
 
 
 def require_session(session: Session, canary: Canary, output: Output, tolerance: Accuracy) -> None:
-    """Runs the canary's token ids on a session alone, as for a device that comes back into service.
+    """Run the canary's token ids on a session alone, as for a device that comes back into service.
 
     Args:
         session: what shall serve.

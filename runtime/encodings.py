@@ -1,4 +1,4 @@
-"""Token ids in, vectors out: the two structs that cross every boundary of the runtime. They know nothing of models."""
+"""`Encodings` and `Embeddings`: token ids in, vectors out, the structs that cross every boundary of the runtime."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TENSORS: Mapping[str, str] = MappingProxyType({"input_ids": "ids", "offsets": "
 
 
 def counting(size: int) -> NDArray[np.int32]:
-    """0, 1, 2, …, made once and not to be written to, int32, (size,)."""
+    """Return 0, 1, 2, …, made once and not to be written to, int32, (size,)."""
     return _counted((size - 1).bit_length())[:size]
 
 
@@ -31,7 +31,7 @@ def _counted(bits: int) -> NDArray[np.int32]:
 
 
 def ragged_index(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the elements of the given rows of a ragged array lie, one row after the other.
+    """Return the places of the elements of the given rows of a ragged array, one row after the other.
 
     Args:
         offsets: where each row begins and the last one ends, int64, (n + 1,).
@@ -48,7 +48,7 @@ def ragged_index(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray
 def _ragged_index(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], new_starts: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Of every wanted element: its place among them, moved by the distance between its row's old and new start."""
+    """Return of every requested element its place among them, moved by the distance between its row's old and new start."""
     index: NDArray[np.int64] = np.repeat(starts - new_starts, lengths)
     index += counting(len(index))
     return index
@@ -84,7 +84,7 @@ class Encodings:
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> Encodings:
-        """Joins rows of token ids; nothing counts as dropped."""
+        """Join rows of token ids; nothing counts as dropped."""
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         arrays = [np.asarray(row, np.int32) for row in rows]
@@ -93,7 +93,7 @@ class Encodings:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Encodings]) -> Encodings:
-        """Joins encodings, in order."""
+        """Join encodings, in order."""
         lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
         offsets = np.zeros(len(lengths) + 1, np.int64)
         np.cumsum(lengths, out=offsets[1:])
@@ -110,7 +110,7 @@ class Encodings:
         return np.zeros(len(self.ids), np.int32) if self.token_types is None else self.token_types
 
     def token_index(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the tokens of the given rows lie, one row after the other, int64, (their tokens,)."""
+        """Return the places of the tokens of the given rows, one row after the other, int64, (their tokens,)."""
         return ragged_index(self.offsets, rows)
 
     def tensors(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -122,7 +122,7 @@ class Encodings:
         return {name: getattr(self, _TENSORS[name]) for name in names}
 
     def select(self, rows: NDArray[np.int64]) -> Encodings:
-        """The given rows, in the given order.
+        """Return the given rows, in the given order.
 
         Args:
             rows: row indices, int64, (m,).
@@ -155,7 +155,7 @@ class Chunks:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """What texts become.
+    """Vectors of texts.
 
     Attributes:
         vectors: (n, dimension), in the order of the texts: float32, or float16 or int8 where that was asked for, or uint8

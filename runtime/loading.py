@@ -1,4 +1,4 @@
-"""Opening what an encoder is made of, as the caller's options and the machine's measurements say."""
+"""Opening the parts of an encoder, as the caller's options and the machine's measurements say."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REDUCED_COSINE = 0.999
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """What the caller of `Encoder.load` said; see there."""
+    """Options of `Encoder.load`; see there."""
 
     provider: str
     allow_fallback: bool
@@ -50,7 +50,7 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The parts of an encoder.
+    """Parts of an encoder.
 
     Attributes:
         variant: the graph that runs.
@@ -72,7 +72,7 @@ class Loaded:
 
 
 def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Loaded:
-    """Opens tokenizer and session.
+    """Open tokenizer and session.
 
     Raises:
         As `Encoder.load`.
@@ -148,7 +148,7 @@ def _is_pinned(layout: WorkerLayout) -> bool:
 def _open_alone(
     artifact: Artifact, variant: Variant, options: LoadOptions, layout: WorkerLayout | None
 ) -> Session | None:
-    """A session for batches that run alone, where that is sooner, nobody set a limit, and a second copy of the weights is
+    """Open a session for batches that run alone, if that is sooner, no limit was set, and a second copy of the weights is
     nothing to this machine. It is a convenience: what cannot be opened is logged."""
     size = artifact.manifest.files[variant.weights].size
     if layout is None or options.memory_limit is not None or MODEST_SHARE * this_machine().memory <= size:
@@ -163,7 +163,7 @@ def _open_alone(
 
 
 def _tolerance(variant: Variant, layout: WorkerLayout, min_cosine: float | None) -> Accuracy:
-    """The variant's own, unless less was asked for: by a number, or by a provider that computes in less."""
+    """Return the variant's tolerance, unless less was asked for: by a number, or by a provider of lower precision."""
     if min_cosine is not None:
         return Accuracy(min_cosine=min_cosine)
     precision = find_provider(layout.provider).precision
@@ -173,10 +173,10 @@ def _tolerance(variant: Variant, layout: WorkerLayout, min_cosine: float | None)
 
 
 def _budget(variant: Variant, options: LoadOptions, layout: WorkerLayout, max_tokens: int) -> MemoryBudget | None:
-    """What batches may need, where there is a limit.
+    """Return the memory that batches may need, or None without a limit.
 
     Raises:
-        InputError: the limit is too small, or nobody can tell what a batch of this graph needs.
+        InputError: the limit is too small, or it is not known what a batch of this graph needs.
     """
     if options.memory_limit is None:
         return None

@@ -169,7 +169,7 @@ def test_outputs_that_are_something_else(whole: Path, tmp_path: Path, refuse: Ca
     (tmp_path / "thesis" / "chapter").write_text("years of work")
     (tmp_path / "file").write_text("a file")
     for output in ("thesis", "file"):
-        assert "is no artifact: it is not replaced" in refuse("model", "export", whole, "-o", tmp_path / output)
+        assert "is not an artifact: it is not replaced" in refuse("model", "export", whole, "-o", tmp_path / output)
     assert "file" in refuse("model", "export", whole, "-o", tmp_path / "file" / "below")
 
 

@@ -1,4 +1,4 @@
-"""The artifact folder: where its files are, and whether they are whole.
+"""`Artifact`: the folder, the places of its files, and checks that they are whole.
 
 fletcher.json              the manifest (manifest.py)
 tokenizer.json
@@ -45,7 +45,7 @@ class Artifact:
 
     @classmethod
     def open(cls, path: str | Path) -> Artifact:
-        """Reads the manifest; `check_files` reads the rest.
+        """Read the manifest; `check_files` reads the rest.
 
         Raises:
             ArtifactError: no folder, no manifest, a damaged one, or one of another format version.
@@ -76,7 +76,7 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """What the vectors depend on, as one hex digest: of every file's name and sha256, and of the card.
+        """Hex digest of all that the vectors depend on: every file's name and sha256, and the card.
 
         The card is in it for the prompts and the longest input, which no file knows.
         """
@@ -93,7 +93,7 @@ class Artifact:
         return self.path / CANARY
 
     def variant(self, name: str | None = None, targets: Sequence[Target] = ("cpu",)) -> Variant:
-        """A variant.
+        """Return a variant.
 
         Args:
             name: its name; None is the first one of the first target that there is any of, or the first of all.
@@ -113,7 +113,7 @@ class Artifact:
         raise ArtifactError(f"{self.path} has no variant {name!r}: it has {names}")
 
     def tables(self, variant: Variant) -> dict[str, NDArray[Any]]:
-        """By input, the tables whose rows the host looks up for a variant, (rows, width); most variants have none."""
+        """Return by input the tables whose rows the host looks up for a variant, (rows, width); most variants have none."""
         names = variant.feeds.tables
         if not names:
             return {}
@@ -121,7 +121,7 @@ class Artifact:
             return {name: weights.get_tensor(tensor) for name, tensor in names.items()}
 
     def check_files(self) -> None:
-        """Compares every file's size and sha256 with the manifest.
+        """Compare every file's size and sha256 with the manifest.
 
         Raises:
             ArtifactError: a file is missing or cannot be read.
@@ -164,6 +164,6 @@ def _check_names(file: Path, manifest: Manifest) -> None:
 
 
 def hash_file(file: Path) -> str:
-    """The file's sha256, hex."""
+    """Return the file's sha256, hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

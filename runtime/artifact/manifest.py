@@ -68,7 +68,7 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FeedRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the host has to know, besides the inputs' names and types, to make a graph's inputs from `Encodings`.
+    """Rules by which the host makes a graph's inputs, besides the inputs' names and types.
 
     Attributes:
         padding_id: RoBERTa's way of counting positions: tokens of this id are not counted and have the position of this
@@ -122,7 +122,7 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             (pooling, projections, normalization) is fp32 in every variant.
         feeds: how its inputs are made.
         profiles: shapes to build engines for (tensorrt).
-        memory: what a batch needs at its peak; None where nobody can tell (traced graphs).
+        memory: what a batch needs at its peak; None if that is not known (traced graphs).
         recipe: the recipe that quantized it, as JSON; None for what `convert` wrote.
         batch_dependent: whether a text's vector depends on the other texts of its batch.
     """
@@ -163,7 +163,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who compared the artifact with the reference model, and how it went.
+    """Comparison of the artifact with the reference model.
 
     Attributes:
         reference: what it was compared with.
@@ -211,7 +211,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def status(self) -> Literal["verified", "published canary", "unverified"]:
-        """How much is known: compared with HuggingFace, with the card's published vectors only, or with nothing."""
+        """Degree of verification: compared with HuggingFace, with the card's published vectors only, or with nothing."""
         if self.verified is not None:
             return "verified"
         return "published canary" if self.canary_reference == "published" else "unverified"

@@ -24,7 +24,7 @@ __all__ = ["describe_files", "new_artifact", "stamp", "write_manifest"]
 
 @contextlib.contextmanager
 def new_artifact(path: str | Path) -> Iterator[Path]:
-    """A folder to write an artifact into, which takes its name only when the block ends well.
+    """Give a folder to write an artifact into, which takes its name only when the block ends well.
 
     Until then it lies beside `path` under a temporary name; an error removes it, and what a killed process left behind goes
     with the next success. Whatever stood at `path` before must be an artifact or empty; it steps aside, and comes back if
@@ -56,13 +56,13 @@ def new_artifact(path: str | Path) -> Iterator[Path]:
 def _check_replaceable(path: Path) -> None:
     if path.exists() and not ((path / MANIFEST).is_file() or (path.is_dir() and not any(path.iterdir()))):
         raise ArtifactError(
-            f"{path} exists and is no artifact: it is not replaced. Choose another folder, or remove it"
+            f"{path} exists and is not an artifact: it is not replaced. Choose another folder, or remove it"
         )
 
 
 @contextlib.contextmanager
 def _only_writer(path: Path) -> Iterator[None]:
-    """Holds a lock file beside `path` and removes it at the end."""
+    """Hold a lock file beside `path` and remove it at the end."""
     lock = path.parent / f".{path.name}.lock"
     with contextlib.ExitStack() as stack:
         while True:
@@ -84,7 +84,7 @@ def _only_writer(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Puts `new` at `path`. A folder cannot be renamed over a full one, so the old one steps aside first."""
+    """Put `new` at `path`. A folder cannot be renamed over a full one, so the old one is moved aside first."""
     _check_replaceable(path)  # once more: conversion took a while
     if not path.exists():
         new.rename(path)
@@ -104,7 +104,7 @@ def _replace(path: Path, new: Path) -> None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes the temporary folders of writers of `path` that were killed; the lock says that none is alive."""
+    """Remove the temporary folders of writers of `path` that were killed; the lock says that no writer is alive."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(new|old)\.\w{{8}}")
     for folder in path.parent.iterdir():
         if pattern.fullmatch(folder.name):
@@ -112,7 +112,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes `fletcher.json` atomically."""
+    """Write `fletcher.json` atomically."""
     temporary = folder / f".{MANIFEST}.{os.getpid()}"
     try:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
@@ -122,7 +122,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def describe_files(folder: Path, known: Mapping[str, FileInfo] = MappingProxyType({})) -> dict[str, FileInfo]:
-    """Size and digest of every file in the folder, the manifest left out, for a new manifest.
+    """Return size and digest of every file in the folder, the manifest left out, for a new manifest.
 
     Args:
         folder: the artifact's.
@@ -133,7 +133,7 @@ def describe_files(folder: Path, known: Mapping[str, FileInfo] = MappingProxyTyp
 
 
 def stamp(path: str | Path, verification: Verification, *, digest: str | None = None) -> Artifact:
-    """Records a successful verification in the manifest; no other file changes, so the digest stays.
+    """Record a successful verification in the manifest; no other file changes, so the digest stays.
 
     Args:
         path: the artifact's folder.

@@ -1,7 +1,7 @@
-"""Several devices behind one session: each batch goes where it will be done first, and a device that fails is replaced.
+"""`Fleet`: several devices behind one session. Each batch goes to the device that finishes it first.
 
-It knows batches' sizes, time and failures; nothing of GPUs or graphs. Callers keep the places of their rows, so the order in
-which devices finish does not matter.
+A device that fails is opened again. The fleet knows batches' sizes, time and failures; nothing of GPUs or graphs. Callers
+keep the places of their rows, so the order in which devices finish does not matter.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CLOSING_SECONDS = 10.0
 
 
 class Fleet(Session):
-    """A session on several devices. Safe to use from several threads; use `slots` of them to keep every device busy.
+    """Session on several devices. Safe to use from several threads; `slots` of them keep every device busy.
 
     Attributes:
         provider: what the devices run on.
@@ -51,7 +51,8 @@ class Fleet(Session):
         first_retry: float = FIRST_RETRY,
         last_retry: float = LAST_RETRY,
     ) -> None:
-        """
+        """Join devices.
+
         Args:
             devices: at least one; their sessions are closed with the fleet.
             check: raises where a session that was opened again does not give the right vectors: the canary.
@@ -79,7 +80,7 @@ class Fleet(Session):
         self._changed = threading.Condition()
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Computes one batch on the device that will have it done first, waiting for a slot there.
+        """Compute one batch on the device that will finish it first, waiting for a slot there.
 
         A batch that a device fails at runs again on another one. One that has no memory for it stays in service; one that
         fails in any other way does not, unless it is the last and the batch has made another one fail before.
@@ -111,11 +112,11 @@ class Fleet(Session):
                 self._leave(member, ticket, started, len(batch), done)
 
     def metrics(self) -> list[DeviceMetric]:
-        """What each device counts."""
+        """Return what each device counts."""
         return [metric for member in self._members for metric in member.metrics(self._share)]
 
     def close(self) -> None:
-        """Waits for the batches under way and gives the memory of every device back."""
+        """Wait for the batches under way and release the memory of every device."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -129,7 +130,7 @@ class Fleet(Session):
                 close_quietly(member.session, member.device.name)
 
     def _enter(self, ticket: Ticket) -> Member:
-        """Waits for a device."""
+        """Wait for a device and return it."""
         with self._changed:
             ticket.member = None
             self._waiting.append(ticket)
@@ -147,7 +148,7 @@ class Fleet(Session):
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
             if ticket.member is None:
-                raise self._nobody(ticket)
+                raise self._no_device(ticket)
             return ticket.member
 
     def _leave(self, member: Member, ticket: Ticket, started: float, texts: int, done: bool) -> None:
@@ -163,7 +164,7 @@ class Fleet(Session):
         return [member for member in self._members if member.serving and member not in ticket.refused]
 
     def _assign(self) -> None:
-        """Gives free slots to the batches that wait, in the order of their coming.
+        """Assign free slots to the waiting batches, in the order in which they came.
 
         Each is planned where it would end first behind what is under way and planned there already. Where that device has no
         free slot, it waits for it: a slow device idles rather than take the last batch, which it would end later.
@@ -194,7 +195,7 @@ class Fleet(Session):
             self._changed.notify_all()
 
     def _rates(self, now: float) -> dict[Member, float]:
-        """Tokens a second of each device in service; what was not measured yet is as fast as the others."""
+        """Return tokens per second of each device in service; a device without a measurement counts as fast as the others."""
         if self._closed:
             return {}
         measured = {member: member.rate(now) for member in self._members if member.serving}
@@ -208,7 +209,7 @@ class Fleet(Session):
             return rates[member] / sum(rates.values()) if member in rates else 0.0
 
     def _failed(self, member: Member, ticket: Ticket, error: Exception) -> None:
-        """Takes a device out, unless the batch is to blame.
+        """Take a device out of service, unless the batch is to blame.
 
         Raises:
             ProviderError: it is.
@@ -241,11 +242,11 @@ class Fleet(Session):
         logger.error("device taken out", extra={"fields": fields}, exc_info=error)
 
     def _others(self, member: Member) -> list[str]:
-        """Names of the other devices in service."""
+        """Return the names of the other devices in service."""
         return [other.device.name for other in self._members if other.serving and other is not member]
 
     def _recover(self, member: Member) -> None:
-        """Opens a device again until it gives the right vectors, then lets it serve."""
+        """Open a device again until it gives the right vectors, then put it back into service."""
         delay, longest = self._retries
         with self._changed:
             self._changed.wait_for(lambda: not member.running)
@@ -272,8 +273,8 @@ class Fleet(Session):
             logger.warning("device back in service", extra={"fields": {"device": member.device.name}})
             return
 
-    def _nobody(self, ticket: Ticket) -> ProviderError:
-        """Why no device takes a batch."""
+    def _no_device(self, ticket: Ticket) -> ProviderError:
+        """Return the error that says why no device takes a batch."""
         if self._closed:
             return ProviderError("the session was closed and cannot compute: load the artifact again")
         if ticket.shortage is not None:
@@ -281,4 +282,4 @@ class Fleet(Session):
         problems = "; ".join(f"{member.device.name}: {member.problem}" for member in self._members)
         tried = any(member.device.open is not None for member in self._members)
         what = "They are tried again by themselves" if tried else "Load the artifact again, or on the processor"
-        return DeviceLostError(f"no device is left to compute on. {problems}. {what}; the driver's log tells more")
+        return DeviceLostError(f"no device is left to compute on. {problems}. {what}; see the driver's log for more")

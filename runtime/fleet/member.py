@@ -1,4 +1,4 @@
-"""A device of a fleet, a batch on its way through it, and what the fleet knows of both."""
+"""`FleetDevice`, `Member` and `Ticket`: a device, its state in a fleet, and a batch on its way through the fleet."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger("fletcher.runtime.fleet.fleet")
 
 @dataclass(frozen=True, slots=True)
 class FleetDevice:
-    """What computes.
+    """Device that computes.
 
     Attributes:
         name: of the device, as people shall see it: `cuda:0`.
@@ -28,7 +28,7 @@ class FleetDevice:
         slots: batches that may be under way on it; with 2 or 3, copies overlap computing.
         processors: logical processors near it; empty leaves threads where they are.
         open: opens another session on it after it failed; None leaves it out for good.
-        memory: reads the bytes that the session takes on it, and may raise `ProviderError`; None where nobody knows.
+        memory: reads the bytes that the session takes on it, and may raise `ProviderError`; None if that is not known.
         metrics: what else is counted of it.
     """
 
@@ -84,7 +84,7 @@ class Member:
         self._gone: dict[str, float] = {}
 
     def replace(self, session: Session) -> None:
-        """Serves again, with another session; what the lost one had counted stays counted."""
+        """Put the device back into service with another session; the counts of the lost session are kept."""
         for name, (_, value) in self.session.counters().items():
             self._gone[name] = self._gone.get(name, 0.0) + value()
         self.session = session
@@ -92,14 +92,14 @@ class Member:
         self.serving = True
 
     def begin(self, now: float, tokens: int) -> None:
-        """A batch takes a slot."""
+        """Note that a batch takes a slot."""
         if not self.running:
             self.speed.begin(now)
         self.running += 1
         self.under_way += tokens
 
     def end(self, now: float, started: float, tokens: int, texts: int, done: bool) -> None:
-        """A batch gives its slot back."""
+        """Note that a batch gives its slot back."""
         self.running -= 1
         self.under_way -= tokens
         self.speed.end(now, started, tokens if done else 0, texts if done else 0)
@@ -109,7 +109,7 @@ class Member:
             self.tokens += tokens
 
     def _memory(self) -> float:
-        """Bytes; NaN of a lost device, which must not cost the other metrics."""
+        """Return bytes; NaN for a lost device, whose error must not hide the other metrics."""
         try:
             return math.nan if self.device.memory is None else float(self.device.memory())
         except ProviderError:
@@ -120,11 +120,11 @@ class Member:
         return self._gone.get(name, 0.0) + (0.0 if counter is None else counter[1]())
 
     def rate(self, now: float) -> float | None:
-        """Tokens a second, or None where nothing was measured lately."""
+        """Return tokens per second, or None if nothing was measured lately."""
         return self.speed.tokens if self.running or not self.speed.is_old(now) else None
 
     def metrics(self, share: Callable[[Member], float]) -> list[DeviceMetric]:
-        """What it counts, under the earlier Fletcher's names where those say the same.
+        """Return what it counts.
 
         Args:
             share: its part of the fleet's speed.
@@ -169,7 +169,7 @@ class Member:
             ),
         ]
         if self.device.memory is not None:
-            text = "Bytes that sessions take on the device; NaN where it does not tell"
+            text = "Bytes that sessions take on the device; NaN if it is not known"
             metrics.append(DeviceMetric("fletcher_vram_allocated_bytes", text, name, self._memory, "amount"))
         for count, (text, _) in self.session.counters().items():
             value = partial(self._count, count)
@@ -179,7 +179,7 @@ class Member:
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A batch on its way through the fleet.
+    """Batch on its way through the fleet.
 
     Attributes:
         tokens: it holds.
@@ -197,13 +197,13 @@ class Ticket:
 
 
 def reopen(device: FleetDevice, check: Callable[[Session], None] | None) -> Session:
-    """Another session on a device that failed, checked.
+    """Open another session on a device that failed, and check it.
 
     Raises:
         Exception: whatever opening or the check raises.
     """
     if device.open is None:
-        raise DeviceLostError(f"nobody can open {device.name} again")
+        raise DeviceLostError(f"{device.name} cannot be opened again")
     session = device.open()
     try:
         if check is not None:
@@ -215,12 +215,12 @@ def reopen(device: FleetDevice, check: Callable[[Session], None] | None) -> Sess
 
 
 def describe_error(error: Exception) -> str:
-    """An error in a line."""
+    """Return an error as one line."""
     return f"{type(error).__name__}: {error}"
 
 
 def close_quietly(session: Session, name: str) -> None:
-    """Closes what may be broken."""
+    """Close a session that may be broken; a failure is logged."""
     try:
         session.close()
     except Exception as error:  # noqa: BLE001  a lost device's session cannot give back what it no longer has

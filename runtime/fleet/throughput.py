@@ -1,4 +1,4 @@
-"""How fast a device works, measured while it does. It knows nothing of batches' contents or of other devices."""
+"""`Throughput`: speed of one device, measured while it computes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRUSTED_AFTER = 4
 
 
 class Throughput:
-    """Tokens a second of a device whose batches overlap. Its owner locks.
+    """Tokens per second of a device whose batches overlap. Its owner locks.
 
     Measured is the time between the ends of batches, not each batch's own: of two batches that overlap, each takes twice as
     long as the device does. A session's first batch loads kernels and is not counted.
@@ -35,7 +35,7 @@ class Throughput:
         self.forget()
 
     def forget(self) -> None:
-        """Begins anew, as for a session that was just opened."""
+        """Forget all measurements, as for a session that was just opened."""
         self._count = -1  # the first one is not counted
         self._reset()
 
@@ -44,22 +44,22 @@ class Throughput:
 
     @property
     def tokens(self) -> float | None:
-        """Tokens a second, or None where nothing was measured yet."""
+        """Tokens per second, or None if nothing was measured yet."""
         if self._count < TRUSTED_AFTER or not self._tokens or not self._seconds:
             return None
         return self._tokens / self._seconds
 
     @property
     def texts(self) -> float:
-        """Texts a second; 0 where nothing was measured yet."""
+        """Texts per second; 0 if nothing was measured yet."""
         return self._texts / self._seconds if self._seconds else 0.0
 
     def is_old(self, now: float) -> bool:
-        """Whether the last batch ended so long ago that what was measured says nothing any more."""
+        """Return whether the last batch ended so long ago that the measurement is out of date."""
         return now - self._mark > FORGOTTEN_AFTER
 
     def begin(self, now: float) -> None:
-        """A batch begins on a device that had none under way.
+        """Note that a batch begins on a device that had none under way.
 
         Args:
             now: seconds of a clock that never goes back.
@@ -69,7 +69,7 @@ class Throughput:
         self._mark = now
 
     def end(self, now: float, started: float, tokens: int, texts: int) -> None:
-        """A batch ended.
+        """Note that a batch ended.
 
         Args:
             now, started: seconds of the clock.

@@ -1,4 +1,4 @@
-"""Which processors a worker's thread runs on. One node of memory: wherever the system puts it. Several: near its own."""
+"""Processors of a worker's thread: on a machine of several NUMA nodes, those of one node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger("fletcher.runtime.machine.affinity")
 
 
 def worker_processors(workers: int, machine: Machine) -> list[tuple[int, ...]]:
-    """The processors of each worker: those of one NUMA node, nodes taking turns as often as they have processors.
+    """Return the processors of each worker: those of one NUMA node, nodes taking turns as often as they have processors.
 
     On one node nothing is pinned: the system moves threads to idle cores better than a fixed plan, and two processes that pin
     alike would share the first cores.
@@ -38,7 +38,7 @@ def worker_processors(workers: int, machine: Machine) -> list[tuple[int, ...]]:
 
 
 def pinning(workers: int, machine: Machine) -> Callable[[], None] | None:
-    """What each worker's thread calls first, or None where nothing is pinned."""
+    """Return the function that each worker's thread calls first, or None if nothing is pinned."""
     processors = worker_processors(workers, machine)
     if not processors or not hasattr(os, "sched_setaffinity"):
         return None
@@ -48,13 +48,13 @@ def pinning(workers: int, machine: Machine) -> Callable[[], None] | None:
 
 
 class ThreadBinding:
-    """Moves threads near what they work with, and knows where each is. Safe to use from several threads."""
+    """Binding of threads to the processors near their device. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._here = threading.local()
 
     def move(self, processors: tuple[int, ...]) -> None:
-        """Binds the calling thread to processors, if it is not bound to them already.
+        """Bind the calling thread to processors, if it is not bound to them already.
 
         Args:
             processors: where to; empty leaves it where it is. The main thread stays: it belongs to the program, and threads

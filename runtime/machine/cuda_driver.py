@@ -1,4 +1,4 @@
-"""NVIDIA's driver, as far as it is needed: which GPUs there are, their memory, and buffers that copies run from.
+"""NVIDIA's driver: GPUs of the machine, their memory, and buffers for copies.
 
 `libcuda` comes with the driver, so that a missing or old driver is seen here, before ONNX Runtime is asked. It honors
 CUDA_VISIBLE_DEVICES, and numbers GPUs as ONNX Runtime does. Contexts are the primary ones, which all of a process share.
@@ -36,10 +36,11 @@ NON_BLOCKING = 1
 
 
 class CudaDriver:
-    """The driver's functions; each raises what its code means."""
+    """Functions of the driver; each raises the error that its code means."""
 
     def __init__(self, library: Any, quick: Any = None) -> None:
-        """
+        """Initialize the driver.
+
         Args:
             library: `libcuda`, or what stands in for it.
             quick: the same for calls that touch nothing but the calling thread, opened so that they keep the GIL: to give it
@@ -57,13 +58,13 @@ class CudaDriver:
             raise ProviderError(f"the NVIDIA driver does not start: {self._text(code)}")
 
     def cuda_version(self) -> tuple[int, int]:
-        """The newest CUDA that the driver knows."""
+        """Return the newest CUDA that the driver supports."""
         version = ctypes.c_int()
         self._call("cuDriverGetVersion", ctypes.byref(version))
         return version.value // 1000, version.value % 1000 // 10
 
     def count(self) -> int:
-        """GPUs that this process may use."""
+        """Return the number of GPUs that this process may use."""
         found = ctypes.c_int()
         code = self._library.cuDeviceGetCount(ctypes.byref(found))
         if code == NO_DEVICE:
@@ -72,29 +73,29 @@ class CudaDriver:
         return found.value
 
     def name(self, index: int) -> str:
-        """What NVIDIA calls it."""
+        """Return NVIDIA's name of a GPU."""
         text = ctypes.create_string_buffer(256)
         self._call("cuDeviceGetName", text, ctypes.c_int(256), self._device(index))
         return text.value.decode()
 
     def pci(self, index: int) -> str:
-        """Its address on the bus, as Linux writes it."""
+        """Return a GPU's address on the bus, as Linux writes it."""
         text = ctypes.create_string_buffer(32)
         self._call("cuDeviceGetPCIBusId", text, ctypes.c_int(32), self._device(index))
         return text.value.decode().lower()
 
     def memory(self, index: int) -> int:
-        """Bytes in all."""
+        """Return a GPU's memory in bytes."""
         size = ctypes.c_size_t()
         self._call("cuDeviceTotalMem_v2", ctypes.byref(size), self._device(index))
         return size.value
 
     def capability(self, index: int) -> tuple[int, int]:
-        """Its compute capability, (9, 0) for Hopper."""
+        """Return a GPU's compute capability, (9, 0) for Hopper."""
         return self._attribute(index, 75), self._attribute(index, 76)
 
     def memory_info(self, index: int) -> tuple[int, int]:
-        """Bytes free now and in all; creates the GPU's context if nothing has yet."""
+        """Return the bytes free now and in all; creates the GPU's context if there is none yet."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         with self.on(index):
             self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
@@ -102,7 +103,7 @@ class CudaDriver:
 
     @contextmanager
     def on(self, index: int) -> Iterator[None]:
-        """Makes a GPU's primary context the calling thread's for a while."""
+        """Make a GPU's primary context the calling thread's for a while."""
         context = self._contexts.get(index)
         if context is None:
             context = ctypes.c_void_p()
@@ -115,7 +116,7 @@ class CudaDriver:
             self._quick.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
 
     def call(self, index: int, function: str, *arguments: Any) -> None:
-        """Calls a function in a GPU's context.
+        """Call a function in a GPU's context.
 
         Raises:
             DeviceMemoryError: there is not enough memory.
@@ -149,7 +150,7 @@ class CudaDriver:
         raise ProviderError(f"the NVIDIA driver refused a call ({text})")
 
     def _text(self, code: int) -> str:
-        """The driver's own words for a code."""
+        """Return the driver's own words for a code."""
         name, text = ctypes.c_char_p(), ctypes.c_char_p()
         self._library.cuGetErrorName(ctypes.c_int(code), ctypes.byref(name))
         self._library.cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
@@ -165,7 +166,8 @@ class PinnedMemory:
     """
 
     def __init__(self, driver: CudaDriver, index: int, size: int) -> None:
-        """
+        """Allocate the memory.
+
         Raises:
             DeviceMemoryError: the host has not enough memory that may be pinned.
         """
@@ -178,7 +180,7 @@ class PinnedMemory:
         )
 
     def close(self) -> None:
-        """Gives it back; nobody may look at the array afterwards."""
+        """Release it; the array must not be used afterwards."""
         _release(self._driver, self._index, "cuMemFreeHost", self.pointer)
 
 
@@ -191,7 +193,8 @@ class DeviceMemory:
     """
 
     def __init__(self, driver: CudaDriver, index: int, size: int) -> None:
-        """
+        """Allocate the memory.
+
         Raises:
             DeviceMemoryError: the GPU has not enough.
         """
@@ -208,7 +211,7 @@ class DeviceMemory:
 
 
 class Stream:
-    """An order of work that runs beside other streams.
+    """Queue of work that runs beside other streams.
 
     Attributes:
         pointer: the driver's name of it.
@@ -221,15 +224,15 @@ class Stream:
         driver.call(index, "cuStreamCreate", ctypes.byref(self.pointer), ctypes.c_uint(NON_BLOCKING))
 
     def upload(self, memory: DeviceMemory, source: PinnedMemory, size: int) -> None:
-        """Begins to copy the first bytes to the GPU."""
+        """Begin to copy the first bytes to the GPU."""
         self._copy("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(memory.address), source.pointer, size)
 
     def download(self, target: PinnedMemory, memory: DeviceMemory, size: int) -> None:
-        """Begins to copy the first bytes to the host."""
+        """Begin to copy the first bytes to the host."""
         self._copy("cuMemcpyDtoHAsync_v2", target.pointer, ctypes.c_uint64(memory.address), size)
 
     def wait(self) -> None:
-        """For all of its work, without the GIL."""
+        """Wait for all of its work, without the GIL."""
         self._driver.call(self._index, "cuStreamSynchronize", self.pointer)
 
     def close(self) -> None:
@@ -249,7 +252,7 @@ def _release(driver: CudaDriver, index: int, function: str, what: Any) -> None:
 
 @cache
 def load_driver(open_library: Callable[[str], Any] = ctypes.CDLL) -> CudaDriver:
-    """The driver of this machine, opened once.
+    """Return the driver of this machine, opened once.
 
     Raises:
         ProviderError: there is none, or it finds no GPU.

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs of this machine: what each is, where it hangs, and why none can be used. Nothing is loaded onto them for it."""
+"""NVIDIA GPUs of this machine, or the reason why none can be used. Nothing is loaded onto them for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLOTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One of them.
+    """GPU that this process may use.
 
     Attributes:
         index: as CUDA numbers it in this process.
@@ -52,7 +52,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuSystem:
-    """What the driver says.
+    """Answer of the driver.
 
     Attributes:
         gpus: those that this process may use.
@@ -69,7 +69,7 @@ class GpuSystem:
 
 @cache
 def this_gpus() -> GpuSystem:
-    """Asks the driver once."""
+    """Return the driver's answer; it is asked once."""
     try:
         driver = load_driver()
     except ProviderError as error:
@@ -78,7 +78,7 @@ def this_gpus() -> GpuSystem:
 
 
 def read_gpus(driver: CudaDriver, root: Path, machine: Machine, environment: Mapping[str, str]) -> GpuSystem:
-    """What a driver says.
+    """Return a driver's answer.
 
     Args:
         driver: which one.
@@ -110,10 +110,10 @@ def read_gpus(driver: CudaDriver, root: Path, machine: Machine, environment: Map
 
 
 def memory_info(index: int) -> tuple[int, int]:
-    """Bytes of a GPU that are free now, and all.
+    """Return the bytes of a GPU that are free now, and all.
 
     Raises:
-        ProviderError: the driver cannot tell.
+        ProviderError: the driver does not answer.
     """
     return load_driver().memory_info(index)
 
@@ -135,7 +135,7 @@ def _driver_version(root: Path) -> str:
 
 
 def _processors(root: Path, pci: str, machine: Machine) -> tuple[int, ...]:
-    """Those that the bus says are near, of those that this process may use; none on a machine of one node."""
+    """Return the processors near a GPU, of those that this process may use; none on a machine of one node."""
     if len(machine.numa_nodes) < 2:
         return ()
     try:

@@ -1,4 +1,4 @@
-"""What the machine offers this process: processor, cores, NUMA nodes, memory. It knows nothing of models."""
+"""`Machine`: processor, cores, NUMA nodes and memory that this process may use."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Machine", "read_list", "read_machine", "this_machine"]
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this process may use.
+    """Resources that this process may use.
 
     Attributes:
         processor: its model name.
         instructions: the instruction sets' names, as Linux gives them.
         processors: the logical processors that this process may run on, at least one.
-        numa_nodes: the same, by NUMA node; one node where the system does not tell.
+        numa_nodes: the same, by NUMA node; one node if the system does not say it.
         memory: bytes, the smaller of what is built in and what the control group allows.
     """
 
@@ -40,7 +40,7 @@ class Machine:
 
 @cache
 def this_machine() -> Machine:
-    """Reads the machine once: neither it nor what this process may use of it changes while it runs."""
+    """Return this machine, read once: neither it nor what this process may use of it changes while it runs."""
     affinity = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     if platform.system() == "Darwin":
         return _darwin(tuple(affinity))
@@ -48,7 +48,7 @@ def this_machine() -> Machine:
 
 
 def read_machine(root: Path, affinity: tuple[int, ...]) -> Machine:
-    """Reads Linux' `/proc` and `/sys`.
+    """Read a machine from Linux' `/proc` and `/sys`.
 
     Args:
         root: where they lie.
@@ -86,7 +86,7 @@ def _darwin(affinity: tuple[int, ...]) -> Machine:
 
 
 def _read_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
-    """Model name and instruction sets of the first processor: x86 calls them flags, ARM Features."""
+    """Return model name and instruction sets of the first processor: x86 calls them flags, ARM Features."""
     found: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
@@ -96,7 +96,7 @@ def _read_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
 
 
 def _quota(root: Path) -> float:
-    """Processors' worth of time that the control groups allow."""
+    """Return the number of processors whose time the control groups allow."""
     quotas = [float("inf")]
     for group in _groups(root, "cpu"):
         parts = _text(group / "cpu.max").split()  # version 2: "max 100000" or "150000 100000"
@@ -118,7 +118,7 @@ def _memory(root: Path) -> int:
 
 
 def _groups(root: Path, controller: str) -> list[Path]:
-    """Folders of the control groups that limit this process: its own and all above it, of version 2 and of version 1.
+    """Return the folders of the control groups that limit this process: its own and all above it, of both versions.
 
     A container sees its own group as the root. A service of systemd does not: its limits lie in a folder of its own, or in
     its slice's.
@@ -138,7 +138,7 @@ def _groups(root: Path, controller: str) -> list[Path]:
 
 
 def read_list(text: str) -> list[int]:
-    """Numbers as Linux lists them: `0-3,8` is 0, 1, 2, 3 and 8."""
+    """Return the numbers of a list as Linux writes it: `0-3,8` is 0, 1, 2, 3 and 8."""
     numbers: list[int] = []
     for part in filter(None, text.strip().split(",")):
         first, _, last = part.partition("-")
@@ -147,7 +147,7 @@ def read_list(text: str) -> list[int]:
 
 
 def _text(file: Path) -> str:
-    """A file of the system, empty where it has none."""
+    """Return the text of a file of the system, empty if it does not exist."""
     try:
         return file.read_text()
     except OSError:

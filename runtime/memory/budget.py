@@ -1,4 +1,4 @@
-"""How much memory a batch needs at its peak, and a gate that keeps all batches under way below a ceiling."""
+"""`MemoryBudget` and `MemoryGate`: memory that batches may need, and a gate that holds all batches under way below it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ __all__ = [
 
 
 class MemoryGate:
-    """Lets batches begin while their predicted memory fits together, in the order of their coming: a large one that waits is
-    not overtaken for ever by small ones. Safe to use from several threads.
+    """Gate that lets batches begin while their predicted memory fits together, in the order in which they came.
+
+    A large batch that waits is not overtaken by small ones. Safe to use from several threads.
 
     Attributes:
         capacity: bytes that batches may have at once. It may be changed: who waits sees it when a batch ends.
@@ -50,7 +51,7 @@ class MemoryGate:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Waits for room. What is larger than the gate, or than what became of it meanwhile, passes alone: the smallest batch
+        """Wait for room. A batch that is larger than the gate's capacity passes alone: the smallest batch
         was checked at load."""
         size = min(size, self.capacity)
         turn = object()
@@ -74,7 +75,7 @@ class MemoryGate:
 
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
-    """What batches may need.
+    """Memory that batches may need.
 
     Attributes:
         shape: what a batch needs, on the provider that runs it.
@@ -93,12 +94,12 @@ SLACK, SLACK_SHARE = 24 << 20, 16
 
 
 def slack(limit: int) -> int:
-    """Bytes of a limit that are left to what is no batch."""
+    """Return the bytes of a limit that are kept for everything but batches."""
     return max(SLACK, limit // SLACK_SHARE)
 
 
 def request_bytes(limit: int) -> int:
-    """Bytes of that which a server's open requests may hold; the rest is the allocator's."""
+    """Return the bytes of that slack that a server's open requests may hold; the rest is the allocator's."""
     return slack(limit) * 2 // 3
 
 
@@ -113,7 +114,7 @@ def memory_budget(
     shared: bool = True,
     kept: int = 0,
 ) -> MemoryBudget:
-    """Shares what a limit leaves among the batches.
+    """Share the memory that a limit leaves among the batches.
 
     Args:
         shape: what a batch needs, on the provider that runs it.
@@ -151,7 +152,7 @@ def _mib(size: int) -> str:
 
 
 def resident() -> int:
-    """Bytes of this process in memory; on systems without /proc, the most it ever had."""
+    """Return the bytes of this process in memory; on systems without /proc, its peak."""
     status = Path("/proc/self/statm")
     try:
         pages = int(status.read_text().split()[1])
@@ -165,13 +166,13 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `2GB`, `512 MiB`, `1.5g` or `800000000`.
+    """Return the bytes of `2GB`, `512 MiB`, `1.5g` or `800000000`.
 
     Raises:
         InputError: it is none of that.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None or float(match[1]) == 0:
-        raise InputError(f"{text!r} is no size: write bytes, or a number with KB, MB, GB, KiB, MiB or GiB")
+        raise InputError(f"{text!r} is not a size: write bytes, or a number with KB, MB, GB, KiB, MiB or GiB")
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))

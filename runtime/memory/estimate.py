@@ -1,4 +1,4 @@
-"""What batches need of a device's memory: the graph's own prediction, corrected by what was measured."""
+"""`MemoryEstimate`: memory that batches need on a device, predicted by the graph's shape and corrected by measurements."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DOWN = 0.05
 
 
 class MemoryEstimate:
-    """A `MemoryShape` and its correction for one device. It outlives sessions; the guard that uses it locks.
+    """`MemoryShape` of a graph and its correction for one device. It outlives sessions; the guard that uses it locks.
 
     Attributes:
         shape: what the graph says.
@@ -38,7 +38,8 @@ class MemoryEstimate:
     __slots__ = ("_seen", "_smallest", "factor", "held", "predicted", "refused", "retries", "shape", "splits")
 
     def __init__(self, shape: MemoryShape, *, factor: float = 1.0, smallest: int = SMALLEST) -> None:
-        """
+        """Begin with the prediction of a shape.
+
         Args:
             shape: what the graph says, on the provider that runs it.
             factor: to begin with.
@@ -51,7 +52,7 @@ class MemoryEstimate:
         self.predicted = self.held = self.splits = self.retries = self.refused = 0
 
     def predict(self, lengths: NDArray[np.int64]) -> int:
-        """Bytes of one batch at its peak, corrected.
+        """Return the bytes of one batch at its peak, corrected.
 
         Args:
             lengths: tokens of each text, int64, (n,).
@@ -59,23 +60,23 @@ class MemoryEstimate:
         return self.corrected(self.shape.predict(lengths))
 
     def corrected(self, raw: int) -> int:
-        """What the shape says, corrected; bytes."""
+        """Return the corrected bytes of a prediction of the shape."""
         return int(raw * self.factor)
 
     def most(self, raw: int) -> int:
-        """The most that is believed of a measurement; bytes."""
+        """Return the largest measurement that is believed for a prediction, in bytes."""
         return int(raw * MOST)
 
     def holds(self, held: int) -> None:
-        """Notes what the arena has for batches; bytes."""
+        """Note the bytes that the arena has for batches."""
         self.held = held
 
     def counts(self, raw: int) -> bool:
-        """Whether a prediction is large enough to be compared with what is measured."""
+        """Return whether a prediction is large enough to be compared with measurements."""
         return raw >= self._smallest
 
     def learn(self, raw: int, before: int, after: int) -> None:
-        """Corrects by one measurement: at once up, slowly down, and never below the most that any batch took.
+        """Correct by one measurement: at once upward, slowly downward, and never below the most that any batch took.
 
         Args:
             raw: bytes that the shape predicts of the batches that were under way together.
@@ -94,7 +95,7 @@ class MemoryEstimate:
             self.factor -= DOWN * (self.factor - lower)
 
     def metrics(self, device: str) -> list[DeviceMetric]:
-        """What is known and counted, for a device's name."""
+        """Return the metrics of a device."""
         return [
             DeviceMetric(
                 "fletcher_gpu_memory_predicted_bytes",

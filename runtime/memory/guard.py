@@ -1,4 +1,4 @@
-"""A session whose batches fit into its device's memory: predicted before they run, measured after, halved where that failed.
+"""`MemoryGuard`: session whose batches fit into its device's memory; a batch that failed is halved.
 
 It knows sizes and free bytes; nothing of GPUs or graphs. What other programs take of the device counts as gone.
 """
@@ -26,7 +26,7 @@ __all__ = ["RESERVE", "MemoryGuard"]
 #: Bytes of a device that batches leave free: for kernels' own workspaces, and for what others take between two looks.
 RESERVE = 256 * MIB
 
-#: Seconds for which a reading of the device's memory is used: a driver may take longer to tell than a short text to compute.
+#: Seconds for which a reading of the device's memory is used: a driver may take longer to answer than a short text takes.
 FRESH = 0.05
 
 #: What the bound of a batch grows by with every batch that succeeds after one failed: doubled after 35 batches.
@@ -35,7 +35,7 @@ RECOVERY = 1.02
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """A batch under way.
+    """Batch under way.
 
     Attributes:
         before: bytes that the arena had when it began.
@@ -47,7 +47,7 @@ class _Run:
 
 
 class MemoryGuard(Session):
-    """A session around one that computes on a device with little memory. Safe to use from several threads.
+    """Session around one that computes on a device with little memory. Safe to use from several threads.
 
     Attributes:
         estimate: what batches need, and what is counted of that.
@@ -64,7 +64,8 @@ class MemoryGuard(Session):
         is_held: Callable[[Batch, str | None], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
+        """Wrap a session.
+
         Args:
             session: loaded; it is closed with the guard.
             estimate: what batches need on that device; hand the same one to the session that follows a lost one.
@@ -95,7 +96,7 @@ class MemoryGuard(Session):
         estimate.holds(self._held)
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Computes one batch, in parts where the device has no room for the whole; see `Session.run`.
+        """Compute one batch, in parts if the device has no room for the whole; see `Session.run`.
 
         Raises:
             DeviceMemoryError: not even one of its texts fits.
@@ -125,15 +126,15 @@ class MemoryGuard(Session):
         return values[0] if len(values) == 1 else np.concatenate(values)
 
     def counters(self) -> Counters:
-        """What the session counts by itself."""
+        """Return what the session counts by itself."""
         return self._session.counters()
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Release the memory."""
         self._session.close()
 
     def _attempt(self, part: Batch, output: str | None, raw: int) -> NDArray[np.float32] | None:
-        """Computes what should fit; None where it did not and can be halved.
+        """Compute a part that should fit; return None if it did not and can be halved.
 
         Args:
             part: one text, or what was predicted to fit.
@@ -164,7 +165,7 @@ class MemoryGuard(Session):
             ) from error
 
     def _measured(self, part: Batch, output: str | None, raw: int, size: int) -> NDArray[np.float32]:
-        """Computes a batch once there is room for it beside the others."""
+        """Compute a batch once there is room for it beside the others."""
         with self._gate.hold(size):
             with self._lock:
                 run = _Run(self._held)
@@ -196,13 +197,13 @@ class MemoryGuard(Session):
                 self.estimate.learn(run.peak, run.before, self._held)
 
     def _shrink(self, needed: int) -> None:
-        """A batch was too large, though it was predicted to fit: smaller ones from now on, growing back slowly."""
+        """Lower the bound of a batch after one was too large though it was predicted to fit; the bound grows back slowly."""
         with self._lock:
             self.estimate.retries += 1
             self._limit = min(self._limit or needed, needed) / 2
 
     def _fitting(self, lengths: NDArray[np.int64], needed: int, room: int) -> int:
-        """How many of the first rows to run together: about equal parts that fit, one row at least."""
+        """Return the number of first rows to run together: about equal parts that fit, one row at least."""
         count = len(lengths)
         if count == 1 or needed <= room:
             return count
@@ -211,7 +212,7 @@ class MemoryGuard(Session):
         return max(1, min(fit, equal))
 
     def _room(self) -> int:
-        """Bytes for all batches at once, 1 at least."""
+        """Return the bytes for all batches at once, 1 at least."""
         with self._lock:
             # Without `held`, what the arena grows by while batches run would pass for others' memory.
             if self._is_old() and (self._read_held is not None or not self._runs):
@@ -223,7 +224,7 @@ class MemoryGuard(Session):
         return self._clock() - self._read_at > FRESH
 
     def _look(self, peak: int = 0) -> None:
-        """Reads the device's memory.
+        """Read the device's memory.
 
         Args:
             peak: predicted bytes of the batches that may have made the arena grow since.

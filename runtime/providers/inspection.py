@@ -28,7 +28,8 @@ class InspectionSession:
     """
 
     def __init__(self, graph: bytes, weights_folder: Path, target: Target) -> None:
-        """
+        """Open a graph.
+
         Args:
             graph: a serialized model; its external data are named relative to `weights_folder`.
             weights_folder: where its weights lie.

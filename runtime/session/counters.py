@@ -1,4 +1,4 @@
-"""Counters of a session and metrics of its devices, for whoever labels and formats them."""
+"""Counters of a session and metrics of its devices, to be labeled and formatted elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From `Encodings` to the inputs of a graph: what each input's name means, whatever the target.
+"""Inputs of a graph, made from a batch: the meaning of each input's name, the same for all targets.
 
 A graph declares the inputs that it needs, and the host makes those, so that no graph for a device has to compute where a
 token lies. All of it is index arithmetic over small integers. Padding comes after a text's tokens.
@@ -67,7 +67,7 @@ def make_feeds(
     batch: Batch,
     tables: Mapping[str, Array] = MappingProxyType({}),
 ) -> dict[str, Array]:
-    """Makes every input of a graph.
+    """Make every input of a graph.
 
     Args:
         inputs: the graph's inputs.
@@ -88,7 +88,7 @@ def make_feeds(
 
 
 def pack(values: Array, batch: Batch) -> Array:
-    """Values of a batch's tokens without padding.
+    """Return the values of a batch's tokens without padding.
 
     Args:
         values: (tokens, width), which is given back, or a rectangle of at least its texts and longest, (texts, longest,
@@ -106,7 +106,7 @@ def pack(values: Array, batch: Batch) -> Array:
 
 
 class Feeds:
-    """The inputs of a graph for one batch: first their shapes, then, written to where the caller wants them, what they hold.
+    """Inputs of a graph for one batch: first their shapes, then their content, written to memory that the caller gives.
 
     For a GPU that is memory which it reads by itself. What several inputs need is computed once.
 
@@ -121,9 +121,7 @@ class Feeds:
         batch: Batch,
         tables: Mapping[str, Array] = MappingProxyType({}),
     ) -> None:
-        """
-        Args and errors as in `make_feeds`.
-        """
+        """Find the shapes; arguments and errors are those of `make_feeds`."""
         lengths = batch.lengths
         self._last = int(lengths.max()) - 1
         texts, longest = len(batch), self._last + 1
@@ -148,7 +146,7 @@ class Feeds:
         self.shapes = [(info.name, np.dtype(info.dtype), self._shape(info.name, len(info.shape))) for info in inputs]
 
     def write(self, arrays: Sequence[Array]) -> None:
-        """Writes each input to an array of its type and shape, contiguous, in the order of `shapes`."""
+        """Write each input to an array of its type and shape, contiguous, in the order of `shapes`."""
         for (name, _, _), array in zip(self.shapes, arrays, strict=True):
             if name.startswith("pooling.") and array.ndim == 2:
                 self._write_weights(name.removeprefix("pooling."), array)
@@ -180,12 +178,12 @@ class Feeds:
 
     @cached_property
     def _valid(self) -> NDArray[np.bool_]:
-        """Which places of the rectangle hold a token, (texts, longest)."""
+        """Mask of the places of the rectangle that hold a token, (texts, longest)."""
         return self._steps < self._lengths[:, None]
 
     @property
     def _starts(self) -> NDArray[np.int32]:
-        """The packed row of each text's first token; one that exists also where a text has no token."""
+        """Packed row of each text's first token; a row that exists even if a text has no token."""
         starts: NDArray[np.int32] = np.minimum(self._offsets[:-1], self._offsets[-1] - 1)
         return starts
 
@@ -195,12 +193,12 @@ class Feeds:
         return counting(self._batch.num_tokens) - np.repeat(self._offsets[:-1], self._lengths)
 
     def _write_weights(self, mode: str, out: Array) -> None:
-        """What each token counts for in its text's vector."""
+        """Write the weight of each token in its text's vector."""
         weights = _POOLING[mode](self._steps, np.maximum(self._lengths, 1).astype(np.int64)[:, None])
         np.multiply(self._valid, weights.astype(out.dtype), out=out)
 
     def _write_token_offset(self, out: Array) -> None:
-        """Places of the tokens in the rectangle, then those of the padding; (texts · longest,)."""
+        """Write the places of the tokens in the rectangle, then those of the padding; (texts · longest,)."""
         tokens, longest = self._batch.num_tokens, len(self._steps)
         moved = counting(len(self._lengths)) * np.int32(longest) - self._offsets[:-1]
         np.add(counting(tokens), np.repeat(moved, self._lengths), out=out[:tokens], casting="unsafe")
@@ -208,7 +206,7 @@ class Feeds:
             out[tokens:] = np.flatnonzero(~self._valid)
 
     def _make(self, name: str, rank: int) -> Array:
-        """Any other input; `rank` tells a packed one from a rectangle."""
+        """Return any other input; `rank` is 1 for a packed one and 2 for a rectangle."""
         if name in self._rules.tables:
             index = self._unpack(self._packed("input_ids") if name == WORD_TABLE else self._position_ids())
             return np.asarray(self._tables[name][index])
@@ -233,7 +231,7 @@ class Feeds:
         return self._position_ids() if name == "position_ids" else self._positions
 
     def _attended(self) -> Array:
-        """Which places hold a token that is attended to; a text's first one always is."""
+        """Return the mask of the tokens that are attended to; a text's first token always is."""
         tail = self._rules.unseen_tail
         if tail is None:
             return self._valid
@@ -243,7 +241,7 @@ class Feeds:
         return attended
 
     def _position_ids(self) -> Array:
-        """Source of the counting: `create_position_ids_from_input_ids` in transformers' modeling_roberta.py."""
+        """Return rows of the table of positions, as `create_position_ids_from_input_ids` of transformers' RoBERTa does."""
         padding = self._rules.padding_id
         if padding is None:
             return self._positions
@@ -253,7 +251,7 @@ class Feeds:
         return np.asarray(nth * counts + padding)
 
     def _unpack(self, packed: Array) -> Array:
-        """Packed values in the rectangle, 0 in padding."""
+        """Return packed values in the rectangle, 0 in padding."""
         places = np.zeros(self._rectangle, packed.dtype)
         places[self._valid] = packed
         return places

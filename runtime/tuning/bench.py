@@ -1,4 +1,4 @@
-"""A measurement of layouts under way: the yardstick's session, the texts, the clock, and what was found.
+"""`LayoutBench`: a measurement of layouts under way, each compared with the first one, the yardstick.
 
 What is measured first, the default, is the yardstick: it runs again before or after each run of every other candidate, and
 only their ratio counts. A second in which the machine is busy with something else slows both.
@@ -44,7 +44,7 @@ RUNS = 24
 #: and in its own.
 COPIES = 4
 
-#: Is told each result.
+#: Called with each result.
 Report = Callable[[Measurement], None]
 
 
@@ -78,19 +78,19 @@ class LayoutBench:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def tell(self, measurement: Measurement) -> None:
-        """Keeps a result."""
+    def record(self, measurement: Measurement) -> None:
+        """Keep a result."""
         self.found.append(measurement)
         if self._report is not None:
             self._report(measurement)
 
     def best(self, provider: str) -> Measurement | None:
-        """The fastest of a provider so far."""
+        """Return the fastest measurement of a provider so far."""
         measured = [found for found in self.found if found.layout.provider == provider and found.tokens_per_s]
         return max(measured, key=lambda found: found.tokens_per_s or 0.0, default=None)
 
     def by_promise(self, providers: Sequence[str]) -> list[str]:
-        """Those first that are as exact as the variant demands, and of these the fastest."""
+        """Return the providers in order: first those that are as exact as the variant demands, and of these the fastest."""
 
         def promise(name: str) -> tuple[bool, float]:
             best = self.best(name)
@@ -99,7 +99,7 @@ class LayoutBench:
         return sorted(providers, key=promise)
 
     def try_layout(self, layout: WorkerLayout, *, sharers: int) -> None:
-        """Measures a layout, if there is time to open it.
+        """Measure a layout, if there is time to open it.
 
         Args:
             layout: which.
@@ -113,7 +113,7 @@ class LayoutBench:
         try:
             trial = Trial(self._artifact, self._variant, layout, self._machine)
         except FletcherError as error:
-            self.tell(Measurement(layout=layout, problem=str(error), failed=True))
+            self.record(Measurement(layout=layout, problem=str(error), failed=True))
             return
         with ExitStack() as stack:
             stack.callback(trial.close)
@@ -125,14 +125,14 @@ class LayoutBench:
                     return
                 self._run(trial, layout, latency, ends)
             except FletcherError as error:
-                self.tell(Measurement(layout=layout, problem=str(error), failed=True))
+                self.record(Measurement(layout=layout, problem=str(error), failed=True))
                 return
             if self._yardstick is None and self._yardstick_seconds and self._keeps_yardstick:
                 self._yardstick = trial
                 self._open.push(stack.pop_all())
 
     def try_budgets(self, provider: str) -> None:
-        """Measures other token budgets for a provider's best layout, if there is time."""
+        """Measure other token budgets for a provider's best layout, if there is time."""
         best = self.best(provider)
         if best is None or time.monotonic() + self._opening > self._deadline:
             return
@@ -145,10 +145,10 @@ class LayoutBench:
                 for budgets in (SMALLER_BUDGETS, LARGER_BUDGETS):
                     self._climb(trial, best, budgets)
             except FletcherError as error:
-                self.tell(Measurement(layout=best.layout, problem=str(error), failed=True))
+                self.record(Measurement(layout=best.layout, problem=str(error), failed=True))
 
     def _climb(self, trial: Trial, best: Measurement, budgets: Sequence[float]) -> None:
-        """Goes on while it gets faster, there is time, and the sample has a batch for every worker."""
+        """Measure budgets while it gets faster, there is time, and the sample has a batch for every worker."""
         sample = self._sample
         speed = best.tokens_per_s or 0.0
         for times in budgets:
@@ -162,7 +162,7 @@ class LayoutBench:
                 return
 
     def _latency(self, trial: Trial) -> float:
-        """Seconds of the short text, put to the yardstick's scale where there is one."""
+        """Return the seconds of the short text, scaled to the yardstick if there is one."""
         if self._yardstick is None:
             self._yardstick_latency = trial.latency(self._short)
             return self._yardstick_latency
@@ -170,14 +170,14 @@ class LayoutBench:
         return own / beside * self._yardstick_latency
 
     def _can_check(self, trial: Trial, latency: float) -> bool:
-        """Whether the canary can be computed in time, by what a short text took."""
+        """Return whether the canary can be computed in time, judged by what a short text took."""
         if trial.layout.provider in self._accuracy:
             return True
         tokens = self._canary.encodings.num_tokens
         return time.monotonic() + latency * tokens / self._short.num_tokens / trial.layout.workers < self._deadline
 
     def _run(self, trial: Trial, layout: WorkerLayout, latency: float, ends: float) -> None:
-        """Measures a candidate that is open, and keeps the result."""
+        """Measure a candidate that is open, and keep the result."""
         started = time.monotonic()
         if layout.provider not in self._accuracy:
             self._accuracy[layout.provider] = trial.accuracy(self._canary)
@@ -194,7 +194,7 @@ class LayoutBench:
         sample = self._sample
         taken, noise = self._time(trial, layout.token_budget, sample, ends)
         self._yardstick_seconds = self._yardstick_seconds or taken
-        self.tell(
+        self.record(
             Measurement(
                 layout=layout,
                 latency_ms=round(1000 * latency, 3),
@@ -207,7 +207,7 @@ class LayoutBench:
         )
 
     def _time(self, trial: Trial, token_budget: int, sample: Encodings, ends: float) -> tuple[float, float]:
-        """Seconds of the sample, put to the yardstick's scale where there is one, and their relative spread.
+        """Return the seconds of the sample, scaled to the yardstick if there is one, and their relative spread.
 
         The median and the median distance from it: one disturbed round in three changes neither much.
         """
@@ -233,7 +233,7 @@ class LayoutBench:
         return median * self._yardstick_seconds, spread
 
     def _leave_out(self, layout: WorkerLayout) -> None:
-        """There was no time: said once for a provider, since it might have been the fastest.
+        """Note that there was no time for a layout: once for a provider, since it might have been the fastest.
 
         Where not even the default could be timed, nothing that follows is: it would be compared with nothing.
         """
@@ -241,7 +241,7 @@ class LayoutBench:
             self._deadline = time.monotonic()
         if not any(found.layout.provider == layout.provider for found in self.found):
             problem = f"{NOT_MEASURED} within {self._seconds:g} s: fletcher-serve devices DIR --seconds takes more time"
-            self.tell(Measurement(layout=layout, problem=problem))
+            self.record(Measurement(layout=layout, problem=problem))
 
 
 def _shape(layout: WorkerLayout) -> tuple[str, int, int]:

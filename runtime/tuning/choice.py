@@ -19,12 +19,12 @@ MARGIN = 1.05
 #: How much sooner a second session must answer to be worth its copy of the weights.
 SOONER = 1.15
 
-#: What a bound would buy is told down to this cosine; below it the vectors are another model's.
+#: The gain of a lower bound is reported down to this cosine; below it the vectors are another model's.
 WORTH_TELLING = 0.99
 
 
 class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to run, and why.
+    """Layout that is taken, and the reason.
 
     Attributes:
         layout: the chosen one.
@@ -39,7 +39,7 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: float | None = None) -> Choice:
-    """Takes the fastest layout that is accurate enough; among equals the first.
+    """Return the fastest layout that is accurate enough; among equals the first.
 
     Accuracy is never spent unasked: what a lower bound would buy is said, not taken.
 
@@ -70,8 +70,10 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
     if others:
         rival = max(others, key=_speed)
         ratio = _speed(best) / _speed(rival)
-        told = f"{ratio:.2f} times less" if ratio >= 1 else f"{1 / ratio:.2f} times that, too little to tell from noise"
-        reason += f", {rival.layout.provider} {told}"
+        comparison = (
+            f"{ratio:.2f} times less" if ratio >= 1 else f"{1 / ratio:.2f} times that, too little to tell from noise"
+        )
+        reason += f", {rival.layout.provider} {comparison}"
     faster = [
         found
         for found in measured
@@ -95,7 +97,7 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
 
 
 def _alone(best: Measurement, measurements: Sequence[Measurement]) -> Measurement | None:
-    """One worker on several threads, if it is clearly sooner done with a short text than the chosen layout."""
+    """Return one worker on several threads, if it finishes a short text clearly sooner than the chosen layout."""
     wide = [
         found
         for found in measurements
@@ -112,7 +114,7 @@ def _latency(found: Measurement) -> float:
 
 
 def _is_faster(one: Measurement, other: Measurement) -> bool:
-    """By more than the noise."""
+    """Return whether one is faster than another by more than the noise."""
     return _speed(one) > max(MARGIN, 1 + one.noise + other.noise) * _speed(other)
 
 

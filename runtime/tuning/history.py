@@ -35,7 +35,7 @@ def measuring_key() -> str:
 
 
 def recall(machine: str, digest: str, variant: str) -> list[Measurement] | None:
-    """The measurements of an artifact on a machine, or None if there are none that can be used."""
+    """Return the measurements of an artifact on a machine, or None if there are none that can be used."""
     file = _file(machine, digest, variant)
     try:
         found = msgspec.json.decode(file.read_bytes(), type=list[Measurement])
@@ -51,7 +51,7 @@ def recall(machine: str, digest: str, variant: str) -> list[Measurement] | None:
 
 
 def remember(machine: str, digest: str, variant: str, measurements: Sequence[Measurement]) -> None:
-    """Keeps measurements for the next load; a cache that cannot be written is no reason to fail.
+    """Keep measurements for the next load; that a cache cannot be written is logged.
 
     Where something failed to run, nothing is kept: what was in its way may be gone at the next load.
     """
@@ -72,7 +72,7 @@ def remember(machine: str, digest: str, variant: str, measurements: Sequence[Mea
 
 
 def forget(machine: str, digest: str, variant: str) -> None:
-    """Drops what is remembered; where that cannot be done, it is logged."""
+    """Drop the measurements that are kept; a failure is logged."""
     try:
         _file(machine, digest, variant).unlink(missing_ok=True)
     except OSError as error:

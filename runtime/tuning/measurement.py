@@ -13,7 +13,7 @@ NOT_MEASURED = "not measured"
 
 
 class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a layout did on this machine.
+    """Speed and accuracy of a layout on this machine.
 
     Attributes:
         layout: which.
@@ -25,7 +25,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         noise: how far the rounds spread, relative to their median.
         problem: why it cannot be used; the figures are then missing.
         failed: whether the problem is that it did not run, which another time it may; a package that is missing, or too
-            little time to measure it, is no failure.
+            little time to measure it, is not a failure.
     """
 
     layout: WorkerLayout
@@ -40,12 +40,12 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 def within(found: Measurement, min_cosine: float, max_abs: float | None) -> bool:
-    """Whether a measurement's canary is near enough to the reference; one without a canary is not said to be off."""
+    """Return whether a measurement's canary is near enough to the reference; a measurement without a canary is."""
     if found.min_cosine is None:
         return True
     return found.min_cosine >= min_cosine and (max_abs is None or (found.max_abs or 0.0) <= max_abs)
 
 
 def accuracy_of(found: Measurement) -> str:
-    """A measurement's canary for people."""
+    """Return the text of a measurement's canary for people."""
     return f"cosine {found.min_cosine:.6f}" + ("" if found.max_abs is None else f", max abs {found.max_abs:.1e}")

@@ -1,4 +1,4 @@
-"""Measuring how an artifact runs here: each provider, how many workers, which batches; and settling on one.
+"""Measuring an artifact on this machine, on each provider with several layouts, and settling on one layout.
 
 No text is at hand when an artifact is loaded, except its canary's: real texts, by the model's own tokenizer. Ragged samples
 are cut from their token ids.
@@ -31,7 +31,7 @@ __all__ = ["DEVICES_SECONDS", "LOAD_SECONDS", "measure", "settle"]
 
 logger = logging.getLogger("fletcher.runtime.tuning.settle")
 
-#: Seconds that a load may spend on measuring, and that `fletcher-serve devices` takes if not told otherwise.
+#: Seconds that a load may spend on measuring, and that `fletcher-serve devices` takes by default.
 LOAD_SECONDS, DEVICES_SECONDS = 2.5, 20.0
 
 #: Bytes beside those that measuring may take: other providers' libraries, and the kernels and buffers of their batches. A
@@ -50,7 +50,7 @@ def settle(
     memory_limit: int | None = None,
     seconds: float = LOAD_SECONDS,
 ) -> Choice:
-    """What to run: what the caller says, else what was measured on this machine, else what a short measurement shows.
+    """Return the layout to run: the caller's, else the best that was measured on this machine, now or earlier.
 
     Args:
         artifact: the artifact.
@@ -126,7 +126,7 @@ def settle(
 
 
 def _is_too_much(artifact: Artifact, variant: Variant, memory_limit: int) -> bool:
-    """Whether a load would have to measure, and that may take more than the limit."""
+    """Return whether a load would have to measure, and that may take more than the limit."""
     if recall(measuring_key(), artifact.digest, variant.name) is not None:
         return False
     weights = artifact.manifest.files[variant.weights].size
@@ -134,8 +134,10 @@ def _is_too_much(artifact: Artifact, variant: Variant, memory_limit: int) -> boo
 
 
 def _faults(measurements: Sequence[Measurement], variant: Variant) -> dict[str, str]:
-    """By provider, what is wrong with it: it did not run, or is less exact than its arithmetic is. A package that is not
-    installed, or arithmetic that is known to be less exact, is no fault."""
+    """Return the fault of each provider that has one: it did not run, or is less exact than its arithmetic is.
+
+    A package that is not installed, or arithmetic that is known to be less exact, is not a fault.
+    """
     faults = {}
     tolerance = variant.tolerance
     for found in measurements:
@@ -156,7 +158,7 @@ def measure(
     providers: Sequence[str] | None = None,
     report: Report | None = None,
 ) -> list[Measurement]:
-    """Measures what can run here: every provider first, then other layouts of each, then other batches for its best one.
+    """Measure what can run here: every provider first, then other layouts of each, then other batches for the best one.
 
     Two sessions are in memory at once at most, the yardstick's and another; one where two might not fit.
 
@@ -166,7 +168,7 @@ def measure(
         seconds: for all of it; a run that was begun is finished. What there was no time for is not in the result, but for
             providers: those are, as a problem.
         providers: which; None is all that run the variant.
-        report: is told each result.
+        report: called with each result.
 
     Returns:
         Measurements in the order of preference: the first one with a speed is the default. What fails is a measurement
@@ -188,7 +190,7 @@ def measure(
         layouts = {provider.name: provider.layouts(machine) for provider, _ in usable}
         for provider, problem in usable:
             if problem is not None:
-                bench.tell(Measurement(layout=layouts[provider.name][0], problem=problem))
+                bench.record(Measurement(layout=layouts[provider.name][0], problem=problem))
         ready = [provider.name for provider, problem in usable if problem is None]
         for index, name in enumerate(ready):
             sharers = len(ready) - index + len(layouts[name][1:2])

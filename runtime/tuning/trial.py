@@ -1,4 +1,4 @@
-"""One way to run an artifact while it is measured: its session, its workers, and the texts that it is timed with."""
+"""`Trial`: one layout of an artifact while it is measured, and the texts that it is timed with."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ QUARTILE = 0.25
 
 
 class Trial:
-    """A session and its threads, as an encoder would have them. A context manager that closes them."""
+    """Session and threads, as an encoder would have them. A context manager that closes them."""
 
     def __init__(self, artifact: Artifact, variant: Variant, layout: WorkerLayout, machine: Machine) -> None:
-        """
+        """Open a session and start its threads.
+
         Args:
             artifact: the artifact.
             variant: one of its graphs.
@@ -63,31 +64,31 @@ class Trial:
         )
 
     def latency(self, text: Encodings) -> float:
-        """Seconds of one text, the lower quartile of some runs; the first one, which makes buffers, does not count."""
+        """Return the seconds of one text, the lower quartile of some runs; the first run makes buffers and does not count."""
         return latencies([self], text)[0]
 
     def accuracy(self, canary: Canary) -> CanaryResult:
-        """The canary's vectors against their reference."""
+        """Compare the canary's vectors with their reference."""
         vectors = self._workers.compute(canary.encodings)
         return canary.judge(vectors, self._artifact.manifest.card.output, self._tolerance)
 
     def compute(self, texts: Encodings) -> NDArray[np.float32]:
-        """Vectors of any number of texts on all workers, (n, dimension)."""
+        """Return the vectors of any number of texts on all workers, (n, dimension)."""
         return self._workers.compute(texts)
 
     def run(self, batch: Encodings) -> NDArray[np.float32]:
-        """Vectors of texts that are one batch, whatever their lengths, on the calling thread, (n, dimension)."""
+        """Return the vectors of texts that are one batch, whatever their lengths, on the calling thread, (n, dimension)."""
         return self._session.run(batch)
 
     def seconds(self, texts: Encodings, token_budget: int) -> float:
-        """What all workers together need for some texts."""
+        """Return the seconds that all workers together need for some texts."""
         self._workers.token_budget = token_budget
         started = time.perf_counter()
         self._workers.compute(texts)
         return time.perf_counter() - started
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Release the memory."""
         self._workers.close()
 
     def __enter__(self) -> Self:
@@ -100,7 +101,7 @@ class Trial:
 
 
 def latencies(trials: Sequence[Trial], text: Encodings) -> list[float]:
-    """Seconds of one text on each, in turns; see `Trial.latency`."""
+    """Return the seconds of one text on each trial, in turns; see `Trial.latency`."""
     for trial in trials:
         trial.compute(text)
     started = time.perf_counter()
@@ -111,7 +112,7 @@ def latencies(trials: Sequence[Trial], text: Encodings) -> list[float]:
 
 
 def ragged_sample(encodings: Encodings, tokens: int) -> Encodings:
-    """Rows of token ids with the lengths of documentation, cut from real texts.
+    """Return rows of token ids with the lengths of documentation, cut from real texts.
 
     Args:
         encodings: real texts, at least one token in all.
@@ -129,12 +130,12 @@ def ragged_sample(encodings: Encodings, tokens: int) -> Encodings:
 
 
 def short_text(encodings: Encodings) -> Encodings:
-    """One row of `SHORT_TOKENS` tokens cut from real texts, or of as many as the longest of them has."""
+    """Return one row of `SHORT_TOKENS` tokens cut from real texts, or of as many as the longest of them has."""
     return cut_rows(encodings, [min(SHORT_TOKENS, int(encodings.lengths.max()))])
 
 
 def cut_rows(encodings: Encodings, lengths: list[int]) -> Encodings:
-    """Rows of the given lengths, cut from the ids of real texts one after the other, from the front again if they run out."""
+    """Return rows of the given lengths, cut from the ids of real texts in turn, again from the front if they run out."""
     ids: NDArray[np.int32] = np.resize(encodings.ids, sum(lengths))
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])

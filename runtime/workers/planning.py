@@ -1,4 +1,4 @@
-"""Which texts run together. Batches are plain row numbers; nothing here knows of graphs or threads."""
+"""Planning of batches: grouping rows that run together. Batches are plain row numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PADDED_BUDGETS = 2
 
 
 def chunk_places(count: int, most: int) -> list[slice]:
-    """Cuts a long sequence into chunks that grow from an eighth to `most`, so that the first one is soon tokenized.
+    """Cut a long sequence into chunks that grow from an eighth to `most`, so that the first one is soon tokenized.
 
     Args:
         count: how many there are.
@@ -39,7 +39,7 @@ def plan_batches(
     *,
     finishing: int = 1,
 ) -> list[NDArray[np.int64]]:
-    """Groups texts of similar length into batches of at most `token_budget` tokens, longest first.
+    """Group texts of similar length into batches of at most `token_budget` tokens, longest first.
 
     Similar lengths keep the attention's padded squares small (everything else in a packed graph has no padding). The
     longest go first so that the last batches are the cheap ones and workers finish together. Where the next text is much
@@ -81,7 +81,7 @@ def plan_batches(
 
 
 def _longest_first(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Row numbers by falling length, equals in their order."""
+    """Return row numbers by falling length, equals in their order."""
     negative = -lengths
     if len(lengths) and int(negative.min()) >= np.iinfo(np.int16).min:
         negative = negative.astype(np.int16)  # which numpy sorts by digits

@@ -1,4 +1,4 @@
-"""A session's workers: any number of texts in, batches on several threads, results in the texts' order.
+"""`Workers`: threads that compute any number of rows in batches on a session, results in the rows' order.
 
 It knows batches, threads and memory; nothing of texts, models or files.
 """
@@ -36,7 +36,7 @@ class Computation:
     futures: Sequence[Future[None]]
 
     def result(self) -> NDArray[np.float32]:
-        """Waits for every batch; after a failure the rest is forgotten."""
+        """Wait for every batch and return the values; after a failure the rest is dropped."""
         try:
             for future in self.futures:
                 future.result()
@@ -45,7 +45,7 @@ class Computation:
         return self.values
 
     def cancel(self) -> None:
-        """Forgets the batches that no worker has begun."""
+        """Drop the batches that no worker has begun."""
         for future in self.futures:
             future.cancel()
 
@@ -72,14 +72,15 @@ class Workers:
         alone: Session | None = None,
         initializer: Callable[[], None] | None = None,
     ) -> None:
-        """
+        """Start the threads.
+
         Args:
             session: what computes; it is closed with the workers.
             outputs: the graph's, the first one being what a run gives if none is named.
             name: of what runs, for errors.
             count: threads.
             token_budget: tokens that a batch should hold.
-            budget: what batches may need; None is no bound.
+            budget: what batches may need; None does not bound them.
             alone: computes a call's only batch while no other is under way, on more threads; it is closed with the workers.
                 None leaves it to `session`.
             initializer: called by each thread before its first batch.
@@ -99,7 +100,7 @@ class Workers:
         self._closed = False
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Computes one batch on the calling thread, without the GIL.
+        """Compute one batch on the calling thread, without the GIL.
 
         A batch that `plan_batches` would not have formed (more tokens than the budget, or lengths so uneven that attention
         would be mostly padding) is computed in parts.
@@ -123,7 +124,7 @@ class Workers:
         return values
 
     def compute(self, encodings: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Computes any number of texts on all workers, in the order given; returns as `run` does."""
+        """Compute any number of texts on all workers, in the order given; returns as `run` does."""
         batches = self._plan(encodings, self.session.devices)
         if len(batches) == 1:  # nothing to share out: another thread would only cost its waking
             return self._run_one(encodings, output)
@@ -132,7 +133,7 @@ class Workers:
     def start(
         self, encodings: Batch, output: str | None = None, into: NDArray[Any] | None = None, *, more: bool = False
     ) -> Computation:
-        """Hands texts to the workers and returns at once.
+        """Hand texts to the workers and return at once.
 
         Args:
             encodings: any number of texts.
@@ -146,12 +147,12 @@ class Workers:
         return self._start(encodings, self._plan(encodings, 1 if more else self.session.devices), output, into)
 
     def room(self, rows: int, output: str | None = None) -> NDArray[Any]:
-        """Room for so many rows of an output."""
+        """Return an array for so many rows of an output."""
         name = output or self._first
         return np.empty((rows, self._widths[name]), self._dtypes[name])
 
     def by_session(self, encodings: Batch, output: str | None = None) -> Iterator[NDArray[np.float32]]:
-        """What each session makes of texts, one after the other: for checks. Each is as `compute` returns."""
+        """Yield the values that each session computes of the same texts, for checks. Each is as `compute` returns."""
         yield self.start(encodings, output).result()
         if self.alone is not None:
             values = self._empty(encodings, output)
@@ -161,7 +162,7 @@ class Workers:
             yield values
 
     def close(self) -> None:
-        """Waits for the batches under way and gives the memory back."""
+        """Wait for the batches under way and release the memory."""
         self._pool.shutdown()
         self._closed = True
         self.session.close()
@@ -214,7 +215,7 @@ class Workers:
 
     @contextmanager
     def _counted(self) -> Iterator[bool]:
-        """Counts a batch while it is under way; whether it is the only one as it begins."""
+        """Count a batch while it is under way; yields whether it is the only one as it begins."""
         with self._lock:
             self._running += 1
             first = self._running == 1
@@ -228,17 +229,17 @@ class Workers:
         return ProviderError(f"the encoder of {self._name} was closed: load the artifact again")
 
     def _empty(self, encodings: Batch, output: str | None) -> NDArray[np.float32]:
-        """Room for what the graph gives of these texts."""
+        """Return an array for what the graph gives of these texts."""
         name = output or self._first
         return self.room(encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings), name)
 
     def _places(self, encodings: Batch, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
-        """Where in that room the rows' results belong."""
+        """Return the places of the rows' results in that array."""
         return encodings.token_index(rows) if (output or self._first) in TOKEN_OUTPUTS else rows
 
 
 def _are_finite(values: NDArray[Any]) -> bool:
-    """Whether there is neither NaN nor infinity; of halves by their exponents, since numpy's own is slow on them."""
+    """Return whether all values are finite; halves by their exponents, since numpy's own check is slow on them."""
     if values.dtype == np.float16 and values.size:
         return bool((values.view(np.uint16) & HALF_EXPONENT).max() < HALF_EXPONENT)
     return bool(np.isfinite(values).all())

@@ -71,7 +71,7 @@ ProviderName = Annotated[
     typer.Option(
         "--provider",
         rich_help_panel=ENGINE_PANEL,
-        help="auto, mlas, openvino, openvino-bf16, cuda, tensorrt or tensorrt-rtx; see `fletcher-serve devices DIR`.",
+        help="Name of the provider that computes, as `fletcher-serve devices` lists them, or auto, which takes the fastest.",
     ),
 ]
 AllowFallback = Annotated[

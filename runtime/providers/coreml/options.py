@@ -22,7 +22,7 @@ COREML_EP = "CoreMLExecutionProvider"
 #: Devices that CoreML may choose from.
 ComputeUnits = Literal["ALL", "CPUOnly", "CPUAndGPU", "CPUAndNeuralEngine"]
 
-#: Entries of every session: it can tell where each node went.
+#: Entries of every session: it reports where each node went.
 SESSION_ENTRIES: Mapping[str, str] = {"session.record_ep_graph_assignment_info": "1"}
 
 

@@ -35,7 +35,8 @@ class CoreMlSession(Session):
     def __init__(
         self, artifact: Artifact, variant: Variant, open_graph: Callable[[Path], Any], *, provider: str
     ) -> None:
-        """
+        """Open the graphs of all lengths.
+
         Args:
             artifact: where the graphs lie.
             variant: one of the buckets; all that are alike but for their length are opened.

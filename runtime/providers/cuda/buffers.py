@@ -1,4 +1,4 @@
-"""The inputs and outputs of one run on a GPU: a block of pinned memory, the same block on the GPU, one copy each way.
+"""`CudaBuffers`: inputs and outputs of one run on a GPU, each a block of pinned memory and one of the GPU, one copy each way.
 
 A run has half a dozen small inputs. Copied one by one each costs a call and a wait; here they lie behind one another, so that
 one copy brings them all, from memory that the GPU reads by itself while the processor does something else.
@@ -26,7 +26,7 @@ SMALLEST = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an array lies in a block.
+    """Place of an array in a block.
 
     Attributes:
         name: of the input or output.
@@ -42,19 +42,19 @@ class Place:
 
     @property
     def end(self) -> int:
-        """Bytes from the block's beginning to the array's end."""
+        """Offset of the array's end in the block, in bytes."""
         size = self.dtype.itemsize
         for side in self.shape:
             size *= side
         return self.offset + size
 
     def view(self, block: NDArray[np.uint8]) -> NDArray[Any]:
-        """The array in a block."""
+        """Return the array in a block."""
         return block[self.offset : self.end].view(self.dtype).reshape(self.shape)
 
 
 def lay_out(arrays: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> list[Place]:
-    """Places of arrays, given by name, type and shape, behind one another."""
+    """Return the places of arrays, given by name, type and shape, behind one another."""
     places: list[Place] = []
     end = 0
     for name, dtype, shape in arrays:
@@ -64,7 +64,7 @@ def lay_out(arrays: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> lis
 
 
 class Block:
-    """Pinned memory and as much memory of the GPU, grown to the largest size that was asked for. One thread at a time."""
+    """Pinned memory and as much memory of the GPU, grown to the largest size that was requested. One thread at a time."""
 
     def __init__(self, driver: CudaDriver, index: int) -> None:
         self._driver = driver
@@ -73,7 +73,7 @@ class Block:
         self._device: DeviceMemory | None = None
 
     def reserve(self, size: int) -> tuple[PinnedMemory, DeviceMemory]:
-        """Both sides, of at least so many bytes; what they held is gone if they were smaller.
+        """Return both sides, of at least so many bytes; their content is lost if they were smaller.
 
         Raises:
             DeviceMemoryError: there is not enough memory.
@@ -86,7 +86,7 @@ class Block:
         return self._host, self._device
 
     def close(self) -> None:
-        """Gives both back."""
+        """Release both."""
         host, device = self._host, self._device
         self._host = self._device = None
         if host is not None:
@@ -96,36 +96,37 @@ class Block:
 
 
 class CudaBuffers:
-    """A block of inputs and one of outputs, copied on a stream. One thread at a time.
+    """Block of inputs and block of outputs, copied on a stream. One thread at a time.
 
     Attributes:
         inputs, outputs: the blocks.
     """
 
     def __init__(self, driver: CudaDriver, index: int, stream: Stream) -> None:
-        """
+        """Begin with empty blocks.
+
         Args:
             driver: the machine's.
             index: of the GPU.
-            stream: of the copies; whoever made it closes it.
+            stream: of the copies; the caller closes it.
         """
         self.inputs = Block(driver, index)
         self.outputs = Block(driver, index)
         self._stream = stream
 
     def upload(self, size: int) -> None:
-        """Begins to copy the first bytes of the inputs to the GPU."""
+        """Begin to copy the first bytes of the inputs to the GPU."""
         host, device = self.inputs.reserve(size)
         self._stream.upload(device, host, size)
 
     def download(self, place: Place) -> NDArray[Any]:
-        """An output, in memory of its own, after all that its stream does before."""
+        """Return an output, in memory of its own, after all earlier work of its stream."""
         host, device = self.outputs.reserve(place.end)
         self._stream.download(host, device, place.end)
         self._stream.wait()
         return place.view(host.array).copy()
 
     def close(self) -> None:
-        """Gives the blocks back."""
+        """Release the blocks."""
         self.inputs.close()
         self.outputs.close()

@@ -1,7 +1,7 @@
-"""Small batches as captured CUDA graphs: one launch instead of a hundred, in shapes that were captured at load.
+"""`CudaGraphs`: small batches as captured CUDA graphs, one launch instead of a hundred, in shapes that were captured at load.
 
 A captured graph has fixed shapes and addresses. A batch takes the smallest rung of the ladder that it fits, and the tokens
-that are left go to a text more, whose vector nobody reads. Texts do not see each other, so that it changes nothing.
+that are left go to one more text, whose vector is not read. Texts do not see each other, so that it changes nothing.
 
 ONNX Runtime keeps a captured graph for the thread that captured it (cuda_execution_provider.cc, `PerThreadContext`), so that
 all of them live on one thread. The inputs' copy, the replay and the output's copy follow one another on one stream, so that
@@ -71,7 +71,7 @@ class _Rung:
         return {place.name for place in self.places}
 
     def bind(self, binding: Any, index: int) -> None:
-        """Tells ONNX Runtime where everything lies."""
+        """Bind the places of inputs and output."""
         _, device = self.buffers.inputs.reserve(self._size)
         for place in self.places:
             address = device.address + place.offset
@@ -81,7 +81,7 @@ class _Rung:
         binding.bind_output(self.output.name, "cuda", index, self.output.dtype.type, shape, device.address)
 
     def fill(self, batch: Encodings) -> None:
-        """Begins to bring a batch to the GPU."""
+        """Begin to copy a batch to the GPU."""
         if len(batch) == 1 and self._by_length:
             length = batch.num_tokens
             block = self._prepared.get(length)
@@ -106,7 +106,7 @@ class _Rung:
 
 
 class CudaGraphs:
-    """The ladder and its thread. `run` may be called from any thread.
+    """Captured shapes and the thread that replays them. `run` may be called from any thread.
 
     Attributes:
         captured: shapes captured, all of them at load.
@@ -121,7 +121,7 @@ class CudaGraphs:
         index: int,
         rungs: Sequence[tuple[int, int]] = RUNGS,
     ) -> None:
-        """Captures every rung that the model's longest input allows.
+        """Capture every shape that the model's longest input allows.
 
         Args:
             open_session: makes the ONNX Runtime session, on the thread that will use it, computing on a given stream.
@@ -157,11 +157,11 @@ class CudaGraphs:
             raise
 
     def fits(self, batch: Encodings) -> bool:
-        """Whether a shape was captured that holds the batch."""
+        """Return whether a shape was captured that holds the batch."""
         return self._rung_of(batch) is not None
 
     def run(self, batch: Encodings) -> NDArray[Any] | None:
-        """The first output of a batch, (n, dimension), or None if no rung is large enough or another batch is under way.
+        """Return the first output of a batch, (n, dimension), or None if no shape holds it or another batch is under way.
 
         Raises:
             ProviderError: the GPU failed.
@@ -178,7 +178,7 @@ class CudaGraphs:
             self._busy.release()
 
     def close(self) -> None:
-        """Ends the thread and gives the memory back; a batch that comes later finds it busy for ever."""
+        """End the thread and release the memory; for a later batch it is always busy."""
         self._busy.acquire()
         self._calls.put(None)
         self._thread.join()
@@ -224,7 +224,7 @@ class CudaGraphs:
 
 
 class _Call:
-    """Something to be done on the ladder's thread, and what came of it.
+    """Function that is called on the thread of the captured graphs, and its result.
 
     A bare lock, since an event or a future would wake its waiter through a condition: some microseconds more of a
     latency that is a few hundred.
@@ -246,7 +246,7 @@ class _Call:
             self._done.release()
 
     def result(self) -> Any:
-        """Waits for it."""
+        """Wait for the result and return it."""
         self._done.acquire()
         if self._error is not None:
             raise self._error

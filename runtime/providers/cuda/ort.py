@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider: its options, its sessions, its errors. It knows nothing of batches."""
+"""ONNX Runtime's CUDA provider: its options, its sessions, its errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LOST = re.compile(
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime with its CUDA libraries loaded.
+    """Import ONNX Runtime and load its CUDA libraries.
 
     Raises:
         MissingPackageError: it is not installed, or is a build without CUDA.
@@ -52,7 +52,7 @@ def import_onnxruntime() -> Any:
 
 @cache
 def _preload(onnxruntime: Any) -> str:
-    """Loads the nvidia packages' libraries, which the system's loader does not look for; returns what was said of them."""
+    """Load the nvidia packages' libraries, which the system's loader does not look for; return what was printed of them."""
     said = io.StringIO()
     with redirect_stdout(said):  # it prints what it does not find
         onnxruntime.preload_dlls()
@@ -60,7 +60,7 @@ def _preload(onnxruntime: Any) -> str:
 
 
 def provider_options(index: int, *, stream: Stream | None = None) -> Mapping[str, str]:
-    """Options of the provider.
+    """Return the options of the provider.
 
     Args:
         index: of the GPU.
@@ -84,7 +84,7 @@ def provider_options(index: int, *, stream: Stream | None = None) -> Mapping[str
 def open_inference_session(
     graph: Path | bytes, options: Mapping[str, str], *, weights_folder: Path | None = None, optimize: bool = True
 ) -> Any:
-    """A session all of whose nodes run on the GPU.
+    """Open a session all of whose nodes run on the GPU.
 
     Args:
         graph: the ONNX file, or a serialized model.
@@ -113,7 +113,7 @@ def open_inference_session(
     # of TensorRT's kernels, which no GPU since Hopper has. It reads this when a session is made, and has no option for it.
     os.environ.setdefault("ORT_MIN_SEQ_LEN_FLASH_ATTENTION_PACKED_QKV", "0")
     try:
-        # Without `enable_fallback` ONNX Runtime would try again on the processor, and tell nobody but the screen.
+        # Without `enable_fallback` ONNX Runtime would try again on the processor, and only print it.
         session = onnxruntime.InferenceSession(graph, settings, providers=[(CUDA, dict(options))], enable_fallback=0)
     except Exception as error:
         raise _cannot_open(name, error, onnxruntime) from error
@@ -123,7 +123,7 @@ def open_inference_session(
 
 
 def run_options(graph: int) -> Any:
-    """Options of a run that captures a graph, or replays it: its number, from 1. Whoever gave the stream waits for it."""
+    """Return the options of a run that captures or replays the graph of a number, from 1. The caller waits for the stream."""
     options = import_onnxruntime().RunOptions()
     options.add_run_config_entry("gpu_graph_id", str(graph))
     options.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -145,7 +145,7 @@ def _cannot_open(graph: str, error: Exception, onnxruntime: Any) -> Exception:
 
 
 def translate(error: Exception, what: str) -> ProviderError:
-    """ONNX Runtime's errors, which have no base and differ by their text alone."""
+    """Translate an error of ONNX Runtime; its errors have no base class and differ by their text alone."""
     text = str(error)
     if _MEMORY.search(text):
         return DeviceMemoryError(f"{what}: the GPU has not enough free memory: {text}")

@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider: packed batches on a GPU, several under way at once, small ones as captured graphs."""
+"""`CudaSession`: packed batches on one GPU, several under way at once, small ones as captured graphs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ GRAPHS_SHARE = 0.1
 
 
 class CudaSession(Session):
-    """A packed graph on one GPU. Safe to use from several threads; `SLOTS` of them are served at once.
+    """Packed graph on one GPU. Safe to use from several threads; `SLOTS` of them are served at once.
 
     Attributes:
         gpu: which one.
@@ -55,7 +55,8 @@ class CudaSession(Session):
         capture: bool = True,
         driver: CudaDriver | None = None,
     ) -> None:
-        """
+        """Load a graph on a GPU.
+
         Args:
             graph: the ONNX file; its weights lie beside it.
             variant: what it is.
@@ -91,7 +92,7 @@ class CudaSession(Session):
             raise
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
-        """Computes one batch on the calling thread, without the GIL; see `Session.run`.
+        """Compute one batch on the calling thread, without the GIL; see `Session.run`.
 
         Raises:
             DeviceMemoryError: the GPU has not enough free memory for this batch.
@@ -115,12 +116,12 @@ class CudaSession(Session):
             return slot.run(session, feeds, place, batch)
 
     def is_held(self, batch: Batch, output: str | None = None) -> bool:
-        """Whether a batch has a captured shape, whose memory was taken at load."""
+        """Return whether a batch has a captured shape, whose memory was taken at load."""
         first = output is None or output == self._variant.outputs[0].name
         return first and self.graphs is not None and isinstance(batch, Encodings) and self.graphs.fits(batch)
 
     def counters(self) -> Counters:
-        """What it counts by itself, for whoever shows it."""
+        """Return what the session counts by itself."""
         graphs = self.graphs
         if graphs is None:
             return {}
@@ -130,7 +131,7 @@ class CudaSession(Session):
         }
 
     def close(self) -> None:
-        """Gives the memory back, after the batches under way."""
+        """Release the memory after the batches under way."""
         if self.graphs is not None:
             self.graphs.close()
             self.graphs = None
@@ -150,7 +151,7 @@ class CudaSession(Session):
     def _capture(
         self, graph: Path, open_session: Callable[..., Any], driver: CudaDriver, max_tokens: int
     ) -> CudaGraphs | None:
-        """The small shapes, where they cost little of the GPU's memory."""
+        """Capture the small shapes, if they cost little of the GPU's memory."""
         variant, index = self._variant, self.gpu.index
         # The tokens that are left over are one text, which must not be longer than the model allows.
         rungs = [(texts, tokens) for texts, tokens in RUNGS if tokens <= max_tokens]
@@ -174,7 +175,7 @@ class CudaSession(Session):
 
 
 class _Slot:
-    """What one batch under way needs."""
+    """Buffers and binding of one batch under way."""
 
     def __init__(self, binding: Any, driver: CudaDriver, index: int) -> None:
         self._binding = binding
@@ -183,7 +184,7 @@ class _Slot:
         self._index = index
 
     def run(self, session: Any, feeds: Feeds, output: Place, batch: Batch) -> NDArray[Any]:
-        """Copies, computes, copies back."""
+        """Copy the inputs, compute, copy the output back."""
         places = lay_out(feeds.shapes)
         host, device = self._buffers.inputs.reserve(places[-1].end)
         feeds.write([place.view(host.array) for place in places])
@@ -207,14 +208,14 @@ class _Slot:
         return self._buffers.download(output)
 
     def close(self) -> None:
-        """Gives the buffers back."""
+        """Release the buffers."""
         self._binding = None
         self._buffers.close()
         self._stream.close()
 
 
 def open_cuda(artifact: Artifact, variant: Variant, gpu: Gpu, *, capture: bool = True) -> CudaSession:
-    """Loads a variant of the target `cuda` on a GPU.
+    """Load a variant of the target `cuda` on a GPU.
 
     Args:
         artifact: where the graph lies.

@@ -1,6 +1,6 @@
-"""Any graph on ONNX Runtime's CPU provider, whatever target it was written for: to record, to make canaries, to compare.
+"""`CpuGraph`: any graph on ONNX Runtime's CPU provider, whatever its target: to record, to make canaries, to compare.
 
-It serves nobody: what serves is a `Session`. Types for which the processor has no kernel are computed in float32 between
+It is not for serving: that is a `Session`. Types for which the processor has no kernel are computed in float32 between
 casts that ONNX Runtime inserts; it has none for bfloat16 and refuses such graphs.
 """
 
@@ -19,7 +19,7 @@ __all__ = ["CpuGraph", "open_graph"]
 
 
 def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True) -> Any:
-    """ONNX Runtime's session of a graph in memory, which finds its weights in a folder: no copy of either is written.
+    """Open ONNX Runtime's session of a graph in memory, which finds its weights in a folder: no copy of either is written.
 
     Args:
         graph: a serialized model; its external data are named relative to `weights_folder`.
@@ -50,10 +50,11 @@ def open_graph(graph: bytes, weights_folder: Path, *, optimize: bool = True) -> 
 
 
 class CpuGraph:
-    """A graph that runs on the calling thread."""
+    """Graph that runs on the calling thread."""
 
     def __init__(self, graph: bytes, weights_folder: Path) -> None:
-        """
+        """Open a graph.
+
         Args:
             graph: a serialized model; its external data are named relative to `weights_folder`.
             weights_folder: where its weights lie.
@@ -65,7 +66,7 @@ class CpuGraph:
         self._session = open_graph(graph, weights_folder)
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
-        """Computes the named outputs.
+        """Compute the named outputs.
 
         Raises:
             ProviderError: ONNX Runtime cannot compute them.

@@ -1,4 +1,4 @@
-"""ONNX Runtime's CPU provider (MLAS)."""
+"""`MlasSession`: a graph for the processor on ONNX Runtime's CPU provider (MLAS)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOUNDED_SPINNING = (1, 26)
 
 
 class MlasSession(Session):
-    """A packed CPU graph: token ids without padding in, vectors or what else its head gives out.
+    """Packed CPU graph: token ids without padding in, the outputs of its head out.
 
     One session serves several threads: ONNX Runtime runs a session with one intra-op thread on the thread that calls it, so
     the workers share weights and memory arena.
@@ -36,7 +36,8 @@ class MlasSession(Session):
     provider = "MLAS"
 
     def __init__(self, graph: Path, *, threads: int) -> None:
-        """
+        """Load a graph.
+
         Args:
             graph: the ONNX file; its weights lie beside it.
             threads: threads inside one run; 1 runs on the calling thread alone.
@@ -72,7 +73,7 @@ class MlasSession(Session):
         self._outputs = tuple(info.name for info in self._session.get_outputs())
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Computes one batch on the calling thread, without the GIL; see `Session.run`.
+        """Compute one batch on the calling thread, without the GIL; see `Session.run`.
 
         Raises:
             ProviderError: the session was closed, has no such output, or ONNX Runtime cannot compute the batch.
@@ -92,5 +93,5 @@ class MlasSession(Session):
         return values
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Release the memory."""
         self._session = None

@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plug-in on the artifact's own graph: as exact as MLAS in fp32, faster in bf16 where the processor has it."""
+"""`OpenVinoSession`: a graph for the processor on OpenVINO's CPU plug-in, in fp32 or bf16."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ def title_of(precision: str) -> str:
 
 
 class OpenVinoSession(Session):
-    """A graph on OpenVINO's CPU plug-in. Safe to run from several threads at once; a context manager.
+    """Graph on OpenVINO's CPU plug-in. Safe to run from several threads at once; a context manager.
 
     Attributes:
         provider: with the arithmetic that it really uses.
     """
 
     def __init__(self, graph: Path, *, precision: Literal["fp32", "bf16"] | str, threads: int, workers: int) -> None:
-        """
+        """Compile a graph.
+
         Args:
             graph: an ONNX file; its weights are mapped, not read, and copied once where the plug-in lays them out anew.
             precision: arithmetic of the matrix products, `fp32` or `bf16`.
@@ -89,7 +90,7 @@ class OpenVinoSession(Session):
             self._requests.put(compiled.create_infer_request())
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Computes one batch, without the GIL; see `Session.run`.
+        """Compute one batch, without the GIL; see `Session.run`.
 
         Raises:
             ProviderError: the session was closed, has no such output, or OpenVINO cannot compute the batch.
@@ -115,12 +116,12 @@ class OpenVinoSession(Session):
             requests.put(request)
 
     def close(self) -> None:
-        """Gives the memory back once the runs under way have ended."""
+        """Release the memory once the runs under way have ended."""
         self._requests = None
 
 
 def _import_quietly() -> Any:
-    """Imports openvino without its telemetry.
+    """Import openvino without its telemetry.
 
     The import itself reports to Google Analytics (version, system, how often it is used) and leaves an identity in the user's
     home, unless a file there says no; no setting of the process does (openvino 2026.4, tools/ovc/__init__.py). Where
@@ -144,7 +145,7 @@ def _import_quietly() -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    """OpenVINO's message without its own source lines."""
+    """Return OpenVINO's message without its own source lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
-    return (told or lines or [type(error).__name__])[0]
+    message = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (message or lines or [type(error).__name__])[0]

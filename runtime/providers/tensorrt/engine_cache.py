@@ -1,4 +1,4 @@
-"""The folder of engines that TensorRT built: found again only for the very GPU, driver, versions, artifact and options.
+"""`EngineCache`: folder of the engines that TensorRT built, each for one GPU, driver, version, artifact and set of options.
 
 engines/GPU-KEY/           one key's engines: whole, or not there
 engines/GPU-KEY/record.json    the key, what building took, and size and sha256 of each file
@@ -41,7 +41,7 @@ GUESS, GUESS_PER_BYTE = 20.0, 0.2e-6
 
 
 class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is valid for.
+    """Key of an engine: all that it is valid for.
 
     Attributes:
         provider: who built it.
@@ -53,7 +53,7 @@ class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
         tensorrt: version.
         artifact: digest of the artifact.
         variant: its variant.
-        options: digest of what else the builder was told, profiles above all.
+        options: digest of the builder's other options, profiles above all.
     """
 
     provider: str
@@ -69,18 +69,18 @@ class EngineKey(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return f"{_readable(self.gpu)}-{self.variant}-{_digest(self)}"
 
     @property
     def kernels(self) -> str:
-        """Of the folder of timings, which no artifact changes."""
+        """Name of the folder of timings, which all artifacts share."""
         shared = msgspec.structs.replace(self, artifact="", variant="", options="", onnxruntime="")
         return f"timing-{_readable(self.gpu)}-{_digest(shared)}"
 
 
 class Estimate(msgspec.Struct, frozen=True):
-    """How long a build may take.
+    """Estimate of the time that a build takes.
 
     Attributes:
         seconds: in all.
@@ -105,15 +105,16 @@ class _Build(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def engines_folder() -> Path:
-    """Where engines are kept: beside the downloads."""
+    """Return the folder of all engines: beside the downloads."""
     return cache_folder(None) / "engines"
 
 
 class EngineCache:
-    """The engines of one key."""
+    """Engines of one key."""
 
     def __init__(self, root: Path, key: EngineKey) -> None:
-        """
+        """Name the folders of a key.
+
         Args:
             root: the folder of all engines.
             key: whose.
@@ -125,7 +126,7 @@ class EngineCache:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Waits until no other process looks for, or builds, engines of this GPU: one build at a time, and never twice.
+        """Wait until no other process looks for, or builds, engines of this GPU: one build at a time, and never twice.
 
         Raises:
             ProviderError: a file of the cache cannot be read or written, then or in the caller's body.
@@ -146,7 +147,7 @@ class EngineCache:
             ) from error
 
     def find(self) -> Path | None:
-        """The folder if its engines are whole and of this key. A damaged one is told and removed, and None is given."""
+        """Return the folder if its engines are whole and of this key, else None. A damaged one is logged and removed."""
         if not self.folder.exists():
             return None
         problem = self._problem()
@@ -156,18 +157,18 @@ class EngineCache:
         return None
 
     def discard(self, reason: str) -> None:
-        """Removes what is of no use, and says why. Engines are built again."""
+        """Remove engines that cannot be used, and log why. They are built again."""
         logger.warning("engines discarded", extra={"fields": {"folder": str(self.folder), "reason": reason}})
         shutil.rmtree(self.folder)
 
     def forget_timings(self) -> None:
-        """Removes what was measured of kernels: where a build fails, a damaged file may be why."""
+        """Remove the timings of kernels: a damaged file may be why a build fails."""
         shutil.rmtree(self.timing, ignore_errors=True)
         self.timing.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
     def building(self) -> Iterator[Path]:
-        """A new folder to build in; `publish` gives it its name. What killed builders left is removed first.
+        """Give a new folder to build in; `publish` gives it its name. What killed builders left is removed first.
 
         Raises:
             OSError: the folder cannot be written.
@@ -184,7 +185,7 @@ class EngineCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, folder: Path, *, weights: int, seconds: float) -> Path:
-        """Gives a built folder its name: from now on `find` finds it.
+        """Give a built folder its name: from now on `find` returns it.
 
         Args:
             folder: of `building`.
@@ -207,7 +208,7 @@ class EngineCache:
         return self.folder
 
     def estimate(self, weights: int) -> Estimate:
-        """How long a build of this key may take: as the last one of this variant, as the last ones per byte, or a guess."""
+        """Estimate a build of this key: as the last one of this variant, as the last ones per byte, or a guess."""
         builds = self._history()
         for build in reversed(builds):
             if (build.key.artifact, build.key.variant) == (self._key.artifact, self._key.variant):

@@ -1,4 +1,4 @@
-"""Engines before a server is ready: found in the cache or built, while the log says how far it is."""
+"""Building of engines before a server is ready, with progress in the log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...errors import DeviceLostError, DeviceMemoryError, FletcherError, Provide
 from .engine_cache import EngineCache, Estimate
 from .options import CONTEXT
 
-__all__ = ["EngineWatch", "Make", "build_engines", "profile_folder", "telling"]
+__all__ = ["EngineWatch", "Make", "build_engines", "profile_folder", "reporting"]
 
 logger = logging.getLogger("fletcher.runtime.providers.tensorrt.engines")
 
@@ -26,12 +26,12 @@ Make = Callable[[int, Path, Path], None]
 
 
 def profile_folder(folder: Path, profile: int) -> Path:
-    """Where a profile's engine lies."""
+    """Return the folder of a profile's engine."""
     return folder / f"profile-{profile}"
 
 
 def build_engines(cache: EngineCache, profiles: Sequence[int], make: Make, *, variant: str, weights: int) -> Path:
-    """Builds an engine for each profile, and publishes them together. The caller is `cache.alone`.
+    """Build an engine for each profile, and publish them together. The caller holds `cache.alone`.
 
     Args:
         cache: where they go.
@@ -53,7 +53,7 @@ def build_engines(cache: EngineCache, profiles: Sequence[int], make: Make, *, va
             place = profile_folder(folder, profile)
             place.mkdir()
             step = f"{number + 1} of {len(profiles)}"
-            with telling(variant, step, began, cache.estimate(weights)):
+            with reporting(variant, step, began, cache.estimate(weights)):
                 _make_once_more(cache, make, profile, place)
             if not (place / CONTEXT).is_file():
                 raise ProviderError(
@@ -67,7 +67,7 @@ def build_engines(cache: EngineCache, profiles: Sequence[int], make: Make, *, va
 
 
 def _make_once_more(cache: EngineCache, make: Make, profile: int, place: Path) -> None:
-    """Once more without what was measured of kernels before: TensorRT refuses to build where that file is damaged."""
+    """Build, and after a failure once more without earlier timings: TensorRT fails if that file is damaged."""
     had_timings = any(cache.timing.iterdir())
     try:
         make(profile, place, cache.timing)
@@ -82,8 +82,8 @@ def _make_once_more(cache: EngineCache, make: Make, profile: int, place: Path) -
 
 
 @contextlib.contextmanager
-def telling(variant: str, step: str, began: float, estimate: Estimate, interval: float = INTERVAL) -> Iterator[None]:
-    """Says in the log every few seconds how long a build has been under way, and how long it may take.
+def reporting(variant: str, step: str, began: float, estimate: Estimate, interval: float = INTERVAL) -> Iterator[None]:
+    """Log every few seconds how long a build has been under way, and how long it may take.
 
     ONNX Runtime releases the GIL while it builds, so that this thread and a server's others go on.
 
@@ -96,7 +96,7 @@ def telling(variant: str, step: str, began: float, estimate: Estimate, interval:
     """
     done = threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         while True:
             fields = {
                 "variant": variant,
@@ -109,7 +109,7 @@ def telling(variant: str, step: str, began: float, estimate: Estimate, interval:
             if done.wait(interval):
                 return
 
-    thread = threading.Thread(target=tell, name="fletcher-engines", daemon=True)
+    thread = threading.Thread(target=report, name="fletcher-engines", daemon=True)
     thread.start()
     try:
         yield
@@ -119,10 +119,11 @@ def telling(variant: str, step: str, began: float, estimate: Estimate, interval:
 
 
 class EngineWatch:
-    """Counts engine files that were written after a session was opened."""
+    """Counter of engine files that were written after a session was opened."""
 
     def __init__(self, folder: Path) -> None:
-        """
+        """Begin to watch a folder.
+
         Args:
             folder: whose files are watched, as they are now.
         """

@@ -1,4 +1,4 @@
-"""Whether TensorRT's libraries are here: looked for before ONNX Runtime is asked, which would go on without a word.
+"""TensorRT's libraries: searched before ONNX Runtime is asked, which would run without them and not report it.
 
 `onnxruntime-gpu` always lists the provider. Its library wants libraries of TensorRT that no onnxruntime package brings; where
 they are missing, ONNX Runtime logs a line, leaves the provider out and takes the processor.
@@ -40,10 +40,10 @@ RTX_TAKEN, RTX_FROM = ((8, 6), (8, 9)), (12, 0)
 
 
 def tensorrt_problem() -> str | None:
-    """Why ONNX Runtime cannot use TensorRT here, or None. Loads TensorRT's libraries if they are here, nothing else."""
+    """Return why ONNX Runtime cannot use TensorRT here, or None. TensorRT's libraries are loaded for the answer."""
     # They would override what the artifact says: precision flags, profiles, cache folders.
     if overriding := sorted(name for name in os.environ if name.startswith("ORT_TENSORRT_")):
-        return f"{', '.join(overriding)} would change what TensorRT is told: unset it"
+        return f"{', '.join(overriding)} would change TensorRT's options: unset it"
     provider = _provider_library()
     if provider is None:
         return "no onnxruntime with a TensorRT provider is installed: pip install 'longbow-fletcher[tensorrt]'"
@@ -65,7 +65,7 @@ def require_provider() -> None:
 
 
 def load_tensorrt() -> str:
-    """Loads TensorRT's libraries, so that ONNX Runtime finds them wherever they lie.
+    """Load TensorRT's libraries, so that ONNX Runtime finds them wherever they lie.
 
     Returns:
         TensorRT's version, `10.13.3`.
@@ -87,7 +87,7 @@ def load_tensorrt() -> str:
 
 
 def rtx_capability_problem(gpu: Gpu) -> str | None:
-    """Why TensorRT RTX does not take a GPU, or None."""
+    """Return why TensorRT RTX does not take a GPU, or None."""
     if gpu.capability in RTX_TAKEN or gpu.capability >= RTX_FROM:
         return None
     found = ".".join(map(str, gpu.capability))
@@ -98,7 +98,7 @@ def rtx_capability_problem(gpu: Gpu) -> str | None:
 
 
 def rtx_problem() -> str | None:
-    """Why TensorRT RTX's plug-in cannot be used here, or None."""
+    """Return why TensorRT RTX's plug-in cannot be used here, or None."""
     if sys.platform not in ("linux", "win32"):
         return "TensorRT RTX exists for Linux and Windows"
     refusals = [rtx_capability_problem(gpu) for gpu in this_gpus().gpus]
@@ -110,7 +110,7 @@ def rtx_problem() -> str | None:
     try:
         version = metadata.version("onnxruntime")
     except metadata.PackageNotFoundError:
-        return None  # another flavour brings the module: registering the plug-in tells
+        return None  # another flavour brings the module: registering the plug-in shows it
     if tuple(int(part) for part in version.split(".")[:2]) < (1, 24):
         return f"TensorRT RTX's plug-in needs onnxruntime 1.24, {version} is here: pip install --upgrade onnxruntime"
     return None
@@ -124,13 +124,13 @@ def _provider_library() -> Path | None:
 
 @cache
 def _wanted(provider: Path) -> tuple[str, ...]:
-    """Names of TensorRT's libraries, with the version that the provider was linked with."""
+    """Return the names of TensorRT's libraries, with the version that the provider was linked with."""
     found = re.findall(rb"lib(?:nvinfer|nvonnxparser)\.so\.\d+", provider.read_bytes())
     return tuple(sorted({name.decode() for name in found}))
 
 
 def _load(name: str) -> ctypes.CDLL | None:
-    """A library, from the package or from where the system looks; it stays loaded, and ONNX Runtime's own search finds it."""
+    """Load a library from the package or from the system's path; it stays loaded, and ONNX Runtime's own search finds it."""
     for place in (*(str(folder / name) for folder in _library_folders()), name):
         try:
             return ctypes.CDLL(place, mode=ctypes.RTLD_GLOBAL)
@@ -145,13 +145,13 @@ def _library_folders() -> Iterator[Path]:
 
 
 def _found_instead() -> str:
-    """Another version in the package, for the message."""
+    """Return the versions that the package has instead, for the message."""
     names = sorted(file.name for folder in _library_folders() for file in folder.glob("libnvinfer.so.*"))
     return f" (the package tensorrt-cu13 brings {', '.join(names)})" if names else ""
 
 
 def _package_folder(package: str) -> Path | None:
-    """Where a package lies; it is not imported."""
+    """Return the folder of a package; it is not imported."""
     try:
         spec = importlib.util.find_spec(package)
     except (ModuleNotFoundError, ValueError):  # a hook that hides it, or a stand-in without a specification

@@ -1,4 +1,4 @@
-"""What ONNX Runtime is told about TensorRT: option names and values, as its provider's parser takes them.
+"""Options of ONNX Runtime's TensorRT providers: names and values, as their parser takes them.
 
 The parser refuses a name that it does not know, and takes booleans only as `True` and `False`
 (benchmarks/gpu/check_tensorrt.py shows both). No option asks for fp16, bf16 or int8: where none does, ONNX Runtime makes the
@@ -34,7 +34,7 @@ CUDA_EP = "CUDAExecutionProvider"
 #: The model that holds an engine in place of the graph (ONNX Runtime's «EP context»), and the engines' folder beside it.
 CONTEXT, ENGINES = "context.onnx", "engines"
 
-#: Of every session: no node may go to the processor, and the session can tell where each went.
+#: Of every session: no node may go to the processor, and the session reports where each went.
 SESSION_ENTRIES: Mapping[str, str] = {
     "session.disable_cpu_ep_fallback": "1",
     "session.record_ep_graph_assignment_info": "1",
@@ -42,19 +42,19 @@ SESSION_ENTRIES: Mapping[str, str] = {
 
 
 def shapes_text(shapes: Mapping[str, Sequence[int]]) -> str:
-    """One side of a profile: `ids:1x16,mask:1x16`. (Naming an input again would begin a second profile.)"""
+    """Return one side of a profile: `ids:1x16,mask:1x16`. (Naming an input again would begin a second profile.)"""
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
 def tensorrt_options(device: int) -> dict[str, str]:
-    """For a session on an engine that was built: its model names it, and no network is there to build another from."""
+    """Return the options of a session on an engine that was built: its model holds no network to build another from."""
     return {"device_id": str(device)}
 
 
 def tensorrt_build_options(
     device: int, sides: Sequence[Mapping[str, Sequence[int]]], folder: Path, timing: Path
 ) -> dict[str, str]:
-    """For a session that builds an engine and writes it down.
+    """Return the options of a session that builds an engine and writes it to a file.
 
     Args:
         device: the GPU's number.
@@ -79,7 +79,7 @@ def tensorrt_build_options(
 
 
 def rtx_options(sides: Sequence[Mapping[str, Sequence[int]]] | None, compiled: Path) -> dict[str, str]:
-    """For TensorRT RTX.
+    """Return the options of TensorRT RTX.
 
     Args:
         sides: as for `tensorrt_build_options`; None for an engine that was built.
@@ -93,7 +93,7 @@ def rtx_options(sides: Sequence[Mapping[str, Sequence[int]]] | None, compiled: P
 
 
 def rtx_build_entries(folder: Path) -> dict[str, str]:
-    """Entries of the session that builds: where its context model goes, with the engine inside."""
+    """Return the entries of the session that builds: the place of its context model, with the engine inside."""
     return {
         "ep.context_enable": "1",
         "ep.context_file_path": str(folder / CONTEXT),

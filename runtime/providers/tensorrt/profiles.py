@@ -1,4 +1,4 @@
-"""The rectangles that TensorRT engines take, and how a batch is cut into such rectangles."""
+"""Rectangles that TensorRT engines take, and cutting a batch into such rectangles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXTS, LONGEST = "texts", "longest"
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The largest rectangle of a profile.
+    """Largest rectangle of a profile.
 
     Attributes:
         texts: rows.
@@ -45,10 +45,10 @@ class Part:
 
 
 def limits_of(variant: Variant) -> tuple[Limit, ...]:
-    """Each profile's, in the manifest's order.
+    """Return each profile's limit, in the manifest's order.
 
     Raises:
-        ArtifactError: there is no profile, or one that does not say what texts and tokens it takes.
+        ArtifactError: a profile is missing, or does not say what texts and tokens it takes.
     """
     if not variant.profiles:
         raise ArtifactError(
@@ -59,7 +59,7 @@ def limits_of(variant: Variant) -> tuple[Limit, ...]:
 
 
 def sides_of(variant: Variant, profile: Profile) -> tuple[Mapping[str, tuple[int, ...]], ...]:
-    """Smallest, best and largest shapes of the inputs that have free sizes.
+    """Return smallest, best and largest shapes of the inputs that have free sizes.
 
     Raises:
         ArtifactError: one of them is missing.
@@ -75,7 +75,7 @@ def sides_of(variant: Variant, profile: Profile) -> tuple[Mapping[str, tuple[int
 
 
 def split(batch: Batch, limits: Sequence[Limit], multiple: int = 1) -> list[Part]:
-    """Cuts a batch so that each part fits the smallest profile that takes its texts; texts of like length come together.
+    """Cut a batch so that each part fits the smallest profile that takes its texts; texts of like length come together.
 
     Args:
         batch: at least one text.

@@ -38,7 +38,7 @@ def check_capability(gpu: Gpu) -> None:
 
 
 def open_tensorrt_rtx(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorRtSession:
-    """Opens a `tensorrt` variant on TensorRT RTX; its engines are built first where the cache has none.
+    """Open a `tensorrt` variant on TensorRT RTX; its engines are built first if the cache has none.
 
     Args:
         artifact: where the graph lies.
@@ -73,7 +73,7 @@ def open_tensorrt_rtx(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
 
 
 def _register() -> tuple[Any, str]:
-    """ONNX Runtime with the plug-in registered, and the plug-in's version.
+    """Register the plug-in; return ONNX Runtime and the plug-in's version.
 
     Raises:
         MissingPackageError: one of them is not installed.
@@ -104,10 +104,10 @@ def _devices(devices: Sequence[Any]) -> list[Any]:
 
 
 def _device(devices: Sequence[Any], gpu: Gpu) -> Any:
-    """The plug-in's device of a GPU: by its address on the bus where both tell it, else the only one.
+    """Return the plug-in's device of a GPU: by its address on the bus if both have it, else the only one.
 
     Raises:
-        ProviderError: there is none, or nobody can tell which it is.
+        ProviderError: there is none, or it is not known which one it is.
     """
     found = _devices(devices)
     for device in found:

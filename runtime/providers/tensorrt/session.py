@@ -1,4 +1,4 @@
-"""TensorRT through ONNX Runtime: engines for the manifest's profiles, built before a session is given out, none afterwards.
+"""`TensorRtSession`: TensorRT through ONNX Runtime, its engines built before the session is returned and none afterwards.
 
 One ONNX Runtime session for each profile: its TensorRT provider builds an engine of several profiles and then runs every
 batch on the first one (pull request 31624, open when 1.31 was released). A session is opened on the engine's context model,
@@ -46,7 +46,7 @@ Load = Callable[[Path, Path], Any]
 
 
 class TensorRtSession(Session):
-    """A rectangle graph on engines of one GPU. Safe to run from several threads at once; a context manager.
+    """Rectangle graph on engines of one GPU. Safe to run from several threads at once; a context manager.
 
     Attributes:
         provider: where it really runs.
@@ -62,7 +62,8 @@ class TensorRtSession(Session):
         watch: EngineWatch | None,
         fallback: str | None = None,
     ) -> None:
-        """
+        """Wrap sessions that are open.
+
         Args:
             variant: whose graph it is.
             sessions: ONNX Runtime's, one for each profile, or one for all.
@@ -83,16 +84,16 @@ class TensorRtSession(Session):
 
     @property
     def engines_built_in_service(self) -> int:
-        """Engine files that were written since the session was opened; anything but 0 is a defect."""
+        """Number of engine files that were written since the session was opened; anything but 0 is a defect."""
         return 0 if self._watch is None else self._watch.written
 
     def counters(self) -> Counters:
-        """What it counts by itself, for whoever shows it."""
+        """Return what the session counts by itself."""
         text = "Engine files written after the session was opened; none should be"
         return {"engines_built_in_service": (text, lambda: float(self.engines_built_in_service))}
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Computes one batch, cut into rectangles that fit the profiles; see `Session.run`.
+        """Compute one batch, cut into rectangles that fit the profiles; see `Session.run`.
 
         Raises:
             InputError: a text is longer than every profile.
@@ -120,7 +121,7 @@ class TensorRtSession(Session):
         return rows
 
     def close(self) -> None:
-        """Gives the memory back once the runs under way have ended."""
+        """Release the memory once the runs under way have ended."""
         self._sessions = None
 
     def _compute(
@@ -137,14 +138,14 @@ class TensorRtSession(Session):
 
 
 def open_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu, *, allow_cuda: bool = False) -> TensorRtSession:
-    """Opens a `tensorrt` variant on TensorRT; its engines are built first where the cache has none.
+    """Open a `tensorrt` variant on TensorRT; its engines are built first if the cache has none.
 
     Args:
         artifact: where the graph lies.
         variant: which graph.
         gpu: where it runs.
-        allow_cuda: whether ONNX Runtime's CUDA provider may run the whole graph where TensorRT cannot. It is logged and told
-            in `fallback`.
+        allow_cuda: whether ONNX Runtime's CUDA provider may run the whole graph where TensorRT cannot. It is logged, and
+            `fallback` says why.
 
     Raises:
         MissingPackageError: no ONNX Runtime with a TensorRT provider is installed.
@@ -198,7 +199,7 @@ def open_engines(
     *,
     provider: str,
 ) -> TensorRtSession:
-    """Opens the engines of a key: from the cache, or built first.
+    """Open the engines of a key: from the cache, or built first.
 
     Args:
         artifact, variant: whose.
@@ -239,7 +240,7 @@ def open_engines(
 def engine_key(
     onnxruntime: Any, artifact: Artifact, variant: Variant, gpu: Gpu, *, provider: str, version: str
 ) -> EngineKey:
-    """What the engines of a variant on a GPU are valid for.
+    """Return the key of the engines of a variant on a GPU.
 
     Args:
         onnxruntime: the module.
@@ -248,9 +249,12 @@ def engine_key(
         provider: who builds them.
         version: of TensorRT.
     """
-    # TensorRT honors this variable while it builds; profiles are no part of the artifact's digest.
+    # TensorRT honors this variable while it builds; profiles are not a part of the artifact's digest.
     system = this_gpus()
-    told = [msgspec.json.encode(variant.profiles, order="deterministic"), os.environ.get("NVIDIA_TF32_OVERRIDE", "")]
+    settings = [
+        msgspec.json.encode(variant.profiles, order="deterministic"),
+        os.environ.get("NVIDIA_TF32_OVERRIDE", ""),
+    ]
     return EngineKey(
         provider=provider,
         gpu=gpu.name,
@@ -261,12 +265,12 @@ def engine_key(
         tensorrt=version,
         artifact=artifact.digest,
         variant=variant.name,
-        options=hashlib.sha256(repr(told).encode()).hexdigest()[:16],
+        options=hashlib.sha256(repr(settings).encode()).hexdigest()[:16],
     )
 
 
 def session_options(onnxruntime: Any, entries: Mapping[str, str] | None = None) -> Any:
-    """Options of every session here: the graph as it was written, and no node on the processor."""
+    """Return the options of every session here: the graph as it was written, and no node on the processor."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Fusions would put contrib operators into the graph, which TensorRT does not know; TensorRT fuses by itself.
@@ -277,7 +281,7 @@ def session_options(onnxruntime: Any, entries: Mapping[str, str] | None = None) 
 
 
 def open_checked(onnxruntime: Any, graph: Path, options: Any, provider: str, providers: Any = None) -> Any:
-    """Opens a session that runs wholly on one provider.
+    """Open a session that runs wholly on one provider.
 
     ONNX Runtime has three ways of going on without the wanted one: it opens the session anew on other providers, leaves out a
     provider whose library does not load, and gives single nodes to the processor. None of them is left open.

@@ -244,11 +244,11 @@ def test_an_empty_folder_is_taken_and_another_is_not_touched(tmp_path: Path) -> 
     write(path, "first")
     (path / MANIFEST).unlink()
     (path / "thesis.tex").write_text("years of work")
-    with pytest.raises(ArtifactError, match="exists and is no artifact: it is not replaced"):
+    with pytest.raises(ArtifactError, match="exists and is not an artifact: it is not replaced"):
         write(path, "second")
     file = tmp_path / "file"
     file.write_text("a file")
-    with pytest.raises(ArtifactError, match="is no artifact"):
+    with pytest.raises(ArtifactError, match="is not an artifact"):
         write(file, "second")
     assert (path / "thesis.tex").read_text() == "years of work" and file.read_text() == "a file"
     assert around(path) == ["file", "folder"]
@@ -256,7 +256,7 @@ def test_an_empty_folder_is_taken_and_another_is_not_touched(tmp_path: Path) -> 
 
 def test_what_appeared_during_the_conversion_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "folder"
-    with pytest.raises(ArtifactError, match="is no artifact"), new_artifact(path):
+    with pytest.raises(ArtifactError, match="is not an artifact"), new_artifact(path):
         path.mkdir()
         (path / "thesis.tex").write_text("years of work")
     assert (path / "thesis.tex").read_text() == "years of work"

@@ -12,7 +12,7 @@ import pytest
 
 from fletcher.runtime.errors import DeviceMemoryError, ProviderError
 from fletcher.runtime.providers.tensorrt.engine_cache import EngineCache, EngineKey, Estimate
-from fletcher.runtime.providers.tensorrt.engines import EngineWatch, build_engines, profile_folder, telling
+from fletcher.runtime.providers.tensorrt.engines import EngineWatch, build_engines, profile_folder, reporting
 from fletcher.runtime.providers.tensorrt.options import CONTEXT
 
 KEY = EngineKey(
@@ -184,7 +184,7 @@ def test_estimates_come_from_builds_where_there_are_any(tmp_path: Path) -> None:
 def test_the_log_tells_how_far_a_build_is(caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.INFO, "fletcher.runtime.providers.tensorrt.engines"),
-        telling("tensorrt-fp16", "1 of 2", time.monotonic() - 3, Estimate(8.0, "the last build"), interval=0.01),
+        reporting("tensorrt-fp16", "1 of 2", time.monotonic() - 3, Estimate(8.0, "the last build"), interval=0.01),
     ):
         time.sleep(0.2)
     told = [entry.fields for entry in caplog.records]  # type: ignore[attr-defined]

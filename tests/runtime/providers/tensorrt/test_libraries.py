@@ -102,7 +102,7 @@ def test_variables_that_override_the_artifact_are_refused(
     onnxruntime_gpu: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    assert tensorrt_problem() == f"{name} would change what TensorRT is told: unset it"
+    assert tensorrt_problem() == f"{name} would change TensorRT's options: unset it"
 
 
 def test_the_provider_says_what_it_lacks(onnxruntime_gpu: Path) -> None:
