@@ -207,8 +207,10 @@ def check_vectors(
 
 def gives_tokens(tokenizer: Tokenizer, card: ModelCard, canary: Canary) -> bool:
     """Return whether a tokenizer gives the canary's ids."""
-    found, wanted = encode_canary(tokenizer, card, canary.texts, canary.queries), canary.encodings
-    return all(np.array_equal(getattr(found, part), getattr(wanted, part)) for part in ("ids", "offsets", "types"))
+    encodings, expected = encode_canary(tokenizer, card, canary.texts, canary.queries), canary.encodings
+    return all(
+        np.array_equal(getattr(encodings, part), getattr(expected, part)) for part in ("ids", "offsets", "types")
+    )
 
 
 def require_session(session: Session, canary: Canary, output: Output, tolerance: Accuracy) -> None:

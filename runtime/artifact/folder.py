@@ -104,8 +104,8 @@ class Artifact:
         """
         variants = self.manifest.variants
         if name is None and variants:
-            wanted = (variant for target in targets for variant in variants if variant.target == target)
-            return next(wanted, variants[0])
+            matching = (variant for target in targets for variant in variants if variant.target == target)
+            return next(matching, variants[0])
         for variant in variants:
             if name == variant.name:
                 return variant
@@ -134,14 +134,14 @@ class Artifact:
         info, file = self.manifest.files[name], self.path / name
         try:
             size = file.stat().st_size
-            found = hash_file(file) if size == info.size else ""
+            digest = hash_file(file) if size == info.size else ""
         except OSError as error:
             raise ArtifactError(f"{file} cannot be read: {error.strerror}. Convert the checkpoint again") from error
         if size != info.size:
             raise ChecksumError(f"{file} has {size} bytes, the manifest says {info.size}: convert the checkpoint again")
-        if found != info.sha256:
+        if digest != info.sha256:
             raise ChecksumError(
-                f"{file} has sha256 {found}, the manifest says {info.sha256}: convert the checkpoint again"
+                f"{file} has sha256 {digest}, the manifest says {info.sha256}: convert the checkpoint again"
             )
 
 

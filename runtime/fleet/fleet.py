@@ -199,8 +199,8 @@ class Fleet(Session):
         if self._closed:
             return {}
         measured = {member: member.rate(now) for member in self._members if member.serving}
-        known = [rate for rate in measured.values() if rate is not None]
-        usual = sum(known) / len(known) if known else 1.0
+        rates = [rate for rate in measured.values() if rate is not None]
+        usual = sum(rates) / len(rates) if rates else 1.0
         return {member: usual if rate is None else rate for member, rate in measured.items()}
 
     def _share(self, member: Member) -> float:

@@ -65,12 +65,12 @@ class CudaDriver:
 
     def count(self) -> int:
         """Return the number of GPUs that this process may use."""
-        found = ctypes.c_int()
-        code = self._library.cuDeviceGetCount(ctypes.byref(found))
+        count = ctypes.c_int()
+        code = self._library.cuDeviceGetCount(ctypes.byref(count))
         if code == NO_DEVICE:
             return 0
         self._check(code, "cuDeviceGetCount")
-        return found.value
+        return count.value
 
     def name(self, index: int) -> str:
         """Return NVIDIA's name of a GPU."""
@@ -154,8 +154,8 @@ class CudaDriver:
         name, text = ctypes.c_char_p(), ctypes.c_char_p()
         self._library.cuGetErrorName(ctypes.c_int(code), ctypes.byref(name))
         self._library.cuGetErrorString(ctypes.c_int(code), ctypes.byref(text))
-        known = [value.decode() for value in (name.value, text.value) if value]
-        return ", ".join([*known, f"code {code}"])
+        words = [value.decode() for value in (name.value, text.value) if value]
+        return ", ".join([*words, f"code {code}"])
 
 
 class PinnedMemory:

@@ -87,12 +87,12 @@ def _darwin(affinity: tuple[int, ...]) -> Machine:
 
 def _read_cpuinfo(text: str) -> tuple[str, frozenset[str]]:
     """Return model name and instruction sets of the first processor: x86 calls them flags, ARM Features."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        found.setdefault(key.strip(), value.strip())
-    flags = found.get("flags") or found.get("Features") or ""
-    return found.get("model name") or found.get("CPU part") or "", frozenset(flags.split())
+        fields.setdefault(key.strip(), value.strip())
+    flags = fields.get("flags") or fields.get("Features") or ""
+    return fields.get("model name") or fields.get("CPU part") or "", frozenset(flags.split())
 
 
 def _quota(root: Path) -> float:

@@ -49,12 +49,12 @@ Report = Callable[[Measurement], None]
 
 
 class LayoutBench:
-    """A measurement under way: the yardstick's session, the texts, the clock, and what was found."""
+    """A measurement under way: the yardstick's session, the texts, the clock, and the results."""
 
     def __init__(
         self, artifact: Artifact, variant: Variant, machine: Machine, seconds: float, report: Report | None
     ) -> None:
-        self.found: list[Measurement] = []
+        self.measurements: list[Measurement] = []
         self._artifact = artifact
         self._variant = variant
         self._machine = machine
@@ -80,14 +80,18 @@ class LayoutBench:
 
     def record(self, measurement: Measurement) -> None:
         """Keep a result."""
-        self.found.append(measurement)
+        self.measurements.append(measurement)
         if self._report is not None:
             self._report(measurement)
 
     def best(self, provider: str) -> Measurement | None:
         """Return the fastest measurement of a provider so far."""
-        measured = [found for found in self.found if found.layout.provider == provider and found.tokens_per_s]
-        return max(measured, key=lambda found: found.tokens_per_s or 0.0, default=None)
+        measured = [
+            measurement
+            for measurement in self.measurements
+            if measurement.layout.provider == provider and measurement.tokens_per_s
+        ]
+        return max(measured, key=lambda measurement: measurement.tokens_per_s or 0.0, default=None)
 
     def by_promise(self, providers: Sequence[str]) -> list[str]:
         """Return the providers in order: first those that are as exact as the variant demands, and of these the fastest."""
@@ -157,7 +161,7 @@ class LayoutBench:
             if sample is None or sample.num_tokens < budget * layout.workers or time.monotonic() > self._deadline:
                 return
             self._run(trial, layout, (best.latency_ms or 0.0) / 1000, self._deadline)
-            before, speed = speed, self.found[-1].tokens_per_s or 0.0
+            before, speed = speed, self.measurements[-1].tokens_per_s or 0.0
             if speed < before:
                 return
 
@@ -239,7 +243,7 @@ class LayoutBench:
         """
         if self._sample is None:
             self._deadline = time.monotonic()
-        if not any(found.layout.provider == layout.provider for found in self.found):
+        if not any(measurement.layout.provider == layout.provider for measurement in self.measurements):
             problem = f"{NOT_MEASURED} within {self._seconds:g} s: fletcher-serve devices DIR --seconds takes more time"
             self.record(Measurement(layout=layout, problem=problem))
 

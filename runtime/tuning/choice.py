@@ -51,22 +51,27 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
     Raises:
         ProviderError: none can be used.
     """
-    measured = [found for found in measurements if found.tokens_per_s is not None and found.min_cosine is not None]
-    exact = [found for found in measured if within(found, min_cosine, max_abs)]
+    measured = [
+        measurement
+        for measurement in measurements
+        if measurement.tokens_per_s is not None and measurement.min_cosine is not None
+    ]
+    exact = [measurement for measurement in measured if within(measurement, min_cosine, max_abs)]
     if not exact:
         problems = "; ".join(
-            f"{found.layout.provider}: {found.problem or accuracy_of(found)}" for found in measurements
+            f"{measurement.layout.provider}: {measurement.problem or accuracy_of(measurement)}"
+            for measurement in measurements
         )
         bound = "" if max_abs is None else f" and elements off by {max_abs:.0e} at most"
         raise ProviderError(
             f"nothing runs this artifact here with a cosine of at least {min_cosine:g}{bound}: {problems}"
         )
     best = exact[0]
-    for found in exact[1:]:
-        if _is_faster(found, best):
-            best = found
+    for measurement in exact[1:]:
+        if _is_faster(measurement, best):
+            best = measurement
     reason = f"{_name(best.layout)} gave {_speed(best):,.0f} tokens/s at a cosine of {_cosine(best):.6f}"
-    others = [found for found in exact if found.layout.provider != best.layout.provider]
+    others = [measurement for measurement in exact if measurement.layout.provider != best.layout.provider]
     if others:
         rival = max(others, key=_speed)
         ratio = _speed(best) / _speed(rival)
@@ -75,9 +80,9 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
         )
         reason += f", {rival.layout.provider} {comparison}"
     faster = [
-        found
-        for found in measured
-        if found not in exact and _cosine(found) >= WORTH_TELLING and _is_faster(found, best)
+        measurement
+        for measurement in measured
+        if measurement not in exact and _cosine(measurement) >= WORTH_TELLING and _is_faster(measurement, best)
     ]
     if faster:
         rival = max(faster, key=_speed)
@@ -86,7 +91,11 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
             f"; {rival.layout.provider} would be {_speed(rival) / _speed(best):.2f} times as fast at "
             f"{_cosine(rival):.6f}: allow it with --min-cosine {allowed:g}"
         )
-    unknown = [found.layout.provider for found in measurements if (found.problem or "").startswith(NOT_MEASURED)]
+    unknown = [
+        measurement.layout.provider
+        for measurement in measurements
+        if (measurement.problem or "").startswith(NOT_MEASURED)
+    ]
     if unknown:
         reason += f"; there was no time to measure {', '.join(unknown)}: fletcher-serve devices DIR"
     alone = _alone(best, exact)
@@ -99,9 +108,11 @@ def choose(measurements: Sequence[Measurement], *, min_cosine: float, max_abs: f
 def _alone(best: Measurement, measurements: Sequence[Measurement]) -> Measurement | None:
     """Return one worker on several threads, if it finishes a short text clearly sooner than the chosen layout."""
     wide = [
-        found
-        for found in measurements
-        if found.layout.provider == best.layout.provider and found.layout.workers == 1 and found.layout.threads > 1
+        measurement
+        for measurement in measurements
+        if measurement.layout.provider == best.layout.provider
+        and measurement.layout.workers == 1
+        and measurement.layout.threads > 1
     ]
     if not wide or best.layout.threads > 1:
         return None
@@ -109,8 +120,8 @@ def _alone(best: Measurement, measurements: Sequence[Measurement]) -> Measuremen
     return quickest if SOONER * _latency(quickest) < _latency(best) else None
 
 
-def _latency(found: Measurement) -> float:
-    return float("inf") if found.latency_ms is None else found.latency_ms
+def _latency(measurement: Measurement) -> float:
+    return float("inf") if measurement.latency_ms is None else measurement.latency_ms
 
 
 def _is_faster(one: Measurement, other: Measurement) -> bool:
@@ -118,12 +129,12 @@ def _is_faster(one: Measurement, other: Measurement) -> bool:
     return _speed(one) > max(MARGIN, 1 + one.noise + other.noise) * _speed(other)
 
 
-def _speed(found: Measurement) -> float:
-    return found.tokens_per_s or 0.0
+def _speed(measurement: Measurement) -> float:
+    return measurement.tokens_per_s or 0.0
 
 
-def _cosine(found: Measurement) -> float:
-    return -1.0 if found.min_cosine is None else found.min_cosine
+def _cosine(measurement: Measurement) -> float:
+    return -1.0 if measurement.min_cosine is None else measurement.min_cosine
 
 
 def _name(layout: WorkerLayout) -> str:

@@ -38,16 +38,16 @@ def recall(machine: str, digest: str, variant: str) -> list[Measurement] | None:
     """Return the measurements of an artifact on a machine, or None if there are none that can be used."""
     file = _file(machine, digest, variant)
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=list[Measurement])
+        measurements = msgspec.json.decode(file.read_bytes(), type=list[Measurement])
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:
         logger.info("measurements not read", extra={"fields": {"reason": str(error)}})
         return None
-    if not found or not all(is_provider(one.layout.provider) for one in found):
+    if not measurements or not all(is_provider(one.layout.provider) for one in measurements):
         logger.info("measurements not read", extra={"fields": {"reason": f"{file} names no provider of this version"}})
         return None
-    return found
+    return measurements
 
 
 def remember(machine: str, digest: str, variant: str, measurements: Sequence[Measurement]) -> None:
@@ -55,7 +55,7 @@ def remember(machine: str, digest: str, variant: str, measurements: Sequence[Mea
 
     Where something failed to run, nothing is kept: what was in its way may be gone at the next load.
     """
-    if any(found.failed for found in measurements):
+    if any(one.failed for one in measurements):
         return
     file = _file(machine, digest, variant)
     temporary = None

@@ -39,13 +39,15 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     failed: bool = False
 
 
-def within(found: Measurement, min_cosine: float, max_abs: float | None) -> bool:
+def within(measurement: Measurement, min_cosine: float, max_abs: float | None) -> bool:
     """Return whether a measurement's canary is near enough to the reference; a measurement without a canary is."""
-    if found.min_cosine is None:
+    if measurement.min_cosine is None:
         return True
-    return found.min_cosine >= min_cosine and (max_abs is None or (found.max_abs or 0.0) <= max_abs)
+    return measurement.min_cosine >= min_cosine and (max_abs is None or (measurement.max_abs or 0.0) <= max_abs)
 
 
-def accuracy_of(found: Measurement) -> str:
+def accuracy_of(measurement: Measurement) -> str:
     """Return the text of a measurement's canary for people."""
-    return f"cosine {found.min_cosine:.6f}" + ("" if found.max_abs is None else f", max abs {found.max_abs:.1e}")
+    return f"cosine {measurement.min_cosine:.6f}" + (
+        "" if measurement.max_abs is None else f", max abs {measurement.max_abs:.1e}"
+    )

@@ -92,29 +92,32 @@ def settle(
         if problem is not None:
             level = logging.WARNING if too_old(candidate) else logging.INFO
             logger.log(level, "provider skipped", extra={"fields": {"provider": candidate.name, "reason": problem}})
-    known = recall(measuring_key(), artifact.digest, variant.name)
-    if known is None and not preferred.tuning.at_load:
+    measurements = recall(measuring_key(), artifact.digest, variant.name)
+    if measurements is None and not preferred.tuning.at_load:
         layout = msgspec.structs.replace(default, provider=preferred.name)
         return Choice(layout, f"{layout.provider} runs this variant; fletcher-serve devices DIR measures its batches")
-    if known is None:
-        known = measure(artifact, variant, seconds=seconds)
-        remember(measuring_key(), artifact.digest, variant.name, known)
-    for name, reason in _faults(known, variant).items():
+    if measurements is None:
+        measurements = measure(artifact, variant, seconds=seconds)
+        remember(measuring_key(), artifact.digest, variant.name, measurements)
+    for name, reason in _faults(measurements, variant).items():
         logger.warning("provider skipped", extra={"fields": {"provider": name, "reason": reason}})
     tolerance = variant.tolerance if min_cosine is None else Accuracy(min_cosine=min_cosine)
     first = next((provider.name for provider, problem in usable if problem is None), None)
     if first is not None and not any(
-        found.failed or (found.tokens_per_s and within(found, tolerance.min_cosine, tolerance.max_abs))
-        for found in known
+        measurement.failed
+        or (measurement.tokens_per_s and within(measurement, tolerance.min_cosine, tolerance.max_abs))
+        for measurement in measurements
     ):
         layout = WorkerLayout(first, default.workers, 1, default.token_budget)
-        if any(found.tokens_per_s for found in known):  # the load's own canary check says what is wrong
+        if any(
+            measurement.tokens_per_s for measurement in measurements
+        ):  # the load's own canary check says what is wrong
             return Choice(layout, f"{first} is the default; nothing here is as exact as it was asked for")
         return Choice(
             layout, f"{first} is the default; measuring takes longer than a load may: fletcher-serve devices DIR"
         )
     # So many workers have one thread each: what several threads of one would gain says nothing of them.
-    comparable = [found for found in known if workers is None or found.layout.threads == 1]
+    comparable = [measurement for measurement in measurements if workers is None or measurement.layout.threads == 1]
     choice = choose(comparable, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
     layout = WorkerLayout(
         choice.layout.provider,
@@ -136,17 +139,17 @@ def _is_too_much(artifact: Artifact, variant: Variant, memory_limit: int) -> boo
 def _faults(measurements: Sequence[Measurement], variant: Variant) -> dict[str, str]:
     """Return the fault of each provider that has one: it did not run, or is less exact than its arithmetic is.
 
-    A package that is not installed, or arithmetic that is known to be less exact, is not a fault.
+    A package that is not installed, or arithmetic whose loss is expected, is not a fault.
     """
     faults = {}
     tolerance = variant.tolerance
-    for found in measurements:
-        name = found.layout.provider
+    for measurement in measurements:
+        name = measurement.layout.provider
         exact = find_provider(name).precision in (None, variant.precision)
-        if found.failed:
-            faults[name] = str(found.problem)
-        elif exact and not within(found, tolerance.min_cosine, tolerance.max_abs):
-            faults[name] = f"its canary is off: {accuracy_of(found)}"
+        if measurement.failed:
+            faults[name] = str(measurement.problem)
+        elif exact and not within(measurement, tolerance.min_cosine, tolerance.max_abs):
+            faults[name] = f"its canary is off: {accuracy_of(measurement)}"
     return faults
 
 
@@ -209,4 +212,4 @@ def measure(
             bench.try_layout(layout, sharers=len(rest) - index)
         for name in bench.by_promise(ready):
             bench.try_budgets(name)
-        return bench.found
+        return bench.measurements

@@ -157,8 +157,8 @@ class Workers:
         if self.alone is not None:
             values = self._empty(encodings, output)
             for rows in self._plan(encodings):
-                found = self._run_on(self.alone, encodings.select(rows), output)
-                values[self._places(encodings, rows, output)] = found
+                computed = self._run_on(self.alone, encodings.select(rows), output)
+                values[self._places(encodings, rows, output)] = computed
             yield values
 
     def close(self) -> None:
@@ -180,8 +180,8 @@ class Workers:
 
         def work(rows: NDArray[np.int64]) -> None:
             with self._counted():
-                found = self._run_on(self.session, encodings.select(rows), output)
-            values[self._places(encodings, rows, output)] = found
+                computed = self._run_on(self.session, encodings.select(rows), output)
+            values[self._places(encodings, rows, output)] = computed
 
         try:
             return Computation(values, [self._pool.submit(work, rows) for rows in batches])

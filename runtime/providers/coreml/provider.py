@@ -16,7 +16,6 @@ from ..processor import TOKEN_BUDGET
 from ..provider import MemoryUse, Needs, OpenOptions, Provider, Tuning
 from .buckets import buckets_of
 from .options import COREML_EP, ComputeUnits
-from .session import open_coreml
 
 __all__ = ["COREML", "COREML_ANE", "COREML_CPU", "COREML_GPU", "coreml_problem"]
 
@@ -44,6 +43,8 @@ def _shapes(machine: Machine) -> list[tuple[int, int]]:
 
 
 def _open(units: ComputeUnits, title: str, artifact: Artifact, variant: Variant, options: OpenOptions) -> Session:
+    from .session import open_coreml
+
     return open_coreml(artifact, variant, units=units, provider=title)
 
 

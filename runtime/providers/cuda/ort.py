@@ -53,10 +53,10 @@ def import_onnxruntime() -> Any:
 @cache
 def _preload(onnxruntime: Any) -> str:
     """Load the nvidia packages' libraries, which the system's loader does not look for; return what was printed of them."""
-    said = io.StringIO()
-    with redirect_stdout(said):  # it prints what it does not find
+    output = io.StringIO()
+    with redirect_stdout(output):  # it prints what it does not find
         onnxruntime.preload_dlls()
-    return said.getvalue().strip()
+    return output.getvalue().strip()
 
 
 def provider_options(index: int, *, stream: Stream | None = None) -> Mapping[str, str]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...artifact.folder import Artifact
 from ...artifact.manifest import Variant
 from ...artifact.memory_shape import MemoryFactors
-from ...fleet.all_gpus import GpuOpener, open_gpus
 from ...machine.gpus import Gpu, memory_info
-from ...memory.estimate import MemoryEstimate
-from ...memory.guard import MemoryGuard
 from ...session.session import Session
 from ..nvidia import NVIDIA_MEMORY, NVIDIA_TUNING, gpu_problem
 from ..provider import Needs, OpenOptions, Provider
-from .ort import open_inference_session, provider_options
-from .session import CudaSession, open_cuda
+from . import TITLE
+
+if TYPE_CHECKING:
+    from ...fleet.all_gpus import GpuOpener
 
 __all__ = ["CUDA"]
 
@@ -27,11 +26,18 @@ DEVICE_FACTORS = MemoryFactors(1.0, 0.25, 0.0, 1.0)
 
 
 def _open(artifact: Artifact, variant: Variant, options: OpenOptions) -> Session:
+    from ...fleet.all_gpus import open_gpus  # what a process on the processor does not need is not imported
+
     return open_gpus(artifact, variant, partial(_opener, artifact, variant))
 
 
 def _opener(artifact: Artifact, variant: Variant, gpu: Gpu) -> GpuOpener:
     """Return how a variant is opened on one GPU, its batches fitted into the GPU's memory where the graph says their need."""
+    from ...fleet.all_gpus import GpuOpener
+    from ...memory.estimate import MemoryEstimate
+    from ...memory.guard import MemoryGuard
+    from .session import open_cuda
+
     if variant.memory is None:
         return GpuOpener(partial(open_cuda, artifact, variant, gpu))
     estimate = MemoryEstimate(variant.memory.scaled(DEVICE_FACTORS))
@@ -45,12 +51,14 @@ def _opener(artifact: Artifact, variant: Variant, gpu: Gpu) -> GpuOpener:
 
 def _inspect(graph: bytes, weights_folder: Path) -> Any:
     """Open a graph on the first GPU: its attention is an operator that the CPU provider lacks."""
+    from .ort import open_inference_session, provider_options
+
     return open_inference_session(graph, provider_options(0), weights_folder=weights_folder, optimize=False)
 
 
 CUDA = Provider(
     name="cuda",
-    title=CudaSession.provider,
+    title=TITLE,
     targets=("cuda",),
     device_kind="nvidia",
     needs=Needs(

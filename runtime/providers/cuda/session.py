@@ -23,6 +23,7 @@ from ...machine.gpus import SLOTS, Gpu
 from ...session.counters import Counters
 from ...session.feeds import Feeds
 from ...session.session import Session
+from . import TITLE
 from .buffers import CudaBuffers, Place, lay_out
 from .graphs import RUNGS, CudaGraphs
 from .ort import open_inference_session, provider_options, translate
@@ -43,7 +44,7 @@ class CudaSession(Session):
         graphs: the captured small shapes, or None.
     """
 
-    provider = "CUDA"
+    provider = TITLE
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from ...machine.machine import Machine
 from ...session.session import Session
 from ..processor import TOKEN_BUDGET, processor_shapes
 from ..provider import MemoryUse, Needs, OpenOptions, Provider, Tuning
-from .session import OpenVinoSession, title_of
+from . import TITLES
 
 __all__ = ["OPENVINO", "OPENVINO_BF16"]
 
@@ -27,6 +27,8 @@ TUNING = Tuning(shapes=processor_shapes, token_budget=TOKEN_BUDGET)
 
 
 def _open(precision: str, artifact: Artifact, variant: Variant, options: OpenOptions) -> Session:
+    from .session import OpenVinoSession
+
     graph = artifact.path / variant.file
     return OpenVinoSession(graph, precision=precision, threads=options.threads, workers=options.workers)
 
@@ -56,7 +58,7 @@ def _memory(factors: MemoryFactors) -> MemoryUse:
 
 OPENVINO = Provider(
     name="openvino",
-    title=title_of("fp32"),
+    title=TITLES["fp32"],
     targets=("cpu",),
     device_kind="cpu",
     needs=_needs(),
@@ -68,7 +70,7 @@ OPENVINO = Provider(
 )
 OPENVINO_BF16 = Provider(
     name="openvino-bf16",
-    title=title_of("bf16"),
+    title=TITLES["bf16"],
     targets=("cpu",),
     device_kind="cpu",
     needs=_needs(_bf16_problem),

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from ...batch import Batch
 from ...errors import MissingPackageError, ProviderError
 from ...session.session import Session
+from . import TITLES
 
-__all__ = ["OpenVinoSession", "title_of"]
+__all__ = ["OpenVinoSession"]
 
 #: Compiled kernels that OpenVINO and its oneDNN keep, one for each shape that came. Their defaults, 5,000 and 1,024, took
 #: 2.8 GB over 3,000 random batches of a model of bert-tiny's dimensions. With 100 shapes it held 206 MB after 500 batches and
@@ -29,11 +30,6 @@ _IMPORTING = threading.Lock()
 
 #: OpenVINO's names of the precisions.
 PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
-
-
-def title_of(precision: str) -> str:
-    """Return the title of the plug-in in a precision, `fp32` or `bf16`."""
-    return f"OpenVINO CPU {PRECISIONS[precision]}"
 
 
 class OpenVinoSession(Session):
@@ -58,9 +54,9 @@ class OpenVinoSession(Session):
         """
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(ONEDNN_KERNELS))  # read at its first use
         openvino = _import_quietly()
-        wanted = PRECISIONS[precision]
+        requested = PRECISIONS[precision]
         config = {
-            "INFERENCE_PRECISION_HINT": wanted,
+            "INFERENCE_PRECISION_HINT": requested,
             "NUM_STREAMS": workers,
             "INFERENCE_NUM_THREADS": workers * threads,
             # Pinned streams of two processes would meet on the same cores.
@@ -78,11 +74,13 @@ class OpenVinoSession(Session):
             raise ProviderError(
                 f"OpenVINO {openvino.__version__} cannot compile {graph}: {_first_line(error)}"
             ) from error
-        found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        actual = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         devices = compiled.get_property("EXECUTION_DEVICES")
-        if found != wanted or devices != ["CPU"]:
-            raise ProviderError(f"{graph} was to run on OpenVINO's CPU in {wanted}, and runs on {devices} in {found}")
-        self.provider = title_of(precision)
+        if actual != requested or devices != ["CPU"]:
+            raise ProviderError(
+                f"{graph} was to run on OpenVINO's CPU in {requested}, and runs on {devices} in {actual}"
+            )
+        self.provider = TITLES[precision]
         self._inputs = tuple(port.any_name for port in model.inputs)
         self._outputs = {port.any_name: index for index, port in enumerate(model.outputs)}
         self._requests: queue.SimpleQueue[Any] | None = queue.SimpleQueue()

@@ -136,10 +136,10 @@ class EngineWatch:
         return sum(self._seen.get(name) != state for name, state in self._files().items())
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        found = {}
+        states = {}
         for file in self._folder.rglob("*"):
             with contextlib.suppress(FileNotFoundError):  # a folder that is being removed
                 if file.is_file():
                     state = file.stat()
-                    found[str(file.relative_to(self._folder))] = (state.st_mtime_ns, state.st_size)
-        return found
+                    states[str(file.relative_to(self._folder))] = (state.st_mtime_ns, state.st_size)
+        return states

@@ -47,8 +47,8 @@ def tensorrt_problem() -> str | None:
     provider = _provider_library()
     if provider is None:
         return "no onnxruntime with a TensorRT provider is installed: pip install 'longbow-fletcher[tensorrt]'"
-    wanted = _wanted(provider)
-    if missing := [name for name in wanted if _load(name) is None]:
+    names = _required_libraries(provider)
+    if missing := [name for name in names if _load(name) is None]:
         return (
             f"TensorRT's {' and '.join(missing)}, which onnxruntime needs, cannot be loaded{_found_instead()}: {REMEDY}"
         )
@@ -79,7 +79,7 @@ def load_tensorrt() -> str:
     assert provider is not None  # or there would have been a problem
     version = next(
         library.getInferLibVersion()
-        for name in _wanted(provider)
+        for name in _required_libraries(provider)
         if (library := _load(name)) is not None and name.startswith("libnvinfer.")
     )
     # NV_TENSORRT_VERSION of NvInferVersion.h, since TensorRT 10.
@@ -90,9 +90,9 @@ def rtx_capability_problem(gpu: Gpu) -> str | None:
     """Return why TensorRT RTX does not take a GPU, or None."""
     if gpu.capability in RTX_TAKEN or gpu.capability >= RTX_FROM:
         return None
-    found = ".".join(map(str, gpu.capability))
+    capability = ".".join(map(str, gpu.capability))
     return (
-        f"TensorRT RTX takes GPUs of compute capability 8.6, 8.9 and 12.0 upward, and {gpu.name} has {found}: use the "
+        f"TensorRT RTX takes GPUs of compute capability 8.6, 8.9 and 12.0 upward, and {gpu.name} has {capability}: use the "
         "provider tensorrt or cuda"
     )
 
@@ -123,10 +123,10 @@ def _provider_library() -> Path | None:
 
 
 @cache
-def _wanted(provider: Path) -> tuple[str, ...]:
+def _required_libraries(provider: Path) -> tuple[str, ...]:
     """Return the names of TensorRT's libraries, with the version that the provider was linked with."""
-    found = re.findall(rb"lib(?:nvinfer|nvonnxparser)\.so\.\d+", provider.read_bytes())
-    return tuple(sorted({name.decode() for name in found}))
+    names = re.findall(rb"lib(?:nvinfer|nvonnxparser)\.so\.\d+", provider.read_bytes())
+    return tuple(sorted({name.decode() for name in names}))
 
 
 def _load(name: str) -> ctypes.CDLL | None:

@@ -6,21 +6,21 @@ from functools import partial
 
 from ...artifact.folder import Artifact
 from ...artifact.manifest import Variant
-from ...fleet.all_gpus import GpuOpener, open_gpus
 from ...machine.gpus import Gpu
 from ...machine.machine import Machine
 from ...session.session import Session
 from ..nvidia import NVIDIA_MEMORY, NVIDIA_TUNING, gpu_problem
 from ..provider import Needs, OpenOptions, Provider
-from . import rtx, session
+from . import RTX_TITLE, TITLE
 from .libraries import RTX_PACKAGE, rtx_problem, tensorrt_problem
-from .rtx import open_tensorrt_rtx
-from .session import open_tensorrt
 
 __all__ = ["TENSORRT", "TENSORRT_RTX"]
 
 
 def _open(artifact: Artifact, variant: Variant, options: OpenOptions) -> Session:
+    from ...fleet.all_gpus import GpuOpener, open_gpus  # what a process on the processor does not need is not imported
+    from .session import open_tensorrt
+
     def opener(gpu: Gpu) -> GpuOpener:
         return GpuOpener(partial(open_tensorrt, artifact, variant, gpu, allow_cuda=options.allow_fallback))
 
@@ -28,6 +28,9 @@ def _open(artifact: Artifact, variant: Variant, options: OpenOptions) -> Session
 
 
 def _open_rtx(artifact: Artifact, variant: Variant, options: OpenOptions) -> Session:
+    from ...fleet.all_gpus import GpuOpener, open_gpus
+    from .rtx import open_tensorrt_rtx
+
     return open_gpus(artifact, variant, lambda gpu: GpuOpener(partial(open_tensorrt_rtx, artifact, variant, gpu)))
 
 
@@ -41,7 +44,7 @@ def _rtx_problem(machine: Machine) -> str | None:
 
 TENSORRT = Provider(
     name="tensorrt",
-    title=session.TITLE,
+    title=TITLE,
     targets=("tensorrt",),
     device_kind="nvidia",
     needs=Needs(package="onnxruntime", oldest=(1, 27), extra="tensorrt", problem=_problem),
@@ -52,7 +55,7 @@ TENSORRT = Provider(
 )
 TENSORRT_RTX = Provider(
     name="tensorrt-rtx",
-    title=rtx.TITLE,
+    title=RTX_TITLE,
     targets=("tensorrt",),
     device_kind="nvidia",
     needs=Needs(package=RTX_PACKAGE, oldest=(0, 5), extra="tensorrt-rtx", problem=_rtx_problem),

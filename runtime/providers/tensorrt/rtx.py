@@ -15,15 +15,13 @@ from ...artifact.folder import Artifact
 from ...artifact.manifest import Variant
 from ...errors import MissingPackageError, ProviderError
 from ...machine.gpus import Gpu
+from . import RTX_TITLE
 from .libraries import RTX_PACKAGE, rtx_capability_problem, rtx_problem
 from .options import CONTEXT, RTX_EP, rtx_build_entries, rtx_options
 from .profiles import limits_of, sides_of
 from .session import TensorRtSession, engine_key, open_checked, open_engines, session_options
 
 __all__ = ["check_capability", "open_tensorrt_rtx"]
-
-#: Name of the provider for people.
-TITLE = "TensorRT RTX"
 
 _REGISTERING = threading.Lock()
 
@@ -69,7 +67,7 @@ def open_tensorrt_rtx(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorR
         open_checked(onnxruntime, (artifact.path / variant.file).absolute(), options, RTX_EP)
 
     key = engine_key(onnxruntime, artifact, variant, gpu, provider=RTX_EP, version=version)
-    return open_engines(artifact, variant, key, make, load, provider=TITLE)
+    return open_engines(artifact, variant, key, make, load, provider=RTX_TITLE)
 
 
 def _register() -> tuple[Any, str]:
@@ -109,18 +107,18 @@ def _device(devices: Sequence[Any], gpu: Gpu) -> Any:
     Raises:
         ProviderError: there is none, or it is not known which one it is.
     """
-    found = _devices(devices)
-    for device in found:
+    own = _devices(devices)
+    for device in own:
         address = dict(device.device.metadata).get("pci_bus_id", "")
         if address and address.lower() == gpu.pci.lower():
             return device
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    if len(own) == 1:
+        return own[0]
+    if not own:
         raise ProviderError(
             f"TensorRT RTX's plug-in finds no GPU, though {gpu.name} is one that it takes: update the driver"
         )
     raise ProviderError(
-        f"TensorRT RTX's plug-in finds {len(found)} GPUs and does not tell which is {gpu.pci}: "
+        f"TensorRT RTX's plug-in finds {len(own)} GPUs and does not tell which is {gpu.pci}: "
         "let CUDA_VISIBLE_DEVICES name one"
     )

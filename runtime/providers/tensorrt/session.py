@@ -26,8 +26,9 @@ from ...machine.gpus import Gpu, this_gpus
 from ...session.counters import Counters
 from ...session.feeds import make_feeds, pack
 from ...session.session import Session
+from ..cuda import TITLE as CUDA_TITLE
 from ..cuda.ort import import_onnxruntime, open_inference_session, provider_options, translate
-from ..cuda.session import CudaSession
+from . import TITLE
 from .engine_cache import EngineCache, EngineKey, engines_folder
 from .engines import EngineWatch, Make, build_engines, profile_folder
 from .libraries import load_tensorrt, require_provider
@@ -37,9 +38,6 @@ from .profiles import LONGEST, TEXTS, limits_of, sides_of, split
 __all__ = ["TensorRtSession", "open_checked", "open_engines", "open_tensorrt", "session_options"]
 
 logger = logging.getLogger("fletcher.runtime.providers.tensorrt.session")
-
-#: Name of the provider for people.
-TITLE = "TensorRT"
 
 #: Opens a session on the engine in a folder; the other folder is for what was measured or compiled on this GPU.
 Load = Callable[[Path, Path], Any]
@@ -166,7 +164,7 @@ def open_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu, *, allow_cuda:
         reason = f"tensorrt was wanted, cuda runs: {error}"
         logger.warning("fallback", extra={"fields": {"variant": variant.name, "reason": reason}})
     session = open_inference_session(artifact.path / variant.file, provider_options(gpu.index))
-    return TensorRtSession(variant, [session], provider=CudaSession.provider, watch=None, fallback=reason)
+    return TensorRtSession(variant, [session], provider=CUDA_TITLE, watch=None, fallback=reason)
 
 
 def _open_on_tensorrt(artifact: Artifact, variant: Variant, gpu: Gpu) -> TensorRtSession:
@@ -224,12 +222,12 @@ def open_engines(
         return [load(profile_folder(folder, profile), cache.timing) for profile in profiles]
 
     with cache.alone():
-        found = cache.find()
-        folder = found or build()
+        cached = cache.find()
+        folder = cached or build()
         try:
             sessions = load_all(folder)
         except ProviderError as error:
-            if found is None or isinstance(error, DeviceMemoryError | DeviceLostError):
+            if cached is None or isinstance(error, DeviceMemoryError | DeviceLostError):
                 raise
             cache.discard(f"they cannot be loaded: {error}")
             folder = build()
@@ -283,7 +281,7 @@ def session_options(onnxruntime: Any, entries: Mapping[str, str] | None = None) 
 def open_checked(onnxruntime: Any, graph: Path, options: Any, provider: str, providers: Any = None) -> Any:
     """Open a session that runs wholly on one provider.
 
-    ONNX Runtime has three ways of going on without the wanted one: it opens the session anew on other providers, leaves out a
+    ONNX Runtime has three ways of going on without it: it opens the session anew on other providers, leaves out a
     provider whose library does not load, and gives single nodes to the processor. None of them is left open.
 
     Args:

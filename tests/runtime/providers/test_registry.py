@@ -61,7 +61,7 @@ def test_a_fallback_is_an_error_unless_it_was_allowed(
     def refuse(*args: object, **options: object) -> None:
         raise ProviderError("it would not")
 
-    monkeypatch.setattr("fletcher.runtime.providers.openvino.provider.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
     wanted = {"provider": "openvino", "threads": 1, "workers": 1}
     with pytest.raises(ProviderError, match="it would not"):
         open_with_fallback(artifact, artifact.variant(), allowed=False, **wanted)  # type: ignore[arg-type]

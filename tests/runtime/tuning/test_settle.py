@@ -128,7 +128,7 @@ def test_a_provider_that_fails_is_a_row_with_its_reason(
     tiny_artifact: Path, few_rounds: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifact = Artifact.open(tiny_artifact)
-    monkeypatch.setattr("fletcher.runtime.providers.openvino.provider.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
     found = measure(artifact, artifact.variant(), seconds=60)
     by_provider = {one.layout.provider: one for one in found}
     assert (by_provider["openvino"].problem, by_provider["openvino"].failed) == ("no such operator", True)
@@ -146,7 +146,7 @@ def test_the_next_provider_becomes_the_default_where_the_first_one_fails(
     assert choice.layout.provider == "openvino"
     skipped = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
     assert skipped == [{"provider": "mlas", "reason": "no such operator"}]
-    monkeypatch.setattr("fletcher.runtime.providers.openvino.provider.OpenVinoSession", refuse)
+    monkeypatch.setattr("fletcher.runtime.providers.openvino.session.OpenVinoSession", refuse)
     with pytest.raises(ProviderError, match="mlas: no such operator; openvino: no such operator"):
         settle(artifact, msgspec.structs.replace(artifact.variant(), name="other"), seconds=60)
 
