@@ -44,7 +44,7 @@ SIDES = ({"x": (1,)}, {"x": (4,)}, {"x": (8,)})
 
 def read_options() -> ModuleType:
     """runtime/providers/tensorrt/options.py, which imports nothing, without the rest of Fletcher."""
-    spec = importlib.util.spec_from_file_location("tensorrt_options", ROOT / "runtime" / "tensorrt_options.py")
+    spec = importlib.util.spec_from_file_location("tensorrt_options", ROOT / "runtime/providers/tensorrt/options.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
