@@ -1,15 +1,28 @@
-"""What decides a text's vector besides the text and the model: one struct for every door."""
+"""`EmbedOptions`: options that decide a text's vector besides the text and the model, the same at every entry point."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, ClassVar, Literal, TypedDict, get_args
+
+from msgspec import Meta
 
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
 
 from .errors import OptionError
+from .options import Options
 
-__all__ = ["DTYPES", "OVERFLOWS", "DType", "EmbedOptions", "Overflow"]
+__all__ = [
+    "DTYPES",
+    "OVERFLOWS",
+    "DType",
+    "EmbedFields",
+    "EmbedOptions",
+    "InputType",
+    "Normalize",
+    "Overflow",
+    "OverflowField",
+    "VectorFields",
+]
 
 #: What happens to a text that is longer than the model's longest input.
 Overflow = Literal["truncate", "truncate_left", "refuse", "windows", "late"]
@@ -19,7 +32,43 @@ OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 DType = Literal["float32", "float16", "int8", "ubinary"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 
+InputType = Annotated[
+    str | None,
+    Meta(
+        description="Purpose of the texts, which selects the model's prompt: `query`, `document`, `clustering`, "
+        "`classification`, another prompt of the model's card, or `raw` for no prompt. Token ids get no prompt. "
+        "Default: document."
+    ),
+]
+
+OverflowField = Annotated[
+    Overflow,
+    Meta(
+        description="Treatment of a text that is longer than the model's longest input: `truncate` cuts its end, "
+        "`truncate_left` its start, `refuse` is an error, `windows` averages the vectors of overlapping windows, weighted by "
+        "their tokens, "
+        "`late` (late chunking) averages token states chunk by chunk. `windows` and `late` also return `chunks`."
+    ),
+]
+
+Normalize = Annotated[
+    bool | None,
+    Meta(description="Whether vectors are scaled to length 1. Default: as the model's authors publish them."),
+]
+
 DEFAULT_INPUT_TYPE = "document"
+
+#: Fields of `EmbedOptions.identity`, in their order there.
+IDENTITY = (
+    "input_type",
+    "dimensions",
+    "dtype",
+    "overflow",
+    "window_tokens",
+    "overlap_tokens",
+    "chunk_tokens",
+    "normalize",
+)
 
 #: Tokens of a chunk in late chunking: about a paragraph.
 CHUNK_TOKENS = 256
@@ -28,37 +77,62 @@ CHUNK_TOKENS = 256
 OVERLAP = 1 / 8
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedOptions:
-    """How texts become vectors.
+class VectorFields(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Options that every API which returns vectors takes under these names."""
 
-    Attributes:
-        input_type: which prompt they get: "query", "document" (None), "clustering", "classification", another of the
-            card's, or "raw" for none.
-        dimensions: a Matryoshka length; None is the model's full one.
-        dtype: `float32`; `float16`; `int8` with a scale a vector; `ubinary`, a bit an element.
-        overflow: what happens to texts that are too long. `truncate` cuts the end, `truncate_left` the start, `refuse` is
-            an error. `windows` embeds overlapping windows and averages them, weighted by their tokens. `late` (late
-            chunking) lets each token see as much of the text as the model allows, and then averages each chunk's tokens.
-        window_tokens: tokens of a window, special ones included; None is the model's longest input.
-        overlap_tokens: tokens that a window shares with the one before; None is an eighth of it.
-        chunk_tokens: tokens of a chunk (`late`); None is 256.
-        normalize: whether vectors get L2 norm 1; None is as the model's authors publish them.
+    PANEL: ClassVar[str | None] = "How texts become vectors"
+
+    dimensions: Annotated[
+        Annotated[int, Meta(ge=1, lt=1 << 31)] | None,
+        Meta(
+            description="Length of the vectors: the model's dimension or one of its Matryoshka dimensions, as "
+            "`/v1/models` lists them. Default: the model's dimension."
+        ),
+    ] = None
+    dtype: Annotated[
+        DType,
+        Meta(
+            description="Type of a vector's elements: `float32`, `float16`, `int8` (multiplied by the vector's `scale`), or "
+            "`ubinary` (one bit per element, eight in a byte). In base64 they are little-endian."
+        ),
+    ] = "float32"
+    window_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Tokens of a window, special tokens included, for overflow `windows` and `late`. "
+            "Default: the model's longest input."
+        ),
+    ] = None
+    overlap_tokens: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Tokens that a window shares with the one before it. Default: an eighth of a window."),
+    ] = None
+    chunk_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Tokens of a chunk for overflow `late`. Default: 256.")
+    ] = None
+
+
+class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How texts become vectors; `docs/reference/generated/options.md` lists the fields.
+
+    Raises:
+        OptionError: a value has a wrong type or is out of its bounds.
     """
 
-    input_type: str | None = None
-    dimensions: int | None = None
-    dtype: DType = "float32"
-    overflow: Overflow = "truncate"
-    window_tokens: int | None = None
-    overlap_tokens: int | None = None
-    chunk_tokens: int | None = None
-    normalize: bool | None = None
+    input_type: InputType = None
+    overflow: OverflowField = "truncate"
+    normalize: Normalize = None
 
     @property
     def splits(self) -> bool:
         """Whether a text may become several chunks."""
         return self.overflow in ("windows", "late")
+
+    @property
+    def identity(self) -> str:
+        """Text that is equal for equal options. Journals and ids made of contents hold it, so its form never changes."""
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in IDENTITY)
+        return f"EmbedOptions({fields})"
 
     def prompt(self, card: ModelCard) -> str:
         """The prefix that the texts get; empty where the model has none.
@@ -88,9 +162,6 @@ class EmbedOptions:
         if self.dimensions is not None and self.dimensions not in (card.dimension, *card.matryoshka):
             offered = ", ".join(map(str, dict.fromkeys([card.dimension, *card.matryoshka])))
             raise OptionError("dimensions", f"dimensions is {self.dimensions}; {card.name} gives vectors of {offered}")
-        for field, value, known in (("dtype", self.dtype, DTYPES), ("overflow", self.overflow, OVERFLOWS)):
-            if value not in known:
-                raise OptionError(field, f"{field} is {value!r}: use one of {', '.join(known)}")
         if self.dtype == "ubinary" and (self.dimensions or card.dimension) % 8:
             raise OptionError("dtype", f"ubinary packs eight elements in a byte; {self.dimensions} is no multiple of 8")
         if self.normalize is False and card.normalize:
@@ -104,19 +175,20 @@ class EmbedOptions:
                 "or this variant does not give its token states: use windows",
             )
         for field in ("window_tokens", "overlap_tokens", "chunk_tokens"):
-            self._check_number(field, card)
+            self._check_cut(field)
+        if self.window_tokens is not None and self.window_tokens > card.max_tokens:
+            raise OptionError(
+                "window_tokens",
+                f"window_tokens is {self.window_tokens}: it must be from 1 to {card.max_tokens} for {card.name}",
+            )
 
-    def _check_number(self, field: str, card: ModelCard) -> None:
-        value = getattr(self, field)
-        if value is None:
+    def _check_cut(self, field: str) -> None:
+        if getattr(self, field) is None:
             return
         if not self.splits or (field == "chunk_tokens" and self.overflow != "late"):
-            raise OptionError(field, f"{field} says how to cut texts, and overflow={self.overflow!r} does not")
-        lowest = 0 if field == "overlap_tokens" else 1
-        highest = card.max_tokens if field == "window_tokens" else None
-        if value < lowest or (highest is not None and value > highest):
-            bound = f"from {lowest} to {highest}" if highest else f"at least {lowest}"
-            raise OptionError(field, f"{field} is {value}: it must be {bound} for {card.name}")
+            raise OptionError(
+                field, f"{field} sets how texts are cut, and overflow={self.overflow!r} does not cut them"
+            )
 
     def window(self, card: ModelCard) -> int:
         """Tokens of a window, special ones included."""
@@ -130,3 +202,16 @@ class EmbedOptions:
     def chunk(self) -> int:
         """Tokens of a chunk."""
         return CHUNK_TOKENS if self.chunk_tokens is None else self.chunk_tokens
+
+
+class EmbedFields(TypedDict, total=False):
+    """The fields of `EmbedOptions` as keyword arguments, for type checkers; a test holds both to the same fields."""
+
+    dimensions: int | None
+    dtype: DType
+    window_tokens: int | None
+    overlap_tokens: int | None
+    chunk_tokens: int | None
+    input_type: str | None
+    overflow: Overflow
+    normalize: bool | None

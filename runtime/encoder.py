@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,12 @@ from .artifact.folder import Artifact
 from .artifact.manifest import HALF_VECTORS, TOKEN_STATES
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, gives_tokens, read_canary
-from .embed_options import DType, EmbedOptions, Overflow
+from .embed_options import EmbedFields, EmbedOptions
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError, InputError
-from .loading import Loaded, LoadOptions, load_parts
-from .providers.selection import choose_variant
+from .load_options import LoadFields, LoadOptions
+from .loading import Loaded, load_parts
+from .providers.selection import check_provider, choose_variant
 from .session.counters import DeviceMetric
 from .tasks.duplicates import Promise, VectorCache
 from .tasks.heads import (
@@ -73,54 +74,30 @@ class Encoder:
     def load(
         cls,
         path: str | Path,
-        *,
-        variant: str | None = None,
-        provider: str = "auto",
-        allow_fallback: bool = False,
-        min_cosine: float | None = None,
-        workers: int | None = None,
-        token_budget: int | None = None,
-        memory_limit: int | None = None,
-        cache_bytes: int = 0,
+        options: LoadOptions | None = None,
+        **fields: Unpack[LoadFields],
     ) -> Encoder:
-        """Opens an artifact, and refuses it unless its files are whole and its canary passes.
+        """Open an artifact, and refuse it unless its files are whole and its canary passes.
 
         Args:
             path: the artifact's folder.
-            variant: name of the graph; None takes the first that the provider runs, with `auto` a GPU's before the
-                processor's.
-            provider: what runs it (`fletcher-serve devices` lists them); `auto` takes the fastest that was measured on this
-                machine, measuring for about a second if none was.
-            allow_fallback: whether ONNX Runtime's CPU provider may stand in for a provider that fails; for a GPU's, on the
-                artifact's first cpu variant.
-            min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
-            workers: batches computed at once, each on one core; None is what was measured to be best.
-            token_budget: tokens that a batch should hold; None as above.
-            memory_limit: bytes that the process may have resident; None is no limit.
-            cache_bytes: bound of the vectors kept for texts that come again; 0 keeps none.
+            options: how it is loaded and run.
+            fields: fields of `LoadOptions` by name, instead of `options` or to change some of them.
 
         Raises:
-            ArtifactError: the folder is no artifact, or damaged.
+            OptionError: an option has a value that is not allowed; nothing has been loaded.
+            ArtifactError: the folder is not an artifact, or it is damaged.
             ChecksumError: a file is not the one that was written.
             CanaryError: the session does not reproduce the reference vectors.
             MissingPackageError: the provider's package is not installed.
             ProviderError: the variant cannot run here.
-            InputError: an unknown provider, a number below 1, or a memory limit that is too small for one text of the
-                longest length.
+            InputError: the provider is unknown, or the memory limit is too small for one text of the longest length.
         """
+        options = (options or LoadOptions()).replace(**fields)
+        check_provider(options.provider)
         artifact = Artifact.open(path)
         artifact.check_files()
-        encoder = cls.open(
-            artifact,
-            variant=variant,
-            provider=provider,
-            allow_fallback=allow_fallback,
-            min_cosine=min_cosine,
-            workers=workers,
-            token_budget=token_budget,
-            memory_limit=memory_limit,
-            cache_bytes=cache_bytes,
-        )
+        encoder = cls.open(artifact, options)
         try:
             encoder.require_canary()
         except BaseException:
@@ -129,26 +106,20 @@ class Encoder:
         return encoder
 
     @classmethod
-    def open(
-        cls,
-        artifact: Artifact,
-        *,
-        variant: str | None = None,
-        provider: str = "mlas",
-        allow_fallback: bool = False,
-        min_cosine: float | None = None,
-        workers: int | None = None,
-        token_budget: int | None = None,
-        memory_limit: int | None = None,
-        cache_bytes: int = 0,
-    ) -> Encoder:
-        """Opens an artifact without looking at its checksums and its canary: for whoever has just written it.
+    def open(cls, artifact: Artifact, options: LoadOptions | None = None, **fields: Unpack[LoadFields]) -> Encoder:
+        """Open an artifact without checking its files and its canary, for a caller that has just written it.
 
-        Args, and errors but those of the checks, as in `load`; but nothing is measured unless `provider` is `auto`.
+        Args:
+            artifact: the folder.
+            options: as in `load`, but the default provider is `mlas`, so that nothing is measured.
+            fields: as in `load`.
+
+        Raises:
+            As `load`, except for the checks.
         """
-        chosen = choose_variant(artifact, variant, provider)
-        options = LoadOptions(provider, allow_fallback, min_cosine, workers, token_budget, memory_limit, cache_bytes)
-        return cls(artifact, load_parts(artifact, chosen, options), cache_bytes=cache_bytes)
+        options = (options or LoadOptions(provider="mlas")).replace(**fields)
+        variant = choose_variant(artifact, options.variant, options.provider)
+        return cls(artifact, load_parts(artifact, variant, options), cache_bytes=options.cache_bytes)
 
     @property
     def card(self) -> ModelCard:
@@ -318,27 +289,19 @@ class Encoder:
         return shorten(vectors, self.card, dimensions)
 
     def embed(
-        self,
-        texts: Sequence[str],
-        *,
-        input_type: str | None = None,
-        dimensions: int | None = None,
-        dtype: DType = "float32",
-        overflow: Overflow = "truncate",
-        window_tokens: int | None = None,
-        overlap_tokens: int | None = None,
-        chunk_tokens: int | None = None,
+        self, texts: Sequence[str], options: EmbedOptions | None = None, **fields: Unpack[EmbedFields]
     ) -> Embeddings:
-        """Texts in, vectors out.
+        """Return the vectors of texts.
 
         Args:
-            texts: any number, none included. An empty text has a vector too: that of its prompt and special tokens.
-            input_type, dimensions, dtype, overflow, window_tokens, overlap_tokens, chunk_tokens: see `EmbedOptions`.
+            texts: any number of texts, also none. An empty text has a vector: that of its prompt and special tokens.
+            options: how the texts become vectors.
+            fields: fields of `EmbedOptions` by name, instead of `options` or to change some of them.
 
         Raises:
             InputError: texts or options that cannot be used.
         """
-        options = EmbedOptions(input_type, dimensions, dtype, overflow, window_tokens, overlap_tokens, chunk_tokens)
+        options = EmbedOptions(**fields) if options is None else options.replace(**fields)
         self.check(options)
         if options.splits:
             return self._embed_split(texts, options)

@@ -12,6 +12,7 @@ from fletcher.model_zoo.card import Accuracy
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant
 from .errors import FletcherError, InputError
+from .load_options import LoadOptions
 from .machine.affinity import pinning
 from .machine.machine import this_machine
 from .memory.budget import MemoryBudget, memory_budget, resident
@@ -23,7 +24,7 @@ from .tokenizing.tokenizer import CACHE_BYTES, Tokenizer
 from .tuning.settle import settle
 from .workers.pool import Workers
 
-__all__ = ["LoadOptions", "Loaded", "load_parts"]
+__all__ = ["Loaded", "load_parts"]
 
 logger = logging.getLogger("fletcher.runtime.loading")
 
@@ -33,19 +34,6 @@ MODEST_SHARE = 0.05
 #: The canary's smallest cosine where a provider was asked for that computes in bfloat16. The worst text of MiniLM's, two
 #: special tokens alone, has 0.99991.
 REDUCED_COSINE = 0.999
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """Options of `Encoder.load`; see there."""
-
-    provider: str
-    allow_fallback: bool
-    min_cosine: float | None
-    workers: int | None
-    token_budget: int | None
-    memory_limit: int | None
-    cache_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +65,6 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
     Raises:
         As `Encoder.load`.
     """
-    for name, value in (("workers", options.workers), ("token_budget", options.token_budget)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}, and must be at least 1")
     max_tokens = artifact.manifest.card.max_tokens
     tokenizer = Tokenizer(artifact.tokenizer_file, max_tokens)
     choice = settle(
@@ -89,7 +74,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         workers=options.workers,
         token_budget=options.token_budget,
         min_cosine=options.min_cosine,
-        memory_limit=options.memory_limit,
+        memory_limit=options.memory_limit_bytes,
     )
     layout = choice.layout
     opened = open_with_fallback(
@@ -178,7 +163,8 @@ def _budget(variant: Variant, options: LoadOptions, layout: WorkerLayout, max_to
     Raises:
         InputError: the limit is too small, or it is not known what a batch of this graph needs.
     """
-    if options.memory_limit is None:
+    limit = options.memory_limit_bytes
+    if limit is None:
         return None
     memory = find_provider(layout.provider).memory
     shape = memory.shape_of(variant)
@@ -189,7 +175,7 @@ def _budget(variant: Variant, options: LoadOptions, layout: WorkerLayout, max_to
         )
     return memory_budget(
         shape,
-        limit=options.memory_limit,
+        limit=limit,
         loaded=resident(),
         caches=options.cache_bytes + CACHE_BYTES,
         workers=layout.workers,

@@ -13,15 +13,14 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fletcher.runtime import Artifact, Encoder
+from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.errors import FletcherError, InputError
-from fletcher.runtime.memory.budget import parse_size
 
 from .access.addresses import Addresses, bind, parse
 from .access.gate import Gate, check_binding
 from .access.keys import Keys
 from .engine.backend import Backend
-from .engine.engine import MAX_QUEUE_TOKENS, MAX_WAIT_SECONDS, Engine
+from .engine.engine import Engine
 from .flight.server import FlightServer
 from .http.app import HttpApp
 from .http.call import Limits
@@ -33,6 +32,7 @@ from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
 from .observe.metrics import Metrics
+from .server_options import OFF, ServerOptions
 
 if TYPE_CHECKING:
     from .observe.tracing import Tracing
@@ -46,18 +46,8 @@ SIGNAL_SECONDS = 0.5
 
 
 def load_encoder(spec: ModelSpec) -> Backend:
-    """Opens a model, its files and its canary checked."""
-    return Encoder.load(
-        spec.path,
-        variant=spec.variant,
-        provider=spec.provider,
-        allow_fallback=spec.allow_fallback,
-        min_cosine=spec.min_cosine,
-        workers=spec.workers,
-        token_budget=spec.token_budget,
-        memory_limit=None if spec.memory_limit is None else parse_size(spec.memory_limit),
-        cache_bytes=0 if spec.cache == "0" else parse_size(spec.cache),
-    )
+    """Load a model, with its files and its canary checked."""
+    return Encoder.load(spec.path, LoadOptions.of(spec))
 
 
 def fingerprint(spec: ModelSpec) -> str:
@@ -70,72 +60,60 @@ class Server:
 
     Attributes:
         addresses: where it listens.
-        models: what answers.
+        models: the models that answer.
+        keys: the API keys, or None.
     """
 
     def __init__(
         self,
         models: Backend | Sequence[ModelSpec],
+        options: ServerOptions | None = None,
         *,
-        http: str | None = "127.0.0.1:8080",
-        flight: str | None = "127.0.0.1:8815",
-        model_name: str | None = None,
-        drain_seconds: float = 30.0,
-        max_queue_tokens: int = MAX_QUEUE_TOKENS,
-        max_wait_seconds: float = MAX_WAIT_SECONDS,
-        limits: Limits | None = None,
-        keys: Keys | None = None,
-        allow_anonymous: bool = False,
-        longbow: Target | None = None,
-        tracing: Tracing | None = None,
         load: Loader = load_encoder,
+        tracing: Tracing | None = None,
     ) -> None:
-        """Opens the doors; see `run_server`.
+        """Load the models and listen.
 
         Args:
-            models: which to load, or one that is loaded and stays the caller's to close.
-            http: `HOST:PORT` for HTTP, or None for no HTTP.
-            flight: `HOST:PORT` for Flight, or None for no Flight.
-            model_name: what to call the model; None is its card's name.
-            drain_seconds: how long the orderly end may take.
-            max_queue_tokens: tokens that may wait before requests are refused.
-            max_wait_seconds: seconds that a request may be expected to wait.
-            limits: what a request may have.
-            keys: the API keys; None asks for none.
-            allow_anonymous: whether other machines may reach a server without keys.
-            longbow: where `/v1/ingest` and `DoPut` write to; None refuses them.
-            tracing: where spans go; None makes none. The server closes it.
+            models: models to load, or one loaded model, which stays the caller's to close.
+            options: addresses, limits, keys, Longbow, traces.
             load: opens a model.
+            tracing: destination of spans, instead of `options.otlp`; the server closes it.
 
         Raises:
-            InputError: no door at all, an address that is none, a port that is taken, or a door to other machines without
-                keys.
+            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, or an address that other
+                machines can reach has no keys.
             FletcherError: a model cannot be loaded.
         """
-        if http is None and flight is None:
+        options = ServerOptions() if options is None else options
+        self._drain_seconds = options.drain_seconds
+        http_at = None if options.http == OFF else parse(options.http, "--http")
+        flight_at = None if options.flight == OFF else parse(options.flight, "--flight")
+        if http_at is None and flight_at is None:
             raise InputError("neither --http nor --flight was given an address: a server needs one of them")
-        self._drain_seconds = drain_seconds
-        http_at = None if http is None else parse(http, "--http")
-        flight_at = None if flight is None else parse(flight, "--flight")
         for address, option in ((http_at, "--http"), (flight_at, "--flight")):
             if address is not None:
-                check_binding(address, option, keys=keys is not None, allow_anonymous=allow_anonymous)
+                check_binding(address, option, keys=options.keys is not None, allow_anonymous=options.allow_anonymous)
+        self.keys = None if options.keys is None else Keys(Path(options.keys))
+        longbow = None if options.longbow is None else _target(options)
+        if tracing is None and options.otlp is not None:
+            tracing = _open_tracing(options.otlp)
         if flight_at is not None:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
-        limits = Limits() if limits is None else limits
-        gate = Gate(keys)
+        limits = Limits(options.max_body_bytes, options.body_seconds, options.max_items, options.max_tokens)
+        gate = Gate(self.keys)
 
         def make_engine(encoder: Backend, metrics: Metrics) -> Engine:
             return Engine(
                 encoder,
-                max_queue_tokens=max_queue_tokens,
-                max_wait_seconds=max_wait_seconds,
+                max_queue_tokens=options.queue_tokens,
+                max_wait_seconds=options.queue_seconds,
                 max_request_tokens=limits.tokens,
                 metrics=metrics,
             )
 
-        self.models = Models(load, make_engine, drain_seconds=drain_seconds, fingerprint=fingerprint)
+        self.models = Models(load, make_engine, drain_seconds=options.drain_seconds, fingerprint=fingerprint)
         self._longbow = None if longbow is None else LongbowDoor(longbow)
         self._tracing = tracing
         self._http: HttpServer | None = None
@@ -144,13 +122,13 @@ class Server:
             if isinstance(models, Sequence):
                 self.models.apply(models)
             else:
-                name = model_name or models.card.name
+                name = options.name or models.card.name
                 self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
             if flight_at is not None:
                 self._flight = FlightServer(self.models, gate, flight_at, self._longbow, tracing)
             if listener is not None:
                 app = HttpApp(self.models, gate=gate, limits=limits, longbow=self._longbow, tracing=tracing)
-                self._http = HttpServer(app, listener, drain_seconds=drain_seconds)
+                self._http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
                 self._http.start()
         except BaseException:
             if listener is not None:
@@ -199,63 +177,35 @@ class Server:
 
 def run_server(
     models: Backend | Sequence[ModelSpec],
+    options: ServerOptions | None = None,
     *,
-    http: str | None = "127.0.0.1:8080",
-    flight: str | None = "127.0.0.1:8815",
-    model_name: str | None = None,
-    drain_seconds: float = 30.0,
-    max_queue_tokens: int = MAX_QUEUE_TOKENS,
-    max_wait_seconds: float = MAX_WAIT_SECONDS,
-    limits: Limits | None = None,
-    keys: Keys | None = None,
-    allow_anonymous: bool = False,
-    longbow: Target | None = None,
-    tracing: Tracing | None = None,
-    log_level: str = "info",
     reread: Callable[[], Sequence[ModelSpec]] | None = None,
     on_listening: Callable[[Server], None] | None = None,
 ) -> None:
-    """Serves until SIGTERM or SIGINT (Ctrl+C), then answers what was admitted and returns.
+    """Serve until SIGTERM or SIGINT (Ctrl+C), then answer the admitted requests and return.
 
-    It must run on the main thread: signals arrive there.
+    The call must run on the main thread, which receives the signals.
 
     Args:
-        models: which to load, or one that is loaded and stays the caller's to close.
-        http: `HOST:PORT` for HTTP (port 0 takes a free one), or None for no HTTP.
-        flight: `HOST:PORT` for Arrow Flight, or None for no Flight.
-        model_name: what to call the model; None is its card's name.
-        drain_seconds: how long requests under way may take after the signal; what is left then is refused.
-        max_queue_tokens, max_wait_seconds, limits, keys, allow_anonymous, longbow, tracing: see `Server`.
-        log_level: the least severe that is written, of `logs.LEVELS`; requests that succeed are `debug`.
-        reread: on SIGHUP, gives the models that are wanted from then on; None reads the keys again alone.
-        on_listening: called once it listens; None prints the addresses on standard output.
+        models: models to load, or one loaded model, which stays the caller's to close.
+        options: as for `Server`.
+        reread: returns the models to serve after SIGHUP; None reads only the keys again.
+        on_listening: called when the server listens; None prints the addresses on standard output.
 
     Raises:
-        InputError: no door at all, an address that is none, or a port that is taken.
+        As `Server`.
     """
-    logs.install(log_level.upper())
+    options = ServerOptions() if options is None else options
+    logs.install(options.log_level.upper())
     with _stop_signals() as stopped, _hangups() as hung_up:
-        server = Server(
-            models,
-            http=http,
-            flight=flight,
-            model_name=model_name,
-            drain_seconds=drain_seconds,
-            max_queue_tokens=max_queue_tokens,
-            max_wait_seconds=max_wait_seconds,
-            limits=limits,
-            keys=keys,
-            allow_anonymous=allow_anonymous,
-            longbow=longbow,
-            tracing=tracing,
-        )
+        server = Server(models, options)
         (_announce if on_listening is None else on_listening)(server)
         try:
             # A signal that another thread receives, or that comes just before the wait, does not interrupt it.
             while not stopped.wait(SIGNAL_SECONDS):
                 if hung_up.is_set():
                     hung_up.clear()
-                    _reread(server, keys, reread)
+                    _reread(server, reread)
         finally:
             open_requests = server.models.open_requests
             logger.info("stopping", extra={"fields": {"open_requests": open_requests}})
@@ -263,11 +213,22 @@ def run_server(
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
 
 
-def _reread(server: Server, keys: Keys | None, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:
+def _target(options: ServerOptions) -> Target:
+    ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
+    return Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout)
+
+
+def _open_tracing(url: str) -> Tracing:
+    from .observe.tracing import Tracing
+
+    return Tracing.to(url)
+
+
+def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:
     """What SIGHUP does; what fails leaves everything as it was, and stands in the log."""
     try:
-        if keys is not None:
-            keys.reload()
+        if server.keys is not None:
+            server.keys.reload()
         if reread is not None:
             server.models.apply(reread())
     except FletcherError as error:

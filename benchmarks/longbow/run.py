@@ -35,12 +35,15 @@ from fletcher.serve.files.texts import open_texts
 from fletcher.serve.longbow.job.capacity import CapacityWatch
 from fletcher.serve.longbow.job.documents import DeadLetters
 from fletcher.serve.longbow.job.job import Ingestion, journal_facts
-from fletcher.serve.longbow.job.summary import IngestOptions, IngestSummary
+from fletcher.serve.longbow.job.spec import Job
+from fletcher.serve.longbow.job.summary import IngestSummary
 from fletcher.serve.longbow.journal.journal import Journal
+from fletcher.serve.longbow.options import LongbowOptions
 from fletcher.serve.longbow.wire.schema import longbow_schema, make_batch
-from fletcher.serve.longbow.wire.sink import Parcel, Sink, SinkOptions
+from fletcher.serve.longbow.wire.sink import Parcel, Sink
 from fletcher.serve.longbow.wire.target import Target
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DIMENSION = 384
@@ -86,23 +89,14 @@ def double(*options: str) -> Iterator[str]:
 
 def job(encoder: Any, path: Path, url: str, dataset: str, folder: Path) -> IngestSummary:
     """One ingest job with a journal of its own."""
-    options = IngestOptions()
+    spec = Job(str(path), LongbowOptions(longbow=url, dataset=dataset))
     with (
         open_texts(str(path)) as source,
-        Journal(folder / f"{dataset}.journal", journal_facts(encoder, dataset, options)) as journal,
+        Journal(folder / f"{dataset}.journal", journal_facts(encoder, spec)) as journal,
         CapacityWatch(None) as watch,
     ):
         return Ingestion(
-            cast(Encoder, encoder),
-            source,
-            Target(url),
-            dataset,
-            journal,
-            DeadLetters(None, True),
-            options,
-            sink_options=SinkOptions(),
-            watch=watch,
-            progress=Silent(),
+            cast(Encoder, encoder), spec, source, journal, DeadLetters(None, True), watch=watch, progress=Silent()
         ).run()
 
 
@@ -155,8 +149,7 @@ def latency(artifact: Path, count: int) -> dict[str, Any]:
     """Milliseconds from one text to its acknowledgement."""
     texts = [f"{number} how far is the nearest vector from here" for number in range(count)]
     with double() as url, Encoder.load(artifact) as encoder:
-        target = Target(url)
-        with Server(encoder, http="127.0.0.1:0", flight=None, longbow=target) as server:
+        with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", longbow=url)) as server:
             address = str(server.addresses.http).removeprefix("http://")
             connection = http.client.HTTPConnection(address)
             taken = []

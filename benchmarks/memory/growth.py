@@ -19,7 +19,8 @@ import numpy as np
 
 from fletcher import Encoder
 from fletcher.runtime import Encodings
-from fletcher.runtime.memory.budget import parse_size, resident
+from fletcher.runtime.memory.budget import resident
+from fletcher.runtime.sizes import parse_size
 
 #: After this many the session has seen what there is to see.
 SETTLED = 500

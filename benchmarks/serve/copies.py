@@ -28,6 +28,7 @@ from fletcher.serve.flight.options import output_schema, read_texts, with_vector
 from fletcher.serve.http.apis.openai.codec import encode_embeddings
 from fletcher.serve.models.description import ServedModel
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 TEXT = "The quick brown fox jumps over dog {:08}."
 
@@ -163,11 +164,11 @@ def main() -> None:
     if options.client:
         client(options.client, options.texts, 8)
         return
-    with Encoder.load(options.artifact, provider="mlas", cache_bytes=0) as encoder:
+    with Encoder.load(options.artifact, provider="mlas", cache=0) as encoder:
         table = stages(encoder, options.texts, EmbedOptions(dtype=options.dtype))
         table.show()
         pool = pa.default_memory_pool()
-        with Server(encoder, http=None, flight="127.0.0.1:0") as server:
+        with Server(encoder, ServerOptions(http="off", flight="127.0.0.1:0")) as server:
             before = pool.max_memory()
             command = [sys.executable, __file__, options.artifact, "--texts", str(options.texts)]
             subprocess.run([*command, "--client", str(server.addresses.flight)], check=True)

@@ -45,15 +45,17 @@ EVERY = 500
 
 def serve(told: Connection) -> None:
     """The server's process."""
-    from fletcher.serve.http.call import Limits
     from fletcher.serve.observe import logs
     from fletcher.serve.server import Server
+    from fletcher.serve.server_options import ServerOptions
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gRPC writes a line for every message that is no protocol buffer
     logs.install("CRITICAL")
     logging.getLogger("uvicorn").setLevel("CRITICAL")  # it warns of every line that is no HTTP
-    limits = Limits(body_bytes=1 << 20, body_seconds=2.0)
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight="127.0.0.1:0", limits=limits, drain_seconds=5) as server:
+    options = ServerOptions(
+        http="127.0.0.1:0", flight="127.0.0.1:0", max_body=1 << 20, body_seconds=2.0, drain_seconds=5
+    )
+    with Server(FakeEncoder(), options) as server:
         told.send((server.addresses.http, server.addresses.flight))
         told.recv()
 

@@ -77,7 +77,7 @@ def serve_engine(artifact: str) -> None:
     from fletcher import Encoder
     from fletcher.serve.engine.engine import Engine
 
-    with Encoder.load(artifact, provider="mlas", cache_bytes=0) as encoder, Engine(encoder) as engine:
+    with Encoder.load(artifact, provider="mlas", cache=0) as encoder, Engine(encoder) as engine:
         for line in sys.stdin:
             count, size, ahead = map(int, line.split())
             requests = texts_of(count, size)

@@ -41,6 +41,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 import typer.main
+from rich.markup import escape
 
 from ..errors import FletcherError
 from ..os_errors import explain
@@ -124,8 +125,11 @@ def _print_version(value: bool) -> None:
 
 
 def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: list[Any]) -> None:
-    """Adds the common options, environment variables and the error guard to a command and those below it."""
+    """Add the common options, environment variables and the error guard to a command and those below it."""
+    command.help = _plain(command.help)
     for param in command.params:
+        if param not in common:  # they are shared by all commands, and escaped once
+            param.help = _plain(param.help)
         name = long_name(param)
         # Options that name a variable keep it; `--version` and completion end the run, so a variable would be a trap.
         if name and param.envvar is None and param.expose_value and not param.is_eager:
@@ -136,6 +140,11 @@ def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: lis
             child.params.extend(common)
             child.callback = _guarded(child.callback, settings)
         _equip(child, (*words, word), settings, common)
+
+
+def _plain(text: str | None) -> str | None:
+    """Escape what rich would take for markup: help texts are plain text, and `[[models]]` is not a style."""
+    return None if text is None else escape(text)
 
 
 # Failures -------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import sys
 import threading
@@ -22,7 +21,6 @@ __all__ = [
     "MemoryBudget",
     "MemoryGate",
     "memory_budget",
-    "parse_size",
     "request_bytes",
     "resident",
     "slack",
@@ -160,19 +158,3 @@ def resident() -> int:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """Return the bytes of `2GB`, `512 MiB`, `1.5g` or `800000000`.
-
-    Raises:
-        InputError: it is none of that.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or float(match[1]) == 0:
-        raise InputError(f"{text!r} is not a size: write bytes, or a number with KB, MB, GB, KiB, MiB or GiB")
-    number, unit, binary = match.groups()
-    return int(float(number) * (1024 if binary else 1000) ** " kmgt".index(unit.lower() or " "))

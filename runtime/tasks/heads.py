@@ -194,7 +194,7 @@ def embed_sparse(encoder: Computing, texts: Sequence[str], input_type: str | Non
     Raises:
         InputError: the model gives no sparse vectors, or texts or input type cannot be used.
     """
-    encodings = prepare_sparse(encoder, texts, EmbedOptions(input_type)).encodings
+    encodings = prepare_sparse(encoder, texts, EmbedOptions(input_type=input_type)).encodings
     size = max(1, DENSE_BYTES // (4 * encoder.card.dimension))
     parts = [
         to_sparse(encoder.compute(encodings.select(np.arange(start, min(start + size, len(encodings))))))
@@ -247,7 +247,7 @@ def embed_tokens(encoder: Computing, texts: Sequence[str], input_type: str | Non
     Raises:
         InputError: the model gives no token vectors, or texts or input type cannot be used.
     """
-    task = prepare_tokens(encoder, texts, EmbedOptions(input_type))
+    task = prepare_tokens(encoder, texts, EmbedOptions(input_type=input_type))
     embeddings: TokenEmbeddings = task.finish(encoder.compute(task.encodings))
     return embeddings
 

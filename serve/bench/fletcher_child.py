@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -10,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 import fletcher
 from fletcher.runtime import Encoder
 from fletcher.runtime.batch import Batch
+from fletcher.runtime.load_options import LoadOptions
 from fletcher.runtime.session.session import Session
 from fletcher.runtime.tasks.task import Task
 
@@ -114,8 +115,8 @@ class OutputClock:
 class Subject:
     """An encoder without a cache: what comes again is computed again."""
 
-    def __init__(self, directory: str, options: dict[str, Any]) -> None:
-        self._encoder = Encoder.load(directory, **options, cache_bytes=0)
+    def __init__(self, directory: str, options: LoadOptions) -> None:
+        self._encoder = Encoder.load(directory, options)
         self._clock = Clock()
         self._output = OutputClock()
         self._encoder.prepare = self._output.prepared(self._encoder.prepare)  # type: ignore[method-assign]
@@ -171,7 +172,7 @@ class Subject:
 def main() -> None:
     """Serves the artifact and the options of the command line."""
     directory, options = sys.argv[1:]
-    serve(lambda: Subject(directory, json.loads(options)))
+    serve(lambda: Subject(directory, msgspec.json.decode(options, type=LoadOptions)))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,16 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.runtime import LoadOptions
 from fletcher.runtime.errors import InputError
 
 from . import child
@@ -34,9 +36,15 @@ class ChildError(Exception):
     """A participant could not do what it was asked to; `bench` makes a row or a `ProviderError` of it."""
 
 
-def fletcher_command(directory: Path, options: Mapping[str, Any]) -> list[str]:
+def fletcher_command(directory: Path, options: LoadOptions) -> list[str]:
     """How Fletcher's own child is started."""
-    return [sys.executable, "-m", "fletcher.serve.bench.fletcher_child", str(directory), json.dumps(dict(options))]
+    return [
+        sys.executable,
+        "-m",
+        "fletcher.serve.bench.fletcher_child",
+        str(directory),
+        msgspec.json.encode(options).decode(),
+    ]
 
 
 def peer_command(peer: str, checkpoint: Path | None) -> tuple[str, list[str]]:

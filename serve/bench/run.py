@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fletcher.runtime import Artifact
+from fletcher.runtime import Artifact, LoadOptions
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.machine.machine import this_machine
@@ -52,7 +52,7 @@ def bench(
     texts: Sequence[str],
     *,
     corpus: str,
-    options: Mapping[str, Any],
+    options: LoadOptions,
     peers: Sequence[str] = (),
     checkpoint: Path | None = None,
     rounds: int = 3,
@@ -64,7 +64,7 @@ def bench(
         directory: the artifact's folder.
         texts: the corpus, at least one text.
         corpus: its name, for the record.
-        options: for `Encoder.load`.
+        options: how Fletcher loads and runs it; the vector cache is off.
         peers: `NAME` or `NAME=PYTHON`; see `child.PEERS`.
         checkpoint: what peers load.
         rounds: turns of each.
@@ -85,7 +85,7 @@ def _bench(
     directory: Path,
     texts: Sequence[str],
     corpus: str,
-    options: Mapping[str, Any],
+    options: LoadOptions,
     peers: Sequence[str],
     checkpoint: Path | None,
     rounds: int,

@@ -1,4 +1,4 @@
-"""`fletcher-serve bench`: throughput, latency and memory, beside peers."""
+"""`fletcher-serve bench`: throughput, latency and memory, beside other libraries."""
 
 from __future__ import annotations
 
@@ -9,26 +9,36 @@ from typing import Annotated
 import typer
 
 from fletcher.runtime.commandline.console import reporter
+from fletcher.runtime.commandline.struct_options import Without, struct_options
+from fletcher.runtime.load_options import LoadOptions
 
-from .options import Directory, MemoryLimit, MinCosine, ProviderName, TokenBudget, VariantName, Workers, serve_packages
+from .options import Directory, serve_packages
 
 __all__ = ["bench"]
 
 
+@struct_options
 def bench(
     ctx: typer.Context,
     directory: Directory,
     texts: Annotated[
         str | None,
-        typer.Option("--texts", metavar="FILE", help="Texts to measure with, in any format that embed reads."),
+        typer.Option(
+            "--texts",
+            metavar="FILE",
+            help="Texts to measure with, in any format that embed reads.",
+        ),
     ] = None,
-    column: Annotated[str, typer.Option("--column", help="The key or column that holds the text.")] = "text",
+    column: Annotated[str, typer.Option("--column", help="Key or column with the text.")] = "text",
     corpus: Annotated[
         str,
-        typer.Option("--corpus", help="Without --texts: docstrings (ragged, about 50 tokens) or sentences (about 13)."),
+        typer.Option(
+            "--corpus",
+            help="Texts if --texts is not given: docstrings (about 50 tokens) or sentences (about 13).",
+        ),
     ] = "docstrings",
-    count: Annotated[int, typer.Option("--count", min=1, help="At most so many texts.")] = 2000,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Turns of each participant.")] = 3,
+    count: Annotated[int, typer.Option("--count", min=1, help="Largest number of texts.")] = 2000,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds of each participant.")] = 3,
     peers: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,19 +49,14 @@ def bench(
         ),
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="The folder of the original model, which peers load.")
+        Path | None, typer.Option("--checkpoint", help="Folder of the original model, which peers load.")
     ] = None,
-    picture: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw a .png or .svg.")] = None,
-    variant: VariantName = None,
-    provider: ProviderName = "auto",
-    min_cosine: MinCosine = None,
-    workers: Workers = None,
-    token_budget: TokenBudget = None,
-    memory_limit: MemoryLimit = None,
+    picture: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot, .png or .svg.")] = None,
+    load: Annotated[LoadOptions, Without(("allow_fallback", "cache"))] = LoadOptions(),
 ) -> None:
-    """Measures an artifact on this machine: throughput, latency, memory; on request beside its peers.
+    """Measure an artifact on this machine: throughput, latency, memory; with --peer, other libraries beside it.
 
-    Each participant has a process of its own, and they take turns, so that a machine that slows down slows all alike.
+    Each participant has a process of its own. They take turns, so that a change of the machine's speed meets all of them.
     """
     report = reporter(ctx)
     with serve_packages("fletcher-serve bench"):
@@ -62,7 +67,6 @@ def bench(
         from ..bench.run import bench as measure
         from ..files.texts import open_texts
     from fletcher.runtime.errors import InputError
-    from fletcher.runtime.memory.budget import parse_size
 
     if texts is not None:
         with open_texts(texts, text_format=None, column=column, chunk_texts=1024) as source:
@@ -75,14 +79,7 @@ def bench(
         directory,
         chosen,
         corpus=texts or corpus,
-        options={
-            "variant": variant,
-            "provider": provider,
-            "min_cosine": min_cosine,
-            "workers": workers,
-            "token_budget": token_budget,
-            "memory_limit": None if memory_limit is None else parse_size(memory_limit),
-        },
+        options=load,
         peers=peers or [],
         checkpoint=checkpoint,
         rounds=rounds,

@@ -9,8 +9,6 @@ import typer
 
 from fletcher.runtime.commandline.console import reporter
 
-from .options import MinCosine, VariantName
-
 __all__ = ["devices"]
 
 
@@ -19,9 +17,19 @@ def devices(
     directory: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="An artifact to measure here.", show_default=False)
     ] = None,
-    variant: VariantName = None,
+    variant: Annotated[
+        str | None, typer.Option("--variant", help="Graph of the artifact to measure. Default: all that run here.")
+    ] = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long measuring may take.")] = 20.0,
-    min_cosine: MinCosine = None,
+    min_cosine: Annotated[
+        float | None,
+        typer.Option(
+            "--min-cosine",
+            min=0.0,
+            max=1.0,
+            help="Smallest cosine with the reference that auto may accept. Default: the variant's own tolerance.",
+        ),
+    ] = None,
     provider: Annotated[
         list[str] | None, typer.Option("--provider", help="Measure these alone, and remember nothing.")
     ] = None,

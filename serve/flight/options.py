@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from fletcher import __version__
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import DType, EmbedOptions, Overflow
+from fletcher.runtime.embed_options import EmbedOptions
 
 from ..arrow.columns import made_columns, vector_columns, vector_fields
 from ..errors import FieldError
@@ -31,28 +31,23 @@ __all__ = [
 DEFAULT_COLUMN = "text"
 
 
-class FlightOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client may say in a command descriptor, or in the first message's metadata, as JSON.
+class FlightOptions(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options that a client may send as JSON, in a command descriptor or in the metadata of the first message.
 
     Attributes:
-        column: which column to embed; None is `text`, or the only string column.
-        model: the served model's name; None is the only one.
-        compression: of the answer's buffers; worth it on a slow network, for text columns more than for vectors.
+        column: column to embed; None is `text`, or the only string column.
+        model: name of the served model; None is the only one.
+        compression: compression of the answer's buffers; useful on a slow network, for text columns more than for vectors.
 
     The others are those of `fletcher.runtime.embed_options.EmbedOptions`.
     """
 
     column: str | None = None
     model: str | None = None
-    input_type: str | None = None
-    dimensions: int | None = None
-    dtype: DType = "float32"
-    overflow: Overflow = "truncate"
-    window_tokens: int | None = None
-    overlap_tokens: int | None = None
-    chunk_tokens: int | None = None
-    normalize: bool | None = None
     compression: Literal["lz4", "zstd"] | None = None
+
+    def __post_init__(self) -> None:
+        """Nothing to check: msgspec has checked the fields while it decoded them."""
 
     @property
     def ipc(self) -> Any:
@@ -62,16 +57,7 @@ class FlightOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def embed(self) -> EmbedOptions:
         """How texts become vectors."""
-        return EmbedOptions(
-            self.input_type,
-            self.dimensions,
-            self.dtype,
-            self.overflow,
-            self.window_tokens,
-            self.overlap_tokens,
-            self.chunk_tokens,
-            self.normalize,
-        )
+        return EmbedOptions.of(self)
 
 
 class _Ticket(FlightOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):

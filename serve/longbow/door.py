@@ -28,10 +28,11 @@ from ..engine.terms import Terms
 from ..errors import FieldError, UnknownRouteError
 from ..models.registry import Models
 from .journal.ids import candidate, digester, key_of, whole_number
+from .options import SinkOptions
 from .wire.connection import Connection
 from .wire.presence import metadata_head
 from .wire.schema import check_schema, longbow_schema, make_batch, widen
-from .wire.sink import Parcel, Sink, SinkOptions
+from .wire.sink import Parcel, Sink
 from .wire.target import Target
 
 __all__ = ["MAX_DOCUMENTS", "Document", "IngestAnswer", "LongbowDoor", "require"]
@@ -138,7 +139,7 @@ class LongbowDoor:
         while True:  # once more where the model is exchanged or woken in between
             version = models.pick(name)
             model = version.served
-            ids, rows = _ids(documents, f"{model.digest} {model.variant} {options}")
+            ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
             if not rows:
                 return IngestAnswer(dataset, ids, 0, len(documents), 0)
             dimension = options.dimensions or model.dimension

@@ -1,59 +1,73 @@
-"""What an operator says of a model: where it lies, its names, and how it runs; from arguments, TOML or the admin API."""
+"""`ModelSpec`: configuration of one served model, from the command line, a TOML file or the admin API."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 
-from fletcher.runtime import Artifact
-from fletcher.runtime.errors import InputError
+from fletcher.runtime import Artifact, LoadOptions
+from fletcher.runtime.errors import InputError, OptionError
 from fletcher.runtime.os_errors import explain
 
-__all__ = ["LoadSettings", "ModelSpec", "check_specs", "read_specs"]
+__all__ = ["ModelSpec", "check_specs", "read_specs"]
 
-Label = Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")]
-
-
-class LoadSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """How a model runs: the options of `fletcher-serve run`, which say what each means."""
-
-    variant: str | None = None
-    provider: str = "auto"
-    allow_fallback: bool = False
-    min_cosine: float | None = None
-    workers: int | None = None
-    token_budget: int | None = None
-    memory_limit: str | None = None
-    cache: str = "64MiB"
+#: Size of the vector cache of a server's model.
+SERVER_CACHE = "64MiB"
 
 
-class ModelSpec(LoadSettings, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
-    """One version of a model.
+class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """`ModelSpec`: configuration of one served version of a model: its folder, its names, and the fields of `LoadOptions`."""
 
-    Attributes:
-        path: the artifact's folder.
-        name: what the model is called in requests and answers; empty is its card's name.
-        aliases: other names for it, besides those of its card.
-        version: this version's label; a request can ask for `name@version`.
-        weight: its share of the requests that name no version, relative to the others'.
-        shadow: whether it gets copies of requests instead, whose answers are compared and thrown away.
-        shadow_share: of how many of the requests it gets copies.
-        idle_seconds: after so long without a request its memory is given back until the next one; None is never.
-    """
+    PANEL: ClassVar[str | None] = None
 
-    path: str
-    name: str = ""
-    aliases: tuple[str, ...] = ()
-    version: Label = "1"
-    weight: Annotated[float, Meta(ge=0.0, le=1e6)] = 1.0
-    shadow: bool = False
-    shadow_share: Annotated[float, Meta(ge=0.0, le=1.0)] = 1.0
-    idle_seconds: Annotated[float, Meta(ge=0.1)] | None = None
+    path: Annotated[str, Meta(description="The artifact's folder. A relative path is relative to the TOML file.")]
+    name: Annotated[
+        str, Meta(description="Name of the model in requests and answers. Default: the name of its card.")
+    ] = ""
+    aliases: Annotated[tuple[str, ...], Meta(description="Other names of the model, beside those of its card.")] = ()
+    version: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Za-z0-9._-]{1,64}$", description="Label of this version; requests can ask for `name@version`."
+        ),
+    ] = "1"
+    weight: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=1e6,
+            description="Share of the requests that name no version, relative to the weights of the other versions.",
+        ),
+    ] = 1.0
+    shadow: Annotated[
+        bool,
+        Meta(
+            description="Whether this version gets copies of requests instead. Its answers are compared and thrown away."
+        ),
+    ] = False
+    shadow_share: Annotated[
+        float, Meta(ge=0.0, le=1.0, description="Share of the requests that a shadow gets copies of.")
+    ] = 1.0
+    idle_seconds: Annotated[
+        Annotated[float, Meta(ge=0.1)] | None,
+        Meta(
+            description="Seconds without a request after which the model's memory is released; the next request loads it "
+            "again. Default: never."
+        ),
+    ] = None
+    cache: Annotated[
+        int | str,
+        Meta(
+            description="Size of the cache of vectors, for texts that come again, in bytes or as text such as 64MiB; 0 turns "
+            "it off.",
+            extra={"metavar": "SIZE"},
+        ),
+    ] = SERVER_CACHE
 
     @property
     def key(self) -> tuple[str, str]:
@@ -61,10 +75,9 @@ class ModelSpec(LoadSettings, frozen=True, forbid_unknown_fields=True, kw_only=T
         return self.name, self.version
 
     @property
-    def settings(self) -> tuple[str, LoadSettings]:
-        """What another load would be needed to change."""
-        names = LoadSettings.__struct_fields__
-        return self.path, LoadSettings(**{name: getattr(self, name) for name in names})
+    def settings(self) -> tuple[str, LoadOptions]:
+        """The folder and the options whose change needs another load."""
+        return self.path, LoadOptions.of(self)
 
     def named(self) -> ModelSpec:
         """Itself with its card's name, where it has none.
@@ -93,6 +106,8 @@ def read_specs(path: Path) -> list[ModelSpec]:
         raise InputError(f"{path} cannot be read: {explain(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a TOML file: {error}") from error
+    except OptionError as error:
+        raise InputError(f"{path}: {error}") from None
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: {error}; [[models]] has {', '.join(ModelSpec.__struct_fields__)}") from None
     return [msgspec.structs.replace(spec, path=str(path.parent / spec.path)) for spec in table.models]

@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 
 from fletcher.runtime.errors import FletcherError
-from fletcher.runtime.memory.budget import parse_size, request_bytes
+from fletcher.runtime.memory.budget import request_bytes
 from fletcher.runtime.providers.opening import FALLBACK
 
 from ..engine.backend import Backend
@@ -66,8 +66,8 @@ class Version:
 
     def _begin(self, encoder: Backend) -> Engine:
         engine = self._make_engine(encoder)
-        if self.spec.memory_limit is not None:
-            engine.bound_memory(request_bytes(parse_size(self.spec.memory_limit)))
+        if (limit := self.spec.memory_limit_bytes) is not None:
+            engine.bound_memory(request_bytes(limit))
         # What the provider fails at runs once more on the processor, where that was allowed.
         if self.spec.allow_fallback and encoder.provider_name != FALLBACK:
             engine.device.spare = partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from .fake_encoder import FakeEncoder
 
@@ -19,7 +20,7 @@ def fake_encoder() -> FakeEncoder:
 @pytest.fixture
 def server(fake_encoder: FakeEncoder) -> Iterator[Server]:
     """Both doors, on free ports of the loopback."""
-    with Server(fake_encoder, http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10) as running:
+    with Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10)) as running:
         yield running
         fake_encoder.gate.set()
 

@@ -22,6 +22,7 @@ from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.files.embed_file import embed_file
 from fletcher.serve.files.texts import open_texts
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..convert.tiny import save_embedder
 
@@ -54,7 +55,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoder]:
 
 @pytest.fixture(scope="module")
 def server(encoder: Encoder) -> Iterator[Server]:
-    with Server(encoder, http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10) as running:
+    with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10)) as running:
         yield running
 
 

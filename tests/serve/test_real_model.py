@@ -15,6 +15,7 @@ import pytest
 
 from fletcher.runtime import Encoder
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 TEXTS = [
     "A man is eating food.",
@@ -36,7 +37,7 @@ def encoder(minilm_artifact: Path) -> Iterator[Encoder]:
 
 @pytest.fixture(scope="module")
 def real_server(encoder: Encoder) -> Iterator[Server]:
-    with Server(encoder, http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10) as running:
+    with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10)) as running:
         yield running
 
 

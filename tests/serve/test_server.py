@@ -24,6 +24,7 @@ import pytest
 from fletcher.runtime.errors import InputError
 from fletcher.serve.access.addresses import HostPort, parse
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from .fake_encoder import FakeEncoder, expected
 
@@ -34,13 +35,14 @@ import json, sys
 sys.path.insert(0, sys.argv[1])
 from tests.serve.fake_encoder import FakeEncoder
 from fletcher.serve.server import run_server
+from fletcher.serve.server_options import ServerOptions
 
 def announce(server):
     addresses = server.addresses
     print(json.dumps([addresses.http, addresses.flight]), flush=True)
 
-run_server(FakeEncoder(delay=float(sys.argv[2]), workers=1, token_budget=16), http="127.0.0.1:0", flight="127.0.0.1:0",
-           drain_seconds=float(sys.argv[3]), on_listening=announce)
+options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=float(sys.argv[3]))
+run_server(FakeEncoder(delay=float(sys.argv[2]), workers=1, token_budget=16), options, on_listening=announce)
 print("returned", flush=True)
 """
 
@@ -112,7 +114,7 @@ def test_the_drain_limit_ends_a_stop_that_would_take_longer() -> None:
 def test_a_stopping_server_is_not_ready_and_refuses_by_name() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
-    server = Server(encoder, http="127.0.0.1:0", flight=None)
+    server = Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off"))
     blocker = server.engine.submit(["ab"])
     with httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS) as client:
         assert client.get("/ready").status_code == 200
@@ -143,21 +145,21 @@ def test_a_failed_start_leaves_nothing_behind() -> None:
         http = f"127.0.0.1:{free.getsockname()[1]}"
         free.close()
         with pytest.raises(InputError):
-            Server(FakeEncoder(), http=http, flight=f"127.0.0.1:{taken.getsockname()[1]}")
+            Server(FakeEncoder(), ServerOptions(http=http, flight=f"127.0.0.1:{taken.getsockname()[1]}"))
         socket.create_server(("127.0.0.1", int(http.rsplit(":", 1)[1]))).close()
     assert threading.active_count() == threads
 
 
 def test_one_door_is_enough_and_none_is_not() -> None:
-    with Server(FakeEncoder(), http=None, flight="127.0.0.1:0") as server:
+    with Server(FakeEncoder(), ServerOptions(http="off", flight="127.0.0.1:0")) as server:
         assert server.addresses.http is None
     with Server(
-        FakeEncoder(), http="[::1]:0" if socket.has_ipv6 and _has_ipv6() else "localhost:0", flight=None
+        FakeEncoder(), ServerOptions(http="[::1]:0" if socket.has_ipv6 and _has_ipv6() else "localhost:0", flight="off")
     ) as server:
         assert server.addresses.flight is None
         assert embed(str(server.addresses.http), "ab").status_code == 200
     with pytest.raises(InputError, match="neither"):
-        Server(FakeEncoder(), http=None, flight=None)
+        Server(FakeEncoder(), ServerOptions(http="off", flight="off"))
 
 
 def _has_ipv6() -> bool:
@@ -190,7 +192,7 @@ def test_addresses_that_are_none(text: str) -> None:
 def test_a_host_that_is_none_of_this_machines() -> None:
     for host in ("192.0.2.1", "no-such-host.invalid"):
         with pytest.raises(InputError, match=host.replace(".", r"\.")):
-            Server(FakeEncoder(), http=f"{host}:0", flight=None)
+            Server(FakeEncoder(), ServerOptions(http=f"{host}:0", flight="off"))
 
 
 def test_doors_agree(http_url: str, flight_url: str) -> None:

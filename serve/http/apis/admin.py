@@ -27,29 +27,13 @@ logger = logging.getLogger("fletcher.serve.admin")
 PREFIX = "/admin/models/"
 
 
-class ModelState(msgspec.Struct, frozen=True, kw_only=True):
-    """One version of a model as it is now."""
+class ModelState(ModelSpec, frozen=True, kw_only=True, omit_defaults=False):
+    """One version of a model as it is now: its configuration, and its state."""
 
-    name: str
-    version: str
-    path: str
     output: str
     digest: str
     awake: bool
     open_requests: int
-    weight: float = 1.0
-    shadow: bool = False
-    shadow_share: float = 1.0
-    aliases: list[str] = []
-    idle_seconds: float | None = None
-    variant: str | None = None
-    provider: str = "auto"
-    allow_fallback: bool = False
-    min_cosine: float | None = None
-    workers: int | None = None
-    token_budget: int | None = None
-    memory_limit: str | None = None
-    cache: str = "64MiB"
 
 
 class ModelStates(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, OverloadedError
@@ -22,22 +24,15 @@ __all__ = ["IngestRequest", "longbow_routes"]
 CALLS, WAITING = 16, 64
 
 
-class IngestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of `POST /v1/ingest`.
+class IngestRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of `POST /v1/ingest`."""
 
-    Attributes:
-        dataset: in Longbow; it is made on first use.
-        documents: what goes there.
-        model: the served model's name; None is the only one.
-        input_type: which prompt they get.
-        dimensions: length of the vectors.
-    """
+    dataset: Annotated[str, Meta(description="Dataset in Longbow; it is created on first use.")]
+    documents: Annotated[list[Document | str], Meta(description="Documents to embed and store.")]
+    model: Annotated[str | None, Meta(description="Name of the served model. Default: the only one.")] = None
 
-    dataset: str
-    documents: list[Document | str]
-    model: str | None = None
-    input_type: str | None = None
-    dimensions: int | None = None
+    def __post_init__(self) -> None:
+        """Nothing to check: msgspec has checked the fields while it decoded them."""
 
 
 _decoder = msgspec.json.Decoder(IngestRequest)
@@ -59,7 +54,7 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         there = require(door)
         if waiting >= CALLS + WAITING:
             raise OverloadedError(f"{waiting} requests wait for Longbow already: retry after 1 s", 1.0)
-        options = EmbedOptions(request.input_type, request.dimensions)
+        options = EmbedOptions.of(request)
         documents = [Document(one) if isinstance(one, str) else one for one in request.documents]
         trace = call.request_id.decode()
         loop = asyncio.get_running_loop()

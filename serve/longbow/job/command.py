@@ -2,85 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
-from fletcher.runtime.errors import InputError, ServiceError
+from fletcher.runtime.errors import ServiceError
 
 from ..journal.journal import Journal
 from ..wire.connection import Connection
-from ..wire.sink import SinkOptions
 from ..wire.target import Target
 from .capacity import CapacityWatch
 from .documents import DeadLetters, open_documents
 from .job import Ingestion, journal_facts
-from .summary import IngestOptions, IngestSummary
+from .spec import Job
+from .summary import IngestSummary
 
-__all__ = ["Job", "Paths", "run_job"]
-
-_unsafe = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where a job keeps what it needs.
-
-    Attributes:
-        journal: what was sent.
-        dead_letters: what could not be.
-    """
-
-    journal: Path
-    dead_letters: Path
-
-    @classmethod
-    def of(cls, dataset: str, journal: Path | None, dead_letters: Path | None) -> Paths:
-        """The given ones, or files in the current folder named after the dataset."""
-        name = _unsafe.sub("_", dataset)
-        return cls(journal or Path(f"{name}.journal"), dead_letters or Path(f"{name}.failed.jsonl"))
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What the command was asked for; its parts say what they mean.
-
-    Attributes:
-        source: file, folder, URL, or "-".
-        text_format: of the file, or None.
-        column: that holds the text.
-        chunk_texts: texts that are read and journaled at a time.
-        target: where Longbow is.
-        dataset: where the rows go.
-        paths: of the job's own files.
-        on_error: `skip` or `stop`.
-        options: what is done.
-        sink: how rows are sent.
-        metrics: Longbow's Prometheus page, or None.
-        trace: an id for the calls' headers and the rows' metadata, or empty.
-    """
-
-    source: str
-    text_format: str | None
-    column: str
-    chunk_texts: int
-    target: Target
-    dataset: str
-    paths: Paths
-    on_error: str
-    options: IngestOptions
-    sink: SinkOptions
-    metrics: str | None
-    trace: str
-
-    def __post_init__(self) -> None:
-        if self.on_error not in ("skip", "stop"):
-            raise InputError(f"--on-error is {self.on_error!r}: use skip or stop")
-        replace(self.target, trace=self.trace)  # refuses a trace that no header can carry
-        if not self.dataset:
-            raise InputError("the dataset has no name: give one with --dataset")
+__all__ = ["run_job"]
 
 
 def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
@@ -90,48 +27,42 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
         InputError: the input, the options, the journal or the dataset cannot be used.
         ServiceError: Longbow is away, or does not have everything that it acknowledged.
     """
-    letters = DeadLetters(job.paths.dead_letters, job.on_error == "stop")
+    options, dataset = job.options, job.longbow.dataset
+    letters = DeadLetters(options.dead_letters_path(dataset), options.on_error == "stop")
     try:
         with open_documents(
-            job.source, text_format=job.text_format, column=job.column, chunk_texts=job.chunk_texts, bad=letters.bad
+            job.source,
+            text_format=job.inputs.text_format,
+            column=job.inputs.column,
+            chunk_texts=job.inputs.chunk_size,
+            bad=letters.bad,
         ) as (source, named_by):
-            options = job.options
             if options.id_column is None and named_by is not None:
-                options = replace(options, id_column=named_by)
-            facts = journal_facts(encoder, job.dataset, options)
-            told: list[Ingestion] = []
+                options = options.replace(id_column=named_by)
+                job = replace(job, options=options)
+            running: list[Ingestion] = []
+            target = Target.of(job.longbow)
 
             def to_index() -> int:
-                return connection.readiness(job.dataset).to_index
+                return connection.readiness(dataset).to_index
 
             with (
-                Journal(job.paths.journal, facts) as journal,
-                Connection(replace(job.target, timeout=min(job.target.timeout, 5.0))) as connection,
-                CapacityWatch(job.metrics, None if options.dry_run else to_index) as watch,
+                Journal(options.journal_path(dataset), journal_facts(encoder, job)) as journal,
+                Connection(replace(target, timeout=min(target.timeout, 5.0))) as connection,
+                CapacityWatch(options.longbow_metrics, None if options.dry_run else to_index) as watch,
                 report.progress(
-                    f"ingesting into {job.dataset}",
+                    f"ingesting into {dataset}",
                     total=source.total,
                     units=("rows", "tokens"),
-                    note=lambda: told[0].told() if told else "",
+                    note=lambda: running[0].told() if running else "",
                 ) as progress,
             ):
                 if watch.problem is not None:
                     report.warn(f"{watch.problem}; going on without")
                 ingestion = Ingestion(
-                    encoder,
-                    source,
-                    replace(job.target, trace=job.trace),
-                    job.dataset,
-                    journal,
-                    letters,
-                    options,
-                    sink_options=job.sink,
-                    watch=watch,
-                    progress=progress,
-                    trace=job.trace,
-                    warn=report.warn,
+                    encoder, job, source, journal, letters, watch=watch, progress=progress, warn=report.warn
                 )
-                told.append(ingestion)
+                running.append(ingestion)
                 summary = ingestion.run()
     finally:
         letters.close()
@@ -141,9 +72,7 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
 
 def _tell(summary: IngestSummary, job: Job, report: Reporter, letters: DeadLetters) -> None:
     if summary.failed:
-        report.warn(
-            f"{summary.failed:,} rows could not be used; the first: {letters.first}. {job.paths.dead_letters} has all"
-        )
+        report.warn(f"{summary.failed:,} rows could not be used; the first: {letters.first}. {letters.path} has all")
     if summary.truncated_texts:
         report.warn(
             f"{summary.truncated_texts:,} of {summary.sent:,} texts were longer than the model's limit and were truncated: "

@@ -24,27 +24,28 @@ from ..wire.connection import Connection
 from ..wire.presence import metadata_head
 from ..wire.removed import remove_rows
 from ..wire.schema import cosine_loss, longbow_schema, make_batch, widen
-from ..wire.sink import Parcel, Sink, SinkOptions
+from ..wire.sink import Parcel, Sink
 from ..wire.target import Target
 from .adopt import adopt
 from .audit import Census, count_up, settle
 from .capacity import CapacityWatch
 from .documents import DeadLetters
-from .summary import Counts, IngestOptions, IngestSummary
+from .spec import Job
+from .summary import Counts, IngestSummary
 
 __all__ = ["Ingestion", "journal_facts"]
 
 
-def journal_facts(encoder: Encoder, dataset: str, options: IngestOptions) -> dict[str, str]:
-    """What a journal belongs to: change any of these, and the rows in Longbow would not be of one kind."""
+def journal_facts(encoder: Encoder, job: Job) -> dict[str, str]:
+    """Return what a journal belongs to: with another value, the rows in Longbow would not be of one kind."""
     return {
-        "dataset": dataset,
+        "dataset": job.longbow.dataset,
         "model": encoder.card.name,
         "model_digest": encoder.artifact.digest,
         "variant": encoder.variant.name,
-        "embed_options": repr(options.embed),
-        "id_column": options.id_column or "",
-        "with_text": str(options.with_text),
+        "embed_options": job.embed.identity,
+        "id_column": job.options.id_column or "",
+        "with_text": str(job.options.with_text),
     }
 
 
@@ -57,52 +58,44 @@ class Ingestion:
     def __init__(
         self,
         encoder: Encoder,
+        job: Job,
         source: TextSource,
-        target: Target,
-        dataset: str,
         journal: Journal,
         letters: DeadLetters,
-        options: IngestOptions,
         *,
-        sink_options: SinkOptions,
         watch: CapacityWatch,
         progress: Progress,
-        trace: str = "",
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         """
         Args:
             encoder: the model.
+            job: dataset and options.
             source: documents.
-            target: where Longbow is.
-            dataset: where the rows go.
-            journal: what happened before, and what happens.
-            letters: takes what cannot be used.
-            options: what is done.
-            sink_options: how rows are sent.
+            journal: state of every document, before and during the run.
+            letters: takes rows that cannot be used.
             watch: Longbow's metrics.
             progress: counts rows and tokens as they are acknowledged, and batches.
-            trace: an id that every row's metadata carries; empty is none.
-            warn: told of what the user should know before.
+            warn: gets messages for the user.
         """
         self._encoder = encoder
         self._source = source
-        self._target = target
-        self._dataset = dataset
+        self._job = job
+        self._target = Target.of(job.longbow, job.options.trace)
+        self._dataset = job.longbow.dataset
         self._journal = journal
         self._letters = letters
-        self._options = options
-        self._sink_options = sink_options
+        self._options = job.options
         self._watch = watch
         self._progress = progress
         self._counts = Counts()
-        self._digest = digester(repr(sorted(journal_facts(encoder, dataset, options).items())).encode())
+        self._digest = digester(repr(sorted(journal_facts(encoder, job).items())).encode())
         self._constant = {
             "model": encoder.card.name,
             "digest": encoder.artifact.digest,
             "variant": encoder.variant.name,
-            "input_type": options.embed.input_type or "document",
-            **({"trace": trace} if trace else {}),
+            "input_type": job.embed.input_type or "document",
+            **({"trace": job.options.trace} if job.options.trace else {}),
             "source": source.name,
             "chunk": 0,
         }
@@ -120,7 +113,7 @@ class Ingestion:
             ServiceError: Longbow is away for too long; run again to go on.
         """
         options, counts = self._options, self._counts
-        self._encoder.check(options.embed)
+        self._encoder.check(self._job.embed)
         if options.id_column is not None and options.id_column not in self._source.schema.names:
             found = ", ".join(map(repr, self._source.schema.names)) or "none"
             raise InputError(f"{self._source.name} has no column {options.id_column!r} for ids; it has {found}")
@@ -131,9 +124,9 @@ class Ingestion:
             counts.sent = counts.read - counts.known - counts.duplicates - self._failed
             return self._summary(time.monotonic() - started, 0, Census())
         with Connection(self._target) as connection:
-            dimension = options.embed.dimensions or self._encoder.dimension
+            dimension = self._job.embed.dimensions or self._encoder.dimension
             schema = longbow_schema(dimension, with_text=options.with_text)
-            unknown = settle(connection, self._dataset, schema, self._journal, self._sink_options.patience)
+            unknown = settle(connection, self._dataset, schema, self._journal, self._job.sink.patience)
             if options.adopt:
                 identity = {name: self._constant[name] for name in ("digest", "variant", "input_type")}
                 adopt(connection, self._dataset, self._journal, identity, self._entry)
@@ -147,13 +140,13 @@ class Ingestion:
                 self._dataset,
                 schema,
                 self._journal,
-                self._sink_options,
+                self._job.sink,
                 on_done=self._done,
                 hold=self._watch.hold,
             ) as sink:
                 self._sink = sink
                 try:
-                    for embeddings in self._encoder.stream(self._claimed(), options.embed):
+                    for embeddings in self._encoder.stream(self._claimed(), self._job.embed):
                         chunk, claim = self._taken.popleft()
                         sink.send(self._parcel(schema, chunk, claim, embeddings))
                 except FletcherError:
@@ -163,7 +156,7 @@ class Ingestion:
                 retries = sink.retries
             if options.remove_missing:
                 self._remove(connection)
-            census = count_up(connection, self._dataset, self._journal, self._sink_options.patience)
+            census = count_up(connection, self._dataset, self._journal, self._job.sink.patience)
         return self._summary(time.monotonic() - started, retries, census)
 
     def told(self) -> str:

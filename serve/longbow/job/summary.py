@@ -1,4 +1,4 @@
-"""What an ingest job is asked for, counts, and answers.
+"""Counts of an ingest job.
 
     in = sent + known + duplicates + failed
 
@@ -7,34 +7,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from fletcher.runtime.embed_options import EmbedOptions
-
-__all__ = ["Counts", "IngestOptions", "IngestSummary"]
-
-
-@dataclass(frozen=True, slots=True)
-class IngestOptions:
-    """What a job does with documents.
-
-    Attributes:
-        embed: how texts become vectors.
-        with_text: whether the texts go to Longbow too.
-        id_column: the column that says who a document is; None is its content.
-        remove_missing: delete the documents of earlier runs that the input has no more.
-        allow_unnormalized: send vectors whose norm is not 1.
-        dry_run: count, compute and send nothing.
-        adopt: read which documents the dataset has, into a new journal.
-    """
-
-    embed: EmbedOptions = field(default_factory=EmbedOptions)
-    with_text: bool = True
-    id_column: str | None = None
-    remove_missing: bool = False
-    allow_unnormalized: bool = False
-    dry_run: bool = False
-    adopt: bool = False
+__all__ = ["Counts", "IngestSummary"]
 
 
 @dataclass(frozen=True, slots=True)

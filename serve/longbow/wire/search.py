@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Table
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 
 from .connection import Condition, Connection, Hit
@@ -45,9 +46,7 @@ class Found:
     metadata: Any
 
 
-def search(
-    encoder: Encoder, target: Target, dataset: str, text: str, *, k: int, input_type: str, dimensions: int | None
-) -> list[Found]:
+def search(encoder: Encoder, target: Target, dataset: str, text: str, *, k: int, options: EmbedOptions) -> list[Found]:
     """The k rows nearest to a text, nearest first.
 
     Args:
@@ -56,8 +55,7 @@ def search(
         dataset: what to search.
         text: the question.
         k: hits wanted.
-        input_type: which prompt the question gets.
-        dimensions: length of the dataset's vectors; None is the model's.
+        options: how the question becomes a vector; the dimension is the dataset's.
 
     Raises:
         InputError: no text, no such dataset, or one of vectors of another length or another model.
@@ -67,7 +65,7 @@ def search(
         raise InputError("there is nothing to search for: the text is empty")
     if k < 1:
         raise InputError(f"{k} hits were asked for; it needs at least 1")
-    vector = encoder.embed([text], input_type=input_type, dimensions=dimensions).vectors[0]
+    vector = encoder.embed([text], options).vectors[0]
     with Connection(target) as connection:
         found: dict[int, Found | None] = {}
         asked = k

@@ -6,24 +6,22 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import pyarrow as pa
 
-from fletcher.runtime.errors import FletcherError, InputError
+from fletcher.runtime.errors import FletcherError
 
 from ...engine.breaker import Breaker
+from ..options import SinkOptions
 from .exchange import Parcel
 from .pacing import BatchSizer
 from .target import Target
 
-__all__ = ["Ledger", "Shared", "SinkOptions"]
+__all__ = ["Ledger", "Shared"]
 
 #: Parcels that wait for a stream; more, and whoever makes them waits.
 WAITING: Final = 4
-
-COMPRESSIONS: Final = ("none", "lz4", "zstd")
 
 
 class Ledger(Protocol):
@@ -32,27 +30,6 @@ class Ledger(Protocol):
     def sending(self, unit: int) -> None: ...
 
     def acked(self, unit: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SinkOptions:
-    """How rows are sent.
-
-    Attributes:
-        streams: at once, each on a connection of its own.
-        compression: none, lz4 or zstd. Vectors do not compress; texts do.
-        patience: seconds without any acknowledgement after which the job gives up.
-    """
-
-    streams: int = 1
-    compression: str = "none"
-    patience: float = 300.0
-
-    def __post_init__(self) -> None:
-        if self.streams < 1:
-            raise InputError(f"{self.streams} streams were asked for; it needs at least 1")
-        if self.compression not in COMPRESSIONS:
-            raise InputError(f"the compression {self.compression!r} is unknown: use one of {', '.join(COMPRESSIONS)}")
 
 
 class Shared:

@@ -14,13 +14,14 @@ from typing import Final, Self
 
 import pyarrow as pa
 
+from ..options import SinkOptions
 from .connection import Connection
 from .exchange import Parcel
 from .lane import Lane
-from .shared import Ledger, Shared, SinkOptions
+from .shared import Ledger, Shared
 from .target import Target
 
-__all__ = ["Parcel", "Sink", "SinkOptions"]
+__all__ = ["Parcel", "Sink"]
 
 
 DEFAULTS: Final = SinkOptions()

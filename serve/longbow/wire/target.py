@@ -15,6 +15,8 @@ import pyarrow.flight as fl
 
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, ServiceError
 
+from ..options import LongbowOptions
+
 __all__ = ["Target", "translate"]
 
 SCHEMES: Final = ("grpc", "grpc+tcp", "grpc+tls")
@@ -39,6 +41,16 @@ class Target:
     ca_file: Path | None = None
     timeout: float = 30.0
     trace: str = ""
+
+    @classmethod
+    def of(cls, options: LongbowOptions, trace: str = "") -> Target:
+        """Return the target that options describe.
+
+        Raises:
+            InputError: the address, the token or the trace id cannot be used.
+        """
+        ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
+        return cls(options.longbow, options.longbow_token, ca_file, options.timeout, trace)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)

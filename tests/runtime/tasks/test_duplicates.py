@@ -17,7 +17,7 @@ from fletcher.runtime.tasks.duplicates import Distinct, Promise, VectorCache, un
 
 @pytest.fixture
 def cached(tiny_artifact: Path) -> Iterator[Encoder]:
-    with Encoder.load(tiny_artifact, provider="mlas", workers=2, cache_bytes=1 << 20) as encoder:
+    with Encoder.load(tiny_artifact, provider="mlas", workers=2, cache=1 << 20) as encoder:
         yield encoder
 
 
@@ -90,7 +90,7 @@ def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
 ) -> None:
     """The cache holds two vectors, so that it alone would not do; the next parts are read before the first is computed."""
     parts = [["ab", "c", "d"], ["ab", "e"], ["e", "ab"], ["ab", "f", "ab"]]
-    with Encoder.load(tiny_artifact, provider="mlas", workers=1, cache_bytes=1500) as encoder:
+    with Encoder.load(tiny_artifact, provider="mlas", workers=1, cache=1500) as encoder:
         alone = {text: encoder.embed([text]).vectors[0] for text in ("ab", "c", "d", "e", "f", "g", "h")}
         computed = counted(encoder, monkeypatch)
         tasks = []
@@ -198,7 +198,7 @@ def test_a_bad_text_is_named_by_its_place_among_known_ones(cached: Encoder) -> N
 
 
 def test_keys_tell_models_options_and_texts_apart() -> None:
-    options = [EmbedOptions(), EmbedOptions("query"), EmbedOptions(overflow="truncate_left")]
+    options = [EmbedOptions(), EmbedOptions(input_type="query"), EmbedOptions(overflow="truncate_left")]
     keys = {
         key for name in ("a", "b") for option in options for key in VectorCache(name, 1).keys(["x", "y", ""], option)
     }

@@ -169,11 +169,15 @@ def test_every_window_gets_the_prompt_and_late_chunking_one(
     card = msgspec.structs.replace(encoder.card, prompts={"query": "represent this: "})
     monkeypatch.setattr(Encoder, "card", property(lambda self: card))
     ids, prompt = reference.own_ids(LONG), reference.own_ids("represent this:")
-    windows = encoder.prepare([LONG], EmbedOptions("query", overflow="windows", window_tokens=64, overlap_tokens=0))
+    windows = encoder.prepare(
+        [LONG], EmbedOptions(input_type="query", overflow="windows", window_tokens=64, overlap_tokens=0)
+    )
     assert windows.encodings.ids[: 1 + len(prompt)].tolist() == [101, *prompt]
     second = windows.encodings.select(np.array([1])).ids.tolist()
     assert second == [101, *prompt, *ids[62 - len(prompt) : 2 * (62 - len(prompt))], 102]
-    late = encoder.prepare([LONG], EmbedOptions("query", overflow="late", window_tokens=64, overlap_tokens=0))
+    late = encoder.prepare(
+        [LONG], EmbedOptions(input_type="query", overflow="late", window_tokens=64, overlap_tokens=0)
+    )
     assert late.encodings.ids[: 1 + len(prompt)].tolist() == [101, *prompt]
     assert late.encodings.select(np.array([1])).ids.tolist() == [
         101,

@@ -21,6 +21,7 @@ from fletcher.serve.access.keys import Keys, add_key, read_keys, remove_key
 from fletcher.serve.commands.cli import app
 from fletcher.serve.errors import ForbiddenError, UnauthorizedError
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder, expected
 
@@ -39,7 +40,7 @@ def user(file: Path) -> str:
 
 @pytest.fixture
 def guarded(file: Path, user: str) -> Iterator[Server]:
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight="127.0.0.1:0", keys=Keys(file)) as server:
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", keys=str(file))) as server:
         yield server
 
 
@@ -169,12 +170,12 @@ def test_what_is_the_loopback(host: str | None, own: bool) -> None:
 
 @pytest.mark.parametrize("door", ["http", "flight"])
 def test_another_interface_without_keys_needs_a_flag(door: str, file: Path, user: str) -> None:
-    doors = {"http": None, "flight": None} | {door: "0.0.0.0:0"}
+    options = ServerOptions(http="off", flight="off").replace(**{door: "0.0.0.0:0"})
     with pytest.raises(InputError, match="--allow-anonymous"):
-        Server(FakeEncoder(), **doors)  # type: ignore[arg-type]
-    with Server(FakeEncoder(), **doors, allow_anonymous=True):  # type: ignore[arg-type]
+        Server(FakeEncoder(), options)
+    with Server(FakeEncoder(), options.replace(allow_anonymous=True)):
         pass
-    with Server(FakeEncoder(), **doors, keys=Keys(file)):  # type: ignore[arg-type]
+    with Server(FakeEncoder(), options.replace(keys=str(file))):
         pass
 
 

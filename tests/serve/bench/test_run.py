@@ -16,6 +16,7 @@ from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Encoder
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.load_options import LoadOptions
 from fletcher.serve.bench.participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command
 from fletcher.serve.bench.results import BenchResult, Figures, plot, stages, table
 from fletcher.serve.bench.run import bench
@@ -45,7 +46,7 @@ def result(artifact: Path, checkpoint: Path) -> BenchResult:
         artifact,
         TEXTS,
         corpus="test",
-        options={"provider": "mlas", "workers": 2},
+        options=LoadOptions(provider="mlas", workers=2),
         peers=["sentence-transformers", "fastembed"],
         checkpoint=checkpoint,
         rounds=2,
@@ -116,7 +117,7 @@ def test_a_plot_is_a_picture(result: BenchResult, tmp_path: Path) -> None:
 
 
 def test_fletcher_alone_is_compared_with_its_canary(artifact: Path) -> None:
-    found = bench(artifact, TEXTS, corpus="test", options={"provider": "mlas"}, rounds=1, say=lambda text: None)
+    found = bench(artifact, TEXTS, corpus="test", options=LoadOptions(provider="mlas"), rounds=1, say=lambda text: None)
     assert found.reference.startswith("the canary's")
     assert found.participants[0].min_cosine == pytest.approx(1, abs=1e-6)
 
@@ -132,12 +133,13 @@ def test_peers_that_cannot_be_are_refused(peer: str, folder: Path | None, messag
 
 def test_no_text_is_refused(artifact: Path) -> None:
     with pytest.raises(InputError, match="no text to measure"):
-        bench(artifact, [], corpus="none", options={}, say=lambda text: None)
+        bench(artifact, [], corpus="none", options=LoadOptions(), say=lambda text: None)
 
 
 def test_fletchers_own_failure_is_an_error(artifact: Path) -> None:
-    with pytest.raises(ProviderError, match="fletcher: InputError: workers is 0"):
-        bench(artifact, TEXTS, corpus="test", options={"workers": 0}, say=lambda text: None)
+    options = LoadOptions(memory_limit="1MiB")
+    with pytest.raises(ProviderError, match="fletcher: InputError: a memory limit of 1 MiB is too small"):
+        bench(artifact, TEXTS, corpus="test", options=options, say=lambda text: None)
 
 
 CHILD = """
@@ -177,7 +179,7 @@ def test_a_program_that_is_not_there_is_told() -> None:
 
 
 def test_vectors_come_whole_over_the_pipe(artifact: Path) -> None:
-    command = fletcher_command(artifact, {"provider": "mlas"})
+    command = fletcher_command(artifact, LoadOptions(provider="mlas"))
     with Participant(FLETCHER, command) as ours, Encoder.load(artifact, provider="mlas") as encoder:
         np.testing.assert_allclose(ours.vectors(TEXTS), encoder.embed(TEXTS).vectors, rtol=0, atol=1e-6)
 

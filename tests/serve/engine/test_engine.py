@@ -42,7 +42,7 @@ def test_a_request_gets_its_vectors_and_its_token_counts() -> None:
 
 def test_prompts_and_dimensions_reach_the_encoder() -> None:
     with Engine(FakeEncoder()) as engine:
-        embeddings = engine.submit(["ab"], EmbedOptions("query", 4)).result(SECONDS)
+        embeddings = engine.submit(["ab"], EmbedOptions(input_type="query", dimensions=4)).result(SECONDS)
     np.testing.assert_array_equal(embeddings.vectors, expected("ab", "query: ")[None, :4])
 
 

@@ -79,7 +79,7 @@ def embed(
             cast(Encoder, Lengths()),
             texts,
             output,
-            options=EmbedOptions("query", dimensions),
+            options=EmbedOptions(input_type="query", dimensions=dimensions),
             force=force,
             progress=progress,
         )
@@ -159,7 +159,7 @@ def test_the_real_model_gives_its_published_vectors(minilm_artifact: Path, tmp_p
                 encoder,
                 texts,
                 tmp_path / "out.npy",
-                options=EmbedOptions("raw"),
+                options=EmbedOptions(input_type="raw"),
                 force=False,
                 progress=Counter(),
             )

@@ -23,6 +23,7 @@ from fletcher.runtime import Embeddings
 from fletcher.serve.errors import FieldError
 from fletcher.serve.flight.options import FlightOptions, choose_column, read_texts, with_vectors
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import DIMENSION, POISON, FakeEncoder, expected
 
@@ -333,7 +334,7 @@ def test_a_waiting_client_is_told_of_a_failure_inside_the_stream(client: Any) ->
 def test_overload_is_unavailable_and_says_when_to_retry() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
-    with Server(encoder, http=None, flight="127.0.0.1:0", max_queue_tokens=4) as server:
+    with Server(encoder, ServerOptions(http="off", flight="127.0.0.1:0", queue_tokens=4)) as server:
         engine = server.engine
         engine.submit(["ab"])
         wait_for(lambda: engine._backlog.tokens == 0)
@@ -350,7 +351,7 @@ def test_overload_is_unavailable_and_says_when_to_retry() -> None:
 def test_a_stream_under_way_waits_for_room(fake_encoder: FakeEncoder) -> None:
     fake_encoder.delay = 0.01
     with (
-        Server(fake_encoder, http=None, flight="127.0.0.1:0", max_queue_tokens=8) as server,
+        Server(fake_encoder, ServerOptions(http="off", flight="127.0.0.1:0", queue_tokens=8)) as server,
         fl.connect(str(server.addresses.flight)) as client,
     ):
         texts = [f"text {index}" for index in range(20)]
@@ -429,7 +430,7 @@ def test_a_request_id_comes_back(flight_url: str) -> None:
 
 
 def test_stopping_does_not_wait_for_a_silent_client(fake_encoder: FakeEncoder) -> None:
-    server = Server(fake_encoder, http=None, flight="127.0.0.1:0", drain_seconds=20)
+    server = Server(fake_encoder, ServerOptions(http="off", flight="127.0.0.1:0", drain_seconds=20))
     script = f"""
         import pyarrow as pa, pyarrow.flight as fl, sys
         client = fl.connect({server.addresses.flight!r})
@@ -455,7 +456,7 @@ def test_stopping_does_not_wait_for_a_silent_client(fake_encoder: FakeEncoder) -
 
 def test_stopping_answers_what_was_read(fake_encoder: FakeEncoder) -> None:
     fake_encoder.delay = 0.05
-    server = Server(fake_encoder, http=None, flight="127.0.0.1:0", drain_seconds=10)
+    server = Server(fake_encoder, ServerOptions(http="off", flight="127.0.0.1:0", drain_seconds=10))
     with fl.connect(str(server.addresses.flight)) as client:
         writer, reader = client.do_exchange(EMBED, fl.FlightCallOptions(timeout=SECONDS))
         writer.begin(pa.schema([("text", pa.string())]))
@@ -572,7 +573,7 @@ def test_the_metadata_says_when(client: Any) -> None:
 
 
 def test_admins_load_and_unload_models(tmp_path: Path) -> None:
-    from fletcher.serve.access.keys import Keys, add_key
+    from fletcher.serve.access.keys import add_key
     from fletcher.serve.models.spec import ModelSpec
 
     admin = add_key(tmp_path / "keys", "boss", "admin")
@@ -587,7 +588,9 @@ def test_admins_load_and_unload_models(tmp_path: Path) -> None:
     first = ModelSpec(path="", name="one")
     with (
         Server(
-            [first], http=None, flight="127.0.0.1:0", keys=Keys(tmp_path / "keys"), load=lambda spec: FakeEncoder()
+            [first],
+            ServerOptions(http="off", flight="127.0.0.1:0", keys=str(tmp_path / "keys")),
+            load=lambda spec: FakeEncoder(),
         ) as running,
         fl.connect(running.addresses.flight) as client,
     ):

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from fletcher.serve.http.apis.openai.types import EmbeddingList, EmbeddingRequest, ErrorBody, ModelList
-from fletcher.serve.http.call import Limits
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import DIMENSION, POISON, FakeEncoder, Verdict, expected, vector_of
 
@@ -183,7 +183,7 @@ def test_an_unknown_model_is_404(http: httpx.Client) -> None:
 
 def test_a_body_over_the_limit_is_413(fake_encoder: FakeEncoder) -> None:
     with (
-        Server(fake_encoder, http="127.0.0.1:0", flight=None, limits=Limits(body_bytes=1000)) as server,
+        Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="off", max_body=1000)) as server,
         httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS) as http,
     ):
         declared = embed(http, input="a" * 1000)
@@ -318,7 +318,7 @@ def test_many_clients_at_once_each_get_their_own(http_url: str) -> None:
 
 def test_overload_is_429_with_retry_after_and_nothing_else(fake_encoder: FakeEncoder) -> None:
     fake_encoder.gate.clear()
-    with Server(fake_encoder, http="127.0.0.1:0", flight=None, max_queue_tokens=64) as server:
+    with Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="off", queue_tokens=64)) as server:
 
         def ask(index: int) -> httpx.Response:
             with httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS) as client:

@@ -17,8 +17,8 @@ import httpx
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from fletcher.serve.http.call import Limits
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder, expected
 from .mutations import LEAK, mutate
@@ -34,8 +34,8 @@ def fake_encoder() -> FakeEncoder:
 
 @pytest.fixture(scope="module")
 def server(fake_encoder: FakeEncoder) -> Iterator[Server]:
-    limits = Limits(body_bytes=1 << 20, body_seconds=0.4)
-    with Server(fake_encoder, http="127.0.0.1:0", flight=None, limits=limits, drain_seconds=5) as running:
+    options = ServerOptions(http="127.0.0.1:0", flight="off", max_body=1 << 20, body_seconds=0.4, drain_seconds=5)
+    with Server(fake_encoder, options) as running:
         yield running
         fake_encoder.gate.set()
 

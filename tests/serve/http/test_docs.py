@@ -12,6 +12,7 @@ import pytest
 
 from fletcher.serve.http.docs import docs_page
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
@@ -40,7 +41,7 @@ def test_the_page_names_nothing_outside_the_server(http_url: str) -> None:
 def test_a_browser_renders_the_routes_and_the_form_embeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = docs_page().replace(b"</body>", DRIVER.encode())
     monkeypatch.setattr("fletcher.serve.http.apis.service.docs_page", lambda: page)
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         dom = _dump(f"{server.addresses.http}/docs", tmp_path)
     for route in ("POST /v1/embeddings", "GET /v1/models", "GET /health", "GET /ready", "GET /metrics"):
         assert f'data-route="{route}"' in dom

@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
@@ -44,7 +45,7 @@ def as_it_is(context: Any, value: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
 

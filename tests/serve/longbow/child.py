@@ -10,10 +10,10 @@ from typing import cast
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
-from fletcher.serve.longbow.job.command import Job, Paths, run_job
-from fletcher.serve.longbow.job.summary import IngestOptions
-from fletcher.serve.longbow.wire.sink import SinkOptions
-from fletcher.serve.longbow.wire.target import Target
+from fletcher.serve.files.options import InputOptions
+from fletcher.serve.longbow.job.command import run_job
+from fletcher.serve.longbow.job.spec import Job
+from fletcher.serve.longbow.options import IngestOptions, LongbowOptions, SinkOptions
 
 from .unit_encoder import UnitEncoder
 
@@ -25,17 +25,10 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest_file[0]),) * 2)
     job = Job(
         source=source,
-        text_format=None,
-        column="text",
-        chunk_texts=16,
-        target=Target(url, timeout=5.0),
-        dataset="docs",
-        paths=Paths(Path(journal), Path(journal).with_suffix(".failed")),
-        on_error="stop",
-        options=IngestOptions(),
+        longbow=LongbowOptions(longbow=url, dataset="docs", timeout=5.0),
+        inputs=InputOptions(chunk_size=16),
+        options=IngestOptions(journal=journal, dead_letters=str(Path(journal).with_suffix(".failed"))),
         sink=SinkOptions(patience=120.0),
-        metrics=None,
-        trace="",
     )
     sys.stdout.write("ready\n")
     sys.stdout.flush()

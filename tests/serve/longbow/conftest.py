@@ -6,17 +6,18 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.longbow.job.command import Job, Paths, run_job
-from fletcher.serve.longbow.job.summary import IngestOptions, IngestSummary
-from fletcher.serve.longbow.wire.sink import SinkOptions
-from fletcher.serve.longbow.wire.target import Target
+from fletcher.serve.files.options import InputOptions
+from fletcher.serve.longbow.job.command import run_job
+from fletcher.serve.longbow.job.spec import Job
+from fletcher.serve.longbow.job.summary import IngestSummary
+from fletcher.serve.longbow.options import IngestOptions, LongbowOptions, SinkOptions
 
 from ...doubles.longbow import LongbowDouble
 from .unit_encoder import UnitEncoder
@@ -46,12 +47,12 @@ def run(tmp_path: Path, longbow: LongbowDouble) -> RunJob:
         *,
         url: str | None = None,
         dataset: str = "docs",
-        on_error: str = "stop",
+        on_error: Literal["skip", "stop"] = "stop",
         chunk_texts: int = 4,
         timeout: float = 5.0,
         patience: float = 10.0,
         streams: int = 1,
-        compression: str = "none",
+        compression: Literal["none", "lz4", "zstd"] = "none",
         metrics: str | None = None,
         journal: Path | None = None,
         column: str = "text",
@@ -66,17 +67,18 @@ def run(tmp_path: Path, longbow: LongbowDouble) -> RunJob:
             source = str(path)
         job = Job(
             source=source,
-            text_format=None,
-            column=column,
-            chunk_texts=chunk_texts,
-            target=Target(url or longbow.url, timeout=timeout),
-            dataset=dataset,
-            paths=Paths(journal or tmp_path / "journal", tmp_path / "failed.jsonl"),
-            on_error=on_error,
-            options=IngestOptions(embed or EmbedOptions(), **options),
-            sink=SinkOptions(streams, compression, patience),
-            metrics=metrics,
-            trace=trace,
+            longbow=LongbowOptions(longbow=url or longbow.url, dataset=dataset, timeout=timeout),
+            inputs=InputOptions(column=column, chunk_size=chunk_texts),
+            options=IngestOptions(
+                journal=str(journal or tmp_path / "journal"),
+                dead_letters=str(tmp_path / "failed.jsonl"),
+                on_error=on_error,
+                longbow_metrics=metrics,
+                trace=trace,
+                **options,
+            ),
+            embed=embed or EmbedOptions(),
+            sink=SinkOptions(streams=streams, compression=compression, patience=patience),
         )
         return run_job(cast(Encoder, encoder or UnitEncoder()), job, Reporter(as_json=True))
 

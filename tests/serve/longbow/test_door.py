@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.serve.longbow.wire.schema import longbow_schema, make_batch
-from fletcher.serve.longbow.wire.target import Target
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ...doubles.longbow import LongbowDouble
 from ..fake_encoder import FakeEncoder, expected
@@ -32,8 +32,8 @@ class UnitLengths(FakeEncoder):
 
 @pytest.fixture
 def serving(longbow: LongbowDouble) -> Iterator[Server]:
-    target = Target(longbow.url, timeout=3.0)
-    with Server(UnitLengths(), http="127.0.0.1:0", flight="127.0.0.1:0", longbow=target) as server:
+    options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", longbow=longbow.url, longbow_timeout=3.0)
+    with Server(UnitLengths(), options) as server:
         yield server
 
 
@@ -104,7 +104,7 @@ def test_a_longbow_that_is_away_is_said_so_and_comes_back(serving: Server, longb
 
 
 def test_vectors_that_are_not_normalized_stay_out(longbow: LongbowDouble) -> None:
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None, longbow=Target(longbow.url)) as server:
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off", longbow=longbow.url)) as server:
         answer = post(server, {"dataset": "docs", "documents": ["a"]})
     assert answer.status_code == 400
     assert "and not 1" in answer.json()["error"]["message"]

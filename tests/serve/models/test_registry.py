@@ -30,6 +30,7 @@ from fletcher.serve.engine.backlog import MAX_MEMORY
 from fletcher.serve.models.shadows import drift
 from fletcher.serve.models.spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import CARD, Digest, FakeEncoder, expected
 
@@ -81,7 +82,7 @@ def shelf() -> Shelf:
 
 
 def serve(shelf: Shelf, *specs: ModelSpec) -> Server:
-    return Server(list(specs), http="127.0.0.1:0", flight=None, drain_seconds=10, load=shelf)
+    return Server(list(specs), ServerOptions(http="127.0.0.1:0", flight="off", drain_seconds=10), load=shelf)
 
 
 def client(server: Server) -> httpx.Client:
@@ -340,7 +341,7 @@ def ended() -> Iterator[None]:
 def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
     specs = [ModelSpec(path="1", name="one"), ModelSpec(path="2", name="two")]
     with (
-        Server(specs, http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, load=shelf) as server,
+        Server(specs, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10), load=shelf) as server,
         fl.connect(str(server.addresses.flight)) as flight,
         client(server) as http,
     ):
@@ -374,7 +375,7 @@ def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf
     specs = [ModelSpec(path=str(scale), name="m", version=str(scale)) for scale in (1, 2)]
     batch = pa.RecordBatch.from_pydict({"text": ["ab"]})
     with (
-        Server(specs, http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, load=shelf) as server,
+        Server(specs, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10), load=shelf) as server,
         fl.connect(str(server.addresses.flight)) as flight,
         client(server) as http,
     ):
@@ -478,7 +479,10 @@ def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact:
                     failed.append(response.text)
 
     process = psutil.Process()
-    with Server([spec], http="127.0.0.1:0", flight=None, drain_seconds=10) as server, client(server) as http:
+    with (
+        Server([spec], ServerOptions(http="127.0.0.1:0", flight="off", drain_seconds=10)) as server,
+        client(server) as http,
+    ):
         threads = [threading.Thread(target=ask, args=(server,)) for _ in range(4)]
         for thread in threads:
             thread.start()

@@ -28,6 +28,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from fletcher.serve.observe.tracing import Tracing
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
@@ -49,7 +50,9 @@ def server(fake_encoder: FakeEncoder, spans: InMemorySpanExporter) -> Iterator[S
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     with Server(
-        fake_encoder, http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10, tracing=Tracing(provider)
+        fake_encoder,
+        ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", drain_seconds=10),
+        tracing=Tracing(provider),
     ) as running:
         yield running
         fake_encoder.gate.set()

@@ -41,14 +41,13 @@ async def embed(call: Call) -> Response:
     if size % 8 and not {"binary", "ubinary"}.isdisjoint(kinds):
         raise FieldError(f"binary vectors pack eight elements in a byte; {size} is no multiple of 8", "embedding_types")
     options = EmbedOptions(
-        INPUT_TYPES.get(request.input_type, request.input_type),
-        request.output_dimension,
-        "float32",
-        request.overflow or OVERFLOWS[request.truncate],
-        request.window_tokens,
-        request.overlap_tokens,
-        request.chunk_tokens,
-        request.normalize,
+        input_type=INPUT_TYPES.get(request.input_type, request.input_type),
+        dimensions=request.output_dimension,
+        overflow=request.overflow or OVERFLOWS[request.truncate],
+        window_tokens=request.window_tokens,
+        overlap_tokens=request.overlap_tokens,
+        chunk_tokens=request.chunk_tokens,
+        normalize=request.normalize,
     )
     _, found = await call.ask(request.model, lambda engine: engine.submit(texts, options, call.terms))
     made: dict[str, Any] = {}

@@ -14,8 +14,6 @@ from msgspec import Meta
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.embed_options import EmbedOptions
 
-from ....option_fields import InputType, OptionFields, OverflowField
-
 __all__ = [
     "MAX_INPUTS",
     "ChunkItem",
@@ -54,7 +52,7 @@ Input = Annotated[
 ]
 
 
-class EmbeddingRequest(OptionFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EmbeddingRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `POST /v1/embeddings` takes."""
 
     input: Input
@@ -63,18 +61,15 @@ class EmbeddingRequest(OptionFields, frozen=True, forbid_unknown_fields=True, kw
         Literal["float", "base64"],
         Meta(description="`base64` is the bytes of little-endian float32, four a dimension."),
     ] = "float"
-    overflow: OverflowField = "truncate"
-    normalize: Annotated[
-        bool | None,
-        Meta(description="Whether vectors get length 1; as the model's authors publish them if left out."),
-    ] = None
     user: Annotated[str | None, Meta(description="Accepted for OpenAI's clients; neither used nor logged.")] = None
-    input_type: InputType = None
+
+    def __post_init__(self) -> None:
+        """Nothing to check: msgspec has checked the fields while it decoded them."""
 
     @property
     def options(self) -> EmbedOptions:
         """How its texts become vectors."""
-        return self.embed_options(self.input_type, self.overflow, self.normalize)
+        return EmbedOptions.of(self)
 
 
 Vector = list[float] | bytes

@@ -231,7 +231,7 @@ async def rerank(call: Call) -> Response:
     """Texts in the order of how well they answer a query."""
     request = decode(_rerank, await call.body())
     check_count(call, len(request.texts), "texts")
-    options = EmbedOptions("raw", overflow="refuse" if request.truncate is False else "truncate")
+    options = EmbedOptions(input_type="raw", overflow="refuse" if request.truncate is False else "truncate")
     version = call.models.pick(request.model, ("scores",))
     if version.served.dimension != 1:
         raise InputError(f"{version.served.name} gives {version.served.dimension} scores a pair; ranking needs one")
@@ -273,7 +273,7 @@ async def similarity(call: Call) -> Response:
     check_count(call, len(sentences), "inputs.sentences", MAX_INPUTS - 1)
     said = request.parameters or SimilarityParameters()
     options = EmbedOptions(
-        input_type_of(said.prompt_name, said.input_type),
+        input_type=input_type_of(said.prompt_name, said.input_type),
         overflow=overflow_of(said.truncate, said.truncation_direction, said.overflow),
         normalize=True,
     )
@@ -290,7 +290,7 @@ async def tokenize(call: Call) -> Response:
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, get_args(Output))
     engine = await awake(version)
-    options = EmbedOptions(input_type_of(request.prompt_name, request.input_type))
+    options = EmbedOptions(input_type=input_type_of(request.prompt_name, request.input_type))
     prompt = options.prompt(engine.encoder.card)
     give = partial(engine.encoder.describe_tokens, [prompt + text for text in texts])
     found = await asyncio.get_running_loop().run_in_executor(None, partial(give, special=request.add_special_tokens))

@@ -7,9 +7,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from fletcher.runtime.embed_options import EmbedOptions, Overflow
+from fletcher.runtime.embed_options import EmbedOptions, InputType, Overflow, VectorFields
 
-from ....option_fields import InputType, OptionFields
 from ..openai.types import ChunkItem, TokenId, Vector
 
 __all__ = [
@@ -96,12 +95,12 @@ class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     def token_options(self) -> EmbedOptions:
         """Prompt and truncation."""
         return EmbedOptions(
-            input_type_of(self.prompt_name, self.input_type),
+            input_type=input_type_of(self.prompt_name, self.input_type),
             overflow=overflow_of(self.truncate, self.truncation_direction),
         )
 
 
-class EmbedRequest(OptionFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class EmbedRequest(VectorFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `POST /embed` takes."""
 
     inputs: Inputs
@@ -116,11 +115,15 @@ class EmbedRequest(OptionFields, frozen=True, forbid_unknown_fields=True, kw_onl
     ] = False
     model: Model = None
 
+    def __post_init__(self) -> None:
+        """Nothing to check: msgspec has checked the fields while it decoded them."""
+
     @property
     def options(self) -> EmbedOptions:
         """How its texts become vectors."""
         overflow = overflow_of(self.truncate, self.truncation_direction, self.overflow)
-        return self.embed_options(input_type_of(self.prompt_name, self.input_type), overflow, self.normalize)
+        input_type = input_type_of(self.prompt_name, self.input_type)
+        return EmbedOptions.of(self, input_type=input_type, overflow=overflow)
 
 
 class EmbedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -12,8 +12,8 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from fletcher.serve.http.call import Limits
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ...fake_encoder import FakeEncoder
 
@@ -23,8 +23,15 @@ MAX_ITEMS, MAX_BODY, BODY_SECONDS = 4, 20_000, 0.3
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    limits = Limits(body_bytes=MAX_BODY, body_seconds=BODY_SECONDS, items=MAX_ITEMS)
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None, limits=limits, drain_seconds=5) as running:
+    options = ServerOptions(
+        http="127.0.0.1:0",
+        flight="off",
+        max_body=MAX_BODY,
+        body_seconds=BODY_SECONDS,
+        max_items=MAX_ITEMS,
+        drain_seconds=5,
+    )
+    with Server(FakeEncoder(), options) as running:
         yield running
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ...fake_encoder import POISON, FakeEncoder, expected
 
@@ -19,7 +20,7 @@ from ...fake_encoder import POISON, FakeEncoder, expected
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
     """One server for all of this file's requests."""
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
 

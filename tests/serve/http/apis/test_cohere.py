@@ -14,6 +14,7 @@ from cohere.core.api_error import ApiError
 
 from fletcher.serve.http.errors import CohereError
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ...fake_encoder import DIMENSION, FakeEncoder, expected
 
@@ -21,7 +22,7 @@ from ...fake_encoder import DIMENSION, FakeEncoder, expected
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
     """One server for all of this file's requests."""
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
 

@@ -15,6 +15,7 @@ from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ....convert.heads import test_classification, test_colbert, test_splade
 from ....convert.heads.tiny import DOCUMENTS, QUERY, VOCABULARY, convert
@@ -24,7 +25,7 @@ from ....convert.heads.tiny import DOCUMENTS, QUERY, VOCABULARY, convert
 def serving(*paths: Path) -> Iterator[httpx.Client]:
     specs = [ModelSpec(path=str(path), name=path.name, provider="mlas", workers=1, cache="0") for path in paths]
     with (
-        Server(specs, http="127.0.0.1:0", flight=None, drain_seconds=10) as server,
+        Server(specs, ServerOptions(http="127.0.0.1:0", flight="off", drain_seconds=10)) as server,
         httpx.Client(base_url=str(server.addresses.http), timeout=30) as client,
     ):
         yield client

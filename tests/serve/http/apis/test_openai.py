@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ...fake_encoder import POISON, FakeEncoder, expected, vector_of
 
@@ -60,7 +61,7 @@ def test_overload_is_a_rate_limit_error() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with (
-        Server(encoder, http="127.0.0.1:0", flight=None, max_queue_tokens=4) as server,
+        Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", queue_tokens=4)) as server,
         openai.OpenAI(base_url=f"{server.addresses.http}/v1", api_key="unused", max_retries=0, timeout=10) as client,
     ):
         blocker = server.engine.submit(["ab"])

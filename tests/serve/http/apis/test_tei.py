@@ -12,9 +12,9 @@ import pytest
 from huggingface_hub import InferenceClient
 
 from fletcher.serve.http.apis.tei.handlers import tei_scores
-from fletcher.serve.http.call import Limits
 from fletcher.serve.http.errors import TeiError
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 from ...fake_encoder import POISON, FakeEncoder, expected, vector_of
 
@@ -22,7 +22,7 @@ from ...fake_encoder import POISON, FakeEncoder, expected, vector_of
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
     """One server for all of this file's requests."""
-    with Server(FakeEncoder(), http="127.0.0.1:0", flight=None) as server:
+    with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
 
@@ -115,7 +115,7 @@ def test_errors_have_teis_shape(http: httpx.Client, path: str, body: Any, status
 
 def test_a_limit_of_the_servers_own(fake_encoder: FakeEncoder) -> None:
     with (
-        Server(fake_encoder, http="127.0.0.1:0", flight=None, limits=Limits(items=2)) as server,
+        Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="off", max_items=2)) as server,
         httpx.Client(base_url=str(server.addresses.http)) as http,
     ):
         assert http.post("/embed", json={"inputs": ["a", "b"]}).status_code == 200
@@ -124,7 +124,7 @@ def test_a_limit_of_the_servers_own(fake_encoder: FakeEncoder) -> None:
 
 def test_a_limit_of_tokens(fake_encoder: FakeEncoder) -> None:
     with (
-        Server(fake_encoder, http="127.0.0.1:0", flight=None, limits=Limits(tokens=8)) as server,
+        Server(fake_encoder, ServerOptions(http="127.0.0.1:0", flight="off", max_tokens=8)) as server,
         httpx.Client(base_url=str(server.addresses.http)) as http,
     ):
         assert http.post("/embed", json={"inputs": ["ab", "cd"]}).status_code == 200
@@ -149,7 +149,7 @@ def test_overload_is_429_with_retry_after_in_each_apis_shape(path: str, body: An
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with (
-        Server(encoder, http="127.0.0.1:0", flight=None, max_queue_tokens=4) as server,
+        Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", queue_tokens=4)) as server,
         httpx.Client(base_url=str(server.addresses.http)) as http,
     ):
         under_way = server.engine.submit(["ab"])

@@ -1,0 +1,115 @@
+"""Command line options made of option structs, so that a command line cannot differ from the struct.
+
+    @app.command("embed")
+    @struct_options
+    def embed(ctx: typer.Context, directory: Directory, options: EmbedOptions, load: LoadOptions) -> None: ...
+
+Every parameter whose type is a subclass of `Options` becomes one command line option for each field: `window_tokens: int`
+becomes `--window-tokens`, with the field's description as help, its bounds and its default. The function gets the struct.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+import typer
+
+from ..options import Field, Options, fields_of
+
+__all__ = ["Without", "struct_options"]
+
+
+@dataclass(frozen=True, slots=True)
+class Without:
+    """Fields of a struct that are not options of a command: `Annotated[LoadOptions, Without(("cache",))]`."""
+
+    fields: tuple[str, ...]
+
+
+def struct_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameters of a command that are option structs by one option for each field.
+
+    A default of such a parameter, `load: LoadOptions = LoadOptions(cache="64MiB")`, gives the options' defaults. The fields'
+    `Meta.extra` may hold `metavar`, `flags` (all names of the option), `panel` and `hidden` (there is no option); a struct's
+    `PANEL` names the panel of the others.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    structs: dict[str, tuple[type[Options], Options | None]] = {}
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        left_out = _left_out(kind)
+        kind = kind.__origin__ if left_out else kind
+        if isinstance(kind, type) and issubclass(kind, Options):
+            default = None if parameter.default is inspect.Parameter.empty else parameter.default
+            structs[parameter.name] = kind, default
+            parameters += _parameters(kind, default, left_out)
+        else:
+            parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        for name, (struct, default) in structs.items():
+            given = {field.name: values.pop(field.name) for field in fields_of(struct) if field.name in values}
+            values[name] = struct(**given) if default is None else default.replace(**given)
+        function(**values)
+
+    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)  # required ones come first
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    del command.__wrapped__  # typer reads the signature above
+    return command
+
+
+def _left_out(hint: Any) -> tuple[str, ...]:
+    return next((one.fields for one in getattr(hint, "__metadata__", ()) if isinstance(one, Without)), ())
+
+
+def _parameters(
+    struct: type[Options], default: Options | None, left_out: tuple[str, ...]
+) -> Iterator[inspect.Parameter]:
+    for field in fields_of(struct):
+        if (field.meta.extra or {}).get("hidden") or field.name in left_out:
+            continue
+        value = field.default if default is None else getattr(default, field.name)
+        yield inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if value is msgspec.NODEFAULT else _default(field, value),
+            annotation=Annotated[_type(field), _option(struct, field)],
+        )
+
+
+def _option(struct: type[Options], field: Field) -> Any:
+    extra = field.meta.extra or {}
+    flags = extra.get("flags", (f"--{field.name.replace('_', '-')}",))
+    metavar = extra.get("metavar") or ("|".join(map(str, field.choices)) or None)
+    number = int in _kinds(field) or float in _kinds(field)
+    return typer.Option(
+        *flags,
+        help=(field.meta.description or "").replace("`", ""),
+        metavar=metavar,
+        min=field.meta.ge if number and str not in _kinds(field) else None,
+        max=field.meta.le if number and str not in _kinds(field) else None,
+        rich_help_panel=extra.get("panel", getattr(struct, "PANEL", None)),
+    )
+
+
+def _kinds(field: Field) -> tuple[Any, ...]:
+    return get_args(field.type) if not field.choices and get_args(field.type) else (field.type,)
+
+
+def _type(field: Field) -> Any:
+    """Return the type that typer reads: text for choices and sizes, whose struct checks them."""
+    kinds = _kinds(field)
+    kind: Any = str if field.choices or str in kinds else next(kind for kind in kinds if kind is not type(None))
+    return kind | None if type(None) in kinds else kind
+
+
+def _default(field: Field, value: Any) -> Any:
+    return str(value) if value is not None and str in _kinds(field) else value

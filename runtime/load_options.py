@@ -1,0 +1,109 @@
+"""`LoadOptions`: options that decide how a model is loaded and run, the same for Python, command lines, TOML and HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, TypedDict
+
+from msgspec import Meta
+
+from .errors import InputError, OptionError
+from .options import Options
+from .sizes import parse_size
+
+__all__ = ["LoadFields", "LoadOptions"]
+
+
+class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a model is loaded and run; `docs/reference/generated/options.md` lists the fields.
+
+    Raises:
+        OptionError: a value has a wrong type, is out of its bounds, or is not a size.
+    """
+
+    PANEL: ClassVar[str | None] = "How the model runs"
+
+    variant: Annotated[
+        str | None,
+        Meta(
+            description="Graph of the artifact to run, for example `cpu-fp32`. Default: the first one that the provider "
+            "runs; with `auto`, one for a GPU before one for the CPU."
+        ),
+    ] = None
+    provider: Annotated[
+        str,
+        Meta(
+            description="Execution provider: auto, mlas, openvino, openvino-bf16, cuda, tensorrt, tensorrt-rtx or coreml. "
+            "`auto` takes the fastest one that was measured on this machine; `fletcher-serve devices DIR` shows them."
+        ),
+    ] = "auto"
+    allow_fallback: Annotated[
+        bool,
+        Meta(
+            description="Run on mlas if the provider fails. The fallback is logged, counted and shown by /ready. Without "
+            "this option a failing provider is an error."
+        ),
+    ] = False
+    min_cosine: Annotated[
+        Annotated[float, Meta(ge=0.0, le=1.0)] | None,
+        Meta(
+            description="Smallest cosine with the reference that `auto` may accept for speed, for example 0.9999. "
+            "Default: the variant's own tolerance."
+        ),
+    ] = None
+    workers: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Batches that run at the same time, each on one core. Default: measured on this machine."),
+    ] = None
+    token_budget: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Tokens that a batch should hold. Default: measured on this machine."),
+    ] = None
+    memory_limit: Annotated[
+        int | str | None,
+        Meta(
+            description="Largest resident memory of the process, in bytes or as text such as 2GB. Default: no limit.",
+            extra={"metavar": "SIZE"},
+        ),
+    ] = None
+    cache: Annotated[
+        int | str,
+        Meta(
+            description="Size of the cache of vectors, for texts that come again, in bytes or as text such as 64MiB; 0 turns "
+            "it off.",
+            extra={"metavar": "SIZE"},
+        ),
+    ] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = {"memory_limit": self.memory_limit, "cache": self.cache}
+        for field, size in sizes.items():
+            if size is None or (field == "cache" and size in (0, "0")):
+                continue
+            try:
+                parse_size(size)
+            except InputError as error:
+                raise OptionError(field, f"{field}: {error}") from None
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """The memory limit in bytes, or None."""
+        return None if self.memory_limit is None else parse_size(self.memory_limit)
+
+    @property
+    def cache_bytes(self) -> int:
+        """The size of the vector cache in bytes."""
+        return 0 if self.cache in (0, "0") else parse_size(self.cache)
+
+
+class LoadFields(TypedDict, total=False):
+    """The fields of `LoadOptions` as keyword arguments, for type checkers; a test holds both to the same fields."""
+
+    variant: str | None
+    provider: str
+    allow_fallback: bool
+    min_cosine: float | None
+    workers: int | None
+    token_budget: int | None
+    memory_limit: int | str | None
+    cache: int | str

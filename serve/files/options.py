@@ -1,0 +1,25 @@
+"""Options of an input of texts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from fletcher.runtime.options import Options
+
+__all__ = ["InputOptions"]
+
+
+class InputOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Format of an input of texts, and how much of it is read at a time."""
+
+    text_format: Annotated[
+        str | None,
+        Meta(
+            description="Format of the input: txt, jsonl, csv, parquet or arrow. Default: by the file's name.",
+            extra={"flags": ("--format",)},
+        ),
+    ] = None
+    column: Annotated[str, Meta(description="Key or column with the text.")] = "text"
+    chunk_size: Annotated[int, Meta(ge=1, description="Texts that are read at a time; memory grows with it.")] = 1024

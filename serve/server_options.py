@@ -1,0 +1,146 @@
+"""`ServerOptions`: options of a server, besides those of its models."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final
+
+from msgspec import Meta
+
+from fletcher.runtime.errors import InputError, OptionError
+from fletcher.runtime.options import Options
+from fletcher.runtime.sizes import parse_size
+
+__all__ = ["OFF", "ServerOptions"]
+
+#: Address that turns HTTP or Flight off.
+OFF: Final = "off"
+
+ACCESS_PANEL: Final = "Access and limits"
+QUEUE_PANEL: Final = "Queue"
+WATCH_PANEL: Final = "Logs and traces"
+LONGBOW_PANEL: Final = "Longbow"
+
+
+class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Addresses, limits and surroundings of a server.
+
+    Raises:
+        OptionError: a value has a wrong type, is out of its bounds, or is not a size.
+    """
+
+    PANEL: ClassVar[str | None] = None
+
+    http: Annotated[
+        str,
+        Meta(
+            description="Address of HTTP. Port 0 takes a free port; off turns HTTP off.", extra={"metavar": "HOST:PORT"}
+        ),
+    ] = "127.0.0.1:8080"
+    flight: Annotated[
+        str,
+        Meta(
+            description="Address of Arrow Flight. Port 0 takes a free port; off turns Flight off.",
+            extra={"metavar": "HOST:PORT"},
+        ),
+    ] = "127.0.0.1:8815"
+    name: Annotated[
+        str | None,
+        Meta(description="Name of the model in requests and answers, if there is only one. Default: the card's name."),
+    ] = None
+    drain_seconds: Annotated[
+        float, Meta(ge=0, description="Seconds that open requests may take after the signal to stop.")
+    ] = 30.0
+    keys: Annotated[
+        str | None,
+        Meta(
+            description="File of API keys, written by `fletcher-serve keys add`. Default: no key is needed.",
+            extra={"metavar": "FILE", "panel": ACCESS_PANEL},
+        ),
+    ] = None
+    allow_anonymous: Annotated[
+        bool,
+        Meta(
+            description="Allow requests from other machines without API keys.",
+            extra={"panel": ACCESS_PANEL, "flags": ("--allow-anonymous",)},
+        ),
+    ] = False
+    max_body: Annotated[
+        int | str,
+        Meta(description="Size of the largest HTTP body.", extra={"metavar": "SIZE", "panel": ACCESS_PANEL}),
+    ] = "32MiB"
+    max_items: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(
+            description="Number of texts that a request may have. Default: the limit of each API.",
+            extra={"panel": ACCESS_PANEL},
+        ),
+    ] = None
+    max_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Number of tokens that a request may have. Default: no limit.", extra={"panel": ACCESS_PANEL}),
+    ] = None
+    body_seconds: Annotated[
+        float, Meta(gt=0, description="Seconds in which a body must arrive.", extra={"hidden": True})
+    ] = 30.0
+    queue_seconds: Annotated[
+        float,
+        Meta(
+            ge=0.01,
+            description="Longest expected time in the queue. A request that would wait longer is refused with 429 and the "
+            "time after which to retry.",
+            extra={"panel": QUEUE_PANEL},
+        ),
+    ] = 30.0
+    queue_tokens: Annotated[
+        int, Meta(ge=1, description="Number of tokens that may wait for a model.", extra={"panel": QUEUE_PANEL})
+    ] = 1 << 20
+    otlp: Annotated[
+        str | None,
+        Meta(
+            description="URL of an OpenTelemetry collector that gets traces, for example http://127.0.0.1:4318. The OTEL_… "
+            "environment variables set the rest. Default: no traces.",
+            extra={"metavar": "URL", "panel": WATCH_PANEL},
+        ),
+    ] = None
+    log_level: Annotated[
+        str,
+        Meta(
+            description="Least severe log lines that are written: debug (every request), info (refused requests, changes "
+            "of models), warning or error.",
+            extra={"panel": WATCH_PANEL},
+        ),
+    ] = "info"
+    longbow: Annotated[
+        str | None,
+        Meta(
+            description="URL of Longbow, grpc://HOST:PORT, for POST /v1/ingest and Flight's DoPut. Default: none.",
+            extra={"metavar": "URL", "panel": LONGBOW_PANEL},
+        ),
+    ] = None
+    longbow_token: Annotated[
+        str | None,
+        Meta(description="Token for a proxy in front of Longbow that asks for one.", extra={"panel": LONGBOW_PANEL}),
+    ] = None
+    longbow_ca: Annotated[
+        str | None,
+        Meta(
+            description="File of trusted certificates (PEM). Default: those of the system.",
+            extra={"metavar": "FILE", "panel": LONGBOW_PANEL},
+        ),
+    ] = None
+
+    longbow_timeout: Annotated[
+        float, Meta(ge=0.1, description="Seconds that a call to Longbow may take.", extra={"hidden": True})
+    ] = 30.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            parse_size(self.max_body)
+        except InputError as error:
+            raise OptionError("max_body", f"max_body: {error}") from None
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The size of the largest HTTP body in bytes."""
+        return parse_size(self.max_body)
