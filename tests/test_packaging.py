@@ -122,8 +122,9 @@ import fletcher.serve.commands.cli
 from fletcher import Encoder
 from fletcher.serve.files.embed_file import embed_file
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 with Encoder.load(sys.argv[1], workers=1) as encoder:
-    with Server(encoder, http="127.0.0.1:0", flight="127.0.0.1:0"):
+    with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0")):
         assert encoder.embed(["a text"]).vectors.shape == (1, 384)
 """
 

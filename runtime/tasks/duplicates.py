@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ class VectorCache:
         Raises:
             UnicodeEncodeError: a text that is no valid Unicode.
         """
-        same = replace(options, dimensions=None, dtype="float32", normalize=None)
+        same = options.replace(dimensions=None, dtype="float32", normalize=None)
         start = hashlib.blake2b(self._identity, digest_size=16)
         start.update(repr(same).encode())
         keys = []

@@ -132,11 +132,11 @@ def test_a_stopping_server_is_not_ready_and_refuses_by_name() -> None:
 def test_a_port_in_use_is_named_with_the_way_out(door: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        addresses = {"http": None, "flight": None} | {door: f"127.0.0.1:{port}"}
+        options = ServerOptions(http="off", flight="off").replace(**{door: f"127.0.0.1:{port}"})
         with pytest.raises(
             InputError, match=rf"--{door} 127\.0\.0\.1:{port}: the port is in use.*--{door} 127\.0\.0\.1:0"
         ):
-            Server(FakeEncoder(), **addresses)  # type: ignore[arg-type]
+            Server(FakeEncoder(), options)
 
 
 def test_a_failed_start_leaves_nothing_behind() -> None:

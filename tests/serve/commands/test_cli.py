@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from openai import OpenAI
@@ -17,6 +18,7 @@ from openai import OpenAI
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.commandline.console import run
 from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.load_options import LoadOptions
 from fletcher.serve.commands.cli import app
 
 
@@ -54,8 +56,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the command asked `Encoder.load` for."""
     calls: list[dict[str, Any]] = []
 
-    def load(path: Path, **options: Any) -> Lengths:
-        calls.append({"path": path, **options})
+    def load(path: Path, options: LoadOptions) -> Lengths:
+        calls.append({"path": path, **msgspec.structs.asdict(options)})
         return Lengths()
 
     monkeypatch.setattr(Encoder, "load", load)
@@ -102,7 +104,7 @@ def test_embed_json(
     assert "warning: 1 of 3 texts were longer than 4 tokens and were truncated: 7 tokens" in told.err
     np.testing.assert_array_equal(np.load(output), [[1, 1], [4, 4], [11, 11]])
     assert [(call["path"], call["workers"], call["token_budget"]) for call in asked] == [(Path("model"), 1, 64)]
-    assert (asked[0]["variant"], asked[0]["provider"], asked[0]["cache_bytes"]) == (None, "auto", 64 << 20)
+    assert (asked[0]["variant"], asked[0]["provider"], asked[0]["cache"]) == (None, "auto", "64MiB")
 
 
 def test_embed_for_people(
@@ -123,7 +125,7 @@ def test_embed_of_no_texts_warns(
 ) -> None:
     (tmp_path / "in.txt").touch()
     assert call("embed", "m", "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "o.npy")) == 0
-    assert "holds no text" in capsys.readouterr().err
+    assert "has no text" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.console import run as run_app
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 from fletcher.serve.commands.cli import app
 from fletcher.serve.longbow.wire.search import search
@@ -21,8 +22,9 @@ from .unit_encoder import UnitEncoder, unit_vector
 
 
 def ask(longbow: LongbowDouble, text: str, encoder: UnitEncoder | None = None, **options: Any) -> Any:
-    options = {"k": 3, "input_type": "query", "dimensions": None, **options}
-    return search(cast(Encoder, encoder or UnitEncoder()), Target(longbow.url), "docs", text, **options)
+    k = options.pop("k", 3)
+    asked = EmbedOptions(input_type="query").replace(**options)
+    return search(cast(Encoder, encoder or UnitEncoder()), Target(longbow.url), "docs", text, k=k, options=asked)
 
 
 def test_hits_come_with_text_and_metadata(run: RunJob, longbow: LongbowDouble) -> None:
@@ -78,7 +80,7 @@ def test_the_commands(
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr("sys.excepthook", lambda *_: None)
-    monkeypatch.setattr(Encoder, "load", lambda path, **options: Loaded())
+    monkeypatch.setattr(Encoder, "load", lambda path, options: Loaded())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts.txt").write_text("one\ntwo\n\none\n")
     where = ["--longbow", longbow.url, "--dataset", "my/docs", "--json"]

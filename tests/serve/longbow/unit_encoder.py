@@ -60,9 +60,6 @@ class UnitEncoder:
             self.embedded += texts
             yield self._made(texts, options)
 
-    def embed(
-        self, texts: Sequence[str], *, input_type: str | None = None, dimensions: int | None = None
-    ) -> Embeddings:
-        return self._made(
-            [f"{input_type}:{text}" if input_type == "prompted" else text for text in texts], EmbedOptions()
-        )
+    def embed(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
+        prompted = options.input_type == "prompted"
+        return self._made([f"prompted:{text}" if prompted else text for text in texts], EmbedOptions())

@@ -303,10 +303,11 @@ import json, sys, time
 import httpx, psutil
 from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
+from fletcher.serve.server_options import ServerOptions
 
 spec = ModelSpec(path=sys.argv[1], name="m", idle_seconds=0.5, provider="mlas", workers=1, cache="0")
 body = {"model": "m", "input": ["a text"] * 8}
-with Server([spec], http="127.0.0.1:0", flight=None) as server:
+with Server([spec], ServerOptions(http="127.0.0.1:0", flight="off")) as server:
     version = server.models.serving[0].versions[0]
     ask = lambda: httpx.post(f"{server.addresses.http}/v1/embeddings", json=body, timeout=60).json()["data"][0]["embedding"]
     first, awake = ask(), psutil.Process().memory_info().rss
