@@ -10,6 +10,7 @@ this process from a client in another one, and Arrow's pool says what it needed 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import pyarrow.flight as fl
 from fletcher import Encoder
 from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.serve.flight.options import output_schema, read_texts, with_vectors
+from fletcher.serve.arrow.batches import output_schema, read_texts, with_vectors
 from fletcher.serve.http.apis.openai.codec import encode_embeddings
 from fletcher.serve.models.description import ServedModel
 from fletcher.serve.server import Server
@@ -130,11 +131,13 @@ def stages(encoder: Encoder, count: int, options: EmbedOptions) -> Table:
     )
     table.stage(
         "HTTP: embeddings to base64 in JSON",
-        lambda: b"".join(encode_embeddings(found, "model", "base64")),
+        lambda: asyncio.run(encode_embeddings(found, "model", "base64")),
         result=len,
     )
     table.stage(
-        "HTTP: embeddings to numbers in JSON", lambda: b"".join(encode_embeddings(found, "model", "float")), result=len
+        "HTTP: embeddings to numbers in JSON",
+        lambda: asyncio.run(encode_embeddings(found, "model", "float")),
+        result=len,
     )
     del made
     return table

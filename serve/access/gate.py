@@ -11,9 +11,9 @@ import ipaddress
 from fletcher.runtime.errors import InputError
 
 from ..errors import ForbiddenError, UnauthorizedError
-from ..http.routes import Access
 from .addresses import HostPort
 from .keys import Keys
+from .levels import Access
 
 __all__ = ["Gate", "check_binding", "is_loopback"]
 

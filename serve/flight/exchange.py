@@ -23,12 +23,14 @@ import pyarrow.flight as fl
 from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError, StoppingError
 
+from ..arrow.batches import choose_column, output_schema, read_texts, with_vectors
+from ..arrow.options import ArrowOptions
 from ..errors import UnknownModelError
 from ..models.registry import Models
 from ..models.version import Version
 from ..statuses import public_message
 from .middleware import terms_of
-from .options import FlightOptions, choose_column, output_schema, read_options, read_texts, with_vectors
+from .options import read_options
 
 __all__ = ["Exchange", "wait"]
 
@@ -67,7 +69,7 @@ class Exchange:
         rows: rows read so far.
     """
 
-    def __init__(self, models: Models, options: FlightOptions, reader: Any, writer: Any, context: Any) -> None:
+    def __init__(self, models: Models, options: ArrowOptions, reader: Any, writer: Any, context: Any) -> None:
         """
         Args:
             models: what answers.
@@ -156,7 +158,7 @@ class Exchange:
             self._unanswered += 1
             self._pending.put(_Pending(chunk.data, schema, options.ipc, version, future))
 
-    def _submit(self, texts: list[str], options: FlightOptions, name: str | None) -> tuple[Version, Future[Embeddings]]:
+    def _submit(self, texts: list[str], options: ArrowOptions, name: str | None) -> tuple[Version, Future[Embeddings]]:
         """Submits; a stream that is under way waits for room where a new one would be refused."""
         while True:
             try:

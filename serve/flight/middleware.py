@@ -13,7 +13,7 @@ from fletcher.runtime.errors import FletcherError
 
 from ..access.gate import Gate
 from ..engine.terms import Terms
-from ..http.call import read_priority, read_timeout
+from ..request_headers import read_priority, read_timeout
 from .errors import flight_error
 
 if TYPE_CHECKING:

@@ -1,72 +1,23 @@
-"""Record batches on Flight: which column is embedded, how its rows become strings, and how vectors join them."""
+"""Reading of the options in Flight's descriptors and metadata, and of `DoGet` tickets."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any, Literal, cast
-
 import msgspec
-import pyarrow as pa
 
-from fletcher import __version__
-from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
-
-from ..arrow.columns import made_columns, vector_columns, vector_fields
+from ..arrow.options import ArrowOptions
 from ..errors import FieldError
-from ..models.description import ServedModel
 from ..models.registry import Models
 
-__all__ = [
-    "FlightOptions",
-    "choose_column",
-    "output_schema",
-    "read_options",
-    "read_texts",
-    "read_ticket",
-    "with_vectors",
-]
-
-#: The column that a stream with several string columns is expected to name; also Longbow's.
-DEFAULT_COLUMN = "text"
+__all__ = ["read_options", "read_ticket"]
 
 
-class FlightOptions(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Options that a client may send as JSON, in a command descriptor or in the metadata of the first message.
-
-    Attributes:
-        column: column to embed; None is `text`, or the only string column.
-        model: name of the served model; None is the only one.
-        compression: compression of the answer's buffers; useful on a slow network, for text columns more than for vectors.
-
-    The others are those of `fletcher.runtime.embed_options.EmbedOptions`.
-    """
-
-    column: str | None = None
-    model: str | None = None
-    compression: Literal["lz4", "zstd"] | None = None
-
-    def __post_init__(self) -> None:
-        """Nothing to check: msgspec has checked the fields while it decoded them."""
-
-    @property
-    def ipc(self) -> Any:
-        """How Arrow writes the answer."""
-        return pa.ipc.IpcWriteOptions(compression=self.compression)
-
-    @property
-    def embed(self) -> EmbedOptions:
-        """How texts become vectors."""
-        return EmbedOptions.of(self)
-
-
-class _Ticket(FlightOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class _Ticket(ArrowOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a `DoGet` ticket says."""
 
     texts: list[str]
 
 
-def read_ticket(data: bytes, models: Models) -> tuple[list[str], FlightOptions]:
+def read_ticket(data: bytes, models: Models) -> tuple[list[str], ArrowOptions]:
     """Reads and checks a ticket.
 
     Args:
@@ -86,7 +37,7 @@ def read_ticket(data: bytes, models: Models) -> tuple[list[str], FlightOptions]:
     return ticket.texts, ticket
 
 
-def read_options(data: bytes, models: Models) -> FlightOptions:
+def read_options(data: bytes, models: Models) -> ArrowOptions:
     """Reads and checks options.
 
     Args:
@@ -98,7 +49,7 @@ def read_options(data: bytes, models: Models) -> FlightOptions:
         UnknownModelError: the model has another name.
     """
     try:
-        options = msgspec.json.decode(data, type=FlightOptions)
+        options = msgspec.json.decode(data, type=ArrowOptions)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise FieldError(
             f'the options are not usable: {error}. They are JSON such as {{"column": "text"}}', None
@@ -107,7 +58,7 @@ def read_options(data: bytes, models: Models) -> FlightOptions:
     return options
 
 
-def check_options(options: FlightOptions, models: Models) -> None:
+def check_options(options: ArrowOptions, models: Models) -> None:
     """
     Raises:
         InputError: the model does not have them.
@@ -115,104 +66,3 @@ def check_options(options: FlightOptions, models: Models) -> None:
     """
     version = models.pick(options.model)
     (version.engine or version.wake()).encoder.check(options.embed)
-
-
-def choose_column(schema: Any, options: FlightOptions) -> int:
-    """Index of the column to embed.
-
-    Args:
-        schema: the stream's `pyarrow.Schema`.
-        options: the client's.
-
-    Raises:
-        FieldError: there is none, or several.
-    """
-    try:
-        found = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
-    except UnicodeDecodeError:
-        raise FieldError("a column of the stream has a name that is not UTF-8", None) from None
-    for name in made_columns(options.embed):
-        if schema.get_all_field_indices(name):
-            raise FieldError(f"the stream has a column {name!r} already ({found}): rename it", name)
-    wanted = options.column
-    strings = [index for index, field in enumerate(schema) if _is_text(field.type)]
-    named = [index for index in strings if schema.field(index).name == (wanted or DEFAULT_COLUMN)]
-    if wanted is None and not named:
-        named = strings
-    if len(named) == 1:
-        return named[0]
-    if wanted is not None:
-        many = "has several string columns" if named else "has no string column"
-        raise FieldError(f"the stream {many} named {wanted!r}; it has {found}", "column")
-    if not strings:
-        raise FieldError(f"the stream has no string column; it has {found}", "column")
-    raise FieldError(f'the stream has several string columns ({found}): name one with {{"column": …}}', "column")
-
-
-def _is_text(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
-    """The column's rows as Python strings.
-
-    Args:
-        batch: a `pyarrow.RecordBatch`.
-        column: index of the column.
-        first_row: rows of the stream before this batch, for the error.
-
-    Raises:
-        FieldError: a null, or a batch whose buffers contradict its schema.
-    """
-    try:
-        batch.validate(full=True)  # a client's offsets and indices are read in C++ as they are
-    except pa.ArrowInvalid as error:
-        raise FieldError(f"the record batch from row {first_row} is not valid: {error}", None) from None
-    values = batch.column(column)
-    texts: list[str | None]
-    if pa.types.is_dictionary(values.type):
-        words = values.dictionary.to_pylist()
-        texts = [None if index is None else words[index] for index in values.indices.to_pylist()]
-    else:
-        texts = values.to_pylist()
-    if None in texts:
-        row = texts.index(None)
-        name = batch.schema.field(column).name
-        raise FieldError(
-            f"row {first_row + row} (row {row} of its batch) of column {name!r} is null: fill it or leave it out", name
-        )
-    return cast(list[str], texts)
-
-
-def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any:
-    """The stream's schema with the vector columns, and what made the vectors in its metadata."""
-    size = model.dimension if options.dimensions is None else options.dimensions
-    normalized = model.normalized if options.normalize is None else options.normalize
-    metadata = dict(schema.metadata or {}) | {
-        b"fletcher.version": __version__.encode(),
-        b"fletcher.model": model.name.encode(),
-        b"fletcher.digest": model.digest.encode(),
-        b"fletcher.variant": model.variant.encode(),
-        b"fletcher.dimension": b"%d" % size,
-        b"fletcher.dtype": options.dtype.encode(),
-        b"fletcher.normalization": b"l2" if normalized else b"none",
-        b"fletcher.model_version": model.version.encode(),
-        b"fletcher.time": datetime.now(UTC).isoformat(timespec="seconds").encode(),
-    }
-    for field in vector_fields(size, options, nullable=True):
-        schema = schema.append(field)
-    return schema.with_metadata(metadata)
-
-
-def with_vectors(batch: Any, embeddings: Embeddings, schema: Any) -> Any:
-    """The batch with its vectors, which stay where the session put them.
-
-    Args:
-        batch: a `pyarrow.RecordBatch`.
-        embeddings: of its texts.
-        schema: what `output_schema` gave.
-    """
-    made = vector_columns(embeddings, [schema.field(index) for index in range(batch.num_columns, len(schema))])
-    return pa.RecordBatch.from_arrays([*batch.columns, *made], schema=schema)

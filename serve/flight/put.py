@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from fletcher.runtime.embed_options import EmbedOptions
 
+from ..arrow.batches import choose_column, read_texts
+from ..arrow.options import ArrowOptions
 from ..errors import UnknownRouteError
 from ..longbow.door import Document, LongbowDoor, require
 from ..models.registry import Models
-from .options import FlightOptions, choose_column, read_texts
 
 __all__ = ["flight_put"]
 
@@ -30,7 +31,7 @@ def flight_put(door: LongbowDoor | None, models: Models, descriptor: Any, reader
     if len(path) != 2 or path[0] != "longbow":
         raise UnknownRouteError(f'nothing is put at the path {path}; there is ["longbow", DATASET]')
     door = require(door)
-    column = choose_column(_texts_alone(reader.schema), FlightOptions())
+    column = choose_column(_texts_alone(reader.schema), ArrowOptions())
     name = _texts_alone(reader.schema).field(column).name
     first_row = 0
     for number, batch in enumerate(_batches(reader), start=1):

@@ -20,8 +20,10 @@ from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError
 
 from ..access.addresses import HostPort
 from ..access.gate import Gate
+from ..arrow.batches import DEFAULT_COLUMN, output_schema, with_vectors
+from ..arrow.options import ArrowOptions
 from ..errors import FieldError, UnknownRouteError
-from ..http.json import decode
+from ..json_bodies import decode
 from ..longbow.door import LongbowDoor
 from ..models.changes import loading, unloading
 from ..models.registry import Models
@@ -40,7 +42,7 @@ from .middleware import (
     terms_of,
     trace_of,
 )
-from .options import DEFAULT_COLUMN, FlightOptions, output_schema, read_options, read_ticket, with_vectors
+from .options import read_options, read_ticket
 from .put import flight_put
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
         """The one descriptor that there is."""
         with self._call("list", context):
-            return iter([self._info(fl.FlightDescriptor.for_path(EMBED), FlightOptions())])
+            return iter([self._info(fl.FlightDescriptor.for_path(EMBED), ArrowOptions())])
 
     def list_actions(self, context: Any) -> list[Any]:
         """What `DoAction` answers to."""
@@ -201,15 +203,15 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         with self._lock:
             return all(exchange.idle for exchange in self._exchanges)
 
-    def _options(self, descriptor: Any) -> FlightOptions:
+    def _options(self, descriptor: Any) -> ArrowOptions:
         if descriptor.descriptor_type == fl.DescriptorType.CMD:
             return read_options(descriptor.command, self._models)
         if list(descriptor.path) != [EMBED]:
             path = [part.decode(errors="replace") for part in descriptor.path]
             raise UnknownRouteError(f'there is nothing at the path {path}; there is ["embed"]')
-        return FlightOptions()
+        return ArrowOptions()
 
-    def _info(self, descriptor: Any, options: FlightOptions) -> Any:
+    def _info(self, descriptor: Any, options: ArrowOptions) -> Any:
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
         schema = output_schema(texts, self._models.pick(options.model).served, options.embed)
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)

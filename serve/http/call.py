@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError
 
-from ..engine.terms import PRIORITIES, Priority, Terms
+from ..engine.terms import Terms
 from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
 from ..models.registry import VECTORS, Ask, Models
 from ..models.version import Version
+from ..request_headers import read_priority, read_timeout
 from .bridge import Bridge, ClientLeftError, Receive
 
 if TYPE_CHECKING:
@@ -243,37 +243,6 @@ class Call:
 
 
 Handler = Callable[[Call], Awaitable[Response]]
-
-
-def read_priority(value: bytes | None) -> Priority:
-    """
-    Raises:
-        FieldError: it is none that there is.
-    """
-    if value is None:
-        return "normal"
-    name = value.decode("latin-1")
-    for priority in PRIORITIES:
-        if priority == name:
-            return priority
-    raise FieldError(f"X-Priority is {name!r}: use one of {', '.join(PRIORITIES)}", "X-Priority")
-
-
-def read_timeout(value: bytes | None) -> float | None:
-    """
-    Raises:
-        FieldError: it is no number of seconds above 0.
-    """
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < 1e9:
-        shown = value.decode("latin-1")
-        raise FieldError(f"X-Request-Timeout is {shown!r}: it must be a number of seconds above 0", "X-Request-Timeout")
-    return seconds
 
 
 def gunzip(data: bytes, limit: int) -> bytes:

@@ -1,46 +1,43 @@
-"""How each API says that something went wrong: its own JSON and its own statuses, over the one table of `statuses`."""
+"""`ErrorShape`: an API's own JSON and statuses for errors, over the one table of `statuses`; OpenAI's is the default."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
-from fletcher.runtime.errors import FletcherError, InputError, OptionError, ServiceError, TooLongError
+from fletcher.runtime.errors import FletcherError, OptionError
 
-from ..errors import EmptyError, FieldError, TooManyError, UnknownModelError
+from ..errors import FieldError, UnknownModelError
 from ..statuses import public_message, status_of
-from .apis.openai.types import ErrorBody, ErrorDetail
 
-__all__ = ["COHERE", "OPENAI", "TEI", "CohereError", "ErrorShape", "TeiError"]
-
-TeiErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+__all__ = ["OPENAI", "ErrorBody", "ErrorDetail", "ErrorShape", "field_of", "http_status"]
 
 
-class TeiError(msgspec.Struct, frozen=True, kw_only=True):
-    """What text-embeddings-inference says of an error."""
-
-    error: str
-    error_type: TeiErrorType
-
-
-class CohereError(msgspec.Struct, frozen=True, kw_only=True):
-    """What Cohere says of an error."""
+class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """Error object of OpenAI's API."""
 
     message: str
-    id: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of an error in OpenAI's API."""
+
+    error: ErrorDetail
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """An API's errors.
+    """Errors of an API.
 
     Attributes:
-        status: the HTTP status of an error.
-        encode: its body, given the request's id.
-        struct: the body's shape.
+        status: returns the HTTP status of an error.
+        encode: returns the body for an error and the request's id.
+        struct: struct of the body.
     """
 
     status: Callable[[FletcherError], int]
@@ -49,54 +46,21 @@ class ErrorShape:
 
 
 def field_of(error: FletcherError) -> str | None:
-    """The field that an error names."""
+    """Return the field that an error names, or None."""
     if isinstance(error, FieldError | OptionError):
         return error.field
     return "model" if isinstance(error, UnknownModelError) else None
 
 
-def _openai(error: FletcherError, request_id: str) -> bytes:
+def http_status(error: FletcherError) -> int:
+    """Return the HTTP status of an error in the table of `statuses`."""
+    return status_of(error).http
+
+
+def _encode(error: FletcherError, request_id: str) -> bytes:
     status = status_of(error)
     detail = ErrorDetail(message=public_message(error), type=status.kind, param=field_of(error), code=status.code)
     return msgspec.json.encode(ErrorBody(error=detail))
 
 
-def _tei_status(error: FletcherError) -> int:
-    """TEI's own: 400 empty, 413 too much, 422 anything else about the request, 424 the backend, 429 overload."""
-    if isinstance(error, EmptyError):
-        return 400
-    if isinstance(error, TooManyError | TooLongError):
-        return 413
-    status = status_of(error).http
-    if status == 500:
-        return 424
-    return 422 if status == 400 and field_of(error) is not None else status
-
-
-def _tei(error: FletcherError, request_id: str) -> bytes:
-    status = _tei_status(error)
-    kind: TeiErrorType = "Validation"
-    if status == 429:
-        kind = "Overloaded"
-    elif isinstance(error, EmptyError):
-        kind = "Empty"
-    elif isinstance(error, ServiceError):
-        kind = "Unhealthy"
-    elif not isinstance(error, InputError):
-        kind = "Backend"
-    elif type(error) is InputError:
-        kind = "Tokenizer"
-    return msgspec.json.encode(TeiError(error=public_message(error), error_type=kind))
-
-
-def _cohere(error: FletcherError, request_id: str) -> bytes:
-    return msgspec.json.encode(CohereError(message=public_message(error), id=request_id))
-
-
-def _status(error: FletcherError) -> int:
-    return status_of(error).http
-
-
-OPENAI = ErrorShape(_status, _openai, ErrorBody)
-TEI = ErrorShape(_tei_status, _tei, TeiError)
-COHERE = ErrorShape(_status, _cohere, CohereError)
+OPENAI = ErrorShape(http_status, _encode, ErrorBody)

@@ -18,10 +18,9 @@ from fletcher.runtime.errors import FletcherError, OverloadedError
 from ..engine.engine import Engine
 from ..errors import FieldError
 from ..models.version import Version
-from .apis.openai.codec import item_maker
-from .apis.openai.types import Usage
 from .bridge import ClientLeftError
 from .call import Call, Response
+from .embedding_items import Usage, embedding_items
 from .errors import ErrorShape
 
 __all__ = ["MAX_LINES", "NDJSON", "stream"]
@@ -114,11 +113,13 @@ async def _lines(
     shape: ErrorShape,
 ) -> AsyncIterator[bytes]:
     done = tokens = 0
+    binary = encoding_format == "base64"
     try:
         embeddings: Embeddings | None = first
         while embeddings is not None:
-            items = item_maker(embeddings, encoding_format)(0, len(embeddings))
-            yield _encoder.encode_lines([msgspec.structs.replace(item, index=item.index + done) for item in items])
+            yield _encoder.encode_lines(
+                embedding_items(embeddings, 0, len(embeddings), binary=binary, first_index=done)
+            )
             done += len(embeddings)
             tokens += int(embeddings.tokens.sum())
             embeddings = await anext(others, None)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from ..access.levels import Access
 from .call import Handler
 from .errors import OPENAI, ErrorShape
 
-__all__ = ["Access", "Doc", "Route"]
-
-#: `open` needs no key, `key` any key where the server has keys, `admin` an admin's key, or the loopback without keys.
-Access = Literal["open", "key", "admin"]
+__all__ = ["Doc", "Route"]
 
 
 @dataclass(frozen=True, slots=True)

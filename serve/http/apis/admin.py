@@ -14,10 +14,10 @@ from msgspec import Meta
 from fletcher.runtime.errors import ArtifactError, FletcherError, InputError, ServiceError
 
 from ...errors import FieldError, MediaTypeError, UnknownModelError
+from ...json_bodies import decode
 from ...models.changes import loading, unloading
 from ...models.spec import ModelSpec
 from ..call import JSON, Call, Response
-from ..json import decode
 from ..routes import Doc, Route
 
 __all__ = ["admin_routes"]

@@ -15,21 +15,24 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
 
+from ...arrow.batches import choose_column, output_schema, read_texts, with_vectors
+from ...arrow.options import ArrowOptions
 from ...engine.terms import Terms
 from ...errors import FieldError
-from ...flight.options import FlightOptions, choose_column, output_schema, read_texts, with_vectors
+from ...json_bodies import invalid
 from ..call import Call, Response
-from ..json import invalid
 from ..routes import Doc, Route
-from .openai.types import MAX_INPUTS
 
 __all__ = ["encode_routes"]
+
+#: Texts of one CBOR request; rows of one Arrow stream, beyond which Flight is the better way.
+MAX_TEXTS, MAX_ROWS = 2048, 65_536
 
 CBOR = "application/cbor"
 ARROW = "application/vnd.apache.arrow.stream"
 
 
-def query_options(call: Call) -> FlightOptions:
+def query_options(call: Call) -> ArrowOptions:
     """The options in the query, which are those of a Flight descriptor.
 
     Raises:
@@ -39,7 +42,7 @@ def query_options(call: Call) -> FlightOptions:
     if len(dict(pairs)) < len(pairs):
         raise FieldError("an option is in the query twice", None)
     try:
-        return msgspec.convert(dict(pairs), FlightOptions, strict=False)
+        return msgspec.convert(dict(pairs), ArrowOptions, strict=False)
     except msgspec.ValidationError as error:
         raise invalid(error) from None
 
@@ -49,7 +52,7 @@ async def encode(call: Call) -> Response:
     options = query_options(call)
     body = await call.body()
     texts = read_cbor(body)
-    most = call.limits.most_items(MAX_INPUTS)
+    most = call.limits.most_items(MAX_TEXTS)
     if len(texts) > most:
         raise FieldError(f"there are {len(texts)} texts; a request may have {most}: send several", None)
     _, found = await call.ask(options.model, lambda engine: engine.submit(texts, options.embed, call.terms))
@@ -114,11 +117,7 @@ async def encode_arrow(call: Call) -> Response:
     return Response(200, made, ARROW.encode())
 
 
-#: Rows of one stream: what Flight is for begins here.
-MAX_ROWS = 65_536
-
-
-def _question(texts: list[str], options: FlightOptions, terms: Terms) -> Any:
+def _question(texts: list[str], options: ArrowOptions, terms: Terms) -> Any:
     def ask(engine: Any) -> Future[Embeddings]:
         future: Future[Embeddings] = engine.submit(texts, options.embed, terms)
         return future
@@ -131,7 +130,7 @@ def read_schema(body: bytes) -> Any:
     return pa.ipc.open_stream(body).schema
 
 
-def read_arrow(body: bytes, options: FlightOptions) -> tuple[list[Any], list[list[str]], str]:
+def read_arrow(body: bytes, options: ArrowOptions) -> tuple[list[Any], list[list[str]], str]:
     """The stream's batches, their texts, and the name of the column.
 
     Raises:
@@ -179,7 +178,7 @@ def encode_routes() -> list[Route]:
                 "The earlier Fletcher: a CBOR array of texts to a CBOR array of vectors",
                 requests={CBOR: binary},
                 answers={CBOR: binary},
-                query=FlightOptions,
+                query=ArrowOptions,
                 headers=tokens,
                 errors=(404,),
             ),
@@ -193,7 +192,7 @@ def encode_routes() -> list[Route]:
                 "The earlier Fletcher: an Arrow IPC stream to the same stream with vectors",
                 requests={ARROW: binary},
                 answers={ARROW: binary},
-                query=FlightOptions,
+                query=ArrowOptions,
                 errors=(404,),
             ),
         ),

@@ -13,9 +13,9 @@ from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, OverloadedError
 
 from ...errors import FieldError
+from ...json_bodies import decode
 from ...longbow.door import MAX_DOCUMENTS, Document, IngestAnswer, LongbowDoor, require
 from ..call import Call, Response
-from ..json import decode
 from ..routes import Doc, Route
 
 __all__ = ["IngestRequest", "longbow_routes"]

@@ -20,8 +20,9 @@ import pyarrow.flight as fl
 import pytest
 
 from fletcher.runtime import Embeddings
+from fletcher.serve.arrow.batches import choose_column, read_texts, with_vectors
+from fletcher.serve.arrow.options import ArrowOptions
 from fletcher.serve.errors import FieldError
-from fletcher.serve.flight.options import FlightOptions, choose_column, read_texts, with_vectors
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
@@ -278,7 +279,7 @@ def test_buffers_that_contradict_their_schema_are_refused() -> None:
 def test_a_repeated_column_name_is_ambiguous() -> None:
     schema = pa.schema([("text", pa.string()), ("text", pa.string())])
     with pytest.raises(FieldError, match="several string columns"):
-        choose_column(schema, FlightOptions())
+        choose_column(schema, ArrowOptions())
 
 
 def test_vectors_are_not_copied() -> None:
@@ -517,7 +518,7 @@ def test_answers_are_compressed_on_request(client: Any, compression: Any) -> Non
     np.testing.assert_array_equal(vectors_of(table), np.stack([expected("ab")] * 50))
     table = client.do_get(ticket(texts=["ab"], compression=compression)).read_all()
     np.testing.assert_array_equal(vectors_of(table), expected("ab")[None])
-    assert FlightOptions(compression=compression).ipc.compression == compression
+    assert ArrowOptions(compression=compression).ipc.compression == compression
     with pytest.raises(pa.ArrowInvalid):
         client.do_get(ticket(texts=["ab"], compression="gzip")).read_all()
 

@@ -21,7 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from fletcher.serve.http.apis.openai.types import EmbeddingList, EmbeddingRequest, ErrorBody, ModelList
+from fletcher.serve.http.apis.openai.types import EmbeddingList, EmbeddingRequest, ModelList
+from fletcher.serve.http.errors import ErrorBody
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 

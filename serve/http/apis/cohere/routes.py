@@ -11,10 +11,11 @@ from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.tasks.postprocess import cast
 
 from ....errors import FieldError
+from ....json_bodies import decode
 from ...call import Call, Response
-from ...errors import COHERE
-from ...json import decode, little_endian
+from ...json import little_endian
 from ...routes import Doc, Route
+from .errors import COHERE
 from .types import MAX_TEXTS, ApiVersion, ByType, CohereMeta, CohereRequest, CohereResponse, Tokens
 
 __all__ = ["cohere_routes"]

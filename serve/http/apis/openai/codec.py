@@ -1,69 +1,34 @@
-"""OpenAI's embeddings API over the engine's words: bytes to inputs, embeddings to bytes."""
+"""Reading of OpenAI's `input`, and encoding of its answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import msgspec
-from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.encodings import Chunks
 
 from ....errors import FieldError
 from ....models.description import ServedModel
-from ...json import SLICE_ROWS, decode, little_endian
-from .types import (
-    MAX_INPUTS,
-    ChunkItem,
-    EmbeddingItem,
-    EmbeddingList,
-    EmbeddingRequest,
-    Model,
-    ModelList,
-    Usage,
-    Vector,
-)
+from ...embedding_items import Inputs, Usage, embedding_items
+from ...json import SLICE_ROWS, gather
+from .types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
 
-__all__ = ["Inputs", "decode_request", "describe", "encode_embeddings", "item_maker", "list_models", "read_inputs"]
+__all__ = ["describe", "encode_embeddings", "list_models", "read_inputs"]
 
-_decoder = msgspec.json.Decoder(EmbeddingRequest)
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """A request's input; exactly one of the two is set.
-
-    Attributes:
-        texts: texts to tokenize.
-        ids: token ids that the client made.
-    """
-
-    texts: Sequence[str] | None
-    ids: Sequence[Sequence[int]] | None
-
-
-def decode_request(body: bytes) -> EmbeddingRequest:
-    """Reads a request's body.
-
-    Raises:
-        FieldError: not JSON, or not a request; names the field.
-    """
-    return decode(_decoder, body)
-
-
 def read_inputs(request: EmbeddingRequest, most: int = MAX_INPUTS) -> Inputs:
-    """Tells the four shapes of `input` apart.
+    """Return the request's input, whichever of its four shapes it has.
 
     Args:
-        request: the client's.
-        most: items that it may have.
+        request: the client's request.
+        most: items that the request may have.
 
     Raises:
-        FieldError: it is empty, too long, or mixed.
+        FieldError: the input is empty, has too many items, or mixes kinds.
     """
     value = request.input
     if isinstance(value, str):
@@ -93,8 +58,8 @@ def _check_kind(items: Sequence[object], kind: type, rule: str) -> None:
             raise FieldError(f"input[{index}] is of another kind than input[0]: {rule}", f"input[{index}]")
 
 
-def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) -> Iterator[bytes]:
-    """The answer's body, in pieces that each take a few milliseconds at most.
+async def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) -> bytes:
+    """Return the answer's body; other requests are served in between where it takes more than a few milliseconds.
 
     Args:
         embeddings: what the engine gave.
@@ -102,66 +67,30 @@ def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) 
         encoding_format: `float` or `base64`.
     """
     total = int(embeddings.tokens.sum())
-    items = item_maker(embeddings, encoding_format)
-    count = len(embeddings)
     usage = Usage(prompt_tokens=total, total_tokens=total)
-    if count <= SLICE_ROWS:
-        yield _encoder.encode(EmbeddingList(data=items(0, count), model=model, usage=usage))
-        return
+    count = len(embeddings)
+    if count > SLICE_ROWS:
+        return await gather(_slices(embeddings, model, usage, binary=encoding_format == "base64"))
+    items = embedding_items(embeddings, 0, count, binary=encoding_format == "base64")
+    return _encoder.encode(EmbeddingList(data=items, model=model, usage=usage))
+
+
+def _slices(embeddings: Embeddings, model: str, usage: Usage, *, binary: bool) -> Iterator[bytes]:
+    """Yield the body of a long answer in parts."""
     # A quote inside a JSON string is escaped, so this is found once, where the list stands.
     head, tail = _encoder.encode(EmbeddingList(data=[], model=model, usage=usage)).split(b'"data":[]', 1)
     yield head + b'"data":['
+    count = len(embeddings)
     for start in range(0, count, SLICE_ROWS):
-        yield _encoder.encode(items(start, min(start + SLICE_ROWS, count)))[1:-1]
-        if start + SLICE_ROWS < count:
+        end = min(start + SLICE_ROWS, count)
+        yield _encoder.encode(embedding_items(embeddings, start, end, binary=binary))[1:-1]
+        if end < count:
             yield b","
     yield b"]" + tail
 
 
-def item_maker(embeddings: Embeddings, encoding_format: str) -> Callable[[int, int], list[EmbeddingItem]]:
-    """What makes the items of a range of texts."""
-    tokens = embeddings.tokens.tolist()
-    dropped = embeddings.dropped.tolist()
-    binary = encoding_format == "base64"
-    vectors = little_endian(embeddings.vectors) if binary else embeddings.vectors
-    scales = None if embeddings.scales is None else embeddings.scales.tolist()
-
-    def items(start: int, end: int) -> list[EmbeddingItem]:
-        return [
-            EmbeddingItem(
-                object="embedding",
-                index=index,
-                embedding=value,
-                tokens_seen=tokens[index],
-                tokens_dropped=dropped[index],
-                scale=None if scales is None else scales[index],
-                chunks=None if embeddings.chunks is None else _chunks(embeddings.chunks, index, binary=binary),
-            )
-            for index, value in enumerate(_values(vectors[start:end], binary=binary), start)
-        ]
-
-    return items
-
-
-def _chunks(chunks: Chunks, text: int, *, binary: bool) -> list[ChunkItem]:
-    """The parts of one text."""
-    rows = slice(*chunks.offsets[text : text + 2].tolist())
-    vectors = little_endian(chunks.vectors[rows]) if binary else chunks.vectors[rows]
-    scales = [None] * len(vectors) if chunks.scales is None else chunks.scales[rows].tolist()
-    return [
-        ChunkItem(embedding=value, start=start, end=end, scale=scale)
-        for value, (start, end), scale in zip(
-            _values(vectors, binary=binary), chunks.spans[rows].tolist(), scales, strict=True
-        )
-    ]
-
-
-def _values(vectors: NDArray[Any], *, binary: bool) -> list[Vector]:
-    return [row.tobytes() for row in vectors] if binary else vectors.tolist()
-
-
 def describe(model: ServedModel) -> Model:
-    """A model as `/v1/models/{id}` gives it."""
+    """Return a model as `/v1/models/{id}` shows it."""
     return Model(
         id=model.name,
         created=model.loaded,
@@ -180,5 +109,5 @@ def describe(model: ServedModel) -> Model:
 
 
 def list_models(models: Sequence[ServedModel]) -> ModelList:
-    """The models as `/v1/models` gives them."""
+    """Return the models as `/v1/models` shows them."""
     return ModelList(data=[describe(model) for model in models])

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
-from typing import Any
-
 import msgspec
 
-from fletcher.runtime.embed_options import EmbedOptions
-
-from ....engine.engine import Engine
-from ....engine.terms import Terms
 from ....errors import FieldError
+from ....json_bodies import decode
 from ....models.named import Serving
 from ....models.version import Version
 from ...call import Call, Response
+from ...embedding_items import INLINE_IDS, submit
 from ...errors import OPENAI
-from ...json import gather
 from ...ndjson import NDJSON, stream
 from ...routes import Doc, Route
-from .codec import Inputs, decode_request, describe, encode_embeddings, list_models, read_inputs
+from .codec import describe, encode_embeddings, list_models, read_inputs
 from .types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
 
 __all__ = ["openai_routes"]
 
-#: Token ids of a request that are checked on the event loop; more would hold it up for over a millisecond.
-INLINE_IDS = 8192
+_decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 async def embeddings(call: Call) -> Response:
     """Texts or token ids to vectors."""
-    request = decode_request(await call.body())
+    request = decode(_decoder, await call.body())
     options = request.options
     streamed = b"accept" in call.headers and call.wants(NDJSON)
     inputs = read_inputs(request, 1 << 31 if streamed else call.limits.most_items(MAX_INPUTS))
@@ -44,14 +37,7 @@ async def embeddings(call: Call) -> Response:
     version, found = await call.ask(
         request.model, lambda engine: submit(engine, inputs, options, call.terms), heavy=heavy
     )
-    return Response(200, await gather(encode_embeddings(found, version.served.name, request.encoding_format)))
-
-
-def submit(engine: Engine, inputs: Inputs, options: EmbedOptions, terms: Terms) -> Future[Any]:
-    """Hands texts or token ids to an engine."""
-    if inputs.ids is not None:
-        return engine.submit(engine.encoder.encodings_from_ids(inputs.ids), options, terms)
-    return engine.submit(inputs.texts or [], options, terms)
+    return Response(200, await encode_embeddings(found, version.served.name, request.encoding_format))
 
 
 def _check_ids_options(request: EmbeddingRequest) -> None:

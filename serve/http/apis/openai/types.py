@@ -1,7 +1,7 @@
-"""OpenAI's shapes as structs: what `/v1/embeddings` and `/v1/models` take and give, and their errors.
+"""OpenAI's shapes as structs: requests and answers of `/v1/embeddings` and `/v1/models`.
 
-Extensions of Fletcher's: the request's `input_type`, and each item's `tokens_seen` and `tokens_dropped`. OpenAI's own clients
-ignore what they do not know.
+Fletcher adds the request's `input_type`, and each item's `tokens_seen` and `tokens_dropped`. OpenAI's own clients ignore
+fields that they do not use.
 """
 
 from __future__ import annotations
@@ -14,27 +14,16 @@ from msgspec import Meta
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.embed_options import EmbedOptions
 
-__all__ = [
-    "MAX_INPUTS",
-    "ChunkItem",
-    "EmbeddingItem",
-    "EmbeddingList",
-    "EmbeddingRequest",
-    "ErrorBody",
-    "ErrorDetail",
-    "Model",
-    "ModelList",
-    "Usage",
-]
+from ...embedding_items import EmbeddingItem, TokenId, Usage
+
+__all__ = ["MAX_INPUTS", "EmbeddingList", "EmbeddingRequest", "Model", "ModelList"]
 
 #: OpenAI's own limit.
 MAX_INPUTS = 2048
 
-TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
-
 _IDS_SCHEMA: Final = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
-#: msgspec takes one kind of list in a union; `openai_input` tells the four shapes apart, and the schema names them.
+#: msgspec takes one kind of list in a union; `read_inputs` tells the four shapes apart, and the schema names them.
 Input = Annotated[
     str | list[str | TokenId | list[TokenId]],
     Meta(
@@ -72,37 +61,6 @@ class EmbeddingRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw
         return EmbedOptions.of(self)
 
 
-Vector = list[float] | bytes
-
-
-class ChunkItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A part of a text that was split."""
-
-    embedding: Vector
-    start: Annotated[int, Meta(description="Its first token, of the text's own.")]
-    end: Annotated[int, Meta(description="The token behind its last one.")]
-    scale: Annotated[float | None, Meta(description="Of an int8 vector.")] = None
-
-
-class EmbeddingItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One text's vector."""
-
-    object: Annotated[str, Meta(extra_json_schema={"const": "embedding"})]
-    index: int
-    embedding: Vector
-    tokens_seen: Annotated[int, Meta(description="Tokens that the model saw, special ones included.")]
-    tokens_dropped: Annotated[int, Meta(description="Tokens that truncation cut.")]
-    scale: Annotated[float | None, Meta(description="Of an int8 vector: what its elements are multiplied with.")] = None
-    chunks: Annotated[list[ChunkItem] | None, Meta(description="The text's parts, where it was split.")] = None
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens that the model computed."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
     """What `POST /v1/embeddings` gives."""
 
@@ -136,18 +94,3 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
     object: Literal["list"] = "list"
     data: list[Model]
-
-
-class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What went wrong, in OpenAI's words."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Every error's body."""
-
-    error: ErrorDetail

@@ -20,14 +20,14 @@ from fletcher.runtime.errors import InputError
 
 from ....engine.engine import MAX_QUEUE_TOKENS, Engine
 from ....errors import EmptyError, FieldError, TooManyError
+from ....json_bodies import decode
 from ....models.registry import Ask
 from ....models.version import Version
 from ...call import Call, Response
-from ...errors import TEI
-from ...json import SLICE_ROWS, decode, gather, json_list
+from ...embedding_items import INLINE_IDS, Inputs, embedding_items, submit
+from ...json import SLICE_ROWS, gather, json_list
 from ...ndjson import NDJSON, stream
-from ..openai.codec import Inputs, item_maker
-from ..openai.routes import INLINE_IDS, submit
+from .errors import TEI
 from .types import (
     MAX_INPUTS,
     AllItem,
@@ -160,7 +160,6 @@ def _slices(vectors: NDArray[Any]) -> Iterator[list[Any]]:
 
 
 def _details(found: Embeddings) -> Iterator[list[Any]]:
-    make = item_maker(found, "float")
     for start in range(0, len(found), SLICE_ROWS):
         yield [
             EmbedItem(
@@ -170,7 +169,7 @@ def _details(found: Embeddings) -> Iterator[list[Any]]:
                 scale=item.scale,
                 chunks=item.chunks,
             )
-            for item in make(start, min(start + SLICE_ROWS, len(found)))
+            for item in embedding_items(found, start, min(start + SLICE_ROWS, len(found)), binary=False)
         ]
 
 

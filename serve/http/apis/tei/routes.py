@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ...call import Call
-from ...errors import TEI
 from ...ndjson import NDJSON
 from ...routes import Doc, Route
+from .errors import TEI
 from .handlers import TOKEN_HEADERS, embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
 from .types import (
     AllItem,

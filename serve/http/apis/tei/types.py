@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from fletcher.runtime.embed_options import EmbedOptions, InputType, Overflow, VectorFields
 
-from ..openai.types import ChunkItem, TokenId, Vector
+from ...embedding_items import ChunkItem, TokenId, Vector
 
 __all__ = [
     "MAX_INPUTS",

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cohere.core.api_error import ApiError
 
-from fletcher.serve.http.errors import CohereError
+from fletcher.serve.http.apis.cohere.errors import CohereError
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 
+from fletcher.serve.http.apis.tei.errors import TeiError
 from fletcher.serve.http.apis.tei.handlers import tei_scores
-from fletcher.serve.http.errors import TeiError
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 

@@ -1,0 +1,40 @@
+"""`ArrowOptions`: options of a stream of record batches, on Flight and on HTTP."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from fletcher.runtime.embed_options import EmbedOptions
+
+__all__ = ["ArrowOptions"]
+
+
+class ArrowOptions(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Options of a stream of record batches: JSON on Flight, the query on HTTP.
+
+    Attributes:
+        column: the column to embed. Default: `text`, or the only string column.
+        model: name of the served model. Default: the first one that gives vectors.
+        compression: of the answer's buffers. It pays on a slow network, for text columns more than for vectors.
+
+    The other fields are those of `fletcher.runtime.embed_options.EmbedOptions`.
+    """
+
+    column: str | None = None
+    model: str | None = None
+    compression: Literal["lz4", "zstd"] | None = None
+
+    def __post_init__(self) -> None:
+        """Nothing to check: msgspec has checked the fields while it decoded them."""
+
+    @property
+    def ipc(self) -> Any:
+        """Arrow's options for writing the answer."""
+        return pa.ipc.IpcWriteOptions(compression=self.compression)
+
+    @property
+    def embed(self) -> EmbedOptions:
+        """The options of the vectors."""
+        return EmbedOptions.of(self)

@@ -1,0 +1,48 @@
+"""Reading of JSON requests into structs, with errors that name the field. HTTP and Flight both use it."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from .errors import FieldError
+
+__all__ = ["decode", "invalid"]
+
+T = TypeVar("T")
+
+_path = re.compile(r"^(?P<what>.*) - at `\$\.?(?P<where>[^`]*)`$", re.DOTALL)
+_named = re.compile(r"(?:unknown|missing required) field `(?P<field>.*)`", re.DOTALL)
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Decode a request's JSON.
+
+    Args:
+        decoder: msgspec's decoder of the request's struct.
+        body: the JSON, in UTF-8.
+
+    Returns:
+        The request.
+
+    Raises:
+        FieldError: the body is not JSON, or it does not match the struct; the error names the field.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise invalid(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise FieldError(f"the body is not valid JSON in UTF-8: {error}", None) from None
+
+
+def invalid(error: msgspec.ValidationError) -> FieldError:
+    """Return msgspec's message as an error that names the field."""
+    message, field = str(error), None
+    if match := _path.match(message):
+        message, field = match["what"], match["where"] or None
+    elif match := _named.search(message):
+        field = match["field"]
+    return FieldError(f"{field or 'the body'}: {message}", field)

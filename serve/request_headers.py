@@ -1,0 +1,50 @@
+"""Headers that HTTP and Flight read the same way: the request's id, its priority and its timeout."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from .engine.terms import PRIORITIES, Priority
+from .errors import FieldError
+
+__all__ = ["PLAIN_ID", "REQUEST_ID", "read_priority", "read_timeout"]
+
+#: Header of a request's id. OpenAI's clients read it, and a caller may send it to find its request in the log.
+REQUEST_ID = "x-request-id"
+
+#: A caller's id that is accepted; the server makes an id for every other request.
+PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+def read_priority(value: bytes | None) -> Priority:
+    """Return the priority class that `X-Priority` names; `normal` without the header.
+
+    Raises:
+        FieldError: the class does not exist.
+    """
+    if value is None:
+        return "normal"
+    name = value.decode("latin-1")
+    for priority in PRIORITIES:
+        if priority == name:
+            return priority
+    raise FieldError(f"X-Priority is {name!r}: use one of {', '.join(PRIORITIES)}", "X-Priority")
+
+
+def read_timeout(value: bytes | None) -> float | None:
+    """Return the seconds of `X-Request-Timeout`; None without the header.
+
+    Raises:
+        FieldError: the value is not a number of seconds above 0.
+    """
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e9:
+        shown = value.decode("latin-1")
+        raise FieldError(f"X-Request-Timeout is {shown!r}: it must be a number of seconds above 0", "X-Request-Timeout")
+    return seconds
