@@ -17,14 +17,12 @@ REQUEST_ID = "x-request-id"
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
-def read_priority(value: bytes | None) -> Priority:
-    """Return the priority class that `X-Priority` names; `normal` without the header.
+def read_priority(value: bytes) -> Priority:
+    """Return the priority class that `X-Priority` names.
 
     Raises:
         FieldError: the class does not exist.
     """
-    if value is None:
-        return "normal"
     name = value.decode("latin-1")
     for priority in PRIORITIES:
         if priority == name:
@@ -32,14 +30,12 @@ def read_priority(value: bytes | None) -> Priority:
     raise FieldError(f"X-Priority is {name!r}: use one of {', '.join(PRIORITIES)}", "X-Priority")
 
 
-def read_timeout(value: bytes | None) -> float | None:
-    """Return the seconds of `X-Request-Timeout`; None without the header.
+def read_timeout(value: bytes) -> float:
+    """Return the seconds of `X-Request-Timeout`.
 
     Raises:
         FieldError: the value is not a number of seconds above 0.
     """
-    if value is None:
-        return None
     try:
         seconds = float(value)
     except ValueError:

@@ -32,6 +32,7 @@ from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
 from .observe.metrics import Metrics
+from .observe.record import Consumer
 from .server_options import OFF, ServerOptions
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Server:
         *,
         load: Loader = load_encoder,
         tracing: Tracing | None = None,
+        consumers: Sequence[Consumer] = (),
     ) -> None:
         """Load the models and listen.
 
@@ -79,6 +81,7 @@ class Server:
             options: addresses, limits, keys, Longbow, traces.
             load: opens a model.
             tracing: destination of spans, instead of `options.otlp`; the server closes it.
+            consumers: receive the record of every request, besides metrics, log and traces.
 
         Raises:
             InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, or an address that other
@@ -125,9 +128,16 @@ class Server:
                 name = options.name or models.card.name
                 self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
             if flight_at is not None:
-                self._flight = FlightServer(self.models, gate, flight_at, self._longbow, tracing)
+                self._flight = FlightServer(self.models, gate, flight_at, self._longbow, tracing, consumers)
             if listener is not None:
-                app = HttpApp(self.models, gate=gate, limits=limits, longbow=self._longbow, tracing=tracing)
+                app = HttpApp(
+                    self.models,
+                    gate=gate,
+                    limits=limits,
+                    longbow=self._longbow,
+                    tracing=tracing,
+                    consumers=consumers,
+                )
                 self._http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
                 self._http.start()
         except BaseException:

@@ -23,35 +23,35 @@ DEFAULT_COLUMN = "text"
 
 
 def choose_column(schema: Any, options: ArrowOptions) -> int:
-    """Index of the column to embed.
+    """Return the index of the column to embed.
 
     Args:
         schema: the stream's `pyarrow.Schema`.
-        options: the client's.
+        options: the client's options.
 
     Raises:
-        FieldError: there is none, or several.
+        FieldError: no column fits, or several do.
     """
     try:
-        found = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
+        columns = ", ".join(f"{field.name}: {field.type}" for field in schema) or "no column"
     except UnicodeDecodeError:
         raise FieldError("a column of the stream has a name that is not UTF-8", None) from None
     for name in made_columns(options.embed):
         if schema.get_all_field_indices(name):
-            raise FieldError(f"the stream has a column {name!r} already ({found}): rename it", name)
-    wanted = options.column
+            raise FieldError(f"the stream has a column {name!r} already ({columns}): rename it", name)
+    requested = options.column
     strings = [index for index, field in enumerate(schema) if _is_text(field.type)]
-    named = [index for index in strings if schema.field(index).name == (wanted or DEFAULT_COLUMN)]
-    if wanted is None and not named:
+    named = [index for index in strings if schema.field(index).name == (requested or DEFAULT_COLUMN)]
+    if requested is None and not named:
         named = strings
     if len(named) == 1:
         return named[0]
-    if wanted is not None:
+    if requested is not None:
         many = "has several string columns" if named else "has no string column"
-        raise FieldError(f"the stream {many} named {wanted!r}; it has {found}", "column")
+        raise FieldError(f"the stream {many} named {requested!r}; it has {columns}", "column")
     if not strings:
-        raise FieldError(f"the stream has no string column; it has {found}", "column")
-    raise FieldError(f'the stream has several string columns ({found}): name one with {{"column": …}}', "column")
+        raise FieldError(f"the stream has no string column; it has {columns}", "column")
+    raise FieldError(f'the stream has several string columns ({columns}): name one with {{"column": …}}', "column")
 
 
 def _is_text(kind: Any) -> bool:
@@ -61,15 +61,15 @@ def _is_text(kind: Any) -> bool:
 
 
 def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
-    """The column's rows as Python strings.
+    """Return the column's rows as Python strings.
 
     Args:
         batch: a `pyarrow.RecordBatch`.
         column: index of the column.
-        first_row: rows of the stream before this batch, for the error.
+        first_row: rows of the stream before this batch, for error messages.
 
     Raises:
-        FieldError: a null, or a batch whose buffers contradict its schema.
+        FieldError: the column has a null, or the batch's buffers contradict its schema.
     """
     try:
         batch.validate(full=True)  # a client's offsets and indices are read in C++ as they are
@@ -92,7 +92,7 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
 
 
 def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any:
-    """The stream's schema with the vector columns, and what made the vectors in its metadata."""
+    """Return the stream's schema with the vector columns; its metadata name the model and the options of the vectors."""
     size = model.dimension if options.dimensions is None else options.dimensions
     normalized = model.normalized if options.normalize is None else options.normalize
     metadata = dict(schema.metadata or {}) | {
@@ -112,12 +112,12 @@ def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any
 
 
 def with_vectors(batch: Any, embeddings: Embeddings, schema: Any) -> Any:
-    """The batch with its vectors, which stay where the session put them.
+    """Return the batch with its vectors, which are not copied.
 
     Args:
         batch: a `pyarrow.RecordBatch`.
-        embeddings: of its texts.
-        schema: what `output_schema` gave.
+        embeddings: embeddings of its texts.
+        schema: the schema that `output_schema` returned.
     """
-    made = vector_columns(embeddings, [schema.field(index) for index in range(batch.num_columns, len(schema))])
-    return pa.RecordBatch.from_arrays([*batch.columns, *made], schema=schema)
+    columns = vector_columns(embeddings, [schema.field(index) for index in range(batch.num_columns, len(schema))])
+    return pa.RecordBatch.from_arrays([*batch.columns, *columns], schema=schema)

@@ -21,21 +21,21 @@ _ELEMENTS = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()
 
 
 def made_columns(options: EmbedOptions) -> list[str]:
-    """Names of the columns that these options add."""
+    """Return the names of the columns that these options add."""
     return [field.name for field in vector_fields(8, options)]
 
 
 def vector_fields(dimension: int, options: EmbedOptions, *, nullable: bool = False) -> list[Any]:
-    """The fields of the columns, none of which has nulls.
+    """Return the fields of the vector columns. The columns never hold a null.
 
     Args:
         dimension: elements of a vector.
-        options: that the vectors are made with.
-        nullable: what the fields say of themselves: readers on the wire expect Arrow's default, which is yes.
+        options: options of the vectors.
+        nullable: whether the fields allow nulls: readers on the wire expect Arrow's default, which is yes.
 
     Returns:
-        `vector`, a fixed-size list of the element type, or fixed-size binary with a bit an element; `scale` float32 for
-        int8; `chunks`, a list of {start, end, vector[, scale]}, for windows and late chunking.
+        `vector`, a fixed-size list of the element type, or fixed-size binary with one bit for each element; `scale`, float32,
+        for int8; `chunks`, a list of {start, end, vector[, scale]}, for windows and late chunking.
     """
     if options.dtype == "ubinary":
         kind = pa.binary(dimension // 8)
@@ -52,11 +52,11 @@ def vector_fields(dimension: int, options: EmbedOptions, *, nullable: bool = Fal
 
 
 def vector_columns(embeddings: Embeddings, fields: list[Any]) -> list[Any]:
-    """The columns' arrays; vectors stay where they are.
+    """Return the columns' arrays; vectors are not copied.
 
     Args:
-        embeddings: of a batch of texts.
-        fields: what `vector_fields` gave.
+        embeddings: embeddings of a batch of texts.
+        fields: the fields that `vector_fields` returned.
     """
     kinds = {field.name: field.type for field in fields}
     columns = [_vectors(embeddings.vectors, kinds[VECTOR_COLUMN])]
@@ -77,6 +77,7 @@ def vector_columns(embeddings: Embeddings, fields: list[Any]) -> list[Any]:
 
 
 def _vectors(vectors: Any, kind: Any) -> Any:
+    """Return vectors as an array of an Arrow type."""
     flat = np.ascontiguousarray(vectors).reshape(-1)
     if pa.types.is_fixed_size_binary(kind):
         return pa.FixedSizeBinaryArray.from_buffers(kind, len(vectors), [None, pa.py_buffer(flat)])

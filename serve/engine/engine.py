@@ -322,9 +322,12 @@ class Engine:
         task = prepare()
         ended = time.perf_counter()
         self.metrics.tokenization.observe(ended - started)
+        request.queued = ended
+        if (stages := request.terms.stages) is not None:
+            stages.wait += started - request.admitted
+            stages.tokenize += ended - started
         if (trace := request.terms.trace) is not None:
             trace.stage("tokenize", started, ended, {"fletcher.tokens": task.encodings.num_tokens})
-            request.queued = ended
         self._check_tokens(task.encodings.num_tokens)
         if task.by_token and task.encodings.num_tokens > MAX_LATE_TOKENS:
             raise InputError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 if TYPE_CHECKING:
+    from ..observe.record import Stages
     from ..observe.tracing import Trace
 
 __all__ = ["PRIORITIES", "SHARES", "USUAL", "WEIGHTS", "Priority", "Terms"]
@@ -31,13 +32,15 @@ class Terms:
         priority: its class.
         client: whose it is; clients get alike within a class.
         deadline: `time.monotonic()` after which nobody wants the answer, or None.
-        trace: what is told of its stages, or None.
+        trace: receives its stages as spans, or None.
+        stages: the engine adds the seconds of its stages here, or None.
     """
 
     priority: Priority = "normal"
     client: str = ""
     deadline: float | None = None
     trace: Trace | None = None
+    stages: Stages | None = None
 
 
 USUAL: Final = Terms()

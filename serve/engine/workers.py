@@ -166,8 +166,13 @@ class BatchWorkers:
         metrics.dropped.inc(int(batch.dropped.sum()))
         metrics.padding.inc(len(batch) * int(batch.lengths.max()) - batch.num_tokens)
         for piece in pieces:
+            request = piece.request
             if piece.first:
-                metrics.queued.observe(started - piece.request.admitted)
+                metrics.queued.observe(started - request.admitted)
+            if (stages := request.terms.stages) is not None:
+                stages.compute += seconds
+                if piece.first and request.queued is not None:
+                    stages.wait += started - request.queued
 
     def answer(self, request: Request, values: NDArray[np.float32]) -> None:
         """Answers a request with what the model made of its rows, unless somebody has."""

@@ -1,4 +1,4 @@
-"""The error tree as pyarrow's Flight exceptions, by the table of statuses."""
+"""Translation of the error tree to pyarrow's Flight exceptions, by the table of statuses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["flight_error"]
 
 
 class _Bare:
-    """For exceptions that pyarrow sends with their Python traceback, file paths and all.
+    """Base of exceptions that pyarrow would send with their Python traceback, file paths included.
 
-    pyarrow turns any exception that is no `FlightError` into a status whose detail is `traceback.format_exception` of it,
+    pyarrow turns any exception that is not a `FlightError` into a status whose detail is `traceback.format_exception` of it,
     and falls back to the class's bare name where that fails (PythonErrorDetail in arrow/python/common.cc). There is no
     `FlightError` for INVALID_ARGUMENT and NOT_FOUND, so these exceptions refuse to be formatted.
     """
@@ -37,7 +37,10 @@ class NotFound(_Bare, pa.ArrowKeyError):  # type: ignore[misc]
 
 
 def flight_error(error: FletcherError) -> Exception:
-    """What a Flight handler raises for an error; the extra info is JSON: its type, and the seconds after which to retry."""
+    """Return the exception that a Flight handler raises for an error.
+
+    Its extra info is JSON: the error's type, and the seconds after which to retry.
+    """
     message = public_message(error)
     code = status_of(error).flight
     if code == "INVALID_ARGUMENT":

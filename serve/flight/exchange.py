@@ -1,9 +1,9 @@
-"""One `DoExchange` stream: a thread reads and submits ahead, the call's own thread writes answers in order.
+"""`Exchange`: one `DoExchange` stream. A thread reads and submits ahead; the call's own thread writes answers in order.
 
 Reading on the writing thread would deadlock with a client that waits for each answer before it sends the next batch. The
 price is a rule of gRPC's: the call must not return while the other thread reads. So after a failure the call waits for the
-client's next message, half-close or cancellation; a client that waits for an answer itself finds the failure in the
-metadata of a message without rows (`{"error": …}`) first.
+client's next message, half-close or cancellation. A client that itself waits for an answer gets the failure first, in the
+metadata of a message without rows (`{"error": …}`).
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, Ov
 
 from ..arrow.batches import choose_column, output_schema, read_texts, with_vectors
 from ..arrow.options import ArrowOptions
+from ..engine.terms import Terms
 from ..errors import UnknownModelError
 from ..models.registry import Models
 from ..models.version import Version
+from ..observe.record import RecordDraft
 from ..statuses import public_message
-from .middleware import terms_of
 from .options import read_options
 
-__all__ = ["Exchange", "wait"]
+__all__ = ["Exchange", "Stream", "wait"]
 
-#: Batches of a stream that are under way at once: one is computed, one waits behind it, one is read or written.
+#: Batches of a stream that are under way at once: one is computed, one waits behind it, others are read or written.
 READ_AHEAD = 4
 
-#: Seconds between two looks at whether the client is still there.
+#: Seconds between two checks that the client is still there.
 LOOK_SECONDS = 0.25
 
-#: How long a reader may take to notice that the stream failed before its client is told inside the stream.
+#: Seconds that the reader may take to notice that the stream failed, before the client gets the failure inside the stream.
 GRACE_SECONDS = 0.05
 
 
@@ -57,9 +58,24 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Why reading ended: None at the stream's own end."""
+    """End of reading: the error, or None at the stream's own end."""
 
     error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """pyarrow's side of a `DoExchange` call.
+
+    Attributes:
+        reader: its `MetadataRecordBatchReader`.
+        writer: its `MetadataRecordBatchWriter`.
+        context: its `ServerCallContext`.
+    """
+
+    reader: Any
+    writer: Any
+    context: Any
 
 
 class Exchange:
@@ -69,21 +85,22 @@ class Exchange:
         rows: rows read so far.
     """
 
-    def __init__(self, models: Models, options: ArrowOptions, reader: Any, writer: Any, context: Any) -> None:
+    def __init__(self, models: Models, options: ArrowOptions, stream: Stream, terms: Terms, draft: RecordDraft) -> None:
         """
         Args:
-            models: what answers.
-            options: what the descriptor said.
-            reader: pyarrow's `MetadataRecordBatchReader`.
-            writer: pyarrow's `MetadataRecordBatchWriter`.
-            context: pyarrow's `ServerCallContext`.
+            models: models of the server.
+            options: options in the descriptor.
+            stream: pyarrow's side of the call.
+            terms: terms on which the engine computes the stream's batches.
+            draft: draft of the call's record.
         """
         self._models = models
         self._options = options
-        self._reader = reader
-        self._writer = writer
-        self._context = context
-        self._terms = terms_of(context)
+        self._reader = stream.reader
+        self._writer = stream.writer
+        self._context = stream.context
+        self._terms = terms
+        self._draft = draft
         self._pending: queue.Queue[_Pending | _End] = queue.Queue(READ_AHEAD)
         self._unanswered = 0
         self._ended = False
@@ -93,11 +110,11 @@ class Exchange:
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was read is answered."""
+        """Whether every batch that was read is answered."""
         return not self._unanswered
 
     def run(self) -> None:
-        """Answers until the client has sent everything.
+        """Answer batches until the client has sent its last one.
 
         Raises:
             FletcherError: the stream cannot go on.
@@ -117,7 +134,7 @@ class Exchange:
             self._discard()
 
     def _read_all(self) -> None:
-        """The reading thread's life."""
+        """Read until the stream's end or an error, which the writing thread then gets."""
         try:
             self._read_batches()
         except StopIteration:
@@ -125,7 +142,7 @@ class Exchange:
         except FletcherError as error:
             end = _End(error)
         except (pa.ArrowException, fl.FlightError, OSError, ValueError) as error:
-            # A client that left, or a stream that is no Arrow stream: either way its own doing.
+            # The client left, or it sent something else than an Arrow stream.
             end = _End(InputError(f"the stream could not be read: {str(error).partition('. gRPC')[0]}"))
         except Exception as error:  # noqa: BLE001 (a defect of ours: the call's own thread, which waits for an end, raises it)
             end = _End(error)
@@ -134,7 +151,7 @@ class Exchange:
         self._pending.put(end)
 
     def _read_batches(self) -> None:
-        """Submits every batch; returns when the stream has failed elsewhere, and raises `StopIteration` at its end."""
+        """Submit every batch. Return when the stream has failed elsewhere; raise `StopIteration` at the stream's end."""
         options = self._options
         schema = column = name = None
         while True:
@@ -152,6 +169,7 @@ class Exchange:
                 name = f"{served.name}@{served.version}"
                 schema = output_schema(chunk.data.schema, served, options.embed)
                 self._digest = served.digest
+            self._draft.bytes_in += chunk.data.nbytes
             texts = read_texts(chunk.data, column, self.rows)
             version, future = self._submit(texts, options, name)
             self.rows += len(texts)
@@ -159,7 +177,7 @@ class Exchange:
             self._pending.put(_Pending(chunk.data, schema, options.ipc, version, future))
 
     def _submit(self, texts: list[str], options: ArrowOptions, name: str | None) -> tuple[Version, Future[Embeddings]]:
-        """Submits; a stream that is under way waits for room where a new one would be refused."""
+        """Submit one batch. A stream that is under way waits for room where a new one would be refused."""
         while True:
             try:
                 return self._models.submit_blocking(
@@ -175,6 +193,7 @@ class Exchange:
                 time.sleep(LOOK_SECONDS)
 
     def _write_all(self) -> None:
+        """Write the answers of the batches, in order."""
         while True:
             pending = self._pending.get()
             if isinstance(pending, _End):
@@ -187,24 +206,26 @@ class Exchange:
             if not self._begun:
                 self._writer.begin(pending.schema, options=pending.ipc)
                 self._begun = True
-            made = with_vectors(pending.batch, embeddings, pending.schema)
             served = pending.version.served
+            self._draft.count(served.name, served.version, embeddings)
+            answer = with_vectors(pending.batch, embeddings, pending.schema)
+            self._draft.bytes_out += answer.nbytes
             if served.digest == self._digest:
-                self._writer.write_batch(made)
+                self._writer.write_batch(answer)
             else:  # exchanged in mid-stream: the schema, which was sent, names the one before
                 notice = {"model": {"version": served.version, "digest": served.digest, "variant": served.variant}}
-                self._writer.write_with_metadata(made, pa.py_buffer(msgspec.json.encode(notice)))
+                self._writer.write_with_metadata(answer, pa.py_buffer(msgspec.json.encode(notice)))
             self._unanswered -= 1
 
     def _begin_empty(self) -> None:
-        """A stream without batches is answered with a schema and none."""
+        """Answer a stream without batches: with a schema and no batch."""
         schema = self._reader.schema
         choose_column(schema, self._options)
         served = self._models.pick(self._options.model).served
         self._writer.begin(output_schema(schema, served, self._options.embed))
 
     def _tell(self, error: FletcherError, thread: threading.Thread) -> None:
-        """Gets a failure to a client that waits for an answer before it sends or closes anything."""
+        """Send a failure to a client that waits for an answer before it sends or closes anything."""
         self._ended = True
         self._discard()
         thread.join(GRACE_SECONDS)
@@ -217,7 +238,7 @@ class Exchange:
             return  # the client left, so reading ends by itself
 
     def _discard(self) -> None:
-        """Drops what waits, so that the reading thread never waits for room."""
+        """Drop the batches that wait, so that the reading thread never waits for room."""
         while True:
             try:
                 pending = self._pending.get_nowait()
@@ -229,16 +250,16 @@ class Exchange:
 
 
 def wait(future: Future[Embeddings], context: Any, deadline: float | None) -> Embeddings:
-    """Waits for an answer as long as the call's client does; gRPC cancels a call whose own deadline passed.
+    """Wait for an answer as long as the call's client does. gRPC cancels a call whose own deadline has passed.
 
     Args:
-        future: the engine's.
+        future: the engine's future.
         context: pyarrow's `ServerCallContext`.
-        deadline: `time.monotonic()` after which nobody wants the answer, or None.
+        deadline: `time.monotonic()` after which the client does not wait any more, or None.
 
     Raises:
         StoppingError: the client left.
-        DeadlineError: its deadline passed.
+        DeadlineError: the deadline passed.
     """
     while True:
         left = LOOK_SECONDS if deadline is None else deadline - time.monotonic()

@@ -1,10 +1,12 @@
-"""What every Flight call has: an id (the caller's `x-request-id` or a new one, sent back in that header) and an API key."""
+"""Middleware of every Flight call: the request's id, the API key, and the headers that say how the call is computed."""
 
 from __future__ import annotations
 
-import re
 import secrets
+import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.flight as fl
@@ -12,169 +14,172 @@ import pyarrow.flight as fl
 from fletcher.runtime.errors import FletcherError
 
 from ..access.gate import Gate
-from ..engine.terms import Terms
-from ..request_headers import read_priority, read_timeout
+from ..engine.terms import Priority, Terms
+from ..observe.record import RecordDraft
+from ..observe.requests import Requests
+from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
 from .errors import flight_error
 
 if TYPE_CHECKING:
     from ..observe.tracing import Trace, Tracing
 
-__all__ = [
-    "KeyFactory",
-    "RequestIdFactory",
-    "TermsFactory",
-    "TraceFactory",
-    "client_of",
-    "request_id",
-    "require_admin",
-    "terms_of",
-    "trace_of",
-]
+__all__ = ["Caller", "CallerFactory", "RequestIdFactory", "caller_of", "peer_of", "request_id"]
 
-HEADER = "x-request-id"
-#: Flight's service in gRPC, and its methods (format/Flight.proto of Arrow).
+#: Flight's service in gRPC (format/Flight.proto of Arrow).
 SERVICE = "arrow.flight.protocol.FlightService"
+
+#: Flight's methods: their names in gRPC, and as routes of records and metrics.
 METHODS = {
-    fl.FlightMethod.LIST_FLIGHTS: "ListFlights",
-    fl.FlightMethod.GET_FLIGHT_INFO: "GetFlightInfo",
-    fl.FlightMethod.GET_SCHEMA: "GetSchema",
-    fl.FlightMethod.DO_GET: "DoGet",
-    fl.FlightMethod.DO_PUT: "DoPut",
-    fl.FlightMethod.DO_ACTION: "DoAction",
-    fl.FlightMethod.LIST_ACTIONS: "ListActions",
-    fl.FlightMethod.DO_EXCHANGE: "DoExchange",
+    fl.FlightMethod.LIST_FLIGHTS: ("ListFlights", "list"),
+    fl.FlightMethod.GET_FLIGHT_INFO: ("GetFlightInfo", "info"),
+    fl.FlightMethod.GET_SCHEMA: ("GetSchema", "schema"),
+    fl.FlightMethod.DO_GET: ("DoGet", "get"),
+    fl.FlightMethod.DO_PUT: ("DoPut", "put"),
+    fl.FlightMethod.DO_ACTION: ("DoAction", "action"),
+    fl.FlightMethod.LIST_ACTIONS: ("ListActions", "actions"),
+    fl.FlightMethod.DO_EXCHANGE: ("DoExchange", "exchange"),
 }
-_plain_id = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+Headers = Mapping[str, list[str]]
 
 
 class _RequestId(fl.ServerMiddleware):  # type: ignore[misc]
+    """The id of one call, sent back in a header."""
+
     def __init__(self, value: str) -> None:
         self.value = value
 
     def sending_headers(self) -> dict[str, str]:
-        return {HEADER: self.value}
+        """Return the header with the id."""
+        return {REQUEST_ID: self.value}
 
 
 class RequestIdFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Gives every call its id."""
+    """Gives every call its id: the caller's `x-request-id` if it is plain, or a new one."""
 
-    def start_call(self, info: Any, headers: dict[str, list[str]]) -> _RequestId:
-        """Takes the caller's id where it is plain."""
-        for value in headers.get(HEADER, []):
-            if isinstance(value, str) and _plain_id.fullmatch(value):
-                return _RequestId(value)
-        return _RequestId("req-" + secrets.token_hex(8))
+    def __init__(self) -> None:
+        super().__init__()
+        self._latest = threading.local()
+
+    @property
+    def latest(self) -> str:
+        """The id that was given last on this thread: the call's own for middleware that comes after this one."""
+        return str(self._latest.value)
+
+    def start_call(self, info: Any, headers: Headers) -> _RequestId:
+        """Choose the call's id."""
+        value = _header(headers, REQUEST_ID)
+        plain = value is not None and PLAIN_ID.fullmatch(value) is not None
+        self._latest.value = value.decode() if plain and value is not None else "req-" + secrets.token_hex(8)
+        return _RequestId(self._latest.value)
 
 
-class _Client(fl.ServerMiddleware):  # type: ignore[misc]
-    def __init__(self, name: str, authorization: str | None) -> None:
-        self.name = name
-        self.authorization = authorization
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Facts about a call from its headers.
+
+    Attributes:
+        client: name of its API key; empty without keys.
+        authorization: value of its header `authorization`, or None.
+        priority: its priority class.
+        deadline: `time.monotonic()` after which the caller does not wait for the answer any more, or None.
+        headers: the first value of every text header, by name in lower case.
+        method: name of the Flight method in gRPC.
+    """
+
+    client: str
+    authorization: str | None
+    priority: Priority
+    deadline: float | None
+    headers: Mapping[str, str]
+    method: str
+
+    def begin_trace(self, tracing: Tracing, request_id: str) -> Trace | None:
+        """Begin the call's span below the span that its `traceparent` names."""
+        # OpenTelemetry's semantic conventions for RPC.
+        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": self.method}
+        return tracing.begin(f"{SERVICE}/{self.method}", self.headers, attributes | {"fletcher.request_id": request_id})
+
+    def terms(self, draft: RecordDraft) -> Terms:
+        """Return the terms on which the engine computes the call's texts."""
+        return Terms(self.priority, draft.client, self.deadline, draft.trace, draft.stages)
 
 
-class KeyFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Lets calls in by the same gate as HTTP."""
+class _Caller(fl.ServerMiddleware):  # type: ignore[misc]
+    """The caller of one call."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
+
+
+class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
+    """Lets callers in by the same gate as HTTP, and reads the headers `x-priority` and `x-request-timeout`, as on HTTP.
+
+    pyarrow does not show gRPC's own deadline.
+    """
+
+    def __init__(self, gate: Gate, ids: RequestIdFactory, requests: Requests) -> None:
         """
         Args:
-            gate: who may ask.
+            gate: decides who may call.
+            ids: has given the call its id.
+            requests: receives the records of calls that are refused here.
         """
         super().__init__()
         self._gate = gate
+        self._ids = ids
+        self._requests = requests
 
-    def start_call(self, info: Any, headers: dict[str, list[str]]) -> _Client:
-        """Checks the bearer token of the header `authorization`."""
-        values = headers.get("authorization", [])
-        authorization = values[0] if values and isinstance(values[0], str) else None
+    def start_call(self, info: Any, headers: Headers) -> _Caller:
+        """Let the caller in, or refuse the call before its client has sent anything."""
+        method, route = METHODS.get(info.method, ("unknown", "unknown"))
         try:
-            return _Client(self._gate.enter("key", authorization, peer=None), authorization)
+            return _Caller(self._read(headers, method))
         except FletcherError as error:
-            raise flight_error(error) from None
+            refusal = flight_error(error)
+            draft = RecordDraft(door="flight", id=self._ids.latest, route=route, error=type(error).__name__)
+            draft.status = type(refusal).__name__
+            with self._requests.wrap(draft):
+                raise refusal from None
 
+    def _read(self, headers: Headers, method: str) -> Caller:
+        """Return the caller.
 
-class _Terms(fl.ServerMiddleware):  # type: ignore[misc]
-    def __init__(self, terms: Terms) -> None:
-        self.terms = terms
-
-
-class TermsFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Reads the headers `x-priority` and `x-request-timeout`, as on HTTP: pyarrow does not show gRPC's own deadline."""
-
-    def start_call(self, info: Any, headers: dict[str, list[str]]) -> _Terms:
-        """Refuses what is none."""
-        try:
-            priority = read_priority(_value(headers, "x-priority"))
-            timeout = read_timeout(_value(headers, "x-request-timeout"))
-        except FletcherError as error:
-            raise flight_error(error) from None
-        return _Terms(Terms(priority, "", None if timeout is None else time.monotonic() + timeout))
-
-
-class _Traced(fl.ServerMiddleware):  # type: ignore[misc]
-    def __init__(self, trace: Trace | None) -> None:
-        self.trace = trace
-
-    def call_completed(self, error: Exception | None) -> None:
-        if self.trace is not None:
-            self.trace.end()
-
-
-class TraceFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Begins a span for every call that was let in, below the one that its `traceparent` names."""
-
-    def __init__(self, tracing: Tracing) -> None:
+        Raises:
+            UnauthorizedError: an API key is needed, and there is none, or a wrong one.
+            FieldError: a header cannot be used.
         """
-        Args:
-            tracing: where spans go.
-        """
-        super().__init__()
-        self._tracing = tracing
-
-    def start_call(self, info: Any, headers: dict[str, list[str]]) -> _Traced:
-        """Health checks and descriptions are traced, too: they are few."""
-        method = METHODS.get(info.method, "unknown")
-        plain = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}
-        # OpenTelemetry's semantic conventions for RPC.
-        attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method}
-        return _Traced(self._tracing.begin(f"{SERVICE}/{method}", plain, attributes))
-
-
-def trace_of(context: Any) -> Trace | None:
-    """What is told of a call's stages, or None."""
-    traced = context.get_middleware("trace")
-    return None if traced is None else traced.trace
+        texts = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}
+        authorization = texts.get("authorization")
+        client = self._gate.enter("key", authorization, peer=None)
+        priority, timeout = _header(headers, "x-priority"), _header(headers, "x-request-timeout")
+        return Caller(
+            client=client,
+            authorization=authorization,
+            priority="normal" if priority is None else read_priority(priority),
+            deadline=None if timeout is None else time.monotonic() + read_timeout(timeout),
+            headers=texts,
+            method=method,
+        )
 
 
-def _value(headers: dict[str, list[str]], name: str) -> bytes | None:
+def _header(headers: Headers, name: str) -> bytes | None:
+    """Return the first value of a text header, or None."""
     values = headers.get(name, [])
     return values[0].encode("latin-1", "replace") if values and isinstance(values[0], str) else None
 
 
-def terms_of(context: Any) -> Terms:
-    """How a call's batches wait; a call without a key counts by its peer's address, without the port."""
-    terms: Terms = context.get_middleware("terms").terms
-    return Terms(terms.priority, client_of(context) or peer_of(context), terms.deadline, trace_of(context))
+def caller_of(context: Any) -> Caller:
+    """Return the caller of a call."""
+    caller: Caller = context.get_middleware("caller").caller
+    return caller
 
 
 def request_id(context: Any) -> str:
-    """The id of a call."""
+    """Return the id of a call."""
     return str(context.get_middleware("request-id").value)
 
 
 def peer_of(context: Any) -> str:
-    """The address of a call's peer, without scheme and port: gRPC says `ipv4:127.0.0.1:5000` or `ipv6:[::1]:5000`."""
+    """Return the address of a call's peer, without scheme and port: gRPC says `ipv4:127.0.0.1:5000` or `ipv6:[::1]:5000`."""
     return str(context.peer()).rpartition(":")[0].partition(":")[2].strip("[]")
-
-
-def require_admin(gate: Gate, context: Any) -> None:
-    """
-    Raises:
-        UnauthorizedError, ForbiddenError: the call's key is no admin's, or there are no keys and it comes from elsewhere.
-    """
-    gate.enter("admin", context.get_middleware("key").authorization, peer=peer_of(context))
-
-
-def client_of(context: Any) -> str:
-    """The name of a call's API key; empty without keys."""
-    return str(context.get_middleware("key").name)

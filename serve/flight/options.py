@@ -12,20 +12,23 @@ __all__ = ["read_options", "read_ticket"]
 
 
 class _Ticket(ArrowOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a `DoGet` ticket says."""
+    """A `DoGet` ticket."""
 
     texts: list[str]
 
 
 def read_ticket(data: bytes, models: Models) -> tuple[list[str], ArrowOptions]:
-    """Reads and checks a ticket.
+    """Read and check a ticket.
 
     Args:
         data: JSON.
-        models: what is served.
+        models: models of the server.
+
+    Returns:
+        The texts and the options.
 
     Raises:
-        InputError, UnknownModelError: as `read_options`.
+        InputError, UnknownModelError: as for `read_options`.
     """
     try:
         ticket = msgspec.json.decode(data, type=_Ticket)
@@ -38,15 +41,15 @@ def read_ticket(data: bytes, models: Models) -> tuple[list[str], ArrowOptions]:
 
 
 def read_options(data: bytes, models: Models) -> ArrowOptions:
-    """Reads and checks options.
+    """Read and check options.
 
     Args:
         data: JSON.
-        models: what is served.
+        models: models of the server.
 
     Raises:
-        InputError: not JSON, an unknown field, or a value that the model does not have.
-        UnknownModelError: the model has another name.
+        InputError: the data are not JSON, or a field or a value cannot be used with the model.
+        UnknownModelError: the server has no model of that name.
     """
     try:
         options = msgspec.json.decode(data, type=ArrowOptions)
@@ -59,10 +62,11 @@ def read_options(data: bytes, models: Models) -> ArrowOptions:
 
 
 def check_options(options: ArrowOptions, models: Models) -> None:
-    """
+    """Check options against their model.
+
     Raises:
-        InputError: the model does not have them.
-        UnknownModelError: the model has another name.
+        InputError: the model cannot follow them.
+        UnknownModelError: the server has no model of that name.
     """
     version = models.pick(options.model)
     (version.engine or version.wake()).encoder.check(options.embed)

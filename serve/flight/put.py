@@ -1,4 +1,4 @@
-"""Flight's `DoPut(["longbow", dataset])`: record batches of texts in, an acknowledgement for each out."""
+"""Flight's `DoPut(["longbow", dataset])`: it takes record batches of texts and acknowledges each of them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,25 @@ from ..arrow.options import ArrowOptions
 from ..errors import UnknownRouteError
 from ..longbow.door import Document, LongbowDoor, require
 from ..models.registry import Models
+from ..observe.record import RecordDraft
 
 __all__ = ["flight_put"]
 
 
-def flight_put(door: LongbowDoor | None, models: Models, descriptor: Any, reader: Any, writer: Any, trace: str) -> None:
-    """Answers `DoPut(["longbow", dataset])`: for each record batch, once it is acknowledged, metadata like Longbow's own.
+def flight_put(
+    door: LongbowDoor | None, models: Models, descriptor: Any, reader: Any, writer: Any, draft: RecordDraft
+) -> None:
+    """Answer `DoPut(["longbow", dataset])`: acknowledge each record batch, as Longbow does, once Longbow has it.
 
-    The column `text`, or the only one of strings, is embedded; `id` is the id; the others are kept as metadata.
+    The column `text`, or the only one of strings, is embedded. The column `id` holds the ids. Other columns become metadata.
+
+    Args:
+        door: the way to Longbow; None refuses the call.
+        models: models of the server.
+        descriptor: pyarrow's `FlightDescriptor`.
+        reader: pyarrow's `MetadataRecordBatchReader`.
+        writer: pyarrow's `FlightMetadataWriter`.
+        draft: draft of the call's record.
 
     Raises:
         InputError: the path, the columns or the rows cannot be used, or the server has no Longbow.
@@ -35,23 +46,27 @@ def flight_put(door: LongbowDoor | None, models: Models, descriptor: Any, reader
     name = _texts_alone(reader.schema).field(column).name
     first_row = 0
     for number, batch in enumerate(_batches(reader), start=1):
+        draft.bytes_in += batch.nbytes
         texts = read_texts(batch, batch.schema.get_field_index(name), first_row)
         others = [other for other in batch.schema.names if other not in (name, "id")]
         ids = batch.column("id").to_pylist() if "id" in batch.schema.names else [None] * len(texts)
         fields = batch.select(others).to_pylist() if others else [None] * len(texts)
         documents = [Document(*row) for row in zip(texts, ids, fields, strict=True)]
-        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), trace)
+        answer = door.ingest(models, None, path[1], documents, EmbedOptions(), draft)
         first_row += len(texts)
         ack = {"status": "acked", "batch_id": number, "rows": len(texts), "sent": answer.sent}
-        writer.write(pa.py_buffer(json.dumps(ack).encode()))
+        body = json.dumps(ack).encode()
+        draft.bytes_out += len(body)
+        writer.write(pa.py_buffer(body))
 
 
 def _batches(reader: Any) -> Iterator[Any]:
+    """Yield the record batches that have rows."""
     for chunk in reader:
         if chunk.data is not None and chunk.data.num_rows:
             yield chunk.data
 
 
 def _texts_alone(schema: Any) -> Any:
-    """The schema without the id, which may be a string too."""
+    """Return the schema without the id, which may be a string too."""
     return pa.schema([field for field in schema if field.name != "id"])

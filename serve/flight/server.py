@@ -1,4 +1,4 @@
-"""The Flight door: `DoExchange(embed)` and its descriptions, on pyarrow's gRPC server."""
+"""`FlightServer`: `DoExchange(embed)` and its descriptions, Longbow's `DoPut` and actions, on pyarrow's gRPC server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,19 +29,11 @@ from ..models.changes import loading, unloading
 from ..models.registry import Models
 from ..models.spec import ModelSpec
 from ..observe.logs import trace_fields
+from ..observe.record import Consumer, RecordDraft
+from ..observe.requests import Requests
 from .errors import flight_error
-from .exchange import Exchange, wait
-from .middleware import (
-    KeyFactory,
-    RequestIdFactory,
-    TermsFactory,
-    TraceFactory,
-    client_of,
-    request_id,
-    require_admin,
-    terms_of,
-    trace_of,
-)
+from .exchange import Exchange, Stream, wait
+from .middleware import CallerFactory, RequestIdFactory, caller_of, peer_of, request_id
 from .options import read_options, read_ticket
 from .put import flight_put
 
@@ -64,7 +56,7 @@ ACTIONS = {
 
 
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
-    """The Flight door: open from its construction to `stop`."""
+    """The Flight server: open from its construction to `stop`."""
 
     def __init__(
         self,
@@ -73,14 +65,16 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         address: HostPort,
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
+        consumers: Sequence[Consumer] = (),
     ) -> None:
         """
         Args:
-            models: what answers.
-            gate: who may ask.
-            address: where to listen; port 0 takes a free one.
+            models: models that answer.
+            gate: decides who may call.
+            address: address to listen on; port 0 takes a free one.
             longbow: where `DoPut` writes to; None refuses it.
-            tracing: where spans go; None makes none.
+            tracing: begins and ends spans; None makes none.
+            consumers: receive the record of every call, besides metrics, log and traces.
 
         Raises:
             ServiceError: gRPC cannot listen there.
@@ -88,11 +82,12 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._models = models
         self._gate = gate
         self._longbow = longbow
+        self._tracing = tracing
+        self._requests = Requests(models.metrics, tracing, consumers)
         self._exchanges: set[Exchange] = set()
         self._lock = threading.Lock()
-        middleware = {"request-id": RequestIdFactory(), "key": KeyFactory(gate), "terms": TermsFactory()}
-        if tracing is not None:
-            middleware["trace"] = TraceFactory(tracing)
+        ids = RequestIdFactory()
+        middleware = {"request-id": ids, "caller": CallerFactory(gate, ids, self._requests)}
         try:
             super().__init__(f"grpc://{address}", middleware=middleware)
         except (pa.ArrowException, OSError) as error:
@@ -100,9 +95,10 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self.url = f"grpc://{HostPort(address.host, self.port)}"
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """Embeds a stream of record batches."""
-        with self._call("exchange", context):
-            exchange = Exchange(self._models, self._options(descriptor), reader, writer, context)
+        """Embed a stream of record batches."""
+        with self._call("exchange", context) as draft:
+            stream, terms = Stream(reader, writer, context), caller_of(context).terms(draft)
+            exchange = Exchange(self._models, self._options(descriptor), stream, terms, draft)
             with self._lock:
                 self._exchanges.add(exchange)
             try:
@@ -112,46 +108,51 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                     self._exchanges.discard(exchange)
 
     def do_put(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
-        """Embeds a stream of record batches and passes them on to Longbow."""
-        with self._call("put", context):
-            flight_put(self._longbow, self._models, descriptor, reader, writer, request_id(context))
+        """Embed a stream of record batches and store the vectors in Longbow."""
+        with self._call("put", context) as draft:
+            flight_put(self._longbow, self._models, descriptor, reader, writer, draft)
 
     def get_flight_info(self, context: Any, descriptor: Any) -> Any:
-        """What `DoExchange` answers with for this descriptor."""
+        """Return a description of the answers of `DoExchange` to this descriptor."""
         with self._call("info", context):
             return self._info(descriptor, self._options(descriptor))
 
     def get_schema(self, context: Any, descriptor: Any) -> Any:
-        """The schema of what `DoExchange` answers with."""
+        """Return the schema of the answers of `DoExchange`."""
         with self._call("schema", context):
             return fl.SchemaResult(self._info(descriptor, self._options(descriptor)).schema)
 
     def do_get(self, context: Any, ticket: Any) -> Any:
-        """Embeds the texts of a ticket: JSON with `texts` and the options of `DoExchange`."""
-        with self._call("get", context):
+        """Embed the texts of a ticket: JSON with `texts` and the options of `DoExchange`."""
+        with self._call("get", context) as draft:
+            draft.bytes_in = len(ticket.ticket)
             texts, options = read_ticket(ticket.ticket, self._models)
-            terms = terms_of(context)
+            terms = caller_of(context).terms(draft)
             version, future = self._models.submit_blocking(
                 options.model, lambda engine: engine.submit(texts, options.embed, terms)
             )
             embeddings = wait(future, context, terms.deadline)
+            draft.count(version.served.name, version.served.version, embeddings)
             batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})
             schema = output_schema(batch.schema, version.served, options.embed)
-            made = with_vectors(batch, embeddings, schema)
-            return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, [made]), options.ipc)
+            answer = with_vectors(batch, embeddings, schema)
+            draft.bytes_out = answer.nbytes
+            return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, [answer]), options.ipc)
 
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
-        """The one descriptor that there is."""
+        """Return the one descriptor that there is."""
         with self._call("list", context):
             return iter([self._info(fl.FlightDescriptor.for_path(EMBED), ArrowOptions())])
 
     def list_actions(self, context: Any) -> list[Any]:
-        """What `DoAction` answers to."""
-        return list(ACTIONS.items())
+        """Return the actions and their descriptions."""
+        with self._call("actions", context):
+            return list(ACTIONS.items())
 
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
-        """What `ACTIONS` lists."""
-        with self._call("action", context):
+        """Answer one of `ACTIONS`."""
+        with self._call("action", context) as draft:
+            draft.bytes_in = action.body.size
             if action.type == "info":
                 body = msgspec.json.encode(
                     {"server": "fletcher", "version": __version__, "model": self._models.pick().served}
@@ -160,34 +161,45 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 reason = self._models.not_ready()
                 body = msgspec.json.encode({"status": "ok", "ready": not reason, "reason": reason})
             elif action.type in ("load", "unload"):
-                body = self._change(action, context)
+                body = self._change(action, context, draft)
             elif action.type == "stats":
                 body = self._models.metrics.exposition()
             else:
                 raise UnknownRouteError(f"there is no action {action.type!r}; there are {', '.join(ACTIONS)}")
+            draft.bytes_out = len(body)
             return iter([fl.Result(pa.py_buffer(body))])
 
-    def _change(self, action: Any, context: Any) -> bytes:
-        require_admin(self._gate, context)
-        said = action.body.to_pybytes()
-        fields = {"request_id": request_id(context), "client": client_of(context), "change": action.type}
+    def _change(self, action: Any, context: Any, draft: RecordDraft) -> bytes:
+        """Load or unload a model.
+
+        Returns:
+            The models afterwards, as JSON.
+
+        Raises:
+            ForbiddenError: the call's key is not an admin's; without keys, the call comes from another machine.
+            InputError: the body cannot be used.
+        """
+        caller = caller_of(context)
+        self._gate.enter("admin", caller.authorization, peer=peer_of(context))
+        body = action.body.to_pybytes()
+        fields = {"request_id": draft.id, "client": caller.client, "change": action.type}
         logger.info("admin", extra={"fields": fields})
         try:
             if action.type == "unload":
-                self._models.edit(unloading(said.decode(errors="replace")))
+                self._models.edit(unloading(body.decode(errors="replace")))
             else:
-                spec = decode(_spec, said).named()
-                names = {"name", *msgspec.json.decode(said)}
+                spec = decode(_spec, body).named()
+                names = {"name", *msgspec.json.decode(body)}
                 self._models.edit(loading(spec, names), reload=frozenset([spec.key]))
-        except ArtifactError as error:  # the operator's to read, and to mend
+        except ArtifactError as error:  # the operator reads and mends it
             raise FieldError(str(error), "path") from error
         return msgspec.json.encode(self._models.describe())
 
     def stop(self, drain_seconds: float) -> None:
-        """Waits until what was read is answered, ends the streams whose clients say nothing, and closes.
+        """Wait until every batch that was read is answered, end the streams whose clients are silent, and close.
 
         Args:
-            drain_seconds: how long that may take.
+            drain_seconds: seconds that this may take.
         """
         deadline = time.monotonic() + drain_seconds
         closing = threading.Thread(target=self.shutdown, name="fletcher-flight-close", daemon=True)
@@ -200,10 +212,17 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             closing.join(max(deadline - time.monotonic(), 1.0))
 
     def _all_idle(self) -> bool:
+        """Return whether every stream has answered what was read."""
         with self._lock:
             return all(exchange.idle for exchange in self._exchanges)
 
     def _options(self, descriptor: Any) -> ArrowOptions:
+        """Return the options of a descriptor.
+
+        Raises:
+            UnknownRouteError: there is nothing at its path.
+            InputError: its options cannot be used.
+        """
         if descriptor.descriptor_type == fl.DescriptorType.CMD:
             return read_options(descriptor.command, self._models)
         if list(descriptor.path) != [EMBED]:
@@ -212,55 +231,56 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         return ArrowOptions()
 
     def _info(self, descriptor: Any, options: ArrowOptions) -> Any:
+        """Return a descriptor's `FlightInfo`."""
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
         schema = output_schema(texts, self._models.pick(options.model).served, options.embed)
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
 
     @contextmanager
-    def _call(self, route: str, context: Any) -> Iterator[None]:
-        """Counts and logs a call, and translates its error, once."""
-        started = time.perf_counter()
-        trace = trace_of(context)
-        fields: dict[str, object] = {"request_id": request_id(context), "route": route} | trace_fields(trace)
-        if trace is not None:
-            trace.span.set_attribute("fletcher.request_id", request_id(context))
-        status = "ok"
-        try:
-            yield
-        except FletcherError as error:
-            if trace is not None:
-                trace.fail(type(error).__name__)
-            translated = flight_error(error)
-            status = type(translated).__name__
-            self._models.metrics.failed(error)
-            level = logging.ERROR if isinstance(translated, fl.FlightInternalError) else logging.INFO
-            said: dict[str, object] = {"error": type(error).__name__}
-            if level == logging.ERROR:  # of a refusal the words may hold what the client wrote
-                said["reason"] = str(error)
-            logger.log(level, "call failed", extra={"fields": fields | said})
-            raise translated from None
-        except (fl.FlightError, pa.ArrowException, OSError) as error:
-            status = "left"
-            logger.info("client left", extra={"fields": fields | {"error": type(error).__name__}})
-            raise fl.FlightCancelledError("the client left") from None
-        except Exception:
-            # The last resort: a defect of ours, which pyarrow would send to the client with its traceback.
-            status = "FlightInternalError"
-            logger.exception("call failed", extra={"fields": fields})
-            raise flight_error(FletcherError("internal error")) from None
-        finally:
-            seconds = time.perf_counter() - started
-            self._models.metrics.answered("flight", route, status, seconds)
-            if logger.isEnabledFor(logging.DEBUG):
-                said = {"status": status, "milliseconds": round(seconds * 1000, 3)}
-                logger.debug("call", extra={"fields": fields | said})
+    def _call(self, route: str, context: Any) -> Iterator[RecordDraft]:
+        """Record and log a call, and translate its error, once."""
+        caller = caller_of(context)
+        draft = RecordDraft(
+            door="flight", id=request_id(context), client=caller.client or peer_of(context), route=route
+        )
+        with self._requests.wrap(draft):
+            if self._tracing is not None:
+                draft.trace = caller.begin_trace(self._tracing, draft.id)
+            fields: dict[str, object] = {"request_id": draft.id, "route": route} | trace_fields(draft.trace)
+            try:
+                yield draft
+                draft.status = "ok"
+            except FletcherError as error:
+                raise _refusal(error, draft, fields) from None
+            except (fl.FlightError, pa.ArrowException, OSError) as error:
+                logger.info("client left", extra={"fields": fields | {"error": type(error).__name__}})
+                raise fl.FlightCancelledError("the client left") from None
+            except Exception:
+                # The last resort: a defect of ours, which pyarrow would send to the client with its traceback.
+                logger.exception("call failed", extra={"fields": fields})
+                internal = FletcherError("internal error")
+                draft.error, draft.status = type(internal).__name__, "FlightInternalError"
+                raise flight_error(internal) from None
+
+
+def _refusal(error: FletcherError, draft: RecordDraft, fields: Mapping[str, object]) -> Exception:
+    """Log an error and return its translation."""
+    refusal = flight_error(error)
+    draft.error, draft.status = type(error).__name__, type(refusal).__name__
+    details: dict[str, object] = {"error": draft.error}
+    level = logging.INFO
+    if isinstance(refusal, fl.FlightInternalError):
+        level = logging.ERROR
+        details["reason"] = str(error)  # only here: the message of another error may hold a client's words
+    logger.log(level, "call failed", extra={"fields": {**fields, **details}})
+    return refusal
 
 
 def _hang_up(port: int) -> None:
-    """Ends the connections that clients keep open on a port of this process.
+    """End the connections that clients keep open on a port of this process.
 
-    gRPC's `Shutdown` waits for every stream, and pyarrow gives it no deadline and a call no way to be cancelled, so a client
-    that holds a stream open and says nothing would keep the process alive.
+    gRPC's `Shutdown` waits for every stream, pyarrow gives it no deadline, and a call cannot be cancelled. So a silent client
+    with an open stream would keep the process alive.
     """
     for entry in Path("/dev/fd").iterdir():
         try:

@@ -1,7 +1,7 @@
-"""The HTTP door: a plain ASGI application over the models' engines. Any ASGI server can carry it; `http_server` has ours.
+"""`HttpApp`: a plain ASGI application over the models' engines. Any ASGI server can carry it; `http.server` holds ours.
 
 It is written on ASGI itself: a framework's routing, request and response objects cost more than everything else here together
-(benchmarks/http_stacks measures it). Here is what all routes share; each API has a file of its own.
+(benchmarks/http_stacks measures it). This file holds what all routes share; each API has a file of its own in `apis`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import itertools
 import logging
 import math
 import os
-import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,10 +20,14 @@ import msgspec
 from fletcher.runtime.errors import DeadlineError, FletcherError
 
 from ..access.gate import Gate
+from ..engine.terms import Priority, Terms
 from ..errors import MethodError, UnauthorizedError, UnknownRouteError
 from ..longbow.door import LongbowDoor
 from ..models.registry import Models
 from ..observe.logs import trace_fields
+from ..observe.record import Consumer, RecordDraft
+from ..observe.requests import Requests
+from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
 from ..statuses import retry_after
 from .apis.admin import admin_routes
 from .apis.cbor import encode_routes
@@ -48,11 +51,9 @@ logger = logging.getLogger("fletcher.serve.http")
 
 Send = Callable[[Message], Awaitable[None]]
 
-#: What OpenAI's clients read the id from, and what a caller may send to find its request in the log.
-REQUEST_ID = b"x-request-id"
-_plain_id = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+ID_HEADER = REQUEST_ID.encode()
 
-#: Seconds between two looks at bodies that are slow to come.
+#: Seconds between two looks at bodies that arrive slowly.
 WATCH_SECONDS = 1.0
 
 
@@ -67,20 +68,22 @@ class HttpApp:
         limits: Limits | None = None,
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
+        consumers: Sequence[Consumer] = (),
     ) -> None:
         """
         Args:
-            models: what answers; the caller starts and stops them.
-            gate: who may ask what; None asks for no key.
-            limits: what a request may have.
+            models: models that answer; the caller starts and stops them.
+            gate: decides who may ask for what. Default: a gate without keys.
+            limits: limits of a request. Default: `Limits()`.
             longbow: where `/v1/ingest` writes to; None refuses it.
-            tracing: where spans go; None makes none.
+            tracing: begins and ends spans; None makes none.
+            consumers: receive the record of every request, besides metrics, log and traces.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate
         self._limits = Limits() if limits is None else limits
-        self._metrics = models.metrics
         self._tracing = tracing
+        self._requests = Requests(models.metrics, tracing, consumers)
         self._bridge: Bridge | None = None
         self._bodies: dict[asyncio.Task[Any], float] = {}
         self._ids = itertools.count()
@@ -103,119 +106,127 @@ class HttpApp:
             (self._prefixes if brace else self._routes).setdefault(fixed, {})[route.method] = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request, or ASGI's events of the server's life.
+
+        Raises:
+            RuntimeError: the scope is neither `http` nor `lifespan`.
+        """
         if scope["type"] != "http":
-            raise RuntimeError(f"this application speaks HTTP, not {scope['type']}")  # ASGI: no lifespan, no websockets
-        started = time.perf_counter()
+            await _lifespan(scope, receive, send)
+            return
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
             self._watch_bodies()
-        request_id = self._request_id(scope)
-        name, methods = self._find(scope["path"])
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = headers.get(ID_HEADER)
+        if request_id is None or not PLAIN_ID.fullmatch(request_id):
+            request_id = b"%s%x" % (self._id_prefix, next(self._ids))
+        path = scope["path"]
+        exact = self._routes.get(path)
+        name, methods = self._find_prefix(path) if exact is None else (path, exact)
         shape = next(iter(methods.values())).shape if methods else OPENAI
-        trace = None if self._tracing is None else self._begin_trace(self._tracing, scope, name, methods, request_id)
-        try:
-            route = self._choose(scope, methods)
-            call = Call(scope, receive, request_id, self._models, self._limits, self._bridge, self._bodies)
-            call.trace = trace
-            if route.access != "open":
-                call.client = self._enter(route, call)
-            response = await route.handler(call)
-        except FletcherError as error:
-            response = self._refuse(error, request_id, shape, trace)
-        except ClientLeftError:
-            self._metrics.answered("http", name, "left", time.perf_counter() - started)
-            if trace is not None:
-                trace.fail("left")
-                trace.end()
-            return
-        except Exception:
-            # The last resort: a defect of ours. The client learns that it happened; the log has the rest.
-            logger.exception("request failed", extra={"fields": {"request_id": request_id.decode(), "route": name}})
-            response = self._refuse(FletcherError("internal error"), request_id, shape, trace)
-        await self._send(response, request_id, send)
-        seconds = time.perf_counter() - started
-        self._metrics.answered("http", name, response.status, seconds)
-        if trace is not None:
-            trace.end({"http.response.status_code": response.status}, broken=response.status >= 500)
-        if logger.isEnabledFor(logging.DEBUG):
-            fields = {
-                "request_id": request_id.decode(),
-                "route": name,
-                "status": response.status,
-                "milliseconds": round(seconds * 1000, 3),
-            }
-            logger.debug("request", extra={"fields": fields | trace_fields(trace)})
+        draft = RecordDraft(door="http", id=request_id.decode(), route=name)
+        with self._requests.wrap(draft):
+            try:
+                if self._tracing is not None:
+                    draft.trace = self._begin_trace(self._tracing, scope, methods, draft)
+                route, call = self._open(scope, headers, receive, methods, draft)
+                response = await route.handler(call)
+            except FletcherError as error:
+                response = self._refuse(error, draft, shape)
+            except ClientLeftError:
+                return
+            except Exception:
+                # The last resort: a defect of ours. The client learns that it happened; the log has the rest.
+                logger.exception("request failed", extra={"fields": {"request_id": draft.id, "route": name}})
+                response = self._refuse(FletcherError("internal error"), draft, shape)
+            await _send(response, draft, send)
 
-    def _begin_trace(
-        self, tracing: Tracing, scope: Scope, name: str, methods: Mapping[str, Route], request_id: bytes
-    ) -> Trace | None:
-        """A span for whatever computes something; probes and unknown paths would only be in the way."""
-        if all(route.access == "open" for route in methods.values()):
-            return None
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
-        # OpenTelemetry's semantic conventions for HTTP servers, 1.30.
-        attributes = {"http.request.method": scope["method"], "http.route": name, "url.scheme": scope["scheme"]}
-        return tracing.begin(
-            f"{scope['method']} {name}", headers, attributes | {"fletcher.request_id": request_id.decode()}
-        )
-
-    async def _send(self, response: Response, request_id: bytes, send: Send) -> None:
-        body = response.body
-        headers = [(b"content-type", response.content_type), (REQUEST_ID, request_id), *response.headers]
-        if isinstance(body, bytes):
-            headers.append((b"content-length", b"%d" % len(body)))
-            await send({"type": "http.response.start", "status": response.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
-            return
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        async for part in body:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-    def _request_id(self, scope: Scope) -> bytes:
-        for name, value in scope["headers"]:
-            if name == REQUEST_ID and _plain_id.fullmatch(value):
-                return bytes(value)
-        return self._id_prefix + b"%x" % next(self._ids)
-
-    def _find(self, path: str) -> tuple[str, Mapping[str, Route]]:
-        if methods := self._routes.get(path):
-            return path, methods
+    def _find_prefix(self, path: str) -> tuple[str, Mapping[str, Route]]:
+        """Return the route's path, such as `/v1/models/{id}`, and its methods; `unknown` and none if nothing is there."""
         for prefix, methods in self._prefixes.items():
             if path.startswith(prefix) and len(path) > len(prefix):
                 return next(iter(methods.values())).path, methods
         return "unknown", {}
 
-    def _choose(self, scope: Scope, methods: Mapping[str, Route]) -> Route:
-        method = scope["method"]
-        if route := methods.get("GET" if method == "HEAD" else method):
-            return route
-        if methods:
-            raise MethodError(f"{scope['path']} does not answer to {method}, but to {', '.join(methods)}", [*methods])
-        raise UnknownRouteError(f"there is nothing at {scope['path']}: /docs lists what there is")
+    def _open(
+        self,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        receive: Receive,
+        methods: Mapping[str, Route],
+        draft: RecordDraft,
+    ) -> tuple[Route, Call]:
+        """Choose the route, read the headers and let the caller in.
 
-    def _enter(self, route: Route, call: Call) -> str:
-        if self._gate.keys is None and route.access == "key":
-            return ""
-        authorization = call.headers.get(b"authorization")
-        peer = call.scope.get("client")
-        return self._gate.enter(
-            route.access,
-            None if authorization is None else authorization.decode("latin-1"),
-            peer=peer[0] if peer else None,
-            browser=b"origin" in call.headers,
+        Raises:
+            UnknownRouteError: there is nothing at the path.
+            MethodError: the path does not answer to the method.
+            FieldError: a header cannot be used.
+            UnauthorizedError, ForbiddenError: the caller may not use the route.
+        """
+        peer = scope.get("client")
+        draft.client = peer[0] if peer else ""
+        method = scope["method"]
+        route = methods.get("GET" if method == "HEAD" else method)
+        if route is None:
+            if methods:
+                raise MethodError(
+                    f"{scope['path']} does not answer to {method}, but to {', '.join(methods)}", [*methods]
+                )
+            raise UnknownRouteError(f"there is nothing at {scope['path']}: /docs lists what there is")
+        priority: Priority = "normal"
+        timeout = deadline = None
+        if (value := headers.get(b"x-priority")) is not None:
+            priority = read_priority(value)
+        if (value := headers.get(b"x-request-timeout")) is not None:
+            timeout = read_timeout(value)
+            deadline = time.monotonic() + timeout
+        key = ""
+        if route.access == "admin" or (route.access == "key" and self._gate.keys is not None):
+            authorization = headers.get(b"authorization")
+            key = self._gate.enter(
+                route.access,
+                None if authorization is None else authorization.decode("latin-1"),
+                peer=peer[0] if peer else None,
+                browser=b"origin" in headers,
+            )
+            draft.client = key or draft.client
+        terms = Terms(priority, draft.client, deadline, draft.trace, draft.stages)
+        assert self._bridge is not None
+        call = Call(
+            scope=scope,
+            headers=headers,
+            receive=receive,
+            models=self._models,
+            limits=self._limits,
+            bridge=self._bridge,
+            bodies=self._bodies,
+            client=key,
+            timeout=timeout,
+            terms=terms,
+            draft=draft,
+        )
+        return route, call
+
+    def _begin_trace(
+        self, tracing: Tracing, scope: Scope, methods: Mapping[str, Route], draft: RecordDraft
+    ) -> Trace | None:
+        """Begin a span for a request that computes something; spans of probes and of unknown paths would be noise."""
+        if all(route.access == "open" for route in methods.values()):
+            return None
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
+        # OpenTelemetry's semantic conventions for HTTP servers, 1.30.
+        attributes = {"http.request.method": scope["method"], "http.route": draft.route, "url.scheme": scope["scheme"]}
+        return tracing.begin(
+            f"{scope['method']} {draft.route}", headers, attributes | {"fletcher.request_id": draft.id}
         )
 
-    def _refuse(
-        self, error: FletcherError, request_id: bytes, shape: ErrorShape, trace: Trace | None = None
-    ) -> Response:
+    def _refuse(self, error: FletcherError, draft: RecordDraft, shape: ErrorShape) -> Response:
+        """Log an error and return the answer to it."""
         status = shape.status(error)
-        self._metrics.failed(error)
-        fields = {"request_id": request_id.decode(), "status": status, "error": type(error).__name__}
-        fields |= trace_fields(trace)
-        if trace is not None:
-            trace.fail(type(error).__name__)
+        draft.error = type(error).__name__
+        fields = {"request_id": draft.id, "status": status, "error": draft.error} | trace_fields(draft.trace)
         if status >= 500 and not isinstance(error, DeadlineError):
             logger.error("request failed", extra={"fields": fields | {"reason": str(error)}})
         else:
@@ -227,10 +238,10 @@ class HttpApp:
             headers.append((b"allow", ", ".join(error.allowed).encode()))
         if isinstance(error, UnauthorizedError):
             headers.append((b"www-authenticate", b"Bearer"))
-        return Response(status, shape.encode(error, request_id.decode()), headers=tuple(headers))
+        return Response(status, shape.encode(error, draft.id), headers=tuple(headers))
 
     def _watch_bodies(self) -> None:
-        """One timer for all requests: one for each would cost every request what few of them need."""
+        """Cancel requests whose bodies are late. One timer serves all requests: few requests need it."""
         loop = asyncio.get_running_loop()
         late = loop.time() - self._limits.body_seconds
         for task in [task for task, since in self._bodies.items() if since < late]:
@@ -239,4 +250,40 @@ class HttpApp:
         loop.call_later(min(WATCH_SECONDS, self._limits.body_seconds / 4), self._watch_bodies)
 
     async def _schema(self, call: Call) -> Response:
+        """Answer with the OpenAPI document."""
         return Response(200, self._openapi)
+
+
+async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
+    """Send an answer; the draft learns its status, its size and the time since the engine's answer."""
+    headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
+    body = response.body
+    if isinstance(body, bytes):
+        headers.append((b"content-length", b"%d" % len(body)))
+        if draft.answered is not None:
+            draft.stages.encode = time.perf_counter() - draft.answered
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    draft.status = response.status
+    if isinstance(body, bytes):
+        draft.bytes_out = len(body)
+        await send({"type": "http.response.body", "body": body})
+        return
+    async for part in body:
+        draft.bytes_out += len(part)
+        await send({"type": "http.response.body", "body": part, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer the server's start and end; there is nothing to do at either, for the caller starts and stops the models.
+
+    Raises:
+        RuntimeError: the scope is not `lifespan`.
+    """
+    if scope["type"] != "lifespan":
+        raise RuntimeError(f"this application speaks HTTP, not {scope['type']}")
+    while True:
+        event = (await receive())["type"]  # lifespan.startup, then lifespan.shutdown
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return

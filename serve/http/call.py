@@ -1,4 +1,4 @@
-"""One HTTP request on its way: its headers, its body within bounds of size and time, and its question to the engine."""
+"""`Call`: one HTTP request under way: its headers, its body within bounds of size and time, its questions to the engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import DeadlineError
@@ -16,11 +16,8 @@ from ..engine.terms import Terms
 from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
 from ..models.registry import VECTORS, Ask, Models
 from ..models.version import Version
-from ..request_headers import read_priority, read_timeout
+from ..observe.record import RecordDraft
 from .bridge import Bridge, ClientLeftError, Receive
-
-if TYPE_CHECKING:
-    from ..observe.tracing import Trace
 
 __all__ = ["JSON", "Call", "Handler", "Limits", "Response", "Scope"]
 
@@ -31,7 +28,7 @@ JSON = b"application/json"
 #: 2,048 texts of 16 KiB, or one book; more belongs into a bulk job.
 MAX_BODY_BYTES = 32 << 20
 
-#: Seconds in which a body must be there: 32 MiB at 10 Mbit/s take 27.
+#: Seconds in which a body must arrive: 32 MiB at 10 Mbit/s take 27.
 BODY_SECONDS = 30.0
 
 #: Bytes that are decompressed on the event loop; more takes milliseconds, and another thread.
@@ -40,13 +37,13 @@ INLINE_GZIP = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may have.
+    """Limits of a request.
 
     Attributes:
         body_bytes: bytes of a body, decompressed.
-        body_seconds: seconds until it is there.
-        items: texts of a request; None is each API's own limit.
-        tokens: that a request may have the model compute, on both doors; None is no limit.
+        body_seconds: seconds until the body must have arrived.
+        items: texts of a request; None leaves each API its own limit.
+        tokens: tokens that a request may have the model compute, over HTTP and Flight; None is no limit.
     """
 
     body_bytes: int = MAX_BODY_BYTES
@@ -55,13 +52,13 @@ class Limits:
     tokens: int | None = None
 
     def most_items(self, own: int) -> int:
-        """The smaller of the server's and the API's own limit."""
+        """Return the smaller of the server's limit and an API's own limit."""
         return own if self.items is None else min(own, self.items)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What a route gives: a body, or one that comes in pieces."""
+    """Answer of a route: a body, or one that comes in parts."""
 
     status: int
     body: bytes | AsyncIterator[bytes]
@@ -69,95 +66,51 @@ class Response:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+@dataclass(slots=True)
 class Call:
-    """A request.
+    """A request under way.
 
     Attributes:
-        scope: ASGI's.
-        headers: by name in lower case; of several of one name the last.
-        receive: ASGI's.
-        request_id: the caller's, or a new one.
-        models: what is served.
-        limits: what it may have.
-        client: the name of its API key; empty without keys.
-        bridge: from the engine's threads to this loop.
-        priority: `X-Priority`, or `normal`.
+        scope: ASGI's scope.
+        headers: headers by name in lower case; of several of one name the last.
+        receive: ASGI's receive.
+        models: models of the server.
+        limits: limits of the request.
+        bridge: brings answers of the engine's threads to this event loop.
+        bodies: tasks that wait for a body, and since when; a task that waits too long is cancelled.
+        client: name of the API key; empty without keys.
         timeout: `X-Request-Timeout` in seconds, or None.
-        deadline: `time.monotonic()` at its end, or None.
-        trace: what is told of its stages, or None.
+        terms: terms on which the engine computes the request.
+        draft: draft of the request's record.
     """
 
-    __slots__ = (
-        "bodies",
-        "bridge",
-        "client",
-        "deadline",
-        "headers",
-        "limits",
-        "models",
-        "priority",
-        "receive",
-        "request_id",
-        "scope",
-        "timeout",
-        "trace",
-    )
-
-    def __init__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        request_id: bytes,
-        models: Models,
-        limits: Limits,
-        bridge: Bridge,
-        bodies: dict[asyncio.Task[Any], float],
-    ) -> None:
-        """
-        Args:
-            scope, receive, request_id, models, limits, bridge: see above.
-            bodies: the tasks that wait for a body, and since when; whoever waits too long is cancelled.
-
-        Raises:
-            FieldError: a header cannot be used.
-        """
-        self.scope = scope
-        self.receive = receive
-        self.request_id = request_id
-        self.models = models
-        self.limits = limits
-        self.bridge = bridge
-        self.bodies = bodies
-        self.client = ""
-        self.trace: Trace | None = None
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        self.priority = read_priority(self.headers.get(b"x-priority"))
-        self.timeout = read_timeout(self.headers.get(b"x-request-timeout"))
-        self.deadline = None if self.timeout is None else time.monotonic() + self.timeout
-
-    @property
-    def terms(self) -> Terms:
-        """How its questions wait."""
-        client = self.client
-        if not client and (peer := self.scope.get("client")):
-            client = peer[0]
-        return Terms(self.priority, client, self.deadline, self.trace)
+    scope: Scope
+    headers: Mapping[bytes, bytes]
+    receive: Receive
+    models: Models
+    limits: Limits
+    bridge: Bridge
+    bodies: dict[asyncio.Task[Any], float]
+    client: str
+    timeout: float | None
+    terms: Terms
+    draft: RecordDraft
 
     def wants(self, media_type: bytes) -> bool:
-        """Whether the client asks for answers of a type."""
+        """Return whether the client asks for answers of a type."""
         return media_type in self.headers.get(b"accept", b"")
 
     async def body(self) -> bytes:
-        """The whole body, decompressed.
+        """Return the whole body, decompressed.
 
         Raises:
-            TooLargeError: it is larger than the limit.
-            SlowBodyError: it did not come in time.
-            MediaTypeError: it is compressed in another way than gzip.
-            FieldError: it is no gzip.
+            TooLargeError: the body is larger than the limit.
+            SlowBodyError: the body did not arrive in time.
+            MediaTypeError: the body is compressed in another way than gzip.
+            FieldError: the body is not gzip although its header says so.
             ClientLeftError: the client left.
         """
-        limit = self.limits.body_bytes
+        limit, started = self.limits.body_bytes, time.perf_counter()
         declared = self.headers.get(b"content-length")
         if declared is not None and declared.isdigit() and int(declared) > limit:
             raise TooLargeError(
@@ -169,10 +122,20 @@ class Call:
         task = asyncio.current_task()
         assert task is not None
         self.bodies[task] = asyncio.get_running_loop().time()
+        parts: list[bytes] = []
         try:
-            body = await self._read(limit)
+            more = True
+            while more:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeftError
+                parts.append(message.get("body", b""))
+                self.draft.bytes_in += len(parts[-1])
+                if self.draft.bytes_in > limit:
+                    raise TooLargeError(f"the body has more than {limit} bytes: send it in several requests")
+                more = message.get("more_body", False)
         except asyncio.CancelledError:
-            if task not in self.bodies:  # the watch cancelled it, and nobody else
+            if task not in self.bodies:  # the application's watch cancelled the task, and not the server
                 task.uncancel()
                 seconds = self.limits.body_seconds
                 raise SlowBodyError(
@@ -181,41 +144,30 @@ class Call:
             raise
         finally:
             self.bodies.pop(task, None)
+            self.draft.stages.read = time.perf_counter() - started
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
         if coding == b"identity" or not body:
             return body
         if len(body) <= INLINE_GZIP:
             return gunzip(body, limit)
         return await asyncio.get_running_loop().run_in_executor(None, gunzip, body, limit)
 
-    async def _read(self, limit: int) -> bytes:
-        message = await self.receive()
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            if message["type"] == "http.disconnect":
-                raise ClientLeftError
-            part: bytes = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise TooLargeError(f"the body has more than {limit} bytes: send it in several requests")
-            if not message.get("more_body"):
-                return b"".join([*parts, part]) if parts else part
-            parts.append(part)
-            message = await self.receive()
-
     async def ask(
         self, name: str | None, question: Ask, *, outputs: Sequence[Output] = VECTORS, heavy: bool = False
     ) -> tuple[Version, Any]:
-        """Hands a question to the model's engine and waits for the answer.
+        """Submit a question to a model's engine and wait for the answer.
 
         Args:
-            name: the model's; None is the first that has such an output.
-            question: given an engine, submits.
-            outputs: what the route can use.
+            name: name of the model. Default: the first model that has such an output.
+            question: submits to a given engine.
+            outputs: outputs that the route can use.
             heavy: whether submitting takes so long that another thread does it.
 
+        Returns:
+            The version that answered, and its answer.
+
         Raises:
-            FletcherError: the engine's.
+            FletcherError: an error of the engine.
             DeadlineError: the client's own time is over.
             ClientLeftError: the client left.
         """
@@ -232,25 +184,28 @@ class Call:
             if not version.retired:
                 await loop.run_in_executor(None, version.wake)
         if timeout is None:
-            return version, await self.bridge.wait(future, self.receive)
-        try:
-            async with asyncio.timeout(timeout):
-                return version, await self.bridge.wait(future, self.receive)
-        except TimeoutError:
-            raise DeadlineError(
-                f"the request's {timeout:g} s (X-Request-Timeout) passed before it was answered"
-            ) from None
+            answer = await self.bridge.wait(future, self.receive)
+        else:
+            try:
+                async with asyncio.timeout(timeout):
+                    answer = await self.bridge.wait(future, self.receive)
+            except TimeoutError:
+                raise DeadlineError(
+                    f"the request's {timeout:g} s (X-Request-Timeout) passed before it was answered"
+                ) from None
+        self.draft.count(version.served.name, version.served.version, answer)
+        return version, answer
 
 
 Handler = Callable[[Call], Awaitable[Response]]
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
-    """Decompresses, and stops where the limit is passed: a bomb never unfolds.
+    """Decompress; stop when the limit is passed, so that a small body cannot become a huge one.
 
     Raises:
-        TooLargeError: what comes out is larger than the limit.
-        FieldError: it is no gzip, or not all of it.
+        TooLargeError: the decompressed body is larger than the limit.
+        FieldError: the data are not gzip, or are cut off.
     """
     reader = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:

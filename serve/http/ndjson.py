@@ -1,9 +1,10 @@
-"""Long lists as NDJSON: a line a text, in order, written while later texts are still computed."""
+"""Long lists as NDJSON: one line for each text, in order, written while later texts are still computed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
@@ -38,7 +39,7 @@ PIECE = 64
 #: Pieces under way: workers never wait for the writing, and memory stays bounded.
 AHEAD = 8
 
-#: Seconds between two tries where a stream that is under way finds the queue full.
+#: Seconds between two attempts when a stream that is under way finds the queue full.
 RETRY_SECONDS = 0.1
 
 _encoder = msgspec.json.Encoder()
@@ -47,12 +48,12 @@ _encoder = msgspec.json.Encoder()
 async def stream(
     call: Call, name: str | None, texts: Sequence[str], options: EmbedOptions, encoding_format: str, shape: ErrorShape
 ) -> Response:
-    """Answers with a line a text, `EmbeddingItem`, and a last one with the model and the usage, or with the error.
+    """Answer with one `EmbeddingItem` line for each text, and a last line with the model and the usage, or with the error.
 
-    What can be refused is refused with its own status: the first piece is computed before the status is sent.
+    The first piece is computed before the status is sent, so that a refusal has a status of its own.
 
     Raises:
-        FletcherError: of the first piece.
+        FletcherError: an error of the first piece.
     """
     most = call.limits.most_items(MAX_LINES)
     if len(texts) > most:
@@ -71,6 +72,7 @@ async def stream(
 async def _answers(
     call: Call, version: Version, pieces: Sequence[Sequence[str]], options: EmbedOptions
 ) -> AsyncIterator[Embeddings]:
+    """Yield the embeddings of the pieces, in order, and keep `AHEAD` pieces under way."""
     waiting: deque[Future[Any]] = deque()
     left = deque(pieces)
     try:
@@ -92,16 +94,23 @@ async def _answers(
                     version, answer = await call.ask(version.spec.name, ask)
                     left.popleft()
                     while waiting:
-                        yield await call.bridge.wait(waiting.popleft(), call.receive)
+                        yield await _wait(call, version, waiting.popleft())
                     yield answer
                     continue
                 left.popleft()
                 waiting.append(future)
             if waiting:
-                yield await call.bridge.wait(waiting.popleft(), call.receive)
+                yield await _wait(call, version, waiting.popleft())
     finally:
         for future in waiting:
             future.cancel()
+
+
+async def _wait(call: Call, version: Version, future: Future[Any]) -> Embeddings:
+    """Return a piece's embeddings, counted in the request's record."""
+    embeddings: Embeddings = await call.bridge.wait(future, call.receive)
+    call.draft.count(version.served.name, version.served.version, embeddings)
+    return embeddings
 
 
 async def _lines(
@@ -112,14 +121,17 @@ async def _lines(
     encoding_format: str,
     shape: ErrorShape,
 ) -> AsyncIterator[bytes]:
+    """Yield the lines of the pieces, then the last line. An error after the status was sent becomes the last line."""
     done = tokens = 0
-    binary = encoding_format == "base64"
+    draft, binary = call.draft, encoding_format == "base64"
     try:
         embeddings: Embeddings | None = first
         while embeddings is not None:
-            yield _encoder.encode_lines(
-                embedding_items(embeddings, 0, len(embeddings), binary=binary, first_index=done)
-            )
+            started = time.perf_counter()
+            items = embedding_items(embeddings, 0, len(embeddings), binary=binary, first_index=done)
+            lines = _encoder.encode_lines(items)
+            draft.stages.encode += time.perf_counter() - started
+            yield lines
             done += len(embeddings)
             tokens += int(embeddings.tokens.sum())
             embeddings = await anext(others, None)
@@ -128,6 +140,7 @@ async def _lines(
     except ClientLeftError:
         return
     except FletcherError as error:
-        fields = {"request_id": call.request_id.decode(), "error": type(error).__name__, "reason": str(error)}
+        draft.error = type(error).__name__
+        fields = {"request_id": draft.id, "error": draft.error, "reason": str(error)}
         logger.warning("stream failed", extra={"fields": fields})
-        yield shape.encode(error, call.request_id.decode()) + b"\n"
+        yield shape.encode(error, draft.id) + b"\n"

@@ -27,6 +27,7 @@ from ..engine.engine import Engine
 from ..engine.terms import Terms
 from ..errors import FieldError, UnknownRouteError
 from ..models.registry import Models
+from ..observe.record import RecordDraft
 from .journal.ids import candidate, digester, key_of, whole_number
 from .options import SinkOptions
 from .wire.connection import Connection
@@ -117,7 +118,7 @@ class LongbowDoor:
         dataset: str,
         documents: Sequence[Document],
         options: EmbedOptions,
-        trace: str = "",
+        draft: RecordDraft,
     ) -> IngestAnswer:
         """Embeds documents and waits until Longbow has acknowledged them.
 
@@ -127,7 +128,7 @@ class LongbowDoor:
             dataset: in Longbow.
             documents: what goes there.
             options: how they become vectors.
-            trace: the request's id, kept in the rows' metadata.
+            draft: draft of the request's record; its id is kept in the rows' metadata.
 
         Raises:
             InputError: documents, options or the dataset cannot be used.
@@ -147,12 +148,13 @@ class LongbowDoor:
             channel.sink.breaker.check(f"Longbow at {self.target.url}")
             chosen = [documents[row] for row in rows]
             texts = [document.text for document in chosen]
-            future = models.submit(version, partial(_submit, texts, options))
+            future = models.submit(version, partial(_submit, texts, options, Terms("bulk", stages=draft.stages)))
             if future is not None:
                 break
             if not version.retired:
                 version.wake()
         embeddings = future.result()
+        draft.count(model.name, model.version, embeddings)
         vectors = widen(embeddings, allow_unnormalized=False)
         head = {
             "model": model.name,
@@ -161,7 +163,7 @@ class LongbowDoor:
             "input_type": options.input_type or "document",
             "source": "server",
             "chunk": 0,
-            **({"trace": trace} if trace else {}),
+            "trace": draft.id,
         }
         unit, mark = self._next_unit()
         begin = metadata_head(mark, head)
@@ -238,8 +240,8 @@ def _rest(document: Document) -> str:
     return f',"fields":{msgspec.json.encode(document.metadata).decode()}}}' if document.metadata else "}"
 
 
-def _submit(texts: Sequence[str], options: EmbedOptions, engine: Engine) -> Future[Any]:
-    return engine.submit(texts, options, Terms("bulk"))
+def _submit(texts: Sequence[str], options: EmbedOptions, terms: Terms, engine: Engine) -> Future[Any]:
+    return engine.submit(texts, options, terms)
 
 
 def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[int]]:

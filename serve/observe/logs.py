@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, with the request's id, never with a text."""
+"""Structured logs: one JSON object on each line, with the request's id, never with a text."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
+from .record import RequestRecord
+
 if TYPE_CHECKING:
     from .tracing import Trace
 
-__all__ = ["LEVELS", "install", "trace_fields"]
+__all__ = ["LEVELS", "install", "log_request", "trace_fields"]
 
-#: What `--log-level` takes.
+#: Values of `--log-level`.
 LEVELS = ("debug", "info", "warning", "error")
+
+#: Logger and message of a door's requests.
+_requests = {
+    "http": (logging.getLogger("fletcher.serve.http"), "request"),
+    "flight": (logging.getLogger("fletcher.serve.flight"), "call"),
+}
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON. What a caller passes as `extra={"fields": {...}}` becomes its own keys."""
+    """Formats a record as one line of JSON. What a caller passes as `extra={"fields": {...}}` becomes keys of the line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
         line: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
@@ -35,11 +44,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def install(level: str = "INFO", stream: TextIO | None = None) -> None:
-    """Sends Fletcher's logs, and uvicorn's warnings, to a stream as JSON lines.
+    """Send Fletcher's logs, and uvicorn's warnings, to a stream as JSON lines.
 
     Args:
         level: the least severe level that is written; successful requests are DEBUG.
-        stream: where to; None is standard error.
+        stream: the stream. Default: standard error.
     """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(JsonFormatter())
@@ -51,5 +60,18 @@ def install(level: str = "INFO", stream: TextIO | None = None) -> None:
 
 
 def trace_fields(trace: Trace | None) -> dict[str, object]:
-    """What finds a request's trace from its log line."""
+    """Return the fields that lead from a log line to the request's trace."""
     return {} if trace is None else {"trace_id": trace.id}
+
+
+def log_request(record: RequestRecord) -> None:
+    """Write a finished request to the log, at the level DEBUG."""
+    logger, message = _requests[record.door]
+    if logger.isEnabledFor(logging.DEBUG):
+        fields = {
+            "request_id": record.id,
+            "route": record.route,
+            "status": record.status,
+            "milliseconds": round(record.stages.total * 1000, 3),
+        }
+        logger.debug(message, extra={"fields": fields | trace_fields(record.trace)})

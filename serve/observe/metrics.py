@@ -1,4 +1,4 @@
-"""Prometheus metrics of every stage. Names that the earlier Fletcher had keep their meaning."""
+"""Prometheus metrics of every stage. Metric names of Fletcher 0.x keep their meaning."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 
 from fletcher.runtime.session.counters import DeviceMetric
 
+from .record import RequestRecord
+
 __all__ = ["CONTENT_TYPE", "Metrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,7 +26,7 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
 class _Elsewhere(Collector):
-    """A metric whose values live elsewhere, in several places: their sum."""
+    """A metric whose value is the sum of values that several owners keep."""
 
     def __init__(self, family: type[CounterMetricFamily] | type[GaugeMetricFamily], name: str, text: str) -> None:
         self._family, self._name, self._text = family, name, text
@@ -32,25 +34,26 @@ class _Elsewhere(Collector):
         self._gone = 0.0
 
     def add(self, owner: object, value: Callable[[], float]) -> None:
-        """Adds a place."""
+        """Add an owner and its value."""
         self._values[owner] = value
 
     def remove(self, owner: object) -> None:
-        """Forgets a place; what it had counted stays counted."""
+        """Remove an owner; what it has counted stays in the sum."""
         value = self._values.pop(owner, None)
         if value is not None and self._family is CounterMetricFamily:
             self._gone += value()
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        """Yield the metric for an exposition."""
         yield self._family(self._name, self._text, value=self.total())
 
     def total(self) -> float:
-        """The sum now."""
+        """Return the present sum."""
         return self._gone + sum(value() for value in [*self._values.values()])
 
 
 class _ByDevice(Collector):
-    """A metric with a label, the device; its values live elsewhere, of a device in several places."""
+    """A metric with the label `device`. Several owners may keep values of one device; the metric shows their sum."""
 
     def __init__(self, metric: DeviceMetric) -> None:
         self._kind, self._text = metric.kind, metric.text
@@ -59,29 +62,30 @@ class _ByDevice(Collector):
         self._gone: dict[str, float] = {}
 
     def add(self, owner: object, device: str, value: Callable[[], float]) -> None:
-        """Adds a place."""
+        """Add an owner and its value."""
         self._values.setdefault(device, {})[owner] = value
 
     def remove(self, owner: object) -> None:
-        """Forgets a place; what it had counted stays counted."""
+        """Remove an owner; what it has counted stays in the sum."""
         for device, values in self._values.items():
             value = values.pop(owner, None)
             if value is not None and self._kind == "total":
                 self._gone[device] = self._gone.get(device, 0.0) + value()
 
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
+        """Yield the metric for an exposition."""
         family = CounterMetricFamily if self._kind == "total" else GaugeMetricFamily
         metric = family(self._name, self._text, labels=["device"])
         for device, values in [*self._values.items()]:
-            known = [value() for value in [*values.values()]]
-            total = self._gone.get(device, 0.0) + sum(known)
-            if known or self._kind == "total":
-                metric.add_metric([device], total / len(known) if self._kind == "share" else total)
+            present = [value() for value in [*values.values()]]
+            total = self._gone.get(device, 0.0) + sum(present)
+            if present or self._kind == "total":
+                metric.add_metric([device], total / len(present) if self._kind == "share" else total)
         yield metric
 
 
 class Metrics:
-    """One server's metrics, in a registry of their own, so that several servers fit in a process."""
+    """Metrics of one server, in a registry of their own, so that a process can hold several servers."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -134,7 +138,7 @@ class Metrics:
         )
         self.batch_tokens = Histogram("fletcher_batch_tokens", "Tokens of a batch", buckets=COUNTS, registry=registry)
         self.batch_texts = Histogram("fletcher_batch_texts", "Texts of a batch", buckets=COUNTS, registry=registry)
-        # Looking a child up by its labels takes a lock and a dict of tuples; the few there are, are kept.
+        # A lookup by labels takes a lock and a dict of tuples, so the few counters that there are stay here.
         self._elsewhere: dict[str, _Elsewhere] = {}
         self._devices: dict[str, _ByDevice] = {}
         self._add(
@@ -147,15 +151,15 @@ class Metrics:
         self._duration_of: dict[tuple[str, str], Histogram] = {}
 
     def counted(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Adds a count that somebody else keeps, read when somebody scrapes."""
+        """Add a counter whose owner keeps the value; it is read at each scrape."""
         self._add(CounterMetricFamily, name, text, value)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Adds a value that is read when somebody scrapes."""
+        """Add a gauge whose value is read at each scrape."""
         self._add(GaugeMetricFamily, name, text, value)
 
     def by_device(self, metric: DeviceMetric) -> None:
-        """Adds what a device counts, read when somebody scrapes."""
+        """Add a metric that a device keeps; it is read at each scrape."""
         if metric.name not in self._devices:
             self._devices[metric.name] = _ByDevice(metric)
             self.registry.register(self._devices[metric.name])
@@ -174,41 +178,39 @@ class Metrics:
         self._elsewhere[name].add(self, value)
 
     def labeled(self, name: str, text: str, labels: Sequence[str]) -> Callable[..., Counter]:
-        """Adds a counter with labels; gives what finds the one for their values."""
+        """Add a counter with labels. Return a function from the labels' values to the counter."""
         return functools.cache(Counter(name, text, labels, registry=self.registry).labels)
 
     def histogram(
         self, name: str, text: str, labels: Sequence[str], buckets: Sequence[float]
     ) -> Callable[..., Histogram]:
-        """Adds a histogram with labels; gives what finds the one for their values."""
+        """Add a histogram with labels. Return a function from the labels' values to the histogram."""
         return functools.cache(Histogram(name, text, labels, buckets=buckets, registry=self.registry).labels)
 
     def of_one(self) -> Metrics:
-        """The same metrics, for one of several engines: values that it adds by `gauge` and the like join the others'."""
+        """Return the same metrics for one of several engines: values that the engine adds by `gauge` join the sum."""
         return copy.copy(self)
 
     def leave(self) -> None:
-        """Takes back what this engine added; what it counted stays in the counts."""
+        """Remove what this engine added; what it has counted stays in the counts."""
         for metric in self._elsewhere.values():
             metric.remove(self)
         for measured in self._devices.values():
             measured.remove(self)
 
-    def answered(self, door: str, route: str, status: int | str, seconds: float) -> None:
-        """Counts one request. `route` is from a short list, never what a client wrote."""
-        key = (door, route, str(status))
+    def count_request(self, record: RequestRecord) -> None:
+        """Count a finished request, and the error that it was answered with. Routes are few: none is a client's own words."""
+        key = (record.door, record.route, str(record.status))
         if key not in self._requests_of:
             self._requests_of[key] = self._requests.labels(*key)
             self._duration_of[key[:2]] = self._duration.labels(*key[:2])
         self._requests_of[key].inc()
-        self._duration_of[key[:2]].observe(seconds)
-
-    def failed(self, error: BaseException) -> None:
-        """Counts an error by its class."""
-        self._errors.labels(type(error).__name__).inc()
+        self._duration_of[key[:2]].observe(record.stages.total)
+        if record.error is not None and record.status != 200:  # a stream that breaks off was answered
+            self._errors.labels(record.error).inc()
 
     def refused(self, reason: str) -> None:
-        """Counts a request that was not admitted."""
+        """Count a request that was not admitted."""
         self._refused.labels(reason).inc()
 
     def _tokenization_throughput(self) -> float:
@@ -218,5 +220,5 @@ class Metrics:
         return tokens.total() / max(seconds.total(), 1e-9)
 
     def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)

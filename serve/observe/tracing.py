@@ -1,9 +1,9 @@
-"""OpenTelemetry traces: a span a request with its stages below it, and a span a batch that links to the requests in it.
+"""OpenTelemetry traces: a span for each request with its stages below it, and a span for each batch, linked to its requests.
 
-A request that is traced carries a `Trace` in its terms. The engine, which knows nothing of OpenTelemetry, tells it when a
-stage is over; where nothing is traced, that is one comparison a stage. Spans hold ids, counts and times, never a text.
+A request that is traced carries a `Trace` in its terms. The engine, which does not know OpenTelemetry, reports every finished
+stage to it; without traces this costs one comparison for each stage. Spans hold ids, counts and times, never a text.
 
-Only a server that was asked for traces imports this module: it needs the extra `otel`.
+Only a server that writes traces imports this module: it needs the extra `otel`.
 """
 
 from __future__ import annotations
@@ -26,36 +26,38 @@ from opentelemetry.util.types import AttributeValue
 from fletcher import __version__
 from fletcher.runtime.errors import InputError
 
+from .record import RequestRecord
+
 __all__ = ["Trace", "Tracing"]
 
-#: Where a collector takes traces by OTLP over HTTP (OpenTelemetry's protocol specification).
+#: Path at which a collector takes traces by OTLP over HTTP (OpenTelemetry's protocol specification).
 OTLP_PATH = "/v1/traces"
 
 _propagator = TraceContextTextMapPropagator()
 
 
 class Tracing:
-    """Begins the spans of one server."""
+    """Begins and ends the spans of one server's requests."""
 
     def __init__(self, provider: TracerProvider) -> None:
         """
         Args:
-            provider: where spans go; `close` shuts it down.
+            provider: receives the spans; `close` shuts it down.
         """
         self._provider = provider
         self._tracer = provider.get_tracer("fletcher.serve", __version__)
 
     @classmethod
     def to(cls, url: str) -> Self:
-        """Sends spans to a collector by OTLP over HTTP, in batches, from a thread of the SDK's.
+        """Return a tracing that sends spans to a collector by OTLP over HTTP, in batches, from a thread of the SDK's.
 
-        The SDK's own variables (`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, `OTEL_EXPORTER_OTLP_HEADERS`, …) say the rest.
+        The SDK's own variables (`OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, `OTEL_EXPORTER_OTLP_HEADERS`, …) set the rest.
 
         Args:
             url: of the collector, such as `http://127.0.0.1:4318`.
 
         Raises:
-            InputError: it is no such URL.
+            InputError: the URL is not one of HTTP.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -67,7 +69,7 @@ class Tracing:
         return cls(provider)
 
     def begin(self, name: str, headers: Mapping[str, str], attributes: Mapping[str, AttributeValue]) -> Trace | None:
-        """Begins a request's span below the one that its headers name (W3C's `traceparent` and `tracestate`).
+        """Begin a request's span below the span that its headers name (W3C's `traceparent` and `tracestate`).
 
         Args:
             name: of the span, from a short list.
@@ -75,24 +77,37 @@ class Tracing:
             attributes: of the span.
 
         Returns:
-            What the request carries, or None where it is not sampled.
+            The span, for the request's terms; None if the request is not sampled.
         """
         context = _propagator.extract(headers)
         span = self._tracer.start_span(name, context, otel.SpanKind.SERVER, attributes)
         return Trace(self._tracer, span) if span.is_recording() else None
 
+    def end(self, record: RequestRecord) -> None:
+        """End the span of a finished request. An error is noted by its class; its message may hold a client's words."""
+        if (trace := record.trace) is None:
+            return
+        span, error = trace.span, "left" if record.status == "left" else record.error
+        if error is not None:
+            span.set_attribute("error.type", error)
+        if isinstance(record.status, int):
+            span.set_attribute("http.response.status_code", record.status)
+            if record.status >= 500:
+                span.set_status(otel.StatusCode.ERROR)
+        span.end()
+
     def close(self) -> None:
-        """Sends what is left."""
+        """Send the spans that have not been sent."""
         self._provider.shutdown()
 
 
 class Trace:
-    """The span of a request under way.
+    """Span of a request that is under way.
 
     Attributes:
-        id: of the whole trace, 32 hexadecimal digits, for the log.
-        span: the request's.
-        tracer: what begins spans.
+        id: id of the whole trace, 32 hexadecimal digits, for the log.
+        span: the request's span.
+        tracer: begins spans.
     """
 
     __slots__ = ("_context", "id", "span", "tracer")
@@ -116,13 +131,13 @@ class Trace:
         *,
         batch: Span | None = None,
     ) -> None:
-        """Adds a stage that is over.
+        """Add a finished stage.
 
         Args:
-            name: which one.
+            name: the stage's name.
             started, ended: `time.perf_counter()`.
-            attributes: of its span.
-            batch: the span of the batch that it was part of.
+            attributes: attributes of the stage's span.
+            batch: the span of the batch that the stage belongs to.
         """
         links = None if batch is None else [otel.Link(batch.get_span_context())]
         span = self.tracer.start_span(
@@ -131,7 +146,7 @@ class Trace:
         span.end(_nanoseconds(ended))
 
     def joined(self, other: Trace | None) -> None:
-        """Notes that the answer is an identical request's, which has the stages."""
+        """Note that an identical request, which has the stages, gives the answer."""
         self.span.set_attribute("fletcher.joined", True)
         if other is not None:
             self.span.add_link(other.span.get_span_context())
@@ -145,13 +160,13 @@ class Trace:
         *,
         error: str | None = None,
     ) -> None:
-        """Adds a batch: a trace of its own with the session's run in it, linked with the requests that it served.
+        """Add a batch: a trace of its own that holds the session's run, with links to the batch's requests.
 
         Args:
             traces: of the requests in it, at least one.
             started, computed: `time.perf_counter()` around the session's run.
             attributes: of the batch.
-            error: class of what it failed with, or None.
+            error: class of the error that the batch failed with, or None.
         """
         tracer, every = traces[0].tracer, [*dict.fromkeys(traces)]
         begin, end = _nanoseconds(started), _nanoseconds(computed)
@@ -172,24 +187,7 @@ class Trace:
         for trace in every:
             trace.stage("compute", started, computed, attributes, batch=batch)
 
-    def fail(self, kind: str) -> None:
-        """Notes an error by its class; what it says may hold what a client wrote."""
-        self.span.set_attribute("error.type", kind)
-
-    def end(self, attributes: Mapping[str, AttributeValue] | None = None, *, broken: bool = False) -> None:
-        """Ends it.
-
-        Args:
-            attributes: what is known now.
-            broken: whether the server failed.
-        """
-        if attributes:
-            self.span.set_attributes(attributes)
-        if broken:
-            self.span.set_status(otel.StatusCode.ERROR)
-        self.span.end()
-
 
 def _nanoseconds(moment: float) -> int:
-    """Unix time of a `time.perf_counter()`, which no change of the clock moves."""
+    """Return the Unix time, in nanoseconds, of a `time.perf_counter()`; a change of the clock does not move it."""
     return time.time_ns() - int((time.perf_counter() - moment) * 1e9)

@@ -134,7 +134,7 @@ async def _edit(
     *,
     reload: frozenset[tuple[str, str]] = frozenset(),
 ) -> None:
-    fields: dict[str, Any] = {"request_id": call.request_id.decode(), "client": call.client, "change": what}
+    fields: dict[str, Any] = {"request_id": call.draft.id, "client": call.client, "change": what}
     logger.info("admin", extra={"fields": fields})
     # A change that began goes through, also if its client leaves: half of one would be worse.
     loop = asyncio.get_running_loop()

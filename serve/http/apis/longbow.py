@@ -56,13 +56,12 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
             raise OverloadedError(f"{waiting} requests wait for Longbow already: retry after 1 s", 1.0)
         options = EmbedOptions.of(request)
         documents = [Document(one) if isinstance(one, str) else one for one in request.documents]
-        trace = call.request_id.decode()
         loop = asyncio.get_running_loop()
         waiting += 1
         try:
             async with asyncio.timeout(call.timeout):
                 answer = await loop.run_in_executor(
-                    pool, there.ingest, call.models, request.model, request.dataset, documents, options, trace
+                    pool, there.ingest, call.models, request.model, request.dataset, documents, options, call.draft
                 )
         except TimeoutError:
             raise DeadlineError(

@@ -65,7 +65,7 @@ async def embed(call: Call) -> Response:
         tokens_dropped=found.dropped.tolist(),
         scales=scales,
     )
-    answer = CohereResponse(id=call.request_id.decode(), embeddings=ByType(**made), texts=texts, meta=meta)
+    answer = CohereResponse(id=call.draft.id, embeddings=ByType(**made), texts=texts, meta=meta)
     return Response(200, msgspec.json.encode(answer))
 
 
