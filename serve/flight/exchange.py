@@ -29,7 +29,7 @@ from ..engine.terms import Terms
 from ..errors import UnknownModelError
 from ..models.registry import Models
 from ..models.version import Version
-from ..observe.record import RecordDraft
+from ..observe.requests import RecordDraft
 from ..statuses import public_message
 from .options import read_options
 

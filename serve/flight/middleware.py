@@ -15,8 +15,7 @@ from fletcher.runtime.errors import FletcherError
 
 from ..access.gate import Gate
 from ..engine.terms import Priority, Terms
-from ..observe.record import RecordDraft
-from ..observe.requests import Requests
+from ..observe.requests import RecordDraft, Requests
 from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
 from .errors import flight_error
 

@@ -15,7 +15,7 @@ from ..arrow.options import ArrowOptions
 from ..errors import UnknownRouteError
 from ..longbow.door import Document, LongbowDoor, require
 from ..models.registry import Models
-from ..observe.record import RecordDraft
+from ..observe.requests import RecordDraft
 
 __all__ = ["flight_put"]
 

@@ -29,8 +29,8 @@ from ..models.changes import loading, unloading
 from ..models.registry import Models
 from ..models.spec import ModelSpec
 from ..observe.logs import trace_fields
-from ..observe.record import Consumer, RecordDraft
-from ..observe.requests import Requests
+from ..observe.record import Consumer
+from ..observe.requests import RecordDraft, Requests
 from .errors import flight_error
 from .exchange import Exchange, Stream, wait
 from .middleware import CallerFactory, RequestIdFactory, caller_of, peer_of, request_id

@@ -25,8 +25,8 @@ from ..errors import MethodError, UnauthorizedError, UnknownRouteError
 from ..longbow.door import LongbowDoor
 from ..models.registry import Models
 from ..observe.logs import trace_fields
-from ..observe.record import Consumer, RecordDraft
-from ..observe.requests import Requests
+from ..observe.record import Consumer
+from ..observe.requests import RecordDraft, Requests
 from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
 from ..statuses import retry_after
 from .apis.admin import admin_routes

@@ -16,7 +16,7 @@ from ..engine.terms import Terms
 from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
 from ..models.registry import VECTORS, Ask, Models
 from ..models.version import Version
-from ..observe.record import RecordDraft
+from ..observe.requests import RecordDraft
 from .bridge import Bridge, ClientLeftError, Receive
 
 __all__ = ["JSON", "Call", "Handler", "Limits", "Response", "Scope"]

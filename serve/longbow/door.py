@@ -27,7 +27,7 @@ from ..engine.engine import Engine
 from ..engine.terms import Terms
 from ..errors import FieldError, UnknownRouteError
 from ..models.registry import Models
-from ..observe.record import RecordDraft
+from ..observe.requests import RecordDraft
 from .journal.ids import candidate, digester, key_of, whole_number
 from .options import SinkOptions
 from .wire.connection import Connection

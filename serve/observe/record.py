@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 if TYPE_CHECKING:
     from .tracing import Trace
 
-__all__ = ["Consumer", "Door", "RecordDraft", "RequestRecord", "Stages"]
+__all__ = ["Consumer", "Door", "RequestRecord", "Stages"]
 
 Door = Literal["http", "flight"]
 
@@ -75,65 +73,3 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 #: Receives the record of every request when the request has ended, on the thread that answered it.
 Consumer = Callable[[RequestRecord], None]
-
-
-class RecordDraft(msgspec.Struct, kw_only=True):
-    """A request's record while the request is under way. The door, the handler and the engine fill it in.
-
-    Attributes:
-        started: `time.perf_counter()` of the request's arrival.
-        answered: `time.perf_counter()` when the engine's latest answer arrived, or None.
-
-    The other attributes are those of `RequestRecord`.
-    """
-
-    door: Door
-    id: str
-    client: str = ""
-    route: str = "unknown"
-    model: str = ""
-    version: str = ""
-    texts: int = 0
-    tokens: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    status: int | str = "left"
-    error: str | None = None
-    stages: Stages = msgspec.field(default_factory=Stages)
-    trace: Trace | None = None
-    started: float = msgspec.field(default_factory=time.perf_counter)
-    answered: float | None = None
-
-    def count(self, model: str, version: str, answer: Any) -> None:
-        """Add an engine's answer.
-
-        Args:
-            model, version: what answered.
-            answer: `Embeddings` or another answer with a length and `tokens`, int64, (n,).
-        """
-        self.model = model
-        self.version = version
-        self.texts += len(answer)
-        self.tokens += int(answer.tokens.sum())
-        self.answered = time.perf_counter()
-
-    def finish(self) -> RequestRecord:
-        """Return the record. The engine may still add to the draft's stages afterwards, but not to the record's."""
-        stages = copy.copy(self.stages)
-        stages.total = time.perf_counter() - self.started
-        return RequestRecord(
-            door=self.door,
-            id=self.id,
-            client=self.client,
-            route=self.route,
-            model=self.model,
-            version=self.version,
-            texts=self.texts,
-            tokens=self.tokens,
-            bytes_in=self.bytes_in,
-            bytes_out=self.bytes_out,
-            status=self.status,
-            error=self.error,
-            stages=stages,
-            trace=self.trace,
-        )

@@ -1,22 +1,67 @@
-"""`Requests`: the one wrapper around every request of HTTP and Flight. It makes the record and hands it to its consumers."""
+"""`Requests`: the one wrapper around every request of HTTP and Flight. It makes the request's record for the consumers."""
 
 from __future__ import annotations
 
+import copy
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from .logs import log_request
 from .metrics import Metrics
-from .record import Consumer, RecordDraft
+from .record import Consumer, Door, RequestRecord, Stages
 
 if TYPE_CHECKING:
-    from .tracing import Tracing
+    from .tracing import Trace, Tracing
 
-__all__ = ["Requests"]
+__all__ = ["RecordDraft", "Requests"]
 
 logger = logging.getLogger("fletcher.serve.observe")
+
+
+class RecordDraft(msgspec.Struct, kw_only=True):
+    """A request's record while the request is under way. The door, the handler and the engine fill it in.
+
+    Attributes:
+        started: `time.perf_counter()` of the request's arrival.
+        answered: `time.perf_counter()` when the engine's latest answer arrived, or None.
+
+    The other attributes are those of `RequestRecord`.
+    """
+
+    door: Door
+    id: str
+    client: str = ""
+    route: str = "unknown"
+    model: str = ""
+    version: str = ""
+    texts: int = 0
+    tokens: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    status: int | str = "left"
+    error: str | None = None
+    stages: Stages = msgspec.field(default_factory=Stages)
+    trace: Trace | None = None
+    started: float = msgspec.field(default_factory=time.perf_counter)
+    answered: float | None = None
+
+    def count(self, model: str, version: str, answer: Any) -> None:
+        """Add an engine's answer.
+
+        Args:
+            model, version: what answered.
+            answer: `Embeddings` or another answer with a length and `tokens`, int64, (n,).
+        """
+        self.model = model
+        self.version = version
+        self.texts += len(answer)
+        self.tokens += int(answer.tokens.sum())
+        self.answered = time.perf_counter()
 
 
 class Requests:
@@ -44,7 +89,25 @@ class Requests:
         try:
             yield
         finally:
-            record = draft.finish()
+            # The engine may still add to the draft's stages afterwards, but not to the record's.
+            stages = copy.copy(draft.stages)
+            stages.total = time.perf_counter() - draft.started
+            record = RequestRecord(
+                door=draft.door,
+                id=draft.id,
+                client=draft.client,
+                route=draft.route,
+                model=draft.model,
+                version=draft.version,
+                texts=draft.texts,
+                tokens=draft.tokens,
+                bytes_in=draft.bytes_in,
+                bytes_out=draft.bytes_out,
+                status=draft.status,
+                error=draft.error,
+                stages=stages,
+                trace=draft.trace,
+            )
             for consume in self._consumers:
                 try:
                     consume(record)

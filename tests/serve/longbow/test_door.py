@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.serve.longbow.wire.schema import longbow_schema, make_batch
+from fletcher.serve.observe.record import RequestRecord
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
@@ -67,6 +69,37 @@ def test_documents_over_flight(serving: Server, longbow: LongbowDouble) -> None:
         writer.close()
     assert ack == {"status": "acked", "batch_id": 1, "rows": 2, "sent": 2}
     assert longbow.store.ids("docs") == [1, 2]
+
+
+def test_records_of_what_was_ingested(longbow: LongbowDouble) -> None:
+    records: list[RequestRecord] = []
+
+    def next_record() -> RequestRecord:
+        """The one record; it may be made a moment after the answer was read."""
+        until = time.monotonic() + 10
+        while not records and time.monotonic() < until:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        assert len(records) == 1
+        return records.pop()
+
+    options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", longbow=longbow.url, longbow_timeout=3.0)
+    with Server(UnitLengths(), options, consumers=(records.append,)) as server:
+        answer = post(server, {"dataset": "docs", "documents": ["one", {"text": "two"}, "one"]})
+        record = next_record()
+        assert (record.route, record.status, record.model, record.version) == ("/v1/ingest", 200, "fake-model", "1")
+        assert (record.texts, record.tokens) == (2, 10) == (answer.json()["sent"], answer.json()["tokens"])
+        assert record.bytes_out == len(answer.content)
+        assert record.stages.compute > 0
+        with fl.connect(server.addresses.flight) as client:
+            table = pa.table({"id": [1, 2], "text": ["a", "b"]})
+            writer, reader = client.do_put(fl.FlightDescriptor.for_path("longbow", "docs"), table.schema)
+            writer.write_table(table)
+            acknowledgement = reader.read().to_pybytes()
+            writer.close()
+        record = next_record()
+        assert (record.door, record.route, record.status, record.texts, record.tokens) == ("flight", "put", "ok", 2, 6)
+        assert (record.bytes_in, record.bytes_out) == (table.nbytes, len(acknowledgement))
 
 
 def test_what_cannot_be_ingested_is_named(serving: Server, longbow: LongbowDouble) -> None:

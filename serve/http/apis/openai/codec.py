@@ -11,6 +11,7 @@ from fletcher.runtime import Embeddings
 
 from ....errors import FieldError
 from ....models.description import ServedModel
+from ...call import Limits
 from ...embedding_items import Inputs, Usage, embedding_items
 from ...json import SLICE_ROWS, gather
 from .types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
@@ -20,12 +21,12 @@ __all__ = ["describe", "encode_embeddings", "list_models", "read_inputs"]
 _encoder = msgspec.json.Encoder()
 
 
-def read_inputs(request: EmbeddingRequest, most: int = MAX_INPUTS) -> Inputs:
+def read_inputs(request: EmbeddingRequest, limits: Limits | None) -> Inputs:
     """Return the request's input, whichever of its four shapes it has.
 
     Args:
         request: the client's request.
-        most: items that the request may have.
+        limits: limits of the request; None leaves a stream its own.
 
     Raises:
         FieldError: the input is empty, has too many items, or mixes kinds.
@@ -39,7 +40,7 @@ def read_inputs(request: EmbeddingRequest, most: int = MAX_INPUTS) -> Inputs:
     if kind is int:
         _check_kind(value, int, "a list of token ids holds integers only")
         return Inputs(None, [cast(list[int], value)])
-    if len(value) > most:
+    if limits is not None and len(value) > (most := limits.most_items(MAX_INPUTS)):
         raise FieldError(f"input has {len(value)} items; a request may have {most}: send several", "input")
     if kind is str:
         _check_kind(value, str, "a list of texts holds strings only")

@@ -14,7 +14,7 @@ from ...errors import OPENAI
 from ...ndjson import NDJSON, stream
 from ...routes import Doc, Route
 from .codec import describe, encode_embeddings, list_models, read_inputs
-from .types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
+from .types import EmbeddingList, EmbeddingRequest, Model, ModelList
 
 __all__ = ["openai_routes"]
 
@@ -26,7 +26,7 @@ async def embeddings(call: Call) -> Response:
     request = decode(_decoder, await call.body())
     options = request.options
     streamed = b"accept" in call.headers and call.wants(NDJSON)
-    inputs = read_inputs(request, 1 << 31 if streamed else call.limits.most_items(MAX_INPUTS))
+    inputs = read_inputs(request, None if streamed else call.limits)
     if inputs.ids is not None:
         _check_ids_options(request)
     if streamed:
