@@ -1,17 +1,17 @@
-"""What a door refuses before the engine sees it. All are `InputError`: the table of statuses tells them apart.
+"""Errors of requests that are refused before the engine sees them. All are `InputError`s, with statuses of their own.
 
 InputError
 ├── FieldError               a field of a request cannot be used; names it
 │   ├── EmptyError           a list without an item
 │   └── TooManyError         a list with more items than a request may have
 ├── UnknownModelError        the server has no model of that name
-├── UnknownRouteError        nothing answers at that path, action or descriptor
+├── UnknownRouteError        there is nothing at that path, action or descriptor
 ├── MethodError              the path answers, but not to this HTTP method
 ├── TooLargeError            the body is larger than the server takes
 ├── SlowBodyError            the body did not arrive in time
 ├── MediaTypeError           the body is of a type or a coding that the route does not read
-├── UnauthorizedError        an API key is needed, and there is none or a wrong one
-└── ForbiddenError           the caller is known and may not do this
+├── UnauthorizedError        an API key is needed, and there is none, or a wrong one
+└── ForbiddenError           the caller is authenticated, but may not do this
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FieldError(InputError):
     """A field of a request that cannot be used.
 
     Attributes:
-        field: its name as the client wrote it, with indices (`input[3]`), or None where the whole body is meant.
+        field: its name as the client wrote it, with indices (`input[3]`), or None if the whole body is meant.
     """
 
     def __init__(self, message: str, field: str | None) -> None:
@@ -60,7 +60,7 @@ class UnknownModelError(InputError):
 
 
 class UnknownRouteError(InputError):
-    """Nothing answers at that path, action or descriptor."""
+    """There is nothing at that path, action or descriptor."""
 
 
 class MethodError(InputError):
@@ -88,8 +88,8 @@ class MediaTypeError(InputError):
 
 
 class UnauthorizedError(InputError):
-    """An API key is needed, and there is none or a wrong one."""
+    """An API key is needed, and there is none, or a wrong one."""
 
 
 class ForbiddenError(InputError):
-    """The caller is known and may not do this."""
+    """The caller is authenticated, but may not do this."""

@@ -1,4 +1,4 @@
-"""One table from the error tree to the statuses of HTTP and Flight. A test holds it complete.
+"""Table from the error tree to the statuses of HTTP and Flight. A test checks that it is complete.
 
 Arrow Flight's servers (pyarrow 26) can send these gRPC codes only: INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED,
 DEADLINE_EXCEEDED, UNAVAILABLE, UNAUTHENTICATED, PERMISSION_DENIED, CANCELLED, INTERNAL. There is no RESOURCE_EXHAUSTED
@@ -58,13 +58,13 @@ FlightCode = Literal[
     "INTERNAL",
 ]
 
-#: Seconds after which a client that met a stopping server may try again: another one has had time to come up.
+#: Seconds after which a client of a stopping server may try again: another server has had time to start.
 STOPPING_RETRY_AFTER = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How an error looks from outside.
+    """Statuses of an error.
 
     Attributes:
         http: status code.
@@ -118,7 +118,7 @@ STATUSES: Mapping[type[FletcherError], Status] = {
 
 
 def status_of(error: FletcherError) -> Status:
-    """The status of an error's class, or of its nearest ancestor that has one."""
+    """Return the status of an error's class, or of its nearest ancestor in the table."""
     for kind in type(error).__mro__:
         if kind in STATUSES:
             return STATUSES[kind]
@@ -126,14 +126,14 @@ def status_of(error: FletcherError) -> Status:
 
 
 def public_message(error: FletcherError) -> str:
-    """What a client may read. A failure of the server's own can name files and providers: those stay in its log."""
+    """Return the message for a client. The server's own failures can name files and providers, which stay in its log."""
     if isinstance(error, InputError | ServiceError):
         return str(error)
     return "the server failed on this request; its log has the details under this request's id"
 
 
 def retry_after(error: FletcherError) -> float | None:
-    """Seconds after which a retry has a chance, or None where a retry is pointless."""
+    """Return the seconds after which a retry may succeed, or None if a retry is useless."""
     if isinstance(error, OverloadedError | FailingError):
         return error.retry_after
     return STOPPING_RETRY_AFTER if isinstance(error, StoppingError) else None

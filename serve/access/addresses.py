@@ -1,4 +1,4 @@
-"""`HOST:PORT` as people write it, and sockets that are theirs or a clear error."""
+"""`HostPort`: an address as users write it (`HOST:PORT`), and the listening socket on it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BACKLOG = 2048
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a server listens.
+    """Addresses on which a server listens.
 
     Attributes:
-        http: URL of the HTTP door, or None if it is shut.
-        flight: URL of the Flight door, or None if it is shut.
+        http: URL of the HTTP server, or None without one.
+        flight: URL of the Flight server, or None without one.
     """
 
     http: str | None
@@ -40,14 +40,14 @@ class HostPort:
 
 
 def parse(text: str, option: str) -> HostPort:
-    """Reads `HOST:PORT`, `:PORT` or `[IPV6]:PORT`.
+    """Read `HOST:PORT`, `:PORT` or `[IPV6]:PORT`.
 
     Args:
-        text: what the user wrote.
-        option: where it was written, for the error.
+        text: the user's text.
+        option: the option that holds it, for the error.
 
     Raises:
-        InputError: it is something else.
+        InputError: the text is not an address.
     """
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
@@ -62,10 +62,14 @@ def parse(text: str, option: str) -> HostPort:
 
 
 def bind(address: HostPort, option: str) -> socket.socket:
-    """A listening socket.
+    """Return a listening socket.
+
+    Args:
+        address: address to listen on.
+        option: the option that named it, for the error.
 
     Raises:
-        InputError: the port is taken, the address is not this machine's, or the system does not allow it.
+        InputError: the port is in use, the address is not this machine's, or the system does not allow it.
     """
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
@@ -75,7 +79,7 @@ def bind(address: HostPort, option: str) -> socket.socket:
         raise InputError(f"{option} {address}: the host {address.host!r} is unknown ({error.strerror})") from error
     listener = socket.socket(family, kind, protocol)
     try:
-        # A port whose last connections linger may be taken again; one where somebody listens may not.
+        # A port whose last connections linger may be taken again; a port on which a program listens may not.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
         listener.listen(BACKLOG)

@@ -1,7 +1,7 @@
-"""Who may ask what: API keys as bearer tokens, the same for both doors; the loopback alone where there are none.
+"""`Gate`: decides who may ask for what. HTTP and Flight share it.
 
-Whatever else decides about a caller belongs here: signed tokens (JWT) beside keys, rate limits by a key's name, and the
-audit of what was allowed.
+Callers send API keys as bearer tokens. Without keys only the loopback has the admin API. Other decisions about a caller, such
+as signed tokens beside keys, belong here too.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ BEARER = "bearer "
 
 
 class Gate:
-    """Lets callers in. Safe to use from any thread."""
+    """Lets callers in or refuses them. Safe to use from any thread."""
 
     def __init__(self, keys: Keys | None) -> None:
         """
         Args:
-            keys: the server's; None lets everybody in who reaches it, and admins from the loopback.
+            keys: the server's keys; None lets every caller in, and to the admin API every caller from the loopback.
         """
         self.keys = keys
 
     def enter(self, access: Access, authorization: str | None, *, peer: str | None, browser: bool = False) -> str:
-        """Checks a caller.
+        """Check a caller.
 
         Args:
-            access: what it wants.
-            authorization: the header's value.
-            peer: its address, where that is known.
-            browser: whether a page of some website sent the request.
+            access: level of access that the caller needs.
+            authorization: value of the header `authorization`, or None.
+            peer: address of the caller, or None if it is not known.
+            browser: whether a website's page sent the request.
 
         Returns:
-            The name of its key; empty where none is needed.
+            The name of the caller's key; empty if no key is needed.
 
         Raises:
-            UnauthorizedError: a key is needed, and there is none or a wrong one.
-            ForbiddenError: its key is no admin's, or it is no admin without keys.
+            UnauthorizedError: a key is needed, and there is none, or a wrong one.
+            ForbiddenError: the key lacks the admin role; without keys, the caller is not on the loopback.
         """
         if access == "open":
             return ""
         if self.keys is None:
-            # Without keys, a website that the operator looks at could reach the loopback through the browser.
+            # Without keys, a website that the operator visits could reach the loopback through the browser.
             if access == "admin" and (browser or not is_loopback(peer)):
                 raise ForbiddenError(
                     "without API keys the admin API answers to the loopback alone: give the server keys"
@@ -61,12 +61,12 @@ class Gate:
         if key is None:
             raise UnauthorizedError("the API key is not one of this server's")
         if access == "admin" and key.role != "admin":
-            raise ForbiddenError("this API key is no admin's: make one with `fletcher-serve keys add NAME --admin`")
+            raise ForbiddenError("this API key is not an admin's: make one with `fletcher-serve keys add NAME --admin`")
         return key.name
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether an address is this machine's own."""
+    """Return whether an address is this machine's own."""
     if host == "localhost":
         return True
     try:
@@ -78,7 +78,13 @@ def is_loopback(host: str | None) -> bool:
 
 
 def check_binding(address: HostPort, option: str, *, keys: bool, allow_anonymous: bool) -> None:
-    """Refuses to let the network in unasked.
+    """Refuse an address that other machines can reach, unless the server has keys or anonymous callers are allowed.
+
+    Args:
+        address: address to listen on.
+        option: the option that named it, for the error.
+        keys: whether the server has keys.
+        allow_anonymous: whether callers without a key are allowed.
 
     Raises:
         InputError: other machines could reach the server, and it has no keys.

@@ -1,6 +1,6 @@
-"""API keys: a file with their names and hashes, and the look at a bearer token. The keys themselves are nowhere.
+"""API keys: a file with their names and hashes, and the check of a bearer token. The keys themselves are not stored.
 
-A key has 256 random bits, so one SHA-256 is enough: there is no dictionary of such keys to try, and no need to be slow.
+A key has 256 random bits, so one SHA-256 is enough: an attacker cannot try a dictionary, and the hash need not be slow.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PREFIX = "fletcher-"
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key as the file has it.
+    """A key in the file.
 
     Attributes:
-        name: whose it is: the engine's client, and what logs say.
-        sha256: of the key, as hex.
-        role: whether it opens the admin API.
+        name: name of its owner: the engine's client, and the name in logs.
+        sha256: SHA-256 of the key, as hex.
+        role: whether the key opens the admin API.
     """
 
     name: str
@@ -54,30 +54,35 @@ class Keys:
             path: the file.
 
         Raises:
-            InputError: it cannot be read, holds no key, or is no file of keys.
+            InputError: the file cannot be read, holds no key, or is not a file of keys.
         """
         self._path = path
         self._keys = _load(path)
 
     def reload(self) -> None:
-        """Reads the file again; a bad one leaves the keys as they were.
+        """Read the file again; a bad file leaves the keys as they were.
 
         Raises:
-            InputError: as the constructor.
+            InputError: as for the constructor.
         """
         self._keys = _load(self._path)
 
     def find(self, token: str) -> Key | None:
-        """The key that a token is; every key is compared, in constant time."""
+        """Return the key that a token is, or None. Every key is compared, in constant time."""
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        found = None
-        for known, key in self._keys:
-            if hmac.compare_digest(known, digest):
-                found = key
-        return found
+        match = None
+        for stored, key in self._keys:
+            if hmac.compare_digest(stored, digest):
+                match = key
+        return match
 
 
 def _load(path: Path) -> list[tuple[bytes, Key]]:
+    """Return the keys of a file with their digests.
+
+    Raises:
+        InputError: the file cannot be read, holds no key, or is not a file of keys.
+    """
     keys = read_keys(path)
     if not keys:
         raise InputError(f"{path} holds no key: add one with `fletcher-serve keys add NAME --keys {path}`")
@@ -85,35 +90,35 @@ def _load(path: Path) -> list[tuple[bytes, Key]]:
 
 
 def read_keys(path: Path) -> Sequence[Key]:
-    """What a file of keys holds.
+    """Return the keys in a file.
 
     Raises:
-        InputError: it cannot be read, or is no file of keys.
+        InputError: the file cannot be read, or is not a file of keys.
     """
     try:
         file = msgspec.json.decode(path.read_bytes(), type=_File)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {explain(error)}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no file of API keys: {error}") from None
+        raise InputError(f"{path} is not a file of API keys: {error}") from None
     for key in file.keys:
         try:
-            right = len(bytes.fromhex(key.sha256)) == hashlib.sha256().digest_size
+            valid = len(bytes.fromhex(key.sha256)) == hashlib.sha256().digest_size
         except ValueError:
-            right = False
-        if not right:
-            raise InputError(f"{path}: the hash of the key {key.name!r} is no SHA-256")
+            valid = False
+        if not valid:
+            raise InputError(f"{path}: the hash of the key {key.name!r} is not a SHA-256")
     return file.keys
 
 
 def add_key(path: Path, name: str, role: Role = "user") -> str:
-    """Makes a key and writes its hash.
+    """Make a key and write its hash to the file.
 
     Returns:
-        The key, which is written nowhere.
+        The key, which is not stored.
 
     Raises:
-        InputError: the name is taken or odd, or the file cannot be written.
+        InputError: the name is taken or cannot be used, or the file cannot be written.
     """
     if not name or not name.isprintable() or len(name) > 64:
         raise InputError(f"a key's name must be 1 to 64 printable characters, not {name!r}")
@@ -126,10 +131,10 @@ def add_key(path: Path, name: str, role: Role = "user") -> str:
 
 
 def remove_key(path: Path, name: str) -> None:
-    """Takes a key out of the file.
+    """Remove a key from the file.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: the file has no key of that name, or it cannot be written.
     """
     keys = read_keys(path)
     if not any(key.name == name for key in keys):
@@ -138,7 +143,7 @@ def remove_key(path: Path, name: str) -> None:
 
 
 def _write(path: Path, keys: Sequence[Key]) -> None:
-    """Whole or not at all, and for its owner alone."""
+    """Write the file whole or not at all, readable by its owner alone."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:

@@ -1,4 +1,4 @@
-"""From the workers' threads to the event loop: many answers in one wake-up, and a look at whether the client left."""
+"""`Bridge`: brings answers of the workers' threads to the event loop, many in one wake-up, and notices clients that leave."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from fletcher.runtime import Embeddings
 
 __all__ = ["Bridge", "ClientLeftError", "Message", "Receive"]
 
-#: ASGI's own shape of a message.
+#: A message of ASGI.
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
-#: Seconds that an answer may take before the server starts to look whether its client left: watching costs a task.
+#: Seconds that an answer may take before the server watches whether its client left: watching costs a task.
 WATCH_AFTER = 0.05
 
 
 class ClientLeftError(Exception):
-    """Nobody waits for this answer any more."""
+    """The client of a request has left."""
 
 
 class Bridge:
     """Turns the engine's futures into awaitables of one event loop.
 
-    `asyncio.wrap_future` wakes the loop once an answer; a batch answers dozens at a time.
+    `asyncio.wrap_future` wakes the loop once for each answer; a batch has dozens of answers at a time.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -37,11 +37,11 @@ class Bridge:
         self._scheduled = False
 
     async def wait(self, future: Future[Embeddings], receive: Receive) -> Embeddings:
-        """Waits for an answer, and cancels the work if the client leaves first.
+        """Wait for an answer. Cancel the work if the client leaves first.
 
         Args:
-            future: the engine's.
-            receive: ASGI's; the request's body has been read from it.
+            future: the engine's future.
+            receive: ASGI's receive; the request's body has been read from it.
 
         Raises:
             ClientLeftError: the client left.
@@ -65,14 +65,16 @@ class Bridge:
                 watch.cancel()
 
     def _arrive(self, waiter: asyncio.Future[Embeddings], future: Future[Embeddings]) -> None:
-        # On a worker's thread. The deque's operations are atomic; a second wake-up, if two threads race, finds it empty.
+        """Note that an answer has arrived, and wake the event loop."""
+        # On a worker's thread. The deque's operations are atomic; if two threads race, the second wake-up finds it empty.
         self._arrived.append((waiter, future))
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._scheduled = False  # before the first look, so that what arrives during the last one is announced again
+        """Give every answer that has arrived to its waiter."""
+        self._scheduled = False  # first, so that an answer that arrives while the loop below ends wakes the loop again
         while self._arrived:
             waiter, future = self._arrived.popleft()
             if waiter.done() or future.cancelled():
@@ -85,6 +87,7 @@ class Bridge:
 
 
 async def _watch(receive: Receive, waiter: asyncio.Future[Embeddings]) -> None:
+    """Cancel the waiter when the client leaves."""
     while (await receive())["type"] != "http.disconnect":
         pass
     waiter.cancel()

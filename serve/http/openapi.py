@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the routes and of the structs that they decode and encode, so that it cannot drift."""
+"""The OpenAPI 3.1 document, derived from the routes and from the structs that they decode and encode."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["openapi_document"]
 
 Schema = dict[str, Any]
 
-#: What every route that reads a body, or asks an engine, can answer with.
+#: Statuses of errors of every route that reads a body, and of every route that asks an engine.
 BODY_ERRORS = (400, 408, 413, 415)
 ENGINE_ERRORS = (429, 500, 503, 504)
 
 
 def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> Schema:
-    """The document, ready to encode as JSON.
+    """Return the document, ready to encode as JSON.
 
     Args:
-        routes: all of them; those without a `Doc` are left out.
-        limits: what a request may have.
-        keys: whether the server wants API keys.
+        routes: all routes; those without a `Doc` are left out.
+        limits: limits of a request.
+        keys: whether the server has API keys.
     """
     shown = [(route, route.doc) for route in routes if route.doc is not None]
     types: list[Any] = []
@@ -62,13 +62,14 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
 
 
 def _answers(doc: Doc) -> Sequence[Any]:
-    """The types of its answer."""
+    """Return the types of a route's answer."""
     return doc.answer if isinstance(doc.answer, tuple) else [] if doc.answer is None else [doc.answer]
 
 
 def _operation(
     route: Route, doc: Doc, request: Schema | None, answer: Schema | None, error: Schema, limits: Limits, *, keys: bool
 ) -> Schema:
+    """Return the operation of a route."""
     bodies = {"application/json": {"schema": request} | ({"example": doc.example} if doc.example else {})}
     contents = {} if request is None else bodies
     contents |= {kind: {"schema": dict(schema)} for kind, schema in doc.requests.items()}
@@ -105,6 +106,7 @@ def _operation(
 
 
 def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
+    """Yield the parameters in a route's path, query and headers."""
     if "{" in route.path:
         name = route.path.partition("{")[2].rstrip("}")
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
@@ -118,7 +120,7 @@ def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
         yield {
             "name": "X-Request-Timeout",
             "in": "header",
-            "description": "Seconds after which nobody waits for the answer any more",
+            "description": "Seconds that the client waits for the answer",
             "schema": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e9},
         }
         yield {
@@ -130,7 +132,7 @@ def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
 
 
 def _plain(field: Schema) -> Schema:
-    """A field's schema without the null that a query cannot hold."""
+    """Return a field's schema without the null that a query cannot hold."""
     kinds = [kind for kind in field.get("anyOf", []) if kind.get("type") != "null"]
     if len(kinds) == 1:
         return dict(kinds[0])
@@ -138,7 +140,8 @@ def _plain(field: Schema) -> Schema:
 
 
 def _refusal(status: int, error: Schema, answer: Schema | None, shape: ErrorShape) -> Schema:
-    # `/ready` says why it is not in the words of its answer.
+    """Return the response of an error."""
+    # `/ready` gives the reason for 503 in its own answer.
     schema = answer if status == 503 and answer is not None and "Ready" in answer.get("$ref", "") else error
     headers = _ID_HEADER | (_RETRY_HEADER if status in (429, 503) else {})
     return {
@@ -155,10 +158,10 @@ _MEANINGS = {
     404: "The model is not served here",
     408: "The body did not come in time",
     413: "The body is too large, or the request has too many or too long texts",
-    415: "The body's type or coding is none that is read",
+    415: "The body's type or coding is not supported",
     422: "A field of the request cannot be used",
     424: "The model failed; the server's log has the details",
-    429: "Too much waits already",
+    429: "Too many requests wait already",
     500: "The model failed; the server's log has the details",
     503: "The server is not ready, or is stopping",
     504: "The request's own time passed",

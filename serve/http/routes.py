@@ -1,4 +1,4 @@
-"""What a route is: where it answers, who may ask, how it fails, and what the OpenAPI document says of it."""
+"""`Route`: a path and a method with their handler, access, error shape and documentation."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["Doc", "Route"]
 
 @dataclass(frozen=True, slots=True)
 class Doc:
-    """A route in the OpenAPI document.
+    """Documentation of a route in the OpenAPI document.
 
     Attributes:
         name: operation id.
-        summary: one line.
-        request: struct of the body in JSON, if it has one.
-        answer: type of the answer in JSON, a tuple of several, or None.
-        text: more about it.
-        requests: other media types of the body, and their schema.
-        answers: other media types of the answer, and their schema.
+        summary: one line about the route.
+        request: struct of the body in JSON, or None.
+        answer: type of the answer in JSON, a tuple of several types, or None.
+        text: details beyond the summary.
+        requests: schemas of the body by other media types.
+        answers: schemas of the answer by other media types.
         query: struct whose fields are parameters of the query.
-        errors: statuses besides those that every route of its kind has.
-        status: of success.
-        example: a body.
-        headers: what an answer carries besides the request's id: name and description.
+        errors: statuses of errors, besides those that every route of its kind has.
+        status: status of success.
+        example: an example of a body.
+        headers: descriptions of the answer's headers by name, besides the request's id.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Route:
     """A route.
 
     Attributes:
-        method: `GET` or another.
-        path: a whole path, or one whose last part is a `{name}`.
-        handler: answers.
-        doc: what the OpenAPI document says; None leaves it out.
-        shape: its errors.
-        access: who may ask.
+        method: method of HTTP, such as `GET`, which answers to `HEAD` too.
+        path: a whole path, or a path whose last part is a `{name}`.
+        handler: answers a request.
+        doc: documentation in the OpenAPI document; None leaves the route out.
+        shape: shape of its errors.
+        access: level of access that it needs.
     """
 
     method: str

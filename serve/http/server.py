@@ -1,7 +1,4 @@
-"""uvicorn, carrying the HTTP door on a thread of its own. The application is plain ASGI: another server fits here too.
-
-Chosen by `benchmarks/http_stacks`.
-"""
+"""`HttpServer`: the ASGI application on uvicorn, on a thread of its own. `benchmarks/http_stacks` compares it with others."""
 
 from __future__ import annotations
 
@@ -21,24 +18,25 @@ from .app import HttpApp
 
 __all__ = ["HttpServer"]
 
-#: Seconds that an idle connection is kept: longer than the usual load balancer's minute, so that it closes first.
+#: Seconds that an idle connection stays open: longer than a load balancer's usual minute, so that the balancer closes first.
 KEEP_ALIVE_SECONDS = 75
-
 
 #: Seconds in which a new connection must have sent the head of its first request.
 HEADER_SECONDS = 30.0
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol, which itself waits for a first request for ever."""
+    """uvicorn's protocol with a time limit for a connection's first request; uvicorn itself would wait forever."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the connection's timer."""
         super().connection_made(transport)
         self._head_timer = self.loop.call_later(HEADER_SECONDS, self._check_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the connection's timer."""
         super().connection_lost(exc)
-        self._head_timer.cancel()  # it would keep what belongs to the connection, some kilobytes, until it rings
+        self._head_timer.cancel()  # until it fires, it would hold the connection's some kilobytes
 
     def _check_head(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
@@ -46,26 +44,27 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Announcing(uvicorn.Server):
-    """uvicorn's server, with an event for the moment from which it accepts."""
+    """uvicorn's server with an event that is set once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.accepting = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and set the event."""
         await super().startup(sockets)
         self.accepting.set()
 
 
 class HttpServer:
-    """The HTTP door: open from `start` to `stop`."""
+    """The HTTP server: open from `start` to `stop`."""
 
     def __init__(self, app: HttpApp, listener: socket.socket, *, drain_seconds: float) -> None:
         """
         Args:
-            app: what answers.
+            app: the application.
             listener: a listening socket; the server owns it from now on.
-            drain_seconds: how long requests under way may take after `stop`.
+            drain_seconds: seconds that requests under way may take after `stop`.
         """
         config = uvicorn.Config(
             app,
@@ -78,7 +77,7 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            # The engine keeps the limit and answers what it drops; uvicorn's own, which cancels, is for what hangs.
+            # The engine keeps the limit and answers requests that it drops. uvicorn's own limit cancels requests that hang.
             timeout_graceful_shutdown=math.ceil(drain_seconds) + 2,
         )
         self._server = _Announcing(config)
@@ -88,10 +87,10 @@ class HttpServer:
         self.url = f"http://{HostPort(host, port)}"
 
     def start(self) -> None:
-        """Returns once it accepts.
+        """Start the thread. Return when the server accepts connections.
 
         Raises:
-            ServiceError: uvicorn did not come up; its log says why.
+            ServiceError: uvicorn did not start; its log has the reason.
         """
         self._thread.start()
         while not self._server.accepting.wait(0.1):
@@ -99,11 +98,11 @@ class HttpServer:
                 raise ServiceError(f"the HTTP server on {self.url} did not start; the log has the reason")
 
     def stop(self) -> None:
-        """Closes the listening socket and the idle connections; requests under way go on. Returns at once."""
+        """Close the listening socket and idle connections; requests under way go on. Return at once."""
         self._server.should_exit = True
 
     def join(self) -> None:
-        """Waits until every request under way is answered, or the time for that is over."""
+        """Wait until every request under way is answered, or the time for that is over."""
         self._thread.join()
 
     def _serve(self) -> None:

@@ -1,4 +1,4 @@
-"""The admin API: which models there are, load, exchange, unload, and how requests are shared between versions."""
+"""The admin API: list, load, exchange and unload models, and share requests between a model's versions."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class ModelState(ModelSpec, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class ModelStates(msgspec.Struct, frozen=True, kw_only=True):
-    """All of them."""
+    """Every version of every model."""
 
     models: list[ModelState]
 
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What can change without a load; what is left out stays."""
+    """Settings of a version that change without a load; a setting that is left out stays."""
 
     version: str
     weight: Annotated[float, Meta(ge=0.0, le=1e6)] | None = None
@@ -52,7 +52,7 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Of several versions at once, so that a share moves from one to another in one step."""
+    """Settings of several versions at once, so that a share moves from one version to another in one step."""
 
     versions: Annotated[list[Share], Meta(min_length=1)]
 
@@ -62,51 +62,51 @@ _shares = msgspec.json.Decoder(Shares)
 
 
 async def show(call: Call) -> Response:
-    """Every version of every model."""
+    """Answer with every version of every model."""
     states = msgspec.convert(call.models.describe(), list[ModelState])
     return Response(200, msgspec.json.encode(ModelStates(models=states)))
 
 
 async def load(call: Call) -> Response:
-    """Loads a model, or exchanges the version that has its name and label: its canary passes before it answers anybody.
+    """Load a model, or exchange the version that has its name and label. Its canary passes before it answers a request.
 
-    Of a version that is exchanged, what the body does not say stays: its aliases, its share, how it runs.
+    An exchanged version keeps the settings that the body leaves out: its aliases, its share, its load options.
     """
     body = await _json(call)
     spec = decode(_spec, body)
-    said = {"name", *msgspec.json.decode(body)}
+    names = {"name", *msgspec.json.decode(body)}
     loop = asyncio.get_running_loop()
     try:
         spec = await loop.run_in_executor(None, spec.named)
     except ArtifactError as error:
         raise FieldError(str(error), "path") from error
 
-    await _edit(call, "load", loading(spec, said), reload=frozenset([spec.key]))
+    await _edit(call, "load", loading(spec, names), reload=frozenset([spec.key]))
     return await show(call)
 
 
 async def unload(call: Call) -> Response:
-    """Unloads a model, or one version of it by `name@version`; what it admitted is answered."""
+    """Unload a model, or one version of it by `name@version`; requests that it has admitted are answered."""
     name = call.scope["path"].removeprefix(PREFIX)
     await _edit(call, "unload", unloading(name))
     return await show(call)
 
 
 async def share(call: Call) -> Response:
-    """Changes how requests are shared between a model's versions."""
+    """Change how requests are shared between a model's versions."""
     name = call.scope["path"].removeprefix(PREFIX)
-    wanted = {each.version: each for each in decode(_shares, await _json(call)).versions}
+    shares = {each.version: each for each in decode(_shares, await _json(call)).versions}
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
-        known = {spec.version for spec in specs if spec.name == name}
-        if not known:
+        versions = {spec.version for spec in specs if spec.name == name}
+        if not versions:
             raise UnknownModelError(f"there is no model {name!r}; there are {', '.join(spec.name for spec in specs)}")
-        if unknown := set(wanted) - known:
+        if unknown := set(shares) - versions:
             raise FieldError(
-                f"{name} has no version {sorted(unknown)[0]!r}; it has {', '.join(sorted(known))}", "versions"
+                f"{name} has no version {sorted(unknown)[0]!r}; it has {', '.join(sorted(versions))}", "versions"
             )
         return [
-            _shared(spec, wanted[spec.version]) if spec.name == name and spec.version in wanted else spec
+            _shared(spec, shares[spec.version]) if spec.name == name and spec.version in shares else spec
             for spec in specs
         ]
 
@@ -114,13 +114,18 @@ async def share(call: Call) -> Response:
     return await show(call)
 
 
-def _shared(spec: ModelSpec, wanted: Share) -> ModelSpec:
-    said = {"weight": wanted.weight, "shadow": wanted.shadow, "shadow_share": wanted.shadow_share}
-    return msgspec.structs.replace(spec, **{name: value for name, value in said.items() if value is not None})
+def _shared(spec: ModelSpec, share: Share) -> ModelSpec:
+    """Return a specification with the settings of a share."""
+    settings = {"weight": share.weight, "shadow": share.shadow, "shadow_share": share.shadow_share}
+    return msgspec.structs.replace(spec, **{name: value for name, value in settings.items() if value is not None})
 
 
 async def _json(call: Call) -> bytes:
-    """The body, which must say that it is JSON: a form that a website posts cannot."""
+    """Return the body, whose type must be JSON: the form of a website cannot send that type.
+
+    Raises:
+        MediaTypeError: the body has another type.
+    """
     kind = call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != JSON:
         raise MediaTypeError("the admin API takes application/json: send the header Content-Type")
@@ -134,21 +139,32 @@ async def _edit(
     *,
     reload: frozenset[tuple[str, str]] = frozenset(),
 ) -> None:
+    """Log a change of the models and make it.
+
+    Args:
+        call: the request.
+        what: name of the change, for the log.
+        change: returns the new specifications for the present ones.
+        reload: names and versions to load again even if nothing of them changes.
+
+    Raises:
+        FletcherError: the change cannot be made; the models are as before.
+    """
     fields: dict[str, Any] = {"request_id": call.draft.id, "client": call.client, "change": what}
     logger.info("admin", extra={"fields": fields})
-    # A change that began goes through, also if its client leaves: half of one would be worse.
+    # A change that has begun is completed even if its client leaves: half a change would be worse.
     loop = asyncio.get_running_loop()
     try:
         await asyncio.shield(loop.run_in_executor(None, partial(call.models.edit, change, reload=reload)))
     except (InputError, ServiceError):
         raise
-    except FletcherError as error:  # an artifact that cannot be served: the operator's to read, and to mend
+    except FletcherError as error:  # an artifact that cannot be served: the operator reads and mends it
         raise FieldError(str(error), "path") from error
 
 
 def admin_routes() -> list[Route]:
-    """The routes."""
-    said: dict[str, Any] = {"errors": (403, 404, 415)}
+    """Return the routes."""
+    errors = (403, 404, 415)
     return [
         Route(
             "GET",
@@ -167,7 +183,7 @@ def admin_routes() -> list[Route]:
                 ModelSpec,
                 ModelStates,
                 example={"path": "/srv/models/minilm", "name": "minilm", "version": "2"},
-                **said,
+                errors=errors,
             ),
             access="admin",
         ),
@@ -181,7 +197,7 @@ def admin_routes() -> list[Route]:
                 Shares,
                 ModelStates,
                 example={"versions": [{"version": "1", "weight": 0.9}, {"version": "2", "weight": 0.1}]},
-                **said,
+                errors=errors,
             ),
             access="admin",
         ),

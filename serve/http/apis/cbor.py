@@ -1,4 +1,4 @@
-"""The earlier Fletcher's routes: `/encode`, CBOR in and out, and `/encode/arrow`, Arrow IPC in and out."""
+"""Routes of Fletcher 0.x: `/encode` takes and gives CBOR, `/encode/arrow` takes and gives Arrow IPC."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 
 def query_options(call: Call) -> ArrowOptions:
-    """The options in the query, which are those of a Flight descriptor.
+    """Return the options in the query: the same as in a Flight descriptor.
 
     Raises:
-        FieldError: an unknown one, one that is there twice, or a value of another kind.
+        FieldError: an option is unknown, is there twice, or has a value of another kind.
     """
     pairs = parse_qsl(call.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     if len(dict(pairs)) < len(pairs):
@@ -48,7 +48,7 @@ def query_options(call: Call) -> ArrowOptions:
 
 
 async def encode(call: Call) -> Response:
-    """A CBOR array of texts to a CBOR array of vectors, in arrays of the wanted element type."""
+    """Answer a CBOR array of texts with a CBOR array of vectors."""
     options = query_options(call)
     body = await call.body()
     texts = read_cbor(body)
@@ -64,9 +64,10 @@ async def encode(call: Call) -> Response:
 
 
 def read_cbor(body: bytes) -> list[str]:
-    """
+    """Return the texts of a CBOR array.
+
     Raises:
-        FieldError: it is no CBOR array of texts.
+        FieldError: the body is not a CBOR array of texts.
     """
     try:
         value = cbor2.loads(body)
@@ -78,7 +79,7 @@ def read_cbor(body: bytes) -> list[str]:
 
 
 def cbor_rows(vectors: NDArray[Any]) -> bytes:
-    """A CBOR array of arrays (RFC 8949): float32 is 0xfa and four bytes, float16 0xf9 and two; bits are byte strings."""
+    """Return CBOR arrays in an array (RFC 8949): float32 is 0xfa and four bytes, float16 0xf9 and two, bits a byte string."""
     count, size = vectors.shape
     if vectors.dtype in (np.float32, np.float16):
         width = vectors.dtype.itemsize
@@ -95,11 +96,12 @@ def cbor_rows(vectors: NDArray[Any]) -> bytes:
 
 
 def _array_head(size: int) -> bytes:
+    """Return the head of a CBOR array."""
     return b"\x9a" + size.to_bytes(4, "big")
 
 
 async def encode_arrow(call: Call) -> Response:
-    """An Arrow stream with texts to the same stream with their vectors; every other column passes untouched."""
+    """Answer an Arrow stream of texts with the same stream and its vectors; every other column passes unchanged."""
     options = query_options(call)
     body = await call.body()
     loop = asyncio.get_running_loop()
@@ -126,15 +128,15 @@ def _question(texts: list[str], options: ArrowOptions, terms: Terms) -> Any:
 
 
 def read_schema(body: bytes) -> Any:
-    """The stream's schema."""
+    """Return the schema of an Arrow stream."""
     return pa.ipc.open_stream(body).schema
 
 
 def read_arrow(body: bytes, options: ArrowOptions) -> tuple[list[Any], list[list[str]], str]:
-    """The stream's batches, their texts, and the name of the column.
+    """Return the stream's batches, their texts, and the name of the column.
 
     Raises:
-        FieldError: it is no Arrow stream, or has no such column, or a null in it.
+        FieldError: the body is not an Arrow stream, or it lacks the column, or the column has a null.
     """
     try:
         with pa.ipc.open_stream(body) as reader:
@@ -150,22 +152,22 @@ def read_arrow(body: bytes, options: ArrowOptions) -> tuple[list[Any], list[list
 
 
 def write_arrow(schema: Any, batches: list[Any], embeddings: list[Embeddings]) -> bytes:
-    """The stream with its vectors."""
+    """Return the stream with its vectors."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         for batch, found in zip(batches, embeddings, strict=True):
-            # The columns are the client's and the vectors; what became of each text stands beside them.
-            said = {
+            # The columns are the client's own and the vectors; the texts' token counts are in the metadata.
+            counts = {
                 "fletcher.tokens_seen": ",".join(map(str, found.tokens.tolist())),
                 "fletcher.tokens_dropped": ",".join(map(str, found.dropped.tolist())),
             }
-            writer.write_batch(with_vectors(batch, found, schema), custom_metadata=said)
-    made: bytes = sink.getvalue().to_pybytes()
-    return made
+            writer.write_batch(with_vectors(batch, found, schema), custom_metadata=counts)
+    stream: bytes = sink.getvalue().to_pybytes()
+    return stream
 
 
 def encode_routes() -> list[Route]:
-    """The routes."""
+    """Return the routes."""
     binary = {"type": "string", "format": "binary"}
     tokens = {"x-tokens-seen": "Tokens that the model saw of each text", "x-tokens-dropped": "Tokens that were cut"}
     return [
@@ -175,7 +177,7 @@ def encode_routes() -> list[Route]:
             encode,
             Doc(
                 "encode",
-                "The earlier Fletcher: a CBOR array of texts to a CBOR array of vectors",
+                "Fletcher 0.x: a CBOR array of texts to a CBOR array of vectors",
                 requests={CBOR: binary},
                 answers={CBOR: binary},
                 query=ArrowOptions,
@@ -189,7 +191,7 @@ def encode_routes() -> list[Route]:
             encode_arrow,
             Doc(
                 "encodeArrow",
-                "The earlier Fletcher: an Arrow IPC stream to the same stream with vectors",
+                "Fletcher 0.x: an Arrow IPC stream to the same stream with vectors",
                 requests={ARROW: binary},
                 answers={ARROW: binary},
                 query=ArrowOptions,

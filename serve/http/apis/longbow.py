@@ -1,4 +1,4 @@
-"""`POST /v1/ingest`: documents in, and an answer once Longbow has acknowledged their vectors."""
+"""`POST /v1/ingest`: takes documents, and answers once Longbow has acknowledged their vectors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..routes import Doc, Route
 
 __all__ = ["IngestRequest", "longbow_routes"]
 
-#: Requests that wait for Longbow at once, each on a thread of its own; and those that may wait for such a thread.
+#: Requests that wait for Longbow at once, each on a thread of its own; and requests that may wait for such a thread.
 CALLS, WAITING = 16, 64
 
 
@@ -39,11 +39,12 @@ _decoder = msgspec.json.Decoder(IngestRequest)
 
 
 def longbow_routes(door: LongbowDoor | None) -> list[Route]:
-    """The route; without a door it answers 404 and says how to get one."""
+    """Return the route. Without a door it answers 404 and names the option that gives one."""
     pool = ThreadPoolExecutor(CALLS, "fletcher-ingest")
     waiting = 0
 
     async def ingest(call: Call) -> Response:
+        """Embed documents and store them."""
         nonlocal waiting
         request = decode(_decoder, await call.body())
         limit = call.limits.most_items(MAX_DOCUMENTS)
@@ -51,7 +52,7 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
             raise FieldError(
                 f"documents has {len(request.documents)}; the limit is {limit}: use fletcher-serve ingest", "documents"
             )
-        there = require(door)
+        longbow = require(door)
         if waiting >= CALLS + WAITING:
             raise OverloadedError(f"{waiting} requests wait for Longbow already: retry after 1 s", 1.0)
         options = EmbedOptions.of(request)
@@ -61,7 +62,7 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         try:
             async with asyncio.timeout(call.timeout):
                 answer = await loop.run_in_executor(
-                    pool, there.ingest, call.models, request.model, request.dataset, documents, options, call.draft
+                    pool, longbow.ingest, call.models, request.model, request.dataset, documents, options, call.draft
                 )
         except TimeoutError:
             raise DeadlineError(

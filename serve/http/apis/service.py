@@ -1,4 +1,4 @@
-"""What probes, scrapers and people ask of a server: `/health`, `/ready`, `/metrics`, `/openapi.json`, `/docs`."""
+"""Routes for probes, scrapers and people: `/health`, `/ready`, `/metrics` and `/docs`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`ready` and where the first model runs, or `not ready` with the reason.
+    """`ready` and the provider of the first model, or `not ready` with the reason.
 
     Attributes:
-        fallback: why another provider computes than the one that was wanted, where that was allowed; of several models, with
-            their names.
+        fallback: why another provider computes than the requested one, if that was allowed and happened; with the names of
+            the models if there are several.
     """
 
     status: str
@@ -35,12 +35,12 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 async def health(call: Call) -> Response:
-    """Whether the process lives."""
+    """Answer while the process lives."""
     return Response(200, b'{"status":"ok"}')
 
 
 async def ready(call: Call) -> Response:
-    """Whether every model's canary passed on the session that answers."""
+    """Answer whether every model's canary passed on the session that answers."""
     models = call.models
     if models.settled:
         reason = models.not_ready()
@@ -55,17 +55,17 @@ async def ready(call: Call) -> Response:
 
 
 async def metrics(call: Call) -> Response:
-    """Prometheus' text format."""
+    """Answer with the metrics in Prometheus' text format."""
     return Response(200, call.models.metrics.exposition(), METRICS_TYPE.encode())
 
 
 async def home(call: Call) -> Response:
-    """Sends browsers to the documentation."""
+    """Send browsers to the documentation."""
     return Response(307, b"", b"text/plain", ((b"location", b"/docs"),))
 
 
 def service_routes() -> list[Route]:
-    """The routes; `/openapi.json` is the application's, which knows them all."""
+    """Return the routes; `/openapi.json` is the application's own, which has all routes."""
     page = docs_page()
 
     async def docs(call: Call) -> Response:
@@ -79,7 +79,7 @@ def service_routes() -> list[Route]:
     metrics_doc = Doc("metrics", "Prometheus metrics", answers={METRICS_TYPE.partition(";")[0]: {"type": "string"}})
     return [
         Route("GET", "/health", health, health_doc, access="open"),
-        Route("GET", "/healthz", health, access="open"),  # the earlier Fletcher's names
+        Route("GET", "/healthz", health, access="open"),  # names of Fletcher 0.x
         Route("GET", "/ready", ready, ready_doc, access="open"),
         Route("GET", "/readyz", ready, access="open"),
         Route("GET", "/metrics", metrics, metrics_doc),

@@ -109,7 +109,7 @@ def test_the_stages_follow_the_clock(fake_encoder: FakeEncoder, server: Server, 
 def test_a_refused_http_request(
     fake_encoder: FakeEncoder, records: Records, content: bytes, status: int, error: str, size: int | None
 ) -> None:
-    with serving(fake_encoder, records, max_body="2000") as server:
+    with serving(fake_encoder, records, max_body=2000) as server:
         response = post(server, content)
         record = only(records)
     assert (response.status_code, record.status, record.error) == (status, status, error)

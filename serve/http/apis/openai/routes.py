@@ -22,7 +22,7 @@ _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 async def embeddings(call: Call) -> Response:
-    """Texts or token ids to vectors."""
+    """Answer texts or token ids with vectors."""
     request = decode(_decoder, await call.body())
     options = request.options
     streamed = b"accept" in call.headers and call.wants(NDJSON)
@@ -54,20 +54,20 @@ def _check_ids_options(request: EmbeddingRequest) -> None:
 
 
 async def models(call: Call) -> Response:
-    """The models that are served."""
+    """Answer with the models that are served."""
     served = [serving.answering[0].served for serving in call.models.serving]
     return Response(200, msgspec.json.encode(list_models(served)))
 
 
 async def one_model(call: Call) -> Response:
-    """One model, by name, alias or `name@version`."""
+    """Answer with one model, by name, alias or `name@version`."""
     found: Serving | Version = call.models.find(call.scope["path"].removeprefix("/v1/models/"))
     version = found.answering[0] if isinstance(found, Serving) else found
     return Response(200, msgspec.json.encode(describe(version.served)))
 
 
 def openai_routes() -> list[Route]:
-    """The routes."""
+    """Return the routes."""
     return [
         Route(
             "POST",
