@@ -151,10 +151,13 @@ async def _request(app: HttpApp, body: bytes) -> None:
         "client": ("127.0.0.1", 50000),
         "server": ("127.0.0.1", 8080),
     }
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> MutableMapping[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if not messages:
+            await asyncio.Event().wait()  # the client stays, and sends nothing more
+        return messages.pop()
 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)

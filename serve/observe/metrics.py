@@ -147,8 +147,7 @@ class Metrics:
             "Tokens a second while the tokenizer worked, since the start",
             self._tokenization_throughput,
         )
-        self._requests_of: dict[tuple[str, str, str], Counter] = {}
-        self._duration_of: dict[tuple[str, str], Histogram] = {}
+        self._of_request: dict[tuple[str, str, int | str], tuple[Counter, Histogram]] = {}
 
     def counted(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a counter whose owner keeps the value; it is read at each scrape."""
@@ -200,12 +199,15 @@ class Metrics:
 
     def count_request(self, record: RequestRecord) -> None:
         """Count a finished request, and the error that it was answered with. Routes are few: none is a client's own words."""
-        key = (record.door, record.route, str(record.status))
-        if key not in self._requests_of:
-            self._requests_of[key] = self._requests.labels(*key)
-            self._duration_of[key[:2]] = self._duration.labels(*key[:2])
-        self._requests_of[key].inc()
-        self._duration_of[key[:2]].observe(record.stages.total)
+        key = (record.door, record.route, record.status)
+        metrics = self._of_request.get(key)
+        if metrics is None:
+            door, route, status = key
+            metrics = self._requests.labels(door, route, str(status)), self._duration.labels(door, route)
+            self._of_request[key] = metrics
+        count, duration = metrics
+        count.inc()
+        duration.observe(record.stages.total)
         if record.error is not None and record.status != 200:  # a stream that breaks off was answered
             self._errors.labels(record.error).inc()
 

@@ -67,7 +67,7 @@ async def encode_embeddings(embeddings: Embeddings, model: str, encoding_format:
         model: the name to answer with.
         encoding_format: `float` or `base64`.
     """
-    total = int(embeddings.tokens.sum())
+    total = sum(embeddings.tokens.tolist())
     usage = Usage(prompt_tokens=total, total_tokens=total)
     count = len(embeddings)
     if count > SLICE_ROWS:
