@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal, get_args
 
 if TYPE_CHECKING:
     from ..observe.record import Stages
-    from ..observe.tracing import Trace
+    from ..observe.trace import Trace
 
 __all__ = ["PRIORITIES", "SHARES", "USUAL", "WEIGHTS", "Priority", "Terms"]
 

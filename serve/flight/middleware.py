@@ -20,7 +20,8 @@ from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
 from .errors import flight_error
 
 if TYPE_CHECKING:
-    from ..observe.tracing import Trace, Tracing
+    from ..observe.trace import Trace
+    from ..observe.tracing import Tracing
 
 __all__ = ["Caller", "CallerFactory", "RequestIdFactory", "caller_of", "peer_of", "request_id"]
 

@@ -43,7 +43,8 @@ from .openapi import openapi_document
 from .routes import Route
 
 if TYPE_CHECKING:
-    from ..observe.tracing import Trace, Tracing
+    from ..observe.trace import Trace
+    from ..observe.tracing import Tracing
 
 __all__ = ["HttpApp"]
 

@@ -12,7 +12,7 @@ import msgspec
 from .record import RequestRecord
 
 if TYPE_CHECKING:
-    from .tracing import Trace
+    from .trace import Trace
 
 __all__ = ["LEVELS", "install", "log_request", "trace_fields"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 if TYPE_CHECKING:
-    from .tracing import Trace
+    from .trace import Trace
 
 __all__ = ["Consumer", "Door", "RequestRecord", "Stages"]
 

@@ -16,7 +16,8 @@ from .metrics import Metrics
 from .record import Consumer, Door, RequestRecord, Stages
 
 if TYPE_CHECKING:
-    from .tracing import Trace, Tracing
+    from .trace import Trace
+    from .tracing import Tracing
 
 __all__ = ["RecordDraft", "Requests"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from fletcher.runtime.embed_options import EmbedOptions
+
 from ....errors import FieldError
 from ....json_bodies import decode
 from ....models.named import Serving
@@ -24,7 +26,7 @@ _decoder = msgspec.json.Decoder(EmbeddingRequest)
 async def embeddings(call: Call) -> Response:
     """Answer texts or token ids with vectors."""
     request = decode(_decoder, await call.body())
-    options = request.options
+    options = EmbedOptions.of(request)
     streamed = b"accept" in call.headers and call.wants(NDJSON)
     inputs = read_inputs(request, None if streamed else call.limits)
     if inputs.ids is not None:

@@ -55,11 +55,6 @@ class EmbeddingRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw
     def __post_init__(self) -> None:
         """Nothing to check: msgspec has checked the fields while it decoded them."""
 
-    @property
-    def options(self) -> EmbedOptions:
-        """How its texts become vectors."""
-        return EmbedOptions.of(self)
-
 
 class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
     """What `POST /v1/embeddings` gives."""
