@@ -17,7 +17,7 @@ from .errors import InputError
 from .tasks.duplicates import Distinct, VectorCache, unique
 from .tasks.long_documents import Folding, cut_documents
 from .tasks.split_text_cache import KnownDocuments
-from .tasks.task import Task, check_lengths, check_strings, finish, tokenize
+from .tasks.task import Task, check_lengths, finish, tokenize
 from .tokenizing.tokenizer import Tokenizer
 from .workers.planning import chunk_places
 from .workers.pool import Computation, Workers
@@ -55,7 +55,6 @@ def embed_many(
     Raises:
         InputError: a text that is no valid Unicode string, or one that has no token at all.
     """
-    check_strings(texts)
     distinct = Distinct(len(texts))
     values = workers.room(len(texts), output)
 
@@ -108,7 +107,6 @@ def embed_split(
     Raises:
         InputError: a text that is no valid Unicode string, or one that has no token at all.
     """
-    check_strings(texts)
     try:
         distinct, inverse = unique(texts)
         documents = KnownDocuments(cache, distinct, options)

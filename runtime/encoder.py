@@ -1,8 +1,8 @@
-"""The `Encoder`: an artifact that was loaded, checked against its canary, and turns texts into vectors."""
+"""`Encoder`: a loaded artifact that was checked against its canary and turns texts into vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.card import Output as ModelOutput
 
 from .artifact.folder import Artifact
 from .artifact.manifest import HALF_VECTORS, TOKEN_STATES
@@ -19,55 +20,46 @@ from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, gives_tokens, read_canary
 from .embed_options import EmbedFields, EmbedOptions
 from .encodings import Embeddings, Encodings
-from .errors import CanaryError, InputError
+from .errors import CanaryError
+from .inputs import Inputs, Pairs, Texts, TokenIds
 from .load_options import LoadFields, LoadOptions
 from .loading import Loaded, load_parts
+from .model_info import ModelInfo, require_output
 from .providers.selection import check_provider, choose_variant
-from .session.counters import DeviceMetric
+from .session.counters import EncoderMetrics
 from .tasks.duplicates import Promise, VectorCache
-from .tasks.heads import (
-    Scores,
-    SparseEmbeddings,
-    TokenEmbeddings,
-    embed_sparse,
-    embed_tokens,
-    prepare_output,
-    require,
-    score,
-)
-from .tasks.postprocess import shorten
-from .tasks.task import Task, check_strings, finish, prepare, tokenize
+from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings, compute_sparse, prepare_head
+from .tasks.task import Task, prepare_ids, prepare_vectors, tokenize
 from .tokenizing.token_details import TextToken
 
 __all__ = ["Encoder"]
 
+PLAIN = EmbedOptions()
+
 
 class Encoder:
-    """Turns texts into vectors. Safe to use from several threads at once; a context manager that closes its session.
+    """A loaded model that turns texts into vectors. Safe to use from several threads; a context manager that closes it.
 
     Attributes:
-        artifact: the folder.
+        artifact: the artifact's folder.
         variant: the graph that runs.
-        provider_name: name of the provider that runs it, as options write it.
-        tokenizer: the artifact's.
+        info: the model's description: dimension, provider, workers and the rest.
+        tokenizer: the artifact's tokenizer.
         cache: vectors of earlier calls.
-        fallback: why another provider runs than the one that was wanted; None if it is that one.
-        reason: why this provider, these workers and this token budget.
-        tolerance: how far from the canary its vectors may be.
+        tolerance: distance from the canary that its vectors may have.
     """
 
     def __init__(self, artifact: Artifact, loaded: Loaded, *, cache_bytes: int = 0) -> None:
-        """Joins parts that were opened; `Encoder.load` is what most callers want."""
+        """Join parts that were opened; most callers use `Encoder.load`."""
         self.artifact = artifact
         self.variant = variant = loaded.variant
-        self.provider_name = loaded.provider
         self.tokenizer = loaded.tokenizer
-        self.fallback = loaded.fallback
-        self.reason = loaded.reason
         self.tolerance = loaded.tolerance
         self._workers = loaded.workers
         self._canary = read_canary(artifact.canary_file)
-        identity = f"{artifact.digest} {variant.name} {self.provider}"
+        self._graph_outputs = frozenset(info.name for info in variant.outputs)
+        self.info = _describe(artifact, loaded, has_states=TOKEN_STATES in self._graph_outputs)
+        identity = f"{artifact.digest} {variant.name} {self.info.provider}"
         self.cache = VectorCache(identity, cache_bytes)
 
     @classmethod
@@ -123,43 +115,18 @@ class Encoder:
 
     @property
     def card(self) -> ModelCard:
-        """What the model is."""
-        return self.artifact.manifest.card
+        """Return the model's card."""
+        return self.info.card
 
     @property
     def dimension(self) -> int:
-        """Length of a full vector; of scores their number, of sparse vectors the vocabulary's size."""
-        return self.card.dimension
+        """Return the length of a full vector; of scores their number, of sparse vectors the vocabulary's size."""
+        return self.info.dimension
 
-    @property
-    def max_tokens(self) -> int:
-        """Longest input, special tokens included; longer ones are truncated."""
-        return self.card.max_tokens
-
-    @property
-    def provider(self) -> str:
-        """Where the session really runs."""
-        return self._workers.session.provider
-
-    @property
-    def workers(self) -> int:
-        """Batches that are computed at once."""
-        return self._workers.count
-
-    @property
-    def token_budget(self) -> int:
-        """Tokens that a batch should hold."""
-        return self._workers.token_budget
-
-    @property
-    def has_token_states(self) -> bool:
-        """Whether the graph gives what late chunking needs."""
-        return any(info.name == TOKEN_STATES for info in self.variant.outputs)
-
-    def counters(self) -> Mapping[str, tuple[str, Callable[[], float]]]:
-        """What it counts by itself, for whoever shows it: by name, what it is, and how to read it."""
-        stats, cache = self.tokenizer.stats, self.cache
-        return {
+    def metrics(self) -> EncoderMetrics:
+        """Return what tokenizer, cache and devices count."""
+        stats, cache, session = self.tokenizer.stats, self.cache, self._workers.session
+        counters = {
             "tokenizer_seconds": ("Seconds inside the tokenizer, over all threads", lambda: stats.seconds),
             "tokenizer_texts": ("Texts tokenized", lambda: stats.texts),
             "tokenizer_tokens": ("Tokens made, those that truncation cut included", lambda: stats.tokens),
@@ -168,32 +135,19 @@ class Encoder:
             "vector_cache_hits": ("Texts whose vectors were known", lambda: cache.hits),
             "vector_cache_misses": ("Texts whose vectors were looked for in vain", lambda: cache.misses),
         }
-
-    def device_metrics(self) -> Sequence[DeviceMetric]:
-        """What each of its devices counts by itself; none where it runs on the processor."""
-        return self._workers.session.metrics()
-
-    def check(self, options: EmbedOptions) -> None:
-        """Refuses options that the model does not have.
-
-        Raises:
-            InputError: names the option.
-        """
-        require(self.card, "vectors")
-        options.check(self.card, late=self.has_token_states)
+        return EncoderMetrics(counters, session.metrics())
 
     def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings:
-        """Adds the prompt of the input type, tokenizes, and truncates.
+        """Add the prompt of the input type, tokenize, and truncate.
 
         Args:
             texts: any number of texts; an empty one becomes its prompt and special tokens alone.
             input_type: see `EmbedOptions`.
 
         Raises:
-            InputError: an unknown input type, a text that is no valid Unicode string, or one that has no token at all.
+            InputError: an unknown input type, a text that is not a valid Unicode string, or one that has no token at all.
         """
-        check_strings(texts)
-        return tokenize(self.tokenizer, self.card, texts, EmbedOptions(input_type=input_type))
+        return tokenize(self.tokenizer, self.card, Texts.of(texts).texts, EmbedOptions(input_type=input_type))
 
     def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
         """Each text's tokens, untruncated and without a prompt, for people who want to see them.
@@ -203,90 +157,57 @@ class Encoder:
         """
         return self.tokenizer.describe(texts, special=special)
 
-    def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings:
-        """Takes token ids that the caller made, special tokens included, and truncates them.
-
-        Raises:
-            InputError: an empty row, an id outside the vocabulary, or one that is no whole number.
-        """
-        size = self.tokenizer.vocabulary_size
-        arrays = [np.asarray(row) for row in rows]
-        for index, ids in enumerate(arrays):
-            if not ids.size:
-                raise InputError(f"row {index} of token ids is empty: it needs at least one id")
-            if ids.ndim != 1 or ids.dtype.kind not in "iu":
-                raise InputError(f"row {index} of token ids holds something else than whole numbers below 2^63")
-            for token in (int(ids.min()), int(ids.max())):
-                if not 0 <= token < size:
-                    raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to {size - 1}")
-        return self.tokenizer.truncate([ids.astype(np.int32) for ids in arrays])
-
     def prepare(
-        self, texts: Sequence[str], options: EmbedOptions, promised: dict[bytes, Promise] | None = None
+        self,
+        inputs: Inputs,
+        options: EmbedOptions = PLAIN,
+        output: ModelOutput = "vectors",
+        promised: dict[bytes, Promise] | None = None,
     ) -> Task:
-        """Texts to rows that must be computed; the task makes embeddings of their values.
+        """Tokenize a request: the rows that must be computed, and the function that makes its answer of their values.
 
         Args:
-            texts: any number; duplicates and texts that the cache knows are not computed.
-            options: they were checked.
-            promised: see `tasks.prepare`.
+            inputs: texts, token ids, or pairs for `scores`. Duplicates and cached texts are not computed.
+            options: the way in which they become vectors; for vectors of texts, `info.check` accepted them.
+            output: `vectors`, or another output that `info.outputs` lists. An embedder's `token_vectors` are the states of
+                its tokens.
+            promised: see `prepare_vectors`.
+
+        Returns:
+            A task whose `finish` gives `Embeddings`, `Scores`, `SparseEmbeddings` or `TokenEmbeddings`.
 
         Raises:
-            InputError: a text that is no valid Unicode string, or one that has no token at all.
+            InputError: the model has no such output, or inputs or options cannot be used.
         """
-        task = prepare(self.tokenizer, self.card, self.cache, texts, options, promised)
-        return self._in_half(task, options)
-
-    def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
-        """The same for token ids, which have no prompt and are never split."""
-        made = Embeddings(np.zeros((0, 0), np.float32), encodings.lengths, encodings.dropped)
-        task = Task(
-            encodings,
-            None,
-            lambda values: finish(Embeddings(values, made.tokens, made.dropped), None, self.card, options),
-        )
-        return self._in_half(task, options)
-
-    def _in_half(self, task: Task, options: EmbedOptions) -> Task:
-        """The task, its vectors cast by the device where half precision is wanted and nothing else is done to them."""
-        if task.output is None and self._leaves_in_half(options):
+        if output != "vectors" or isinstance(inputs, Pairs):
+            has_states = self.info.has_token_states
+            return prepare_head(self.tokenizer, self.info.card, inputs, options, output, has_states=has_states)
+        if isinstance(inputs, TokenIds):
+            task = prepare_ids(self.tokenizer, self.info.card, inputs.rows, options)
+        else:
+            task = prepare_vectors(self.tokenizer, self.info.card, self.cache, inputs.texts, options, promised)
+        if options.dtype == "float16" and task.output is None and self._leaves_in_half(options):
             return replace(task, output=HALF_VECTORS)
         return task
 
     def _leaves_in_half(self, options: EmbedOptions) -> bool:
-        untouched = options.dimensions in (None, self.dimension) and (self.card.normalize or not options.normalize)
-        wanted = options.dtype == "float16" and untouched and not options.splits and not self.cache.enabled
-        return wanted and any(info.name == HALF_VECTORS for info in self.variant.outputs)
-
-    def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
-        """Texts to what no embedder's vector is: scores with a query, sparse vectors, or token vectors, by the model's card;
-        of an embedder, the states of its tokens.
-
-        Args:
-            texts: any number.
-            options: input type and overflow; of pairs, `truncate` or `refuse`.
-            query: what the texts are scored with; rerankers only.
-
-        Raises:
-            InputError: the model has no such output, or texts or options cannot be used.
-        """
-        return prepare_output(self, texts, options, query, states=self.has_token_states)
+        """Return whether the device may cast to half precision, since nothing else is done to the vectors."""
+        card = self.info.card
+        untouched = options.dimensions in (None, card.dimension) and (card.normalize or not options.normalize)
+        plain = options.dtype == "float16" and untouched and not options.splits and not self.cache.enabled
+        return plain and HALF_VECTORS in self._graph_outputs
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
-        """Computes one batch on the calling thread; see `Workers.run`."""
+        """Compute one batch on the calling thread; see `Workers.run`."""
         return self._workers.run(batch, output)
 
     def compute(self, encodings: Encodings, output: str | None = None) -> NDArray[np.float32]:
-        """Computes any number of texts on all workers, in the order given.
+        """Compute any number of texts on all workers, in the order given.
 
         Returns:
             float32, (n, dimension); for a model that gives token vectors, (tokens, dimension).
         """
         return self._workers.compute(encodings, output)
-
-    def shorten(self, vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
-        """Cuts vectors to one of the model's Matryoshka dimensions; see `output.shorten`."""
-        return shorten(vectors, self.card, dimensions)
 
     def embed(
         self, texts: Sequence[str], options: EmbedOptions | None = None, **fields: Unpack[EmbedFields]
@@ -302,13 +223,14 @@ class Encoder:
             InputError: texts or options that cannot be used.
         """
         options = EmbedOptions(**fields) if options is None else options.replace(**fields)
-        self.check(options)
+        self.info.check(options)
+        inputs = Texts.of(texts)
         if options.splits:
-            return self._embed_split(texts, options)
+            return self._embed_split(inputs.texts, options)
         if len(texts) > MANY_TEXTS and not self.cache.enabled:
             output = HALF_VECTORS if self._leaves_in_half(options) else None
-            return embed_many(self._workers, self.tokenizer, self.card, texts, options, output)
-        task = self.prepare(texts, options)
+            return embed_many(self._workers, self.tokenizer, self.card, inputs.texts, options, output)
+        task = self.prepare(inputs, options)
         embeddings: Embeddings = task.finish(self.compute(task.encodings, task.output))
         return embeddings
 
@@ -316,28 +238,40 @@ class Encoder:
         return embed_split(self.compute, self.tokenizer, self.card, self.cache, texts, options)
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
-        """Scores documents for a query, in the order given: rerankers only.
+        """Score documents for a query, in the order given: rerankers only.
 
         Raises:
-            InputError: the model is no reranker, or a text is no valid Unicode string.
+            InputError: the model is not a reranker, or a text is not a valid Unicode string.
         """
-        return score(self, query, documents)
+        require_output(self.card, "scores")
+        task = self.prepare(Pairs(query, Texts.of(documents).texts), output="scores")
+        scores: Scores = task.finish(self.compute(task.encodings))
+        return scores
 
     def embed_sparse(self, texts: Sequence[str], *, input_type: str | None = None) -> SparseEmbeddings:
-        """Texts in, weights of the vocabulary's tokens out: SPLADE models only.
+        """Return weights of the vocabulary's tokens for each text: SPLADE models only.
 
         Raises:
             InputError: the model gives something else, or texts or input type cannot be used.
         """
-        return embed_sparse(self, texts, input_type)
+        require_output(self.card, "sparse")
+        task = self.prepare(Texts.of(texts), EmbedOptions(input_type=input_type), "sparse")
+        return compute_sparse(self.compute, task.encodings, self.card.dimension)
 
     def embed_tokens(self, texts: Sequence[str], *, input_type: str | None = None) -> TokenEmbeddings:
-        """Texts in, a vector for each token out: ColBERT models only. The input type "query" makes queries of the texts.
+        """Return a vector for each token of each text: ColBERT models only.
+
+        Args:
+            texts: any number of texts.
+            input_type: "query" makes queries of the texts, every other one documents.
 
         Raises:
             InputError: the model gives something else, or texts or input type cannot be used.
         """
-        return embed_tokens(self, texts, input_type)
+        require_output(self.card, "token_vectors")
+        task = self.prepare(Texts.of(texts), EmbedOptions(input_type=input_type), "token_vectors")
+        embeddings: TokenEmbeddings = task.finish(self.compute(task.encodings))
+        return embeddings
 
     def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions | None = None) -> Iterator[Embeddings]:
         """Embeds a long sequence of chunks with bounded memory: reading and tokenizing hide behind computing.
@@ -353,12 +287,13 @@ class Encoder:
             One `Embeddings` a chunk, in order.
         """
         options = EmbedOptions() if options is None else options
-        self.check(options)
+        self.info.check(options)
         if options.splits:
-            yield from (self._embed_split(texts, options) for texts in chunks)
+            yield from (self._embed_split(Texts.of(texts).texts, options) for texts in chunks)
             return
         promised: dict[bytes, Promise] = {}
-        yield from compute_tasks(self._workers, (self.prepare(texts, options, promised) for texts in chunks))
+        tasks = (self.prepare(Texts.of(texts), options, promised=promised) for texts in chunks)
+        yield from compute_tasks(self._workers, tasks)
 
     def require_canary(self) -> CanaryResult:
         """Runs the canary.
@@ -369,7 +304,7 @@ class Encoder:
         result = self.check_canary()
         if not result.passed:
             raise CanaryError(
-                f"{self.artifact.path} ({self.variant.name} on {self.provider}) does not reproduce its canary: "
+                f"{self.artifact.path} ({self.variant.name} on {self.info.provider}) does not reproduce its canary: "
                 f"{result.reason}. It would serve wrong vectors, so it is not loaded: convert the checkpoint again, "
                 "or choose another variant"
             )
@@ -397,3 +332,22 @@ class Encoder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _describe(artifact: Artifact, loaded: Loaded, *, has_states: bool) -> ModelInfo:
+    card = artifact.manifest.card
+    states: tuple[ModelOutput, ...] = ("token_vectors",) if has_states and card.output == "vectors" else ()
+    return ModelInfo(
+        card=card,
+        digest=artifact.digest,
+        variant=loaded.variant.name,
+        provider=loaded.workers.session.provider,
+        provider_name=loaded.provider,
+        dimension=card.dimension,
+        max_tokens=card.max_tokens,
+        outputs=(card.output, *states),
+        workers=loaded.workers.count,
+        token_budget=loaded.workers.token_budget,
+        reason=loaded.reason,
+        fallback=loaded.fallback,
+    )

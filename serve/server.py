@@ -125,7 +125,7 @@ class Server:
             if isinstance(models, Sequence):
                 self.models.apply(models)
             else:
-                name = options.name or models.card.name
+                name = options.name or models.info.card.name
                 self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
             if flight_at is not None:
                 self._flight = FlightServer(self.models, gate, flight_at, self._longbow, tracing, consumers)

@@ -118,7 +118,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
                 "sentence-transformers": lambda: peer.encode(few, batch_size=best),
             }
         )
-        budget, workers = encoder.token_budget, encoder.workers
+        budget, workers = encoder.info.token_budget, encoder.info.workers
     rates = {
         name: (len(few) if "-" in name else len(texts)) / statistics.median(found) for name, found in seconds.items()
     }
@@ -220,7 +220,7 @@ def latency(bench: Bench) -> dict[str, Any]:
             encoder.embed(texts[:500])
         calls = {event.key: event.count for event in profiled.key_averages() if event.key.startswith(("cuda", "cu"))}
         counters = {
-            name: value() for metric in encoder.device_metrics() for name, value in [(metric.name, metric.value)]
+            name: value() for metric in encoder.metrics().devices for name, value in [(metric.name, metric.value)]
         }
     return {
         "fletcher": ours,

@@ -232,13 +232,13 @@ def fail_in_mid_run(bench: Bench, reference: NDArray[Any]) -> dict[str, Any]:
 
 
 def metrics_of(encoder: Encoder, name: str) -> list[Any]:
-    return [metric for metric in encoder.device_metrics() if metric.name == name]
+    return [metric for metric in encoder.metrics().devices if metric.name == name]
 
 
 def counts(encoder: Encoder) -> dict[str, dict[str, float]]:
     """Every metric's value, by device."""
     found: dict[str, dict[str, float]] = {}
-    for metric in encoder.device_metrics():
+    for metric in encoder.metrics().devices:
         found.setdefault(metric.device, {})[metric.name] = metric.value()
     return found
 

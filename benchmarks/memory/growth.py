@@ -37,7 +37,7 @@ def main() -> None:
     limit = None if options.memory_limit is None else parse_size(options.memory_limit)
     generator = np.random.default_rng(0)
     with Encoder.load(options.artifact, provider=options.provider, memory_limit=limit) as encoder:
-        longest = min(encoder.max_tokens, 128)
+        longest = min(encoder.info.max_tokens, 128)
 
         def batch() -> Encodings:
             lengths = np.clip(generator.lognormal(3.0, 0.8, generator.integers(1, 13)), 1, longest).astype(int)
@@ -55,8 +55,8 @@ def main() -> None:
         def run(some: list[Encodings]) -> None:
             """Each worker takes every n-th; nothing is kept of a batch, not even its future."""
             threads = [
-                threading.Thread(target=work, args=(islice(some, start, None, encoder.workers),))
-                for start in range(encoder.workers)
+                threading.Thread(target=work, args=(islice(some, start, None, encoder.info.workers),))
+                for start in range(encoder.info.workers)
             ]
             for thread in threads:
                 thread.start()
@@ -68,7 +68,7 @@ def main() -> None:
         run(batches[SETTLED:])
         ended = resident()
     told = {
-        "provider": encoder.provider,
+        "provider": encoder.info.provider,
         "batches": options.batches,
         "shapes": len({(len(one), int(one.lengths.max()), one.num_tokens) for one in batches}),
         "loaded_mb": round(loaded / 1e6, 1),

@@ -97,7 +97,7 @@ def ask_variants(
                     alone += _split(encoder, one, encoder.run(one))
                     progress.advance(1, tokens)
             batched = _split(encoder, encodings, encoder.compute(encodings))
-            results.append(question.judge(Run(chosen, encoder.provider, encodings.lengths, alone, batched)))
+            results.append(question.judge(Run(chosen, encoder.info.provider, encodings.lengths, alone, batched)))
     return ids, results
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Counters", "DeviceMetric"]
+__all__ = ["Counters", "DeviceMetric", "EncoderMetrics"]
 
 #: By name, a description and a function that reads the value.
 Counters = Mapping[str, tuple[str, Callable[[], float]]]
@@ -30,3 +30,16 @@ class DeviceMetric:
     device: str
     value: Callable[[], float]
     kind: Literal["total", "amount", "share"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderMetrics:
+    """Everything that a loaded model counts by itself.
+
+    Attributes:
+        counters: counts of the whole model.
+        devices: values of each of its devices; none on a processor.
+    """
+
+    counters: Counters
+    devices: Sequence[DeviceMetric] = ()

@@ -134,6 +134,9 @@ class VectorCache:
 
     It keeps full float32 vectors: a shorter length or another type is made of them on the way out, so every door shares
     them. Texts are keyed by 128 bits of BLAKE2b: two of a billion different ones share a key with a chance below 1e-20.
+
+    Attributes:
+        enabled: whether it may keep anything.
     """
 
     def __init__(self, identity: str, max_bytes: int = CACHE_BYTES) -> None:
@@ -144,11 +147,7 @@ class VectorCache:
         """
         self._identity = identity.encode()
         self._cache: BoundedCache[bytes, Known] = BoundedCache(max_bytes)
-
-    @property
-    def enabled(self) -> bool:
-        """Whether it may keep anything."""
-        return self._cache.max_bytes > 0
+        self.enabled = max_bytes > 0
 
     @property
     def hits(self) -> int:

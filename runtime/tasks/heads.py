@@ -1,14 +1,9 @@
-"""What models give that are no dense embedders: scores of pairs, sparse vectors, a vector a token; and the way there.
-
-An `Encoder` has the methods; what they do stands here, over the little of it that the `Computing` protocol names.
-"""
+"""Outputs other than one dense vector per text: scores of pairs, sparse vectors, vectors of tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,32 +14,21 @@ from ..artifact.manifest import TOKEN_STATES
 from ..embed_options import EmbedOptions
 from ..encodings import Encodings
 from ..errors import ArtifactError, InputError
+from ..inputs import Inputs, Pairs, Texts
+from ..model_info import require_output
 from ..tokenizing.tokenizer import Tokenizer
-from .task import Task, check_strings, refuse_long, tokenize
+from .task import Task, refuse_long, tokenize
 
 __all__ = [
-    "Computing",
-    "Preparing",
     "Scores",
     "SparseEmbeddings",
     "TokenEmbeddings",
-    "embed_sparse",
-    "embed_tokens",
+    "compute_sparse",
+    "prepare_head",
     "prepare_late",
-    "prepare_output",
-    "prepare_scores",
-    "prepare_sparse",
-    "prepare_states",
-    "prepare_tokens",
-    "require",
-    "score",
+    "sparse_texts",
     "to_sparse",
 ]
-
-#: The method of `Encoder` for each output, for messages.
-METHODS: Mapping[Output, str] = MappingProxyType(
-    {"vectors": "embed", "scores": "score", "sparse": "embed_sparse", "token_vectors": "embed_tokens"}
-)
 
 #: Bytes of dense rows that exist at once on the way to sparse ones: 1,024 texts with BERT's vocabulary.
 DENSE_BYTES = 128 << 20
@@ -52,7 +36,7 @@ DENSE_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a reranker says of a query and some documents.
+    """Scores of a query with documents, by a reranker.
 
     Attributes:
         scores: float32, (n, labels), in the order of the documents; the card names the labels.
@@ -110,96 +94,82 @@ class TokenEmbeddings:
         return len(self.offsets) - 1
 
 
-class Preparing(Protocol):
-    """What preparing needs of an `Encoder`."""
-
-    @property
-    def card(self) -> ModelCard: ...
-
-    @property
-    def tokenizer(self) -> Tokenizer: ...
-
-
-class Computing(Preparing, Protocol):
-    """What this file needs of an `Encoder`."""
-
-    def compute(self, encodings: Encodings) -> NDArray[np.float32]: ...
-
-
-def require(card: ModelCard, output: Output) -> None:
-    """
-    Raises:
-        InputError: the model gives something else; the message names the method to use.
-    """
-    if card.output != output:
-        raise InputError(
-            f"{card.name} gives {card.output.replace('_', ' ')}, not {output.replace('_', ' ')}: "
-            f"use `{METHODS[card.output]}` instead of `{METHODS[output]}`"
-        )
-
-
-def prepare_output(
-    encoder: Preparing, texts: Sequence[str], options: EmbedOptions, query: str | None, *, states: bool
+def prepare_head(
+    tokenizer: Tokenizer, card: ModelCard, inputs: Inputs, options: EmbedOptions, output: Output, *, has_states: bool
 ) -> Task:
-    """What `Encoder.prepare_output` does.
+    """Prepare an output other than vectors of texts.
 
     Args:
-        encoder: whose card says which output.
-        texts: any number.
-        options: input type and overflow.
-        query: for rerankers.
-        states: whether the graph gives token states.
+        tokenizer: the model's tokenizer.
+        card: the model's card.
+        inputs: pairs for `scores`, else texts.
+        options: input type and overflow; of pairs, `truncate` or `refuse`.
+        output: `scores`, `sparse` or `token_vectors`. An embedder's token vectors are the states of its tokens.
+        has_states: whether the graph gives the states of an embedder's tokens.
+
+    Returns:
+        A task whose `finish` gives `Scores`, `SparseEmbeddings` or `TokenEmbeddings`.
 
     Raises:
-        InputError: there is no such output, or texts or options cannot be used.
+        InputError: the model does not give this output, or inputs or options cannot be used.
     """
-    output = encoder.card.output
-    options.prompt(encoder.card)
-    if query is not None or output == "scores":
-        task = prepare_scores(encoder, query or "", texts)
-        if options.overflow == "refuse":
-            refuse_long(task.encodings, encoder.card)
-        return task
+    options.prompt(card)
+    if isinstance(inputs, Pairs):
+        require_output(card, "scores")
+        return _prepare_scores(tokenizer, card, inputs, options)
+    if not isinstance(inputs, Texts) or output == "scores":
+        raise InputError(
+            "scores need pairs of texts: give a query and documents"
+            if output == "scores"
+            else f"token ids give vectors only, not {output.replace('_', ' ')}: send texts"
+        )
     if output == "sparse":
-        return prepare_sparse(encoder, texts, options)
-    if output == "token_vectors":
-        return prepare_tokens(encoder, texts, options)
-    if not states:
-        raise InputError(f"this variant of {encoder.card.name} gives one vector a text and no states of tokens")
-    return prepare_states(encoder, texts, options)
+        require_output(card, "sparse")
+        return _prepare_sparse(tokenizer, card, inputs.texts, options)
+    if card.output != "vectors":
+        require_output(card, "token_vectors")
+        return _prepare_tokens(tokenizer, card, inputs.texts, options)
+    if not has_states:
+        raise InputError(f"this variant of {card.name} gives one vector a text and no states of tokens")
+    return _prepare_states(tokenizer, card, inputs.texts, options)
 
 
-def score(encoder: Computing, query: str, documents: Sequence[str]) -> Scores:
-    """Scores each document with the query before it.
-
-    Raises:
-        InputError: the model is no reranker, or a text is no valid Unicode string.
-    """
-    task = prepare_scores(encoder, query, documents)
-    scores: Scores = task.finish(encoder.compute(task.encodings))
-    return scores
-
-
-def prepare_scores(encoder: Preparing, query: str, documents: Sequence[str]) -> Task:
-    """The pairs to compute; the task gives `Scores`. Raises as `score`."""
-    require(encoder.card, "scores")
-    check_strings(documents)
-    encodings = encoder.tokenizer.encode_pairs([query] * len(documents), documents)
+def _prepare_scores(tokenizer: Tokenizer, card: ModelCard, pairs: Pairs, options: EmbedOptions) -> Task:
+    """Return the task of a reranker, which gives `Scores`."""
+    encodings = tokenizer.encode_pairs([pairs.query] * len(pairs.documents), pairs.documents)
+    if options.overflow == "refuse":
+        refuse_long(encodings, card)
     return Task(encodings, None, lambda values: Scores(values, encodings.lengths, encodings.dropped))
 
 
-def embed_sparse(encoder: Computing, texts: Sequence[str], input_type: str | None) -> SparseEmbeddings:
-    """Sparse vectors; some texts at a time, since the dense rows between are as wide as the vocabulary.
+def _prepare_sparse(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:
+    """Return the task of a SPLADE model, which gives `SparseEmbeddings`. The values before that are dense rows."""
+    encodings = tokenize(tokenizer, card, texts, options)
+    return Task(
+        encodings, None, lambda values: SparseEmbeddings(*to_sparse(values), encodings.lengths, encodings.dropped)
+    )
 
-    Raises:
-        InputError: the model gives no sparse vectors, or texts or input type cannot be used.
+
+def sparse_texts(dimension: int) -> int:
+    """Return the number of texts whose dense rows, (texts, dimension) float32, take `DENSE_BYTES` at most."""
+    return max(1, DENSE_BYTES // (4 * dimension))
+
+
+def compute_sparse(
+    compute: Callable[[Encodings], NDArray[np.float32]], encodings: Encodings, dimension: int
+) -> SparseEmbeddings:
+    """Compute sparse vectors of any number of texts, a part at a time: their dense rows are as wide as the vocabulary.
+
+    Args:
+        compute: gives dense rows, float32, (texts, dimension).
+        encodings: the texts' token ids.
+        dimension: the vocabulary's size.
     """
-    encodings = prepare_sparse(encoder, texts, EmbedOptions(input_type=input_type)).encodings
-    size = max(1, DENSE_BYTES // (4 * encoder.card.dimension))
+    size = sparse_texts(dimension)
     parts = [
-        to_sparse(encoder.compute(encodings.select(np.arange(start, min(start + size, len(encodings))))))
+        to_sparse(compute(encodings.select(np.arange(start, min(start + size, len(encodings))))))
         for start in range(0, len(encodings), size)
-    ] or [to_sparse(np.zeros((0, encoder.card.dimension), np.float32))]
+    ] or [to_sparse(np.zeros((0, dimension), np.float32))]
     counts = np.concatenate([np.diff(offsets) for _, _, offsets in parts])
     return SparseEmbeddings(
         np.concatenate([indices for indices, _, _ in parts]),
@@ -210,79 +180,38 @@ def embed_sparse(encoder: Computing, texts: Sequence[str], input_type: str | Non
     )
 
 
-def prepare_sparse(encoder: Preparing, texts: Sequence[str], options: EmbedOptions) -> Task:
-    """The texts to compute; the task gives `SparseEmbeddings`. The rows between are dense: bound the texts by that.
-
-    Raises:
-        InputError: as `embed_sparse`.
-    """
-    require(encoder.card, "sparse")
-    encodings = _tokenize(encoder, texts, options)
-    return Task(
-        encodings, None, lambda values: SparseEmbeddings(*to_sparse(values), encodings.lengths, encodings.dropped)
-    )
-
-
-def _tokenize(encoder: Preparing, texts: Sequence[str], options: EmbedOptions) -> Encodings:
-    check_strings(texts)
-    return tokenize(encoder.tokenizer, encoder.card, texts, options)
-
-
 def to_sparse(rows: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
-    """Indices and values of what is not zero, (weights,), and the offsets of each row, (n + 1,)."""
+    """Return indices and values of the elements that are not zero, (weights,), and the offsets of each row, (n + 1,)."""
     which, indices = np.nonzero(rows)
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.bincount(which, minlength=len(rows)), out=offsets[1:])
     return indices.astype(np.int32), rows[which, indices], offsets
 
 
-def embed_tokens(encoder: Computing, texts: Sequence[str], input_type: str | None) -> TokenEmbeddings:
-    """Vectors of tokens: queries are filled up, and skipped tokens left out, as the card says.
+def _prepare_tokens(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:
+    """Return the task of a ColBERT model, which gives `TokenEmbeddings`.
 
-    Args:
-        encoder: a ColBERT model.
-        texts: any number.
-        input_type: "query" is a query, every other one a document.
-
-    Raises:
-        InputError: the model gives no token vectors, or texts or input type cannot be used.
+    Queries (input type "query") are filled up, and skipped tokens are left out, as the card says.
     """
-    task = prepare_tokens(encoder, texts, EmbedOptions(input_type=input_type))
-    embeddings: TokenEmbeddings = task.finish(encoder.compute(task.encodings))
-    return embeddings
-
-
-def prepare_tokens(encoder: Preparing, texts: Sequence[str], options: EmbedOptions) -> Task:
-    """The texts to compute; the task gives `TokenEmbeddings`. Raises as `embed_tokens`."""
-    require(encoder.card, "token_vectors")
-    late = encoder.card.late_interaction or _nothing_special(encoder.card)
+    late = card.late_interaction or _nothing_special(card)
     role = "query" if options.input_type == "query" else "document"
-    encodings = prepare_late(_tokenize(encoder, texts, options), encoder.tokenizer, late, role)
+    encodings = prepare_late(tokenize(tokenizer, card, texts, options), tokenizer, late, role)
     if options.overflow == "refuse":
-        refuse_long(encodings, encoder.card)
-    ids = [encoder.tokenizer.token_id(token) for token in late.skipped] if role in late.skipped_in else []
-    kept = ~np.isin(encodings.ids, np.array([token for token in ids if token is not None], np.int32))
-    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept)])
+        refuse_long(encodings, card)
+    ids = [tokenizer.token_id(token) for token in late.skipped] if role in late.skipped_in else []
+    counts = ~np.isin(encodings.ids, np.array([token for token in ids if token is not None], np.int32))
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
 
     def finish(values: NDArray[np.float32]) -> TokenEmbeddings:
-        vectors = values if kept.all() else values[kept]
+        vectors = values if counts.all() else values[counts]
         return TokenEmbeddings(vectors, before[encodings.offsets], encodings.lengths, encodings.dropped)
 
     return Task(encodings, None, finish, by_token=True)
 
 
-def prepare_states(encoder: Preparing, texts: Sequence[str], options: EmbedOptions) -> Task:
-    """Texts whose tokens' states, which an embedder otherwise averages, are the answer: `TokenEmbeddings` of every token.
-
-    Args:
-        encoder: whose graph gives `token_states`.
-        texts: any number.
-        options: input type and overflow.
-
-    Raises:
-        InputError: texts or input type cannot be used.
-    """
-    encodings = _tokenize(encoder, texts, options)
+def _prepare_states(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:
+    """Return the task of an embedder's token states, which it otherwise averages: `TokenEmbeddings` of every token."""
+    encodings = tokenize(tokenizer, card, texts, options)
     return Task(
         encodings,
         TOKEN_STATES,
@@ -292,7 +221,7 @@ def prepare_states(encoder: Preparing, texts: Sequence[str], options: EmbedOptio
 
 
 def prepare_late(encodings: Encodings, tokenizer: Tokenizer, late: LateInteraction, role: str) -> Encodings:
-    """Cuts texts to what their role allows, and fills queries up.
+    """Cut texts to the length that their role allows, and fill queries up.
 
     Args:
         encodings: texts with their special tokens.

@@ -1,9 +1,10 @@
-"""One call's texts on their way: which rows must be computed, and how their values become the call's embeddings."""
+"""`Task`: the rows that a request needs computed, and the function that turns their values into its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,19 +21,29 @@ from .long_documents import Folding, Rows, cut_documents
 from .postprocess import cast, normalize, shorten
 from .split_text_cache import KnownDocuments
 
-__all__ = ["Task", "check_lengths", "check_strings", "finish", "prepare", "refuse_long", "tokenize"]
+__all__ = [
+    "Task",
+    "check_lengths",
+    "encode_ids",
+    "finish",
+    "finish_rows",
+    "prepare_ids",
+    "prepare_vectors",
+    "refuse_long",
+    "tokenize",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to compute, and what to make of it.
+    """Rows to compute, and their way back to an answer.
 
     Attributes:
-        encodings: rows to compute; there may be none, where everything is known.
-        output: which of the graph's outputs; None is the first.
-        finish: takes their values, float32 in the order of the rows, and gives the embeddings of all texts, or what else
-            was asked for.
-        by_token: whether the graph gives a row of values a token, instead of a row a text.
+        encodings: rows to compute; none if the cache has all of them.
+        output: name of the graph's output to compute; None is the first.
+        finish: takes the values of the rows, float32 in their order, and returns the embeddings of all texts, or the other
+            output that was requested.
+        by_token: whether the graph gives a row of values per token, instead of a row per text.
     """
 
     encodings: Encodings
@@ -41,7 +52,7 @@ class Task:
     by_token: bool = False
 
 
-def prepare(
+def prepare_vectors(
     tokenizer: Tokenizer,
     card: ModelCard,
     cache: VectorCache,
@@ -49,61 +60,91 @@ def prepare(
     options: EmbedOptions,
     promised: dict[bytes, Promise] | None = None,
 ) -> Task:
-    """Finds duplicates and known texts, and tokenizes the others.
+    """Find duplicates and cached texts, and tokenize the others.
 
     Args:
-        tokenizer: the model's.
-        card: the model's.
+        tokenizer: the model's tokenizer.
+        card: the model's card.
         cache: vectors of earlier calls.
-        texts: any number.
-        options: how they become vectors; they were checked.
+        texts: any number of texts.
+        options: the way in which they become vectors; they were checked.
         promised: vectors that earlier parts of the job are computing, by key; this part adds its own. The tasks of a job
             must be finished in the order in which they were prepared. None is a job of one part.
 
     Raises:
-        InputError: a text that is no valid Unicode string, or one that has no token at all.
+        InputError: a text that is not a valid Unicode string, or one that has no token at all.
     """
-    check_strings(texts)
     try:
-        return _prepare(tokenizer, card, cache, texts, options, {} if promised is None else promised)
+        distinct, inverse = (texts, None) if len(texts) < 2 else unique(texts)
+        if options.splits:
+            return _prepare_split(tokenizer, card, cache, distinct, inverse, options)
+        if cache.enabled:
+            return _prepare_cached(
+                tokenizer, card, cache, distinct, inverse, options, {} if promised is None else promised
+            )
+        encodings = tokenize(tokenizer, card, distinct, options)
     except (InputError, TypeError):
-        tokenize(
-            tokenizer, card, texts, options
-        )  # names the text by its own number, not by that among the unknown ones
+        tokenize(tokenizer, card, texts, options)  # names the text by its number among all texts
         raise
+    return Task(encodings, None, partial(finish_rows, encodings, inverse, card, options))
 
 
-def _prepare(
+def prepare_ids(tokenizer: Tokenizer, card: ModelCard, rows: Sequence[Sequence[int]], options: EmbedOptions) -> Task:
+    """Check and truncate token ids, which get no prompt and are never split.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        card: the model's card.
+        rows: token ids of each text, special tokens included.
+        options: dimensions, type and norm of the vectors.
+
+    Raises:
+        InputError: as `encode_ids`.
+    """
+    encodings = encode_ids(tokenizer, rows)
+    return Task(encodings, None, partial(finish_rows, encodings, None, card, options))
+
+
+def encode_ids(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> Encodings:
+    """Return token ids of a caller, special tokens included, truncated to the longest input.
+
+    Raises:
+        InputError: an empty row, an id outside the vocabulary, or an id that is not a whole number.
+    """
+    size = tokenizer.vocabulary_size
+    arrays = [np.asarray(row) for row in rows]
+    for index, ids in enumerate(arrays):
+        if not ids.size:
+            raise InputError(f"row {index} of token ids is empty: it needs at least one id")
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise InputError(f"row {index} of token ids holds something else than whole numbers below 2^63")
+        for token in (int(ids.min()), int(ids.max())):
+            if not 0 <= token < size:
+                raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to {size - 1}")
+    return tokenizer.truncate([ids.astype(np.int32) for ids in arrays])
+
+
+def _prepare_split(
     tokenizer: Tokenizer,
     card: ModelCard,
     cache: VectorCache,
     texts: Sequence[str],
+    inverse: NDArray[np.int64] | None,
     options: EmbedOptions,
-    promised: dict[bytes, Promise],
 ) -> Task:
-    distinct, inverse = unique(texts)
-    if options.splits:
-        documents = KnownDocuments(cache, distinct, options)
-        parts = list(cut_documents(tokenizer, card, documents.missing, options))
-        output = parts[0].output if parts else None
-        places = [place for part in parts for place in part.places]
-        rows = Rows(Encodings.concatenate([part.encodings for part in parts]), output, places)
-        check_lengths(rows.encodings, card)
+    documents = KnownDocuments(cache, texts, options)
+    parts = list(cut_documents(tokenizer, card, documents.missing, options))
+    output = parts[0].output if parts else None
+    places = [place for part in parts for place in part.places]
+    rows = Rows(Encodings.concatenate([part.encodings for part in parts]), output, places)
+    check_lengths(rows.encodings, card)
 
-        def fold(values: NDArray[np.float32]) -> Embeddings:
-            folding = Folding(len(documents.missing), card, options)
-            folding.add(rows, values)
-            return finish(documents.join(folding.result()), inverse, card, options)
+    def fold(values: NDArray[np.float32]) -> Embeddings:
+        folding = Folding(len(documents.missing), card, options)
+        folding.add(rows, values)
+        return finish(documents.join(folding.result()), inverse, card, options)
 
-        return Task(rows.encodings, output, fold, by_token=output is not None)
-    if not cache.enabled:
-        encodings = tokenize(tokenizer, card, distinct, options)
-        return Task(
-            encodings,
-            None,
-            lambda values: finish(Embeddings(values, encodings.lengths, encodings.dropped), inverse, card, options),
-        )
-    return _prepare_cached(tokenizer, card, cache, distinct, inverse, options, promised)
+    return Task(rows.encodings, output, fold, by_token=output is not None)
 
 
 def _prepare_cached(
@@ -142,16 +183,36 @@ def _prepare_cached(
     return Task(encodings, None, join)
 
 
+def finish_rows(
+    encodings: Encodings,
+    inverse: NDArray[np.int64] | None,
+    card: ModelCard,
+    options: EmbedOptions,
+    values: NDArray[np.float32],
+) -> Embeddings:
+    """Return the embeddings of rows that are texts; see `finish`.
+
+    Args:
+        encodings: the rows.
+        inverse, card, options: as for `finish`.
+        values: float32, (rows, dimension).
+    """
+    embeddings = Embeddings(values, encodings.lengths, encodings.dropped)
+    if inverse is None and options.dimensions is None and options.dtype == "float32" and options.normalize is None:
+        return embeddings
+    return finish(embeddings, inverse, card, options)
+
+
 def finish(
     embeddings: Embeddings, inverse: NDArray[np.int64] | None, card: ModelCard, options: EmbedOptions
 ) -> Embeddings:
-    """Full float32 vectors to what was asked for: repeated for duplicates, cut, cast.
+    """Turn full float32 vectors into the requested ones: repeated for duplicates, cut, cast.
 
     Args:
         embeddings: of the different texts.
-        inverse: which of them each text is; None where all are different.
-        card: the model's.
-        options: the wanted length, norm and type.
+        inverse: index of each text among the different ones; None if all texts are different.
+        card: the model's card.
+        options: length, norm and type of the vectors.
     """
     unit = bool(options.normalize) and not card.normalize
     if options.dimensions is None and options.dtype == "float32" and inverse is None and not unit:
@@ -171,7 +232,7 @@ def finish(
 
 
 def _repeat(embeddings: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
-    """Embeddings of different texts for all texts: which of them each is, int64, (n,)."""
+    """Return embeddings of all texts, made of those of the different texts; `rows` is the index of each, int64, (n,)."""
     chunks = embeddings.chunks
     if chunks is not None:
         index = ragged_index(chunks.offsets, rows)
@@ -189,10 +250,10 @@ def _repeat(embeddings: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
 
 
 def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Encodings:
-    """Adds the prompt, tokenizes, and truncates.
+    """Add the prompt, tokenize, and truncate.
 
     Raises:
-        InputError: a text that is no valid Unicode string, or one that has no token at all.
+        InputError: a text that is not a valid Unicode string, or one that has no token at all.
     """
     if prompt := options.prompt(card):
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
@@ -204,9 +265,10 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
 
 
 def refuse_long(encodings: Encodings, card: ModelCard) -> None:
-    """
+    """Reject a text that truncation cut.
+
     Raises:
-        TooLongError: a text of which truncation cut something.
+        TooLongError: truncation cut a text.
     """
     if encodings.dropped.any():
         index = int(np.argmax(encodings.dropped > 0))
@@ -217,17 +279,9 @@ def refuse_long(encodings: Encodings, card: ModelCard) -> None:
         )
 
 
-def check_strings(texts: Sequence[str]) -> None:
-    """
-    Raises:
-        InputError: one string where a list of them belongs.
-    """
-    if isinstance(texts, str):
-        raise InputError("texts is one string: pass a list of strings")
-
-
 def check_lengths(encodings: Encodings, card: ModelCard) -> None:
-    """
+    """Reject a row without a token.
+
     Raises:
         InputError: a row without a token.
     """

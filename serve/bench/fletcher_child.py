@@ -98,8 +98,8 @@ class OutputClock:
     def prepared(self, prepare: Any) -> Any:
         """`Encoder.prepare`, whose tasks' last step is counted; `stream` takes one such step at a time."""
 
-        def counted(*args: Any) -> Task:
-            task: Task = prepare(*args)
+        def counted(*args: Any, **options: Any) -> Task:
+            task: Task = prepare(*args, **options)
 
             def finish(values: NDArray[np.float32]) -> Any:
                 started = time.perf_counter()
@@ -122,9 +122,8 @@ class Subject:
         self._encoder.prepare = self._output.prepared(self._encoder.prepare)  # type: ignore[method-assign]
         workers = self._encoder._workers
         workers.session = Timed(workers.session, self._clock, 1)
-        runs = (
-            f"{self._encoder.provider}, {self._encoder.workers} workers, batches of {self._encoder.token_budget} tokens"
-        )
+        info = self._encoder.info
+        runs = f"{info.provider}, {info.workers} workers, batches of {info.token_budget} tokens"
         if workers.alone is not None:
             workers.alone = Timed(workers.alone, self._clock, workers.count)
             runs += ", another session for a batch alone"
@@ -148,7 +147,7 @@ class Subject:
         self._last = {
             "tokens": tokens,
             "padding_waste": 1 - tokens / cells,
-            "compute_share": min(threads / (seconds * self._encoder.workers), 1.0),
+            "compute_share": min(threads / (seconds * self._encoder.info.workers), 1.0),
             "busy_share": busy / seconds,
             "tokenizing_share": tokenizing / seconds,
             "output_share": output / seconds,

@@ -56,7 +56,7 @@ def embed(
         report.warn(f"{texts.name} has no text; {output} has no vector")
     if summary.truncated_texts:
         report.warn(
-            f"{summary.truncated_texts:,} of {summary.texts:,} texts were longer than {encoder.max_tokens} tokens and were "
-            f"truncated: {summary.dropped_tokens:,} tokens have no part in the vectors"
+            f"{summary.truncated_texts:,} of {summary.texts:,} texts were longer than {encoder.info.max_tokens} tokens "
+            f"and were truncated: {summary.dropped_tokens:,} tokens have no part in the vectors"
         )
     report.result(summary)

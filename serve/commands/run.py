@@ -77,9 +77,9 @@ def serve(
         else:
             for serving in server.models.serving:
                 for version in serving.versions:
-                    encoder = version.wake().encoder
-                    report.line(f"serving {serving.name} ({encoder.variant.name} on {encoder.provider})")
-                    report.line(encoder.fallback or encoder.reason)
+                    info = version.wake().backend.info
+                    report.line(f"serving {serving.name} ({info.variant} on {info.provider})")
+                    report.line(info.fallback or info.reason)
             for door, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
                 if url is not None:
                     report.line(f"{door} on {url}")

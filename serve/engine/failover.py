@@ -1,4 +1,4 @@
-"""Runs batches on a model's device: a breaker for when it fails, a spare one for what it fails at, a look at what it gave."""
+"""`Failover`: runs batches on a model's backend, with a breaker for failures in a row and a spare backend."""
 
 from __future__ import annotations
 
@@ -10,61 +10,91 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import ProviderError
+from fletcher.runtime.errors import FailingError, ProviderError
 
 from ..observe.metrics import Metrics
 from .backend import Backend
 from .breaker import Breaker
 
-__all__ = ["Device"]
+__all__ = ["Failover"]
 
 logger = logging.getLogger("fletcher.serve.engine.engine")
 
 
-class Device:
-    """What computes batches. Safe to use from several threads.
+class Failover:
+    """A backend, and the one that stands in for it. Safe to use from several threads.
 
     Attributes:
-        encoder: the first choice.
-        breaker: opens where it fails again and again.
-        spare: opens a second device for what the first one fails at, or None.
-        opened: the second device, once it was needed.
+        backend: the first choice.
+        breaker: opens after the first choice fails several times in a row.
+        spare: opens a second backend for the batches that the first one fails at, or None.
+        opened: the second backend, after it was needed.
     """
 
-    def __init__(self, encoder: Backend, spare: Callable[[], Backend] | None, metrics: Metrics) -> None:
+    def __init__(self, backend: Backend, spare: Callable[[], Backend] | None, metrics: Metrics) -> None:
         """
         Args:
-            encoder, spare: see above.
-            metrics: where to count.
+            backend, spare: see above.
+            metrics: receives the count of batches that ran on the spare backend.
         """
-        self.encoder = encoder
+        self.backend = backend
         self.breaker = Breaker()
         self.spare = spare
-        self._metrics = metrics
         self.opened: Backend | None = None
+        self._dimension = backend.info.dimension
+        self._metrics = metrics
         self._lock = threading.Lock()
 
-    @property
-    def failing(self) -> bool:
-        """Whether nothing would compute a batch now."""
-        return self.breaker.is_open and self.spare is None
+    def check(self) -> None:
+        """Reject a request that nothing would compute now.
 
-    def run(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
-        """Computes on the device; what it fails at once more on the spare one, if there is one."""
+        Raises:
+            FailingError: the breaker is open, and there is no spare backend.
+        """
+        if self.spare is None and (left := self.breaker.remaining()) > 0:
+            self._metrics.refused("failing")
+            seconds = max(left, 1.0)
+            raise FailingError(
+                f"the model's device failed several batches in a row; it is tried again in {seconds:.0f} s", seconds
+            )
+
+    def run(self, batch: Encodings, output: str | None, rows: int) -> NDArray[np.float32]:
+        """Compute a batch; one that the first backend fails at runs again on the spare one, if there is one.
+
+        Args:
+            batch: token ids.
+            output: name of the graph's output; None is the first.
+            rows: rows that the values must have.
+
+        Returns:
+            float32, (rows, dimension).
+
+        Raises:
+            ProviderError: the values have another shape.
+            Exception: the backend's own error.
+        """
         if self.spare is not None and self.breaker.is_open:
-            return self._on_spare(batch, output)
-        try:
-            values = self.encoder.run(batch, output)
-        except Exception:
-            self.breaker.fail()
-            if self.spare is None:
-                raise
-            logger.warning("a batch failed; it runs again on the spare device", exc_info=True)
-            return self._on_spare(batch, output)
-        self.breaker.succeed()
+            values = self._run_on_spare(batch, output)
+        else:
+            try:
+                values = self.backend.run(batch, output)
+            except Exception:
+                self.breaker.fail()
+                if self.spare is None:
+                    raise
+                logger.warning("a batch failed; it runs again on the spare device", exc_info=True)
+                values = self._run_on_spare(batch, output)
+            else:
+                if self.breaker.failures:
+                    self.breaker.succeed()
+        if values.shape != (rows, self._dimension):
+            raise ProviderError(
+                f"the session gave values of shape {values.shape} instead of {(rows, self._dimension)}: report this, or "
+                "choose another variant"
+            )
         return values
 
-    def _on_spare(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
+    def _run_on_spare(self, batch: Encodings, output: str | None) -> NDArray[np.float32]:
         with self._lock:
             if self.opened is None:
                 assert self.spare is not None
@@ -72,20 +102,9 @@ class Device:
         self._metrics.retried.inc()
         return self.opened.run(batch, output)
 
-    def check(self, values: NDArray[np.float32], rows: int) -> NDArray[np.bool_] | None:
-        """Which rows are finite, or None where all are.
-
-        Raises:
-            ProviderError: there are not as many rows as were asked for, or they are of another length.
-        """
-        if values.shape != (rows, self.encoder.dimension):
-            raise ProviderError(f"the session gave values of shape {values.shape} where {rows} rows were wanted")
-        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(values), axis=1)
-        return None if finite.all() else finite
-
     def close_spare(self, *, idle: bool) -> None:
-        """Lets go of the spare device, and closes it if nothing runs on it."""
-        device, self.opened, self.spare = self.opened, None, None
-        close = getattr(device, "close", None)
+        """Drop the spare backend, and close it if nothing runs on it."""
+        spare, self.opened, self.spare = self.opened, None, None
+        close = getattr(spare, "close", None)
         if idle and close is not None:
             close()

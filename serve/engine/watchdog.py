@@ -1,4 +1,4 @@
-"""Sees batches that a device does not answer: nothing else would, for a call into a stuck driver never comes back."""
+"""`Watchdog`: detects batches that a device does not answer, since a call into a stuck driver never returns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from .request import Piece
+from .open_request import Piece
 
 __all__ = ["STUCK_SECONDS", "Watchdog", "Watched"]
 
@@ -22,8 +22,8 @@ class Watched:
     """A batch under way.
 
     Attributes:
-        pieces: what of which requests it is.
-        thread: what waits for it.
+        pieces: the requests' rows in it.
+        thread: the thread that waits for it.
         since: `time.monotonic()` of its beginning.
         lost: whether it took too long.
     """
@@ -35,7 +35,7 @@ class Watched:
 
 
 class Watchdog:
-    """Looks at batches under way from time to time, on a thread of its own.
+    """Checks batches under way from time to time, on a thread of its own.
 
     Attributes:
         limit: seconds after which a batch counts as stuck.
@@ -44,11 +44,11 @@ class Watchdog:
     def __init__(self, limit: float, lost: Callable[[Sequence[Piece]], None]) -> None:
         """
         Args:
-            limit: seconds.
-            lost: told of every batch that is stuck, once.
+            limit: seconds after which a batch counts as stuck.
+            lost: called once for every batch that is stuck.
         """
         self.limit = limit
-        self._tell = lost
+        self._report = lost
         self._running: set[Watched] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -57,18 +57,18 @@ class Watchdog:
 
     @property
     def stuck(self) -> int:
-        """Batches that are stuck now; one that comes back after all is not any more."""
+        """Return the number of batches that are stuck now; a batch that returns after all is not stuck any more."""
         with self._lock:
             return sum(watched.lost for watched in self._running)
 
     def is_lost(self, thread: threading.Thread) -> bool:
-        """Whether a thread waits for a stuck batch."""
+        """Return whether a thread waits for a stuck batch."""
         with self._lock:
             return any(watched.lost and watched.thread is thread for watched in self._running)
 
     @contextmanager
     def watch(self, pieces: Sequence[Piece]) -> Iterator[Watched]:
-        """Watches what is done inside."""
+        """Watch the batch that is computed inside the context."""
         watched = Watched(pieces, threading.current_thread(), time.monotonic())
         with self._lock:
             self._running.add(watched)
@@ -79,7 +79,7 @@ class Watchdog:
                 self._running.discard(watched)
 
     def stop(self) -> None:
-        """Looks no more."""
+        """Stop checking."""
         self._stopped.set()
         self._thread.join()
 
@@ -87,8 +87,8 @@ class Watchdog:
         while not self._stopped.wait(min(self.limit / 4, 5.0)):
             late = time.monotonic() - self.limit
             with self._lock:
-                found = [watched for watched in self._running if not watched.lost and watched.since < late]
-                for watched in found:
+                stuck = [watched for watched in self._running if not watched.lost and watched.since < late]
+                for watched in stuck:
                     watched.lost = True
-            for watched in found:
-                self._tell(watched.pieces)
+            for watched in stuck:
+                self._report(watched.pieces)

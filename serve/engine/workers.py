@@ -1,4 +1,4 @@
-"""The threads that take batches from the backlog, have the device compute them, and answer the requests in them."""
+"""`BatchWorkers`: threads that take batches from the backlog, have them computed, and answer the requests in them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.errors import FletcherError, ProviderError
 
 from ..observe.metrics import Metrics
-from .backend import Backend
+from .admission import Admission
 from .backlog import Backlog
-from .failover import Device
-from .request import Piece, Request
+from .failover import Failover
+from .open_request import OpenRequest, Piece
 from .watchdog import Watchdog
 
 __all__ = ["BatchWorkers"]
@@ -26,89 +26,88 @@ logger = logging.getLogger("fletcher.serve.engine.engine")
 
 
 class BatchWorkers:
-    """As many threads as the encoder computes batches at once.
+    """As many threads as the backend computes batches at once.
 
     Attributes:
-        encoder: what computes.
-        metrics: what they count in.
-        device: what runs the batches, with a breaker and a spare.
         failures: batches that failed so far.
-        stuck: batches that the device does not answer.
-        stuck_seconds: after so long a batch counts as stuck.
+        stuck_seconds: seconds after which a batch counts as stuck.
     """
 
     def __init__(
-        self, encoder: Backend, backlog: Backlog, device: Device, metrics: Metrics, stuck_seconds: float
+        self, admission: Admission, backlog: Backlog, failover: Failover, metrics: Metrics, stuck_seconds: float
     ) -> None:
         """
         Args:
-            backlog: where batches come from.
-            encoder, device, metrics, stuck_seconds: see above.
+            admission: settles the requests.
+            backlog: hands out the batches.
+            failover: runs the batches.
+            metrics: receives the counts of batches.
+            stuck_seconds: seconds after which a batch counts as stuck.
         """
-        self.encoder = encoder
-        self.metrics = metrics
-        self.device = device
         self.failures = 0
         self.stuck_seconds = stuck_seconds
+        self._admission = admission
         self._backlog = backlog
-        self._watchdog = Watchdog(stuck_seconds, self._lost)
+        self._failover = failover
+        self._metrics = metrics
+        self._info = failover.backend.info
+        self._watchdog = Watchdog(stuck_seconds, self._lose)
         self._threads: list[threading.Thread] = []
-        for _ in range(encoder.workers):
-            self.begin()
+        for _ in range(self._info.workers):
+            self._begin()
 
     @property
     def stuck(self) -> int:
-        """Batches that are stuck now."""
+        """Return the number of batches that are stuck now."""
         return self._watchdog.stuck
 
     def stop(self, *, drained: bool) -> None:
-        """Ends the threads, once the backlog is closed.
+        """End the threads, after the backlog was closed.
 
         Args:
-            drained: whether everything was answered: only then are they waited for, and the spare device closed.
+            drained: whether everything was answered: only then wait for the threads, and close the spare backend.
         """
         self._watchdog.stop()
         if drained:
             for thread in self._threads:
                 if not self._watchdog.is_lost(thread):
                     thread.join()
-        self.device.close_spare(idle=drained)
+        self._failover.close_spare(idle=drained)
 
-    def begin(self) -> None:
-        """Begins one more worker."""
+    def _begin(self) -> None:
+        """Begin one more worker."""
         thread = threading.Thread(target=self._work, name=f"fletcher-worker-{len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
     def _work(self) -> None:
-        """A worker's life."""
-        budget = self.encoder.token_budget
+        """Compute batches until the backlog is closed."""
+        budget = self._info.token_budget
         while (pieces := self._backlog.take(budget)) is not None:
             with self._watchdog.watch(pieces) as watched:
                 self._compute(pieces)
             if watched.lost:  # another worker took its place
                 return
 
-    def _lost(self, pieces: Sequence[Piece]) -> None:
-        """A batch is stuck: its requests are told, and a new worker takes the place of the one that waits for it."""
+    def _lose(self, pieces: Sequence[Piece]) -> None:
+        """Fail the requests of a batch that is stuck, and begin a worker in place of the one that waits for it."""
         logger.error("the device does not answer", extra={"fields": {"seconds": self._watchdog.limit}})
         self.failures += 1
-        self.begin()
+        self._begin()
+        error = ProviderError(f"the device did not answer a batch within {self._watchdog.limit:g} s")
         for piece in pieces:
-            self.fail(
-                piece.request, ProviderError(f"the device did not answer a batch within {self._watchdog.limit:g} s")
-            )
+            self._admission.settle(piece.request, error=error)
 
     def _compute(self, pieces: Sequence[Piece]) -> None:
-        """Runs one batch and answers the requests that it completes."""
+        """Run one batch, and answer the requests that it completes."""
         batch = pieces[0].encodings if len(pieces) == 1 else _join(pieces)
+        task = pieces[0].request.task
         started = time.perf_counter()
         try:
-            by_token = pieces[0].request.task.by_token
-            values = self.device.run(batch, pieces[0].request.task.output)
-            finite = self.device.check(values, batch.num_tokens if by_token else len(batch))
+            values = self._failover.run(batch, task.output, batch.num_tokens if task.by_token else len(batch))
         except Exception as error:
-            # Whatever it is, it must fail its own request only, and never the thread that serves all the others.
+            # Whatever it is (NaN in one row, too), it must fail its own request only, and never the thread that serves all
+            # the others: each request of the batch is computed alone.
             self.failures += 1
             self._trace(pieces, batch, started, time.perf_counter(), type(error).__name__)
             if len(pieces) > 1:
@@ -117,98 +116,90 @@ class BatchWorkers:
                 return
             if not isinstance(error, FletcherError):
                 logger.exception("a batch of %d tokens failed", batch.num_tokens)
-            self.fail(pieces[0].request, error)
+            self._admission.settle(pieces[0].request, error=error)
             return
-        computed = time.perf_counter()
-        self.failures += finite is not None
-        self._count_batch(batch, pieces, started, computed - started)
-        self._trace(pieces, batch, started, computed)
-        self.metrics.vectors.inc(len(batch))
+        self._count(batch, pieces, started, time.perf_counter())
         start = 0
         for piece in pieces:
-            end = start + (piece.encodings.num_tokens if by_token else len(piece.encodings))
-            if finite is not None and not finite[start:end].all():
-                self.fail(piece.request, ProviderError("the session gave NaN or infinity, which is no vector"))
-            elif piece.rows is None:
-                self.answer(piece.request, values[start:end])
-            elif (whole := piece.request.fill(piece.rows, values[start:end])) is not None:
-                self.answer(piece.request, whole)
+            request = piece.request
+            end = start + (piece.encodings.num_tokens if task.by_token else len(piece.encodings))
+            if piece.rows is None:
+                self.answer(request, values[start:end])
+            elif (whole := request.fill(piece.rows, values[start:end])) is not None:
+                self.answer(request, whole)
             start = end
 
-    def _trace(
-        self, pieces: Sequence[Piece], batch: Encodings, started: float, computed: float, error: str | None = None
-    ) -> None:
-        """Tells the traces of a batch's requests, if there are any."""
-        traces = [trace for piece in pieces if (trace := piece.request.terms.trace) is not None]
-        if not traces:
-            return
-        for piece in pieces:
-            request = piece.request
-            if (trace := request.terms.trace) is not None and request.queued is not None:
-                trace.stage("queue", request.queued, started)
-                request.queued = None
-        attributes: dict[str, str | int] = {
-            "fletcher.tokens": batch.num_tokens,
-            "fletcher.texts": len(batch),
-            "fletcher.provider": self.encoder.provider,
-            "fletcher.variant": self.encoder.variant.name,
-        }
-        traces[0].batch(traces, started, computed, attributes, error=error)
-
-    def _count_batch(self, batch: Encodings, pieces: Sequence[Piece], started: float, seconds: float) -> None:
-        if batch.num_tokens * 2 >= self.encoder.token_budget:
-            self._backlog.measured(batch.num_tokens, seconds)
-        metrics = self.metrics
+    def _count(self, batch: Encodings, pieces: Sequence[Piece], started: float, computed: float) -> None:
+        """Count a batch that was computed, and report it to the traces of its requests."""
+        metrics, tokens, texts, seconds = self._metrics, batch.num_tokens, len(batch), computed - started
+        if tokens * 2 >= self._info.token_budget:
+            with self._admission.lock:
+                self._admission.rate.count_batch(tokens, seconds)
         metrics.batch_seconds.observe(seconds)
-        metrics.batch_tokens.observe(batch.num_tokens)
-        metrics.batch_texts.observe(len(batch))
-        metrics.tokens.inc(batch.num_tokens)
+        metrics.batch_tokens.observe(tokens)
+        metrics.batch_texts.observe(texts)
+        metrics.tokens.inc(tokens)
         metrics.dropped.inc(int(batch.dropped.sum()))
-        metrics.padding.inc(len(batch) * int(batch.lengths.max()) - batch.num_tokens)
+        metrics.padding.inc(texts * int(batch.lengths.max()) - tokens)
+        metrics.vectors.inc(texts)
+        traced = False
         for piece in pieces:
             request = piece.request
             if piece.first:
                 metrics.queued.observe(started - request.admitted)
-            if (stages := request.terms.stages) is not None:
-                stages.compute += seconds
+            if (draft := request.draft) is not None:
+                traced = traced or draft.trace is not None
+                draft.stages.compute += seconds
                 if piece.first and request.queued is not None:
-                    stages.wait += started - request.queued
+                    draft.stages.wait += started - request.queued
+        if traced:
+            self._trace(pieces, batch, started, computed)
 
-    def answer(self, request: Request, values: NDArray[np.float32]) -> None:
-        """Answers a request with what the model made of its rows, unless somebody has."""
-        if not request.close():
+    def _trace(
+        self, pieces: Sequence[Piece], batch: Encodings, started: float, computed: float, error: str | None = None
+    ) -> None:
+        """Report a batch to the traces of its requests, if there are any."""
+        traces = []
+        for piece in pieces:
+            request = piece.request
+            if request.draft is None or (trace := request.draft.trace) is None:
+                continue
+            traces.append(trace)
+            if request.queued is not None:
+                trace.stage("queue", request.queued, started)
+                request.queued = None
+        if not traces:
+            return
+        attributes: dict[str, str | int] = {
+            "fletcher.tokens": batch.num_tokens,
+            "fletcher.texts": len(batch),
+            "fletcher.provider": self._info.provider,
+            "fletcher.variant": self._info.variant,
+        }
+        traces[0].batch(traces, started, computed, attributes, error=error)
+
+    def answer(self, request: OpenRequest, values: NDArray[np.float32]) -> None:
+        """Finish a request whose rows are all computed, and settle it."""
+        if request.settled:
             return
         started = time.perf_counter()
         try:
             answer = request.task.finish(values)
         except Exception as error:  # it must fail this request only, as in `_compute`
-            logger.exception("a request of %d rows could not be finished", len(request.encodings))
-            failure = ProviderError(f"the vectors could not be made: {type(error).__name__}")
-            left = request.resolve(lambda future: future.set_exception(failure))
-        else:
-            ended = time.perf_counter()
-            self.metrics.output.observe(ended - started)
-            if (trace := request.terms.trace) is not None:
-                trace.stage("output", started, ended)
-            left = request.resolve(lambda future: future.set_result(answer))
-        if left:
-            self.metrics.cancelled.inc(left)
-        self._backlog.settle(request)
-
-    def fail(self, request: Request, error: BaseException) -> None:
-        """Answers a request with an error, unless somebody has."""
-        if not request.close():
+            logger.exception("a request of %d rows could not be finished", len(request.task.encodings))
+            self._admission.settle(
+                request, error=ProviderError(f"the vectors could not be made: {type(error).__name__}")
+            )
             return
-        if not isinstance(error, FletcherError):
-            failure = ProviderError(f"the session failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            error = failure
-        request.resolve(lambda future: future.set_exception(error))
-        self._backlog.settle(request)
+        ended = time.perf_counter()
+        self._metrics.output.observe(ended - started)
+        if (draft := request.draft) is not None and draft.trace is not None:
+            draft.trace.stage("output", started, ended)
+        self._admission.settle(request, answer)
 
 
 def _join(pieces: Sequence[Piece]) -> Encodings:
-    """The pieces' token ids as one batch; for dozens of one-text pieces, where every numpy call is one too many."""
+    """Return the pieces' token ids as one batch; for dozens of one-text pieces every numpy call less counts."""
     parts = [piece.encodings for piece in pieces]
     if any(part.token_types is not None for part in parts):
         return Encodings.concatenate(parts)

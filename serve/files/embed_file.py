@@ -76,8 +76,8 @@ def embed_file(
         InputError: a text, an option or a file that cannot be used; nothing is left under `output`.
         OSError: the output cannot be written; nothing is left under `output`.
     """
-    encoder.check(options)  # refuse before a file is begun
-    dimension = options.dimensions or encoder.dimension
+    encoder.info.check(options)  # refuse before a file is begun
+    dimension = options.dimensions or encoder.info.dimension
     started = time.monotonic()
     texts = tokens = truncated = dropped = 0
     with open_vectors(output, dimension, source.schema, options, force=force) as writer:
@@ -92,9 +92,9 @@ def embed_file(
     seconds = time.monotonic() - started
     return EmbedSummary(
         output=output,
-        model=encoder.card.name,
-        variant=encoder.variant.name,
-        provider=encoder.provider,
+        model=encoder.info.card.name,
+        variant=encoder.info.variant,
+        provider=encoder.info.provider,
         texts=texts,
         dimension=dimension,
         tokens=tokens,

@@ -22,9 +22,11 @@ import pyarrow.flight as fl
 
 from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError, OverloadedError, StoppingError
+from fletcher.runtime.inputs import Texts
 
 from ..arrow.batches import choose_column, output_schema, read_texts, with_vectors
 from ..arrow.options import ArrowOptions
+from ..engine.embed_request import EmbedRequest
 from ..engine.terms import Terms
 from ..errors import UnknownModelError
 from ..models.registry import Models
@@ -178,11 +180,10 @@ class Exchange:
 
     def _submit(self, texts: list[str], options: ArrowOptions, name: str | None) -> tuple[Version, Future[Embeddings]]:
         """Submit one batch. A stream that is under way waits for room where a new one would be refused."""
+        request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=self._terms)
         while True:
             try:
-                return self._models.submit_blocking(
-                    name, lambda engine: engine.submit(texts, options.embed, self._terms)
-                )
+                return self._models.submit_blocking(name, request, self._draft)
             except UnknownModelError:
                 if name == options.model:
                     raise

@@ -102,7 +102,7 @@ class Caller:
 
     def terms(self, draft: RecordDraft) -> Terms:
         """Return the terms on which the engine computes the call's texts."""
-        return Terms(self.priority, draft.client, self.deadline, draft.trace, draft.stages)
+        return Terms(self.priority, draft.client, self.deadline)
 
 
 class _Caller(fl.ServerMiddleware):  # type: ignore[misc]

@@ -69,4 +69,4 @@ def check_options(options: ArrowOptions, models: Models) -> None:
         UnknownModelError: the server has no model of that name.
     """
     version = models.pick(options.model)
-    (version.engine or version.wake()).encoder.check(options.embed)
+    (version.engine or version.wake()).backend.info.check(options.embed)

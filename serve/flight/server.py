@@ -17,11 +17,13 @@ import pyarrow.flight as fl
 
 from fletcher import __version__
 from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError
+from fletcher.runtime.inputs import Texts
 
 from ..access.addresses import HostPort
 from ..access.gate import Gate
 from ..arrow.batches import DEFAULT_COLUMN, output_schema, with_vectors
 from ..arrow.options import ArrowOptions
+from ..engine.embed_request import EmbedRequest
 from ..errors import FieldError, UnknownRouteError
 from ..json_bodies import decode
 from ..longbow.door import LongbowDoor
@@ -128,9 +130,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             draft.bytes_in = len(ticket.ticket)
             texts, options = read_ticket(ticket.ticket, self._models)
             terms = caller_of(context).terms(draft)
-            version, future = self._models.submit_blocking(
-                options.model, lambda engine: engine.submit(texts, options.embed, terms)
-            )
+            request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=terms)
+            version, future = self._models.submit_blocking(options.model, request, draft)
             embeddings = wait(future, context, terms.deadline)
             draft.count(version.served.name, version.served.version, embeddings)
             batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})

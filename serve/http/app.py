@@ -193,7 +193,7 @@ class HttpApp:
                 browser=b"origin" in headers,
             )
             draft.client = key or draft.client
-        terms = Terms(priority, draft.client, deadline, draft.trace, draft.stages)
+        terms = Terms(priority, draft.client, deadline)
         assert self._bridge is not None
         call = Call(
             scope=scope,

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fletcher.model_zoo.card import Output
+from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError
+from fletcher.runtime.inputs import Inputs
 
+from ..engine.embed_request import PLAIN, EmbedRequest
 from ..engine.terms import Terms
 from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
-from ..models.registry import VECTORS, Ask, Models
+from ..models.registry import ANSWERED_BY, Models
 from ..models.version import Version
 from ..observe.requests import RecordDraft
 from .bridge import Bridge, ClientLeftError, Receive
@@ -153,15 +156,15 @@ class Call:
         return await asyncio.get_running_loop().run_in_executor(None, gunzip, body, limit)
 
     async def ask(
-        self, name: str | None, question: Ask, *, outputs: Sequence[Output] = VECTORS, heavy: bool = False
+        self, name: str | None, inputs: Inputs, options: EmbedOptions = PLAIN, output: Output = "vectors"
     ) -> tuple[Version, Any]:
-        """Submit a question to a model's engine and wait for the answer.
+        """Submit a request to a model's engine and wait for the answer.
 
         Args:
-            name: name of the model. Default: the first model that has such an output.
-            question: submits to a given engine.
-            outputs: outputs that the route can use.
-            heavy: whether submitting takes so long that another thread does it.
+            name: name of the model. Default: the first model that gives the output.
+            inputs: texts, token ids, or pairs.
+            options: the way in which texts become vectors.
+            output: the requested output.
 
         Returns:
             The version that answered, and its answer.
@@ -172,17 +175,14 @@ class Call:
             ClientLeftError: the client left.
         """
         timeout = self.timeout
-        loop = asyncio.get_running_loop()
+        request = EmbedRequest(inputs, options, output, self.terms)
         while True:
-            version = self.models.pick(name, outputs)
-            if heavy:
-                future = await loop.run_in_executor(None, self.models.submit, version, question)
-            else:
-                future = self.models.submit(version, question)
+            version = self.models.pick(name, ANSWERED_BY[output])
+            future = self.models.submit(version, request, self.draft)
             if future is not None:
                 break
             if not version.retired:
-                await loop.run_in_executor(None, version.wake)
+                await asyncio.get_running_loop().run_in_executor(None, version.wake)
         if timeout is None:
             answer = await self.bridge.wait(future, self.receive)
         else:

@@ -1,10 +1,8 @@
-"""Inputs and answers that OpenAI's and TEI's routes and streams share: texts or token ids in, an item for each text out."""
+"""`EmbeddingItem`: the answer for one text, which OpenAI's and TEI's routes and streams share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -12,27 +10,18 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.encodings import Chunks
 
-from ..engine.engine import Engine
-from ..engine.terms import Terms
 from .json import little_endian
 
 __all__ = [
-    "INLINE_IDS",
     "ChunkItem",
     "EmbeddingItem",
-    "Inputs",
     "TokenId",
     "Usage",
     "Vector",
     "embedding_items",
-    "submit",
 ]
-
-#: Token ids of a request that are checked on the event loop; more would hold it up for over a millisecond.
-INLINE_IDS = 8192
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
@@ -66,26 +55,6 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt_tokens: int
     total_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """Input of a request; exactly one of the two is set.
-
-    Attributes:
-        texts: texts to tokenize.
-        ids: token ids that the client made.
-    """
-
-    texts: Sequence[str] | None
-    ids: Sequence[Sequence[int]] | None
-
-
-def submit(engine: Engine, inputs: Inputs, options: EmbedOptions, terms: Terms) -> Future[Any]:
-    """Submit texts or token ids to an engine."""
-    if inputs.ids is not None:
-        return engine.submit(engine.encoder.encodings_from_ids(inputs.ids), options, terms)
-    return engine.submit(inputs.texts or [], options, terms)
 
 
 def embedding_items(

@@ -15,8 +15,9 @@ import msgspec
 from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import FletcherError, OverloadedError
+from fletcher.runtime.inputs import Texts
 
-from ..engine.engine import Engine
+from ..engine.embed_request import EmbedRequest
 from ..errors import FieldError
 from ..models.version import Version
 from .bridge import ClientLeftError
@@ -58,19 +59,15 @@ async def stream(
     most = call.limits.most_items(MAX_LINES)
     if len(texts) > most:
         raise FieldError(f"there are {len(texts)} texts; a streamed request may have {most}: send several", "input")
-    pieces = [texts[start : start + PIECE] for start in range(0, len(texts), PIECE)]
-
-    def question(piece: Sequence[str]) -> Any:
-        return lambda engine: engine.submit(piece, options, call.terms)
-
-    version, first = await call.ask(name, question(pieces[0]))
+    pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
+    version, first = await call.ask(name, pieces[0], options)
     answers = _answers(call, version, pieces[1:], options)
     body = _lines(call, version, first, answers, encoding_format, shape)
     return Response(200, body, NDJSON)
 
 
 async def _answers(
-    call: Call, version: Version, pieces: Sequence[Sequence[str]], options: EmbedOptions
+    call: Call, version: Version, pieces: Sequence[Texts], options: EmbedOptions
 ) -> AsyncIterator[Embeddings]:
     """Yield the embeddings of the pieces, in order, and keep `AHEAD` pieces under way."""
     waiting: deque[Future[Any]] = deque()
@@ -78,20 +75,16 @@ async def _answers(
     try:
         while left or waiting:
             while left and len(waiting) < AHEAD:
-                piece = left[0]
-
-                def ask(engine: Engine, piece: Sequence[str] = piece) -> Future[Embeddings]:
-                    return engine.submit(piece, options, call.terms)
-
+                request = EmbedRequest(left[0], options, terms=call.terms)
                 try:
-                    future = call.models.submit(version, ask)
+                    future = call.models.submit(version, request, call.draft)
                 except OverloadedError:
                     if waiting:
                         break
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
                 if future is None:  # exchanged or asleep in mid-stream: another piece of the same model goes on
-                    version, answer = await call.ask(version.spec.name, ask)
+                    version, answer = await call.ask(version.spec.name, left[0], options)
                     left.popleft()
                     while waiting:
                         yield await _wait(call, version, waiting.popleft())

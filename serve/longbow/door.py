@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,8 +21,9 @@ import pyarrow as pa
 
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError
+from fletcher.runtime.inputs import Texts
 
-from ..engine.engine import Engine
+from ..engine.embed_request import EmbedRequest
 from ..engine.terms import Terms
 from ..errors import FieldError, UnknownRouteError
 from ..models.registry import Models
@@ -147,8 +147,8 @@ class LongbowDoor:
             channel = self._channel(dataset, dimension)
             channel.sink.breaker.check(f"Longbow at {self.target.url}")
             chosen = [documents[row] for row in rows]
-            texts = [document.text for document in chosen]
-            future = models.submit(version, partial(_submit, texts, options, Terms("bulk", stages=draft.stages)))
+            texts = Texts(tuple(document.text for document in chosen))
+            future = models.submit(version, EmbedRequest(texts, options, terms=Terms("bulk")), draft)
             if future is not None:
                 break
             if not version.retired:
@@ -173,7 +173,7 @@ class LongbowDoor:
             schema,
             np.array([ids[row] for row in rows], np.int64),
             vectors,
-            [document.text for document in chosen],
+            texts.texts,
             metadata,
         )
         self._send(dataset, dimension, channel, Parcel(unit, mark, batch))
@@ -238,10 +238,6 @@ class LongbowDoor:
 def _rest(document: Document) -> str:
     """The end of a row's metadata, JSON."""
     return f',"fields":{msgspec.json.encode(document.metadata).decode()}}}' if document.metadata else "}"
-
-
-def _submit(texts: Sequence[str], options: EmbedOptions, terms: Terms, engine: Engine) -> Future[Any]:
-    return engine.submit(texts, options, terms)
 
 
 def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[int]]:

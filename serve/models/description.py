@@ -1,4 +1,4 @@
-"""What a server serves: the model under its names, in the words that both doors answer with."""
+"""`ServedModel`: description of a served model under its names, as HTTP and Flight answer with it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
-
-from ..engine.backend import Backend
+from fletcher.runtime.model_info import ModelInfo
 
 __all__ = ["ServedModel"]
 
@@ -51,28 +50,28 @@ class ServedModel:
 
     @classmethod
     def of(
-        cls, encoder: Backend, name: str | None = None, aliases: Sequence[str] = (), version: str = "1"
+        cls, info: ModelInfo, name: str | None = None, aliases: Sequence[str] = (), version: str = "1"
     ) -> ServedModel:
-        """Describes a loaded encoder.
+        """Describe a loaded model.
 
         Args:
-            encoder: the model.
-            name: what to call it; None is its card's name.
+            info: the model.
+            name: its name; None is its card's name.
             aliases: other names, besides the card's.
             version: this version's label.
         """
-        card = encoder.card
+        card = info.card
         return cls(
             name=name or card.name,
             names=frozenset([name or card.name, card.name, *card.aliases, *aliases]),
-            dimension=encoder.dimension,
-            dimensions=tuple(dict.fromkeys([encoder.dimension, *card.matryoshka])),
-            max_tokens=encoder.max_tokens,
+            dimension=info.dimension,
+            dimensions=tuple(dict.fromkeys([info.dimension, *card.matryoshka])),
+            max_tokens=info.max_tokens,
             input_types=tuple(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW])),
             normalized=card.normalize,
-            variant=encoder.variant.name,
-            provider=encoder.provider,
-            digest=encoder.artifact.digest,
+            variant=info.variant,
+            provider=info.provider,
+            digest=info.digest,
             loaded=int(time.time()),
             output=card.output,
             version=version,

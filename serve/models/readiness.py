@@ -1,4 +1,4 @@
-"""Ready means: the canary passed on the real session, no batch has failed since, and the device answers."""
+"""`Readiness`: whether the canary passed on the real session, no batch has failed since, and the device answers."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ RECHECK_SECONDS = 5.0
 
 
 class Readiness:
-    """Asks the session again after every failure. Safe to use from any thread; a call can take as long as a canary run."""
+    """Checks the canary again after every failure. Safe to use from any thread; a call can take as long as a canary run."""
 
     def __init__(self, engine: Engine) -> None:
         """
         Args:
-            engine: an engine whose encoder passed its canary when it was loaded.
+            engine: an engine whose backend passed its canary when it was loaded.
         """
         self._engine = engine
         self._lock = threading.Lock()
@@ -31,11 +31,11 @@ class Readiness:
 
     @property
     def settled(self) -> bool:
-        """Whether `reason` answers at once."""
+        """Return whether `reason` answers at once."""
         return self._engine.stopping or bool(self._engine.problem) or not self._due()
 
     def reason(self) -> str:
-        """Why the server is not ready; empty if it is."""
+        """Return the reason why the server is not ready; empty if it is."""
         if self._engine.stopping:
             return "the server is stopping"
         if problem := self._engine.problem:
@@ -43,7 +43,7 @@ class Readiness:
         with self._lock:
             if self._due():
                 self._failures = self._engine.failures
-                self._reason = self._ask()
+                self._reason = self._check()
                 self._checked = time.monotonic()
             return self._reason
 
@@ -52,9 +52,9 @@ class Readiness:
             return time.monotonic() - self._checked > RECHECK_SECONDS
         return self._failures != self._engine.failures
 
-    def _ask(self) -> str:
+    def _check(self) -> str:
         try:
-            canary = self._engine.encoder.check_canary()
+            canary = self._engine.backend.check_canary()
         except FletcherError as error:
             return f"the canary could not be computed ({type(error).__name__})"
         return "" if canary.passed else f"the canary does not pass: {canary.reason}"

@@ -1,8 +1,8 @@
-"""The models of a server: by name and alias, versions side by side, exchanged without a request noticing.
+"""`Models`: the models of a server by name and alias, with versions side by side, exchanged while requests go on.
 
-Every change is one operation: a new list of specifications is compared with the old one; what is new is loaded first, its
-canary passed; then one reference changes; then what went is drained and closed. A request that had an old version in hand
-and finds its engine stopped asks again.
+Every change is one operation: a new list of specifications is compared with the old one; new versions are loaded first, and
+their canaries pass; then one reference changes; then old versions are drained and closed. A request that picked an old
+version and finds its engine stopped picks again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +21,7 @@ from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import InputError, StoppingError
 
 from ..engine.backend import Backend
+from ..engine.embed_request import EmbedRequest
 from ..engine.engine import Engine
 from ..errors import UnknownModelError
 from ..observe.metrics import Metrics
@@ -28,15 +30,23 @@ from .shadows import Shadows
 from .spec import ModelSpec, check_specs
 from .version import Loader, MakeEngine, Version
 
-__all__ = ["Ask", "Models"]
+if TYPE_CHECKING:
+    from ..observe.requests import RecordDraft
+
+__all__ = ["ANSWERED_BY", "VECTORS", "Models"]
 
 logger = logging.getLogger("fletcher.serve.models.registry")
 
-#: Hands a request to an engine.
-Ask = Callable[[Engine], Future[Any]]
-
-#: What routes that embed texts need.
-VECTORS: tuple[Output, ...] = ("vectors",)
+#: Outputs of models that can answer a request, by its output: an embedder gives the states of its tokens, too.
+ANSWERED_BY: Mapping[Output, tuple[Output, ...]] = MappingProxyType(
+    {
+        "vectors": ("vectors",),
+        "scores": ("scores",),
+        "sparse": ("sparse",),
+        "token_vectors": ("vectors", "token_vectors"),
+    }
+)
+VECTORS = ANSWERED_BY["vectors"]
 
 #: Seconds between two looks at which models are idle.
 IDLE_LOOK_SECONDS = 0.25
@@ -105,58 +115,64 @@ class Models:
         return sum(engine.open_requests for engine in engines if engine is not None)
 
     def find(self, name: str) -> Serving | Version:
-        """A model by name or alias, or one version of it by `name@version`.
+        """Return a model by name or alias, or one version of it by `name@version`.
 
         Raises:
-            UnknownModelError: nothing here is called so.
+            UnknownModelError: no model has this name.
         """
-        found = self._table.get(name)
-        if found is None:
-            known = ", ".join(repr(serving.name) for serving in self._serving)
-            raise UnknownModelError(f"the model {name!r} is not served here; this server has {known}")
-        return found
+        entry = self._table.get(name)
+        if entry is None:
+            names = ", ".join(repr(serving.name) for serving in self._serving)
+            raise UnknownModelError(f"the model {name!r} is not served here; this server has {names}")
+        return entry
 
     def pick(self, name: str | None = None, outputs: Sequence[Output] = VECTORS) -> Version:
-        """The version that answers a request now.
+        """Return the version that answers a request now.
 
         Args:
-            name: what the client wrote; None is the first model that gives what is asked for.
-            outputs: what the route can use.
+            name: the name that the client wrote; None is the first model that gives such an output.
+            outputs: outputs of models that can answer.
 
         Raises:
-            UnknownModelError: nothing here is called so, or gives that.
+            UnknownModelError: no model has this name, or none gives such an output.
             InputError: the model gives something else.
         """
-        if name is None:
-            for serving in self._serving:
-                if serving.output in outputs:
-                    return serving.choose()
-            raise UnknownModelError(f"no model of this server gives {_words(outputs)}")
-        found = self.find(name)
-        version = found.choose() if isinstance(found, Serving) else found
-        if version.served.output not in outputs:
-            raise InputError(
-                f"{version.served.name} gives {_words([version.served.output])}, and this route {_words(outputs)}"
-            )
-        return version
+        entry: Serving | Version = self._first(outputs) if name is None else self._table.get(name) or self.find(name)
+        if isinstance(entry, Serving):
+            entry = entry.answering[0] if len(entry.answering) == 1 else entry.choose()
+        served = entry.served
+        if served.output not in outputs:
+            raise InputError(f"{served.name} gives {_words([served.output])}, and this route {_words(outputs)}")
+        return entry
 
-    def submit(self, version: Version, ask: Ask) -> Future[Any] | None:
-        """Hands a request to a version's engine.
+    def _first(self, outputs: Sequence[Output]) -> Serving:
+        for serving in self._serving:
+            if serving.output in outputs:
+                return serving
+        raise UnknownModelError(f"no model of this server gives {_words(outputs)}")
+
+    def submit(self, version: Version, request: EmbedRequest, draft: RecordDraft | None = None) -> Future[Any] | None:
+        """Hand a request to a version's engine, and a copy of it to the model's shadow.
+
+        Args:
+            version: the version that `pick` returned.
+            request: the request.
+            draft: record that receives its stages, or None.
 
         Returns:
-            The answer's future; None where the version sleeps or has been replaced: wake it, or pick again.
+            The answer's future; None if the version sleeps or has been replaced: wake it, or pick again.
 
         Raises:
-            FletcherError: what the engine refuses.
+            FletcherError: the engine rejects the request.
         """
         engine = version.engine
         if engine is None:
-            if self._stopping:  # nothing wakes or replaces it any more: whoever asked again would ask for ever
+            if self._stopping:  # nothing wakes or replaces it any more: a caller that picks again would do so forever
                 raise StoppingError("the server is stopping: send the request to another one, or again later")
             return None
         version.used = time.monotonic()
         try:
-            future = ask(engine)
+            future = engine.submit(request, draft)
         except StoppingError:
             if self._stopping or not (version.retired or version.engine is not engine):
                 raise
@@ -164,18 +180,20 @@ class Models:
         self._requests(version.spec.name, version.spec.version).inc()
         serving = self._table.get(version.spec.name)
         if isinstance(serving, Serving) and serving.shadow is not None and version is not serving.shadow:
-            self._shadows.follow(serving.shadow, future, ask)
+            self._shadows.follow(serving.shadow, future, request)
         return future
 
-    def submit_blocking(self, name: str | None, ask: Ask) -> tuple[Version, Future[Any]]:
+    def submit_blocking(
+        self, name: str | None, request: EmbedRequest, draft: RecordDraft | None = None
+    ) -> tuple[Version, Future[Any]]:
         """`pick`, `wake` and `submit` for a thread that may wait for a load.
 
         Raises:
             FletcherError: as those.
         """
         while True:
-            version = self.pick(name)
-            if (future := self.submit(version, ask)) is not None:
+            version = self.pick(name, ANSWERED_BY[request.output])
+            if (future := self.submit(version, request, draft)) is not None:
                 return version, future
             if not version.retired:
                 version.wake()

@@ -1,4 +1,4 @@
-"""Copies of requests for a shadow version, and how far its answers are from those that clients got."""
+"""`Shadows`: copies of requests for a shadow version, and the distance of its answers from those that clients got."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import FletcherError
 
+from ..engine.embed_request import EmbedRequest
 from ..observe.metrics import Metrics
 from .version import Version
 
@@ -25,12 +26,12 @@ DRIFTS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0)
 
 
 class Shadows:
-    """Sends copies once the client's own answer is there, and counts the drift."""
+    """Sends copies after the client's own answer is there, and counts the drift."""
 
     def __init__(self, metrics: Metrics) -> None:
         """
         Args:
-            metrics: where to count.
+            metrics: receives the counts.
         """
         self._drift = metrics.histogram(
             "fletcher_shadow_drift", "1 - cosine of a shadow's vector to the one answered", ["model", "version"], DRIFTS
@@ -42,8 +43,8 @@ class Shadows:
         self._copies = 0
         self._lock = threading.Lock()
 
-    def follow(self, shadow: Version, future: Future[Any], ask: Any) -> None:
-        """Has a request copied when it is answered."""
+    def follow(self, shadow: Version, future: Future[Any], request: EmbedRequest) -> None:
+        """Copy a request when it is answered; its deadline stays, and no record receives its stages."""
         share = shadow.spec.shadow_share
         if share < 1.0 and random.random() >= share:
             return
@@ -52,41 +53,41 @@ class Shadows:
                 self._skip(shadow, "busy")
                 return
             self._copies += 1
-        future.add_done_callback(lambda answered: self._answered(shadow, answered, ask))
+        future.add_done_callback(lambda answered: self._answered(shadow, answered, request))
 
     def stop(self) -> None:
-        """Copies nothing more."""
+        """Copy nothing more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _answered(self, shadow: Version, answered: Future[Any], ask: Any) -> None:
+    def _answered(self, shadow: Version, answered: Future[Any], request: EmbedRequest) -> None:
         try:
             if answered.cancelled() or answered.exception() is not None:
                 self._done()
             else:
-                self._pool.submit(self._copy, shadow, answered.result(), ask)
+                self._pool.submit(self._copy, shadow, answered.result(), request)
         except RuntimeError:  # the pool was shut down: the server is stopping
             self._done()
 
-    def _copy(self, shadow: Version, wanted: Any, ask: Any) -> None:
+    def _copy(self, shadow: Version, answer: Any, request: EmbedRequest) -> None:
         engine = shadow.engine
         if engine is None:
             self._skip(shadow, "asleep")
             self._done()
             return
         try:
-            future = ask(engine)
+            future = engine.submit(request)
         except FletcherError as error:
             self._skip(shadow, type(error).__name__)
             self._done()
             return
-        future.add_done_callback(lambda copied: self._compare(shadow, wanted, copied))
+        future.add_done_callback(lambda copied: self._compare(shadow, answer, copied))
 
-    def _compare(self, shadow: Version, wanted: Any, copied: Future[Any]) -> None:
+    def _compare(self, shadow: Version, answer: Any, copied: Future[Any]) -> None:
         try:
             if copied.cancelled() or (error := copied.exception()) is not None:
                 self._skip(shadow, "cancelled" if copied.cancelled() else type(error).__name__)
                 return
-            values = drift(wanted, copied.result())
+            values = drift(answer, copied.result())
             if values is None:
                 self._skip(shadow, "incomparable")
                 return
@@ -104,11 +105,11 @@ class Shadows:
             self._copies -= 1
 
 
-def drift(wanted: object, found: object) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """1 - cosine of each pair of vectors, float64, (n,); None where there is nothing to compare."""
-    if not (isinstance(wanted, Embeddings) and isinstance(found, Embeddings)):
+def drift(answer: object, copy: object) -> np.ndarray[Any, np.dtype[np.float64]] | None:
+    """Return 1 - cosine of each pair of vectors, float64, (n,); None if there is nothing to compare."""
+    if not (isinstance(answer, Embeddings) and isinstance(copy, Embeddings)):
         return None
-    first, second = wanted.vectors, found.vectors
+    first, second = answer.vectors, copy.vectors
     if first.shape != second.shape or first.dtype != second.dtype or first.dtype == np.uint8:
         return None
     first, second = first.astype(np.float64), second.astype(np.float64)

@@ -1,4 +1,4 @@
-"""One version of a model in a server: its engine while it is awake, and the way there and back."""
+"""`Version`: one loaded version of a model, its engine, and putting it to sleep and waking it."""
 
 from __future__ import annotations
 
@@ -34,20 +34,22 @@ class Version:
     """A loaded model and its engine. Asleep, it holds neither, and the next request wakes it.
 
     Attributes:
-        spec: what the operator said of it.
-        served: what clients see of it.
+        spec: the operator's configuration of it.
+        served: the description that clients see.
+        engine: answers requests, or None while it sleeps.
+        readiness: answers `/ready`, or None while it sleeps: the canary is checked when it wakes.
         used: `time.monotonic()` of the latest request.
-        retired: whether another one took its place: whoever still has it in hand asks the registry again.
+        retired: whether another version took its place: a caller that still holds it picks again.
     """
 
     def __init__(self, spec: ModelSpec, load: Loader, make_engine: MakeEngine, *, owned: bool = True) -> None:
-        """Loads it.
+        """Load it.
 
         Args:
-            spec: which one.
-            load: opens it.
-            make_engine: gives it its engine.
-            owned: whether to close the encoder with it.
+            spec: the version's configuration.
+            load: opens its backend.
+            make_engine: makes its engine.
+            owned: whether to close the backend with it.
 
         Raises:
             FletcherError: it cannot be loaded, or its canary does not pass.
@@ -60,61 +62,50 @@ class Version:
         self._owned = owned
         self._lock = threading.Lock()
         self._encoder: Backend | None = load(spec)
-        self.served = ServedModel.of(self._encoder, spec.name, spec.aliases, spec.version)
-        self._engine: Engine | None = self._begin(self._encoder)
-        self._readiness: Readiness | None = Readiness(self._engine)
+        self.served = ServedModel.of(self._encoder.info, spec.name, spec.aliases, spec.version)
+        self.engine: Engine | None = self._begin(self._encoder)
+        self.readiness: Readiness | None = Readiness(self.engine)
 
     def _begin(self, encoder: Backend) -> Engine:
         engine = self._make_engine(encoder)
         if (limit := self.spec.memory_limit_bytes) is not None:
             engine.bound_memory(request_bytes(limit))
-        # What the provider fails at runs once more on the processor, where that was allowed.
-        if self.spec.allow_fallback and encoder.provider_name != FALLBACK:
-            engine.device.spare = partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK))
+        # A batch that the provider fails at runs once more on the processor, if that was allowed.
+        if self.spec.allow_fallback and encoder.info.provider_name != FALLBACK:
+            engine.failover.spare = partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK))
         return engine
 
-    @property
-    def engine(self) -> Engine | None:
-        """What answers, or None while it sleeps."""
-        return self._engine
-
-    @property
-    def readiness(self) -> Readiness | None:
-        """What `/ready` asks, or None while it sleeps: the canary is checked when it wakes."""
-        return self._readiness
-
     def wake(self) -> Engine:
-        """Loads it again if it sleeps, which takes as long as a load.
+        """Load it again if it sleeps, which takes as long as a load; return its engine.
 
         Raises:
             FletcherError: as the constructor.
         """
         with self._lock:
-            if self._engine is None:
+            if self.engine is None:
                 started = time.perf_counter()
                 self._encoder = self._load(self.spec)
-                self._engine = self._begin(self._encoder)
-                self._readiness = Readiness(self._engine)
+                self.engine = self._begin(self._encoder)
+                self.readiness = Readiness(self.engine)
                 self._log("model woke", seconds=round(time.perf_counter() - started, 3))
             self.used = time.monotonic()
-            engine: Engine = self._engine
-            return engine
+            return self.engine
 
     def sleep(self, drain_seconds: float) -> None:
-        """Answers what was admitted and gives the memory back."""
+        """Answer what was admitted and give the memory back."""
         with self._lock:
             self._close(drain_seconds)
         self._log("model sleeps")
 
     def retire(self, drain_seconds: float) -> bool:
-        """Ends it for good; returns whether everything admitted was answered."""
+        """End it for good; return whether everything that was admitted was answered."""
         self.retired = True
         with self._lock:
             return self._close(drain_seconds)
 
     def _close(self, drain_seconds: float) -> bool:
-        engine, encoder = self._engine, self._encoder
-        self._engine = self._encoder = self._readiness = None
+        engine, encoder = self.engine, self._encoder
+        self.engine = self._encoder = self.readiness = None
         if engine is None or encoder is None:
             return True
         drained = engine.stop(drain_seconds)
@@ -132,8 +123,8 @@ class Version:
         logger.info(message, extra={"fields": name | fields})
 
     def not_ready(self) -> str:
-        """Why it is not ready; empty if it is, or sleeps. May take as long as a canary run."""
-        readiness = self._readiness
+        """Return the reason why it is not ready; empty if it is ready or sleeps. May take as long as a canary run."""
+        readiness = self.readiness
         try:
             return "" if readiness is None else readiness.reason()
         except FletcherError as error:

@@ -28,6 +28,8 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.loading import Loaded
 from fletcher.runtime.session.session import Session
+from fletcher.runtime.tasks.postprocess import shorten
+from fletcher.runtime.tasks.task import encode_ids
 from fletcher.runtime.workers.pool import Workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
@@ -151,7 +153,7 @@ def test_unknown_input_type_names_the_known_ones(encoder: Encoder) -> None:
 def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[str]) -> None:
     encodings = encoder.tokenize(texts)
     rows = np.split(encodings.ids, encodings.offsets[1:-1])
-    found = encoder.encodings_from_ids([row.tolist() for row in rows])
+    found = encode_ids(encoder.tokenizer, [row.tolist() for row in rows])
     assert np.array_equal(found.ids, encodings.ids) and np.array_equal(found.offsets, encodings.offsets)
 
 
@@ -170,7 +172,7 @@ def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[s
 )
 def test_token_ids_that_cannot_be_are_refused(encoder: Encoder, rows: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        encoder.encodings_from_ids(rows)
+        encode_ids(encoder.tokenizer, rows)
 
 
 # Prompts and Matryoshka -------------------------------------------------------------------------------------------------
@@ -187,7 +189,9 @@ def _with_card(encoder: Encoder, artifact: Path, **changes: Any) -> Encoder:
 def _joined(encoder: Encoder, session: Any, token_budget: int, artifact: Artifact | None = None) -> Encoder:
     """An encoder of one worker on a session, with another's tokenizer."""
     workers = Workers(session, encoder.variant.outputs, name="test", count=1, token_budget=token_budget)
-    loaded = Loaded(encoder.variant, encoder.provider_name, encoder.tokenizer, workers, None, "", encoder.tolerance)
+    loaded = Loaded(
+        encoder.variant, encoder.info.provider_name, encoder.tokenizer, workers, None, "", encoder.tolerance
+    )
     return Encoder(artifact or encoder.artifact, loaded)
 
 
@@ -215,10 +219,10 @@ def test_shortened_vectors_are_torchs(
     expected = functional.normalize(expected, dim=1) if normalize else expected
     # The graph normalizes already, where the model does.
     given = (functional.normalize(raw, dim=1) if normalize else raw).numpy()
-    found = changed.shorten(given, 64)
+    found = shorten(given, changed.card, 64)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-6)
-    assert changed.shorten(given, None) is given and changed.shorten(given, 384) is given
+    assert shorten(given, changed.card, None) is given and shorten(given, changed.card, 384) is given
 
 
 def test_a_length_that_was_not_trained_is_refused_before_anything_is_computed(encoder: Encoder) -> None:

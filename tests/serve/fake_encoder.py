@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import ModelCard
-from fletcher.runtime import Embeddings, Encodings
+from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.runtime import Encodings
+from fletcher.runtime.canary import CanaryResult
 from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.errors import InputError
-from fletcher.runtime.session.counters import DeviceMetric
-from fletcher.runtime.tasks.task import Task, finish, refuse_long
+from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.inputs import Inputs, Pairs, Texts, TokenIds
+from fletcher.runtime.model_info import ModelInfo
+from fletcher.runtime.session.counters import DeviceMetric, EncoderMetrics
+from fletcher.runtime.tasks.task import Task, finish_rows, refuse_long
 from fletcher.runtime.tokenizing.token_details import TextToken
+from fletcher.serve.engine.embed_request import PLAIN, EmbedRequest
+from fletcher.serve.engine.terms import USUAL, Terms
 
 DIMENSION = 8
 MAX_TOKENS = 16
@@ -35,22 +42,6 @@ CARD = ModelCard(
     matryoshka=(4,),
     aliases=("fake",),
 )
-
-
-@dataclass(frozen=True)
-class Digest:
-    digest: str = "c0ffee"
-
-
-@dataclass(frozen=True)
-class Named:
-    name: str = "cpu-fp32"
-
-
-@dataclass(frozen=True)
-class Verdict:
-    passed: bool
-    reason: str
 
 
 def ids_of(text: str) -> list[int]:
@@ -74,56 +65,88 @@ def expected(text: str, prompt: str = "") -> NDArray[np.float32]:
     return vector_of(ids)
 
 
+def info(**changes: Any) -> ModelInfo:
+    """The fake model's description."""
+    described = ModelInfo(
+        card=CARD,
+        digest="c0ffee",
+        variant="cpu-fp32",
+        provider="by hand",
+        provider_name="fake",
+        dimension=DIMENSION,
+        max_tokens=MAX_TOKENS,
+        outputs=("vectors",),
+        workers=2,
+        token_budget=64,
+        reason="there is no other",
+    )
+    return msgspec.structs.replace(described, **changes)
+
+
+def canary(*, passed: bool, reason: str = "") -> CanaryResult:
+    """The result of a canary."""
+    return CanaryResult(passed, 1.0 if passed else -1.0, 0.0, reason)
+
+
+def asked(
+    texts: Sequence[str],
+    options: EmbedOptions = PLAIN,
+    terms: Terms = USUAL,
+) -> EmbedRequest:
+    """A request for the vectors of texts."""
+    return EmbedRequest(Texts(tuple(texts)), options, "vectors", terms)
+
+
 class FakeEncoder:
-    """What `Backend` asks for.
+    """A `Backend`.
 
     Attributes:
+        info: its description.
         gate: computing waits until it is set.
         delay: seconds a batch takes.
         batches: lengths of the texts of every batch, in order.
         fails: raised by the next batches, if set.
-        canary: what the canary says.
-        devices: what its devices count.
+        canary: result of its canary.
+        devices: counts of its devices.
     """
 
     def __init__(self, *, workers: int = 2, token_budget: int = 64, delay: float = 0.0) -> None:
-        self.card = CARD
+        self.info = info(workers=workers, token_budget=token_budget)
         self.devices: list[DeviceMetric] = []
-        self.artifact = Digest()
-        self.variant = Named()
-        self.provider = "by hand"
-        self.provider_name = "fake"
-        self.reason = "there is no other"
-        self.has_token_states = False
-        self.fallback: str | None = None
-        self.dimension = DIMENSION
-        self.max_tokens = MAX_TOKENS
-        self.workers = workers
-        self.token_budget = token_budget
         self.delay = delay
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list[int]] = []
         self.fails: Exception | None = None
-        self.canary = Verdict(True, "")
+        self.canary = canary(passed=True)
         self._poison = ids_of(POISON)
 
     def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> Encodings:
-        prompt = self.card.prompts.get(input_type or "document", "")
+        prompt = self.info.card.prompts.get(input_type or "document", "")
         return self._truncate([ids_of(prompt + text) for text in texts])
 
-    def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings:
-        for index, row in enumerate(rows):
-            for token in row:
-                if not 0 <= token < 100:
-                    raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to 99")
-        return self._truncate(rows)
-
     def _truncate(self, rows: Sequence[Sequence[int]]) -> Encodings:
-        kept = [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in rows]
-        encodings = Encodings.from_lists(kept)
-        dropped = np.array([len(row) - len(cut) for row, cut in zip(rows, kept, strict=True)], np.int32)
+        cut = [row if len(row) <= MAX_TOKENS else [*row[: MAX_TOKENS - 1], row[-1]] for row in rows]
+        encodings = Encodings.from_lists(cut)
+        dropped = np.array([len(row) - len(short) for row, short in zip(rows, cut, strict=True)], np.int32)
         return Encodings(encodings.ids, encodings.offsets, dropped)
+
+    def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /) -> Task:
+        if output != "vectors" or isinstance(inputs, Pairs):
+            raise InputError("fake-model gives vectors of texts alone")
+        if options.splits:
+            raise InputError("fake-model cuts no texts")
+        if isinstance(inputs, TokenIds):
+            for index, row in enumerate(inputs.rows):
+                for token in row:
+                    if not 0 <= token < 100:
+                        raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to 99")
+            encodings = self._truncate(inputs.rows)
+        else:
+            encodings = self.tokenize(inputs.texts, options.input_type)
+        if options.overflow == "refuse":
+            refuse_long(encodings, self.info.card)
+        return Task(encodings, None, partial(finish_rows, encodings, None, self.info.card, options))
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         self.gate.wait()
@@ -133,42 +156,10 @@ class FakeEncoder:
         if self.fails is not None:
             raise self.fails
         rows = [batch.ids[start:end].tolist() for start, end in zip(batch.offsets[:-1], batch.offsets[1:], strict=True)]
-        vectors = np.stack([vector_of(row) for row in rows])
-        for index, row in enumerate(rows):
-            if row == self._poison:
-                vectors[index, 3] = np.nan
-        return vectors
-
-    def counters(self) -> dict[str, tuple[str, Callable[[], float]]]:
-        return {
-            "tokenizer_texts": ("Texts tokenized", lambda: 7.0),
-            "tokenizer_tokens": ("Tokens made", lambda: 30.0),
-            "tokenizer_seconds": ("Seconds inside", lambda: 0.5),
-            "vector_cache_hits": ("Texts whose vectors were known", lambda: 3.0),
-        }
-
-    def device_metrics(self) -> Sequence[DeviceMetric]:
-        return self.devices
-
-    def check(self, options: EmbedOptions) -> None:
-        options.check(self.card, late=False)
-        if options.splits:
-            raise InputError("fake-model cuts no texts")
-
-    def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
-        encodings = self.tokenize(texts, options.input_type)
-        if options.overflow == "refuse":
-            refuse_long(encodings, self.card)
-        return self.prepare_ids(encodings, options)
-
-    def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
-        def done(values: NDArray[np.float32]) -> Embeddings:
-            return finish(Embeddings(values, encodings.lengths, encodings.dropped), None, self.card, options)
-
-        return Task(encodings, None, done)
-
-    def prepare_output(self, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Task:
-        raise InputError("fake-model gives vectors of texts alone")
+        if self._poison in rows:
+            row = rows.index(self._poison)
+            raise ProviderError(f"the session gave NaN or infinity for row {row} of a batch of {len(rows)}")
+        return np.stack([vector_of(row) for row in rows])
 
     def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
         return [
@@ -176,5 +167,16 @@ class FakeEncoder:
             for text in texts
         ]
 
-    def check_canary(self) -> Verdict:
+    def check_canary(self) -> CanaryResult:
         return self.canary
+
+    def metrics(self) -> EncoderMetrics:
+        return EncoderMetrics(
+            {
+                "tokenizer_texts": ("Texts tokenized", lambda: 7.0),
+                "tokenizer_tokens": ("Tokens made", lambda: 30.0),
+                "tokenizer_seconds": ("Seconds inside", lambda: 0.5),
+                "vector_cache_hits": ("Texts whose vectors were known", lambda: 3.0),
+            },
+            self.devices,
+        )

@@ -26,7 +26,7 @@ from fletcher.serve.access.addresses import HostPort, parse
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from .fake_encoder import FakeEncoder, expected
+from .fake_encoder import FakeEncoder, asked, expected
 
 SECONDS = 20.0
 
@@ -115,7 +115,7 @@ def test_a_stopping_server_is_not_ready_and_refuses_by_name() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     server = Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off"))
-    blocker = server.engine.submit(["ab"])
+    blocker = server.engine.submit(asked(["ab"]))
     with httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS) as client:
         assert client.get("/ready").status_code == 200
         server.engine.stop_admitting()

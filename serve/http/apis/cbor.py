@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -14,10 +13,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
+from fletcher.runtime.inputs import Texts
 
 from ...arrow.batches import choose_column, output_schema, read_texts, with_vectors
 from ...arrow.options import ArrowOptions
-from ...engine.terms import Terms
 from ...errors import FieldError
 from ...json_bodies import invalid
 from ..call import Call, Response
@@ -55,7 +54,7 @@ async def encode(call: Call) -> Response:
     most = call.limits.most_items(MAX_TEXTS)
     if len(texts) > most:
         raise FieldError(f"there are {len(texts)} texts; a request may have {most}: send several", None)
-    _, found = await call.ask(options.model, lambda engine: engine.submit(texts, options.embed, call.terms))
+    _, found = await call.ask(options.model, Texts(tuple(texts)), options.embed)
     headers = (
         (b"x-tokens-seen", ",".join(map(str, found.tokens.tolist())).encode()),
         (b"x-tokens-dropped", ",".join(map(str, found.dropped.tolist())).encode()),
@@ -110,21 +109,13 @@ async def encode_arrow(call: Call) -> Response:
     most = call.limits.most_items(MAX_ROWS)
     if total > most:
         raise FieldError(f"the stream has {total} rows; a request may have {most}: send several, or use Flight", column)
-    version, first = await call.ask(options.model, _question(texts[0] if texts else [], options, call.terms))
+    version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
     schema = output_schema(batches[0].schema if batches else read_schema(body), version.served, options.embed)
     rest: list[Embeddings] = [first] if texts else []
     for part in texts[1:]:
-        rest.append((await call.ask(options.model, _question(part, options, call.terms)))[1])
+        rest.append((await call.ask(options.model, Texts(tuple(part)), options.embed))[1])
     made = await loop.run_in_executor(None, write_arrow, schema, batches, rest)
     return Response(200, made, ARROW.encode())
-
-
-def _question(texts: list[str], options: ArrowOptions, terms: Terms) -> Any:
-    def ask(engine: Any) -> Future[Embeddings]:
-        future: Future[Embeddings] = engine.submit(texts, options.embed, terms)
-        return future
-
-    return ask
 
 
 def read_schema(body: bytes) -> Any:

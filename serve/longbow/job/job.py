@@ -40,9 +40,9 @@ def journal_facts(encoder: Encoder, job: Job) -> dict[str, str]:
     """Return what a journal belongs to: with another value, the rows in Longbow would not be of one kind."""
     return {
         "dataset": job.longbow.dataset,
-        "model": encoder.card.name,
-        "model_digest": encoder.artifact.digest,
-        "variant": encoder.variant.name,
+        "model": encoder.info.card.name,
+        "model_digest": encoder.info.digest,
+        "variant": encoder.info.variant,
         "embed_options": job.embed.identity,
         "id_column": job.options.id_column or "",
         "with_text": str(job.options.with_text),
@@ -91,9 +91,9 @@ class Ingestion:
         self._counts = Counts()
         self._digest = digester(repr(sorted(journal_facts(encoder, job).items())).encode())
         self._constant = {
-            "model": encoder.card.name,
-            "digest": encoder.artifact.digest,
-            "variant": encoder.variant.name,
+            "model": encoder.info.card.name,
+            "digest": encoder.info.digest,
+            "variant": encoder.info.variant,
             "input_type": job.embed.input_type or "document",
             **({"trace": job.options.trace} if job.options.trace else {}),
             "source": source.name,
@@ -113,7 +113,7 @@ class Ingestion:
             ServiceError: Longbow is away for too long; run again to go on.
         """
         options, counts = self._options, self._counts
-        self._encoder.check(self._job.embed)
+        self._encoder.info.check(self._job.embed)
         if options.id_column is not None and options.id_column not in self._source.schema.names:
             found = ", ".join(map(repr, self._source.schema.names)) or "none"
             raise InputError(f"{self._source.name} has no column {options.id_column!r} for ids; it has {found}")
@@ -124,7 +124,7 @@ class Ingestion:
             counts.sent = counts.read - counts.known - counts.duplicates - self._failed
             return self._summary(time.monotonic() - started, 0, Census())
         with Connection(self._target) as connection:
-            dimension = self._job.embed.dimensions or self._encoder.dimension
+            dimension = self._job.embed.dimensions or self._encoder.info.dimension
             schema = longbow_schema(dimension, with_text=options.with_text)
             unknown = settle(connection, self._dataset, schema, self._journal, self._job.sink.patience)
             if options.adopt:
@@ -290,8 +290,8 @@ class Ingestion:
         unread = self._letters.count - self._failed
         return IngestSummary(
             dataset=self._dataset,
-            model=self._encoder.card.name,
-            variant=self._encoder.variant.name,
+            model=self._encoder.info.card.name,
+            variant=self._encoder.info.variant,
             read=counts.read + unread,
             sent=counts.sent,
             replaced=counts.replaced,

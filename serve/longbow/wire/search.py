@@ -117,10 +117,10 @@ def _metadata(text: str | None) -> Any:
 def _check_model(encoder: Encoder, dataset: str, found: Sequence[Found]) -> None:
     for hit in found:
         made_by = hit.metadata.get("digest") if isinstance(hit.metadata, dict) else None
-        if made_by is not None and made_by != encoder.artifact.digest:
+        if made_by is not None and made_by != encoder.info.digest:
             raise InputError(
                 f"{dataset!r} holds vectors of {hit.metadata.get('model')} (digest {made_by[:12]}), and this artifact is "
-                f"{encoder.card.name} (digest {encoder.artifact.digest[:12]}): their vectors cannot be compared"
+                f"{encoder.info.card.name} (digest {encoder.info.digest[:12]}): their vectors cannot be compared"
             )
 
 

@@ -19,6 +19,7 @@ from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
+from fletcher.runtime.tasks.task import encode_ids
 
 from ..verify.parity import randomize
 from .tiny import DOCUMENTS, QUERY, SIZES, VOCABULARY, convert, save, set_input_names
@@ -85,7 +86,7 @@ def test_token_types_are_an_input_and_move_the_scores(tmp_path: Path) -> None:
         assert "token_type_ids" in [info.name for info in encoder.variant.inputs]
         encodings = encoder.tokenizer.encode_pairs([QUERY], DOCUMENTS[:1])
         typed = encoder.compute(encodings)
-        untyped = encoder.compute(encoder.encodings_from_ids([encodings.ids.tolist()]))
+        untyped = encoder.compute(encode_ids(encoder.tokenizer, [encodings.ids.tolist()]))
     assert abs(typed - untyped).max() > 1e-3
 
 

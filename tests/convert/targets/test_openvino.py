@@ -46,7 +46,7 @@ def test_heads_pass_their_canaries(tmp_path: Path, head: str) -> None:
     """A canary's values are the reference library's."""
     make, asked = HEADS[head]
     with Encoder.load(convert(make(tmp_path / "model"), asked).path, provider="openvino", workers=1) as encoder:
-        assert encoder.provider == "OpenVINO CPU f32"
+        assert encoder.info.provider == "OpenVINO CPU f32"
         assert encoder.card.output == head
 
 

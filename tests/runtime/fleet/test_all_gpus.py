@@ -69,13 +69,13 @@ def test_auto_takes_the_gpu_and_gives_the_processors_vectors(artifact: Path, mac
         expected = reference.embed(TEXTS).vectors
     cuda, _ = machine(count)
     with Encoder.load(artifact) as encoder:
-        assert (encoder.provider, encoder.variant.name, encoder.fallback) == ("CUDA", "cuda-fp32", None)
-        assert encoder.workers == count * gpus.SLOTS
+        assert (encoder.info.provider, encoder.variant.name, encoder.info.fallback) == ("CUDA", "cuda-fp32", None)
+        assert encoder.info.workers == count * gpus.SLOTS
         np.testing.assert_allclose(encoder.embed(TEXTS).vectors, expected, atol=2e-6)
         halves = encoder.embed(TEXTS, dtype="float16").vectors
         assert halves.dtype == np.float16
         np.testing.assert_array_equal(halves, expected.astype(np.float16))
-        names = {metric.name: metric.value() for metric in encoder.device_metrics() if metric.device == "cuda:0"}
+        names = {metric.name: metric.value() for metric in encoder.metrics().devices if metric.device == "cuda:0"}
         assert names["fletcher_gpu_in_service"] == 1
         assert names["fletcher_cuda_graphs_captured_total"] > 0
     assert not cuda.held
@@ -139,10 +139,10 @@ def test_a_gpu_that_cannot_be_used_is_refused_or_replaced_as_configured(
     with pytest.raises(ProviderError, match="no NVIDIA driver"):
         Encoder.load(artifact, provider="cuda")
     with Encoder.load(artifact, provider="cuda", allow_fallback=True) as encoder:
-        assert encoder.provider == "MLAS"
+        assert encoder.info.provider == "MLAS"
         assert encoder.variant.name == "cpu-fp32"
-        assert "cuda was wanted, mlas runs" in str(encoder.fallback)
-        assert encoder.workers >= 1
+        assert "cuda was wanted, mlas runs" in str(encoder.info.fallback)
+        assert encoder.info.workers >= 1
         assert len(encoder.embed(TEXTS)) == len(TEXTS)
 
 
@@ -152,7 +152,7 @@ def test_a_gpu_without_room_for_the_model_is_refused_or_replaced(artifact: Path,
     with pytest.raises(ProviderError, match="not enough free memory"):
         Encoder.load(artifact, provider="cuda")
     with Encoder.load(artifact, provider="cuda", allow_fallback=True) as encoder:
-        assert "not enough free memory" in str(encoder.fallback)
+        assert "not enough free memory" in str(encoder.info.fallback)
 
 
 def test_cuda_in_tensorrts_place_keeps_a_gpus_layout(
@@ -166,8 +166,8 @@ def test_cuda_in_tensorrts_place_keeps_a_gpus_layout(
 
     monkeypatch.setattr(loading, "open_with_fallback", told)
     with Encoder.load(artifact) as encoder:
-        assert encoder.fallback == "tensorrt was wanted, cuda runs"
-        assert (encoder.workers, encoder.token_budget) == (gpus.SLOTS, GPU_TOKEN_BUDGET)
+        assert encoder.info.fallback == "tensorrt was wanted, cuda runs"
+        assert (encoder.info.workers, encoder.info.token_budget) == (gpus.SLOTS, GPU_TOKEN_BUDGET)
 
 
 def test_an_artifact_without_a_graph_for_it_says_how_to_get_one(tiny_artifact: Path, machine: Machine) -> None:

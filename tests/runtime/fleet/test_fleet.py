@@ -474,16 +474,16 @@ def test_an_encoder_on_a_fleet_gives_the_same_vectors_and_its_devices_counts(tin
     texts = ["one", "another text", "the third"]
     with Encoder.load(tiny_artifact, provider="mlas") as plain:
         wanted = plain.embed(texts).vectors
-        assert plain.device_metrics() == ()
+        assert plain.metrics().devices == ()
     fleet = fleet_of(open_session(artifact, variant), open_session(artifact, variant))
     workers = Workers(fleet, variant.outputs, name="fleet", count=2, token_budget=64)
     loaded = Loaded(variant, "mlas", tokenizer, workers, None, "for the test", variant.tolerance)
     with Encoder(artifact, loaded) as encoder:
         np.testing.assert_array_equal(encoder.embed(texts).vectors, wanted)
         assert encoder.require_canary().passed
-        counted = {metric.name: metric.value() for metric in encoder.device_metrics() if metric.device == "cuda:0"}
+        counted = {metric.name: metric.value() for metric in encoder.metrics().devices if metric.device == "cuda:0"}
         assert counted["fletcher_gpu_sequences_total"] > 3
-        assert encoder.provider == "MLAS"
+        assert encoder.info.provider == "MLAS"
 
 
 def test_throughput_is_that_of_overlapping_batches_and_leaves_the_first_one_out() -> None:

@@ -95,10 +95,10 @@ def test_an_encoder_loads_on_it_and_gives_the_vectors(tiny_artifact: Path) -> No
     with Encoder.load(tiny_artifact, provider="mlas") as reference:
         expected = reference.embed(TEXTS).vectors
     with Encoder.load(tiny_artifact, provider="toy") as encoder:
-        assert (encoder.provider, encoder.provider_name, encoder.fallback) == ("Toy", "toy", None)
-        assert (encoder.workers, encoder.token_budget) == (2, 128)
+        assert (encoder.info.provider, encoder.info.provider_name, encoder.info.fallback) == ("Toy", "toy", None)
+        assert (encoder.info.workers, encoder.info.token_budget) == (2, 128)
         np.testing.assert_array_equal(encoder.embed(TEXTS).vectors, expected)
-        assert encoder.device_metrics() == ()
+        assert encoder.metrics().devices == ()
     assert ToySession.opened == [OpenOptions(threads=1, workers=2)]
 
 

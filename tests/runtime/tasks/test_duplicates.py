@@ -12,6 +12,7 @@ import pytest
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.inputs import Texts
 from fletcher.runtime.tasks.duplicates import Distinct, Promise, VectorCache, unique
 
 
@@ -96,7 +97,7 @@ def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
         tasks = []
         promised: dict[bytes, Promise] = {}
         for part in parts:
-            tasks.append(encoder.prepare(part, EmbedOptions(), promised))
+            tasks.append(encoder.prepare(Texts.of(part), promised=promised))
         values = [encoder.compute(task.encodings) for task in tasks]
         found = [task.finish(some) for task, some in zip(tasks, values, strict=True)]
         assert sum(computed) == 5
@@ -148,7 +149,7 @@ def test_split_texts_of_earlier_calls_are_not_computed(
     def ask(texts: list[str]) -> Embeddings:
         if door == "embed":
             return cached.embed(texts, overflow=overflow)
-        task = cached.prepare(texts, options)
+        task = cached.prepare(Texts.of(texts), options)
         values = cached.compute(task.encodings, task.output) if len(task.encodings) else np.empty((0, 32), np.float32)
         made: Embeddings = task.finish(values)
         return made

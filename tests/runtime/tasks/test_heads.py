@@ -17,7 +17,8 @@ from fletcher.model_zoo.card import LateInteraction, ModelCard, QueryExpansion
 from fletcher.runtime.canary import Canary, comparable, encode_canary, read_canary, write_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
-from fletcher.runtime.tasks.heads import prepare_late, require, to_sparse
+from fletcher.runtime.model_info import require_output
+from fletcher.runtime.tasks.heads import prepare_late, to_sparse
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 WORDS = [f"w{index}" for index in range(30)]
@@ -113,9 +114,9 @@ def card(**fields: Any) -> ModelCard:
 
 
 def test_the_right_method_is_named() -> None:
-    require(card(output="sparse"), "sparse")
+    require_output(card(output="sparse"), "sparse")
     with pytest.raises(InputError, match="m gives token vectors, not scores: use `embed_tokens` instead of `score`"):
-        require(card(output="token_vectors"), "scores")
+        require_output(card(output="token_vectors"), "scores")
 
 
 def test_canaries_of_every_kind_come_back(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from fletcher.convert.texts import SENTENCES
 from fletcher.runtime import Encoder
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.inputs import Texts
 from fletcher.runtime.tasks import long_documents as longdocs_module
 
 LONG = " ".join(SENTENCES)
@@ -149,7 +151,7 @@ def test_parts_and_batches_do_not_show(encoder: Encoder, overflow: Any, monkeypa
     ]
     assert len(held) > 2 and max(held) < 120 + 50
     parts = encoder.embed(texts, **options)
-    task = encoder.prepare(texts, EmbedOptions(**options))
+    task = encoder.prepare(Texts.of(texts), EmbedOptions(**options))
     asked = task.finish(encoder.compute(task.encodings, task.output))
     streamed = next(encoder.stream([texts], EmbedOptions(**options)))
     for found in (parts, asked, streamed):
@@ -164,19 +166,17 @@ def test_parts_and_batches_do_not_show(encoder: Encoder, overflow: Any, monkeypa
 def test_every_window_gets_the_prompt_and_late_chunking_one(
     encoder: Encoder, reference: Reference, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import msgspec
-
     card = msgspec.structs.replace(encoder.card, prompts={"query": "represent this: "})
-    monkeypatch.setattr(Encoder, "card", property(lambda self: card))
+    monkeypatch.setattr(encoder, "info", msgspec.structs.replace(encoder.info, card=card))
     ids, prompt = reference.own_ids(LONG), reference.own_ids("represent this:")
     windows = encoder.prepare(
-        [LONG], EmbedOptions(input_type="query", overflow="windows", window_tokens=64, overlap_tokens=0)
+        Texts((LONG,)), EmbedOptions(input_type="query", overflow="windows", window_tokens=64, overlap_tokens=0)
     )
     assert windows.encodings.ids[: 1 + len(prompt)].tolist() == [101, *prompt]
     second = windows.encodings.select(np.array([1])).ids.tolist()
     assert second == [101, *prompt, *ids[62 - len(prompt) : 2 * (62 - len(prompt))], 102]
     late = encoder.prepare(
-        [LONG], EmbedOptions(input_type="query", overflow="late", window_tokens=64, overlap_tokens=0)
+        Texts((LONG,)), EmbedOptions(input_type="query", overflow="late", window_tokens=64, overlap_tokens=0)
     )
     assert late.encodings.ids[: 1 + len(prompt)].tolist() == [101, *prompt]
     assert late.encodings.select(np.array([1])).ids.tolist() == [
@@ -197,7 +197,7 @@ def test_the_left_end_is_cut_where_that_is_asked_for(encoder: Encoder, reference
 
 
 def test_a_model_without_mean_pooling_has_no_late_chunking(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Encoder, "has_token_states", property(lambda self: False))
+    monkeypatch.setattr(encoder, "info", msgspec.structs.replace(encoder.info, outputs=("vectors",)))
     with pytest.raises(InputError, match=r"late chunking averages tokens.*use windows"):
         encoder.embed(["a"], overflow="late")
 

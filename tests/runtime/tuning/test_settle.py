@@ -198,17 +198,17 @@ def test_some_providers_alone(tiny_artifact: Path, few_rounds: None) -> None:
 def test_a_load_measures_once_and_remembers(tiny_artifact: Path, asked: list[dict[str, object]]) -> None:
     for _ in range(2):
         with Encoder.load(tiny_artifact) as encoder:
-            assert "tokens/s at a cosine of 1.000000" in encoder.reason
+            assert "tokens/s at a cosine of 1.000000" in encoder.info.reason
     assert len(asked) == 1
     with Encoder.load(tiny_artifact, workers=3, token_budget=77) as encoder:
-        assert (encoder.workers, encoder.token_budget) == (3, 77)
+        assert (encoder.info.workers, encoder.info.token_budget) == (3, 77)
     assert len(asked) == 1
 
 
 def test_what_the_caller_says_is_not_measured(tiny_artifact: Path, asked: list[dict[str, object]]) -> None:
     with Encoder.load(tiny_artifact, provider="mlas", workers=3, token_budget=77) as encoder:
-        assert (encoder.provider, encoder.workers, encoder.token_budget) == ("MLAS", 3, 77)
-        assert encoder.reason == "mlas was asked for"
+        assert (encoder.info.provider, encoder.info.workers, encoder.info.token_budget) == ("MLAS", 3, 77)
+        assert encoder.info.reason == "mlas was asked for"
     assert asked == []
     artifact = Artifact.open(tiny_artifact)
     with pytest.raises(InputError, match="there is no provider 'tpu'"):
@@ -250,14 +250,14 @@ def test_a_load_within_a_memory_limit_measures_only_what_fits(
     tiny_artifact: Path, asked: list[dict[str, object]], few_rounds: None
 ) -> None:
     with Encoder.load(tiny_artifact, memory_limit=resident() + (200 << 20)) as encoder:
-        assert encoder.provider == "MLAS"
-        assert "measuring may take more than the memory limit: fletcher-serve devices DIR" in encoder.reason
+        assert encoder.info.provider == "MLAS"
+        assert "measuring may take more than the memory limit: fletcher-serve devices DIR" in encoder.info.reason
     assert asked == []
     with Encoder.load(tiny_artifact, memory_limit=1 << 40) as encoder:
-        assert "tokens/s at a cosine of" in encoder.reason
+        assert "tokens/s at a cosine of" in encoder.info.reason
     assert len(asked) == 1
     with Encoder.load(tiny_artifact, memory_limit=resident() + (200 << 20)) as encoder:
-        assert "tokens/s at a cosine of" in encoder.reason  # that is remembered
+        assert "tokens/s at a cosine of" in encoder.info.reason  # that is remembered
 
 
 def test_bf16_is_held_to_what_was_allowed(minilm_artifact: Path) -> None:

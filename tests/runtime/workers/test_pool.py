@@ -158,8 +158,8 @@ def test_a_load_opens_both_where_that_was_measured_to_be_sooner(prefers_two: Pat
         Encoder.load(prefers_two, memory_limit=1 << 34) as limited,
         Encoder.load(prefers_two, workers=2) as told,
     ):
-        assert encoder.workers == 2
-        assert encoder.reason.endswith("; a batch that runs alone, on 2 threads, is done 2.00 times sooner")
+        assert encoder.info.workers == 2
+        assert encoder.info.reason.endswith("; a batch that runs alone, on 2 threads, is done 2.00 times sooner")
         alone = encoder._workers.alone
         assert alone is not None and alone is not encoder._workers.session
         assert limited._workers.alone is told._workers.alone is None  # a second copy was not asked for

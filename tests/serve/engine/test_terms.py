@@ -7,6 +7,7 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,14 +15,17 @@ from numpy.typing import NDArray
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, FailingError, OverloadedError, ProviderError
-from fletcher.serve.engine.backlog import Backlog
+from fletcher.serve.engine.admission import MAX_MEMORY, Admission
 from fletcher.serve.engine.breaker import Breaker
 from fletcher.serve.engine.drain_rate import DrainRate
+from fletcher.serve.engine.embed_request import Price
 from fletcher.serve.engine.engine import Engine
+from fletcher.serve.engine.open_request import OpenRequest
 from fletcher.serve.engine.terms import Priority, Terms
 from fletcher.serve.models.readiness import Readiness
+from fletcher.serve.observe.metrics import Metrics
 
-from ..fake_encoder import FakeEncoder, expected
+from ..fake_encoder import FakeEncoder, asked, expected
 from .test_engine import SECONDS, assert_answers, wait_for
 
 
@@ -39,8 +43,8 @@ def begun(encoder: FakeEncoder, **options: Any) -> Engine:
     """An engine whose only worker computes a text until the gate opens; whatever comes next waits."""
     encoder.gate.clear()
     engine = Engine(encoder, **options)
-    engine.submit(["first"])
-    wait_for(lambda: engine._backlog.tokens == 0)
+    engine.submit(asked(["first"]))
+    wait_for(lambda: engine.admission.tokens == 0)
     return engine
 
 
@@ -53,9 +57,9 @@ def test_a_client_does_not_wait_for_all_of_another_ones_requests() -> None:
     encoder, order = one_at_a_time(), Order()
     with begun(encoder) as engine:
         for number in range(20):
-            order.follow("many", engine.submit([f"many{number:02}"], terms=Terms(client="a")))
+            order.follow("many", engine.submit(asked([f"many{number:02}"], terms=Terms(client="a"))))
         for number in range(2):
-            order.follow("few", engine.submit([f"few {number:02}"], terms=Terms(client="b")))
+            order.follow("few", engine.submit(asked([f"few {number:02}"], terms=Terms(client="b"))))
         encoder.gate.set()
         wait_for(lambda: len(order.names) == 22)
     assert [place for place, name in enumerate(order.names) if name == "few"][-1] <= 4
@@ -67,7 +71,7 @@ def test_classes_share_by_weight_and_the_lightest_is_not_starved() -> None:
     with begun(encoder) as engine:
         for priority in classes:
             for number in range(32):
-                order.follow(priority, engine.submit([f"{priority[:4]}{number:02}"], terms=Terms(priority)))
+                order.follow(priority, engine.submit(asked([f"{priority[:4]}{number:02}"], terms=Terms(priority))))
         encoder.gate.set()
         wait_for(lambda: len(order.names) == 96)
     head = order.names[:42]
@@ -77,13 +81,13 @@ def test_classes_share_by_weight_and_the_lightest_is_not_starved() -> None:
 def test_bulk_leaves_room_for_others() -> None:
     encoder = one_at_a_time()
     with begun(encoder, max_queue_tokens=40) as engine:
-        waiting = [engine.submit([f"text {number}"], terms=Terms("bulk")) for number in range(2)]  # 16 tokens
+        waiting = [engine.submit(asked([f"text {number}"], terms=Terms("bulk"))) for number in range(2)]  # 16 tokens
         with pytest.raises(OverloadedError, match="more than 20"):
-            engine.submit(["text 2"], terms=Terms("bulk"))
-        waiting += [engine.submit([f"more {number}"]) for number in range(3)]  # 40 tokens
+            engine.submit(asked(["text 2"], terms=Terms("bulk")))
+        waiting += [engine.submit(asked([f"more {number}"])) for number in range(3)]  # 40 tokens
         with pytest.raises(OverloadedError, match="more than 40"):
-            engine.submit(["more 3"])
-        waiting.append(engine.submit(["urgent"], terms=Terms("interactive")))
+            engine.submit(asked(["more 3"]))
+        waiting.append(engine.submit(asked(["urgent"], terms=Terms("interactive"))))
         encoder.gate.set()
         for future in waiting:
             future.result(SECONDS)
@@ -93,63 +97,68 @@ def test_a_deadline_that_passed_costs_no_compute() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
         with pytest.raises(DeadlineError, match="had passed when it came"):
-            engine.submit(["before"], terms=Terms(deadline=time.monotonic() - 1))
-        late = engine.submit(["late 1"], terms=Terms(deadline=time.monotonic() + 0.05))
-        good = engine.submit(["good 1"], terms=Terms(deadline=time.monotonic() + 60))
+            engine.submit(asked(["before"], terms=Terms(deadline=time.monotonic() - 1)))
+        late = engine.submit(asked(["late 1"], terms=Terms(deadline=time.monotonic() + 0.05)))
+        good = engine.submit(asked(["good 1"], terms=Terms(deadline=time.monotonic() + 60)))
         time.sleep(0.1)
         encoder.gate.set()
         assert_answers(good, ["good 1"])
         with pytest.raises(DeadlineError, match="passed before it was computed"):
             late.result(SECONDS)
         wait_for(lambda: engine.open_requests == 0)
-        assert engine._backlog.tokens == 0
+        assert engine.admission.tokens == 0
     assert len(encoder.batches) == 2
 
 
 def test_a_deadline_for_which_there_is_no_time_is_refused_at_the_door() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8, delay=0.05)
     with Engine(encoder) as engine:
-        engine.submit(["abcdef"]).result(SECONDS)  # 160 tokens a second
-        large = engine.submit(["abcdef"] * 12)
+        engine.submit(asked(["abcdef"])).result(SECONDS)  # 160 tokens a second
+        large = engine.submit(asked(["abcdef"] * 12))
         with pytest.raises(OverloadedError, match=r"the deadline is in 0\.\d s"):
-            engine.submit(["ghijkl"], terms=Terms(deadline=time.monotonic() + 0.1))
+            engine.submit(asked(["ghijkl"], terms=Terms(deadline=time.monotonic() + 0.1)))
         large.result(SECONDS)
 
 
 def test_what_waits_longer_than_was_expected_is_given_up() -> None:
     encoder = one_at_a_time()
     with begun(encoder, max_wait_seconds=0.05) as engine:
-        waiting = engine.submit(["waited"])
+        waiting = engine.submit(asked(["waited"]))
         time.sleep(0.1)
         encoder.gate.set()
         with pytest.raises(OverloadedError, match="longer than was expected"):
             waiting.result(SECONDS)
-        assert_answers(engine.submit(["after"]), ["after"])
+        assert_answers(engine.submit(asked(["after"])), ["after"])
 
 
 def test_nobody_waits_longer_than_one_and_a_quarter_times_the_limit() -> None:
-    backlog = Backlog(max_tokens=10_000, max_wait=1.0, workers=1)
-    backlog.measured(1000, 1.0)
+    rate = DrainRate()
+    rate.count_batch(1000, 1.0)
+    admission = Admission(max_tokens=10_000, max_wait=1.0, max_memory=MAX_MEMORY, metrics=Metrics(), rate=rate)
+
+    def admit(tokens: int) -> OpenRequest:
+        return admission.admit(asked([]), Price(0, 0, 0, tokens, 0))
+
     for waiting, patience in ((0, 1.0), (600, 1.2), (900, 1.25)):  # twice the expected wait, within bounds
-        first = backlog.admit(waiting) if waiting else None
+        first = admit(waiting) if waiting else None
         before = time.monotonic()
-        assert backlog.admit(0).expires - before == pytest.approx(patience, abs=0.05)
+        assert admit(0).expires - before == pytest.approx(patience, abs=0.05)
         if first is not None:
-            backlog.abandon(first)
+            admission.settle(first)
 
 
 def test_open_requests_have_a_bound_of_memory() -> None:
     encoder = one_at_a_time()
+    encoder.info = msgspec.structs.replace(encoder.info, outputs=("vectors", "token_vectors"))
     with begun(encoder, max_memory=1000) as engine:
         with pytest.raises(OverloadedError, match="would make it more than"):
-            engine.submit(["a"] * 40)  # 40 vectors of 8 floats
-        encoder.check = lambda options: None  # type: ignore[method-assign]
+            engine.submit(asked(["a"] * 40))  # 40 vectors of 8 floats
         with pytest.raises(OverloadedError, match="would make it more than"):
-            engine.submit(["b" * 100], EmbedOptions(overflow="late"))  # whose tokens' states are held, too
-        small = engine.submit(["b" * 100])
+            engine.submit(asked(["b" * 100], EmbedOptions(overflow="late")))  # whose tokens' states are held, too
+        small = engine.submit(asked(["b" * 100]))
         encoder.gate.set()
         assert small.result(SECONDS).dropped[0] > 0
-        wait_for(lambda: engine._backlog.memory == 0)
+        wait_for(lambda: engine.admission.memory == 0)
 
 
 # Identical requests ---------------------------------------------------------------------------------------------------
@@ -158,24 +167,24 @@ def test_open_requests_have_a_bound_of_memory() -> None:
 def test_identical_requests_under_way_are_computed_once() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
-        futures = [engine.submit(["twice"]) for _ in range(3)]
-        other = engine.submit(["other"])
+        futures = [engine.submit(asked(["twice"])) for _ in range(3)]
+        other = engine.submit(asked(["other"]))
         encoder.gate.set()
         for future in futures:
             assert_answers(future, ["twice"])
         assert_answers(other, ["other"])
         assert b"fletcher_requests_joined_total 2.0" in engine.metrics.exposition()
         wait_for(lambda: engine.open_requests == 0)
-        assert engine._flights == {}
-        assert_answers(engine.submit(["twice"]), ["twice"])
+        assert engine.admission.joinable == {}
+        assert_answers(engine.submit(asked(["twice"])), ["twice"])
     assert len(encoder.batches) == 4
 
 
 def test_one_of_several_callers_may_leave() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
-        first, second = engine.submit(["shared"]), engine.submit(["shared"])
-        gone = [engine.submit(["nobody"]), engine.submit(["nobody"])]
+        first, second = engine.submit(asked(["shared"])), engine.submit(asked(["shared"]))
+        gone = [engine.submit(asked(["nobody"])), engine.submit(asked(["nobody"]))]
         assert first.cancel()
         assert all(future.cancel() for future in gone)
         encoder.gate.set()
@@ -188,10 +197,10 @@ def test_nobody_joins_what_waits_with_less_urgency_or_patience() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
         deadline = time.monotonic() + 0.05
-        impatient = engine.submit(["shared"], terms=Terms(deadline=deadline))
-        patient = engine.submit(["shared"])  # gives the first one its time
-        slow = engine.submit(["others"], terms=Terms("bulk"))
-        urgent = engine.submit(["others"], terms=Terms("interactive"))
+        impatient = engine.submit(asked(["shared"], terms=Terms(deadline=deadline)))
+        patient = engine.submit(asked(["shared"]))  # gives the first one its time
+        slow = engine.submit(asked(["others"], terms=Terms("bulk")))
+        urgent = engine.submit(asked(["others"], terms=Terms("interactive")))
         time.sleep(0.1)
         encoder.gate.set()
         for future, text in ((impatient, "shared"), (patient, "shared"), (slow, "others"), (urgent, "others")):
@@ -205,18 +214,18 @@ def test_nobody_joins_what_waits_with_less_urgency_or_patience() -> None:
 def test_a_device_that_fails_again_and_again_is_left_alone_for_a_while() -> None:
     encoder = FakeEncoder(workers=1)
     with Engine(encoder) as engine:
-        engine.device.breaker = Breaker(failures=3, open_seconds=0.3)
+        engine.failover.breaker = Breaker(failures=3, open_seconds=0.3)
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(3):
             with pytest.raises(ProviderError, match="driver is gone"):
-                engine.submit([f"text {number}"]).result(SECONDS)
+                engine.submit(asked([f"text {number}"])).result(SECONDS)
         with pytest.raises(FailingError, match="failed several batches in a row") as caught:
-            engine.submit(["more"])
+            engine.submit(asked(["more"]))
         assert caught.value.retry_after >= 1
         assert "one after the other" in Readiness(engine).reason()
         encoder.fails = None
-        wait_for(lambda: not engine.device.breaker.is_open)
-        assert_answers(engine.submit(["again"]), ["again"])
+        wait_for(lambda: not engine.failover.breaker.is_open)
+        assert_answers(engine.submit(asked(["again"])), ["again"])
         assert engine.problem == ""
 
 
@@ -229,11 +238,11 @@ def test_what_a_device_fails_at_runs_on_the_spare_one() -> None:
         return second
 
     with Engine(encoder, spare=spare) as engine:
-        engine.device.breaker = Breaker(failures=2, open_seconds=60)
+        engine.failover.breaker = Breaker(failures=2, open_seconds=60)
         assert engine.fallback is None
         encoder.fails = RuntimeError("the driver is gone")
         for number in range(4):
-            assert_answers(engine.submit([f"text {number}"]), [f"text {number}"])
+            assert_answers(engine.submit(asked([f"text {number}"])), [f"text {number}"])
         assert b"fletcher_batches_retried_total 4.0" in engine.metrics.exposition()
         assert engine.fallback == "by hand failed, by hand computes what it fails at"
         assert b"fletcher_provider_fallback 1.0" in engine.metrics.exposition()
@@ -261,23 +270,23 @@ def test_a_stuck_device_is_seen_and_recovers_without_a_restart() -> None:
     encoder = Stuck()
     with Engine(encoder, stuck_seconds=0.1) as engine:
         readiness = Readiness(engine)
-        lost = engine.submit(["stuck"])
+        lost = engine.submit(asked(["stuck"]))
         with pytest.raises(ProviderError, match=r"did not answer a batch within 0\.1 s"):
             lost.result(SECONDS)
         assert readiness.reason() == "the device has not answered 1 batch for 0.1 s"
-        assert_answers(engine.submit(["other"]), ["other"])  # another worker took its place
+        assert_answers(engine.submit(asked(["other"])), ["other"])  # another worker took its place
         assert engine.problem
         encoder.handle.set()
         wait_for(lambda: not engine.problem)
         wait_for(lambda: readiness.reason() == "")
-        assert_answers(engine.submit(["after"]), ["after"])
+        assert_answers(engine.submit(asked(["after"])), ["after"])
 
 
 def test_stopping_does_not_wait_for_a_stuck_device() -> None:
     encoder = Stuck()
     engine = Engine(encoder, stuck_seconds=0.1)
     with pytest.raises(ProviderError):
-        engine.submit(["stuck"]).result(SECONDS)
+        engine.submit(asked(["stuck"])).result(SECONDS)
     started = time.monotonic()
     assert engine.stop(5.0)
     assert time.monotonic() - started < 3.0
@@ -288,24 +297,24 @@ def test_vectors_are_the_same_whatever_the_terms() -> None:
     with Engine(FakeEncoder()) as engine:
         for priority in ("interactive", "normal", "bulk"):
             terms = Terms(priority, "someone", time.monotonic() + 60)
-            found: Embeddings = engine.submit(["text"], terms=terms).result(SECONDS)
+            found: Embeddings = engine.submit(asked(["text"], terms=terms)).result(SECONDS)
             np.testing.assert_array_equal(found.vectors[0], expected("text"))
 
 
 def test_the_rate_of_a_queue_counts_what_lies_between_its_batches() -> None:
     rate = DrainRate()
     for at in (0.0, 0.1, 0.2, 0.3):  # a batch of 100 tokens every tenth of a second
-        rate.took(100, at, waiting=True)
+        rate.count_drained(100, at, waiting=True)
     assert rate.value == pytest.approx(1000)
-    rate.took(100, 0.6, waiting=True)  # and one that took three times as long
+    rate.count_drained(100, 0.6, waiting=True)  # and one that took three times as long
     assert rate.value == pytest.approx(0.6 * 1000 + 0.4 * 100 / 0.3)
 
 
 def test_an_empty_queue_says_nothing_of_the_rate() -> None:
     rate = DrainRate()
     for at in (0.0, 10.0, 20.0):
-        rate.took(100, at, waiting=False)
+        rate.count_drained(100, at, waiting=False)
     assert rate.value is None
-    rate.took(100, 30.0, waiting=True)
-    rate.took(100, 30.5, waiting=True)
+    rate.count_drained(100, 30.0, waiting=True)
+    rate.count_drained(100, 30.5, waiting=True)
     assert rate.value == pytest.approx(200)

@@ -26,7 +26,7 @@ from fletcher.serve.errors import FieldError
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ..fake_encoder import DIMENSION, POISON, FakeEncoder, expected
+from ..fake_encoder import DIMENSION, POISON, FakeEncoder, asked, expected
 
 SECONDS = 10.0
 EMBED = fl.FlightDescriptor.for_path("embed")
@@ -337,9 +337,9 @@ def test_overload_is_unavailable_and_says_when_to_retry() -> None:
     encoder.gate.clear()
     with Server(encoder, ServerOptions(http="off", flight="127.0.0.1:0", queue_tokens=4)) as server:
         engine = server.engine
-        engine.submit(["ab"])
-        wait_for(lambda: engine._backlog.tokens == 0)
-        engine.submit(["cd"])
+        engine.submit(asked(["ab"]))
+        wait_for(lambda: engine.admission.tokens == 0)
+        engine.submit(asked(["cd"]))
         with fl.connect(str(server.addresses.flight)) as client:
             error = refused(client, [texts_batch(["ef"])])
         encoder.gate.set()
@@ -378,7 +378,7 @@ def test_a_client_that_leaves_takes_its_work_with_it(
             writer.close()
     fake_encoder.gate.set()
     wait_for(lambda: server.engine.open_requests == 0)
-    assert len(fake_encoder.batches) <= fake_encoder.workers
+    assert len(fake_encoder.batches) <= fake_encoder.info.workers
 
 
 def test_descriptions(client: Any, flight_url: str) -> None:

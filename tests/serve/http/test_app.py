@@ -26,7 +26,7 @@ from fletcher.serve.http.errors import ErrorBody
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ..fake_encoder import DIMENSION, POISON, FakeEncoder, Verdict, expected, vector_of
+from ..fake_encoder import DIMENSION, POISON, FakeEncoder, canary, expected, info, vector_of
 
 SECONDS = 10.0
 
@@ -232,7 +232,7 @@ def test_health_and_ready(http: httpx.Client) -> None:
 
 
 def test_ready_asks_the_canary_again_after_a_failure(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
-    fake_encoder.canary = Verdict(False, "min cosine 0.3")
+    fake_encoder.canary = canary(passed=False, reason="min cosine 0.3")
     assert http.get("/ready").status_code == 200  # it passed at the load, and nothing has failed since
     assert embed(http, input=POISON).status_code == 500
     response = http.get("/ready")
@@ -344,20 +344,21 @@ def test_a_client_that_leaves_costs_no_compute(http_url: str, server: Server, fa
     body = json.dumps({"model": "fake-model", "input": "abc"}).encode()
     request = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     port = int(http_url.rsplit(":", 1)[1])
-    backlog = server.engine._backlog
+    engine = server.engine
+    admission, waiting = engine.admission, engine._backlog._waiting.heap
     with ExitStack() as stay:
-        for number in range(1, fake_encoder.workers + 1):  # each holds a worker up
+        for number in range(1, fake_encoder.info.workers + 1):  # each holds a worker up
             connection = stay.enter_context(socket.create_connection(("127.0.0.1", port)))
             connection.sendall(request.replace(b"abc", b"ab%d" % number))  # identical ones would be computed once
-            wait_for(lambda number=number: backlog.open_requests == number and backlog.tokens == 0)  # type: ignore[misc]
+            wait_for(lambda number=number: admission.count == number and admission.tokens == 0)  # type: ignore[misc]
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(request.replace(b"abc", b"xyz"))
-            wait_for(lambda: backlog.tokens > 0)
+            wait_for(lambda: admission.tokens > 0)
             time.sleep(0.1)  # the server starts to look whether a client left only when its answer takes a while
-        wait_for(lambda: any(request.future.cancelled() for request in backlog._waiting))
+        wait_for(lambda: any(request.futures[0].cancelled() for _, _, request in [*waiting]))
         fake_encoder.gate.set()
-        wait_for(lambda: backlog.open_requests == 0)
-    assert fake_encoder.batches == [[5]] * fake_encoder.workers
+        wait_for(lambda: admission.count == 0)
+    assert fake_encoder.batches == [[5]] * fake_encoder.info.workers
 
 
 def test_pipelined_requests_are_answered_in_order(http_url: str) -> None:
@@ -433,8 +434,9 @@ def test_no_body_breaks_the_server(http: httpx.Client, body: bytes) -> None:
 def test_ready_names_the_provider_and_a_fallback(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
     assert http.get("/ready").json() == {"status": "ready", "provider": "by hand"}
     assert "fletcher_provider_fallback 0.0" in http.get("/metrics").text
-    fake_encoder.fallback = "openvino was wanted, mlas runs: no such library"
-    assert http.get("/ready").json()["fallback"] == fake_encoder.fallback
+    reason = "openvino was wanted, mlas runs: no such library"
+    fake_encoder.info = info(fallback=reason)
+    assert http.get("/ready").json()["fallback"] == reason
     assert "fletcher_provider_fallback 1.0" in http.get("/metrics").text
 
 

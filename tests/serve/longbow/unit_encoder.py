@@ -1,4 +1,4 @@
-"""An encoder whose vectors are of length 1 and can be worked out by hand; what `Ingestion` asks of one."""
+"""An encoder whose vectors are of length 1 and can be worked out by hand, for `Ingestion`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
+
+from ..fake_encoder import CARD, info
 
 DIMENSION = 8
 
@@ -32,19 +35,15 @@ class UnitEncoder:
     """
 
     def __init__(self, digest: str = "d1", dimension: int = DIMENSION, norm: float = 1.0, delay: float = 0.0) -> None:
-        self.card = type("Card", (), {"name": "unit", "normalize": True})
-        self.variant = type("Variant", (), {"name": "cpu-fp32"})
-        self.artifact = type("Artifact", (), {"digest": digest})
-        self.dimension = dimension
+        card = msgspec.structs.replace(CARD, name="unit", dimension=dimension, normalize=True, matryoshka=())
+        self.info = info(card=card, digest=digest, dimension=dimension)
         self.norm = norm
         self.delay = delay
         self.embedded: list[str] = []
 
-    def check(self, options: EmbedOptions) -> None: ...
-
     def _made(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         lengths = np.array([len(text) for text in texts], np.int64)
-        vectors = np.stack([unit_vector(text, self.dimension) for text in texts]) * np.float32(self.norm)
+        vectors = np.stack([unit_vector(text, self.info.dimension) for text in texts]) * np.float32(self.norm)
         dropped = np.zeros(len(texts), np.int32)
         if options.dtype == "float16":
             return Embeddings(vectors.astype(np.float16), lengths, dropped)

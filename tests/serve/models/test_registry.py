@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
 from fletcher.runtime.errors import CanaryError, InputError, StoppingError
+from fletcher.serve.engine.admission import MAX_MEMORY
 from fletcher.serve.engine.backend import Backend
-from fletcher.serve.engine.backlog import MAX_MEMORY
 from fletcher.serve.models.shadows import drift
 from fletcher.serve.models.spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ..fake_encoder import CARD, Digest, FakeEncoder, expected
+from ..fake_encoder import CARD, FakeEncoder, asked, expected, info
 
 SECONDS = 20.0
 
@@ -45,8 +45,8 @@ class Scaled(FakeEncoder):
         self.scale = scale
         self.turned = turned
         self.closed = False
-        self.card = msgspec.structs.replace(CARD, name=name, aliases=())
-        self.artifact = Digest(f"digest-{scale}")
+        card = msgspec.structs.replace(CARD, name=name, aliases=())
+        self.info = info(card=card, digest=f"digest-{scale}", workers=1)
 
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         assert not self.closed, "a batch ran on a closed encoder"
@@ -132,8 +132,8 @@ def test_lists_that_contradict_themselves(shelf: Shelf, specs: list[ModelSpec]) 
 def test_open_requests_stay_within_what_a_memory_limit_leaves_them(shelf: Shelf) -> None:
     with serve(shelf, ModelSpec(path="1", name="one", memory_limit="1GiB"), ModelSpec(path="2", name="two")) as server:
         limited, free = (serving.versions[0].wake() for serving in server.models.serving)
-        assert limited._backlog._max_memory == (1 << 30) // 16 * 2 // 3
-        assert free._backlog._max_memory == MAX_MEMORY
+        assert limited.admission.max_memory == (1 << 30) // 16 * 2 // 3
+        assert free.admission.max_memory == MAX_MEMORY
 
 
 def test_ready_tells_which_of_several_models_runs_elsewhere(shelf: Shelf) -> None:
@@ -142,9 +142,10 @@ def test_ready_tells_which_of_several_models_runs_elsewhere(shelf: Shelf) -> Non
         client(server) as http,
     ):
         assert "fallback" not in http.get("/ready").json()
-        shelf.made[1].fallback = "openvino was wanted, mlas runs: no such library"
+        reason = "openvino was wanted, mlas runs: no such library"
+        shelf.made[1].info = msgspec.structs.replace(shelf.made[1].info, fallback=reason)
         ready = http.get("/ready")
-        assert (ready.status_code, ready.json()["fallback"]) == (200, f"two: {shelf.made[1].fallback}")
+        assert (ready.status_code, ready.json()["fallback"]) == (200, f"two: {reason}")
         assert metric(http, "fletcher_provider_fallback") == 1
 
 
@@ -507,6 +508,6 @@ def test_a_stopped_server_refuses_instead_of_looking_for_a_model_for_ever(shelf:
     server.stop()
     for _ in range(2):
         with pytest.raises(StoppingError):
-            server.models.submit_blocking("m", lambda engine: engine.submit(["ab"]))
+            server.models.submit_blocking("m", asked(["ab"]))
     with pytest.raises(StoppingError):
-        server.models.submit(server.models.pick("m"), lambda engine: engine.submit(["ab"]))
+        server.models.submit(server.models.pick("m"), asked(["ab"]))

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from fletcher.serve.engine.engine import Engine
 
-from ..fake_encoder import FakeEncoder
+from ..fake_encoder import FakeEncoder, asked
 
 PAGE = Path(__file__).parents[3] / "docs" / "howto" / "observability.md"
 
@@ -26,7 +26,7 @@ def values(exposition: bytes) -> dict[str, float]:
 
 def test_the_earlier_fletchers_names_mean_the_same() -> None:
     with Engine(FakeEncoder()) as engine:
-        engine.submit(["ab", "cd"]).result(10)
+        engine.submit(asked(["ab", "cd"])).result(10)
         found = values(engine.metrics.exposition())
     assert found["fletcher_vectors_processed_total"] == 2
     assert found["fletcher_tokenization_duration_seconds_count"] == 1

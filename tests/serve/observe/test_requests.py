@@ -22,7 +22,7 @@ from fletcher.serve.observe.record import RequestRecord
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ..fake_encoder import POISON, FakeEncoder
+from ..fake_encoder import POISON, FakeEncoder, asked
 
 SECONDS = 10.0
 
@@ -137,9 +137,9 @@ def test_an_overloaded_server(records: Records) -> None:
     encoder.gate.clear()
     with serving(encoder, records, queue_tokens=6) as server:
         engine = server.engine
-        first = engine.submit(["ab"])
-        wait_for(lambda: engine._backlog.tokens == 0)  # the worker has it
-        second = engine.submit(["cd"])
+        first = engine.submit(asked(["ab"]))
+        wait_for(lambda: engine.admission.tokens == 0)  # the worker has it
+        second = engine.submit(asked(["cd"]))
         response = post(server, body_of("ef"))
         record = only(records)
         encoder.gate.set()

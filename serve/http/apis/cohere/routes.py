@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from fletcher.runtime.embed_options import EmbedOptions, Overflow
+from fletcher.runtime.inputs import Texts
 from fletcher.runtime.tasks.postprocess import cast
 
 from ....errors import FieldError
@@ -50,7 +51,7 @@ async def embed(call: Call) -> Response:
         chunk_tokens=request.chunk_tokens,
         normalize=request.normalize,
     )
-    _, found = await call.ask(request.model, lambda engine: engine.submit(texts, options, call.terms))
+    _, found = await call.ask(request.model, Texts(tuple(texts)), options)
     made: dict[str, Any] = {}
     scales = None
     for kind in kinds:

@@ -8,11 +8,12 @@ from typing import cast
 import msgspec
 
 from fletcher.runtime import Embeddings
+from fletcher.runtime.inputs import Texts, TokenIds
 
 from ....errors import FieldError
 from ....models.description import ServedModel
 from ...call import Limits
-from ...embedding_items import Inputs, Usage, embedding_items
+from ...embedding_items import Usage, embedding_items
 from ...json import SLICE_ROWS, gather
 from .types import MAX_INPUTS, EmbeddingList, EmbeddingRequest, Model, ModelList
 
@@ -21,7 +22,7 @@ __all__ = ["describe", "encode_embeddings", "list_models", "read_inputs"]
 _encoder = msgspec.json.Encoder()
 
 
-def read_inputs(request: EmbeddingRequest, limits: Limits | None) -> Inputs:
+def read_inputs(request: EmbeddingRequest, limits: Limits | None) -> Texts | TokenIds:
     """Return the request's input, whichever of its four shapes it has.
 
     Args:
@@ -33,24 +34,24 @@ def read_inputs(request: EmbeddingRequest, limits: Limits | None) -> Inputs:
     """
     value = request.input
     if isinstance(value, str):
-        return Inputs([value], None)
+        return Texts((value,))
     if not value:
         raise FieldError("input is an empty list: give at least one text", "input")
     kind = type(value[0])
     if kind is int:
         _check_kind(value, int, "a list of token ids holds integers only")
-        return Inputs(None, [cast(list[int], value)])
+        return TokenIds([cast(list[int], value)])
     if limits is not None and len(value) > (most := limits.most_items(MAX_INPUTS)):
         raise FieldError(f"input has {len(value)} items; a request may have {most}: send several", "input")
     if kind is str:
         _check_kind(value, str, "a list of texts holds strings only")
-        return Inputs(cast(list[str], value), None)
+        return Texts(tuple(cast(list[str], value)))
     _check_kind(value, list, "a list of token id lists holds lists only")
     rows = cast(list[list[int]], value)
     if [] in rows:
         index = rows.index([])
         raise FieldError(f"input[{index}] is an empty list of token ids", f"input[{index}]")
-    return Inputs(None, rows)
+    return TokenIds(rows)
 
 
 def _check_kind(items: Sequence[object], kind: type, rule: str) -> None:

@@ -1,17 +1,17 @@
-"""OpenAI's routes: `/v1/embeddings` and `/v1/models`."""
+"""Routes of OpenAI's API: `/v1/embeddings` and `/v1/models`."""
 
 from __future__ import annotations
 
 import msgspec
 
 from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.inputs import TokenIds
 
 from ....errors import FieldError
 from ....json_bodies import decode
 from ....models.named import Serving
 from ....models.version import Version
 from ...call import Call, Response
-from ...embedding_items import INLINE_IDS, submit
 from ...errors import OPENAI
 from ...ndjson import NDJSON, stream
 from ...routes import Doc, Route
@@ -23,23 +23,20 @@ __all__ = ["openai_routes"]
 _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
-async def embeddings(call: Call) -> Response:
+async def embed(call: Call) -> Response:
     """Answer texts or token ids with vectors."""
     request = decode(_decoder, await call.body())
     options = EmbedOptions.of(request)
     streamed = b"accept" in call.headers and call.wants(NDJSON)
     inputs = read_inputs(request, None if streamed else call.limits)
-    if inputs.ids is not None:
+    if isinstance(inputs, TokenIds):
         _check_ids_options(request)
-    if streamed:
-        if inputs.texts is None:
+        if streamed:
             raise FieldError("input is token ids: a streamed request takes texts", "input")
+    elif streamed:
         return await stream(call, request.model, inputs.texts, options, request.encoding_format, OPENAI)
-    heavy = inputs.ids is not None and sum(map(len, inputs.ids)) > INLINE_IDS
-    version, found = await call.ask(
-        request.model, lambda engine: submit(engine, inputs, options, call.terms), heavy=heavy
-    )
-    return Response(200, await encode_embeddings(found, version.served.name, request.encoding_format))
+    version, embeddings = await call.ask(request.model, inputs, options)
+    return Response(200, await encode_embeddings(embeddings, version.served.name, request.encoding_format))
 
 
 def _check_ids_options(request: EmbeddingRequest) -> None:
@@ -74,7 +71,7 @@ def openai_routes() -> list[Route]:
         Route(
             "POST",
             "/v1/embeddings",
-            embeddings,
+            embed,
             Doc(
                 "createEmbeddings",
                 "Texts or token ids to vectors",

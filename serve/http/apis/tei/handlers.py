@@ -1,9 +1,9 @@
-"""How text-embeddings-inference (TEI) is answered: vectors, token vectors, sparse ones, ranks, similarities, tokens, info."""
+"""Handlers of the API of text-embeddings-inference (TEI): vectors of texts and tokens, ranks, tokens, info."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Any, cast, get_args
@@ -17,14 +17,15 @@ from fletcher.model_zoo.card import Output
 from fletcher.runtime import Embeddings, Scores, SparseEmbeddings, TokenEmbeddings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.inputs import Pairs, Texts, TokenIds
+from fletcher.runtime.tasks.heads import sparse_texts
 
 from ....engine.engine import MAX_QUEUE_TOKENS, Engine
 from ....errors import EmptyError, FieldError, TooManyError
 from ....json_bodies import decode
-from ....models.registry import Ask
 from ....models.version import Version
 from ...call import Call, Response
-from ...embedding_items import INLINE_IDS, Inputs, embedding_items, submit
+from ...embedding_items import embedding_items
 from ...json import SLICE_ROWS, gather, json_list
 from ...ndjson import NDJSON, stream
 from .errors import TEI
@@ -58,9 +59,6 @@ __all__ = [
     "tei_scores",
     "tokenize",
 ]
-
-#: Bytes of dense rows on the way to sparse ones.
-DENSE_BYTES = 128 << 20
 
 #: A float32 sigmoid this near to 0 or 1 has forgotten its logit: the smallest step below 1.
 SIGMOID_STEP = 2.0**-24
@@ -114,26 +112,26 @@ def texts_of(call: Call, value: str | list[str], field: str = "inputs") -> list[
     return texts
 
 
-def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Inputs:
+def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts | TokenIds:
     """TEI's union: a text, ids, or a list of either."""
     value = request.inputs
     if isinstance(value, str):
-        return Inputs([value], None)
+        return Texts((value,))
     if not value:
         check_count(call, 0, "inputs")
     kinds = {type(item) for item in value}
     if kinds == {int}:
-        return Inputs(None, [cast("list[int]", value)])
+        return TokenIds([cast("list[int]", value)])
     if not streamed:
         check_count(call, len(value), "inputs")
     if kinds == {str}:
-        return Inputs(cast("list[str]", value), None)
+        return Texts(tuple(cast("list[str]", value)))
     if kinds != {list}:
         raise FieldError("inputs mixes texts and token ids: a list holds either", "inputs")
     rows = cast("list[list[int]]", value)
     if [] in rows:
         raise EmptyError(f"inputs[{rows.index([])}] is an empty list of token ids", f"inputs[{rows.index([])}]")
-    return Inputs(None, rows)
+    return TokenIds(rows)
 
 
 async def embed(call: Call) -> Response:
@@ -142,14 +140,13 @@ async def embed(call: Call) -> Response:
     streamed = call.wants(NDJSON)
     inputs = _read_inputs(call, request, streamed=streamed)
     options = request.options
-    if inputs.ids is not None and (options.overflow not in ("truncate", "refuse") or options.input_type != "raw"):
+    if isinstance(inputs, TokenIds) and (options.overflow not in ("truncate", "refuse") or options.input_type != "raw"):
         raise FieldError("inputs is token ids, which get no prompt and are only ever cut at their end", "inputs")
     if streamed:
-        if inputs.texts is None:
+        if isinstance(inputs, TokenIds):
             raise FieldError("inputs is token ids: a streamed request takes texts", "inputs")
         return await stream(call, request.model, inputs.texts, options, "float", TEI)
-    heavy = inputs.ids is not None and sum(map(len, inputs.ids)) > INLINE_IDS
-    _, found = await call.ask(request.model, lambda engine: submit(engine, inputs, options, call.terms), heavy=heavy)
+    _, found = await call.ask(request.model, inputs, options)
     rows = _details(found) if request.detail else _slices(found.vectors)
     return Response(200, await gather(json_list(rows)), headers=token_headers(found.tokens, found.dropped))
 
@@ -173,23 +170,11 @@ def _details(found: Embeddings) -> Iterator[list[Any]]:
         ]
 
 
-def output_question(call: Call, texts: Sequence[str], options: EmbedOptions, query: str | None = None) -> Ask:
-    """Asks for what is no vector of a text."""
-    characters = sum(map(len, texts)) + len(query or "") * len(texts)
-    return lambda engine: engine.submit_task(
-        lambda: engine.encoder.prepare_output(texts, options, query),
-        characters=characters,
-        rows=len(texts),
-        terms=call.terms,
-    )
-
-
 async def embed_all(call: Call) -> Response:
     """Texts to a vector a token: of a ColBERT model its own, of an embedder the states that it averages."""
     request = decode(_embed_all, await call.body())
     texts = texts_of(call, request.inputs)
-    question = output_question(call, texts, request.token_options)
-    _, found = await call.ask(request.model, question, outputs=("vectors", "token_vectors"))
+    _, found = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "token_vectors")
     tokens: TokenEmbeddings = found
     body = await gather(json_list(_token_slices(tokens, detail=request.detail)))
     return Response(200, body, headers=token_headers(tokens.tokens, tokens.dropped))
@@ -211,9 +196,8 @@ async def embed_sparse(call: Call) -> Response:
     request = decode(_sparse, await call.body())
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, ("sparse",))
-    most = max(1, DENSE_BYTES // (4 * version.served.dimension))
-    check_count(call, len(texts), "inputs", min(MAX_INPUTS, most))
-    _, found = await call.ask(request.model, output_question(call, texts, request.token_options), outputs=("sparse",))
+    check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.served.dimension)))
+    _, found = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "sparse")
     sparse: SparseEmbeddings = found
     body = await gather(json_list(_sparse_slices(sparse)))
     return Response(200, body, headers=token_headers(sparse.tokens, sparse.dropped))
@@ -234,9 +218,8 @@ async def rerank(call: Call) -> Response:
     version = call.models.pick(request.model, ("scores",))
     if version.served.dimension != 1:
         raise InputError(f"{version.served.name} gives {version.served.dimension} scores a pair; ranking needs one")
-    version, found = await call.ask(
-        request.model, output_question(call, request.texts, options, request.query), outputs=("scores",)
-    )
+    pairs = Pairs(request.query, tuple(request.texts))
+    version, found = await call.ask(request.model, pairs, options, "scores")
     scores: Scores = found
     values = tei_scores(scores.scores[:, 0], version.served.activation, raw=request.raw_scores)
     order = np.argsort(-values, kind="stable").tolist()
@@ -276,8 +259,8 @@ async def similarity(call: Call) -> Response:
         overflow=overflow_of(said.truncate, said.truncation_direction, said.overflow),
         normalize=True,
     )
-    texts = [request.inputs.source_sentence, *sentences]
-    _, found = await call.ask(request.model, lambda engine: engine.submit(texts, options, call.terms))
+    texts = Texts((request.inputs.source_sentence, *sentences))
+    _, found = await call.ask(request.model, texts, options)
     vectors = found.vectors.astype(np.float64)
     cosines = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
     return Response(200, msgspec.json.encode(cosines.tolist()), headers=token_headers(found.tokens, found.dropped))
@@ -290,8 +273,8 @@ async def tokenize(call: Call) -> Response:
     version = call.models.pick(request.model, get_args(Output))
     engine = await awake(version)
     options = EmbedOptions(input_type=input_type_of(request.prompt_name, request.input_type))
-    prompt = options.prompt(engine.encoder.card)
-    give = partial(engine.encoder.describe_tokens, [prompt + text for text in texts])
+    prompt = options.prompt(engine.backend.info.card)
+    give = partial(engine.backend.describe_tokens, [prompt + text for text in texts])
     found = await asyncio.get_running_loop().run_in_executor(None, partial(give, special=request.add_special_tokens))
     rows = [
         [
@@ -313,9 +296,9 @@ async def info(call: Call) -> Response:
     """The first model, and what the server allows."""
     version = call.models.serving[0].answering[0]
     engine = await awake(version)
-    served, encoder = version.served, engine.encoder
+    served, model = version.served, engine.backend.info
     kinds = {"scores": "reranker", "sparse": "embedding", "vectors": "embedding", "token_vectors": "embedding"}
-    pooling = {"sparse": "splade", "token_vectors": "none"}.get(served.output, "+".join(encoder.card.pooling))
+    pooling = {"sparse": "splade", "token_vectors": "none"}.get(served.output, "+".join(model.card.pooling))
     answer = Info(
         model_id=served.name,
         model_sha=served.digest,
@@ -324,10 +307,10 @@ async def info(call: Call) -> Response:
         model_type={kinds[served.output]: {} if served.output == "scores" else {"pooling": pooling}},
         max_concurrent_requests=MAX_QUEUE_TOKENS,
         max_input_length=served.max_tokens,
-        max_batch_tokens=encoder.token_budget,
+        max_batch_tokens=model.token_budget,
         max_client_batch_size=call.limits.most_items(MAX_INPUTS),
         auto_truncate=True,
-        tokenization_workers=encoder.workers,
+        tokenization_workers=model.workers,
         version=__version__,
     )
     return Response(200, msgspec.json.encode(answer))

@@ -33,8 +33,10 @@ def test_a_system_without_coreml_is_told(artifact: Artifact) -> None:
     with pytest.raises(ProviderError, match=f"the provider coreml-gpu cannot be used here: {problem}"):
         open_session(artifact, artifact.variant("coreml-fp32-s32"), provider="coreml-gpu")
     with Encoder.load(artifact.path, provider="coreml", allow_fallback=True) as encoder:
-        assert (encoder.provider, encoder.provider_name, encoder.variant.name) == ("MLAS", "mlas", "cpu-fp32")
-        assert encoder.fallback == f"coreml was wanted, mlas runs: the provider coreml cannot be used here: {problem}"
+        assert (encoder.info.provider, encoder.info.provider_name, encoder.variant.name) == ("MLAS", "mlas", "cpu-fp32")
+        assert (
+            encoder.info.fallback == f"coreml was wanted, mlas runs: the provider coreml cannot be used here: {problem}"
+        )
 
 
 def test_a_mac_is_asked_for_its_version_and_its_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +75,9 @@ def mac(runtime: FakeCoreMl, monkeypatch: pytest.MonkeyPatch) -> FakeCoreMl:
 def test_an_encoder_loads_limits_its_memory_and_embeds(artifact: Artifact, mac: FakeCoreMl) -> None:
     limit = resident() + (400 << 20)
     with Encoder.load(artifact.path, provider="coreml", memory_limit=limit) as encoder:
-        assert (encoder.provider, encoder.provider_name, encoder.fallback) == ("CoreML", "coreml", None)
+        assert (encoder.info.provider, encoder.info.provider_name, encoder.info.fallback) == ("CoreML", "coreml", None)
         assert encoder.variant.name == "coreml-fp32-s32"
-        assert (encoder.workers, encoder.token_budget) == (2, 512)
+        assert (encoder.info.workers, encoder.info.token_budget) == (2, 512)
         vectors = encoder.embed(TEXTS).vectors
         assert np.isfinite(vectors).all() and len(vectors) == len(TEXTS)
         assert encoder.require_canary().passed
@@ -90,5 +92,5 @@ def test_the_processors_graphs_are_preferred_where_an_artifact_has_both(artifact
 
 def test_auto_runs_a_named_variant_without_a_measurement(artifact: Artifact, mac: FakeCoreMl, tmp_path: Path) -> None:
     with Encoder.load(artifact.path, variant="coreml-fp16-s32") as encoder:
-        assert encoder.provider == "CoreML"
-        assert encoder.reason == "coreml runs this variant; fletcher-serve devices DIR measures its batches"
+        assert encoder.info.provider == "CoreML"
+        assert encoder.info.reason == "coreml runs this variant; fletcher-serve devices DIR measures its batches"

@@ -11,7 +11,7 @@ import pytest
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ...fake_encoder import POISON, FakeEncoder, expected, vector_of
+from ...fake_encoder import POISON, FakeEncoder, asked, expected, vector_of
 
 
 @pytest.fixture
@@ -64,10 +64,10 @@ def test_overload_is_a_rate_limit_error() -> None:
         Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", queue_tokens=4)) as server,
         openai.OpenAI(base_url=f"{server.addresses.http}/v1", api_key="unused", max_retries=0, timeout=10) as client,
     ):
-        blocker = server.engine.submit(["ab"])
-        while server.engine._backlog.tokens:
+        blocker = server.engine.submit(asked(["ab"]))
+        while server.engine.admission.tokens:
             pass
-        waiting = server.engine.submit(["cd"])
+        waiting = server.engine.submit(asked(["cd"]))
         with pytest.raises(openai.RateLimitError) as caught:
             client.embeddings.create(model="fake-model", input="ef")
         assert int(caught.value.response.headers["retry-after"]) >= 1

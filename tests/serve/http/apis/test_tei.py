@@ -16,7 +16,7 @@ from fletcher.serve.http.apis.tei.handlers import tei_scores
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from ...fake_encoder import POISON, FakeEncoder, expected, vector_of
+from ...fake_encoder import POISON, FakeEncoder, asked, expected, vector_of
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +152,10 @@ def test_overload_is_429_with_retry_after_in_each_apis_shape(path: str, body: An
         Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", queue_tokens=4)) as server,
         httpx.Client(base_url=str(server.addresses.http)) as http,
     ):
-        under_way = server.engine.submit(["ab"])
-        while server.engine._backlog.tokens:
+        under_way = server.engine.submit(asked(["ab"]))
+        while server.engine.admission.tokens:
             pass
-        waiting = server.engine.submit(["cd"])
+        waiting = server.engine.submit(asked(["cd"]))
         answer = http.post(path, content=body if isinstance(body, bytes) else msgspec.json.encode(body))
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) >= 1

@@ -1,0 +1,57 @@
+"""`Inputs`: the data of one request, as texts, token ids, or pairs of a query and documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from .errors import InputError
+
+__all__ = ["Inputs", "Pairs", "Texts", "TokenIds"]
+
+
+class Texts(msgspec.Struct, frozen=True, tag="texts"):
+    """Texts to tokenize.
+
+    Attributes:
+        texts: any number of texts; each of them becomes one row of the answer.
+    """
+
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Texts:
+        """Take the texts of a caller.
+
+        Raises:
+            InputError: `texts` is one string.
+        """
+        if isinstance(texts, str):
+            raise InputError("texts is one string: pass a list of strings")
+        return cls(tuple(texts))
+
+
+class TokenIds(msgspec.Struct, frozen=True, tag="token_ids"):
+    """Token ids that the caller made.
+
+    Attributes:
+        rows: token ids of each text, special tokens included. They get no prompt and are never split.
+    """
+
+    rows: Sequence[Sequence[int]]
+
+
+class Pairs(msgspec.Struct, frozen=True, tag="pairs"):
+    """One query with documents, for models that score pairs of texts.
+
+    Attributes:
+        query: the first text of every pair.
+        documents: the second text of each pair; each of them becomes one row of the answer.
+    """
+
+    query: str
+    documents: tuple[str, ...]
+
+
+Inputs = Texts | TokenIds | Pairs

@@ -1,0 +1,231 @@
+"""`Admission`: bounds of what may be open at once; it admits requests, joins equal ones, and settles each of them once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError, ProviderError, StoppingError
+
+from ..observe.metrics import Metrics
+from .drain_rate import DrainRate
+from .embed_request import EmbedRequest, Price
+from .open_request import SHORTEST_RETRY, OpenRequest
+from .terms import PRIORITIES, SHARES, WEIGHTS, Priority, Terms
+
+if TYPE_CHECKING:
+    from ..observe.requests import RecordDraft
+
+__all__ = ["MAX_MEMORY", "Admission"]
+
+#: Bytes that open requests may be predicted to hold: token ids, and vectors until they are answered.
+MAX_MEMORY: Final = 1 << 30
+
+#: A queued request is dropped after twice the wait that was estimated at its admission,
+EXPECTED_WAIT_FACTOR: Final = 2.0
+
+#: but never later than 1.25 times `max_wait`, nor earlier than `max_wait`. With a batch that takes three quarters of
+#: `max_wait`, it is then answered within twice that limit.
+MAX_WAIT_FACTOR: Final = 1.25
+
+#: Greatest number of seconds after which a rejected client should try again.
+LONGEST_RETRY: Final = 60.0
+
+
+class Admission:
+    """The requests that are open: admitted and not yet settled. Safe to use from any thread.
+
+    Attributes:
+        lock: guards the counts here and the queue of the requests that wait.
+        tokens: tokens that were admitted and are not yet in a batch.
+        memory: bytes that open requests are predicted to hold.
+        max_memory: bound of `memory`.
+        stopping: whether nothing more is admitted.
+        joinable: open requests by what they ask for.
+        rate: speed at which the queue empties.
+    """
+
+    def __init__(self, *, max_tokens: int, max_wait: float, max_memory: int, metrics: Metrics, rate: DrainRate) -> None:
+        """
+        Args:
+            max_tokens: tokens that may wait; a single larger request is admitted when nothing else waits.
+            max_wait: seconds that a request may be expected to wait before its first batch.
+            max_memory: bytes that open requests may be predicted to hold together.
+            metrics: receives the counts of admission and of ends.
+            rate: speed at which the queue empties.
+        """
+        self.lock = threading.Lock()
+        self.tokens = 0
+        self.memory = 0
+        self.max_memory = max_memory
+        self.stopping = False
+        self.joinable: dict[object, OpenRequest] = {}
+        self.rate = rate
+        self._max_tokens = max_tokens
+        self._max_wait = max_wait
+        self._metrics = metrics
+        self._drained = threading.Condition(self.lock)
+        self._tokens_of = dict.fromkeys(PRIORITIES, 0)
+        self._open: set[OpenRequest] = set()
+
+    @property
+    def count(self) -> int:
+        """Return the number of open requests."""
+        return len(self._open)
+
+    def admit(
+        self, request: EmbedRequest, price: Price, *, key: object = None, draft: RecordDraft | None = None
+    ) -> OpenRequest:
+        """Admit a request, or reject it before it costs anything.
+
+        Args:
+            request: the request.
+            price: its predicted cost.
+            key: identity for equal requests, which may join it while it is open; None for none.
+            draft: record that receives its stages, or None.
+
+        Raises:
+            StoppingError: the server is stopping.
+            DeadlineError: the deadline has passed.
+            OverloadedError: too much waits, or more than the deadline has time for.
+        """
+        now = time.monotonic()
+        terms = request.terms
+        try:
+            with self.lock:
+                if self.stopping:
+                    raise StoppingError("the server is stopping: send the request to another one, or again later")
+                if terms.deadline is not None and terms.deadline <= now:
+                    raise DeadlineError("the request's deadline had passed when it came")
+                wait = self._check_room(price.tokens, terms, now) if self.tokens else 0.0
+                if self._open and self.memory + price.memory > self.max_memory:
+                    _reject(
+                        f"open requests hold about {self.memory >> 20} MiB, and this one would make it more than "
+                        f"{self.max_memory >> 20} MiB",
+                        wait,
+                    )
+                # A deep queue gets the time that it needs; a request that waits longer than that is dropped.
+                patience = max(self._max_wait, min(EXPECTED_WAIT_FACTOR * wait, MAX_WAIT_FACTOR * self._max_wait))
+                admitted = OpenRequest(request, price, expires=now + patience, key=key, draft=draft)
+                self.tokens += price.tokens
+                self._tokens_of[terms.priority] += price.tokens
+                self.memory += price.memory
+                self._open.add(admitted)
+        except FletcherError as error:
+            reasons = {OverloadedError: "overloaded", StoppingError: "stopping"}
+            self._metrics.refused(reasons.get(type(error), "deadline"))
+            raise
+        if key is not None:
+            self.joinable[key] = admitted
+        self._metrics.admitted.inc()
+        return admitted
+
+    def _check_room(self, tokens: int, terms: Terms, now: float) -> float:
+        """Return the expected wait in seconds.
+
+        Raises:
+            OverloadedError: too much waits, or more than the deadline has time for.
+        """
+        limit, waiting = int(self._max_tokens * SHARES[terms.priority]), self.tokens
+        wait = self._expected_wait(terms.priority)
+        if waiting + tokens > limit:
+            _reject(f"{waiting} tokens wait, and with this request's {tokens} they would be more than {limit}", wait)
+        if wait > self._max_wait:
+            _reject(f"{waiting} tokens wait, about {wait:.1f} s of work, and the limit is {self._max_wait:g} s", wait)
+        if terms.deadline is not None and wait > (left := terms.deadline - now):
+            _reject(f"{waiting} tokens wait, about {wait:.1f} s of work, and the deadline is in {left:.1f} s", wait)
+        return wait
+
+    def _expected_wait(self, priority: Priority) -> float:
+        """Return the seconds until a new request of a class is in a batch; 0 while the queue's speed is not known."""
+        speed = self.rate.tokens_per_second
+        if not speed:
+            return 0.0
+        weight = WEIGHTS[priority]
+        return sum(tokens * min(1.0, WEIGHTS[kind] / weight) for kind, tokens in self._tokens_of.items()) / speed
+
+    def join(self, key: object, terms: Terms, draft: RecordDraft | None) -> Future[Any] | None:
+        """Return a future of an equal request that is open; None if there is none that the caller can wait for.
+
+        Args:
+            key: identity of the request.
+            terms: terms of the caller.
+            draft: the caller's record, whose trace is linked to the open request's, or None.
+        """
+        same = self.joinable.get(key)
+        future = None if same is None else same.join(terms)
+        if same is None or future is None:
+            return None
+        self._metrics.admitted.inc()
+        self._metrics.joined.inc()
+        if draft is not None and draft.trace is not None:
+            draft.trace.joined(None if same.draft is None else same.draft.trace)
+        return future
+
+    def charge(self, request: OpenRequest, tokens: int) -> None:
+        """Count tokens of a request as waiting no longer; a negative number adds some. The caller holds the lock."""
+        request.cost -= tokens
+        self.tokens -= tokens
+        self._tokens_of[request.terms.priority] -= tokens
+
+    def settle(self, request: OpenRequest, answer: object = None, error: BaseException | None = None) -> None:
+        """End a request: the one place where a request ends, whatever the reason. Only the first call has an effect.
+
+        It answers all callers, counts those that had left, and gives back what the request held.
+
+        Args:
+            request: an admitted request.
+            answer: the result of its task.
+            error: the reason for which there is no answer; a third party's becomes a `ProviderError`.
+        """
+        with request.lock:
+            if request.settled:
+                return
+            request.settled = True
+        if request.key is not None and self.joinable.get(request.key) is request:
+            self.joinable.pop(request.key, None)
+        if error is not None and not isinstance(error, FletcherError):
+            failure = ProviderError(f"the session failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            error = failure
+        left = 0
+        for future in request.futures:
+            if not future.set_running_or_notify_cancel():
+                left += 1
+            elif error is None:
+                future.set_result(answer)
+            else:
+                future.set_exception(error)
+        if left:
+            self._metrics.cancelled.inc(left)
+        with self.lock:
+            if request.cost:
+                self.charge(request, request.cost)
+            self._open.discard(request)
+            self.memory -= request.memory
+            if not self._open:
+                self._drained.notify_all()
+
+    def stop(self) -> None:
+        """Admit nothing more."""
+        with self.lock:
+            self.stopping = True
+
+    def wait_until_drained(self, seconds: float) -> bool:
+        """Wait until every admitted request is settled; return False if time ran out first."""
+        with self.lock:
+            return self._drained.wait_for(lambda: not self._open, seconds)
+
+    def settle_all(self, error: FletcherError) -> None:
+        """End every open request with an error."""
+        with self.lock:
+            requests = list(self._open)
+        for request in requests:
+            self.settle(request, error=error)
+
+
+def _reject(reason: str, wait: float) -> NoReturn:
+    seconds = min(max(wait / 2, SHORTEST_RETRY), LONGEST_RETRY)  # half of the queue has then left room
+    raise OverloadedError(f"the server is overloaded: {reason}. Retry after {seconds:.0f} s", seconds)
