@@ -1,1 +1,37 @@
-"""Requests in, vectors out: one engine behind every door (HTTP, Arrow Flight)."""
+"""Serving of models: one engine per model, behind HTTP and Arrow Flight."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engine.embed_request import EmbedRequest
+    from .engine.engine import Engine
+    from .http.app import HttpApp
+    from .models.spec import ModelSpec
+    from .server import Server
+
+__all__ = ["EmbedRequest", "Engine", "HttpApp", "ModelSpec", "Server"]
+
+#: Module of each exported name, imported when the name is first used: the help of a command line needs none of them.
+_MODULES = {
+    "EmbedRequest": ".engine.embed_request",
+    "Engine": ".engine.engine",
+    "HttpApp": ".http.app",
+    "ModelSpec": ".models.spec",
+    "Server": ".server",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import an exported name at its first use.
+
+    Raises:
+        AttributeError: the package does not export the name.
+    """
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_MODULES[name], __name__), name)
+    globals()[name] = value
+    return value

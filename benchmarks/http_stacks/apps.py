@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,6 +101,8 @@ def fletcher() -> Any:
     from fletcher.model_zoo.card import ModelCard
     from fletcher.runtime import Embeddings, Encodings
     from fletcher.runtime.embed_options import EmbedOptions
+    from fletcher.runtime.model_info import ModelInfo
+    from fletcher.runtime.session.counters import EncoderMetrics
     from fletcher.runtime.tasks.task import Task
     from fletcher.serve.engine.engine import Engine
     from fletcher.serve.http.app import HttpApp
@@ -120,37 +121,34 @@ def fletcher() -> Any:
             normalize=True,
             license="MIT",
         )
-        artifact = type("Artifact", (), {"digest": "0"})()
-        variant = type("Variant", (), {"name": "none"})()
-        provider = "none"
-        dimension = DIMENSION
-        max_tokens = 256
-        workers = 1
-        token_budget = 512
+        info = ModelInfo(
+            card=card,
+            digest="0",
+            variant="none",
+            provider="none",
+            dimension=DIMENSION,
+            max_tokens=256,
+            outputs=("vectors",),
+            workers=1,
+            token_budget=512,
+        )
         table = np.zeros((1024, DIMENSION), np.float32)
 
-        fallback = None
-        has_token_states = False
-
-        def counters(self) -> dict[str, Any]:
-            return {}
-
-        def check(self, options: EmbedOptions) -> None: ...
-
-        def prepare(self, texts: Sequence[str], options: EmbedOptions) -> Task:
-            return self.prepare_ids(Encodings.from_lists([[1, 2, 3, 4, 5, 6, 7, 8]] * len(texts)), options)
-
-        def prepare_ids(self, encodings: Encodings, options: EmbedOptions) -> Task:
+        def prepare(self, inputs: Any, options: EmbedOptions, output: str) -> Task:
+            encodings = Encodings.from_lists([[1, 2, 3, 4, 5, 6, 7, 8]] * len(inputs.texts))
             return Task(encodings, None, lambda values: Embeddings(values, encodings.lengths, encodings.dropped))
 
-        def encodings_from_ids(self, rows: Sequence[Sequence[int]]) -> Encodings:
-            return Encodings.from_lists(rows)
+        def describe_tokens(self, texts: Any, *, special: bool) -> Any:
+            raise NotImplementedError
 
         def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
             return self.table[: len(batch)]
 
         def check_canary(self) -> Any:
             raise NotImplementedError
+
+        def metrics(self) -> EncoderMetrics:
+            return EncoderMetrics({})
 
     def make_engine(encoder: Any, metrics: Any) -> Engine:
         return Engine(encoder, metrics=metrics)

@@ -25,6 +25,7 @@ import pyarrow.flight as fl
 from fletcher import Encoder
 from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.inputs import Texts
 from fletcher.serve.arrow.batches import output_schema, read_texts, with_vectors
 from fletcher.serve.http.apis.openai.codec import encode_embeddings
 from fletcher.serve.models.description import ServedModel
@@ -93,11 +94,13 @@ def stages(encoder: Encoder, count: int, options: EmbedOptions) -> Table:
     table = Table()
     texts = [TEXT.format(number) for number in range(count)]
     batch = pa.record_batch({"text": texts})
-    schema = output_schema(batch.schema, ServedModel.of(encoder), options)
+    schema = output_schema(batch.schema, ServedModel.of(encoder.info), options)
 
     read = table.stage("Arrow strings to Python's", lambda: read_texts(batch, 0, 0), result=lambda made: batch.nbytes)
     task = table.stage(
-        "texts to token ids", lambda: encoder.prepare(read, options), result=lambda made: made.encodings.ids.nbytes
+        "texts to token ids",
+        lambda: encoder.prepare(Texts(tuple(read)), options),
+        result=lambda made: made.encodings.ids.nbytes,
     )
     parts = [task.encodings.select(np.arange(start, min(start + 32, count))) for start in range(0, count, 32)]
     values = table.stage(

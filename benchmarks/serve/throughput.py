@@ -30,13 +30,16 @@ import pyarrow as pa
 import pyarrow.flight as fl
 from running import serving
 
+from fletcher.runtime.inputs import Texts
+from fletcher.serve.engine.embed_request import EmbedRequest
+
 TEXT = "The quick brown fox jumps over dog {:08}."
 LOAD = Path(__file__).parent / "load.py"
 BATCH, AHEAD = 256, 4
 
 
 def texts_of(count: int, size: int) -> list[list[str]]:
-    """So many requests of so many texts, no two equal."""
+    """Return so many lists of so many texts, no two equal."""
     return [[TEXT.format(number) for number in range(start, start + size)] for start in range(0, count * size, size)]
 
 
@@ -47,7 +50,7 @@ def engine_rate(engine: Any, requests: list[list[str]], ahead: int) -> float:
     for texts in requests:
         if len(waiting) == ahead:
             waiting.popleft().result()
-        waiting.append(engine.submit(texts))
+        waiting.append(engine.submit(EmbedRequest(Texts(tuple(texts)))))
     for future in waiting:
         future.result()
     return sum(map(len, requests)) / (time.perf_counter() - started)
@@ -62,7 +65,7 @@ def clients_rate(engine: Any, requests: list[list[str]], clients: int) -> float:
         if texts is None:
             ended.release()
         else:
-            engine.submit(texts).add_done_callback(send)
+            engine.submit(EmbedRequest(Texts(tuple(texts)))).add_done_callback(send)
 
     started = time.perf_counter()
     for _ in range(clients):

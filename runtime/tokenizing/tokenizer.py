@@ -163,8 +163,10 @@ class Tokenizer:
         Raises:
             InputError: an element is no string, or a string that is not valid Unicode.
         """
-        ids, offsets = self._encode(texts)
-        return self._truncate(ids, offsets, side)
+        whole = self.encode_whole(texts)
+        if len(whole.ids) <= self.max_tokens:  # so each of them fits: most requests
+            return whole
+        return self._truncate(whole.ids, whole.offsets, side)
 
     def encode_whole(self, texts: Sequence[str]) -> Encodings:
         """Tokenizes texts and cuts nothing.
@@ -172,7 +174,24 @@ class Tokenizer:
         Raises:
             InputError: as for `encode`.
         """
-        ids, offsets = self._encode(texts)
+        started = time.perf_counter()
+        # The libraries take a tuple or a list of two strings for a pair, and bytes for a text.
+        if set(map(type, texts)) != {str} and not all(isinstance(text, str) for text in texts):
+            raise InputError(_explain(texts))
+        hits = misses = 0
+        try:
+            if self._fast is not None:
+                ids, offsets = self._fast.encode(texts)
+            elif len(texts) <= CACHED_TEXTS:
+                rows, hits = self._cached(texts)
+                misses = sum(len(text) <= CACHED_CHARACTERS for text in texts) - hits
+                ids, offsets = _join(rows)
+            else:
+                chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+                ids, offsets = _join([row for chunk in chunks for row in self._slow(chunk)])
+        except (TypeError, UnicodeEncodeError):
+            raise InputError(_explain(texts)) from None
+        self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
         return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
 
     def windows(
@@ -276,31 +295,7 @@ class Tokenizer:
         return found
 
     def _truncate(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], side: Side) -> Encodings:
-        if len(offsets) == 2 and len(ids) <= self.max_tokens:  # one text that fits: most requests
-            return Encodings(ids, offsets, np.zeros(1, np.int32))
         return truncate(ids, offsets, self.max_tokens, prefix=len(self._prefix), suffix=len(self._suffix), side=side)
-
-    def _encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Whole texts' ids and row offsets; counts."""
-        started = time.perf_counter()
-        # The libraries take a tuple or a list of two strings for a pair, and bytes for a text.
-        if set(map(type, texts)) != {str} and not all(isinstance(text, str) for text in texts):
-            raise InputError(_explain(texts))
-        hits = misses = 0
-        try:
-            if self._fast is not None:
-                ids, offsets = self._fast.encode(texts)
-            elif len(texts) <= CACHED_TEXTS:
-                rows, hits = self._cached(texts)
-                misses = sum(len(text) <= CACHED_CHARACTERS for text in texts) - hits
-                ids, offsets = _join(rows)
-            else:
-                chunks = (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
-                ids, offsets = _join([row for chunk in chunks for row in self._slow(chunk)])
-        except (TypeError, UnicodeEncodeError):
-            raise InputError(_explain(texts)) from None
-        self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
-        return ids, offsets
 
     def _cached(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:
         """Each text's ids, and how many were known."""

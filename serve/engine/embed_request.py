@@ -78,8 +78,8 @@ def price_of(request: EmbedRequest, info: ModelInfo) -> Price:
         else:
             rows = len(inputs.texts)
             characters = sum(map(len, inputs.texts))
-        tokens = characters // 2 + 4 * rows
-        if not options.splits:
-            tokens = min(tokens, rows * info.max_tokens)
+        tokens, most = characters // 2 + 4 * rows, rows * info.max_tokens
+        if tokens > most and not options.splits:
+            tokens = most
     vectors = rows + tokens if options.overflow == "late" else rows
     return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
