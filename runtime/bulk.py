@@ -17,7 +17,7 @@ from .errors import InputError
 from .tasks.duplicates import Distinct, VectorCache, unique
 from .tasks.long_documents import Folding, cut_documents
 from .tasks.split_text_cache import KnownDocuments
-from .tasks.task import Task, check_lengths, finish, tokenize
+from .tasks.task import Task, finish, refuse_empty, tokenize
 from .tokenizing.tokenizer import Tokenizer
 from .workers.planning import chunk_places
 from .workers.pool import Computation, Workers
@@ -112,7 +112,8 @@ def embed_split(
         documents = KnownDocuments(cache, distinct, options)
         folding = Folding(len(documents.missing), card, options)
         for rows in cut_documents(tokenizer, card, documents.missing, options):
-            check_lengths(rows.encodings, card)
+            if not rows.encodings.lengths.all():
+                refuse_empty(rows.encodings, card)
             folding.add(rows, compute(rows.encodings, rows.output))
     except (InputError, TypeError):
         tokenize(tokenizer, card, texts, options)  # names the text by its place among all

@@ -110,7 +110,7 @@ def _rows_of(
 ) -> Iterator[tuple[NDArray[np.int32], Row]]:
     size, overlap, prompt = options.window(card), options.overlap(card), options.prompt(card)
     if len(text) <= PIECE:
-        whole = tokenizer.encode_whole([prompt + text if isinstance(text, str) else text])
+        whole = tokenizer.encode([prompt + text if isinstance(text, str) else text], side=None)
         if whole.num_tokens <= size:
             yield whole.ids, _only_row(tokenizer, document, prompt, whole.num_tokens)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,12 @@ from .split_text_cache import KnownDocuments
 
 __all__ = [
     "Task",
-    "check_lengths",
     "encode_ids",
     "finish",
     "finish_rows",
     "prepare_ids",
     "prepare_vectors",
+    "refuse_empty",
     "refuse_long",
     "tokenize",
 ]
@@ -137,7 +137,8 @@ def _prepare_split(
     output = parts[0].output if parts else None
     places = [place for part in parts for place in part.places]
     rows = Rows(Encodings.concatenate([part.encodings for part in parts]), output, places)
-    check_lengths(rows.encodings, card)
+    if not rows.encodings.lengths.all():
+        refuse_empty(rows.encodings, card)
 
     def fold(values: NDArray[np.float32]) -> Embeddings:
         folding = Folding(len(documents.missing), card, options)
@@ -258,7 +259,8 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
     if prompt := options.prompt(card):
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
     encodings = tokenizer.encode(texts, side="left" if options.overflow == "truncate_left" else "right")
-    check_lengths(encodings, card)
+    if not encodings.lengths.all():
+        refuse_empty(encodings, card)
     if options.overflow == "refuse":
         refuse_long(encodings, card)
     return encodings
@@ -279,14 +281,13 @@ def refuse_long(encodings: Encodings, card: ModelCard) -> None:
         )
 
 
-def check_lengths(encodings: Encodings, card: ModelCard) -> None:
-    """Reject a row without a token.
+def refuse_empty(encodings: Encodings, card: ModelCard) -> NoReturn:
+    """Reject texts of which one has no token.
 
     Raises:
-        InputError: a row without a token.
+        InputError: names the text.
     """
-    if not encodings.lengths.all():
-        raise InputError(
-            f"text {int(np.argmin(encodings.lengths))} has no token, and the tokenizer of {card.name} adds no "
-            "special ones, so there is nothing to embed: leave it out"
-        )
+    raise InputError(
+        f"text {int(np.argmin(encodings.lengths))} has no token, and the tokenizer of {card.name} adds no "
+        "special ones, so there is nothing to embed: leave it out"
+    )

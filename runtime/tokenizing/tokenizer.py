@@ -153,26 +153,15 @@ class Tokenizer:
         """Which library makes the ids, with its version."""
         return self._fast.name if self._fast else f"tokenizers {metadata.version('tokenizers')}"
 
-    def encode(self, texts: Sequence[str], *, side: Side = "right") -> Encodings:
-        """Tokenizes texts, on several threads for many and without holding the GIL, and cuts them to `max_tokens`.
+    def encode(self, texts: Sequence[str], *, side: Side | None = "right") -> Encodings:
+        """Tokenize texts, on several threads for many and without holding the GIL, and cut them to `max_tokens`.
 
         Args:
             texts: any number.
-            side: which end of too long a text is cut.
+            side: end of too long a text that is cut; None cuts nothing.
 
         Raises:
             InputError: an element is no string, or a string that is not valid Unicode.
-        """
-        whole = self.encode_whole(texts)
-        if len(whole.ids) <= self.max_tokens:  # so each of them fits: most requests
-            return whole
-        return self._truncate(whole.ids, whole.offsets, side)
-
-    def encode_whole(self, texts: Sequence[str]) -> Encodings:
-        """Tokenizes texts and cuts nothing.
-
-        Raises:
-            InputError: as for `encode`.
         """
         started = time.perf_counter()
         # The libraries take a tuple or a list of two strings for a pair, and bytes for a text.
@@ -192,7 +181,9 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain(texts)) from None
         self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
-        return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
+        if side is None or len(ids) <= self.max_tokens:  # so each of them fits: most requests
+            return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
+        return self._truncate(ids, offsets, side)
 
     def windows(
         self, text: str, *, size: int, overlap: int, lead: Sequence[int] | NDArray[np.int32] = ()

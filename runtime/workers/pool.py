@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,19 +114,18 @@ class Workers:
         Raises:
             ProviderError: the session gave NaN or infinity, failed, or was closed.
         """
-        parts = self._plan(batch)
-        if len(parts) == 1:
-            return self._run_one(batch, output)
+        if len(batch) == 1 or len(parts := self._plan(batch)) == 1:
+            return self._run_one(batch, output, self.alone)
         values = self._empty(batch, output)
         for rows in parts:
-            values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output)
+            values[self._places(batch, rows, output)] = self._run_one(batch.select(rows), output, self.alone)
         return values
 
     def compute(self, encodings: Batch, output: str | None = None) -> NDArray[np.float32]:
         """Compute any number of texts on all workers, in the order given; returns as `run` does."""
         batches = self._plan(encodings, self.session.devices)
         if len(batches) == 1:  # nothing to share out: another thread would only cost its waking
-            return self._run_one(encodings, output)
+            return self._run_one(encodings, output, self.alone)
         return self._start(encodings, batches, output).result()
 
     def start(
@@ -179,8 +177,7 @@ class Workers:
         values = self._empty(encodings, output) if into is None else into
 
         def work(rows: NDArray[np.int64]) -> None:
-            with self._counted():
-                computed = self._run_on(self.session, encodings.select(rows), output)
+            computed = self._run_one(encodings.select(rows), output, None)
             values[self._places(encodings, rows, output)] = computed
 
         try:
@@ -192,10 +189,16 @@ class Workers:
         shape, limit = (None, None) if self._budget is None else (self._budget.shape, self._budget.batch)
         return plan_batches(encodings.lengths, self.token_budget, shape, limit, finishing=finishing)
 
-    def _run_one(self, batch: Batch, output: str | None) -> NDArray[np.float32]:
-        with self._counted() as first:
-            session = self.alone if first and self.alone is not None else self.session
-            return self._run_on(session, batch, output)
+    def _run_one(self, batch: Batch, output: str | None, alone: Session | None) -> NDArray[np.float32]:
+        """Compute one batch, on `alone` if there is such a session and no other batch is under way."""
+        with self._lock:
+            self._running += 1
+            first = self._running == 1
+        try:
+            return self._run_on(alone if first and alone is not None else self.session, batch, output)
+        finally:
+            with self._lock:
+                self._running -= 1
 
     def _run_on(self, session: Session, batch: Batch, output: str | None) -> NDArray[np.float32]:
         if self._closed:
@@ -205,25 +208,14 @@ class Workers:
         else:
             with self._budget.gate.hold(self._budget.shape.predict(batch.lengths)):
                 values = session.run(batch, output)
-        if not _are_finite(values):
+        finite = _are_halves_finite(values) if values.dtype == np.float16 else np.isfinite(values).all()
+        if not finite:
             rows = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
             raise ProviderError(
                 f"{self._name} on {session.provider} gave NaN or infinity for row {rows[0]} of a batch of "
                 f"{len(batch)}: the vectors are not used. Verify the artifact, or choose another variant"
             )
         return values
-
-    @contextmanager
-    def _counted(self) -> Iterator[bool]:
-        """Count a batch while it is under way; yields whether it is the only one as it begins."""
-        with self._lock:
-            self._running += 1
-            first = self._running == 1
-        try:
-            yield first
-        finally:
-            with self._lock:
-                self._running -= 1
 
     def _is_closed(self) -> ProviderError:
         return ProviderError(f"the encoder of {self._name} was closed: load the artifact again")
@@ -238,8 +230,6 @@ class Workers:
         return encodings.token_index(rows) if (output or self._first) in TOKEN_OUTPUTS else rows
 
 
-def _are_finite(values: NDArray[Any]) -> bool:
-    """Return whether all values are finite; halves by their exponents, since numpy's own check is slow on them."""
-    if values.dtype == np.float16 and values.size:
-        return bool((values.view(np.uint16) & HALF_EXPONENT).max() < HALF_EXPONENT)
-    return bool(np.isfinite(values).all())
+def _are_halves_finite(values: NDArray[Any]) -> bool:
+    """Return whether all values are finite, by their exponents: numpy's own check is slow on halves."""
+    return not values.size or bool((values.view(np.uint16) & HALF_EXPONENT).max() < HALF_EXPONENT)

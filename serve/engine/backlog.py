@@ -1,21 +1,81 @@
-"""`Backlog`: the queue of tokenized requests, and the forming of batches. It knows tokens, not models, HTTP or Flight."""
+"""`Backlog`: the queue of tokenized requests in a fair order, and the forming of batches. It knows tokens, not models.
+
+Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) gives clients and classes their turns: a request starts at the
+time on a virtual clock at which its client's last one ended; the clock runs faster for light classes, and the earliest start
+is next. A client that was idle starts at the clock's time: it gets no credit for its idleness.
+"""
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import threading
 import time
+from typing import Final
 
 from fletcher.runtime.errors import FletcherError
 from fletcher.runtime.tasks.task import Task
 
 from .admission import Admission
-from .fair_queue import FairQueue
 from .open_request import OpenRequest, Piece
+from .terms import WEIGHTS, Priority
 
-__all__ = ["Backlog"]
+__all__ = ["Backlog", "FairQueue"]
 
 #: Requests looked at for one batch when more wait than it holds: enough to find similar lengths, cheap to sort.
-WINDOW = 256
+WINDOW: Final = 256
+
+#: Tokens that a request is charged for when it comes; the rest of a larger one is charged as it is taken, behind the
+#: client's other requests.
+TURN_TOKENS: Final = 4096
+
+#: Number of clients whose end on the clock is kept while others wait.
+MOST_CLIENTS: Final = 4096
+
+
+class FairQueue:
+    """Requests that wait. Not safe to use from several threads: the admission's lock guards it.
+
+    Attributes:
+        heap: the requests with their places, the next one first; empty while nothing waits.
+    """
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, OpenRequest]] = []
+        self._ends: dict[tuple[Priority, str], float] = {}
+        self._clock = 0.0
+        self._numbers = itertools.count()
+
+    def push(self, request: OpenRequest) -> None:
+        """Put a request behind its client's others."""
+        if not self.heap:  # nothing waits: every client starts anew
+            self._ends.clear()
+            self._clock = 0.0
+        terms = request.terms
+        flow = (terms.priority, terms.client)
+        start = max(self._clock, self._ends.get(flow, 0.0))
+        self._ends[flow] = start + min(request.cost, TURN_TOKENS) / WEIGHTS[terms.priority]
+        if len(self._ends) > MOST_CLIENTS:
+            self._ends = {flow: end for flow, end in self._ends.items() if end > self._clock}
+        request.place = (start, next(self._numbers))
+        heapq.heappush(self.heap, (*request.place, request))
+
+    def put_back(self, request: OpenRequest) -> None:
+        """Put a request that was drawn and not used back into its place."""
+        heapq.heappush(self.heap, (*request.place, request))
+
+    def draw(self) -> OpenRequest:
+        """Remove and return the next request."""
+        return heapq.heappop(self.heap)[2]
+
+    def advance(self, request: OpenRequest) -> None:
+        """Set the clock to the place of a request that is served now while others wait."""
+        self._clock = max(self._clock, request.place[0])
+
+    def clear(self) -> None:
+        """Remove all requests."""
+        self.heap.clear()
+        self._ends.clear()
 
 
 class Backlog:
@@ -70,11 +130,10 @@ class Backlog:
         window: list[OpenRequest] = []
         while queue.heap and len(window) < WINDOW:
             request = queue.draw()
-            if request.settled:
-                continue
-            if (error := request.reason_to_drop(now)) is not None:
+            late = now >= request.due or request.futures[0].cancelled()
+            if late and (error := request.reason_to_drop(now)) is not None:
                 dropped.append((request, error))
-            else:
+            elif not request.settled:
                 window.append(request)
         if admission.tokens > budget and len(window) > 2:
             # The request whose turn it is always goes; those of its class that are most like it go with it, so that
@@ -99,7 +158,7 @@ class Backlog:
             admission.charge(request, tokens)
             if request.untaken:
                 unfinished.append(request)
-        if pieces:
+        if pieces and queue.heap:
             queue.advance(pieces[0].request)
         for request in unfinished:
             queue.push(request)

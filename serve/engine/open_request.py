@@ -41,6 +41,7 @@ class OpenRequest:
         admitted: `time.perf_counter()` at admission.
         queued: `time.perf_counter()` since which it waits for its first batch; None after that stage was reported.
         expires: `time.monotonic()` after which it has waited too long for its first batch.
+        due: `time.monotonic()` from which on it may be too late: the earlier of `expires` and its deadline.
         key: identity of the request for callers of the same one; None if it is not looked up.
         place: position in the queue.
         task: its rows, after it was tokenized.
@@ -59,6 +60,7 @@ class OpenRequest:
         "admitted",
         "cost",
         "draft",
+        "due",
         "encodings",
         "expires",
         "futures",
@@ -92,6 +94,8 @@ class OpenRequest:
         self.admitted = time.perf_counter()
         self.queued: float | None = self.admitted
         self.expires = expires
+        deadline = request.terms.deadline
+        self.due = expires if deadline is None else min(expires, deadline)
         self.key = key
         self.place = (0.0, 0)
         self.task: Task
@@ -119,6 +123,7 @@ class OpenRequest:
             deadline = self.terms.deadline
             if deadline is not None and (terms.deadline is None or terms.deadline > deadline):
                 self.terms = msgspec.structs.replace(self.terms, deadline=terms.deadline)
+                self.due = self.expires if terms.deadline is None else min(self.expires, terms.deadline)
             future: Future[Any] = Future()
             self.futures.append(future)
             return future
