@@ -1,4 +1,4 @@
-"""More than a call's worth of work: many texts in chunks, texts that are split, and streams, while others are tokenized."""
+"""Bulk work: many texts in chunks, split texts, and streams, computed while later texts are tokenized."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def embed_many(
     options: EmbedOptions,
     output: str | None,
 ) -> Embeddings:
-    """Texts in chunks, so that all but the first are tokenized while others are computed; duplicates once.
+    """Embed texts in chunks, so that all but the first are tokenized while others are computed; duplicates once.
 
     Args:
         workers: compute.
@@ -53,7 +53,7 @@ def embed_many(
         output: of the graph, as `Workers.start` takes it.
 
     Raises:
-        InputError: a text that is no valid Unicode string, or one that has no token at all.
+        InputError: a text that is not a valid Unicode string, or one that has no token at all.
     """
     distinct = Distinct(len(texts))
     values = workers.room(len(texts), output)
@@ -94,7 +94,7 @@ def embed_split(
     texts: Sequence[str],
     options: EmbedOptions,
 ) -> Embeddings:
-    """Texts that are split, a part of the rows at a time, so that a document of any length fits; duplicates once.
+    """Embed texts that are split, a part of the rows at a time, so that a document of any length fits; duplicates once.
 
     Args:
         compute: computes rows.
@@ -105,7 +105,7 @@ def embed_split(
         options: how they are split.
 
     Raises:
-        InputError: a text that is no valid Unicode string, or one that has no token at all.
+        InputError: a text that is not a valid Unicode string, or one that has no token at all.
     """
     try:
         distinct, inverse = unique(texts)
@@ -122,7 +122,7 @@ def embed_split(
 
 
 def compute_tasks(workers: Workers, tasks: Iterator[Task]) -> Iterator[Embeddings]:
-    """Computes tasks in order; the next one is made on a thread of its own meanwhile."""
+    """Compute tasks in order, while the next one is prepared on a thread of its own."""
     with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
         reading = reader.submit(next, tasks, None)
         started: deque[tuple[Task, Computation]] = deque()

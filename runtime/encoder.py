@@ -150,10 +150,10 @@ class Encoder:
         return tokenize(self.tokenizer, self.card, Texts.of(texts).texts, EmbedOptions(input_type=input_type))
 
     def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
-        """Each text's tokens, untruncated and without a prompt, for people who want to see them.
+        """Return each text's tokens, untruncated and without a prompt, for display.
 
         Raises:
-            InputError: a text that is no valid Unicode string.
+            InputError: a text that is not a valid Unicode string.
         """
         return self.tokenizer.describe(texts, special=special)
 
@@ -274,7 +274,7 @@ class Encoder:
         return embeddings
 
     def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions | None = None) -> Iterator[Embeddings]:
-        """Embeds a long sequence of chunks with bounded memory: reading and tokenizing hide behind computing.
+        """Embed a long sequence of chunks with bounded memory; reading and tokenizing happen while others are computed.
 
         While a chunk computes, the next one is read and tokenized, and its batches wait behind the first one's, so that no
         worker idles at a chunk's end. Three chunks are in memory at most; of texts that are split, one.
@@ -296,7 +296,7 @@ class Encoder:
         yield from compute_tasks(self._workers, tasks)
 
     def require_canary(self) -> CanaryResult:
-        """Runs the canary.
+        """Run the canary.
 
         Raises:
             CanaryError: the session does not reproduce the reference vectors.
@@ -311,7 +311,7 @@ class Encoder:
         return result
 
     def check_canary(self) -> CanaryResult:
-        """Runs the canary on each session: the tokenizer must give its ids, and the graph its vectors; the worst counts."""
+        """Run the canary on each session: the tokenizer must give its ids, and the graph its vectors; the worst counts."""
         canary = self._canary
         if not gives_tokens(self.tokenizer, self.card, canary):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
@@ -322,7 +322,7 @@ class Encoder:
         return min(results, key=lambda result: (result.passed, result.min_cosine))
 
     def close(self) -> None:
-        """Waits for the batches under way and gives the memory back."""
+        """Wait for the batches under way and release the memory."""
         self._workers.close()
 
     def __enter__(self) -> Self:

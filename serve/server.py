@@ -153,7 +153,7 @@ class Server:
     @property
     def engine(self) -> Engine:
         """What answers for the first model."""
-        return self.models.serving[0].answering[0].wake()
+        return self.models.named[0].answering[0].wake()
 
     def stop(self) -> bool:
         """Admits nothing more, answers what was admitted, and closes the doors.

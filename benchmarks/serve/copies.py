@@ -28,7 +28,7 @@ from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.inputs import Texts
 from fletcher.serve.arrow.batches import output_schema, read_texts, with_vectors
 from fletcher.serve.http.apis.openai.codec import encode_embeddings
-from fletcher.serve.models.description import ServedModel
+from fletcher.serve.models.description import ModelDescription
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
@@ -94,7 +94,7 @@ def stages(encoder: Encoder, count: int, options: EmbedOptions) -> Table:
     table = Table()
     texts = [TEXT.format(number) for number in range(count)]
     batch = pa.record_batch({"text": texts})
-    schema = output_schema(batch.schema, ServedModel.of(encoder.info), options)
+    schema = output_schema(batch.schema, ModelDescription.of(encoder.info), options)
 
     read = table.stage("Arrow strings to Python's", lambda: read_texts(batch, 0, 0), result=lambda made: batch.nbytes)
     task = table.stage(

@@ -1,4 +1,4 @@
-"""Texts that were seen before: inside one call, and across calls."""
+"""Duplicate texts inside one call, and `VectorCache` for texts of earlier calls."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ENTRY_BYTES = 500
 
 
 def unique(texts: Sequence[str]) -> tuple[Sequence[str], NDArray[np.int64] | None]:
-    """Each text once, in the order of its first appearance.
+    """Return each text once, in the order of its first appearance.
 
     Returns:
-        The different texts, and for each of the given ones which it is, int64, (n,); None where all are different.
+        The different texts, and the index of each given text among them, int64, (n,); None if all are different.
     """
     if len(texts) < 2:
         return texts, None
@@ -37,42 +37,43 @@ def unique(texts: Sequence[str]) -> tuple[Sequence[str], NDArray[np.int64] | Non
 
 
 class Distinct:
-    """The same for texts that come in parts, one after the other."""
+    """Different texts of a sequence that comes in parts, one after the other."""
 
     def __init__(self, count: int) -> None:
-        """
+        """Begin empty.
+
         Args:
-            count: texts that will come in all.
+            count: texts of all parts together.
         """
         self._places: dict[str, int] = {}
         self._inverse = np.empty(count, np.int64)
         self._done = 0
 
     def __len__(self) -> int:
-        """Different texts so far."""
+        """Return the number of different texts so far."""
         return len(self._places)
 
     @property
     def inverse(self) -> NDArray[np.int64] | None:
-        """Of the texts so far, which each is, (n,); None where all are different."""
+        """Return the index of each text so far among the different ones, int64, (n,); None if all are different."""
         return None if len(self._places) == self._done else self._inverse[: self._done]
 
     def add(self, texts: Sequence[str]) -> Sequence[str]:
-        """The next part.
+        """Add the next part.
 
         Returns:
-            Its texts that did not come before.
+            Its texts that no earlier part had.
         """
         places = self._places
-        known = len(places)
-        found = [places.setdefault(text, len(places)) for text in texts]
-        self._inverse[self._done : self._done + len(found)] = found
-        self._done += len(found)
-        if len(places) == known + len(found):
+        before = len(places)
+        indices = [places.setdefault(text, len(places)) for text in texts]
+        self._inverse[self._done : self._done + len(indices)] = indices
+        self._done += len(indices)
+        if len(places) == before + len(indices):
             return texts
         new: list[str] = []
-        for text, place in zip(texts, found, strict=True):
-            if place == known + len(new):  # places are given in order
+        for text, index in zip(texts, indices, strict=True):
+            if index == before + len(new):  # indices are given in order
                 new.append(text)
         return new
 
@@ -82,10 +83,10 @@ class Known:
     """A vector that was computed before.
 
     Attributes:
-        vector: float32, (dimension,), of full length; nobody may write to it.
-        tokens: that the model saw.
-        dropped: that truncation cut.
-        chunks: of a text that was split, its parts; as little to be written to.
+        vector: float32, (dimension,), of full length; read-only.
+        tokens: tokens that the model saw.
+        dropped: tokens that truncation cut.
+        chunks: parts of a text that was split; read-only.
     """
 
     vector: NDArray[np.float32]
@@ -95,13 +96,13 @@ class Known:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, about."""
+        """Return the approximate number of bytes that it takes."""
         chunks = self.chunks
         parts = 0 if chunks is None else chunks.vectors.nbytes + chunks.spans.nbytes + ENTRY_BYTES
         return self.vector.nbytes + ENTRY_BYTES + parts
 
     def copy(self) -> Known:
-        """With arrays of its own that nobody can write to."""
+        """Return a copy with read-only arrays of its own."""
         chunks = self.chunks
         if chunks is not None:
             chunks = Chunks(*map(_frozen, (chunks.vectors, chunks.offsets, chunks.spans)))
@@ -119,7 +120,7 @@ class Promise:
     known: Known | None = None
 
     def kept(self) -> Known:
-        """The vector. Parts of a job are finished in order, so whoever asks in his turn finds it.
+        """Return the vector. Parts of a job are finished in order, so it is there when a later part needs it.
 
         Raises:
             RuntimeError: it was asked for before its turn.
@@ -140,10 +141,11 @@ class VectorCache:
     """
 
     def __init__(self, identity: str, max_bytes: int = CACHE_BYTES) -> None:
-        """
+        """Begin empty.
+
         Args:
-            identity: of the model and of what runs it: vectors of another are another's.
-            max_bytes: bound; 0 keeps nothing.
+            identity: text that identifies the model and the provider: vectors of another one are never returned.
+            max_bytes: bound of the memory; 0 keeps nothing.
         """
         self._identity = identity.encode()
         self._cache: BoundedCache[bytes, Known] = BoundedCache(max_bytes)
@@ -151,19 +153,19 @@ class VectorCache:
 
     @property
     def hits(self) -> int:
-        """Texts that were found."""
+        """Return the number of texts that were in the cache."""
         return self._cache.hits
 
     @property
     def misses(self) -> int:
-        """Texts that were not."""
+        """Return the number of texts that were not in the cache."""
         return self._cache.misses
 
     def keys(self, texts: Sequence[str], options: EmbedOptions) -> list[bytes]:
-        """The texts' keys.
+        """Return the texts' keys.
 
         Raises:
-            UnicodeEncodeError: a text that is no valid Unicode.
+            UnicodeEncodeError: a text that is not valid Unicode.
         """
         same = options.replace(dimensions=None, dtype="float32", normalize=None)
         start = hashlib.blake2b(self._identity, digest_size=16)
@@ -176,11 +178,11 @@ class VectorCache:
         return keys
 
     def get(self, key: bytes) -> Known | None:
-        """What is known under a key."""
+        """Return the vector of a key, or None."""
         return self._cache.get(key)
 
     def keep(self, key: bytes, known: Known) -> Known:
-        """Keeps a copy, and gives it."""
+        """Cache a copy, and return it."""
         kept = known.copy()
         self._cache.put(key, kept, kept.size)
         return kept

@@ -71,7 +71,7 @@ class Rows:
 
 
 def cut_documents(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Iterator[Rows]:
-    """Cuts texts into rows of windows, or of what late chunking sees at a time.
+    """Cut texts into rows of windows, or into the rows of late chunking.
 
     A text that fits is one row, the same as without windows. In a longer one, every window gets the prompt, as the model was
     trained with it before every input; in late chunking only the first row does.
@@ -86,7 +86,7 @@ def cut_documents(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], o
         Rows in the texts' order, at most about `PART_TOKENS` tokens or `PART_BYTES` of states at a time.
 
     Raises:
-        InputError: a text that is no valid Unicode string, or a window without room.
+        InputError: a text that is not a valid Unicode string, or a window without room.
     """
     output = TOKEN_STATES if options.overflow == "late" else None
     most = PART_TOKENS if output is None else min(PART_TOKENS, PART_BYTES // (4 * card.dimension))
@@ -141,14 +141,15 @@ def _only_row(tokenizer: Tokenizer, document: int, prompt: str, tokens: int) -> 
 
 
 class Folding:
-    """Collects the computed rows of texts, part by part and in order, and gives one vector a text."""
+    """Collects the computed rows of texts, part by part and in order, and makes one vector of each text."""
 
     def __init__(self, texts: int, card: ModelCard, options: EmbedOptions) -> None:
-        """
+        """Begin with no rows.
+
         Args:
-            texts: how many.
-            card: the model's.
-            options: those that the texts were cut with.
+            texts: number of texts.
+            card: the model's card.
+            options: options with which the texts were cut.
         """
         self._card = card
         self._options = options
@@ -162,7 +163,7 @@ class Folding:
         self._open_tokens: list[int] = []
 
     def add(self, rows: Rows, values: NDArray[np.float32]) -> None:
-        """Takes what the graph made of some rows.
+        """Add the values of the next rows.
 
         Args:
             rows: the next ones.
@@ -177,7 +178,7 @@ class Folding:
                 self._add_states(place, values[offsets[index] : offsets[index + 1]])
 
     def result(self) -> Embeddings:
-        """The vectors, float32 and of full length, with their chunks; nothing of the texts was dropped."""
+        """Return the vectors, float32 and of full length, with their chunks; nothing of the texts was dropped."""
         weights = np.maximum(self._weights, 1).astype(np.float32)
         vectors: NDArray[np.float32] = np.divide(self._sums, weights[:, None])
         offsets = np.zeros(len(self._counts) + 1, np.int64)

@@ -1,4 +1,4 @@
-"""What vectors leave as: cut to a Matryoshka length, then cast, each once and for all rows at a time."""
+"""Post-processing of vectors: cut to a Matryoshka length, normalized and cast, all rows at a time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LARGEST_INT8 = 127
 
 
 def shorten(vectors: Vectors, card: ModelCard, dimensions: int | None) -> Vectors:
-    """Cuts vectors to one of the model's Matryoshka dimensions.
+    """Cut vectors to one of the model's Matryoshka dimensions.
 
     The order is the model's own: layer norm without weights (where the card says so), cut, L2. Layer norm after the
     graph's L2 equals layer norm before it but for the vector's length, which the L2 that follows sets anew.
@@ -33,7 +33,7 @@ def shorten(vectors: Vectors, card: ModelCard, dimensions: int | None) -> Vector
     Args:
         vectors: float32, (n, dimension).
         card: the model's.
-        dimensions: the wanted length; None leaves the vectors as they are.
+        dimensions: the requested length; None leaves the vectors as they are.
 
     Returns:
         float32, (n, dimensions); the argument itself where nothing is to be done.
@@ -54,13 +54,13 @@ def shorten(vectors: Vectors, card: ModelCard, dimensions: int | None) -> Vector
 
 
 def normalize(vectors: Vectors) -> Vectors:
-    """Vectors of L2 norm 1, as `torch.nn.functional.normalize`: x / max(|x|, 1e-12)."""
+    """Return vectors of L2 norm 1, as `torch.nn.functional.normalize`: x / max(|x|, 1e-12)."""
     norms: Vectors = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), NORMALIZE_EPSILON)
     return vectors / norms
 
 
 def cast(vectors: Vectors, dtype: DType) -> tuple[NDArray[Any], Vectors | None]:
-    """Vectors in the wanted type.
+    """Return vectors in the requested type.
 
     `int8` is round(element / scale) with scale = largest absolute element / 127 of each vector, so an element is at most half
     a scale off; a zero vector has scale 0. `ubinary` is sentence-transformers' `quantize_embeddings(precision="ubinary")`:
@@ -68,7 +68,7 @@ def cast(vectors: Vectors, dtype: DType) -> tuple[NDArray[Any], Vectors | None]:
 
     Args:
         vectors: float32, (n, dimension).
-        dtype: the wanted type.
+        dtype: the requested type.
 
     Returns:
         float32 (the argument itself), float16 or int8, (n, dimension), or uint8, (n, dimension / 8); and for int8 the

@@ -1,4 +1,4 @@
-"""Split texts that were embedded before, with their chunks: those need no rows, and the others' results are kept."""
+"""`KnownDocuments`: the cache of split texts with their chunks. Cached texts need no rows; results of others are cached."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ __all__ = ["KnownDocuments"]
 
 
 class KnownDocuments:
-    """Texts of one call, looked up.
+    """Texts of one call, looked up in the cache.
 
     Attributes:
         missing: the texts that must be computed, in order.
     """
 
     def __init__(self, cache: VectorCache, texts: Sequence[str], options: EmbedOptions) -> None:
-        """
+        """Look the texts up.
+
         Args:
             cache: vectors of earlier calls.
             texts: any number, no two of them equal.
-            options: how they become vectors.
+            options: the way in which they become vectors.
         """
         self._cache = cache
         try:
             self._keys = cache.keys(texts, options) if cache.enabled else []
-        except (UnicodeEncodeError, AttributeError):  # the tokenizer names what is no text
+        except (UnicodeEncodeError, AttributeError):  # the tokenizer names the element that is not a text
             self._keys = []
         self._known = [cache.get(key) for key in self._keys]
         self.missing = [
@@ -39,7 +40,7 @@ class KnownDocuments:
         ]
 
     def join(self, computed: Embeddings) -> Embeddings:
-        """Keeps what was computed, and puts what was known in its place.
+        """Cache what was computed, and add what was cached.
 
         Args:
             computed: of `missing`: float32 vectors of full length, with their chunks.
@@ -49,9 +50,11 @@ class KnownDocuments:
         """
         if not self._keys:
             return computed
-        made = _take_apart(computed)
-        found = [known or self._cache.keep(key, next(made)) for key, known in zip(self._keys, self._known, strict=True)]
-        return computed if len(self.missing) == len(found) else _put_together(found)
+        fresh = _take_apart(computed)
+        documents = [
+            known or self._cache.keep(key, next(fresh)) for key, known in zip(self._keys, self._known, strict=True)
+        ]
+        return computed if len(self.missing) == len(documents) else _put_together(documents)
 
 
 def _take_apart(embeddings: Embeddings) -> Iterator[Known]:
@@ -75,7 +78,7 @@ def _put_together(documents: Sequence[Known]) -> Embeddings:
     )
 
 
-def _chunks(found: Embeddings | Known) -> Chunks:
-    if found.chunks is None:
+def _chunks(split: Embeddings | Known) -> Chunks:
+    if split.chunks is None:
         raise TypeError("a text that was not split is among those that were")
-    return found.chunks
+    return split.chunks

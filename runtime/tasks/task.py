@@ -174,11 +174,11 @@ def _prepare_cached(
             promised.pop(keys[index], None)
         if len(missing) < len(texts):
             rows = iter(promises)
-            all_known = [value or next(rows) for value in known]
-            found = [value.kept() if isinstance(value, Promise) else value for value in all_known]
-            values = np.stack([value.vector for value in found])
-            lengths = np.array([value.tokens for value in found], np.int64)
-            dropped = np.array([value.dropped for value in found], np.int32)
+            promised_or_cached = [value or next(rows) for value in known]
+            vectors = [value.kept() if isinstance(value, Promise) else value for value in promised_or_cached]
+            values = np.stack([value.vector for value in vectors])
+            lengths = np.array([value.tokens for value in vectors], np.int64)
+            dropped = np.array([value.dropped for value in vectors], np.int32)
         return finish(Embeddings(values, lengths, dropped), inverse, card, options)
 
     return Task(encodings, None, join)

@@ -12,7 +12,7 @@ from fletcher.runtime import Embeddings
 from fletcher.runtime.embed_options import EmbedOptions
 
 from ..errors import FieldError
-from ..models.description import ServedModel
+from ..models.description import ModelDescription
 from .columns import made_columns, vector_columns, vector_fields
 from .options import ArrowOptions
 
@@ -91,7 +91,7 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
     return cast(list[str], texts)
 
 
-def output_schema(schema: Any, model: ServedModel, options: EmbedOptions) -> Any:
+def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions) -> Any:
     """Return the stream's schema with the vector columns; its metadata name the model and the options of the vectors."""
     size = model.dimension if options.dimensions is None else options.dimensions
     normalized = model.normalized if options.normalize is None else options.normalize

@@ -75,10 +75,10 @@ def serve(
         if report.as_json:
             typer.echo(msgspec.json.encode(server.addresses).decode())
         else:
-            for serving in server.models.serving:
-                for version in serving.versions:
+            for model in server.models.named:
+                for version in model.versions:
                     info = version.wake().backend.info
-                    report.line(f"serving {serving.name} ({info.variant} on {info.provider})")
+                    report.line(f"serving {model.name} ({info.variant} on {info.provider})")
                     report.line(info.fallback or info.reason)
             for door, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
                 if url is not None:

@@ -48,7 +48,8 @@ class Admission:
     """
 
     def __init__(self, *, max_tokens: int, max_wait: float, max_memory: int, metrics: Metrics, rate: DrainRate) -> None:
-        """
+        """Begin with nothing open.
+
         Args:
             max_tokens: tokens that may wait; a single larger request is admitted when nothing else waits.
             max_wait: seconds that a request may be expected to wait before its first batch.

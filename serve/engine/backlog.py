@@ -82,7 +82,8 @@ class Backlog:
     """A queue that hands out batches. Requests share turns: a large one gives one batch, then queues again."""
 
     def __init__(self, admission: Admission) -> None:
-        """
+        """Begin with an empty queue.
+
         Args:
             admission: the open requests; its lock guards the queue, too.
         """

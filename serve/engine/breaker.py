@@ -21,7 +21,8 @@ class Breaker:
     def __init__(
         self, *, failures: int = 5, open_seconds: float = 5.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """
+        """Begin closed.
+
         Args:
             failures: failures in a row that open it.
             open_seconds: seconds for which it then rejects.

@@ -27,7 +27,8 @@ class DrainRate:
     """
 
     def __init__(self, workers: int = 1) -> None:
-        """
+        """Begin without a sample.
+
         Args:
             workers: batches that are computed at once.
         """

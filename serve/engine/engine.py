@@ -81,7 +81,8 @@ class Engine:
         spare: Callable[[], Backend] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """
+        """Begin to admit requests.
+
         Args:
             backend: the model; the caller closes it, after the engine has stopped.
             max_queue_tokens: tokens that may wait; above it requests are rejected.

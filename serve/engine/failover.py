@@ -32,7 +32,8 @@ class Failover:
     """
 
     def __init__(self, backend: Backend, spare: Callable[[], Backend] | None, metrics: Metrics) -> None:
-        """
+        """Begin with the first backend.
+
         Args:
             backend, spare: see above.
             metrics: receives the count of batches that ran on the spare backend.

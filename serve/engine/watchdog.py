@@ -42,7 +42,8 @@ class Watchdog:
     """
 
     def __init__(self, limit: float, lost: Callable[[Sequence[Piece]], None]) -> None:
-        """
+        """Begin to check.
+
         Args:
             limit: seconds after which a batch counts as stuck.
             lost: called once for every batch that is stuck.

@@ -36,7 +36,8 @@ class BatchWorkers:
     def __init__(
         self, admission: Admission, backlog: Backlog, failover: Failover, metrics: Metrics, stuck_seconds: float
     ) -> None:
-        """
+        """Begin the threads.
+
         Args:
             admission: settles the requests.
             backlog: hands out the batches.

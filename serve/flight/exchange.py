@@ -30,7 +30,7 @@ from ..engine.embed_request import EmbedRequest
 from ..engine.terms import Terms
 from ..errors import UnknownModelError
 from ..models.registry import Models
-from ..models.version import Version
+from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
 from ..statuses import public_message
 from .options import read_options
@@ -54,7 +54,7 @@ class _Pending:
     batch: Any
     schema: Any
     ipc: Any
-    version: Version
+    version: ModelVersion
     future: Future[Embeddings]
 
 
@@ -166,7 +166,7 @@ class Exchange:
                 continue
             if column is None:
                 column = choose_column(chunk.data.schema, options)
-                served = self._models.pick(options.model).served
+                served = self._models.pick(options.model).description
                 # One version answers the whole stream, for its schema says which.
                 name = f"{served.name}@{served.version}"
                 schema = output_schema(chunk.data.schema, served, options.embed)
@@ -178,7 +178,9 @@ class Exchange:
             self._unanswered += 1
             self._pending.put(_Pending(chunk.data, schema, options.ipc, version, future))
 
-    def _submit(self, texts: list[str], options: ArrowOptions, name: str | None) -> tuple[Version, Future[Embeddings]]:
+    def _submit(
+        self, texts: list[str], options: ArrowOptions, name: str | None
+    ) -> tuple[ModelVersion, Future[Embeddings]]:
         """Submit one batch. A stream that is under way waits for room where a new one would be refused."""
         request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=self._terms)
         while True:
@@ -207,7 +209,7 @@ class Exchange:
             if not self._begun:
                 self._writer.begin(pending.schema, options=pending.ipc)
                 self._begun = True
-            served = pending.version.served
+            served = pending.version.description
             self._draft.count(served.name, served.version, embeddings)
             answer = with_vectors(pending.batch, embeddings, pending.schema)
             self._draft.bytes_out += answer.nbytes
@@ -222,7 +224,7 @@ class Exchange:
         """Answer a stream without batches: with a schema and no batch."""
         schema = self._reader.schema
         choose_column(schema, self._options)
-        served = self._models.pick(self._options.model).served
+        served = self._models.pick(self._options.model).description
         self._writer.begin(output_schema(schema, served, self._options.embed))
 
     def _tell(self, error: FletcherError, thread: threading.Thread) -> None:

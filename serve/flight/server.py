@@ -133,9 +133,9 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=terms)
             version, future = self._models.submit_blocking(options.model, request, draft)
             embeddings = wait(future, context, terms.deadline)
-            draft.count(version.served.name, version.served.version, embeddings)
+            draft.count(version.description.name, version.description.version, embeddings)
             batch = pa.RecordBatch.from_pydict({options.column or DEFAULT_COLUMN: pa.array(texts, pa.string())})
-            schema = output_schema(batch.schema, version.served, options.embed)
+            schema = output_schema(batch.schema, version.description, options.embed)
             answer = with_vectors(batch, embeddings, schema)
             draft.bytes_out = answer.nbytes
             return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, [answer]), options.ipc)
@@ -156,7 +156,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             draft.bytes_in = action.body.size
             if action.type == "info":
                 body = msgspec.json.encode(
-                    {"server": "fletcher", "version": __version__, "model": self._models.pick().served}
+                    {"server": "fletcher", "version": __version__, "model": self._models.pick().description}
                 )
             elif action.type == "health":
                 reason = self._models.not_ready()
@@ -234,7 +234,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
     def _info(self, descriptor: Any, options: ArrowOptions) -> Any:
         """Return a descriptor's `FlightInfo`."""
         texts = pa.schema([pa.field(options.column or DEFAULT_COLUMN, pa.string())])
-        schema = output_schema(texts, self._models.pick(options.model).served, options.embed)
+        schema = output_schema(texts, self._models.pick(options.model).description, options.embed)
         return fl.FlightInfo(schema, descriptor, [fl.FlightEndpoint(EMBED, [self.url])], -1, -1)
 
     @contextmanager

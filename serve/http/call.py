@@ -18,7 +18,7 @@ from ..engine.embed_request import PLAIN, EmbedRequest
 from ..engine.terms import Terms
 from ..errors import FieldError, MediaTypeError, SlowBodyError, TooLargeError
 from ..models.registry import ANSWERED_BY, Models
-from ..models.version import Version
+from ..models.version import ModelVersion
 from ..observe.requests import RecordDraft
 from .bridge import Bridge, ClientLeftError, Receive
 
@@ -157,7 +157,7 @@ class Call:
 
     async def ask(
         self, name: str | None, inputs: Inputs, options: EmbedOptions = PLAIN, output: Output = "vectors"
-    ) -> tuple[Version, Any]:
+    ) -> tuple[ModelVersion, Any]:
         """Submit a request to a model's engine and wait for the answer.
 
         Args:
@@ -193,7 +193,7 @@ class Call:
                 raise DeadlineError(
                     f"the request's {timeout:g} s (X-Request-Timeout) passed before it was answered"
                 ) from None
-        self.draft.count(version.served.name, version.served.version, answer)
+        self.draft.count(version.description.name, version.description.version, answer)
         return version, answer
 
 

@@ -19,7 +19,7 @@ from fletcher.runtime.inputs import Texts
 
 from ..engine.embed_request import EmbedRequest
 from ..errors import FieldError
-from ..models.version import Version
+from ..models.version import ModelVersion
 from .bridge import ClientLeftError
 from .call import Call, Response
 from .embedding_items import Usage, embedding_items
@@ -67,7 +67,7 @@ async def stream(
 
 
 async def _answers(
-    call: Call, version: Version, pieces: Sequence[Texts], options: EmbedOptions
+    call: Call, version: ModelVersion, pieces: Sequence[Texts], options: EmbedOptions
 ) -> AsyncIterator[Embeddings]:
     """Yield the embeddings of the pieces, in order, and keep `AHEAD` pieces under way."""
     waiting: deque[Future[Any]] = deque()
@@ -99,16 +99,16 @@ async def _answers(
             future.cancel()
 
 
-async def _wait(call: Call, version: Version, future: Future[Any]) -> Embeddings:
+async def _wait(call: Call, version: ModelVersion, future: Future[Any]) -> Embeddings:
     """Return a piece's embeddings, counted in the request's record."""
     embeddings: Embeddings = await call.bridge.wait(future, call.receive)
-    call.draft.count(version.served.name, version.served.version, embeddings)
+    call.draft.count(version.description.name, version.description.version, embeddings)
     return embeddings
 
 
 async def _lines(
     call: Call,
-    version: Version,
+    version: ModelVersion,
     first: Embeddings,
     others: AsyncIterator[Embeddings],
     encoding_format: str,
@@ -129,7 +129,7 @@ async def _lines(
             tokens += int(embeddings.tokens.sum())
             embeddings = await anext(others, None)
         usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-        yield _encoder.encode({"object": "end", "model": version.served.name, "usage": usage}) + b"\n"
+        yield _encoder.encode({"object": "end", "model": version.description.name, "usage": usage}) + b"\n"
     except ClientLeftError:
         return
     except FletcherError as error:

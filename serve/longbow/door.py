@@ -139,7 +139,7 @@ class LongbowDoor:
             raise FieldError("the dataset has no name", "dataset")
         while True:  # once more where the model is exchanged or woken in between
             version = models.pick(name)
-            model = version.served
+            model = version.description
             ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
             if not rows:
                 return IngestAnswer(dataset, ids, 0, len(documents), 0)

@@ -1,4 +1,4 @@
-"""What an operator may change of a server's models, as changes of the list of specifications; both doors offer them."""
+"""Changes of a server's models, as changes of the list of specifications; HTTP and Flight offer them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Change = Callable[[list[ModelSpec]], list[ModelSpec]]
 
 
 def loading(spec: ModelSpec, said: Collection[str]) -> Change:
-    """Adds a version, or exchanges the one that has its name and label.
+    """Return a change that adds a version, or exchanges the one that has its name and label.
 
     Args:
-        spec: with its name.
-        said: the fields that were said of it; of a version that is exchanged, the others stay.
+        spec: the version's specification, with its name.
+        said: fields that the operator gave; the other fields of an exchanged version stay.
     """
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
@@ -32,9 +32,9 @@ def loading(spec: ModelSpec, said: Collection[str]) -> Change:
 
 
 def unloading(name: str) -> Change:
-    """Takes a model out, or one version of it by `name@version`.
+    """Return a change that removes a model, or one version of it by `name@version`.
 
-    The change raises `UnknownModelError` where there is none.
+    The change raises `UnknownModelError` if the model does not exist.
     """
     called, at, label = name.rpartition("@")
 

@@ -1,4 +1,4 @@
-"""`ServedModel`: description of a served model under its names, as HTTP and Flight answer with it."""
+"""`ModelDescription`: description of a served model under its names, as HTTP and Flight answer with it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
 from fletcher.runtime.model_info import ModelInfo
 
-__all__ = ["ServedModel"]
+__all__ = ["ModelDescription"]
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
+class ModelDescription:
     """A model as clients see it.
 
     Attributes:
-        name: what it is called in answers.
+        name: its name in answers.
         names: every name that it answers to.
         dimension: length of a full vector.
         dimensions: every length that it offers, the full one first.
         max_tokens: longest input.
         input_types: every input type that it understands.
         normalized: whether its vectors have L2 norm 1.
-        variant: the graph that runs.
-        provider: where it runs.
-        digest: what the vectors depend on.
-        loaded: Unix time.
-        output: what it gives.
+        variant: name of the graph that runs.
+        provider: execution provider that it runs on.
+        digest: hash of everything that decides the vectors.
+        loaded: Unix time of its load.
+        output: output that the model gives.
         version: this version's label.
-        activation: what turned a reranker's logits into scores.
+        activation: function that turned a reranker's logits into scores.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ServedModel:
     @classmethod
     def of(
         cls, info: ModelInfo, name: str | None = None, aliases: Sequence[str] = (), version: str = "1"
-    ) -> ServedModel:
+    ) -> ModelDescription:
         """Describe a loaded model.
 
         Args:

@@ -1,4 +1,4 @@
-"""The C library's heap: few arenas from the start, and freed memory back to the system."""
+"""The C library's heap: a limit of its arenas, and the return of freed memory to the system."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ M_ARENA_MAX, VARIABLE = -8, "MALLOC_ARENA_MAX"
 
 
 def few_arenas() -> None:
-    """Keeps the process to `ARENAS`; call it before there are threads. Does nothing without glibc, or where the variable says
-    otherwise."""
+    """Limit the process to `ARENAS` arenas; call it before there are threads.
+
+    It does nothing without glibc, or if `MALLOC_ARENA_MAX` is set.
+    """
     mallopt = _function("mallopt")
     if mallopt is not None and VARIABLE not in os.environ:
         mallopt(M_ARENA_MAX, ARENAS)
 
 
 def give_memory_back() -> None:
-    """Returns what a closed session held to the system: glibc keeps freed memory for itself otherwise."""
+    """Return the memory of a closed session to the system: glibc keeps freed memory for itself otherwise."""
     gc.collect()
     trim = _function("malloc_trim")
     if trim is not None:
@@ -36,5 +38,5 @@ def give_memory_back() -> None:
 
 
 def _function(name: str) -> Any | None:
-    """A function of the C library, where it has it: musl has neither."""
+    """Return a function of the C library, or None: musl has neither of the two."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None

@@ -19,7 +19,8 @@ class Readiness:
     """Checks the canary again after every failure. Safe to use from any thread; a call can take as long as a canary run."""
 
     def __init__(self, engine: Engine) -> None:
-        """
+        """Begin ready.
+
         Args:
             engine: an engine whose backend passed its canary when it was loaded.
         """

@@ -25,10 +25,10 @@ from ..engine.embed_request import EmbedRequest
 from ..engine.engine import Engine
 from ..errors import UnknownModelError
 from ..observe.metrics import Metrics
-from .named import Serving, group, table_of
+from .named import NamedModel, group, table_of
 from .shadows import Shadows
 from .spec import ModelSpec, check_specs
-from .version import Loader, MakeEngine, Version
+from .version import Loader, MakeEngine, ModelVersion
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
@@ -53,10 +53,10 @@ IDLE_LOOK_SECONDS = 0.25
 
 
 class Models:
-    """What a server serves. Lookups are lock-free on an immutable table; one change runs at a time.
+    """The models of a server. Lookups are lock-free on an immutable table; one change runs at a time.
 
     Attributes:
-        metrics: what all engines count in.
+        metrics: receives the counts of all engines.
     """
 
     def __init__(
@@ -68,14 +68,15 @@ class Models:
         drain_seconds: float = 30.0,
         fingerprint: Callable[[ModelSpec], str] | None = None,
     ) -> None:
-        """
+        """Begin without a model.
+
         Args:
-            load: opens a specification's encoder, its canary checked.
-            make_engine: gives an encoder its engine, counting in the metrics given.
-            metrics: where to count.
-            drain_seconds: how long a version that goes may take to answer what it admitted.
-            fingerprint: of what lies at a specification's path, so that a folder that was exchanged is seen; None looks
-                at the specification alone.
+            load: opens the backend of a specification, and checks its canary.
+            make_engine: makes the engine of a backend, with the metrics that receive its counts.
+            metrics: receives the counts of all engines. Default: metrics of its own.
+            drain_seconds: seconds that a version which goes may take to answer what it admitted.
+            fingerprint: returns a digest of the folder at a specification's path, so that an exchanged folder is noticed.
+                Default: only specifications are compared.
         """
         self.metrics = Metrics() if metrics is None else metrics
         self._load = load
@@ -83,8 +84,8 @@ class Models:
         self._drain_seconds = drain_seconds
         self._fingerprint = fingerprint or (lambda spec: "")
         self._change = threading.Lock()
-        self._serving: tuple[Serving, ...] = ()
-        self._table: Mapping[str, Serving | Version] = {}
+        self._named: tuple[NamedModel, ...] = ()
+        self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._stopping = False
         self._shadows = Shadows(self.metrics)
@@ -99,22 +100,22 @@ class Models:
     # Looking up --------------------------------------------------------------------------------------------------------
 
     @property
-    def serving(self) -> tuple[Serving, ...]:
-        """The models, in the order in which they were named."""
-        return self._serving
+    def named(self) -> tuple[NamedModel, ...]:
+        """Return the models, in the order in which they were named."""
+        return self._named
 
     @property
     def stopping(self) -> bool:
-        """Whether the server is stopping."""
+        """Return whether the server is stopping."""
         return self._stopping
 
     @property
     def open_requests(self) -> int:
-        """Requests admitted and not yet answered."""
-        engines = [version.engine for serving in self._serving for version in serving.versions]
+        """Return the number of requests that were admitted and are not yet answered."""
+        engines = [version.engine for model in self._named for version in model.versions]
         return sum(engine.open_requests for engine in engines if engine is not None)
 
-    def find(self, name: str) -> Serving | Version:
+    def find(self, name: str) -> NamedModel | ModelVersion:
         """Return a model by name or alias, or one version of it by `name@version`.
 
         Raises:
@@ -122,11 +123,11 @@ class Models:
         """
         entry = self._table.get(name)
         if entry is None:
-            names = ", ".join(repr(serving.name) for serving in self._serving)
+            names = ", ".join(repr(model.name) for model in self._named)
             raise UnknownModelError(f"the model {name!r} is not served here; this server has {names}")
         return entry
 
-    def pick(self, name: str | None = None, outputs: Sequence[Output] = VECTORS) -> Version:
+    def pick(self, name: str | None = None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
         """Return the version that answers a request now.
 
         Args:
@@ -137,21 +138,25 @@ class Models:
             UnknownModelError: no model has this name, or none gives such an output.
             InputError: the model gives something else.
         """
-        entry: Serving | Version = self._first(outputs) if name is None else self._table.get(name) or self.find(name)
-        if isinstance(entry, Serving):
+        entry: NamedModel | ModelVersion = (
+            self._first(outputs) if name is None else self._table.get(name) or self.find(name)
+        )
+        if isinstance(entry, NamedModel):
             entry = entry.answering[0] if len(entry.answering) == 1 else entry.choose()
-        served = entry.served
+        served = entry.description
         if served.output not in outputs:
             raise InputError(f"{served.name} gives {_words([served.output])}, and this route {_words(outputs)}")
         return entry
 
-    def _first(self, outputs: Sequence[Output]) -> Serving:
-        for serving in self._serving:
-            if serving.output in outputs:
-                return serving
+    def _first(self, outputs: Sequence[Output]) -> NamedModel:
+        for model in self._named:
+            if model.output in outputs:
+                return model
         raise UnknownModelError(f"no model of this server gives {_words(outputs)}")
 
-    def submit(self, version: Version, request: EmbedRequest, draft: RecordDraft | None = None) -> Future[Any] | None:
+    def submit(
+        self, version: ModelVersion, request: EmbedRequest, draft: RecordDraft | None = None
+    ) -> Future[Any] | None:
         """Hand a request to a version's engine, and a copy of it to the model's shadow.
 
         Args:
@@ -178,14 +183,14 @@ class Models:
                 raise
             return None
         self._requests(version.spec.name, version.spec.version).inc()
-        serving = self._table.get(version.spec.name)
-        if isinstance(serving, Serving) and serving.shadow is not None and version is not serving.shadow:
-            self._shadows.follow(serving.shadow, future, request)
+        model = self._table.get(version.spec.name)
+        if isinstance(model, NamedModel) and model.shadow is not None and version is not model.shadow:
+            self._shadows.follow(model.shadow, future, request)
         return future
 
     def submit_blocking(
         self, name: str | None, request: EmbedRequest, draft: RecordDraft | None = None
-    ) -> tuple[Version, Future[Any]]:
+    ) -> tuple[ModelVersion, Future[Any]]:
         """`pick`, `wake` and `submit` for a thread that may wait for a load.
 
         Raises:
@@ -200,49 +205,51 @@ class Models:
 
     @property
     def fallback(self) -> str | None:
-        """Which models another provider computes than was wanted, and why; None if there is none. A server's only model is
-        not named."""
-        engines = [(serving.name, version.engine) for serving in self._serving for version in serving.versions]
-        found = [(name, engine.fallback) for name, engine in engines if engine is not None and engine.fallback]
-        if not found:
+        """Return which models run on another provider than the requested one, and why; None if none does.
+
+        The only model of a server is not named.
+        """
+        engines = [(model.name, version.engine) for model in self._named for version in model.versions]
+        reasons = [(name, engine.fallback) for name, engine in engines if engine is not None and engine.fallback]
+        if not reasons:
             return None
-        return "; ".join(f"{name}: {why}" if len(self._serving) > 1 else str(why) for name, why in found)
+        return "; ".join(f"{name}: {why}" if len(self._named) > 1 else str(why) for name, why in reasons)
 
     def not_ready(self) -> str:
-        """Why the server is not ready; empty if it is. May take as long as a canary run."""
+        """Return the reason why the server is not ready; empty if it is. May take as long as a canary run."""
         if self._stopping:
             return "the server is stopping"
-        for serving in self._serving:
-            for version in serving.answering:
+        for model in self._named:
+            for version in model.answering:
                 if reason := version.not_ready():
-                    return reason if len(self._serving) == 1 else f"{serving.name}: {reason}"
+                    return reason if len(self._named) == 1 else f"{model.name}: {reason}"
         return ""
 
     @property
     def settled(self) -> bool:
-        """Whether `not_ready` answers at once."""
-        every = (version.readiness for serving in self._serving for version in serving.versions)
+        """Return whether `not_ready` answers at once."""
+        every = (version.readiness for model in self._named for version in model.versions)
         return self._stopping or all(readiness is None or readiness.settled for readiness in every)
 
     # Changing ----------------------------------------------------------------------------------------------------------
 
     @property
     def specs(self) -> list[ModelSpec]:
-        """What the operator said of each version, in order."""
-        return [version.spec for serving in self._serving for version in serving.versions]
+        """Return the specification of each version, in order."""
+        return [version.spec for model in self._named for version in model.versions]
 
     def add_loaded(self, spec: ModelSpec, encoder: Backend) -> None:
-        """Serves an encoder that is open already and stays its caller's to close.
+        """Serve a backend that is open already; its caller closes it.
 
         Raises:
             InputError: one of its names is taken.
         """
         with self._change:
-            version = Version(spec, lambda spec: encoder, self._make_engine, owned=False)
-            self._install([*(v for serving in self._serving for v in serving.versions), version])
+            version = ModelVersion(spec, lambda spec: encoder, self._make_engine, owned=False)
+            self._install([*(v for model in self._named for v in model.versions), version])
 
     def apply(self, specs: Sequence[ModelSpec], *, reload: frozenset[tuple[str, str]] = frozenset()) -> None:
-        """Makes the server serve exactly these. What fails to load leaves everything as it was.
+        """Make the server serve exactly these. If one fails to load, everything stays as it was.
 
         Args:
             specs: every version of every model.
@@ -260,7 +267,7 @@ class Models:
         *,
         reload: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
-        """`apply` of what `change` makes of the present specifications, with no other change in between."""
+        """Apply a change to the present specifications, with no other change in between."""
         with self._change:
             self._apply([spec.named() for spec in change(self.specs)], reload)
 
@@ -268,11 +275,11 @@ class Models:
         if self._stopping:
             raise StoppingError("the server is stopping: it loads nothing more")
         check_specs(specs)
-        before = {version.spec.key: version for serving in self._serving for version in serving.versions}
+        before = {version.spec.key: version for model in self._named for version in model.versions}
         prints = {spec.key: self._fingerprint(spec) for spec in specs}
-        after: list[Version] = []
-        fresh: list[Version] = []
-        moved: list[tuple[Version, ModelSpec]] = []
+        after: list[ModelVersion] = []
+        fresh: list[ModelVersion] = []
+        moved: list[tuple[ModelVersion, ModelSpec]] = []
         try:
             for spec in specs:
                 old = before.get(spec.key)
@@ -282,7 +289,7 @@ class Models:
                     moved.append((old, spec))
                     after.append(old)
                 else:
-                    fresh.append(Version(spec, self._load, self._make_engine))
+                    fresh.append(ModelVersion(spec, self._load, self._make_engine))
                     after.append(fresh[-1])
             table = table_of(group(after))  # refuses names that are taken, before anything changes
         except BaseException:
@@ -302,10 +309,9 @@ class Models:
             fields = {"model": version.spec.name, "version": version.spec.version, "all_answered": drained}
             logger.info("model unloaded", extra={"fields": fields})
 
-    def _install(self, versions: Sequence[Version]) -> None:
-        serving = group(versions)
-        table = table_of(serving)
-        self._serving, self._table = serving, table
+    def _install(self, versions: Sequence[ModelVersion]) -> None:
+        models = group(versions)
+        self._named, self._table = models, table_of(models)
         idle = any(version.spec.idle_seconds is not None for version in versions)
         if idle and not self._idle.is_alive():
             self._idle.start()
@@ -313,11 +319,11 @@ class Models:
     # Resting and stopping ----------------------------------------------------------------------------------------------
 
     def _count_awake(self) -> float:
-        return sum(version.engine is not None for serving in self._serving for version in serving.versions)
+        return sum(version.engine is not None for model in self._named for version in model.versions)
 
     def _watch_idle(self) -> None:
         while not self._stopped.wait(IDLE_LOOK_SECONDS):
-            for version in [version for serving in self._serving for version in serving.versions]:
+            for version in [version for model in self._named for version in model.versions]:
                 limit, engine = version.spec.idle_seconds, version.engine
                 if limit is None or engine is None or engine.open_requests:
                     continue
@@ -325,41 +331,41 @@ class Models:
                     version.sleep(self._drain_seconds)
 
     def stop_admitting(self) -> None:
-        """Refuses everything from now on; what was admitted is still answered."""
+        """Reject everything from now on; admitted requests are still answered."""
         self._stopping = True
         self._stopped.set()
-        for serving in self._serving:
-            for version in serving.versions:
+        for model in self._named:
+            for version in model.versions:
                 if (engine := version.engine) is not None:
                     engine.stop_admitting()
 
     def stop(self, drain_seconds: float) -> bool:
-        """Answers what was admitted and closes every model; returns whether everything was answered in time."""
+        """Answer what was admitted and close every model; return whether everything was answered in time."""
         self.stop_admitting()
         self._shadows.stop()
         deadline = time.monotonic() + drain_seconds
         drained = True
-        for serving in self._serving:
-            for version in serving.versions:
+        for model in self._named:
+            for version in model.versions:
                 drained &= version.retire(max(deadline - time.monotonic(), 0.0))
         if self._idle.is_alive():
             self._idle.join()
         return drained
 
     def describe(self) -> list[dict[str, Any]]:
-        """Every version, as the admin API shows it."""
+        """Return every version, as the admin API shows it."""
         rows = []
-        for serving in self._serving:
-            for version in serving.versions:
+        for model in self._named:
+            for version in model.versions:
                 spec = msgspec.to_builtins(version.spec)
                 engine = version.engine
                 rows.append(
                     spec
                     | {
-                        "name": serving.name,
+                        "name": model.name,
                         "version": version.spec.version,
-                        "output": version.served.output,
-                        "digest": version.served.digest,
+                        "output": version.description.output,
+                        "digest": version.description.digest,
                         "awake": engine is not None,
                         "open_requests": 0 if engine is None else engine.open_requests,
                     }

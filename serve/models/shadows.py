@@ -14,7 +14,7 @@ from fletcher.runtime.errors import FletcherError
 
 from ..engine.embed_request import EmbedRequest
 from ..observe.metrics import Metrics
-from .version import Version
+from .version import ModelVersion
 
 __all__ = ["Shadows", "drift"]
 
@@ -29,7 +29,8 @@ class Shadows:
     """Sends copies after the client's own answer is there, and counts the drift."""
 
     def __init__(self, metrics: Metrics) -> None:
-        """
+        """Begin without copies.
+
         Args:
             metrics: receives the counts.
         """
@@ -43,7 +44,7 @@ class Shadows:
         self._copies = 0
         self._lock = threading.Lock()
 
-    def follow(self, shadow: Version, future: Future[Any], request: EmbedRequest) -> None:
+    def follow(self, shadow: ModelVersion, future: Future[Any], request: EmbedRequest) -> None:
         """Copy a request when it is answered; its deadline stays, and no record receives its stages."""
         share = shadow.spec.shadow_share
         if share < 1.0 and random.random() >= share:
@@ -59,7 +60,7 @@ class Shadows:
         """Copy nothing more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _answered(self, shadow: Version, answered: Future[Any], request: EmbedRequest) -> None:
+    def _answered(self, shadow: ModelVersion, answered: Future[Any], request: EmbedRequest) -> None:
         try:
             if answered.cancelled() or answered.exception() is not None:
                 self._done()
@@ -68,7 +69,7 @@ class Shadows:
         except RuntimeError:  # the pool was shut down: the server is stopping
             self._done()
 
-    def _copy(self, shadow: Version, answer: Any, request: EmbedRequest) -> None:
+    def _copy(self, shadow: ModelVersion, answer: Any, request: EmbedRequest) -> None:
         engine = shadow.engine
         if engine is None:
             self._skip(shadow, "asleep")
@@ -82,7 +83,7 @@ class Shadows:
             return
         future.add_done_callback(lambda copied: self._compare(shadow, answer, copied))
 
-    def _compare(self, shadow: Version, answer: Any, copied: Future[Any]) -> None:
+    def _compare(self, shadow: ModelVersion, answer: Any, copied: Future[Any]) -> None:
         try:
             if copied.cancelled() or (error := copied.exception()) is not None:
                 self._skip(shadow, "cancelled" if copied.cancelled() else type(error).__name__)
@@ -97,7 +98,7 @@ class Shadows:
         finally:
             self._done()
 
-    def _skip(self, shadow: Version, reason: str) -> None:
+    def _skip(self, shadow: ModelVersion, reason: str) -> None:
         self._skipped(shadow.spec.name, shadow.spec.version, reason).inc()
 
     def _done(self) -> None:

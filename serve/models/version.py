@@ -1,4 +1,4 @@
-"""`Version`: one loaded version of a model, its engine, and putting it to sleep and waking it."""
+"""`ModelVersion`: one loaded version of a model, its engine, and putting it to sleep and waking it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fletcher.runtime.providers.opening import FALLBACK
 
 from ..engine.backend import Backend
 from ..engine.engine import Engine
-from .description import ServedModel
+from .description import ModelDescription
 from .heap import give_memory_back
 from .readiness import Readiness
 from .spec import ModelSpec
 
-__all__ = ["Loader", "MakeEngine", "Version"]
+__all__ = ["Loader", "MakeEngine", "ModelVersion"]
 
 logger = logging.getLogger("fletcher.serve.models.registry")
 
@@ -30,7 +30,7 @@ Loader = Callable[[ModelSpec], Backend]
 MakeEngine = Callable[[Backend], Engine]
 
 
-class Version:
+class ModelVersion:
     """A loaded model and its engine. Asleep, it holds neither, and the next request wakes it.
 
     Attributes:
@@ -62,7 +62,7 @@ class Version:
         self._owned = owned
         self._lock = threading.Lock()
         self._encoder: Backend | None = load(spec)
-        self.served = ServedModel.of(self._encoder.info, spec.name, spec.aliases, spec.version)
+        self.description = ModelDescription.of(self._encoder.info, spec.name, spec.aliases, spec.version)
         self.engine: Engine | None = self._begin(self._encoder)
         self.readiness: Readiness | None = Readiness(self.engine)
 

@@ -110,7 +110,7 @@ async def encode_arrow(call: Call) -> Response:
     if total > most:
         raise FieldError(f"the stream has {total} rows; a request may have {most}: send several, or use Flight", column)
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
-    schema = output_schema(batches[0].schema if batches else read_schema(body), version.served, options.embed)
+    schema = output_schema(batches[0].schema if batches else read_schema(body), version.description, options.embed)
     rest: list[Embeddings] = [first] if texts else []
     for part in texts[1:]:
         rest.append((await call.ask(options.model, Texts(tuple(part)), options.embed))[1])

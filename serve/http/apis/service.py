@@ -48,9 +48,11 @@ async def ready(call: Call) -> Response:
         reason = await asyncio.get_running_loop().run_in_executor(None, models.not_ready)
     if reason:
         return Response(503, msgspec.json.encode(Ready("not ready", reason=reason)))
-    first = models.serving[0].answering[0]
+    first = models.named[0].answering[0]
     fallback = models.fallback
-    state = Ready("ready", provider=first.served.provider, fallback=msgspec.UNSET if fallback is None else fallback)
+    state = Ready(
+        "ready", provider=first.description.provider, fallback=msgspec.UNSET if fallback is None else fallback
+    )
     return Response(200, msgspec.json.encode(state))
 
 

@@ -131,7 +131,7 @@ def test_lists_that_contradict_themselves(shelf: Shelf, specs: list[ModelSpec]) 
 
 def test_open_requests_stay_within_what_a_memory_limit_leaves_them(shelf: Shelf) -> None:
     with serve(shelf, ModelSpec(path="1", name="one", memory_limit="1GiB"), ModelSpec(path="2", name="two")) as server:
-        limited, free = (serving.versions[0].wake() for serving in server.models.serving)
+        limited, free = (serving.versions[0].wake() for serving in server.models.named)
         assert limited.admission.max_memory == (1 << 30) // 16 * 2 // 3
         assert free.admission.max_memory == MAX_MEMORY
 
@@ -309,7 +309,7 @@ from fletcher.serve.server_options import ServerOptions
 spec = ModelSpec(path=sys.argv[1], name="m", idle_seconds=0.5, provider="mlas", workers=1, cache="0")
 body = {"model": "m", "input": ["a text"] * 8}
 with Server([spec], ServerOptions(http="127.0.0.1:0", flight="off")) as server:
-    version = server.models.serving[0].versions[0]
+    version = server.models.named[0].versions[0]
     ask = lambda: httpx.post(f"{server.addresses.http}/v1/embeddings", json=body, timeout=60).json()["data"][0]["embedding"]
     first, awake = ask(), psutil.Process().memory_info().rss
     while version.engine is not None:

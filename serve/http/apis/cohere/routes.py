@@ -33,13 +33,13 @@ async def embed(call: Call) -> Response:
     texts = _texts(call, request)
     kinds = list(dict.fromkeys(request.embedding_types or ["float"]))
     version = call.models.pick(request.model)
-    if request.max_tokens is not None and request.max_tokens < version.served.max_tokens:
+    if request.max_tokens is not None and request.max_tokens < version.description.max_tokens:
         raise FieldError(
-            f"max_tokens is {request.max_tokens}: this model always sees up to {version.served.max_tokens}; shorter "
+            f"max_tokens is {request.max_tokens}: this model always sees up to {version.description.max_tokens}; shorter "
             "windows are `overflow` and `window_tokens`",
             "max_tokens",
         )
-    size = request.output_dimension or version.served.dimension
+    size = request.output_dimension or version.description.dimension
     if size % 8 and not {"binary", "ubinary"}.isdisjoint(kinds):
         raise FieldError(f"binary vectors pack eight elements in a byte; {size} is no multiple of 8", "embedding_types")
     options = EmbedOptions(

@@ -11,7 +11,7 @@ from fletcher.runtime import Embeddings
 from fletcher.runtime.inputs import Texts, TokenIds
 
 from ....errors import FieldError
-from ....models.description import ServedModel
+from ....models.description import ModelDescription
 from ...call import Limits
 from ...embedding_items import Usage, embedding_items
 from ...json import SLICE_ROWS, gather
@@ -91,7 +91,7 @@ def _slices(embeddings: Embeddings, model: str, usage: Usage, *, binary: bool) -
     yield b"]" + tail
 
 
-def describe(model: ServedModel) -> Model:
+def describe(model: ModelDescription) -> Model:
     """Return a model as `/v1/models/{id}` shows it."""
     return Model(
         id=model.name,
@@ -110,6 +110,6 @@ def describe(model: ServedModel) -> Model:
     )
 
 
-def list_models(models: Sequence[ServedModel]) -> ModelList:
+def list_models(models: Sequence[ModelDescription]) -> ModelList:
     """Return the models as `/v1/models` shows them."""
     return ModelList(data=[describe(model) for model in models])

@@ -9,8 +9,8 @@ from fletcher.runtime.inputs import TokenIds
 
 from ....errors import FieldError
 from ....json_bodies import decode
-from ....models.named import Serving
-from ....models.version import Version
+from ....models.named import NamedModel
+from ....models.version import ModelVersion
 from ...call import Call, Response
 from ...errors import OPENAI
 from ...ndjson import NDJSON, stream
@@ -36,7 +36,7 @@ async def embed(call: Call) -> Response:
     elif streamed:
         return await stream(call, request.model, inputs.texts, options, request.encoding_format, OPENAI)
     version, embeddings = await call.ask(request.model, inputs, options)
-    return Response(200, await encode_embeddings(embeddings, version.served.name, request.encoding_format))
+    return Response(200, await encode_embeddings(embeddings, version.description.name, request.encoding_format))
 
 
 def _check_ids_options(request: EmbeddingRequest) -> None:
@@ -54,15 +54,15 @@ def _check_ids_options(request: EmbeddingRequest) -> None:
 
 async def models(call: Call) -> Response:
     """Answer with the models that are served."""
-    served = [serving.answering[0].served for serving in call.models.serving]
+    served = [model.answering[0].description for model in call.models.named]
     return Response(200, msgspec.json.encode(list_models(served)))
 
 
 async def one_model(call: Call) -> Response:
     """Answer with one model, by name, alias or `name@version`."""
-    found: Serving | Version = call.models.find(call.scope["path"].removeprefix("/v1/models/"))
-    version = found.answering[0] if isinstance(found, Serving) else found
-    return Response(200, msgspec.json.encode(describe(version.served)))
+    found: NamedModel | ModelVersion = call.models.find(call.scope["path"].removeprefix("/v1/models/"))
+    version = found.answering[0] if isinstance(found, NamedModel) else found
+    return Response(200, msgspec.json.encode(describe(version.description)))
 
 
 def openai_routes() -> list[Route]:

@@ -23,7 +23,7 @@ from fletcher.runtime.tasks.heads import sparse_texts
 from ....engine.engine import MAX_QUEUE_TOKENS, Engine
 from ....errors import EmptyError, FieldError, TooManyError
 from ....json_bodies import decode
-from ....models.version import Version
+from ....models.version import ModelVersion
 from ...call import Call, Response
 from ...embedding_items import embedding_items
 from ...json import SLICE_ROWS, gather, json_list
@@ -196,7 +196,7 @@ async def embed_sparse(call: Call) -> Response:
     request = decode(_sparse, await call.body())
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, ("sparse",))
-    check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.served.dimension)))
+    check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.description.dimension)))
     _, found = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "sparse")
     sparse: SparseEmbeddings = found
     body = await gather(json_list(_sparse_slices(sparse)))
@@ -216,12 +216,14 @@ async def rerank(call: Call) -> Response:
     check_count(call, len(request.texts), "texts")
     options = EmbedOptions(input_type="raw", overflow="refuse" if request.truncate is False else "truncate")
     version = call.models.pick(request.model, ("scores",))
-    if version.served.dimension != 1:
-        raise InputError(f"{version.served.name} gives {version.served.dimension} scores a pair; ranking needs one")
+    if version.description.dimension != 1:
+        raise InputError(
+            f"{version.description.name} gives {version.description.dimension} scores a pair; ranking needs one"
+        )
     pairs = Pairs(request.query, tuple(request.texts))
     version, found = await call.ask(request.model, pairs, options, "scores")
     scores: Scores = found
-    values = tei_scores(scores.scores[:, 0], version.served.activation, raw=request.raw_scores)
+    values = tei_scores(scores.scores[:, 0], version.description.activation, raw=request.raw_scores)
     order = np.argsort(-values, kind="stable").tolist()
     ranks = [
         Rank(index=index, score=float(values[index]), text=request.texts[index] if request.return_text else None)
@@ -294,9 +296,9 @@ async def tokenize(call: Call) -> Response:
 
 async def info(call: Call) -> Response:
     """The first model, and what the server allows."""
-    version = call.models.serving[0].answering[0]
+    version = call.models.named[0].answering[0]
     engine = await awake(version)
-    served, model = version.served, engine.backend.info
+    served, model = version.description, engine.backend.info
     kinds = {"scores": "reranker", "sparse": "embedding", "vectors": "embedding", "token_vectors": "embedding"}
     pooling = {"sparse": "splade", "token_vectors": "none"}.get(served.output, "+".join(model.card.pooling))
     answer = Info(
@@ -316,7 +318,7 @@ async def info(call: Call) -> Response:
     return Response(200, msgspec.json.encode(answer))
 
 
-async def awake(version: Version) -> Engine:
+async def awake(version: ModelVersion) -> Engine:
     """A version's engine, woken if it slept."""
     engine = version.engine
     return await asyncio.get_running_loop().run_in_executor(None, version.wake) if engine is None else engine
