@@ -21,22 +21,23 @@ from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.load_options import LoadOptions
 from fletcher.serve.commands.cli import app
 
+from ..fake_encoder import CARD, info
+
 
 class Lengths:
     """A text's vector is its length twice; four tokens at most, one a character."""
 
-    dimension = 2
-    max_tokens = 4
-    provider = "by hand"
-    card = type("Card", (), {"name": "lengths"})
-    variant = type("Variant", (), {"name": "hand-fp32"})
+    info = info(
+        card=msgspec.structs.replace(CARD, name="lengths", dimension=2, matryoshka=(1,)),
+        dimension=2,
+        max_tokens=4,
+        variant="hand-fp32",
+    )
 
     def __enter__(self) -> Lengths:
         return self
 
     def __exit__(self, *_: object) -> None: ...
-
-    def check(self, options: EmbedOptions) -> None: ...
 
     def stream(self, chunks: Any, options: EmbedOptions) -> Any:
         for chunk in chunks:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,8 @@ from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 from fletcher.serve.files.embed_file import EmbedSummary, embed_file
 from fletcher.serve.files.texts import open_texts
+
+from ..fake_encoder import CARD, info
 
 LIMIT = 6
 
@@ -39,16 +42,9 @@ class Lengths:
     the real one does.
     """
 
-    dimension = 3
-    provider = "by hand"
-
     def __init__(self) -> None:
-        self.card = cast("object", type("Card", (), {"name": "lengths"}))
-        self.variant = type("Variant", (), {"name": "hand-fp32"})
-
-    def check(self, options: EmbedOptions) -> None:
-        if options.dimensions not in (None, 2, 3):
-            raise InputError(f"no {options.dimensions} dimensions")
+        card = msgspec.structs.replace(CARD, name="lengths", dimension=3, matryoshka=(2,))
+        self.info = info(card=card, dimension=3, variant="hand-fp32")
 
     def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions) -> Iterator[Embeddings]:
         ahead: list[Sequence[str]] = []
@@ -130,7 +126,7 @@ def test_shorter_vectors(source: Path, tmp_path: Path) -> None:
 
 
 def test_dimensions_that_the_model_has_not_are_refused_before_a_file_is_begun(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no 5 dimensions"):
+    with pytest.raises(InputError, match="dimensions is 5; lengths gives vectors of 3, 2"):
         embed(source, tmp_path / "out.npy", dimensions=5)
     assert list(tmp_path.iterdir()) == [source]
 
