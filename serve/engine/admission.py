@@ -1,4 +1,7 @@
-"""`Admission`: bounds of what may be open at once; it admits requests, joins equal ones, and settles each of them once."""
+"""`Admission`: bounds of what may be open at once; it admits requests, joins equal ones, and settles each of them once.
+
+`Price` is the predicted cost of a request, by which it is admitted.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,22 @@ import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import msgspec
+
 from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError, ProviderError, StoppingError
+from fletcher.runtime.inputs import Pairs, TokenIds
+from fletcher.runtime.model_info import ModelInfo
 
 from ..observe.metrics import Metrics
 from .drain_rate import DrainRate
-from .embed_request import EmbedRequest, Price
+from .embed_request import EmbedRequest
 from .open_request import SHORTEST_RETRY, OpenRequest
 from .terms import PRIORITIES, SHARES, WEIGHTS, Priority, Terms
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["MAX_MEMORY", "Admission"]
+__all__ = ["MAX_MEMORY", "Admission", "Price", "price_of"]
 
 #: Bytes that open requests may be predicted to hold: token ids, and vectors until they are answered.
 MAX_MEMORY: Final = 1 << 30
@@ -32,6 +39,52 @@ MAX_WAIT_FACTOR: Final = 1.25
 
 #: Greatest number of seconds after which a rejected client should try again.
 LONGEST_RETRY: Final = 60.0
+
+
+class Price(msgspec.Struct, frozen=True):
+    """Predicted cost of a request, known before it is tokenized.
+
+    Attributes:
+        characters: characters of all texts; 0 for token ids.
+        ids: token ids that the client sent; 0 for texts.
+        rows: rows of the answer.
+        tokens: tokens to compute: an estimate on the safe side for texts, exact for token ids.
+        memory: bytes that the request holds until it is answered.
+    """
+
+    characters: int
+    ids: int
+    rows: int
+    tokens: int
+    memory: int
+
+
+def price_of(request: EmbedRequest, info: ModelInfo) -> Price:
+    """Return the predicted cost of a request to a model.
+
+    English has about four characters a token. Two a token, and four tokens a row for prompt and special tokens, keep the
+    estimate on the safe side until the real count is known. No row is longer than the longest input, unless texts are split.
+    A token takes 4 bytes for its id and 4 for the copy of it in a batch; a row's vector is `dimension` times float32. Late
+    chunking holds a vector for each token as well.
+    """
+    inputs, options = request.inputs, request.options
+    characters = ids = 0
+    if isinstance(inputs, TokenIds):
+        rows = len(inputs.rows)
+        lengths = [len(row) for row in inputs.rows]
+        ids, tokens = sum(lengths), sum(min(length, info.max_tokens) for length in lengths)
+    else:
+        if isinstance(inputs, Pairs):
+            rows = len(inputs.documents)
+            characters = sum(map(len, inputs.documents)) + len(inputs.query) * rows
+        else:
+            rows = len(inputs.texts)
+            characters = sum(map(len, inputs.texts))
+        tokens, most = characters // 2 + 4 * rows, rows * info.max_tokens
+        if tokens > most and not options.splits:
+            tokens = most
+    vectors = rows + tokens if options.overflow == "late" else rows
+    return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
 
 
 class Admission:
@@ -109,7 +162,9 @@ class Admission:
                     )
                 # A deep queue gets the time that it needs; a request that waits longer than that is dropped.
                 patience = max(self._max_wait, min(EXPECTED_WAIT_FACTOR * wait, MAX_WAIT_FACTOR * self._max_wait))
-                admitted = OpenRequest(request, price, expires=now + patience, key=key, draft=draft)
+                admitted = OpenRequest(
+                    request, price.tokens, price.memory, expires=now + patience, key=key, draft=draft
+                )
                 self.tokens += price.tokens
                 self._tokens_of[terms.priority] += price.tokens
                 self.memory += price.memory

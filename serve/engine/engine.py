@@ -19,11 +19,11 @@ from fletcher.runtime.inputs import Texts, TokenIds
 
 from ..errors import TooLargeError
 from ..observe.metrics import Metrics
-from .admission import MAX_MEMORY, Admission
+from .admission import MAX_MEMORY, Admission, price_of
 from .backend import Backend
 from .backlog import Backlog
 from .drain_rate import DrainRate
-from .embed_request import PLAIN, EmbedRequest, price_of
+from .embed_request import PLAIN, EmbedRequest
 from .failover import Failover
 from .open_request import OpenRequest
 from .watchdog import STUCK_SECONDS

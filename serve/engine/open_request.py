@@ -16,7 +16,7 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedError, StoppingError
 from fletcher.runtime.tasks.task import Task
 
-from .embed_request import EmbedRequest, Price
+from .embed_request import EmbedRequest
 from .terms import WEIGHTS, Terms
 
 if TYPE_CHECKING:
@@ -79,18 +79,24 @@ class OpenRequest:
     def __init__(
         self,
         request: EmbedRequest,
-        price: Price,
+        cost: int,
+        memory: int,
         *,
         expires: float,
         key: object = None,
         draft: RecordDraft | None = None,
     ) -> None:
+        """Begin to wait.
+
+        Args:
+            request, cost, memory, expires, key, draft: see above.
+        """
         self.request = request
         self.futures: list[Future[Any]] = [Future()]
         self.terms = request.terms
         self.draft = draft
-        self.cost = price.tokens
-        self.memory = price.memory
+        self.cost = cost
+        self.memory = memory
         self.admitted = time.perf_counter()
         self.queued: float | None = self.admitted
         self.expires = expires

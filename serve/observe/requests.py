@@ -56,11 +56,11 @@ class RecordDraft(msgspec.Struct, kw_only=True):
 
         Args:
             model, version: what answered.
-            answer: `Embeddings` or another answer with a length and `tokens`, int64, (n,).
+            answer: `Embeddings` or another answer with `tokens`, int64, (n,).
         """
         self.model = model
         self.version = version
-        self.texts += len(answer)
+        self.texts += len(answer.tokens)
         self.tokens += sum(answer.tokens.tolist())  # a few numbers: a sum in numpy costs ten times as much
         self.answered = time.perf_counter()
 

@@ -13,7 +13,8 @@ import pytest
 from fletcher.runtime import Encoder
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.inputs import Pairs, Texts, TokenIds
-from fletcher.serve.engine.embed_request import EmbedRequest, Price, price_of
+from fletcher.serve.engine.admission import Price, price_of
+from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import Engine
 from fletcher.serve.engine.terms import Terms
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from fletcher.runtime.errors import DeadlineError, FletcherError, ProviderError
-from fletcher.serve.engine.admission import Admission
+from fletcher.serve.engine.admission import Admission, Price
 from fletcher.serve.engine.drain_rate import DrainRate
-from fletcher.serve.engine.embed_request import Price
 from fletcher.serve.engine.open_request import OpenRequest
 from fletcher.serve.engine.terms import USUAL
 from fletcher.serve.observe.metrics import Metrics

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from fletcher.runtime import Embeddings, Encodings
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, FailingError, OverloadedError, ProviderError
-from fletcher.serve.engine.admission import MAX_MEMORY, Admission
+from fletcher.serve.engine.admission import MAX_MEMORY, Admission, Price
 from fletcher.serve.engine.breaker import Breaker
 from fletcher.serve.engine.drain_rate import DrainRate
-from fletcher.serve.engine.embed_request import Price
 from fletcher.serve.engine.engine import Engine
 from fletcher.serve.engine.open_request import OpenRequest
 from fletcher.serve.engine.terms import Priority, Terms

@@ -70,7 +70,7 @@ async def encode_embeddings(embeddings: Embeddings, model: str, encoding_format:
     """
     total = sum(embeddings.tokens.tolist())
     usage = Usage(prompt_tokens=total, total_tokens=total)
-    count = len(embeddings)
+    count = len(embeddings.vectors)
     if count > SLICE_ROWS:
         return await gather(_slices(embeddings, model, usage, binary=encoding_format == "base64"))
     items = embedding_items(embeddings, 0, count, binary=encoding_format == "base64")
@@ -82,7 +82,7 @@ def _slices(embeddings: Embeddings, model: str, usage: Usage, *, binary: bool) -
     # A quote inside a JSON string is escaped, so this is found once, where the list stands.
     head, tail = _encoder.encode(EmbeddingList(data=[], model=model, usage=usage)).split(b'"data":[]', 1)
     yield head + b'"data":['
-    count = len(embeddings)
+    count = len(embeddings.vectors)
     for start in range(0, count, SLICE_ROWS):
         end = min(start + SLICE_ROWS, count)
         yield _encoder.encode(embedding_items(embeddings, start, end, binary=binary))[1:-1]
