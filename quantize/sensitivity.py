@@ -22,8 +22,8 @@ from .graph.editor import GraphEditor
 from .graph.matrices import find_matrices, float_variant
 from .graph.products import ProductWriter
 from .measure.metrics import cosines
+from .quantized_artifact import builtin_texts, plan
 from .recipe import Recipe
-from .run import builtin_texts, plan
 
 __all__ = ["Damage", "Sensitivity", "exclude_greedily", "plot_sensitivity", "sensitivity"]
 

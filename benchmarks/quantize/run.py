@@ -3,7 +3,7 @@
     python benchmarks/quantize/run.py ARTIFACT --recipes int8-per-token mixed w4 [--seconds 60] [--pairs FILE] [--json FILE]
 
 Speed is MLAS' on one thread: tokens a second of the recipe over float32's, the median over rounds in which all of them run
-one after the other. Accuracy is that of `fletcher.quantize.run.quantize`, on its built-in texts; with `--pairs` (a file of
+one after the other. Accuracy is that of `fletcher.quantize`, on its built-in texts; with `--pairs` (a file of
 `score<TAB>text<TAB>text` lines) also Spearman's rank correlation with the judged scores, times 100.
 """
 
@@ -20,8 +20,8 @@ import numpy as np
 
 from fletcher.quantize.measure.metrics import cosines
 from fletcher.quantize.measure.pairs import agreement, read_pairs
+from fletcher.quantize.quantized_artifact import builtin_texts, quantize, vectors_of
 from fletcher.quantize.recipe import builtin_recipes, load_recipe
-from fletcher.quantize.run import builtin_texts, quantize, vectors_of
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import FletcherError

@@ -36,8 +36,8 @@ def run_recipe(
     texts: Texts = None,
 ) -> None:
     """Quantize an artifact by one recipe, and measure it against its parent."""
+    from fletcher.quantize.quantized_artifact import quantize
     from fletcher.quantize.recipe import load_recipe
-    from fletcher.quantize.run import quantize
 
     from ..texts import read_texts
 
@@ -133,9 +133,9 @@ def run_sweep(
 ) -> None:
     """Try recipes on your texts and this machine, recommend one, and write its artifact and a report."""
     from fletcher.quantize.measure.pairs import read_pairs
+    from fletcher.quantize.measure.texts import BUILT_IN
     from fletcher.quantize.reports.sweep_table import check_reports, render_sweep, write_sweep
     from fletcher.quantize.sweep.sweep import SweepOptions, sweep
-    from fletcher.quantize.sweep.texts import BUILT_IN
 
     from ..texts import read_texts
 

@@ -25,9 +25,9 @@ from fletcher.runtime.providers.worker_layout import WorkerLayout
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 from fletcher.runtime.tuning.trial import Trial, cut_rows, short_text
 
-from ..sweep.texts import SweepTexts
 from .metrics import compare, cosines
 from .pairs import agreement
+from .texts import SweepTexts
 
 __all__ = [
     "LONG_TOKENS",

@@ -34,13 +34,13 @@ from ..measure.footprint import footprint
 from ..measure.measurement import ROUNDS, Subject, file_bytes, judge, measure_speeds, vectors_of
 from ..measure.pairs import LabeledPairs
 from ..measure.retrieval import StorageResult, storage_quality
+from ..measure.texts import BUILT_IN, SweepTexts, built_in_texts, sweep_texts
+from ..quantized_artifact import INSTRUCTIONS, quantize, tool_versions
 from ..recipe import Recipe, builtin_recipes, load_recipe
-from ..run import INSTRUCTIONS, quantize, tool_versions
 from ..sensitivity import Sensitivity, exclude_greedily, sensitivity
 from ..vectors import learn, save
 from .recommendation import pareto_front, recommend, worth_keeping
 from .results import Point, SweepReport
-from .texts import BUILT_IN, SweepTexts, built_in_texts, sweep_texts
 
 __all__ = ["ARTIFACT", "STATE", "SweepOptions", "sweep"]
 

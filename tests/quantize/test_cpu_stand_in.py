@@ -15,8 +15,8 @@ from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.sources.progress import silent
 from fletcher.quantize.measure.metrics import cosines
+from fletcher.quantize.quantized_artifact import quantize
 from fletcher.quantize.recipe import load_recipe
-from fletcher.quantize.run import quantize
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import read_canary

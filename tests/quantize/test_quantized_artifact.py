@@ -11,10 +11,10 @@ import onnx
 import pytest
 
 from fletcher.convert.texts import SENTENCES
-from fletcher.quantize import run as quantize_run
+from fletcher.quantize import quantized_artifact as quantize_run
 from fletcher.quantize.graph.matrices import matrices
+from fletcher.quantize.quantized_artifact import quantize
 from fletcher.quantize.recipe import Recipe, load_recipe
-from fletcher.quantize.run import quantize
 from fletcher.quantize.sensitivity import Damage, Sensitivity, exclude_greedily, plot_sensitivity, sensitivity
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact

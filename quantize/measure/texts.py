@@ -15,7 +15,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
-from ..measure.pairs import LabeledPairs
+from .pairs import LabeledPairs
 
 __all__ = ["BUILT_IN", "FEWEST_TEXTS", "SweepTexts", "built_in_texts", "sweep_texts"]
 
