@@ -1,17 +1,19 @@
 """What a model is: cards, and where its files come from. It imports nothing else of Fletcher."""
 
 from .card import INPUT_TYPES, RAW, ModelCard, Output, PoolingMode
+from .progress import SILENT, Counter, Progress
 from .sentence_transformers.heads import HEADS, Head
 from .sentence_transformers.read_card import read_card
 from .sources.fetch import Checkout, fetch
-from .sources.progress import Progress
 from .zoo import canary_path, list_cards, load_card
 
 __all__ = [
     "HEADS",
     "INPUT_TYPES",
     "RAW",
+    "SILENT",
     "Checkout",
+    "Counter",
     "Head",
     "ModelCard",
     "Output",

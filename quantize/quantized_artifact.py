@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 import fletcher
 from fletcher.model_zoo.card import Accuracy
+from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER, Artifact
 from fletcher.runtime.artifact.manifest import Manifest, Variant
 from fletcher.runtime.artifact.writing import describe_files, new_artifact, write_manifest
 from fletcher.runtime.canary import comparable, encode_canary, read_canary
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError, InputError
@@ -108,7 +108,7 @@ def quantize(
     *,
     texts: Sequence[str] | None = None,
     calibration: Sequence[str] | None = None,
-    reporter: Reporter | None = None,
+    progress: Progress = SILENT,
 ) -> Quantized:
     """Writes a quantized artifact beside its float32 parent; whole or not at all.
 
@@ -119,7 +119,7 @@ def quantize(
         texts: to measure on; None takes built-in ones.
         calibration: to calibrate with; None takes every second one of `texts`, which is then not measured on, or other
             built-in ones.
-        reporter: is told what happens.
+        progress: receives a line per step.
 
     Raises:
         InputError: the recipe names a matrix that the model does not have, or the texts cannot calibrate it.
@@ -136,7 +136,6 @@ def quantize(
         raise ArtifactError(
             f"{parent.path} was traced by {source.exporter}: only graphs that Fletcher authored are quantized"
         )
-    tell = (lambda text: None) if reporter is None else reporter.line
     editors = [GraphEditor(parent, one) for one in sources]
     schemes = plan(recipe, find_matrices(editors[0]))
     measured_on, calibrating = _share(texts, calibration)
@@ -145,9 +144,9 @@ def quantize(
     with new_artifact(output) as folder:
         seen = None
         if needs_calibration(recipe, schemes.values()):
-            tell("calibrating")
+            progress.line("calibrating")
             seen = calibrate(parent, recipe, schemes, calibrating)
-        tell("rewriting the graph")
+        progress.line("rewriting the graph")
         for editor in editors:
             ProductWriter(editor, recipe, seen).rewrite(find_matrices(editor), schemes)
         weights = f"weights.{recipe.name}.safetensors"
@@ -170,7 +169,7 @@ def quantize(
         write_manifest(folder, manifest)
         written = Artifact.open(folder)
         if source.target == "cpu" or source.target in SHOWN_HERE:
-            tell("measuring against float32")
+            progress.line("measuring against float32")
             measured = _measure(written, variants, parent, sources, recipe, measured_on)
             write_manifest(folder, msgspec.structs.replace(manifest, variants=tuple(measured.variants)))
             written = Artifact.open(folder)

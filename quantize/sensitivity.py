@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import comparable, encode_canary
 from fletcher.runtime.encodings import Encodings
@@ -75,7 +76,7 @@ def sensitivity(
     recipe: Recipe,
     *,
     texts: Sequence[str] | None = None,
-    advance: Callable[[int, int], None] | None = None,
+    progress: Progress = SILENT,
 ) -> Sensitivity:
     """Measures every matrix that the recipe changes, by itself. Nothing is written.
 
@@ -83,7 +84,7 @@ def sensitivity(
         artifact: with a float32 graph for processors.
         recipe: how a matrix is quantized.
         texts: to measure on and to calibrate with; None takes built-in ones.
-        advance: is told how many of how many are done.
+        progress: counts the measured matrices.
 
     Raises:
         InputError: the recipe names a matrix that is not there, changes none, or the texts cannot calibrate it.
@@ -108,16 +109,16 @@ def sensitivity(
     shapes = {place.matrix.name: place.matrix for place in places}
     total = sum(np.prod(matrix.shape) for matrix in shapes.values() if matrix.kind == "product")
     damages = []
-    for done, (name, scheme) in enumerate(schemes.items(), 1):
-        edited = GraphEditor(parent, source)
-        ProductWriter(edited, recipe, seen).rewrite(places, {name: scheme})
-        vectors = _run(CpuGraph(edited.inline(), parent.path), encodings, names, output)
-        ours, theirs = comparable(card.output, vectors, reference)
-        found = 1 - cosines(ours.astype(np.float64), theirs.astype(np.float64))
-        work = float(np.prod(shapes[name].shape) / total) if shapes[name].kind == "product" else 0.0
-        damages.append(Damage(name, scheme, float(found.mean()), float(found.max()), work))
-        if advance is not None:
-            advance(done, len(schemes))
+    with progress.count("damage by matrix", total=len(schemes), units=("matrices",)) as counter:
+        for name, scheme in schemes.items():
+            edited = GraphEditor(parent, source)
+            ProductWriter(edited, recipe, seen).rewrite(places, {name: scheme})
+            vectors = _run(CpuGraph(edited.inline(), parent.path), encodings, names, output)
+            ours, theirs = comparable(card.output, vectors, reference)
+            losses = 1 - cosines(ours.astype(np.float64), theirs.astype(np.float64))
+            work = float(np.prod(shapes[name].shape) / total) if shapes[name].kind == "product" else 0.0
+            damages.append(Damage(name, scheme, float(losses.mean()), float(losses.max()), work))
+            counter.advance(1)
     ordered = tuple(sorted(damages, key=lambda damage: -damage.loss))
     return Sensitivity(card.name, recipe.name, len(measured_on), ordered)
 

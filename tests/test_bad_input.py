@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 
 from fletcher.convert.commands.cli import app
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.commandline.console import run
 
 from .convert.tiny import save_embedder
@@ -36,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole_artifact(whole: Path) -> Path:
-    export(str(whole), whole.parent / "artifact", progress=silent)
+    export(str(whole), whole.parent / "artifact")
     return whole.parent / "artifact"
 
 
@@ -201,6 +200,6 @@ def test_bad_artifacts(case: str, whole_artifact: Path, tmp_path: Path, refuse: 
 
 def test_a_checkpoint_that_changed_is_no_reference(whole: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "checkpoint"))
-    export(str(folder), tmp_path / "artifact", progress=silent)
+    export(str(folder), tmp_path / "artifact")
     change_weights(lambda weights: weights.update({NORM: weights[NORM] + 1}))(folder)
     assert "is no longer the checkpoint" in refuse("model", "verify", tmp_path / "artifact", "--json")

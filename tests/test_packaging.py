@@ -112,8 +112,7 @@ EXPORT = """
 import json, sys
 from pathlib import Path
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
-export(sys.argv[1], Path(sys.argv[2]), progress=silent)
+export(sys.argv[1], Path(sys.argv[2]))
 """
 
 SERVE = """

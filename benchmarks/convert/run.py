@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 from fletcher.model_zoo import fetch
-from fletcher.model_zoo.sources.progress import silent
 
 BLOCK = 4 << 20
 COMMAND = "from fletcher.convert.commands.cli import main; main()"
@@ -28,11 +27,10 @@ PEAK = """
 import re, sys
 import onnxruntime, tokenizers
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
 imported = peak()
-export(sys.argv[1], sys.argv[2], pooling=sys.argv[3] or None, progress=silent)
+export(sys.argv[1], sys.argv[2], pooling=sys.argv[3] or None)
 print(peak() - imported)
 """
 
@@ -65,7 +63,7 @@ def main() -> None:
     parser.add_argument("--option", action="append", default=[], help="of the command, as --option=--target=cuda")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    folder = fetch(args.source, progress=silent).folder
+    folder = fetch(args.source).folder
     files = sorted(folder.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
     options = [*args.option, *([f"--pooling={args.pooling}"] if args.pooling else [])]

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import compare_variants
-from fletcher.runtime.commandline.reporter import Reporter
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 VARIANTS = tuple(f"cuda-{precision}" for precision in PRECISIONS)
@@ -49,7 +48,6 @@ def prepare(output: Path) -> None:
                 targets=("cpu", "cuda"),
                 precisions=PRECISIONS,
                 max_tokens=MAX_TOKENS,
-                progress=lambda *_: None,
             )
 
 
@@ -58,7 +56,7 @@ def run(folder: Path, variants: Sequence[str]) -> bool:
     agreed = True
     for artifact in sorted(folder.iterdir()):
         for variant in variants:
-            report = compare_variants(artifact, against="cpu-fp32", on=variant, reporter=Reporter(as_json=True))
+            report = compare_variants(artifact, against="cpu-fp32", on=variant)
             served = any(point.section == "session" for point in report.points)
             told = "" if report.first is None else f", first at {report.first.point} ({report.first.node})"
             session = "served session too" if served else "served session not compared"

@@ -43,6 +43,5 @@ def make_artifact(
         precisions=("fp16",),
         pooling="mean",
         max_tokens=max_tokens,
-        progress=lambda *_: None,
     )
     return folder

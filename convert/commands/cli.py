@@ -12,7 +12,6 @@ from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.reporter import Table
-from fletcher.runtime.commandline.steps import Steps
 from fletcher.runtime.errors import InputError
 
 from .quantize import quantize
@@ -91,18 +90,17 @@ def export_model(
     from ..export.export import export
 
     report = reporter(ctx)
-    with Steps(report) as steps:
-        exported = export(
-            source,
-            output,
-            targets=target or ("cpu",),
-            precisions=precision or ("fp32",),
-            pooling=_pooling(pooling),
-            max_tokens=max_tokens,
-            head=_head(head),
-            exporter=exporter,
-            progress=steps,
-        )
+    exported = export(
+        source,
+        output,
+        targets=target or ("cpu",),
+        precisions=precision or ("fp32",),
+        pooling=_pooling(pooling),
+        max_tokens=max_tokens,
+        head=_head(head),
+        exporter=exporter,
+        progress=report,
+    )
     report.result(exported)
     if exported.unchecked:
         report.line(f"not run here, so that no canary was checked: {', '.join(exported.unchecked)}")
@@ -149,13 +147,13 @@ def verify_model(
             raise InputError(
                 "--against and --on compare two variants of the artifact: leave out --reference and --variant"
             )
-        result = compare_variants(folder, against=against, on=on, texts=extra, reporter=report)
+        result = compare_variants(folder, against=against, on=on, texts=extra, progress=report)
     elif against is not None or on is not None:
         raise InputError("--against and --on belong together: name the variant that is right, and the one to judge")
     elif layers:
-        result = verify_layers(folder, reference=reference, texts=extra, variant=variant, reporter=report)
+        result = verify_layers(folder, reference=reference, texts=extra, variant=variant, progress=report)
     else:
-        result = verify(folder, reference=reference, texts=extra, variant=variant, reporter=report)
+        result = verify(folder, reference=reference, texts=extra, variant=variant, progress=report)
     for file in save or ():
         write_report(result, file)
         report.line(f"wrote {file}")

@@ -43,7 +43,7 @@ def run_recipe(
 
     report = reporter(ctx)
     given = None if texts is None else read_texts(texts)
-    result = quantize(folder, load_recipe(recipe), output, texts=given, reporter=report)
+    result = quantize(folder, load_recipe(recipe), output, texts=given, progress=report)
     report.result(result)
     if result.batch_dependent:
         report.warn("a text's vector depends on the other texts of its batch: int8-per-token has no such fault")
@@ -80,8 +80,7 @@ def show_sensitivity(
 
     report = reporter(ctx)
     given = None if texts is None else read_texts(texts)
-    with report.progress("measuring", units=("matrices",)) as progress:
-        found = sensitivity(folder, load_recipe(recipe), texts=given, advance=lambda done, total: progress.advance(1))
+    found = sensitivity(folder, load_recipe(recipe), texts=given, progress=report)
     for file in save or ():
         plot_sensitivity(found, file)
         report.line(f"wrote {file}")
@@ -155,7 +154,7 @@ def run_sweep(
         texts=None if texts is None else read_texts(texts),
         name=BUILT_IN if texts is None else texts.name,
         pairs=None if pairs is None else read_pairs(pairs),
-        reporter=report,
+        progress=report,
     )
     for file in files:
         write_sweep(found, file)

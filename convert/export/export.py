@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 import fletcher
-from fletcher.model_zoo import Checkout, Head, ModelCard, Progress, canary_path, fetch, read_card
+from fletcher.model_zoo import SILENT, Checkout, Head, ModelCard, Progress, canary_path, fetch, read_card
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.model_zoo.sentence_transformers.heads import OUTPUTS
 from fletcher.model_zoo.sources.locator import FolderSource, HubSource, PackageSource, parse_location
@@ -107,7 +107,7 @@ def export(
     max_tokens: int | None = None,
     head: Head | None = None,
     exporter: Exporter = "fletcher",
-    progress: Progress,
+    progress: Progress = SILENT,
 ) -> Exported:
     """Converts a checkpoint and loads the result once: an artifact that does not pass its canary is never left behind.
 
@@ -120,7 +120,7 @@ def export(
         max_tokens: longest input, to have less than the model allows or for a checkpoint that does not say.
         head: what the model is for, where the checkpoint leaves that open.
         exporter: `optimum` traces the encoder instead of authoring it, for families that Fletcher does not author.
-        progress: is told what happens.
+        progress: receives a line per step and the bytes of a download.
 
     Raises:
         InputError: a target, precision, pooling or length that cannot be had.
@@ -140,7 +140,7 @@ def export(
         emitter: Emitter = emit
         tools: Mapping[str, str] = {}
         if exporter == "optimum":
-            progress("tracing", 0, None)
+            progress.line("tracing")
             traced = trace(checkpoint, card)
             architecture, emitter, tools = traced.architecture, traced.emit, traced.tools
         else:
@@ -152,7 +152,7 @@ def export(
             )
         plan = _Plan(card, architecture, emitter, wanted, tools)
         session = _write(folder, checkpoint, checkout, plan, progress)
-        progress("checking the canary", 0, None)
+        progress.line("checking the canary")
         artifact = Artifact.open(folder)
         results = _check_canaries(artifact, session)
     return Exported(
@@ -227,7 +227,7 @@ def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan
         CanaryError: the tokenizer does not give the ids of the card's canary.
     """
     card, architecture = plan.card, plan.architecture
-    progress("writing the tokenizer", 0, None)
+    progress.line("writing the tokenizer")
     write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
     file = canary_path(card.name) if checkout.card is not None else None
@@ -235,10 +235,10 @@ def _write(folder: Path, checkpoint: Checkpoint, checkout: Checkout, plan: _Plan
     if published is not None and not gives_tokens(_open_tokenizer(folder, card), card, published):
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
     texts = published or _own_texts(_open_tokenizer(folder, card), card, checkout.source)
-    progress("writing the weights", 0, None)
+    progress.line("writing the weights")
     with GraphWriter(folder, architecture, card, plan.emitter) as writer:
         variants = writer.write(plan.wanted, lambda: _encode_sentences(_open_tokenizer(folder, card), checkout.source))
-        progress("writing the canary", 0, None)
+        progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None
         try:
             write_canary(folder / CANARY, published or _own_canary(session, writer, texts))

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
 from fletcher.runtime.providers.opening import open_session
@@ -51,7 +51,7 @@ def verify_layers(
     reference: str | None = None,
     texts: Sequence[str] | None = None,
     variant: str | None = None,
-    reporter: Reporter,
+    progress: Progress = SILENT,
 ) -> LayersReport:
     """Compares a variant with the HuggingFace model at every point; writes nothing.
 
@@ -62,7 +62,7 @@ def verify_layers(
         reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
         texts: looked into besides the built-in ones.
         variant: which one; None is the artifact's first.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
 
     Raises:
         InputError: a variant or a family that cannot be compared layer by layer.
@@ -76,7 +76,7 @@ def verify_layers(
     chosen = _find_variant(artifact, variant)
     card = artifact.manifest.card
     artifact.check_files()
-    folder, name = fetch_reference(artifact, reference, reporter)
+    folder, name = fetch_reference(artifact, reference, progress)
     subject = SUBJECTS[card.output](folder, card)
     rows = plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape, subject.unseen_tail)
     batches = _encode(rows, chosen)
@@ -88,7 +88,7 @@ def verify_layers(
             if point.key in subject.taps or point.key in subject.steps or not point.key.endswith("/dense")
         ]
         results = [*compare_tokenizers(artifact, subject, texts or ()), *compare_skipped(artifact, subject, folder)]
-        reporter.line("comparing the weights with the checkpoint's")
+        progress.line("comparing the weights with the checkpoint's")
         tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
         expected = _expected_weights(folder, card, chosen)
         results += compare_weights(probe.model, artifact.path, tables, expected)
@@ -101,12 +101,12 @@ def verify_layers(
             ]
             return {key: [values[key] for values in traces] for key in traces[0]}
 
-        values = _compare_values(artifact, chosen, probe, trace, chosen.precision, batches, reporter)
+        values = _compare_values(artifact, chosen, probe, trace, chosen.precision, batches, progress)
     return _report(artifact, chosen, name, subject.tools, batches, [*results, *values])
 
 
 def compare_variants(
-    path: str | Path, *, against: str, on: str, texts: Sequence[str] | None = None, reporter: Reporter
+    path: str | Path, *, against: str, on: str, texts: Sequence[str] | None = None, progress: Progress = SILENT
 ) -> LayersReport:
     """Compares a variant with another one of the same artifact, at every point that both have; writes nothing.
 
@@ -115,7 +115,7 @@ def compare_variants(
         against: the variant that is taken for right, by its name, or by its target if there is one of it.
         on: the variant that is judged, with the tolerance of the coarser precision of the two.
         texts: looked into besides the built-in ones.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
 
     Raises:
         InputError: a variant that cannot be compared layer by layer, or one with itself.
@@ -142,7 +142,7 @@ def compare_variants(
             values, _ = other.run(batch)
             return {key: value for key, value in values.items() if key in common}
 
-        values = _compare_values(artifact, judged, probe, read, coarser, batches, reporter)
+        values = _compare_values(artifact, judged, probe, read, coarser, batches, progress)
     return _report(artifact, judged, right.name, {}, batches, values)
 
 
@@ -203,7 +203,7 @@ def _compare_values(
     expect: Callable[[Encodings], Values],
     precision: str,
     batches: Sequence[Encodings],
-    reporter: Reporter,
+    progress: Progress,
 ) -> list[PointResult]:
     """Every point of the graph over all batches, and the served session's vectors against the probed graph's.
 
@@ -214,17 +214,17 @@ def _compare_values(
         expect: what the reference has on each text of a batch.
         precision: whose tolerance holds.
         batches: texts.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
     """
     tally = Tally(probe.points, probe.hidden)
     probed = []
     total, units = sum(map(len, batches)), ("texts", "tokens")
-    with reporter.progress(f"layers of {variant.name}", total=total, units=units) as progress:
+    with progress.count(f"layers of {variant.name}", total=total, units=units) as counter:
         for batch in batches:
             values, vectors = probe.run(batch)
             tally.add(values, expect(batch), batch.lengths.tolist())
             probed.append(vectors)
-            progress.advance(len(batch), batch.num_tokens)
+            counter.advance(len(batch), batch.num_tokens)
     depth = 1 + max((layer for point in probe.points if (layer := layer_of(point.key)) is not None), default=-1)
 
     def tolerance(key: str) -> float:
@@ -237,7 +237,7 @@ def _compare_values(
         with open_session(artifact, variant, provider=default_provider(variant.target)) as session:
             served = [session.run(batch) for batch in batches]
     except (MissingPackageError, ProviderError) as error:
-        reporter.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
+        progress.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
         return results
     output = artifact.manifest.card.output
     return [*results, _compare_session(output, np.concatenate(served), np.concatenate(probed), tolerance(output))]

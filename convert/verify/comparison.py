@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.model_zoo.progress import Progress
 from fletcher.runtime import Encoder, Encodings
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.selection import default_provider, runnable_targets
 
@@ -70,7 +70,7 @@ class Question:
 
 
 def ask_variants(
-    artifact: Artifact, variants: Sequence[Variant], question: Question, reporter: Reporter
+    artifact: Artifact, variants: Sequence[Variant], question: Question, progress: Progress
 ) -> tuple[list[TokenizerResult], list[VariantResult]]:
     """Asks each variant.
 
@@ -78,7 +78,7 @@ def ask_variants(
         artifact: whose.
         variants: which.
         question: what.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
 
     Returns:
         The verdicts on token ids and on what the model gives, by variant.
@@ -91,11 +91,11 @@ def ask_variants(
             if ids[-1].equal < ids[-1].compared and question.instead is not None:
                 encodings = question.instead()
             alone: list[NDArray[np.float32]] = []
-            with reporter.progress(chosen.name, total=len(encodings), units=("texts", "tokens")) as progress:
+            with progress.count(chosen.name, total=len(encodings), units=("texts", "tokens")) as counter:
                 for index, tokens in enumerate(encodings.lengths.tolist()):
                     one = encodings.select(np.array([index]))
                     alone += _split(encoder, one, encoder.run(one))
-                    progress.advance(1, tokens)
+                    counter.advance(1, tokens)
             batched = _split(encoder, encodings, encoder.compute(encodings))
             results.append(question.judge(Run(chosen, encoder.info.provider, encodings.lengths, alone, batched)))
     return ids, results

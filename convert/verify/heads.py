@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.progress import Progress
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.tasks.heads import prepare_late
 
 from ..reference.heads import HeadReference, Row
@@ -46,23 +46,23 @@ class _Case:
     query: str | None = None
 
 
-def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], reporter: Reporter) -> Question:
+def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], progress: Progress) -> Question:
     """Computes the reference's results.
 
     Args:
         reference: the model.
         card: the artifact's.
         texts: the user's, compared besides the built-in ones.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
     """
     cases = _cases(card, reference.count_tokens, texts)
     probes = [_probe(case) for case in cases]
     rows = [reference.tokenize(case.text, query=case.query, role=case.role) for case in cases]
     expected = []
-    with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
+    with progress.count("reference", total=len(rows), units=("texts", "tokens")) as counter:
         for row in rows:
             expected.append(reference.compute(row))
-            progress.advance(1, len(row.ids))
+            counter.advance(1, len(row.ids))
 
     def verdict(run: Run) -> VariantResult:
         precision = run.variant.precision

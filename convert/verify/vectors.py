@@ -8,8 +8,8 @@ from itertools import groupby
 import numpy as np
 
 from fletcher.model_zoo.card import RAW, ModelCard
+from fletcher.model_zoo.progress import Progress
 from fletcher.runtime import Encoder, Encodings
-from fletcher.runtime.commandline.reporter import Reporter
 
 from ..reference.vectors import Reference
 from ..texts import EDGES, SENTENCES, texts_for
@@ -20,19 +20,19 @@ from .report import VariantResult
 __all__ = ["ask_for_vectors"]
 
 
-def ask_for_vectors(reference: Reference, card: ModelCard, texts: Sequence[str], reporter: Reporter) -> Question:
+def ask_for_vectors(reference: Reference, card: ModelCard, texts: Sequence[str], progress: Progress) -> Question:
     """Computes the reference's vectors.
 
     Args:
         reference: the model.
         card: the artifact's.
         texts: the user's, compared besides the built-in ones.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
     """
     probes = _probes(card, reference.count_tokens, texts)
     rows = [row for kind, group in _by_input_type(probes) for row in reference.tokenize(group, kind)]
-    with reporter.progress("reference", total=len(rows), units=("texts", "tokens")) as progress:
-        expected = reference.embed(rows, each=lambda tokens: progress.advance(1, tokens))
+    with progress.count("reference", total=len(rows), units=("texts", "tokens")) as counter:
+        expected = reference.embed(rows, each=lambda tokens: counter.advance(1, tokens))
 
     def tokenize(encoder: Encoder) -> Encodings:
         return Encodings.concatenate([encoder.tokenize(group, kind) for kind, group in _by_input_type(probes)])

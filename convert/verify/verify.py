@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fletcher.model_zoo import fetch
+from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import stamp
-from fletcher.runtime.commandline.reporter import Reporter
-from fletcher.runtime.commandline.steps import Steps
 from fletcher.runtime.errors import ChecksumError
 
 from ..reference.heads import HeadReference
@@ -32,7 +31,7 @@ def verify(
     reference: str | None = None,
     texts: Sequence[str] | None = None,
     variant: str | None = None,
-    reporter: Reporter,
+    progress: Progress = SILENT,
 ) -> VerificationReport:
     """Compares an artifact with the HuggingFace model, and stamps its manifest if it passed whole.
 
@@ -43,7 +42,7 @@ def verify(
         reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
         texts: compared besides the built-in ones.
         variant: the only variant to compare; None compares all that run on this machine, and only then a stamp is written.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
 
     Raises:
         ArtifactError: the artifact cannot be read, or its canary fails.
@@ -53,22 +52,22 @@ def verify(
         MissingPackageError: torch or transformers is not installed.
     """
     artifact = Artifact.open(path)
-    folder, name = fetch_reference(artifact, reference, reporter)
+    folder, name = fetch_reference(artifact, reference, progress)
     card = artifact.manifest.card
     loaded = Reference.load(folder, card) if card.output == "vectors" else HeadReference.load(folder, card)
-    report = verify_with(path, loaded, name=name, texts=texts, variant=variant, reporter=reporter)
+    report = verify_with(path, loaded, name=name, texts=texts, variant=variant, progress=progress)
     if report.verdict == "passed" and report.complete:
         stamp(path, report.stamp, digest=report.digest)
     return report
 
 
-def fetch_reference(artifact: Artifact, source: str | None, reporter: Reporter) -> tuple[Path, str]:
+def fetch_reference(artifact: Artifact, source: str | None, progress: Progress) -> tuple[Path, str]:
     """Checks the artifact's files, then fetches the checkpoint to compare with.
 
     Args:
         artifact: what is verified.
         source: SOURCE of the checkpoint; None is the one that the artifact was made from.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
 
     Returns:
         Its folder, and what reports call it.
@@ -80,8 +79,7 @@ def fetch_reference(artifact: Artifact, source: str | None, reporter: Reporter) 
     """
     artifact.check_files()
     origin = artifact.manifest.origin
-    with Steps(reporter) as steps:
-        checkout = fetch(source or origin.source, progress=steps)
+    checkout = fetch(source or origin.source, progress=progress)
     if source is None:
         _check_origin(checkout.sha256, origin.sha256, origin.source)
     revision = f"@{checkout.revision}" if checkout.revision and checkout.revision not in checkout.source else ""
@@ -95,7 +93,7 @@ def verify_with(
     name: str,
     texts: Sequence[str] | None = None,
     variant: str | None = None,
-    reporter: Reporter,
+    progress: Progress = SILENT,
 ) -> VerificationReport:
     """Compares an artifact with a reference that was loaded; writes nothing.
 
@@ -105,16 +103,16 @@ def verify_with(
         name: what the report calls it.
         texts: compared besides the built-in ones.
         variant: the only variant to compare; None compares all that run on this machine.
-        reporter: is told what goes on.
+        progress: receives messages and counts.
     """
     artifact = Artifact.open(path)
     card = artifact.manifest.card
     variants, complete = choose_variants(artifact, variant)
     if isinstance(reference, Reference):
-        question = ask_for_vectors(reference, card, texts or (), reporter)
+        question = ask_for_vectors(reference, card, texts or (), progress)
     else:
-        question = ask_head(reference, card, texts or (), reporter)
-    ids, results = ask_variants(artifact, variants, question, reporter)
+        question = ask_head(reference, card, texts or (), progress)
+    ids, results = ask_variants(artifact, variants, question, progress)
     return build_report(artifact, name, question.tools, complete, ids, results)
 
 

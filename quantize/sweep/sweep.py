@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 
 from fletcher import __version__
+from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import FletcherError, InputError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.cpu_features import lacking
@@ -104,7 +104,7 @@ def sweep(
     texts: Sequence[str] | None = None,
     name: str = BUILT_IN,
     pairs: LabeledPairs | None = None,
-    reporter: Reporter | None = None,
+    progress: Progress = SILENT,
 ) -> SweepReport:
     """Tries recipes, and writes the best one's artifact to `output/artifact`.
 
@@ -115,7 +115,7 @@ def sweep(
         texts: a quarter calibrates, the others judge; None takes built-in ones.
         name: where the texts come from, for the report.
         pairs: judged pairs, for a rank correlation with the judgment.
-        reporter: is told what happens.
+        progress: receives a line per step, and counts recipes and matrices.
 
     Raises:
         InputError: too few texts, all of one length, a recipe that does not exist, or `output` is another sweep's.
@@ -124,7 +124,6 @@ def sweep(
     """
     options = SweepOptions() if options is None else options
     parent = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
-    report = Reporter(as_json=True) if reporter is None else reporter
     subject = Subject(parent, float_variant(parent), PROVIDER)
     chosen_recipes = [load_recipe(recipe) for recipe in options.recipes]
     if refused := [recipe.name for recipe in chosen_recipes if recipe.target not in RUNS_ON]:
@@ -133,7 +132,7 @@ def sweep(
         require(find_provider(RUNS_ON[recipe.target]), this_machine())
     shared = sweep_texts(parent, built_in_texts() if texts is None else texts, name=name, pairs=pairs)
     with _state(output, _key(parent, shared, options)) as (state, keep):
-        run = _Run(parent, subject, shared, options, output, state, keep, report)
+        run = _Run(parent, subject, shared, options, output, state, keep, progress)
         return run.run(chosen_recipes)
 
 
@@ -149,7 +148,7 @@ class _Run:
         output: Path,
         state: _State,
         keep: _Keep,
-        report: Reporter,
+        progress: Progress,
     ) -> None:
         self._parent = parent
         self._subject = subject
@@ -158,11 +157,11 @@ class _Run:
         self._output = output
         self._state = state
         self._keep = keep
-        self._report = report
+        self._progress = progress
         self._now = ""
 
     def run(self, recipes: list[Recipe]) -> SweepReport:
-        self._report.line("float32's own vectors, which everything is compared with")
+        self._progress.line("float32's own vectors, which everything is compared with")
         reference = vectors_of(self._subject, self._texts.judged_ids)
         sample = vectors_of(self._subject, self._texts.calibrating_ids)
         state = self._state
@@ -172,12 +171,12 @@ class _Run:
         candidates = recipes or self._default_recipes()
         done = {point.name for point in state.points}
         if found := [recipe.name for recipe in candidates if recipe.name in done]:
-            self._report.line(f"measured before: {', '.join(found)}")
+            self._progress.line(f"measured before: {', '.join(found)}")
         not_reached: list[str] = []
         waiting = [recipe for recipe in candidates if recipe.name not in done]
-        with self._report.progress(
+        with self._progress.count(
             "sweeping", total=len(waiting), units=("recipes",), note=lambda: self._now
-        ) as progress:
+        ) as counter:
             for recipe in waiting:
                 if self._too_late():
                     not_reached.append(recipe.name)
@@ -185,7 +184,7 @@ class _Run:
                 self._now = recipe.name
                 state.points.append(self._try(recipe, reference, state.parent))
                 self._keep.save()
-                progress.advance(1)
+                counter.advance(1)
             self._now = ""
         storage = self._storage(sample, reference)
         return self._conclude(state.parent, candidates, storage, not_reached)
@@ -229,13 +228,8 @@ class _Run:
     def _exclusions(self, base: Recipe) -> list[Recipe]:
         state = self._state
         if state.sensitivity is None:
-            with self._report.progress("damage by matrix", units=("matrices",)) as progress:
-                state.sensitivity = sensitivity(
-                    self._parent,
-                    base,
-                    texts=self._texts.calibrating[:DAMAGE_TEXTS],
-                    advance=lambda done, total: progress.advance(1),
-                )
+            texts = self._texts.calibrating[:DAMAGE_TEXTS]
+            state.sensitivity = sensitivity(self._parent, base, texts=texts, progress=self._progress)
             self._keep.save()
         found = state.sensitivity
         whole = sum(max(damage.loss, 0.0) for damage in found.damages)
@@ -312,7 +306,7 @@ class _Run:
         name, sentence = recommend(parent, kept, options.min_cosine, options.min_overlap)
         output = self._parent.path
         if name is not None:
-            self._report.line(f"writing the artifact of {name}")
+            self._progress.line(f"writing the artifact of {name}")
             output = self._output / ARTIFACT
             recipe = next(point.recipe for point in kept if point.name == name)
             assert recipe is not None

@@ -7,8 +7,8 @@ A tool declares its commands with typer and hands the app to `run`:
     @app.command("export")
     def export(ctx: typer.Context, source: str, output: Annotated[Path, typer.Option("--output", "-o")]) -> None:
         report = reporter(ctx)
-        with report.progress("writing", total=12, units=("tensors",)) as progress:
-            progress.advance(1)
+        with report.count("writing", total=12, units=("tensors",)) as counter:
+            counter.advance(1)
         report.result({"path": output})
 
     def main() -> None:

@@ -1,7 +1,7 @@
-"""How a command tells what it does: bars on a terminal, plain lines elsewhere, JSON for machines. Knows no command.
+"""`Reporter`: prints the progress and the result of a command: bars on a terminal, lines elsewhere, JSON for machines.
 
-stdout carries lines and the result, stderr carries progress and warnings, so that a result can be piped. With `as_json`
-stdout carries the result object alone.
+stdout carries lines and the result; stderr carries progress and warnings, so that a result can be piped. With `as_json`
+stdout carries only the result object. The module knows no command.
 """
 
 from __future__ import annotations
@@ -12,37 +12,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Final, Protocol
+from threading import Lock
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import numpy as np
 import typer
 
+from fletcher.model_zoo.progress import Counter
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-__all__ = ["Progress", "Reporter", "Table"]
+__all__ = ["Reporter", "Table"]
 
-#: Seconds between two plain lines of one progress: a log stays readable after hours.
+#: Seconds between two lines of one counter, so that the log of a run of hours stays readable.
 LINE_INTERVAL_S: Final = 5.0
-
-
-class Progress(Protocol):
-    """What a command tells its progress to."""
-
-    def advance(self, *amounts: int) -> None:
-        """Adds what was done since the last call, one amount per unit, in the order of `Reporter.progress`'s units."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A result for people.
+    """`Table`: a result as rows of text.
 
     Attributes:
         columns: headings.
-        rows: cells; numbers are set flush right.
-        title: a line above, or None.
+        rows: cells; columns of numbers are aligned right.
+        title: line above the table, or None.
     """
 
     columns: Sequence[str]
@@ -52,41 +48,41 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """Tells lines, progress, warnings and the result of one command.
+    """`Reporter`: prints lines, warnings, counts and the result of one command. It is a `model_zoo.progress.Progress`.
 
     Attributes:
-        as_json: the result goes to stdout as JSON, everything else to stderr.
+        as_json: whether the result is printed to stdout as JSON, and everything else to stderr.
     """
 
     as_json: bool = False
 
     def line(self, text: str) -> None:
-        """A line for people."""
+        """Print a line."""
         typer.echo(text, err=self.as_json)
 
     def warn(self, text: str) -> None:
-        """Something that the user should know and that does not stop the command."""
+        """Print a warning to stderr: something that the user should know and that does not stop the command."""
         typer.echo(f"warning: {text}", err=True)
 
     @contextmanager
-    def progress(
+    def count(
         self,
         label: str,
         *,
         total: int | None = None,
         units: Sequence[str] = ("steps",),
         note: Callable[[], str] = lambda: "",
-    ) -> Iterator[Progress]:
-        """Progress on stderr: a bar on a terminal, at most a line every `LINE_INTERVAL_S` seconds elsewhere.
+    ) -> Iterator[Counter]:
+        """Show a counter on stderr: a bar on a terminal, elsewhere a line every `LINE_INTERVAL_S` seconds at most.
 
         Args:
-            label: what is being done ("embedding").
-            total: how many of the first unit there are to do, or None when nobody knows.
-            units: what is counted, each with its rate; "bytes" is told in MB.
-            note: what else to say, asked each time something is told.
+            label: name of the operation ("embedding").
+            total: expected amount of the first unit; None if it is unknown.
+            units: names of the counted units, each shown with its rate; "bytes" is shown in MB.
+            note: returns a text to show beside the counts; called whenever they are shown.
 
         Yields:
-            The progress; call its `advance` with one amount per unit.
+            The counter.
         """
         if self.as_json or not sys.stderr.isatty():
             lines = _Lines(label, _Counts(total, units, note))
@@ -101,18 +97,18 @@ class Reporter:
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[counts]}"),
         ]
         times = [TimeRemainingColumn() if total is not None else TimeElapsedColumn()]
         with RichProgress(*columns, *times, console=Console(stderr=True)) as bars:
-            yield _Bar(bars, bars.add_task(label, total=total, told=""), _Counts(total, units, note))
+            yield _Bar(bars, bars.add_task(label, total=total, counts=""), _Counts(total, units, note))
 
     def result(self, result: object, table: Table | None = None) -> None:
-        """The command's result, told last.
+        """Print the command's result. Call it last.
 
         Args:
-            result: a msgspec struct, a dataclass, a mapping or a sequence; paths and numpy scalars may be in it.
-            table: how people see it; by default a line per field.
+            result: a msgspec struct, a dataclass, a mapping or a sequence; it may contain paths and numpy scalars.
+            table: the result as text; None prints a line per field. `as_json` ignores it.
         """
         if self.as_json:
             encoded = msgspec.json.encode(result, enc_hook=_to_builtin)
@@ -134,7 +130,7 @@ def _to_builtin(value: object) -> object:
     raise NotImplementedError(f"a result cannot hold a {type(value).__name__}")
 
 
-# For people -----------------------------------------------------------------------------------------------------------
+# Text -----------------------------------------------------------------------------------------------------------------
 
 
 def _format_cell(value: object) -> str:
@@ -145,7 +141,7 @@ def _format_cell(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        # Four digits tell a rate; a cosine such as 0.9999998 needs all its nines.
+        # Four digits are enough for a rate; a cosine such as 0.9999998 needs all its nines.
         return f"{value:.7f}" if 0.99 < value < 1 else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_format_cell(item)}" for key, item in value.items())
@@ -181,7 +177,7 @@ def _format_table(table: Table) -> Iterator[str]:
 
 
 class _Counts:
-    """How much was done, and how fast."""
+    """`_Counts`: finished amounts and their rates."""
 
     def __init__(self, total: int | None, units: Sequence[str], note: Callable[[], str]) -> None:
         self.total = total
@@ -190,13 +186,14 @@ class _Counts:
         self.done = [0] * len(self.units)
         self.started = time.monotonic()
 
-    def add(self, amounts: Sequence[int]) -> None:
+    def add(self, amounts: Sequence[int], total: int | None) -> None:
         if len(amounts) != len(self.units):
-            raise ValueError(f"this progress counts {', '.join(self.units)}: give {len(self.units)} amounts")
+            raise ValueError(f"this counter counts {', '.join(self.units)}: give {len(self.units)} amounts")
         self.done = [done + amount for done, amount in zip(self.done, amounts, strict=True)]
+        self.total = self.total if total is None else total
 
-    def told(self) -> str:
-        """`1,024/20,000 texts, 512 texts/s, 9,001 tokens/s, 37 s left`."""
+    def text(self) -> str:
+        """Return the counts as text: `1,024/20,000 texts, 512 texts/s, 9,001 tokens/s, 37 s left`."""
         seconds = max(time.monotonic() - self.started, 1e-9)
         first = _amount(self.done[0], self.units[0])
         of_total = f"/{_amount(self.total, self.units[0])}" if self.total is not None else ""
@@ -221,35 +218,44 @@ def _amount(count: int, unit: str) -> str:
 
 
 class _Lines:
-    """Progress where nobody watches: a log, a pipe."""
+    """`_Lines`: counter that prints lines, for a log or a pipe."""
 
     def __init__(self, label: str, counts: _Counts) -> None:
         self._label = label
         self._counts = counts
-        self._told: list[int] = []
+        self._printed: list[int] = []
         self._next_line_at = time.monotonic() + LINE_INTERVAL_S
+        self._lock = Lock()
 
-    def advance(self, *amounts: int) -> None:
-        self._counts.add(amounts)
-        if time.monotonic() >= self._next_line_at:
-            self.finish()
+    def advance(self, *amounts: int, total: int | None = None) -> None:
+        with self._lock:
+            self._counts.add(amounts, total)
+            if time.monotonic() >= self._next_line_at:
+                self._print()
 
     def finish(self) -> None:
-        """Tells where it stands now, unless the last line did."""
-        if self._told != self._counts.done:
-            typer.echo(f"{self._label}: {self._counts.told()}", err=True)
-        self._told = self._counts.done
+        """Print the final counts, unless the last line had them."""
+        with self._lock:
+            self._print()
+
+    def _print(self) -> None:
+        if self._printed != self._counts.done:
+            typer.echo(f"{self._label}: {self._counts.text()}", err=True)
+        self._printed = self._counts.done
         self._next_line_at = time.monotonic() + LINE_INTERVAL_S
 
 
 class _Bar:
-    """Progress on a terminal."""
+    """`_Bar`: counter that moves a bar on a terminal."""
 
     def __init__(self, bars: RichProgress, task: TaskID, counts: _Counts) -> None:
         self._bars = bars
         self._task = task
         self._counts = counts
+        self._lock = Lock()
 
-    def advance(self, *amounts: int) -> None:
-        self._counts.add(amounts)
-        self._bars.update(self._task, completed=self._counts.done[0], told=self._counts.told())
+    def advance(self, *amounts: int, total: int | None = None) -> None:
+        with self._lock:
+            counts = self._counts
+            counts.add(amounts, total)
+            self._bars.update(self._task, completed=counts.done[0], total=counts.total, counts=counts.text())

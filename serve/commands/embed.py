@@ -49,7 +49,7 @@ def embed(
             source, text_format=inputs.text_format, column=inputs.column, chunk_texts=inputs.chunk_size
         ) as texts,
         Encoder.load(directory, load) as encoder,
-        report.progress("embedding", total=texts.total, units=("texts", "tokens")) as progress,
+        report.count("embedding", total=texts.total, units=("texts", "tokens")) as progress,
     ):
         summary = embed_file(encoder, texts, output, options=options, force=force, progress=progress)
     if not summary.texts:

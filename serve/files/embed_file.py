@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fletcher.model_zoo.progress import SILENT, Counter
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.commandline.reporter import Progress
 from fletcher.runtime.embed_options import EmbedOptions
 
 from .chunks import TextChunk, TextSource
@@ -60,7 +60,7 @@ def embed_file(
     *,
     options: EmbedOptions,
     force: bool,
-    progress: Progress,
+    progress: Counter = SILENT,
 ) -> EmbedSummary:
     """Embeds every text of a source, in its order.
 

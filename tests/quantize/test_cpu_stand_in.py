@@ -13,7 +13,6 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from fletcher.convert.export.export import export
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.convert.texts import SENTENCES
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.quantize.measure.metrics import cosines
 from fletcher.quantize.quantized_artifact import quantize
 from fletcher.quantize.recipe import load_recipe
@@ -39,7 +38,6 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "artifact",
         targets=("cpu", "cuda", "tensorrt", "coreml"),
         precisions=("fp32", "fp16"),
-        progress=silent,
     )
     return folder / "artifact"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 
 from ..convert.tiny import save_embedder
 
@@ -24,7 +23,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """Its artifact: read it, never write it."""
     path = tmp_path_factory.mktemp("tiny") / "artifact"
-    export(str(tiny_checkpoint), path, progress=silent)
+    export(str(tiny_checkpoint), path)
     return path
 
 
@@ -32,7 +31,7 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
 def tensorrt_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
     """An artifact of it for the targets cpu and tensorrt: read it, never write it."""
     path = tmp_path_factory.mktemp("tensorrt") / "artifact"
-    export(str(tiny_checkpoint), path, targets=("cpu", "tensorrt"), progress=silent)
+    export(str(tiny_checkpoint), path, targets=("cpu", "tensorrt"))
     return path
 
 

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.serve.files.embed_file import embed_file
@@ -38,17 +37,10 @@ SAID: list[dict[str, Any]] = [
 ]
 
 
-class Silent:
-    """Progress that nobody sees."""
-
-    def advance(self, *amounts: int) -> None:
-        """Nothing."""
-
-
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Encoder]:
     folder = tmp_path_factory.mktemp("long")
-    export(str(save_embedder(folder / "checkpoint")), folder / "artifact", progress=silent)
+    export(str(save_embedder(folder / "checkpoint")), folder / "artifact")
     with Encoder.load(folder / "artifact", provider="mlas", workers=2) as loaded:
         yield loaded
 
@@ -126,5 +118,5 @@ def test_files(encoder: Encoder, said: dict[str, Any], tmp_path: Path) -> None:
     source = tmp_path / "texts.jsonl"
     source.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     with open_texts(str(source), text_format=None, column="text", chunk_texts=2) as texts:
-        embed_file(encoder, texts, tmp_path / "v.parquet", options=EmbedOptions(**said), force=False, progress=Silent())
+        embed_file(encoder, texts, tmp_path / "v.parquet", options=EmbedOptions(**said), force=False)
     assert_same(pq.read_table(tmp_path / "v.parquet").to_pylist(), encoder.embed(TEXTS, **said))

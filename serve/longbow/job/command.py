@@ -50,7 +50,7 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                 Journal(options.journal_path(dataset), journal_facts(encoder, job)) as journal,
                 Connection(replace(target, timeout=min(target.timeout, 5.0))) as connection,
                 CapacityWatch(options.longbow_metrics, None if options.dry_run else to_index) as watch,
-                report.progress(
+                report.count(
                     f"ingesting into {dataset}",
                     total=source.total,
                     units=("rows", "tokens"),

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.model_zoo.progress import Counter
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.commandline.reporter import Progress
 from fletcher.runtime.errors import FletcherError, InputError
 
 from ...files.chunks import TextChunk, TextSource
@@ -64,7 +64,7 @@ class Ingestion:
         letters: DeadLetters,
         *,
         watch: CapacityWatch,
-        progress: Progress,
+        progress: Counter,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         """

@@ -18,7 +18,6 @@ import pytest
 
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import list_cards
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 
 from ..tiny import save_embedder
@@ -58,7 +57,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def artifact(checkpoint: Path) -> Path:
     path = checkpoint.parent / "artifact ü"
-    export(str(checkpoint), path, progress=silent)
+    export(str(checkpoint), path)
     return path
 
 

@@ -24,7 +24,6 @@ from fletcher.convert.export import export as module
 from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.canary import Canary, read_canary
 from fletcher.runtime.errors import CanaryError, CardError, CheckpointError, FletcherError, InputError
@@ -76,7 +75,7 @@ def mean_of_huggingface(folder: Path) -> NDArray[np.float32]:
 def test_weights_of_any_float_give_huggingfaces_vectors(checkpoint: Path, dtype: torch.dtype) -> None:
     weights = load_file(checkpoint / "model.safetensors")
     save_file({name: tensor.to(dtype) for name, tensor in weights.items()}, checkpoint / "model.safetensors")
-    export(str(checkpoint), checkpoint.parent / "a", pooling="mean", max_tokens=MAX_TOKENS, progress=silent)
+    export(str(checkpoint), checkpoint.parent / "a", pooling="mean", max_tokens=MAX_TOKENS)
     np.testing.assert_allclose(embed(checkpoint.parent / "a"), mean_of_huggingface(checkpoint), atol=1e-5)
 
 
@@ -86,7 +85,7 @@ def test_shards_give_the_same_artifact(tiny: Path, tmp_path: Path) -> None:
     transformers.AutoModel.from_pretrained(tiny).save_pretrained(sharded, max_shard_size="50KB")
     assert len(list(sharded.glob("*.safetensors"))) > 1
     digests = {
-        export(str(folder), tmp_path / name, pooling="cls", max_tokens=MAX_TOKENS, progress=silent).digest
+        export(str(folder), tmp_path / name, pooling="cls", max_tokens=MAX_TOKENS).digest
         for folder, name in ((tiny, "one"), (sharded, "many"))
     }
     assert len(digests) == 1
@@ -103,12 +102,12 @@ def test_a_task_head_and_old_names_change_nothing(tiny: Path, tmp_path: Path) ->
     old["cls.predictions.bias"] = torch.ones(3)
     save_file(old, renamed / "model.safetensors")
     for folder, name in ((tiny, "one"), (renamed, "other")):
-        export(str(folder), tmp_path / name, pooling="mean", max_tokens=MAX_TOKENS, progress=silent)
+        export(str(folder), tmp_path / name, pooling="mean", max_tokens=MAX_TOKENS)
     assert np.array_equal(embed(tmp_path / "one"), embed(tmp_path / "other"))
 
 
 def test_the_manifest_says_where_it_all_came_from(tiny: Path, tmp_path: Path) -> None:
-    found = export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=9, progress=silent)
+    found = export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=9)
     artifact = Artifact.open(tmp_path / "a")
     artifact.check_files()
     manifest = artifact.manifest
@@ -129,15 +128,15 @@ def test_the_zoos_minilm_has_the_published_canary(minilm_artifact: Path) -> None
 
 def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoint: Path, tmp_path: Path) -> None:
     """`minilm_checkpoint` comes first, so that the zoo's files are in the cache."""
-    found = export("all-MiniLM-L6-v2", tmp_path / "a", max_tokens=40, progress=silent)
+    found = export("all-MiniLM-L6-v2", tmp_path / "a", max_tokens=40)
     canary = read_canary(tmp_path / "a" / "canary.safetensors")
     assert found.status == "published canary" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
     with pytest.raises(InputError, match="--max-tokens 257 exceeds the 256"):
-        export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=257, progress=silent)
+        export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=257)
     with pytest.raises(InputError, match="--pooling cls contradicts the card of all-MiniLM-L6-v2, which says mean"):
-        export("all-MiniLM-L6-v2", tmp_path / "b", pooling="cls", progress=silent)
+        export("all-MiniLM-L6-v2", tmp_path / "b", pooling="cls")
     with pytest.raises(InputError, match="--max-tokens 2 leaves no text of the canary"):
-        export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=2, progress=silent)
+        export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=2)
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
@@ -159,7 +158,7 @@ def test_every_source_has_a_name_that_a_card_may_have(source: str, name: str, mo
 def test_a_folder_of_any_name_can_be_converted(tiny: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny, tmp_path / "ein Modell: ü"))
     path = tmp_path / "das Ergebnis ü 日本"
-    found = export(str(folder), path, pooling="mean", max_tokens=8, progress=silent)
+    found = export(str(folder), path, pooling="mean", max_tokens=8)
     assert found.model == "ein-Modell"
     assert embed(path).shape == (len(TEXTS), HIDDEN)
 
@@ -169,7 +168,7 @@ def test_without_special_tokens_an_empty_text_is_refused_and_the_others_are_embe
     tokenizer = HuggingFaceTokenizer.from_file(str(file))
     tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
     tokenizer.save(str(file))
-    export(str(checkpoint), checkpoint.parent / "a", pooling="mean", max_tokens=8, progress=silent)
+    export(str(checkpoint), checkpoint.parent / "a", pooling="mean", max_tokens=8)
     with Encoder.load(checkpoint.parent / "a", workers=1) as encoder:
         assert encoder.embed(["a b"]).tokens.tolist() == [2]
         with pytest.raises(InputError, match="text 1 has no token"):
@@ -188,7 +187,7 @@ def test_a_result_that_fails_its_canary_is_not_left(
 
     monkeypatch.setattr(module, "_own_canary", other)
     with pytest.raises(CanaryError, match="does not reproduce its canary"):
-        export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=8, progress=silent)
+        export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=8)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,15 +202,15 @@ def test_a_tokenizer_that_gives_other_ids_than_the_published_canary_is_refused(
 
     monkeypatch.setattr(module, "_shorten", shifted)
     with pytest.raises(CanaryError, match="gives other ids than the canary of all-MiniLM-L6-v2"):
-        export("all-MiniLM-L6-v2", tmp_path / "a", progress=silent)
+        export("all-MiniLM-L6-v2", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_targets_and_precisions_name_the_known_ones(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="target 'abacus' is unknown: choose from cpu"):
-        export(str(tiny), tmp_path / "a", targets=["abacus"], pooling="mean", progress=silent)
+        export(str(tiny), tmp_path / "a", targets=["abacus"], pooling="mean")
     with pytest.raises(InputError, match="precision 'fp1' is unknown: choose from fp32"):
-        export(str(tiny), tmp_path / "a", precisions=["fp1"], pooling="mean", progress=silent)
+        export(str(tiny), tmp_path / "a", precisions=["fp1"], pooling="mean")
 
 
 @pytest.mark.parametrize(
@@ -233,19 +232,19 @@ def test_configurations_that_are_not_understood_are_refused(
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, **changes}))
     with pytest.raises(kind, match=message):
-        export(str(checkpoint), checkpoint.parent / "a", pooling="mean", max_tokens=8, progress=silent)
+        export(str(checkpoint), checkpoint.parent / "a", pooling="mean", max_tokens=8)
     assert [file.name for file in checkpoint.parent.iterdir()] == ["checkpoint"]
 
 
 def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -> None:
     path = checkpoint.parent / "a"
     with pytest.raises(CardError, match="say it with --pooling"):
-        export(str(checkpoint), path, max_tokens=8, progress=silent)
+        export(str(checkpoint), path, max_tokens=8)
     with pytest.raises(CardError, match=r"--max-tokens 65: .* has positions for 1 to 64 tokens"):
-        export(str(checkpoint), path, pooling="mean", max_tokens=65, progress=silent)
+        export(str(checkpoint), path, pooling="mean", max_tokens=65)
     save_modules(checkpoint)
     with pytest.raises(CardError, match=r"--pooling cls contradicts .*, which says mean"):
-        export(str(checkpoint), path, pooling="cls", progress=silent)
+        export(str(checkpoint), path, pooling="cls")
 
 
 PEAK = """
@@ -253,13 +252,12 @@ import re, sys
 import onnxruntime
 from fletcher.convert.export.export import export
 from fletcher.model_zoo.card import ModelCard
-from fletcher.model_zoo.sources.progress import silent
 
 def peak():  # not ru_maxrss, which a process inherits from the one that started it
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
 
 imported = peak()
-export(sys.argv[1], sys.argv[2], pooling="mean", max_tokens=64, progress=silent)
+export(sys.argv[1], sys.argv[2], pooling="mean", max_tokens=64)
 print(imported, peak())
 """
 

@@ -15,7 +15,6 @@ from fletcher.convert.checkpoint.tensors import Weight
 from fletcher.convert.export.export import export
 from fletcher.convert.export.memory import memory_shape
 from fletcher.convert.families import describe
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.memory_shape import MemoryShape
 
@@ -57,7 +56,7 @@ def exported(
     config = getattr(transformers, f"{family}Config")(**WIDE | changes)
     model = randomize(getattr(transformers, f"{family}{kind}")(config), std=0.02)
     save_checkpoint(model, tmp_path / "model", tokens)
-    export(str(tmp_path / "model"), tmp_path / "artifact", max_tokens=512, progress=silent, **options)
+    export(str(tmp_path / "model"), tmp_path / "artifact", max_tokens=512, **options)
     return tmp_path / "artifact"
 
 

@@ -19,10 +19,9 @@ from fletcher.convert.export.export import export
 from fletcher.convert.reference.vectors import Reference
 from fletcher.convert.verify.verify import verify_with
 from fletcher.runtime import Artifact, Encoder
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError, MissingPackageError
 
-from ..heads.tiny import DOCUMENTS, QUERY, SIZES, save, silent
+from ..heads.tiny import DOCUMENTS, QUERY, SIZES, save
 from ..verify.parity import randomize
 
 INSTALLED = importlib.util.find_spec("optimum") is not None
@@ -52,9 +51,9 @@ def deberta(folder: Path) -> Path:
 def test_without_optimum_the_extra_is_named(tmp_path: Path) -> None:
     folder = deberta(tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"'deberta-v2'; Fletcher authors .* Try --exporter optimum"):
-        export(str(folder), tmp_path / "artifact", pooling="mean", progress=silent)
+        export(str(folder), tmp_path / "artifact", pooling="mean")
     with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[export\]"):
-        export(str(folder), tmp_path / "artifact", pooling="mean", exporter="optimum", progress=silent)
+        export(str(folder), tmp_path / "artifact", pooling="mean", exporter="optimum")
     assert not (tmp_path / "artifact").exists()
 
 
@@ -63,9 +62,7 @@ def test_without_optimum_the_extra_is_named(tmp_path: Path) -> None:
 )
 def test_other_targets_and_precisions_are_refused(tmp_path: Path, targets: list[str], precisions: list[str]) -> None:
     with pytest.raises(InputError, match="for the target cpu in fp32 only"):
-        export(
-            str(tmp_path), tmp_path / "a", targets=targets, precisions=precisions, exporter="optimum", progress=silent
-        )
+        export(str(tmp_path), tmp_path / "a", targets=targets, precisions=precisions, exporter="optimum")
 
 
 @pytest.mark.slow
@@ -73,12 +70,12 @@ def test_other_targets_and_precisions_are_refused(tmp_path: Path, targets: list[
 @needs_optimum
 def test_a_family_that_is_not_authored_passes_the_same_verification(tmp_path: Path) -> None:
     folder = deberta(tmp_path / "model")
-    export(str(folder), tmp_path / "artifact", pooling="mean", exporter="optimum", progress=silent)
+    export(str(folder), tmp_path / "artifact", pooling="mean", exporter="optimum")
     manifest = Artifact.open(tmp_path / "artifact").manifest
     assert [variant.exporter for variant in manifest.variants] == ["optimum"]
     assert {"optimum", "torch", "transformers"} <= set(manifest.tools)
     reference = Reference.load(folder, manifest.card)
-    report = verify_with(tmp_path / "artifact", reference, name="tiny", reporter=Reporter(as_json=True))
+    report = verify_with(tmp_path / "artifact", reference, name="tiny")
     assert report.verdict == "passed" and report.complete
     with Encoder.load(tmp_path / "artifact", workers=1) as encoder:
         together = encoder.embed(DOCUMENTS).vectors
@@ -96,7 +93,7 @@ def test_heads_agree_with_those_that_fletcher_authors(tmp_path: Path, family: st
     results = []
     for exporter in ("fletcher", "optimum"):
         output = tmp_path / exporter
-        export(str(folder), output, head=head, exporter=exporter, progress=silent)
+        export(str(folder), output, head=head, exporter=exporter)
         with Encoder.load(output, workers=1) as encoder:
             assert encoder.variant.exporter == exporter
             found = encoder.score(QUERY, DOCUMENTS) if head is None else encoder.embed_sparse(DOCUMENTS)
@@ -111,4 +108,4 @@ def test_what_optimum_does_not_know_is_refused_in_its_words(tmp_path: Path) -> N
     config = transformers.ErnieConfig(**SIZES)
     folder = save(transformers.ErnieModel(config), tmp_path / "model")
     with pytest.raises(CheckpointError, match=r"Optimum cannot export .*ernie"):
-        export(str(folder), tmp_path / "artifact", pooling="mean", exporter="optimum", progress=silent)
+        export(str(folder), tmp_path / "artifact", pooling="mean", exporter="optimum")

@@ -19,10 +19,8 @@ from fletcher.convert.export.variants import TOLERANCES, check_wanted
 from fletcher.convert.reference.vectors import Reference
 from fletcher.convert.texts import SENTENCES
 from fletcher.convert.verify.verify import verify
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Artifact, Encoder, Encodings
 from fletcher.runtime.artifact.manifest import TensorInfo, Variant
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, InputError, MissingPackageError
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
@@ -53,9 +51,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path) -> Exported:
-    return export(
-        str(checkpoint), checkpoint.parent / "artifact", targets=TARGETS, precisions=("fp16", "fp32"), progress=silent
-    )
+    return export(str(checkpoint), checkpoint.parent / "artifact", targets=TARGETS, precisions=("fp16", "fp32"))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +102,7 @@ def test_what_does_not_run_here_is_refused_with_the_way_out(artifact: Artifact) 
 
 def test_an_artifact_for_a_device_alone(checkpoint: Path, tmp_path: Path) -> None:
     """Its canary comes from the fp32 graph for the processor, which is not left there."""
-    exported = export(str(checkpoint), tmp_path / "gpu", targets=("cuda",), precisions=("fp16",), progress=silent)
+    exported = export(str(checkpoint), tmp_path / "gpu", targets=("cuda",), precisions=("fp16",))
     assert exported.min_cosine is None
     assert {path.name for path in exported.path.iterdir()} == {
         "canary.safetensors",
@@ -118,14 +114,12 @@ def test_an_artifact_for_a_device_alone(checkpoint: Path, tmp_path: Path) -> Non
     with pytest.raises(MissingPackageError, match=r"longbow-fletcher\[nvidia\]"):
         Encoder.load(exported.path)
     with pytest.raises(ArtifactError, match="none of which runs"):
-        verify(exported.path, reporter=Reporter(as_json=True))
+        verify(exported.path)
 
 
 def test_verification_stamps_what_runs_here(checkpoint: Path, tmp_path: Path) -> None:
-    exported = export(
-        str(checkpoint), tmp_path / "both", targets=("cpu", "cuda"), precisions=("fp32", "fp16"), progress=silent
-    )
-    verify(exported.path, reporter=Reporter(as_json=True)).raise_if_failed()
+    exported = export(str(checkpoint), tmp_path / "both", targets=("cpu", "cuda"), precisions=("fp32", "fp16"))
+    verify(exported.path).raise_if_failed()
     manifest = Artifact.open(exported.path).manifest
     assert manifest.status == "verified"
     assert [variant.name for variant in manifest.variants if variant.measured] == ["cpu-fp32", "cpu-fp16"]
@@ -138,7 +132,7 @@ def test_the_manifest_lists_maxima_where_a_half_type_computes(
     assert {"embeddings/word", "encoder.layer.1/attention/scores", "encoder.layer.0/feed_forward/up"} <= maxima.keys()
     assert all(0 <= value < 65504 for value in maxima.values())
     assert not any(variant.islands for variant in artifact.manifest.variants)
-    storage = export(str(checkpoint), tmp_path / "storage", precisions=("fp16",), progress=silent)
+    storage = export(str(checkpoint), tmp_path / "storage", precisions=("fp16",))
     assert not Artifact.open(storage.path).manifest.maxima
 
 
@@ -147,7 +141,7 @@ def test_islands_reach_the_manifest_and_the_graph(
 ) -> None:
     name = "encoder.layer.1/feed_forward/norm"
     monkeypatch.setattr(module, "find_islands", lambda *_: frozenset({name}))
-    exported = export(str(checkpoint), tmp_path / "a", targets=("tensorrt",), precisions=("fp16",), progress=silent)
+    exported = export(str(checkpoint), tmp_path / "a", targets=("tensorrt",), precisions=("fp16",))
     (variant,) = Artifact.open(exported.path).manifest.variants
     assert variant.islands == (name,)
     graph = onnx.load(exported.path / variant.file, load_external_data=False).graph
@@ -162,7 +156,7 @@ def test_a_half_variant_that_fails_its_canary_is_not_left(
     strict = {**TOLERANCES, "fp16": msgspec.structs.replace(TOLERANCES["fp16"], min_cosine=1.0)}
     monkeypatch.setattr(module, "TOLERANCES", strict)
     with pytest.raises(CanaryError, match="cpu-fp16"):
-        export(str(checkpoint), tmp_path / "a", precisions=("fp32", "fp16"), progress=silent)
+        export(str(checkpoint), tmp_path / "a", precisions=("fp32", "fp16"))
     assert not (tmp_path / "a").exists()
 
 
@@ -197,7 +191,7 @@ def _vectors(artifact: Artifact, variant: Variant, rows: list[list[int]], kind: 
 def test_minilm_in_fp16_against_huggingface(minilm_checkpoint: Path, tmp_path: Path, kind: type) -> None:
     """Real weights: rounded after every node, and as ONNX Runtime runs the graph on the processor."""
     path = tmp_path / "minilm"
-    export("all-MiniLM-L6-v2", path, targets=("tensorrt", "coreml"), precisions=("fp16",), progress=silent)
+    export("all-MiniLM-L6-v2", path, targets=("tensorrt", "coreml"), precisions=("fp16",))
     artifact = Artifact.open(path)
     assert artifact.variant().outputs == (TensorInfo("vectors", "float32", ("texts", 384)),)
     reference = Reference.load(minilm_checkpoint, artifact.manifest.card)

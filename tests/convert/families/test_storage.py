@@ -14,7 +14,6 @@ from safetensors.torch import save_model
 from transformers import AutoModel, BertConfig, BertModel, RobertaConfig, RobertaForMaskedLM, RobertaModel
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import CheckpointError
 
@@ -95,7 +94,7 @@ def test_from_a_folder_to_vectors(tmp_path: Path, kind: Any, config: Any, tokens
     """`export` and `Encoder.embed`, tokenizer included, against transformers with ids made by hand."""
     model = randomize(kind(config(**SIZES)))
     folder = save_checkpoint(model, tmp_path / "checkpoint", tokens)
-    export(str(folder), tmp_path / "artifact", pooling="mean", max_tokens=9, progress=silent)
+    export(str(folder), tmp_path / "artifact", pooling="mean", max_tokens=9)
     words = [[3, 7, 7], [], [50], list(range(20))]
     first = len(tokens.names)
     expected = []

@@ -17,7 +17,6 @@ from fletcher.convert.reference.heads import HeadReference
 from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
 from fletcher.runtime.tasks.task import encode_ids
 
@@ -172,8 +171,8 @@ def test_verification_passes_and_sees_a_wrong_activation(tmp_path: Path) -> None
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
     reference = HeadReference.load(folder, card)
-    report = verify_with(artifact, reference, name="tiny", reporter=Reporter(as_json=True))
+    report = verify_with(artifact, reference, name="tiny")
     assert report.verdict == "passed" and report.tokenizer.truncated > 0
     wrong = HeadReference(card, reference.tokenizer, reference.model, (torch.nn.Identity(),), reference.tools)
-    report = verify_with(artifact, wrong, name="tiny", reporter=Reporter(as_json=True))
+    report = verify_with(artifact, wrong, name="tiny")
     assert report.verdict == "failed" and "max abs difference" in report.variants[0].reasons[-1]

@@ -21,7 +21,6 @@ from fletcher.convert.reference.heads import HeadReference
 from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
 
 from ..verify.parity import randomize
@@ -194,10 +193,10 @@ def test_verification_passes_and_sees_attention_to_expansion_tokens(tmp_path: Pa
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
     reference = HeadReference.load(folder, card)
-    assert verify_with(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "passed"
+    assert verify_with(artifact, reference, name="tiny").verdict == "passed"
     late = card.late_interaction
     assert late is not None and late.expansion is not None
     seen = msgspec.structs.replace(late.expansion, attended=True)
     other = msgspec.structs.replace(card, late_interaction=msgspec.structs.replace(late, expansion=seen))
-    report = verify_with(artifact, HeadReference.load(folder, other), name="tiny", reporter=Reporter(as_json=True))
+    report = verify_with(artifact, HeadReference.load(folder, other), name="tiny")
     assert report.verdict == "failed"

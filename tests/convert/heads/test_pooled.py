@@ -22,7 +22,6 @@ from fletcher.convert.export.export import export
 from fletcher.convert.heads.pooled import read_modules
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.errors import CheckpointError
 
 from ..tiny import HIDDEN, save_bert, save_modules
@@ -58,7 +57,7 @@ def both(bert: Path, tmp_path: Path) -> Callable[[Sequence[Any]], tuple[NDArray[
         model = SentenceTransformer(modules=[encoder, *modules], device="cpu")
         model.save(str(tmp_path / "model"))
         expected = np.stack([model.encode(text, convert_to_numpy=True) for text in TEXTS])
-        export(str(tmp_path / "model"), tmp_path / "artifact", progress=silent)
+        export(str(tmp_path / "model"), tmp_path / "artifact")
         with Encoder.load(tmp_path / "artifact", workers=1) as loaded:
             return expected, loaded.embed(TEXTS).vectors
 
@@ -147,7 +146,7 @@ def test_the_booleans_of_old_pooling_configs_concatenate_in_sentence_transformer
     config = {"word_embedding_dimension": HIDDEN, **{f"pooling_mode_{key}": value for key, value in flags.items()}}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(config))
     expected = np.stack([SentenceTransformer(str(folder), device="cpu").encode(text) for text in TEXTS])
-    export(str(folder), folder.parent / "artifact", progress=silent)
+    export(str(folder), folder.parent / "artifact")
     with Encoder.load(folder.parent / "artifact", workers=1) as loaded:
         np.testing.assert_allclose(loaded.embed(TEXTS).vectors, expected, atol=1e-5)
 

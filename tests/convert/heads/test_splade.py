@@ -19,7 +19,6 @@ from fletcher.convert.reference.heads import HeadReference
 from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder, SparseEmbeddings
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError, InputError
 
 from ..verify.parity import randomize
@@ -151,6 +150,6 @@ def test_verification_passes_and_sees_a_lost_bias(tmp_path: Path) -> None:
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
     reference = HeadReference.load(folder, card)
-    assert verify_with(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "passed"
+    assert verify_with(artifact, reference, name="tiny").verdict == "passed"
     reference.model.cls.predictions.bias.data.zero_()
-    assert verify_with(artifact, reference, name="tiny", reporter=Reporter(as_json=True)).verdict == "failed"
+    assert verify_with(artifact, reference, name="tiny").verdict == "failed"

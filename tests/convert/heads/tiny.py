@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from fletcher.convert.export.export import Exported, export
 from fletcher.model_zoo import Head
 
-__all__ = ["DOCUMENTS", "MAX_TOKENS", "QUERY", "SIZES", "VOCABULARY", "convert", "save", "set_input_names", "silent"]
+__all__ = ["DOCUMENTS", "MAX_TOKENS", "QUERY", "SIZES", "VOCABULARY", "convert", "save", "set_input_names"]
 
 MAX_TOKENS = 24
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "[unused0]", "[unused1]", ".", ",", "!", "?")
@@ -42,10 +42,6 @@ DOCUMENTS = (
     " ".join(WORDS[:40]),  # longer than the model allows
     "w1 w2 w3 w20 w21 w22 w23 w24 w25 w26 w27 w28",
 )
-
-
-def silent(message: str, done: int, total: int | None) -> None:
-    """Progress that nobody reads."""
 
 
 def save(model: Any, folder: Path, *, types: bool = True) -> Path:
@@ -92,4 +88,4 @@ def set_input_names(folder: Path, names: list[str] | None) -> None:
 
 def convert(folder: Path, head: Head | None = None) -> Exported:
     """Exports beside the checkpoint, into `FOLDER.artifact`."""
-    return export(str(folder), folder.with_name(f"{folder.name}.artifact"), head=head, progress=silent)
+    return export(str(folder), folder.with_name(f"{folder.name}.artifact"), head=head)

@@ -10,7 +10,6 @@ from typing import Any
 import transformers
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 
 from ..verify.parity import BERT_TOKENS, ROBERTA_TOKENS, randomize, save_checkpoint
 
@@ -90,5 +89,5 @@ def export_mean(checkpoint: Path, hidden: int) -> Path:
     pooling = {"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True}
     (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     artifact = checkpoint.with_name("artifact")
-    export(str(checkpoint), artifact, max_tokens=MAX_TOKENS, progress=silent)
+    export(str(checkpoint), artifact, max_tokens=MAX_TOKENS)
     return artifact

@@ -17,9 +17,7 @@ import pytest
 from fletcher.convert.export.export import export
 from fletcher.convert.layers import probe as probe_module
 from fletcher.convert.layers.verify import compare_variants, verify_layers
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import MissingPackageError
 from fletcher.runtime.providers.inspection import InspectionSession
 
@@ -31,8 +29,6 @@ from .models import MODELS, export_mean, save_artifact
 from .sabotage import Patient
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
-
-QUIET = Reporter(as_json=True)
 
 #: A learned bias, and rotation and windows, always; the others with `-m slow`.
 QUICK = ("mpnet", "modernbert")
@@ -89,7 +85,6 @@ def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
                 targets=targets,
                 precisions=precisions,
                 max_tokens=96,
-                progress=silent,
             )
         return made[family]
 
@@ -102,7 +97,7 @@ def artifact_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 def test_a_devices_graph_agrees_with_the_processors(
     artifact_of: Callable[[str], Path], family: str, variant: str
 ) -> None:
-    report = compare_variants(artifact_of(family), against="cpu-fp32", on=variant, reporter=QUIET)
+    report = compare_variants(artifact_of(family), against="cpu-fp32", on=variant)
     assert report.first is None, report.summary
     assert {point.key for point in report.points} >= POINTS
 
@@ -110,7 +105,7 @@ def test_a_devices_graph_agrees_with_the_processors(
 @pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_cuda_graph_agrees_with_transformers(artifact_of: Callable[[str], Path], family: str) -> None:
-    report = verify_layers(artifact_of(family), variant="cuda-fp32", reporter=QUIET)
+    report = verify_layers(artifact_of(family), variant="cuda-fp32")
     assert report.first is None, report.summary
     assert {point.key for point in report.points} >= POINTS
 
@@ -139,8 +134,8 @@ def test_a_broken_cuda_graph_is_named_where_attention_ends(
     patient = Patient(Patient.copy_of(artifact_of(family), tmp_path / "broken").path, "cuda-fp32.onnx")
     harm(patient)
     for report in (
-        compare_variants(patient.path, against="cpu-fp32", on="cuda-fp32", reporter=QUIET),
-        verify_layers(patient.path, variant="cuda-fp32", reporter=QUIET),
+        compare_variants(patient.path, against="cpu-fp32", on="cuda-fp32"),
+        verify_layers(patient.path, variant="cuda-fp32"),
     ):
         assert report.first is not None and report.first.key == key
 
@@ -152,4 +147,4 @@ def test_without_the_device_the_provider_is_named(artifact_of: Callable[[str], P
     path = artifact_of("mpnet")
     assert "cuda-fp32" in {variant.name for variant in Artifact.open(path).manifest.variants}
     with pytest.raises(MissingPackageError, match="running on an NVIDIA GPU needs the package onnxruntime-gpu"):
-        compare_variants(path, against="cpu-fp32", on="cuda-fp32", reporter=QUIET)
+        compare_variants(path, against="cpu-fp32", on="cuda-fp32")

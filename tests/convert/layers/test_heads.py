@@ -15,7 +15,6 @@ from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import write_manifest
-from fletcher.runtime.commandline.reporter import Reporter
 
 from ..heads import test_colbert, test_splade
 from ..heads.tiny import SIZES, convert
@@ -23,7 +22,6 @@ from .sabotage import Patient
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
-QUIET = Reporter(as_json=True)
 SPLADE_STEPS = ["modules.0/dense", "modules.0", "modules.1", "modules.2", "modules.3", "modules.4"]
 
 
@@ -32,7 +30,7 @@ def steps_of(report: LayersReport) -> list[str]:
 
 
 def first_wrong(patient: Patient) -> str:
-    value = verify_layers(patient.path, reporter=QUIET).first_in("values")
+    value = verify_layers(patient.path).first_in("values")
     assert value is not None and value.verdict == "failed"
     return value.key
 
@@ -40,7 +38,7 @@ def first_wrong(patient: Patient) -> str:
 @pytest.mark.parametrize(("family", "sizes"), test_splade.FAMILIES)
 def test_a_masked_lm_head_is_compared_step_by_step(tmp_path: Path, family: str, sizes: dict[str, Any]) -> None:
     artifact = convert(test_splade.make(tmp_path / "model", family, sizes), "splade").path
-    report = verify_layers(artifact, reporter=QUIET)
+    report = verify_layers(artifact)
     assert report.first is None, report.summary
     assert steps_of(report) == SPLADE_STEPS
     shapes = {point.key: point.shape for point in report.points}
@@ -90,7 +88,7 @@ def _token_vectors(folder: Path, kind: str) -> Path:
 def test_token_vectors_are_compared_step_by_step(tmp_path: Path, kind: str) -> None:
     """Queries that are filled up, too: nobody attends to the filling, on either side."""
     artifact = convert(_token_vectors(tmp_path / "model", kind)).path
-    report = verify_layers(artifact, reporter=QUIET)
+    report = verify_layers(artifact)
     assert report.first is None, report.summary
     assert steps_of(report) == ["modules.0/dense", "modules.0", "modules.1"]
     assert {point.key: point.shape for point in report.points}["modules.1"] == ("tokens", test_colbert.DIMENSION)
@@ -141,7 +139,7 @@ def test_a_token_that_is_skipped_by_one_side_only_is_the_first_point(colbert: Pa
     late = msgspec.structs.replace(late, skipped=tuple(name for name in late.skipped if name != "!"))
     card = msgspec.structs.replace(manifest.card, late_interaction=late)
     write_manifest(patient.path, msgspec.structs.replace(manifest, card=card))
-    first = verify_layers(patient.path, reporter=QUIET).first
+    first = verify_layers(patient.path).first
     assert first is not None and first.key == "tokens/skipped_tokens"
     assert "the checkpoint alone skips the id 9 in a document" in first.note
 
@@ -156,6 +154,6 @@ def test_two_variants_with_a_head_are_compared(
     manifest = Artifact.open(patient.path).manifest
     other = msgspec.structs.replace(manifest.variants[0], name="cpu-other")
     write_manifest(patient.path, msgspec.structs.replace(manifest, variants=(*manifest.variants, other)))
-    report = compare_variants(patient.path, against="cpu-fp32", on="cpu-other", reporter=QUIET)
+    report = compare_variants(patient.path, against="cpu-fp32", on="cpu-other")
     assert report.first is None and {point.relative for point in report.points if point.section == "values"} == {0.0}
     assert "modules.1" in steps_of(report)

@@ -18,7 +18,6 @@ from fletcher.convert.reference.jina import load_jina
 from fletcher.convert.reference.load import load_model
 from fletcher.convert.verify.verify import verify
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import CheckpointError
 
 from ..families.test_jina_bert import HIDDEN, VOCABULARY, Jina
@@ -26,7 +25,6 @@ from ..verify.parity import save_tokenizer
 from .models import export_mean
 from .sabotage import Patient
 
-QUIET = Reporter(as_json=True)
 KINDS: dict[str, tuple[int, bool, dict[str, Any]]] = {
     "v2": (8, False, {}),
     "v2_six_heads": (6, False, {"feed_forward_type": "reglu", "layer_norm_eps": 1e-3}),
@@ -108,7 +106,7 @@ def test_what_is_no_checkpoint_of_it_is_refused_by_name(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sound_artifact_agrees_at_every_point(artifact_of: Callable[[str], Path], kind: str) -> None:
-    report = verify_layers(artifact_of(kind), reporter=QUIET)
+    report = verify_layers(artifact_of(kind))
     assert report.first is None and report.verdict == "passed", report.summary
     keys = {point.key for point in report.points}
     normed = {"layers.1/attention/query/norm", "layers.1/attention/residual_again", "layers.1/attention/norm_again"}
@@ -118,7 +116,7 @@ def test_a_sound_artifact_agrees_at_every_point(artifact_of: Callable[[str], Pat
 
 def test_whole_vectors_are_verified_and_stamped(artifact_of: Callable[[str], Path], tmp_path: Path) -> None:
     patient = Patient.copy_of(artifact_of("v2"), tmp_path / "copy")
-    assert verify(patient.path, reporter=QUIET).verdict == "passed"
+    assert verify(patient.path).verdict == "passed"
     assert Artifact.open(patient.path).manifest.verified is not None
 
 
@@ -176,5 +174,5 @@ def test_a_broken_graph_is_named_at_its_point(artifact_of: Callable[[str], Path]
     kind, harm, key = HARMS[name]
     patient = Patient.copy_of(artifact_of(kind), tmp_path / "broken")
     harm(patient)
-    value = verify_layers(patient.path, reporter=QUIET).first_in("values")
+    value = verify_layers(patient.path).first_in("values")
     assert value is not None and (value.key, value.verdict) == (key, "failed")

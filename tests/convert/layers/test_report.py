@@ -24,7 +24,6 @@ from fletcher.convert.layers import verify as verify_module
 from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import compare_variants, verify_layers
 from fletcher.convert.reports.verification_table import render, write_report
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import describe_files, write_manifest
 from fletcher.runtime.commandline.reporter import Reporter
@@ -39,7 +38,6 @@ from .sabotage import Patient
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
-QUIET = Reporter(as_json=True)
 POOLERS = ("Bert", "DistilBert", "Albert", "ModernBert", "NomicBert")
 MAIN = "from fletcher.convert.commands.cli import main; main()"
 
@@ -81,7 +79,7 @@ def shown(report: LayersReport) -> str:
 
 
 def test_the_table_has_a_row_a_point_and_names_the_first_wrong_one(broken: Path) -> None:
-    report = verify_layers(broken, reporter=QUIET)
+    report = verify_layers(broken)
     text = shown(report)
     row = next(line for line in text.splitlines() if "layer 0: query projection" in line)
     assert "tokens×48" in row and "passed" in row
@@ -95,7 +93,7 @@ def test_the_table_has_a_row_a_point_and_names_the_first_wrong_one(broken: Path)
 
 
 def test_json_and_page_hold_every_point_and_need_no_network(broken: Path, tmp_path: Path) -> None:
-    report = verify_layers(broken, reporter=QUIET)
+    report = verify_layers(broken)
     for name in ("report.json", "report.html"):
         write_report(report, tmp_path / name)
     found = json.loads((tmp_path / "report.json").read_text())
@@ -127,7 +125,7 @@ def test_the_command_passes_a_sound_artifact_and_stamps_nothing(artifact: Path) 
 
 
 def test_two_variants_are_compared_at_every_point(twins: Path) -> None:
-    report = compare_variants(twins, against="cpu-fp32", on="cpu-other", reporter=QUIET)
+    report = compare_variants(twins, against="cpu-fp32", on="cpu-other")
     assert report.first is not None and report.first.key == "layers.1/attention/scaled_scores"
     assert report.reference == "cpu-fp32" and report.variant == "cpu-other"
     # Equal graphs give equal values, to the bit.
@@ -148,7 +146,7 @@ def test_a_served_session_that_differs_from_its_graph_is_named(artifact: Path, m
             yield Drifting()
 
     monkeypatch.setattr(verify_module, "open_session", drifting)
-    report = verify_layers(artifact, reporter=QUIET)
+    report = verify_layers(artifact)
     assert report.first is not None and report.first.key == "session/vectors"
 
 
@@ -159,7 +157,7 @@ def test_a_graph_whose_device_is_not_here_is_looked_into_all_the_same(
         raise ProviderError("no such device")
 
     monkeypatch.setattr(verify_module, "open_session", absent)
-    report = verify_layers(artifact, reporter=QUIET)
+    report = verify_layers(artifact, progress=Reporter(as_json=True))
     assert report.verdict == "passed" and report.first_in("session") is None
     assert not [point for point in report.points if point.section == "session"]
     assert "no such device" in capsys.readouterr().err
@@ -173,7 +171,7 @@ def test_a_tokenizer_with_another_vocabulary_is_the_first_point(artifact: Path, 
     vocabulary["w3"], vocabulary["w4"] = vocabulary["w4"], vocabulary["w3"]
     file.write_text(json.dumps(settings))
     patient.stamp()
-    report = verify_layers(patient.path, texts=["w1 w2 w3 w4"], reporter=QUIET)
+    report = verify_layers(patient.path, texts=["w1 w2 w3 w4"])
     assert [point.key for point in report.points if point.verdict != "passed"] == [
         "tokens/vocabulary",
         "tokens/token_ids",
@@ -202,7 +200,7 @@ def test_a_damaged_artifact_is_refused_before_anything_is_compared(artifact: Pat
         stream.seek(-4, 2)
         stream.write(b"\0\0\1\1")
     with pytest.raises(ChecksumError, match=r"weights\.fp32\.safetensors"):
-        verify_layers(patient.path, reporter=QUIET)
+        verify_layers(patient.path)
 
 
 def test_a_graph_that_is_none_and_one_that_was_traced_are_refused(artifact: Path, tmp_path: Path) -> None:
@@ -211,12 +209,12 @@ def test_a_graph_that_is_none_and_one_that_was_traced_are_refused(artifact: Path
     traced = msgspec.structs.replace(manifest.variants[0], exporter="optimum")
     write_manifest(patient.path, msgspec.structs.replace(manifest, variants=(traced,)))
     with pytest.raises(InputError, match="traced by optimum"):
-        verify_layers(patient.path, reporter=QUIET)
+        verify_layers(patient.path)
     write_manifest(patient.path, manifest)
     (patient.path / "cpu-fp32.onnx").write_bytes(b"no graph")
     patient.stamp()
     with pytest.raises(ArtifactError, match=r"cpu-fp32\.onnx"):
-        verify_layers(patient.path, reporter=QUIET)
+        verify_layers(patient.path)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +223,7 @@ def targets(artifact: Path) -> Path:
     path = artifact.parent / "targets"
     three, two = ("cpu", "tensorrt", "coreml"), ("fp32", "fp16")
     source = str(artifact.parent / "checkpoint")
-    export(source, path, targets=three, precisions=two, max_tokens=40, progress=silent)
+    export(source, path, targets=three, precisions=two, max_tokens=40)
     return path
 
 
@@ -233,13 +231,13 @@ def targets(artifact: Path) -> Path:
     "variant", ["cpu-fp16", "tensorrt-fp32", "tensorrt-fp16", "coreml-fp32-s32", "coreml-fp16-s40"]
 )
 def test_graphs_of_other_targets_and_precisions_agree(targets: Path, variant: str) -> None:
-    report = verify_layers(targets, variant=variant, reporter=QUIET)
+    report = verify_layers(targets, variant=variant)
     assert report.first is None, report.summary
     keys = {point.key for point in report.points}
     assert {"embeddings/word", "layers.2/attention/softmax", "layers.0/attention/mask", "modules.1"} <= keys
     if variant.startswith("coreml"):
         assert {len(batch) for batch in report.batches} == {1}
-    other = compare_variants(targets, against="cpu-fp32", on=variant, reporter=QUIET)
+    other = compare_variants(targets, against="cpu-fp32", on=variant)
     assert other.first is None and "layers.2/attention/softmax" in {point.key for point in other.points}
 
 
@@ -247,7 +245,7 @@ def test_a_mask_that_is_left_out_is_named_where_attention_is_spelled_out(targets
     patient = Patient(Patient.copy_of(targets, tmp_path / "broken").path, "tensorrt-fp32.onnx")
     name = "encoder.layer.1/attention"
     patient.replace(f"{name}/masked_scores", "Identity", [f"{name}/scores"])
-    report = verify_layers(patient.path, variant="tensorrt-fp32", reporter=QUIET)
+    report = verify_layers(patient.path, variant="tensorrt-fp32")
     assert report.first is not None
     assert (report.first.key, report.first.node) == ("layers.1/attention/mask", f"{name}/weights")
 
@@ -272,8 +270,8 @@ def test_a_rerankers_head_is_compared_step_by_step(tmp_path: Path, kind: str) ->
     checkpoint = tmp_path / "checkpoint"
     model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
     save(randomize(model), checkpoint, types=kind in ("Bert", "Albert", "Electra", "NomicBert"))
-    export(str(checkpoint), tmp_path / "artifact", max_tokens=24, progress=silent)
-    report = verify_layers(tmp_path / "artifact", reporter=QUIET)
+    export(str(checkpoint), tmp_path / "artifact", max_tokens=24)
+    report = verify_layers(tmp_path / "artifact")
     assert report.first is None, report.summary
     steps = [point.key for point in report.points if point.key.startswith("modules.")]
     middle = ["modules.2"] if kind == "ModernBert" else []
@@ -289,6 +287,6 @@ def test_a_rerankers_head_is_compared_step_by_step(tmp_path: Path, kind: str) ->
 
     patient = Patient(tmp_path / "artifact")
     patient.edit_weight("classifier.weight" if kind in POOLERS else "classifier.out_proj.weight", np.negative)
-    report = verify_layers(patient.path, reporter=QUIET)
+    report = verify_layers(patient.path)
     value = report.first_in("values")
     assert value is not None and value.key == f"modules.{last}/dense"

@@ -11,7 +11,6 @@ import pytest
 
 from fletcher.convert.layers.results import LayersReport
 from fletcher.convert.layers.verify import verify_layers
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import VerificationError
 
 from .models import MODELS, save_artifact
@@ -19,7 +18,6 @@ from .sabotage import Patient
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
 
-QUIET = Reporter(as_json=True)
 LAYER = "encoder.layer.0"
 
 
@@ -168,7 +166,7 @@ CASES: dict[str, Case] = {
 
 @pytest.mark.parametrize("family", MODELS)
 def test_a_sound_artifact_agrees_at_every_point(artifact_of: Callable[[str], Path], family: str) -> None:
-    report = verify_layers(artifact_of(family), reporter=QUIET)
+    report = verify_layers(artifact_of(family))
     assert report.first is None and report.verdict == "passed", report.summary
     report.raise_if_failed()
 
@@ -180,7 +178,7 @@ def test_a_broken_graph_is_named_at_the_point_where_it_breaks(
     case = CASES[name]
     patient = Patient.copy_of(artifact_of(case.family), tmp_path / "broken")
     case.harm(patient)
-    report = verify_layers(patient.path, reporter=QUIET)
+    report = verify_layers(patient.path)
     value = report.first_in("values")
     assert value is not None and (value.key, value.node, value.verdict) == (case.key, case.node, "failed"), value
     _check_first(report, case)

@@ -13,7 +13,6 @@ from onnx import TensorProto, helper
 
 from fletcher.convert.export.export import export
 from fletcher.convert.targets.tensorrt.check import check_tensorrt
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Profile, TensorInfo, Variant
 
@@ -29,7 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("check") / "checkpoint"
     save_embedder(folder)
     path = folder.parent / "artifact"
-    export(str(folder), path, targets=("tensorrt",), precisions=("fp32", "fp16", "bf16"), progress=silent)
+    export(str(folder), path, targets=("tensorrt",), precisions=("fp32", "fp16", "bf16"))
     return Artifact.open(path)
 
 

@@ -26,12 +26,11 @@ from fletcher.convert.targets.emit import PRECISIONS, choose, emit
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
 
 from ..heads import test_colbert, test_splade
-from ..heads.tiny import SIZES, VOCABULARY, convert, save, silent
+from ..heads.tiny import SIZES, VOCABULARY, convert, save
 from ..verify.parity import randomize
 from .graph_types import assert_kernels, typed
 from .head_models import FAMILIES, FILLED, HeadModel, classifier, encode, load_head
@@ -162,17 +161,16 @@ def test_an_artifact_of_several_targets_is_compared_layer_by_layer(tmp_path: Pat
         targets=targets,
         precisions=("fp32", "fp16"),
         head=option,
-        progress=silent,
     )
     names = [variant.name for variant in Artifact.open(exported.path).manifest.variants]
     assert "tensorrt-fp16" in names
     for name in names:
-        report = verify_layers(exported.path, variant=name, reporter=Reporter(as_json=True))
+        report = verify_layers(exported.path, variant=name)
         assert report.first is None, f"{name}: {report.summary}"
         last = {"scores": "modules.2/dense", "sparse": "modules.4", "token_vectors": "modules.1"}[head]
         assert last in {point.key for point in report.points}
         if name != "cpu-fp32":
-            report = compare_variants(exported.path, against="cpu-fp32", on=name, reporter=Reporter(as_json=True))
+            report = compare_variants(exported.path, against="cpu-fp32", on=name)
             assert report.first is None, f"{name}: {report.summary}"
             assert last in {point.key for point in report.points}
             if head == "token_vectors":

@@ -11,22 +11,19 @@ import pytest
 
 from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import verify_layers
-from fletcher.model_zoo.sources.progress import silent
-from fletcher.runtime.commandline.reporter import Reporter
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),  # of torch and its users
 ]
 
-QUIET = Reporter(as_json=True)
 LAYERS = {"all-MiniLM-L6-v2": 6, "all-mpnet-base-v2": 12}
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_point_agrees_with_transformers(tmp_path: Path, name: str) -> None:
-    assert export(name, tmp_path / "artifact", progress=silent).status == "published canary"
-    report = verify_layers(tmp_path / "artifact", reporter=QUIET)
+    assert export(name, tmp_path / "artifact").status == "published canary"
+    report = verify_layers(tmp_path / "artifact")
     assert report.first is None, report.summary
     points = {point.key for point in report.points}
     assert {f"layers.{LAYERS[name] - 1}/{part}" for part in ("attention/softmax", "feed_forward/norm")} <= points

@@ -18,17 +18,14 @@ from fletcher.convert.verify.judge import Probe, compare_ids, judge
 from fletcher.convert.verify.report import VariantResult, VerificationReport
 from fletcher.convert.verify.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
-from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ChecksumError, VerificationError
 
 from ..tiny import MAX_TOKENS, save_embedder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
-QUIET = Reporter(as_json=True)
 
 
 @pytest.fixture(autouse=True)
@@ -47,14 +44,14 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def artifact(tmp_path: Path, checkpoint: Path) -> Path:
-    export(str(checkpoint), tmp_path / "artifact", progress=silent)
+    export(str(checkpoint), tmp_path / "artifact")
     return tmp_path / "artifact"
 
 
 def test_a_faithful_artifact_passes_and_is_stamped(artifact: Path) -> None:
     before = Artifact.open(artifact)
     assert before.manifest.status == "unverified"
-    report = verify(artifact, reporter=QUIET, texts=["the user's own text"])
+    report = verify(artifact, texts=["the user's own text"])
     report.raise_if_failed()
     variant = report.variants[0]
     assert (report.verdict, variant.verdict, variant.reasons) == ("passed", "passed", ())
@@ -77,7 +74,7 @@ def test_one_variant_alone_does_not_make_the_artifact_verified(artifact: Path) -
     manifest = Artifact.open(artifact).manifest
     twice = (manifest.variants[0], msgspec.structs.replace(manifest.variants[0], name="cpu-other"))
     (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, variants=twice)))
-    report = verify(artifact, reporter=QUIET, variant="cpu-other")
+    report = verify(artifact, variant="cpu-other")
     assert (report.verdict, report.complete, [variant.name for variant in report.variants]) == (
         "passed",
         False,
@@ -95,7 +92,7 @@ def test_another_checkpoint_fails_names_the_worst_text_and_leaves_no_stamp(
     tensors = load_file(other / "model.safetensors")
     tensors["embeddings.token_type_embeddings.weight"][0, :4] += 0.05
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    report = verify(artifact, reporter=QUIET, reference=str(other))
+    report = verify(artifact, reference=str(other))
     assert report.verdict == "failed"
     assert Artifact.open(artifact).manifest.verified is None
     worst = min(report.variants[0].texts, key=lambda text: text.cosine)
@@ -110,13 +107,13 @@ def test_a_checkpoint_that_changed_since_the_export_is_refused(artifact: Path, c
     with (checkpoint / "config.json").open("a") as file:
         file.write("\n")
     with pytest.raises(ChecksumError, match=r"config\.json changed"):
-        verify(artifact, reporter=QUIET)
+        verify(artifact)
 
 
 def test_another_tokenizer_fails_although_the_vectors_of_its_ids_would_agree(artifact: Path, checkpoint: Path) -> None:
     card = Artifact.open(artifact).manifest.card
     shorter = msgspec.structs.replace(card, max_tokens=MAX_TOKENS - 1)
-    report = verify_with(artifact, Reference.load(checkpoint, shorter), name="shorter", reporter=QUIET)
+    report = verify_with(artifact, Reference.load(checkpoint, shorter), name="shorter")
     assert report.tokenizer.verdict == report.verdict == "failed"
     with pytest.raises(VerificationError, match="the tokenizer gives"):
         report.raise_if_failed()
@@ -126,11 +123,11 @@ def test_prompts_are_compared_too(artifact: Path, checkpoint: Path) -> None:
     manifest = Artifact.open(artifact).manifest
     prompted = msgspec.structs.replace(manifest.card, prompts={"query": "q: "})
     (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, card=prompted)))
-    report = verify_with(artifact, Reference.load(checkpoint, prompted), name="prompted", reporter=QUIET)
+    report = verify_with(artifact, Reference.load(checkpoint, prompted), name="prompted")
     report.raise_if_failed()
     assert {text.input_type for text in report.variants[0].texts} == {"raw", "query"}
     # A reference without the prompt disagrees: the prompt was there.
-    without = verify_with(artifact, Reference.load(checkpoint, manifest.card), name="none", reporter=QUIET)
+    without = verify_with(artifact, Reference.load(checkpoint, manifest.card), name="none")
     assert without.tokenizer.equal < without.tokenizer.compared
 
 
@@ -245,13 +242,13 @@ def test_the_first_different_id_is_named() -> None:
 
 def test_the_report_survives_json(artifact: Path, checkpoint: Path) -> None:
     card = Artifact.open(artifact).manifest.card
-    report = verify_with(artifact, Reference.load(checkpoint, card), name="tiny", reporter=QUIET)
+    report = verify_with(artifact, Reference.load(checkpoint, card), name="tiny")
     assert msgspec.json.decode(msgspec.json.encode(report), type=VerificationReport) == report
 
 
 @pytest.mark.slow
 def test_the_real_minilm_reproduces_huggingface(minilm_artifact: Path, minilm_checkpoint: Path) -> None:
     card = Artifact.open(minilm_artifact).manifest.card
-    report = verify_with(minilm_artifact, Reference.load(minilm_checkpoint, card), name="MiniLM", reporter=QUIET)
+    report = verify_with(minilm_artifact, Reference.load(minilm_checkpoint, card), name="MiniLM")
     report.raise_if_failed()
     assert report.variants[0].max_abs <= 1e-5

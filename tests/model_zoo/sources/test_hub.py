@@ -22,20 +22,37 @@ from ..fake_hub import COMMIT, FakeHub
 
 _FETCH = """
 import json, sys, warnings
+from contextlib import contextmanager
 from pathlib import Path
 warnings.simplefilter("error")
 from fletcher.model_zoo import fetch
 from fletcher.model_zoo.errors import FletcherError
+
+class Recorder:
+    def __init__(self):
+        self.lines, self.counted, self.total = [], 0, None
+    def line(self, text):
+        self.lines.append(text)
+    @contextmanager
+    def count(self, label, *, total=None, units=("steps",), note=str):
+        assert units == ("bytes",) and label.startswith("Downloading ")
+        self.total = total
+        yield self
+    def advance(self, amount, *, total=None):
+        self.counted += amount
+        self.total = self.total if total is None else total
+
 answers = []
 for source in sys.argv[2:]:
-    steps = []
+    recorder = Recorder()
     try:
-        found = fetch(source, cache_dir=Path(sys.argv[1]), progress=lambda *step: steps.append(step))
+        found = fetch(source, cache_dir=Path(sys.argv[1]), progress=recorder)
     except FletcherError as error:
         answers.append({"error": type(error).__name__, "message": str(error)})
     else:
         answers.append({"folder": str(found.folder), "source": found.source, "revision": found.revision,
-                        "card": found.card and found.card.name, "sha256": dict(found.sha256), "steps": steps})
+                        "card": found.card and found.card.name, "sha256": dict(found.sha256),
+                        "progress": [recorder.lines, recorder.counted, recorder.total]})
 print(json.dumps(answers))
 """
 
@@ -76,7 +93,9 @@ def test_a_repository_is_fetched_hashed_and_reported(hub: FakeHub, tmp_path: Pat
         assert (Path(found["folder"]) / name).read_bytes() == hub.files["org/minilm"][name]
     asked = {path.partition("/resolve/")[2].partition("/")[2] for _, path, _ in hub.requests if "/resolve/" in path}
     assert asked == expected  # the pickle was not even downloaded
-    assert any(done == total != 0 for _, done, total in found["steps"])
+    lines, counted, total = found["progress"]
+    assert lines == ["Downloading org/minilm", "Checking org/minilm"]
+    assert counted == total == sum((Path(found["folder"]) / name).stat().st_size for name in expected)
 
 
 @pytest.mark.parametrize("source", ["org/minilm", f"hf:org/minilm@{COMMIT}"])
@@ -85,7 +104,7 @@ def test_a_second_fetch_asks_the_network_nothing(hub: FakeHub, tmp_path: Path, s
     hub.requests.clear()
     second = fetch(source, tmp_path, hub.url)
     assert hub.requests == []
-    assert {**second, "steps": None} == {**first, "steps": None}
+    assert {**second, "progress": None} == {**first, "progress": None}
     offline = fetch(source, tmp_path, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")
     assert offline["folder"] == first["folder"]
 

@@ -10,7 +10,6 @@ from onnx import TensorProto, helper
 
 from fletcher.convert.export.export import export
 from fletcher.convert.texts import SENTENCES
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.quantize.calibration import calibrate
 from fletcher.quantize.graph.editor import GraphEditor
 from fletcher.quantize.graph.matrices import find_matrices, float_variant
@@ -29,7 +28,7 @@ DOWN = "layers.0.feed_forward.down"
 @pytest.fixture(scope="module")
 def parent(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     folder = tmp_path_factory.mktemp("products")
-    export(str(save_embedder(folder / "checkpoint")), folder / "artifact", progress=silent)
+    export(str(save_embedder(folder / "checkpoint")), folder / "artifact")
     return Artifact.open(folder / "artifact")
 
 

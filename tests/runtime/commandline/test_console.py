@@ -60,9 +60,9 @@ def fail(kind: str) -> None:
 @app.command("work")
 def work(ctx: typer.Context) -> None:
     """Works."""
-    with reporter(ctx).progress("working", total=1_500_000, units=("bytes",)) as progress:
+    with reporter(ctx).count("working", total=1_500_000, units=("bytes",)) as counter:
         for _ in range(3):
-            progress.advance(500_000)
+            counter.advance(500_000)
 
 
 @model.command("export")
@@ -248,9 +248,9 @@ def test_completion_script_is_offered() -> None:
 
 
 def test_progress_off_a_terminal_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with Reporter().progress("embedding", total=1000, units=("texts", "tokens")) as progress:
+    with Reporter().count("embedding", total=1000, units=("texts", "tokens")) as counter:
         for _ in range(1000):
-            progress.advance(1, 20)
+            counter.advance(1, 20)
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.count("\n") == 1
@@ -279,10 +279,10 @@ def test_progress_on_a_terminal_is_a_bar() -> None:
 
 def test_progress_refuses_amounts_that_do_not_fit_its_units() -> None:
     with (
-        Reporter().progress("embedding", units=("texts", "tokens")) as progress,
+        Reporter().count("embedding", units=("texts", "tokens")) as counter,
         pytest.raises(ValueError, match="texts"),
     ):
-        progress.advance(1)
+        counter.advance(1)
 
 
 def test_results_hold_paths_and_numpy_numbers(capsys: pytest.CaptureFixture[str]) -> None:

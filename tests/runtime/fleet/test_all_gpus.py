@@ -39,7 +39,6 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) ->
         targets=("cpu", "cuda"),
         precisions=("fp32",),
         pooling="mean",
-        progress=lambda *_: None,
     )
     return folder
 

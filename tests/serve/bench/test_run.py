@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Encoder
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import InputError, ProviderError
@@ -35,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
     path = tmp_path_factory.mktemp("bench") / "artifact"
-    export(str(checkpoint), path, progress=silent)
+    export(str(checkpoint), path)
     return path
 
 

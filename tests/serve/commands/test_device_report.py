@@ -123,10 +123,9 @@ def test_some_providers_are_measured_and_nothing_is_remembered(tiny_model: Path)
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifact of a random BERT: read it, never write it."""
     from fletcher.convert.export.export import export
-    from fletcher.model_zoo.sources.progress import silent
 
     from ...convert.tiny import save_embedder
 
     folder = tmp_path_factory.mktemp("tiny")
-    export(str(save_embedder(folder / "checkpoint")), folder / "artifact", progress=silent)
+    export(str(save_embedder(folder / "checkpoint")), folder / "artifact")
     return folder / "artifact"

@@ -30,7 +30,7 @@ class Counter:
     texts: int = 0
     tokens: int = 0
 
-    def advance(self, *amounts: int) -> None:
+    def advance(self, *amounts: int, total: int | None = None) -> None:
         self.texts += amounts[0]
         self.tokens += amounts[1]
 

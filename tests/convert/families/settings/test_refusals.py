@@ -16,7 +16,6 @@ from transformers.activations import ACT2FN
 from fletcher.convert.export.export import export
 from fletcher.convert.families import FAMILIES
 from fletcher.convert.graph.activations import AUTHORED
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.errors import CheckpointError, FletcherError
 
 from ...verify.parity import BERT_TOKENS, ROBERTA_TOKENS, load, make_card, randomize, save_checkpoint
@@ -207,7 +206,7 @@ def test_buckets_that_transformers_would_not_use(tmp_path: Path) -> None:
 
 
 def _export(folder: Path, output: Path, max_tokens: int) -> None:
-    export(str(folder), output, pooling="mean", max_tokens=max_tokens, progress=silent)
+    export(str(folder), output, pooling="mean", max_tokens=max_tokens)
 
 
 def test_more_tokens_than_positions(family: str, checkpoint: Path, tmp_path: Path) -> None:

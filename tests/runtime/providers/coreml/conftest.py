@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from tests.convert.tiny import save_bert, save_modules
 from tests.doubles.coreml import FakeCoreMl
@@ -22,7 +21,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     save_modules(checkpoint, max_seq_length=64)
     folder = checkpoint.parent / "artifact"
     targets, precisions = ("cpu", "coreml"), ("fp32", "fp16")
-    export(str(checkpoint), folder, targets=targets, precisions=precisions, progress=silent)
+    export(str(checkpoint), folder, targets=targets, precisions=precisions)
     return Artifact.open(folder)
 
 

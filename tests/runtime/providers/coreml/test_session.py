@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import FeedRules, TensorInfo, Variant
 from fletcher.runtime.canary import read_canary
@@ -235,7 +234,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) ->
     """all-MiniLM-L6-v2 for texts of 64 tokens."""
     folder = tmp_path_factory.mktemp("minilm") / "artifact"
     targets, precisions = ("cpu", "coreml"), ("fp32", "fp16")
-    export("all-MiniLM-L6-v2", folder, targets=targets, precisions=precisions, max_tokens=64, progress=silent)
+    export("all-MiniLM-L6-v2", folder, targets=targets, precisions=precisions, max_tokens=64)
     return Artifact.open(folder)
 
 
