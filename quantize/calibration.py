@@ -1,4 +1,4 @@
-"""What a model's activations are on real texts, and the ranges that follow. It changes no graph."""
+"""`calibrate`: measures the activations of a model on real texts, and chooses their ranges. It changes no graph."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from .recipe import MatrixScheme, Recipe
 
 __all__ = ["FEWEST_TEXTS", "calibrate", "choose_range", "needs_calibration"]
 
-#: With fewer, the largest activation is an accident.
+#: Fewest texts: with fewer, the largest activation is a matter of chance.
 FEWEST_TEXTS = 16
 
-#: Texts beyond this add time and change no range.
+#: Most texts: more of them take time and do not change a range.
 MOST_TEXTS = 256
 
 #: Bins of a histogram, and the levels of eight bits.
 BINS, LEVELS = 2048, 256
 
-#: Levels whose divergence is looked at, as in ONNX Runtime's and TensorRT's calibrators.
+#: Levels of the divergence (`entropy`), as in ONNX Runtime's and TensorRT's calibrators.
 ENTROPY_LEVELS = 128
 
 
 def needs_calibration(recipe: Recipe, schemes: Iterable[MatrixScheme]) -> bool:
-    """Whether the recipe wants to know activations."""
+    """Return whether the recipe needs statistics of the activations."""
     return "int8-static" in schemes or recipe.smoothquant is not None or recipe.bias_correction or recipe.outliers > 0
 
 
 def calibrate(
     artifact: Artifact, recipe: Recipe, schemes: Mapping[str, MatrixScheme], texts: Sequence[str]
 ) -> dict[str, Activations]:
-    """Runs the float32 graph for processors over the texts, one at a time.
+    """Run the float32 graph for processors over texts, one at a time, and return each product's activations by its name.
 
     Args:
-        artifact: has that graph.
-        recipe: says how ranges are chosen.
-        schemes: the matrices whose activations are wanted.
-        texts: real ones.
+        artifact: the artifact of that graph.
+        recipe: chooses the ranges.
+        schemes: schemes of the matrices whose activations are measured, by name.
+        texts: texts like those that the model will embed.
 
     Raises:
-        InputError: too few texts, or all of one length.
+        InputError: there are too few texts, or all have the same length.
         ArtifactError: an activation is NaN or infinite.
     """
     if len(texts) < FEWEST_TEXTS:
         raise InputError(
-            f"{len(texts)} calibration texts are too few, at least {FEWEST_TEXTS} are needed: give more with --texts, "
-            "or leave it out for the built-in ones"
+            f"{len(texts)} calibration texts are too few: give at least {FEWEST_TEXTS} with --texts, or omit --texts to use "
+            "the built-in texts"
         )
     variant = float_variant(artifact)
     graph = GraphEditor(artifact, variant)
@@ -72,13 +72,13 @@ def calibrate(
     lengths = encodings.lengths
     if lengths.min() == lengths.max():
         raise InputError(
-            f"all {len(chosen)} calibration texts have {lengths[0]} tokens, which says nothing of other lengths: "
+            f"all {len(chosen)} calibration texts have {lengths[0]} tokens, which says nothing about other lengths: "
             "give texts of different lengths"
         )
     values = sorted(set(sources.values()))
     runner = CpuGraph(graph.expose(values), artifact.path)
     names = [info.name for info in variant.inputs]
-    seen = {value: _Seen() for value in values}
+    seen = {value: _Rows() for value in values}
     for row in range(len(encodings)):
         feeds = encodings.select(np.array([row])).tensors(names)
         for value, array in zip(values, runner.run(feeds, values), strict=True):
@@ -89,17 +89,18 @@ def calibrate(
                 )
             seen[value].add(array.reshape(-1, array.shape[-1]))
     bounded = {out for node in graph.nodes if node.op_type in LOWER_BOUNDS for out in node.output}
-    found = {}
+    activations = {}
     for value, rows in seen.items():
         readers = [name for name, source in sources.items() if source == value]
         weights = [np.asarray(graph.values(places[name].weight), np.float32) for name in readers]
-        # What is bounded below has its spread between its rows; dividing its columns made both kinds of scales coarser.
-        found[value] = _summary(rows.take(), [] if value in bounded else weights, recipe)
-    return {name: found[value] for name, value in sources.items()}
+        # Activations with a lower bound differ between rows; dividing their columns made the scales of activations and of
+        # weights coarser.
+        activations[value] = _summary(rows.take(), [] if value in bounded else weights, recipe)
+    return {name: activations[value] for name, value in sources.items()}
 
 
-class _Seen:
-    """What was seen of one tensor. Rows are kept: 256 texts of MiniLM take 60 MB for its widest one."""
+class _Rows:
+    """`_Rows`: all rows of one tensor. 256 texts take 60 MB for the widest tensor of MiniLM."""
 
     def __init__(self) -> None:
         self._rows: list[NDArray[np.float32]] = []
@@ -108,19 +109,19 @@ class _Seen:
         self._rows.append(rows)
 
     def take(self) -> NDArray[np.float32]:
-        """All rows, which are given away, (rows, in)."""
+        """Return all rows, (rows, in), and drop them from this object."""
         rows = np.concatenate(self._rows)
         self._rows = []
         return rows
 
 
 def _summary(rows: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], recipe: Recipe) -> Activations:
-    """What is to be known of activations.
+    """Return the statistics of activations that the rewriting needs.
 
     Args:
-        rows: (rows, in).
-        weights: what reads them, where smoothing may move their spread into it.
-        recipe: how.
+        rows: the activations, (rows, in).
+        weights: the matrices that read them, (in, out) each, if smoothing may move spread into them; empty otherwise.
+        recipe: chooses smoothing, outliers and ranges.
     """
     largest = np.abs(rows).max(axis=0)
     factors = None
@@ -136,13 +137,13 @@ def _summary(rows: NDArray[np.float32], weights: Sequence[NDArray[np.float32]], 
 
 
 def choose_range(values: NDArray[np.float32], recipe: Recipe) -> tuple[float, float]:
-    """The smallest and the largest value that shall be representable.
+    """Return the smallest and the largest value that the quantized type represents.
 
     Args:
-        values: what was seen, any shape, not empty.
-        recipe: its `calibration`: `minmax` takes all; `percentile` leaves out what is rarer than the recipe says, half of it
-            at each end; `mse` takes the share of the range with the least squared error; `entropy` the one, even around 0,
-            whose levels diverge least from what was seen (Kullback and Leibler, as TensorRT does it).
+        values: observed values, any shape, not empty.
+        recipe: the method is its `calibration`: `minmax` takes the whole range; `percentile` omits the rarest values, half
+            of them at each end; `mse` takes the part of the range with the least squared error; `entropy` takes the range,
+            symmetric around 0, whose levels have the least Kullback-Leibler divergence from the histogram, as TensorRT does.
     """
     low, high = float(values.min()), float(values.max())
     if recipe.calibration == "minmax" or low == high:
@@ -158,14 +159,14 @@ def choose_range(values: NDArray[np.float32], recipe: Recipe) -> tuple[float, fl
         limit = min((largest * share for share in shares), key=lambda end: _divergence(counts, edges, end))
         return max(low, -float(limit)), min(high, float(limit))
     counts, edges = np.histogram(values, BINS, (low, high))
-    # Each end shrinks towards zero by itself: Gelu's lower end is 0.17 whatever the upper one is.
+    # Each end shrinks toward zero separately: the lower end of Gelu is -0.17 for any upper end.
     best = min((high * share for share in shares), key=lambda end: _squared_error(counts, edges, low, end))
     first = min((low * share for share in shares), key=lambda end: _squared_error(counts, edges, end, best))
     return float(first), float(best)
 
 
 def _squared_error(counts: NDArray[np.int64], edges: NDArray[np.float64], low: float, high: float) -> float:
-    """Of rounding and clipping, over the histogram."""
+    """Return the squared error of rounding and clipping, summed over the histogram."""
     middles = (edges[:-1] + edges[1:]) / 2
     step = max(high - low, 1e-20) / (LEVELS - 1)
     clipped = np.clip(middles, low, high) - middles
@@ -174,20 +175,20 @@ def _squared_error(counts: NDArray[np.int64], edges: NDArray[np.float64], low: f
 
 
 def _divergence(counts: NDArray[np.int64], edges: NDArray[np.float64], limit: float) -> float:
-    """Of what the levels keep of the histogram within ±limit from the histogram, clipped mass at the ends.
+    """Return the divergence of the quantized histogram within ±limit from the histogram, whose clipped mass is at the ends.
 
-    A bin that is empty stays so: what a level holds is spread over its other bins (as ONNX Runtime and TensorRT do it).
+    An empty bin stays empty: the mass of a level is spread over its other bins, as ONNX Runtime and TensorRT do.
     """
     middles = (edges[:-1] + edges[1:]) / 2
     inside = np.abs(middles) <= limit
-    kept = counts[inside].astype(np.float64)
-    wanted = kept.copy()
-    wanted[0] += counts[middles < -limit].sum()
-    wanted[-1] += counts[middles > limit].sum()
-    groups = np.minimum((np.arange(len(kept)) * ENTROPY_LEVELS) // len(kept), ENTROPY_LEVELS - 1)
-    filled = wanted > 0
-    sums = np.bincount(groups, kept, ENTROPY_LEVELS)
+    mass = counts[inside].astype(np.float64)
+    clipped = mass.copy()
+    clipped[0] += counts[middles < -limit].sum()
+    clipped[-1] += counts[middles > limit].sum()
+    groups = np.minimum((np.arange(len(mass)) * ENTROPY_LEVELS) // len(mass), ENTROPY_LEVELS - 1)
+    filled = clipped > 0
+    sums = np.bincount(groups, mass, ENTROPY_LEVELS)
     sizes = np.bincount(groups, filled, ENTROPY_LEVELS)
     codes = np.where(filled, sums[groups] / np.maximum(sizes[groups], 1), 0)
-    p, q = wanted / wanted.sum(), codes / max(codes.sum(), 1)
+    p, q = clipped / clipped.sum(), codes / max(codes.sum(), 1)
     return float((p[filled] * np.log(p[filled] / np.maximum(q[filled], 1e-12))).sum())

@@ -1,4 +1,7 @@
-"""Graphs for devices that are not here, on ONNX Runtime's CPU provider: what their nodes mean, not what a device does."""
+"""`cpu_vectors`: runs a graph for an absent device on ONNX Runtime's CPU provider.
+
+The vectors show what the graph's nodes compute. They do not show the rounding of the device's kernels.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,30 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
-__all__ = ["SHOWN_HERE", "vectors_elsewhere"]
+__all__ = ["STAND_IN_TARGETS", "cpu_vectors"]
 
-#: Targets whose graphs have standard operators alone; that of CUDA has an attention that the CPU provider lacks.
-SHOWN_HERE: tuple[Target, ...] = ("tensorrt", "coreml")
+#: Targets whose graphs have only standard operators; CUDA's graphs have an attention that the CPU provider lacks.
+STAND_IN_TARGETS: tuple[Target, ...] = ("tensorrt", "coreml")
 
 
-def vectors_elsewhere(
+def cpu_vectors(
     artifact: Artifact, variants: Sequence[Variant], encodings: Encodings, *, batch: int = 16
 ) -> NDArray[np.float32]:
-    """Vectors of texts, float32, (n, dimension), from graphs that are alike but for the texts that they take.
+    """Return the vectors of texts from graphs that differ only in the lengths that they accept, (n, dimension).
 
     Args:
-        artifact: holds them.
-        variants: one for texts of any length, or one a length bucket; a text goes to the shortest that holds it.
-        encodings: the texts.
-        batch: texts of a rectangle, where a graph takes several.
+        artifact: the artifact of the graphs.
+        variants: one graph for texts of any length, or one per length bucket; a text goes to the shortest bucket that
+            holds it.
+        encodings: the texts, at least one.
+        batch: texts per call of a graph without a fixed shape.
     """
     lengths = [np.inf if variant.feeds.shape is None else variant.feeds.shape[1] for variant in variants]
-    order = sorted(range(len(variants)), key=lambda place: lengths[place])
-    chosen = np.array([next(place for place in order if lengths[place] >= length) for length in encodings.lengths])
+    order = sorted(range(len(variants)), key=lambda index: lengths[index])
+    chosen = np.array([next(index for index in order if lengths[index] >= length) for length in encodings.lengths])
     vectors: NDArray[np.float32] | None = None
-    for place, variant in enumerate(variants):
-        rows = np.flatnonzero(chosen == place)
+    for index, variant in enumerate(variants):
+        rows = np.flatnonzero(chosen == index)
         if not len(rows):
             continue
         graph = CpuGraph((artifact.path / variant.file).read_bytes(), artifact.path)
@@ -44,9 +48,9 @@ def vectors_elsewhere(
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
             feeds = make_feeds(variant.inputs, variant.feeds, encodings.select(part), tables)
-            found = graph.run(feeds, [variant.outputs[0].name])[0]
+            values = graph.run(feeds, [variant.outputs[0].name])[0]
             if vectors is None:
-                vectors = np.empty((len(encodings), found.shape[1]), np.float32)
-            vectors[part] = found
+                vectors = np.empty((len(encodings), values.shape[1]), np.float32)
+            vectors[part] = values
     assert vectors is not None  # `encodings` has at least one text
     return vectors

@@ -1,4 +1,4 @@
-"""Recipes: how an artifact's graph is to be quantized, as TOML. They know nothing of graphs."""
+"""`Recipe`: describes the quantization of a graph, as TOML. The module knows no graph."""
 
 from __future__ import annotations
 
@@ -6,56 +6,71 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
 from fletcher.runtime.errors import InputError
 
-__all__ = ["FOLDER", "SCHEMES", "Calibration", "MatrixScheme", "Recipe", "Scheme", "builtin_recipes", "load_recipe"]
+__all__ = [
+    "DEFAULT_RECIPE",
+    "FOLDER",
+    "SCHEMES",
+    "MatrixScheme",
+    "RangeMethod",
+    "Recipe",
+    "Scheme",
+    "builtin_recipes",
+    "load_recipe",
+]
 
-#: Where the built-in recipes lie.
+#: Folder of the built-in recipes.
 FOLDER = Path(__file__).parent / "recipes"
+
+#: Built-in recipe that is used unless another one is named.
+DEFAULT_RECIPE: Final = "int8-per-token"
 
 MatrixScheme = Literal["int8-per-token", "int8-static", "int8-dynamic", "w8", "w4", "fp16", "bf16", "fp32"]
 Scheme = Literal["int8-per-token", "int8-static", "int8-dynamic", "w8", "w4", "fp16", "bf16", "mixed"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
-#: By target, the one scheme that it takes.
-ALONE: Mapping[str, Scheme] = MappingProxyType(
+#: The only scheme of a target.
+TARGET_SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {"openvino": "int8-static", "cuda": "int8-static", "tensorrt": "int8-static", "coreml": "w8"}
 )
 
-Calibration = Literal["minmax", "percentile", "entropy", "mse"]
+RangeMethod = Literal["minmax", "percentile", "entropy", "mse"]
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How to quantize. Matrices are named as `matrices.matrices` names them; patterns are a shell's (`layers.*.down`).
+    """`Recipe`: describes the quantization of a graph.
+
+    Matrices have the names that `graph.matrices.matrices` lists. A pattern is a shell pattern (`layers.*.down`).
 
     Attributes:
-        name: also the precision's name in the variant, `cpu-NAME`.
-        scheme: of every matrix that nothing else is said of. `mixed` is `int8-per-token`, with overrides or
-            columns in float32.
-        description: a line for people.
-        target: what the graph is for; `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes,
-            `coreml` takes `w8` as bytes that are widened at load.
-        exclude: patterns of matrices, and `embeddings.word`, that stay float32.
-        overrides: by pattern, another scheme; the first that fits counts.
+        name: name of the recipe, and of the precision in the variant's name, `cpu-NAME`.
+        scheme: scheme of every matrix without an override. `mixed` is `int8-per-token` with overrides or with columns in
+            float32.
+        description: one line of text.
+        target: target of the graph. `openvino`, `cuda` and `tensorrt` take `int8-static` as typed Q/DQ nodes; `coreml` takes
+            `w8` as bytes that are widened when the graph is loaded.
+        exclude: patterns of matrices, and `embeddings.word`, that stay in float32.
+        overrides: other schemes by pattern; the first pattern that matches applies.
         block: elements that share a scale (`w8`, `w4`), a power of two.
-        accuracy_level: of MatMulNBits: 4 computes in int8, 1 in float32.
-        asymmetric: whether weight blocks have a zero point (`w4`), and whether activations that are bounded below, as Gelu's
-            are, use all 256 steps (`int8-per-token`).
-        search: whether weight scales are searched for the least squared error instead of taken from the largest element.
-        calibration: how an activation's range is taken from what was seen (`int8-static`).
-        percentile: share of an activation's elements inside its range, in percent.
-        smoothquant: how much of the activations' spread moves into the weights, 0 to 1; None moves none (`int8-static`,
-            `int8-per-token`).
-        bias_correction: whether the mean error that quantization causes on the calibration texts is taken off.
-        outliers: columns of each product's activations, those with the largest elements on the calibration texts, that are
-            multiplied in float32 (`int8-static`, `int8-per-token`).
-        embeddings: of the word table: `int8` has a scale a row, `int4` two elements a byte.
-        reduced_range: whether weights keep to 7 bits, for x86 processors without VNNI, whose U8S8 product saturates.
-        min_cosine: the canary's smallest cosine; None is what the scheme allows.
+        accuracy_level: accuracy level of MatMulNBits: 4 computes in int8, 1 in float32.
+        asymmetric: whether weight blocks have a zero point (`w4`), and whether activations with a lower bound, as Gelu's
+            have, use all 256 steps (`int8-per-token`).
+        search: whether weight scales are those of the least squared error, instead of the largest element's.
+        calibration: method that chooses the range of activations (`int8-static`).
+        percentile: share of the activations' elements inside the range, in percent (`calibration = "percentile"`).
+        smoothquant: share of the activations' spread that moves into the weights, 0 to 1; None moves nothing
+            (`int8-static`, `int8-per-token`).
+        bias_correction: whether the mean error of quantization on the calibration texts is subtracted.
+        outliers: columns of each product's activations that are multiplied in float32, those with the largest elements on
+            the calibration texts (`int8-static`, `int8-per-token`).
+        embeddings: type of the word table: `int8` has a scale per row, `int4` stores two elements per byte.
+        reduced_range: whether weights have 7 bits, for x86 processors without VNNI, whose U8S8 product saturates.
+        min_cosine: smallest allowed cosine of the canary; None is the scheme's default.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
@@ -68,7 +83,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     accuracy_level: Literal[1, 4] = 4
     asymmetric: bool = False
     search: bool = False
-    calibration: Calibration = "minmax"
+    calibration: RangeMethod = "minmax"
     percentile: Annotated[float, msgspec.Meta(gt=50, le=100)] = 99.99
     smoothquant: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     bias_correction: bool = False
@@ -79,11 +94,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def default(self) -> MatrixScheme:
-        """The scheme of a matrix of which nothing else is said."""
+        """Scheme of a matrix that no pattern matches."""
         return "int8-per-token" if self.scheme == "mixed" else self.scheme
 
     def scheme_of(self, matrix: str) -> MatrixScheme:
-        """The scheme of one matrix."""
+        """Return the scheme of one matrix."""
         if any(fnmatchcase(matrix, pattern) for pattern in self.exclude):
             return "fp32"
         for pattern, scheme in self.overrides.items():
@@ -93,37 +108,38 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """Every pattern that must fit a matrix."""
+        """Every pattern that must match a matrix."""
         return (*self.exclude, *self.overrides)
 
 
 def builtin_recipes() -> dict[str, Recipe]:
-    """The recipes that come with Fletcher, by name."""
+    """Return the built-in recipes by name."""
     return {path.stem: _read(path) for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def load_recipe(name: str | Path) -> Recipe:
-    """A built-in recipe, or one that a user wrote.
+    """Load a built-in recipe, or a user's own.
 
     Args:
-        name: of a built-in recipe, or a TOML file's path.
+        name: name of a built-in recipe, or path of a TOML file.
 
     Raises:
-        InputError: there is no such recipe or file, or it says something that no recipe has.
+        InputError: the recipe or the file does not exist, or its content is not a recipe.
     """
-    known = sorted(path.stem for path in FOLDER.glob("*.toml"))
-    if str(name) in known:
+    names = sorted(path.stem for path in FOLDER.glob("*.toml"))
+    if str(name) in names:
         return _read(FOLDER / f"{name}.toml")
     path = Path(name)
     if path.suffix != ".toml" and not path.exists():
-        raise InputError(f"there is no recipe {str(name)!r}: use {', '.join(known)}, or a TOML file of your own")
+        raise InputError(f"there is no recipe {str(name)!r}: use {', '.join(names)}, or the path of a TOML file")
     return _read(path)
 
 
 def _read(path: Path) -> Recipe:
-    """
+    """Read a recipe.
+
     Raises:
-        InputError: the file cannot be read or is no recipe.
+        InputError: the file cannot be read, or its content is not a recipe.
     """
     try:
         recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
@@ -131,20 +147,18 @@ def _read(path: Path) -> Recipe:
         raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
         fields = ", ".join(Recipe.__struct_fields__)
-        raise InputError(f"{path} is no recipe: {error}. A recipe has {fields}") from error
+        raise InputError(f"{path} is not a recipe: {error}. The fields of a recipe are {fields}") from error
     if recipe.scheme == "mixed" and not recipe.patterns and not recipe.outliers:
+        raise InputError(f"{path} is a mixed recipe: set at least one of `exclude`, `overrides` and `outliers`")
+    scheme = TARGET_SCHEMES.get(recipe.target, recipe.scheme)
+    if recipe.target != "cpu" and (recipe.scheme != scheme or recipe.overrides):
         raise InputError(
-            f"{path} is a mixed recipe without `exclude`, `overrides` and `outliers`: say what differs, and how"
-        )
-    wanted = ALONE.get(recipe.target, recipe.scheme)
-    if recipe.target != "cpu" and (recipe.scheme != wanted or recipe.overrides):
-        raise InputError(
-            f"{path} asks for {recipe.scheme} on the target {recipe.target}, which takes {wanted} alone, without overrides: "
-            "leave the target out"
+            f"{path} asks for {recipe.scheme} on the target {recipe.target}, which takes only {scheme}, without overrides: "
+            "omit the target"
         )
     if recipe.target in ("tensorrt", "coreml") and recipe.embeddings != "fp32":
         raise InputError(
-            f'{path} asks for {recipe.embeddings} embeddings on the target {recipe.target}: say embeddings = "fp32", which '
-            "leaves them as they are"
+            f'{path} asks for {recipe.embeddings} embeddings on the target {recipe.target}: set embeddings = "fp32", which '
+            "does not change them"
         )
     return recipe

@@ -1,4 +1,4 @@
-"""Which matrices suffer: the loss of cosine with only one of them quantized, and which ones to leave out for it."""
+"""`sensitivity`: measures the loss of cosine with only one matrix quantized, and chooses the matrices to exclude."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from .calibration import calibrate, needs_calibration
 from .graph.editor import GraphEditor
 from .graph.matrices import find_matrices, float_variant
 from .graph.products import ProductWriter
+from .graph.schemes import assign_schemes
 from .measure.metrics import cosines
-from .quantized_artifact import builtin_texts, plan
-from .recipe import Recipe
+from .measure.texts import built_in_texts
+from .recipe import DEFAULT_RECIPE, Recipe, load_recipe
 
 __all__ = ["Damage", "Sensitivity", "exclude_greedily", "plot_sensitivity", "sensitivity"]
 
-#: Built-in texts that damage is measured on.
-NUM_TEXTS = 48
+#: Built-in texts that damage is measured on; all of `NUM_CALIBRATING` calibrate.
+NUM_TEXTS, NUM_CALIBRATING = 48, 400
 
-#: Texts of a batch.
+#: Texts per batch.
 BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What quantizing one matrix alone does.
+    """`Damage`: loss of accuracy with only one matrix quantized.
 
     Attributes:
-        matrix: its name.
-        scheme: how it was quantized.
+        matrix: name of the matrix.
+        scheme: scheme that it was quantized with.
         loss: 1 - mean cosine with float32.
-        worst: 1 - smallest cosine.
-        work: its share of all products' multiplications; 0 for a table.
+        worst: 1 - smallest cosine with float32.
+        work: share of the matrix in all products' multiplications, 0 to 1; 0 for a table.
     """
 
     matrix: str
@@ -56,13 +57,13 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """Damage by matrix.
+    """`Sensitivity`: damage of every matrix that a recipe changes.
 
     Attributes:
-        model: the model's name.
-        recipe: the recipe's.
-        texts: how many it was measured on.
-        damages: the matrices, worst first.
+        model: name of the model.
+        recipe: name of the recipe.
+        texts: number of texts that the damage was measured on.
+        damages: damage of each matrix, largest loss first.
     """
 
     model: str
@@ -72,37 +73,43 @@ class Sensitivity:
 
 
 def sensitivity(
-    artifact: Path | Artifact,
-    recipe: Recipe,
+    artifact: str | Path | Artifact,
+    recipe: str | Path | Recipe = DEFAULT_RECIPE,
     *,
     texts: Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> Sensitivity:
-    """Measures every matrix that the recipe changes, by itself. Nothing is written.
+    """Measure each matrix that the recipe changes separately. Nothing is written.
 
     Args:
-        artifact: with a float32 graph for processors.
-        recipe: how a matrix is quantized.
-        texts: to measure on and to calibrate with; None takes built-in ones.
+        artifact: an artifact with a float32 graph for processors, or its folder.
+        recipe: a recipe, the name of a built-in one, or the path of a TOML file.
+        texts: texts to measure on and to calibrate with. Default: built-in texts.
         progress: counts the measured matrices.
 
     Raises:
-        InputError: the recipe names a matrix that is not there, changes none, or the texts cannot calibrate it.
-        ArtifactError: there is no float32 graph.
+        InputError: the recipe does not exist, names a matrix that the model does not have or changes none; or the texts are
+            too few.
+        ArtifactError: the artifact has no float32 graph.
     """
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     parent = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
     if recipe.target not in ("cpu", "openvino"):
-        raise InputError(f"the recipe {recipe.name} is for {recipe.target}, which does not run here: take one for cpu")
+        raise InputError(
+            f"the recipe {recipe.name} is for {recipe.target}, which does not run here: use a recipe for cpu"
+        )
     source = float_variant(parent)
     graph = GraphEditor(parent, source)
     places = find_matrices(graph)
-    schemes = plan(recipe, places)
-    used = list(texts) if texts is not None else builtin_texts()
-    seen = calibrate(parent, recipe, schemes, used) if needs_calibration(recipe, schemes.values()) else None
-    measured_on = used if texts is not None else used[:NUM_TEXTS]
+    schemes = assign_schemes(recipe, places)
+    calibrating = list(texts) if texts is not None else built_in_texts(NUM_CALIBRATING // 2)
+    activations = (
+        calibrate(parent, recipe, schemes, calibrating) if needs_calibration(recipe, schemes.values()) else None
+    )
+    measured_texts = calibrating if texts is not None else calibrating[:NUM_TEXTS]
     card = parent.manifest.card
-    queries = (*measured_on[1:], measured_on[0]) if card.output == "scores" else ()
-    encodings = encode_canary(Tokenizer(parent.tokenizer_file, card.max_tokens), card, measured_on, queries)
+    queries = (*measured_texts[1:], measured_texts[0]) if card.output == "scores" else ()
+    encodings = encode_canary(Tokenizer(parent.tokenizer_file, card.max_tokens), card, measured_texts, queries)
     names = [info.name for info in source.inputs]
     output = source.outputs[0].name
     reference = _run(CpuGraph(graph.inline(), parent.path), encodings, names, output)
@@ -112,7 +119,7 @@ def sensitivity(
     with progress.count("damage by matrix", total=len(schemes), units=("matrices",)) as counter:
         for name, scheme in schemes.items():
             edited = GraphEditor(parent, source)
-            ProductWriter(edited, recipe, seen).rewrite(places, {name: scheme})
+            ProductWriter(edited, recipe, activations).rewrite(places, {name: scheme})
             vectors = _run(CpuGraph(edited.inline(), parent.path), encodings, names, output)
             ours, theirs = comparable(card.output, vectors, reference)
             losses = 1 - cosines(ours.astype(np.float64), theirs.astype(np.float64))
@@ -120,23 +127,23 @@ def sensitivity(
             damages.append(Damage(name, scheme, float(losses.mean()), float(losses.max()), work))
             counter.advance(1)
     ordered = tuple(sorted(damages, key=lambda damage: -damage.loss))
-    return Sensitivity(card.name, recipe.name, len(measured_on), ordered)
+    return Sensitivity(card.name, recipe.name, len(measured_texts), ordered)
 
 
-def exclude_greedily(found: Sensitivity, max_loss: float) -> tuple[str, ...]:
-    """Which matrices to leave in float32, so that the losses of the others add up to at most `max_loss`.
+def exclude_greedily(sensitivity: Sensitivity, max_loss: float) -> tuple[str, ...]:
+    """Return the matrices to leave in float32, so that the losses of the others add up to at most `max_loss`.
 
-    The next one is always the one that loses most for the work that its quantization saves. A table, whose quantization saves
-    no work but half of the file of a small model, comes last. Losses of single matrices add up
-    to a little more or less than that of all together, so whoever wants a bound kept measures the result.
+    Matrices with the largest loss per saved multiplication are excluded first. The word table is excluded last: its
+    quantization saves no multiplications, but half of a small model's file. The losses of single matrices add up to
+    only roughly the loss of all together, so measure the result.
 
     Args:
-        found: damage by matrix.
-        max_loss: 1 - mean cosine that is allowed.
+        sensitivity: damage of each matrix.
+        max_loss: largest allowed 1 - mean cosine.
     """
-    rest = sum(max(damage.loss, 0) for damage in found.damages)
+    rest = sum(max(damage.loss, 0) for damage in sensitivity.damages)
     excluded = []
-    by_price = sorted(found.damages, key=lambda damage: -damage.loss / damage.work if damage.work else 0.0)
+    by_price = sorted(sensitivity.damages, key=lambda damage: -damage.loss / damage.work if damage.work else 0.0)
     for damage in by_price:
         if rest <= max_loss:
             break
@@ -145,28 +152,28 @@ def exclude_greedily(found: Sensitivity, max_loss: float) -> tuple[str, ...]:
     return tuple(excluded)
 
 
-def plot_sensitivity(found: Sensitivity, file: Path) -> None:
-    """Writes damage by matrix as bars, as PNG or SVG by the file's ending, or the figures where it is `.json`.
+def plot_sensitivity(sensitivity: Sensitivity, file: Path) -> None:
+    """Write the damage of each matrix as a bar chart (`.png`, `.svg`) or as figures (`.json`).
 
     Raises:
-        InputError: another ending.
+        InputError: the file has another suffix.
         MissingPackageError: matplotlib is not installed.
     """
     if file.suffix == ".json":
-        file.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(sensitivity), indent=2) + b"\n")
         return
     if file.suffix not in (".png", ".svg"):
-        raise InputError(f"a report cannot be written as {file.name}: end it in .json, .png or .svg")
+        raise InputError(f"a report cannot be written as {file.name}: use the suffix .json, .png or .svg")
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPackageError("matplotlib", "verify", "plotting") from error
-    figure = Figure(figsize=(7, 1 + 0.22 * len(found.damages)), layout="constrained")
+    figure = Figure(figsize=(7, 1 + 0.22 * len(sensitivity.damages)), layout="constrained")
     axes = figure.subplots()
-    rows = found.damages[::-1]
+    rows = sensitivity.damages[::-1]
     axes.barh([damage.matrix for damage in rows], [damage.loss for damage in rows], color="#2563a8")
-    axes.set_xlabel(f"1 - mean cosine, only this matrix quantized ({found.recipe})")
-    axes.set_title(found.model)
+    axes.set_xlabel(f"1 - mean cosine, only this matrix quantized ({sensitivity.recipe})")
+    axes.set_title(sensitivity.model)
     figure.savefig(file)
 
 

@@ -20,7 +20,9 @@ import numpy as np
 
 from fletcher.quantize.measure.metrics import cosines
 from fletcher.quantize.measure.pairs import agreement, read_pairs
-from fletcher.quantize.quantized_artifact import builtin_texts, quantize, vectors_of
+from fletcher.quantize.measure.parent_comparison import embed_texts
+from fletcher.quantize.measure.texts import built_in_texts
+from fletcher.quantize.quantized_artifact import NUM_TEXTS, quantize
 from fletcher.quantize.recipe import builtin_recipes, load_recipe
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
@@ -40,8 +42,8 @@ def batch(ids: np.ndarray, texts: int, tokens: int) -> Encodings:
 def dependence(artifact: Artifact, texts: list[str]) -> float:
     """1 - the smallest cosine of one text alone and among all the others."""
     variant = artifact.variant()
-    together = vectors_of(artifact, variant, texts)
-    alone = np.concatenate([vectors_of(artifact, variant, [text]) for text in texts[:8]])
+    together = embed_texts(artifact, variant, texts)
+    alone = np.concatenate([embed_texts(artifact, variant, [text]) for text in texts[:8]])
     return float(1 - cosines(alone.astype(np.float64), together[:8].astype(np.float64)).min())
 
 
@@ -64,7 +66,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, float]]:
     work.mkdir(parents=True, exist_ok=True)
     parent = Artifact.open(arguments.artifact)
-    texts = builtin_texts()
+    texts = built_in_texts(NUM_TEXTS)
     pairs = None if arguments.pairs is None else read_pairs(arguments.pairs)
     results: dict[str, dict[str, float]] = {}
     artifacts = {"fp32": parent}
@@ -73,7 +75,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
         folder = work / recipe.name
         try:
             if not folder.exists():
-                quantize(parent, recipe, folder)
+                quantize(parent, folder, recipe)
         except FletcherError as error:
             print(f"{name}: {error}")
             continue
@@ -86,7 +88,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
         results[name] = dict(found.variant().measured) | {"size": sizes[name] / sizes["fp32"]}
         results[name]["batch_dependence"] = dependence(found, texts[:32])
         if pairs is not None:
-            sides = [vectors_of(found, found.variant(), side) for side in (pairs.first, pairs.second)]
+            sides = [embed_texts(found, found.variant(), side) for side in (pairs.first, pairs.second)]
             results[name]["spearman"] = 100 * agreement(pairs, *sides)
     if not arguments.accuracy_only:
         speeds(artifacts, arguments.seconds, results)
@@ -97,7 +99,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
 
 def speeds(artifacts: dict[str, Artifact], seconds: float, results: dict[str, dict[str, float]]) -> None:
     parent = artifacts["fp32"]
-    ids = Tokenizer(parent.tokenizer_file, parent.manifest.card.max_tokens).encode(builtin_texts()[:100]).ids
+    ids = Tokenizer(parent.tokenizer_file, parent.manifest.card.max_tokens).encode(built_in_texts(NUM_TEXTS)[:100]).ids
     sessions = {name: MlasSession(found.path / found.variant().file, threads=1) for name, found in artifacts.items()}
     for texts, tokens in SHAPES:
         rows = batch(ids, texts, tokens)

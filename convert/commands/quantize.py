@@ -37,13 +37,12 @@ def run_recipe(
 ) -> None:
     """Quantize an artifact by one recipe, and measure it against its parent."""
     from fletcher.quantize.quantized_artifact import quantize
-    from fletcher.quantize.recipe import load_recipe
 
     from ..texts import read_texts
 
     report = reporter(ctx)
     given = None if texts is None else read_texts(texts)
-    result = quantize(folder, load_recipe(recipe), output, texts=given, progress=report)
+    result = quantize(folder, output, recipe, texts=given, progress=report)
     report.result(result)
     if result.batch_dependent:
         report.warn("a text's vector depends on the other texts of its batch: int8-per-token has no such fault")
@@ -73,14 +72,13 @@ def show_sensitivity(
     ] = None,
 ) -> None:
     """Measure the damage that each matrix does, with only that matrix quantized."""
-    from fletcher.quantize.recipe import load_recipe
     from fletcher.quantize.sensitivity import exclude_greedily, plot_sensitivity, sensitivity
 
     from ..texts import read_texts
 
     report = reporter(ctx)
     given = None if texts is None else read_texts(texts)
-    found = sensitivity(folder, load_recipe(recipe), texts=given, progress=report)
+    found = sensitivity(folder, recipe, texts=given, progress=report)
     for file in save or ():
         plot_sensitivity(found, file)
         report.line(f"wrote {file}")
@@ -134,7 +132,8 @@ def run_sweep(
     from fletcher.quantize.measure.pairs import read_pairs
     from fletcher.quantize.measure.texts import BUILT_IN
     from fletcher.quantize.reports.sweep_table import check_reports, render_sweep, write_sweep
-    from fletcher.quantize.sweep.sweep import SweepOptions, sweep
+    from fletcher.quantize.sweep.options import SweepOptions
+    from fletcher.quantize.sweep.sweep import sweep
 
     from ..texts import read_texts
 

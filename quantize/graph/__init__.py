@@ -1,1 +1,1 @@
-"""Rewriting a graph with quantized weights and activations."""
+"""Graph rewriting with quantized weights and activations."""

@@ -1,4 +1,4 @@
-"""An artifact's graph while it is rewritten: its nodes, its weights in place, and the new ones. It knows no scheme."""
+"""`GraphEditor`: rewrites a graph of an artifact: its nodes, its mapped weights, and its new weights. It knows no scheme."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from fletcher.runtime.errors import ArtifactError
 
 __all__ = ["CONTRIB", "GraphEditor", "write_graphs"]
 
-#: ONNX Runtime's own operators.
+#: Domain of ONNX Runtime's own operators.
 CONTRIB = "com.microsoft"
 
-#: By ONNX' type, safetensors' name of it.
+#: Name of a type in safetensors, by its number in ONNX.
 SAFETENSORS: dict[int, str] = {
     TensorProto.FLOAT: "F32",
     TensorProto.FLOAT16: "F16",
@@ -35,20 +35,22 @@ SAFETENSORS: dict[int, str] = {
     TensorProto.INT64: "I64",
 }
 
-#: Smaller tensors stay inside the graph, where shape inference can read them.
+#: Bytes of the smallest tensor outside the graph: shape inference can only read tensors inside.
 SMALLEST_EXTERNAL = 256
 
 
 class GraphEditor:
-    """A graph that is read from one folder and written to another.
+    """`GraphEditor`: a graph that is read from one folder and written to another.
 
     Attributes:
-        nodes: in topological order; replace its elements, then `write_graphs`.
-        weights: the initializers, by name.
+        nodes: nodes in topological order; replace the elements, then call `write_graphs`.
+        weights: initializers by name.
+        outputs: names of the graph's outputs.
     """
 
     def __init__(self, artifact: Artifact, variant: Variant) -> None:
-        """
+        """Read the graph without its weights.
+
         Raises:
             ArtifactError: the graph cannot be read.
         """
@@ -64,7 +66,7 @@ class GraphEditor:
         self.outputs: list[str] = [value.name for value in self._model.graph.output]
 
     def values(self, name: str) -> NDArray[Any]:
-        """An initializer's elements; those outside the graph are mapped, not read."""
+        """Return the elements of an initializer; elements outside the graph are memory-mapped."""
         if name in self._new:
             return self._new[name][1]
         tensor = self.weights[name]
@@ -76,20 +78,20 @@ class GraphEditor:
         return np.memmap(file, dtype, "r", int(place["offset"]), tuple(tensor.dims))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """An initializer's shape."""
+        """Return the shape of an initializer."""
         return self._new[name][1].shape if name in self._new else tuple(self.weights[name].dims)
 
     def is_weight(self, name: str) -> bool:
-        """Whether a value is an initializer."""
+        """Return whether a value is an initializer."""
         return name in self.weights or name in self._new
 
     def add(self, name: str, values: NDArray[Any], kind: int | None = None) -> str:
-        """A new initializer, or the one that was added under this name before.
+        """Add an initializer, unless one with this name was added before, and return its name.
 
         Args:
-            name: of it.
-            values: its elements; bfloat16's as uint16.
-            kind: ONNX' type, where numpy does not have it.
+            name: name of the initializer.
+            values: elements; those of bfloat16 as uint16.
+            kind: number of the type in ONNX, for a type that numpy lacks.
         """
         if name not in self._new:
             kind = helper.np_dtype_to_tensor_dtype(values.dtype) if kind is None else kind
@@ -97,23 +99,22 @@ class GraphEditor:
         return name
 
     def consumers(self) -> Counter[str]:
-        """How often each value is read, by nodes and by whoever runs the graph."""
+        """Return the number of reads of each value, by nodes and as an output of the graph."""
         return Counter([name for node in self.nodes for name in node.input] + self.outputs)
 
     def expose(self, names: Sequence[str]) -> bytes:
-        """The model, its nodes as they are now, with more outputs; weights are found in the artifact's folder."""
+        """Return the model with its present nodes and more outputs; its weights are in the artifact's folder."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         del model.graph.node[:]
         model.graph.node.extend(self.nodes)
-        known = set(self.outputs)
         for name in names:
-            if name not in known:
+            if name not in self.outputs:
                 model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
         return bytes(model.SerializeToString())
 
     def inline(self) -> bytes:
-        """The model with its new weights inside; the old ones are found in the artifact's folder."""
+        """Return the model with its new weights inside; the old weights are in the artifact's folder."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
         del model.graph.node[:]
@@ -126,7 +127,7 @@ class GraphEditor:
         return bytes(model.SerializeToString())
 
     def external(self) -> dict[str, tuple[int, NDArray[Any]]]:
-        """ONNX' type and elements of what belongs into the weights file: all that a node still reads and that is not tiny."""
+        """Return type and elements of the tensors for the weights file, by name: all that a node reads but tiny ones."""
         used = {name for node in self.nodes for name in node.input}
         tensors: dict[str, tuple[int, NDArray[Any]]] = {}
         for name, tensor in self.weights.items():
@@ -138,12 +139,12 @@ class GraphEditor:
         return tensors
 
     def save(self, graph: Path, weights: str, places: Mapping[str, tuple[int, int]]) -> None:
-        """Writes the graph alone.
+        """Write the graph without its weights file.
 
         Args:
             graph: the file.
-            weights: the name of the weights file beside it.
-            places: offset and length in that file of each tensor of `external`.
+            weights: name of the weights file beside it.
+            places: offset and length, in bytes, of each tensor of `external` in the weights file.
         """
         used = {name for node in self.nodes for name in node.input}
         external = self.external()
@@ -173,17 +174,17 @@ class GraphEditor:
 
 
 def write_graphs(
-    editors: Mapping[Path, GraphEditor], weights: Path, kept: Mapping[str, NDArray[Any]] = MappingProxyType({})
+    editors: Mapping[Path, GraphEditor], weights: Path, tables: Mapping[str, NDArray[Any]] = MappingProxyType({})
 ) -> None:
-    """Writes graphs and the one file of weights that they share.
+    """Write graphs and the file of weights that they share.
 
     Args:
-        editors: by the graph's file, in the weights file's folder.
-        weights: the file.
-        kept: what belongs into it though no node reads it.
+        editors: editors by the graph's file, in the folder of the weights file.
+        weights: the file of weights.
+        tables: tensors for the file that no node reads, by name: the tables that the host looks up.
     """
     tensors: dict[str, tuple[int, NDArray[Any]]] = {
-        name: (helper.np_dtype_to_tensor_dtype(values.dtype), values) for name, values in kept.items()
+        name: (helper.np_dtype_to_tensor_dtype(values.dtype), values) for name, values in tables.items()
     }
     for editor in editors.values():
         tensors |= editor.external()
@@ -193,12 +194,12 @@ def write_graphs(
 
 
 def _stays_inside(kind: int, values: NDArray[Any]) -> bool:
-    """Whether a new tensor is part of the graph's own file; bfloat16, which numpy lacks, never is."""
+    """Return whether a new tensor stays in the graph's file; bfloat16, which numpy lacks, never does."""
     return values.nbytes < SMALLEST_EXTERNAL and kind != TensorProto.BFLOAT16
 
 
 def _write_tensors(path: Path, tensors: dict[str, tuple[int, NDArray[Any]]]) -> dict[str, tuple[int, int]]:
-    """Writes a safetensors file, one tensor at a time; the library wants all of them at once.
+    """Write a safetensors file one tensor at a time; the library needs all of them in memory.
 
     Returns:
         Offset and length of each tensor in the file, in bytes.

@@ -1,4 +1,4 @@
-"""The matrices of an artifact's float32 graph, by names that recipes, sensitivity and reports share."""
+"""`Matrix`: the matrices of an artifact's float32 graph, under the names that recipes, sensitivity and reports use."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "matrices",
 ]
 
-#: The name of the table of word vectors.
+#: Name of the word table.
 WORD_TABLE = "embeddings.word"
 
 _LAYER = re.compile(r"^(?:.*\.)?layers?\.(\d+)/")
@@ -37,13 +37,13 @@ _LAYER = re.compile(r"^(?:.*\.)?layers?\.(\d+)/")
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A matrix that can be quantized.
+    """`Matrix`: a matrix that can be quantized.
 
     Attributes:
-        name: as recipes say it: `layers.3.feed_forward.down`, `embeddings.word`.
-        shape: of a product (in, out), of a table (rows, columns).
-        num_bytes: in float32.
-        kind: `product` is multiplied with, `table` is looked up.
+        name: name in recipes: `layers.3.feed_forward.down`, `embeddings.word`.
+        shape: (in, out) of a product, (rows, columns) of a table.
+        num_bytes: size in float32.
+        kind: `product` is the weight of a matrix product; `table` is a lookup table.
     """
 
     name: str
@@ -54,12 +54,12 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A matrix and the node that reads it.
+    """`Place`: a matrix and the node that reads it.
 
     Attributes:
         matrix: the matrix.
-        node: its name in the graph.
-        weight: the initializer.
+        node: name of the node.
+        weight: name of the initializer.
     """
 
     matrix: Matrix
@@ -68,51 +68,51 @@ class Place:
 
 
 def matrices(artifact: Path | Artifact) -> list[Matrix]:
-    """The matrices of an artifact's float32 graph for processors, in the order of computing.
+    """Return the matrices of an artifact's float32 graph for processors, in the order of the computation.
 
     Raises:
-        ArtifactError: it is no artifact, or has no such graph.
+        ArtifactError: the artifact cannot be read, or has no such graph.
     """
     artifact = artifact if isinstance(artifact, Artifact) else Artifact.open(artifact)
     return [place.matrix for place in find_matrices(GraphEditor(artifact, float_variant(artifact)))]
 
 
 def float_variant(artifact: Artifact) -> Variant:
-    """The float32 graph for processors.
+    """Return the float32 graph for processors.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: the artifact has no such graph.
     """
     return float_variants(artifact, "cpu")[0]
 
 
 def float_variants(artifact: Artifact, target: Target) -> list[Variant]:
-    """The graphs that are quantized: in float32 for processors, in fp16 for devices (CoreML has several), or else float32.
+    """Return the graphs to quantize: float32 for processors; fp16 (CoreML has several), otherwise float32, for devices.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: the artifact has no such graph.
     """
     precisions = ("fp32",) if target == "cpu" else ("fp16", "fp32")
     for precision in precisions:
-        found = [
+        variants = [
             variant
             for variant in artifact.manifest.variants
             if variant.target == target and variant.precision == precision
         ]
-        if found:
-            return found
+        if variants:
+            return variants
     names = ", ".join(variant.name for variant in artifact.manifest.variants)
     quantized = any(variant.recipe is not None for variant in artifact.manifest.variants)
-    wanted = " and no ".join(f"{target}-{precision}" for precision in precisions)
-    what = f"is quantized already ({names})" if quantized else f"has no {wanted} but {names}"
+    missing = " and no ".join(f"{target}-{precision}" for precision in precisions)
+    problem = f"is quantized already ({names})" if quantized else f"has no {missing}, only {names}"
     raise ArtifactError(
-        f"{artifact.path} {what}: quantize the artifact that `fletcher-convert model export` wrote with "
+        f"{artifact.path} {problem}: quantize the artifact that `fletcher-convert model export` wrote with "
         f"--target {target} --precision {precisions[0]}"
     )
 
 
 def find_matrices(graph: GraphEditor) -> list[Place]:
-    """Every product with a two-dimensional weight of floats, and the table of word vectors."""
+    """Return every product with a two-dimensional weight of floats, and the word table."""
     places = []
     for node in graph.nodes:
         if node.op_type == "MatMul" and graph.is_weight(node.input[1]):
@@ -132,20 +132,21 @@ def _place(graph: GraphEditor, node: onnx.NodeProto, weight: str, kind: Literal[
 
 
 def _name(node: str) -> str:
-    """`encoder.layer.3/feed_forward/down/product` is layers.3.feed_forward.down."""
+    """Return a matrix's name by its node's: layers.3.feed_forward.down for `encoder.layer.3/feed_forward/down/product`."""
     return _LAYER.sub(r"layers.\1.", node.removesuffix("/product")).replace("/", ".")
 
 
 def check_patterns(patterns: Iterable[str], names: Iterable[str]) -> None:
-    """
+    """Check that each pattern matches a matrix.
+
     Raises:
-        InputError: a pattern fits no matrix.
+        InputError: a pattern matches no matrix.
     """
     names = list(names)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             close = get_close_matches(pattern, names, 3, 0.3) or names[:3]
             raise InputError(
-                f"the recipe names {pattern!r}, which is no matrix of this model: it has {len(names)}, "
-                f"like {', '.join(close)}"
+                f"the recipe names {pattern!r}, which matches no matrix of this model: use one of its {len(names)} matrices, "
+                f"such as {', '.join(close)}"
             )

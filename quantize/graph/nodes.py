@@ -1,4 +1,4 @@
-"""Nodes that take a product's place, while they are collected: what every scheme needs of a graph. It knows no scheme."""
+"""`Nodes`: collects the nodes of a rewritten graph. It knows no scheme."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["Nodes", "Product"]
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A product with a weight that is rewritten.
+    """`Product`: a product with a weight, to be rewritten.
 
     Attributes:
-        place: its matrix and node.
-        value: the activations.
-        output: the name that the result must have.
-        weight: float32, (in, out), whatever it is stored as.
-        bias: float32, (out,), or None.
-        kind: of the activations and the result: float32 or float16.
+        place: matrix and node of the product.
+        value: name of the activations.
+        output: name of the result.
+        weight: the weight in float32, (in, out); it may be stored in another type.
+        bias: the bias in float32, (out,), or None.
+        kind: type of the activations and the result: float32 or float16.
     """
 
     place: Place
@@ -39,17 +39,17 @@ class Product:
 
     @property
     def name(self) -> str:
-        """The matrix's."""
+        """Name of the matrix."""
         return self.place.matrix.name
 
 
 class Nodes:
-    """The new graph's nodes so far. What several products need of one tensor is written once.
+    """`Nodes`: the nodes of a rewritten graph. Nodes that several products need are written once.
 
     Attributes:
-        graph: takes the new weights.
+        graph: receives the new weights.
         written: nodes in topological order.
-        shared: by what was computed, the values that hold it.
+        shared: names of computed values, by a key of the computation.
     """
 
     def __init__(self, graph: GraphEditor) -> None:
@@ -58,25 +58,31 @@ class Nodes:
         self.shared: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def node(self, kind: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
-        """A node with one output, of the same name."""
+        """Add a node with one output, and return the name of both."""
         self.written.append(helper.make_node(kind, inputs, [output], name=output, domain=domain, **attributes))
         return output
 
     def constant(self, name: str, value: np.generic) -> str:
-        """A scalar."""
+        """Add a scalar initializer, and return its name."""
         return self.graph.add(f"quantize/{name}", np.asarray(value))
 
     def finish(self, product: Product, value: str, bias: NDArray[np.float32] | None, apart: str | None = None) -> None:
-        """Gives a value the product's old name, the bias and what was multiplied apart added.
+        """Add the bias and the outliers' product to a value, and give the sum the old name of the product.
 
-        The bias comes first: OpenVINO 2026.4 crashes while it compiles a quantized product to which anything else is added.
+        The bias comes first: OpenVINO 2026.4 crashes while it compiles a quantized product with another addition.
+
+        Args:
+            product: the rewritten product.
+            value: name of its result without bias.
+            bias: the bias, (out,), or None.
+            apart: name of the outliers' product, or None.
         """
         parts = [] if bias is None else [self.graph.add(f"{product.name}/bias", bias.astype(product.kind))]
         parts += [] if apart is None else [apart]
         if not parts:
             self.written.append(helper.make_node("Identity", [value], [product.output], name=f"{product.name}/output"))
-        for place, part in enumerate(parts):
-            last = place == len(parts) - 1
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
             output = product.output if last else f"{product.name}/biased"
             name = f"{product.name}/output" if last else output
             self.written.append(helper.make_node("Add", [value, part], [output], name=name))

@@ -1,12 +1,12 @@
-"""A product with a weight, in integers: the nodes of every scheme. It chooses no scheme and measures nothing.
+"""`ProductWriter`: writes the nodes of a quantized product in every scheme. It chooses no scheme and measures nothing.
 
-Per token: row r of the activations is scaled by its own largest element, so that no text depends on another one. With
-q = round(x / s) + z, x W = s (q - z) V v, where V is the weight in int8 and v its scales by column.
+Per token: each row of the activations has the scale of its own largest element, so no text depends on another one. With
+q = round(x / s) + z, x W = s (q - z) V v, in which V is the weight in int8 and v has its scales by column.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -25,27 +25,31 @@ __all__ = ["ProductWriter"]
 
 
 class ProductWriter:
-    """Writes the nodes that take products' places."""
+    """`ProductWriter`: replaces products by the nodes of their schemes."""
 
-    def __init__(self, graph: GraphEditor, recipe: Recipe, seen: dict[str, Activations] | None = None) -> None:
-        """
+    def __init__(
+        self, graph: GraphEditor, recipe: Recipe, activations: Mapping[str, Activations] | None = None
+    ) -> None:
+        """Create a writer for one graph.
+
         Args:
-            graph: takes the new weights.
-            recipe: how.
-            seen: by matrix, what its activations are; see `calibration.needs_calibration`.
+            graph: the graph, which receives the new weights.
+            recipe: settings of the schemes.
+            activations: statistics of the activations by matrix, for a recipe that needs them; see
+                `calibration.needs_calibration`.
         """
         self._graph = graph
         self._recipe = recipe
-        self._seen = seen or {}
+        self._activations = activations or {}
         self._nodes = Nodes(graph)
-        self._made_by = {output: node for node in graph.nodes for output in node.output}
+        self._producers = {output: node for node in graph.nodes for output in node.output}
 
     def rewrite(self, places: Sequence[Place], schemes: dict[str, MatrixScheme]) -> None:
-        """Rewrites the graph.
+        """Rewrite the graph.
 
         Args:
-            places: the matrices.
-            schemes: by matrix; those that are missing stay.
+            places: the matrices and their nodes.
+            schemes: scheme by matrix; other matrices do not change.
         """
         by_node = {place.node: place for place in places if schemes.get(place.matrix.name, "fp32") != "fp32"}
         biases = self._biases(by_node)
@@ -63,18 +67,18 @@ class ProductWriter:
         self._graph.nodes = self._nodes.written
 
     def _biases(self, by_node: dict[str, Place]) -> dict[str, onnx.NodeProto]:
-        """By product, the addition of a weight that is all that reads it."""
+        """Return the addition of the bias by product, if it is the only reader of the product."""
         counts = self._graph.consumers()
-        made = {
+        products = {
             node.output[0]: node.name
             for node in self._graph.nodes
             if node.name in by_node and node.op_type == "MatMul" and counts[node.output[0]] == 1
         }
         return {
-            made[node.input[0]]: node
+            products[node.input[0]]: node
             for node in self._graph.nodes
             if node.op_type == "Add"
-            and node.input[0] in made
+            and node.input[0] in products
             and self._graph.is_weight(node.input[1])
             and len(self._graph.shape(node.input[1])) == 1
         }
@@ -94,8 +98,9 @@ class ProductWriter:
         elif scheme == "w8" and recipe.target == "coreml":
             write_widened(nodes, product, recipe)
         elif scheme in ("w8", "w4"):
-            seen = self._seen.get(product.name) if recipe.bias_correction else None
-            write_blocks(nodes, product, recipe, 8 if scheme == "w8" else 4, None if seen is None else seen.raw_mean)
+            activations = self._activations.get(product.name) if recipe.bias_correction else None
+            mean = None if activations is None else activations.raw_mean
+            write_blocks(nodes, product, recipe, 8 if scheme == "w8" else 4, mean)
         elif scheme == "int8-static":
             self._static(product)
         elif scheme == "int8-dynamic":
@@ -116,20 +121,20 @@ class ProductWriter:
         columns = self._round(weight)
         if bound:
             bias = _plus(bias, -bound * columns.floats.sum(axis=0, dtype=np.float64))
-        if self._recipe.bias_correction:  # rows' own scales leave no error in the mean but the weight's
-            bias = _plus(bias, self._seen[name].mean.astype(np.float64) @ (weight - columns.floats))
+        if self._recipe.bias_correction:  # with a scale per row only the weight's error remains in the mean
+            bias = _plus(bias, self._activations[name].mean.astype(np.float64) @ (weight - columns.floats))
         weights, weight_scales = self._store(product, columns)
         inputs = [codes, weights, nodes.constant("one", np.float32(1)), weight_scales, zero]
         value = nodes.node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
         nodes.finish(product, nodes.node("Mul", [value, scales], f"{name}/scaled"), bias, apart)
 
     def _bound(self, value: str) -> float | None:
-        """How far below zero a value can be, if its operator says so."""
-        maker = self._made_by.get(value)
-        return None if maker is None else LOWER_BOUNDS.get(maker.op_type)
+        """Return the largest distance of a value below zero, or None if its operator has no lower bound."""
+        producer = self._producers.get(value)
+        return None if producer is None else LOWER_BOUNDS.get(producer.op_type)
 
     def _even_rows(self, value: str) -> tuple[str, str, str]:
-        """Rows around 128: codes (tokens, in), scales (tokens, 1), the zero point."""
+        """Quantize rows around 128, and return codes (tokens, in), scales (tokens, 1) and the zero point."""
         nodes, key = self._nodes, (value, "even")
         if key not in nodes.shared:
             sizes = nodes.node("Abs", [value], f"{value}/abs")
@@ -140,7 +145,7 @@ class ProductWriter:
         return codes, scales, nodes.constant("middle", np.uint8(128))
 
     def _shifted_rows(self, value: str, bound: float) -> tuple[str, str, str]:
-        """Rows from -bound up: codes (tokens, in), scales (tokens, 1), the zero point, which is none."""
+        """Quantize rows from -bound upward, and return codes (tokens, in), scales (tokens, 1) and the zero point 0."""
         nodes, key = self._nodes, (value, "shifted")
         if key not in nodes.shared:
             shift = nodes.constant(f"bound{bound}", np.float32(bound))
@@ -152,7 +157,7 @@ class ProductWriter:
         return codes, scales, nodes.constant("none", np.uint8(0))
 
     def _row_scales(self, value: str, sizes: str, levels: int) -> tuple[str, str]:
-        """Each row's largest element by so many levels, (tokens,) and (tokens, 1)."""
+        """Return each row's largest element divided by `levels`, as (tokens,) and as (tokens, 1)."""
         nodes = self._nodes
         axis = self._graph.add("quantize/last", np.array([-1], np.int64))
         largest = nodes.node("ReduceMax", [sizes, axis], f"{value}/max")
@@ -162,7 +167,7 @@ class ProductWriter:
         return nodes.node("Squeeze", [scales, axis], f"{value}/scales_row"), scales
 
     def _middles(self, row: str) -> str:
-        """128 for each row of the batch, uint8, (tokens,)."""
+        """Return 128 for each row of the batch, uint8, (tokens,)."""
         nodes, key = self._nodes, ("middles",)
         if key not in nodes.shared:
             shape = nodes.node("Shape", [row], "quantize/rows")
@@ -182,57 +187,59 @@ class ProductWriter:
         weights = self._graph.add(f"{product.place.weight}.int8", columns.values)
         weight_scales = self._graph.add(f"{product.place.weight}.scales", columns.scales)
         inputs = [codes, weights, scale, weight_scales, zero]
-        found = nodes.node("MatMulIntegerToFloat", inputs, f"{product.name}/integers", domain=CONTRIB)
-        nodes.finish(product, found, product.bias)
+        result = nodes.node("MatMulIntegerToFloat", inputs, f"{product.name}/integers", domain=CONTRIB)
+        nodes.finish(product, result, product.bias)
 
     def _static(self, product: Product) -> None:
-        """Q/DQ around the product, which providers fuse as they can; for GPUs' kernels with even ranges in int8."""
+        """Write Q/DQ around the product, which a provider fuses if it can; GPUs' kernels take symmetric ranges in int8."""
         nodes, name, bias = self._nodes, product.name, product.bias
-        seen = self._seen[name]
+        activations = self._activations[name]
         gpu = self._recipe.target in ("cuda", "tensorrt")
-        steps = even_steps(seen.low, seen.high) if gpu else uneven_steps(seen.low, seen.high)
+        limits = activations.low, activations.high
+        steps = even_steps(*limits) if gpu else uneven_steps(*limits)
         apart = self._apart(product)
         value, weight = self._smooth(product)
         columns = self._round(weight)
         if self._recipe.bias_correction:
-            error = seen.mean.astype(np.float64) @ weight - seen.coded.astype(np.float64) @ columns.floats
+            error = activations.mean.astype(np.float64) @ weight
+            error -= activations.coded.astype(np.float64) @ columns.floats
             bias = _plus(bias, error)
         zero = np.int8(steps.zero) if gpu else np.uint8(steps.zero)
         scale = nodes.constant(f"{name}/scale", product.kind.type(steps.scale))
         pair = [scale, nodes.constant(f"{name}/zero", zero)]
         quantized = nodes.node("QuantizeLinear", [value, *pair], f"{name}/q")
         codes, scales = self._store(product, columns)
-        if self._recipe.target == "cpu":  # MLAS' kernel by name: ONNX Runtime leaves these Q/DQ products in float32
+        if self._recipe.target == "cpu":  # names MLAS' kernel: ONNX Runtime computes these Q/DQ products in float32
             inputs = [quantized, codes, pair[0], scales, pair[1]]
-            found = nodes.node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
+            result = nodes.node("MatMulIntegerToFloat", inputs, f"{name}/integers", domain=CONTRIB)
         else:
             restored = nodes.node("DequantizeLinear", [quantized, *pair], f"{name}/dq")
             zeros = self._graph.add(f"{scales.removesuffix('.scales')}.zeros", np.zeros(weight.shape[1], np.int8))
             weights = nodes.node("DequantizeLinear", [codes, scales, zeros], f"{name}/weight", axis=1)
-            found = nodes.node("MatMul", [restored, weights], f"{name}/product")
-        nodes.finish(product, found, bias, apart)
+            result = nodes.node("MatMul", [restored, weights], f"{name}/product")
+        nodes.finish(product, result, bias, apart)
 
     def _smooth(self, product: Product) -> tuple[str, NDArray[np.float32]]:
-        """Activations with their spread moved into the weight, and without the columns apart.
+        """Return activations whose spread moved into the weight, without outlier columns, and that weight.
 
-        The norm before them cannot take the factors, as the residual reads it too: they are multiplied with explicitly.
+        The preceding norm cannot absorb the factors, because the residual connection reads it too, so a node multiplies.
         """
-        seen = self._seen.get(product.name)
-        multipliers = None if seen is None else seen.multipliers
-        if seen is None or multipliers is None:
+        activations = self._activations.get(product.name)
+        multipliers = None if activations is None else activations.multipliers
+        if activations is None or multipliers is None:
             return product.value, product.weight
         nodes, key = self._nodes, (product.value, "smooth")
         if key not in nodes.shared:
             factors = self._graph.add(f"{product.value}/smooth_factors", multipliers.astype(product.kind))
             nodes.shared[key] = (nodes.node("Mul", [product.value, factors], f"{product.value}/smooth"),)
-        return nodes.shared[key][0], seen.absorb(product.weight)
+        return nodes.shared[key][0], activations.absorb(product.weight)
 
     def _apart(self, product: Product) -> str | None:
-        """The product of the columns with the largest activations in float (after LLM.int8(), arXiv:2208.07339), or None.
+        """Write the outlier columns' product in float (after LLM.int8(), arXiv:2208.07339), and return its name, or None.
 
-        A few columns decide the scale of all the others: without them the others' steps are several times finer.
+        A few columns decide the scale of all others. Without them the steps of the others are several times finer.
         """
-        loud = self._seen[product.name].loud if self._recipe.outliers else np.empty(0, np.int64)
+        loud = self._activations[product.name].loud if self._recipe.outliers else np.empty(0, np.int64)
         if not len(loud):
             return None
         nodes, key = self._nodes, (product.value, "loud")
@@ -250,14 +257,14 @@ class ProductWriter:
         return round_columns(weight, limit=self._limit, search=self._recipe.search)
 
     def _store(self, product: Product, columns: Columns) -> tuple[str, str]:
-        """A rounded weight and its scales. Layers may share a weight, but not what smoothing made of it."""
-        seen = self._seen.get(product.name)
-        own = seen is not None and seen.multipliers is not None
+        """Store a rounded weight and its scales, and return their names. Layers may share a weight that is not smoothed."""
+        activations = self._activations.get(product.name)
+        own = activations is not None and activations.multipliers is not None
         stored = product.name if own else product.place.weight
         codes = self._graph.add(f"{stored}.int8", columns.values)
         return codes, self._graph.add(f"{stored}.scales", columns.scales.astype(product.kind))
 
 
 def _plus(bias: NDArray[np.float32] | None, error: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The bias without an error that is made on average."""
+    """Return the bias plus the mean error of the quantized product."""
     return np.asarray(error if bias is None else bias + error, np.float32)

@@ -1,4 +1,4 @@
-"""Weights to integers and back: scales by column, by row and by block. It knows no graph."""
+"""Rounding of weights to integers with scales per column, per row and per block. The module knows no graph."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 __all__ = ["Blocks", "Columns", "pack_nibbles", "round_blocks", "round_columns", "round_rows"]
 
-#: Shares of the largest element that a search tries as the end of the range.
+#: Ends of the range that a search tries, relative to the largest element.
 SHRINK = np.linspace(1.0, 0.6, 21)
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """A matrix in int8 with a scale a column.
+    """`Columns`: a matrix in int8 with one scale per column.
 
     Attributes:
         values: int8, (in, out).
@@ -27,19 +27,19 @@ class Columns:
 
     @property
     def floats(self) -> NDArray[np.float32]:
-        """What it stands for, float32, (in, out)."""
+        """The represented matrix, float32, (in, out)."""
         return self.values * self.scales
 
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A matrix in blocks of a column's consecutive elements, each with a scale and a zero point.
+    """`Blocks`: a matrix in blocks of consecutive elements of a column, with one scale and one zero point per block.
 
     Attributes:
-        values: unsigned, one element a byte, (out, blocks, block).
+        values: uint8, one element per byte, (out, blocks, block).
         scales: float32, (out, blocks).
         zeros: uint8, (out, blocks).
-        rows: elements of a column; the last block may be longer.
+        rows: elements of a column; the last block may extend beyond them.
     """
 
     values: NDArray[np.uint8]
@@ -49,18 +49,18 @@ class Blocks:
 
     @property
     def floats(self) -> NDArray[np.float32]:
-        """What it stands for, float32, (in, out)."""
+        """The represented matrix, float32, (in, out)."""
         centered = self.values.astype(np.float32) - self.zeros[..., None]
         return np.ascontiguousarray((centered * self.scales[..., None]).reshape(len(centered), -1)[:, : self.rows].T)
 
 
 def round_columns(weight: NDArray[np.float32], *, limit: int = 127, search: bool = False) -> Columns:
-    """Rounds to -limit … limit.
+    """Round each column to integers from -limit to limit.
 
     Args:
-        weight: (in, out).
+        weight: the matrix, (in, out).
         limit: 127, or 63 for a reduced range.
-        search: whether each column's range is the one with the least squared error.
+        search: whether each column has the range with the least squared error, instead of the largest element's.
     """
     weight = np.asarray(weight, np.float32)
     largest = np.maximum(np.abs(weight).max(axis=0), np.finfo(np.float32).tiny)
@@ -74,7 +74,7 @@ def round_columns(weight: NDArray[np.float32], *, limit: int = 127, search: bool
 
 
 def round_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A table in int8 with a scale a row: (rows, columns) and (rows, 1)."""
+    """Round a table to int8 with one scale per row, and return codes, (rows, columns), and scales, (rows, 1)."""
     scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
     return np.rint(table / scales).astype(np.int8), scales.astype(np.float32)
 
@@ -82,14 +82,14 @@ def round_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np
 def round_blocks(
     weight: NDArray[np.float32], *, bits: int, block: int, asymmetric: bool = False, search: bool = False
 ) -> Blocks:
-    """Rounds each column in blocks.
+    """Round each column in blocks.
 
     Args:
-        weight: (in, out).
+        weight: the matrix, (in, out).
         bits: 4 or 8.
-        block: elements that share a scale.
-        asymmetric: whether a block's range runs from its smallest to its largest element; otherwise it is even.
-        search: whether each block's range is the one with the least squared error.
+        block: elements per scale.
+        asymmetric: whether a block's range goes from its smallest to its largest element, instead of being symmetric.
+        search: whether each block has the range with the least squared error, instead of the largest element's.
     """
     rows, columns = weight.shape
     padded = np.zeros((columns, -(-rows // block) * block), np.float32)
@@ -98,7 +98,7 @@ def round_blocks(
     top = (1 << bits) - 1
     middle = 1 << (bits - 1)
     low, high = np.minimum(blocks.min(axis=2), 0), np.maximum(blocks.max(axis=2), 0)
-    largest = np.where(high > -low, high, low)  # with its sign: the side that has one step more is the larger one's
+    largest = np.where(high > -low, high, low)  # signed: the larger side gets the extra step
     best = (np.zeros(low.shape, np.float32), np.zeros(low.shape, np.float32))
     least = np.full(low.shape, np.inf)
     for shrink in SHRINK if search else SHRINK[:1]:
@@ -120,7 +120,7 @@ def round_blocks(
 
 
 def pack_nibbles(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Two elements a byte along the last axis, the first in the low bits; an odd last one is alone."""
+    """Pack two elements per byte along the last axis, the first in the low bits; an odd last element has its own byte."""
     if values.shape[-1] % 2:
         values = np.concatenate([values, np.zeros((*values.shape[:-1], 1), np.uint8)], axis=-1)
     return np.asarray(values[..., ::2] | (values[..., 1::2] << 4), np.uint8)

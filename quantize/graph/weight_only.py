@@ -1,4 +1,4 @@
-"""Weights that are stored smaller while activations stay floats: blocks, half types, bytes widened at load, tables."""
+"""Smaller weights with activations in floats: blocks, half types, bytes that are widened at load, tables."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from .rounding import pack_nibbles, round_blocks, round_columns, round_rows
 
 __all__ = ["write_blocks", "write_half", "write_table", "write_widened"]
 
-#: Elements of the word table that share a scale in int4.
+#: Elements per scale of the word table in int4.
 TABLE_BLOCK = 32
 
 
 def write_blocks(
     nodes: Nodes, product: Product, recipe: Recipe, bits: int, mean: NDArray[np.float32] | None = None
 ) -> None:
-    """MatMulNBits: blocks of each column, unpacked inside the kernel.
+    """Write MatMulNBits, whose kernel unpacks blocks of each column.
 
     Args:
-        nodes: takes them.
-        product: what is rewritten.
-        recipe: block size, zero points, search.
+        nodes: receives the nodes.
+        product: the product to rewrite.
+        recipe: chooses block size, zero points and search.
         bits: 4 or 8.
-        mean: of the activations' columns, for bias correction; None corrects nothing.
+        mean: mean of each column of the activations, (in,), for bias correction; None for no correction.
     """
     asymmetric = recipe.asymmetric and bits == 4
     weight, bias, stored = product.weight, product.bias, product.place.weight
@@ -63,10 +63,10 @@ def write_blocks(
 
 
 def write_widened(nodes: Nodes, product: Product, recipe: Recipe) -> None:
-    """Bytes with a scale a column, which ONNX Runtime multiplies out when it loads the graph, before a provider sees it.
+    """Write bytes with one scale per column, which ONNX Runtime widens while it loads the graph, before a provider gets it.
 
-    So a provider without integer kernels takes the graph as it took the float one, and the file is smaller. In float32 first:
-    ONNX Runtime has no half multiplication of its own, and would leave the nodes to the provider.
+    A provider without integer kernels then gets the same nodes as with the float graph, from a smaller file. The
+    multiplication is in float32, because ONNX Runtime has no half kernel for it and would leave the nodes to the provider.
     """
     columns = round_columns(product.weight, search=recipe.search)
     stored, kind = product.place.weight, product.kind
@@ -84,20 +84,20 @@ def write_widened(nodes: Nodes, product: Product, recipe: Recipe) -> None:
 
 
 def write_half(nodes: Nodes, name: str, weight: NDArray[np.float32], scheme: str) -> str:
-    """A weight stored in a half type; ONNX Runtime widens it when it loads.
+    """Write a weight in a half type, which ONNX Runtime widens at load, and return the name of the float32 value.
 
     Raises:
-        InputError: it holds more than fp16 can.
+        InputError: an element exceeds the range of fp16.
     """
     key = (name, "half")
     if key in nodes.shared:
         return nodes.shared[key][0]
     if scheme == "fp16":
         if weight.size and np.abs(weight).max() > np.finfo(np.float16).max:
-            raise InputError(f"the weight {name} holds more than fp16 can: use the recipe bf16")
+            raise InputError(f"an element of the weight {name} exceeds the range of fp16: use the recipe bf16")
         stored = nodes.graph.add(f"{name}.fp16", weight.astype(np.float16))
     else:
-        bits = weight.view(np.uint32)  # round to nearest, ties to even
+        bits = weight.view(np.uint32)  # rounds to nearest, ties to even
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         stored = nodes.graph.add(f"{name}.bf16", rounded, TensorProto.BFLOAT16)
     nodes.shared[key] = (nodes.node("Cast", [stored], f"{name}/wide", to=TensorProto.FLOAT),)
@@ -105,29 +105,29 @@ def write_half(nodes: Nodes, name: str, weight: NDArray[np.float32], scheme: str
 
 
 def write_table(nodes: Nodes, node: onnx.NodeProto, place: Place, recipe: Recipe) -> None:
-    """The table of word vectors: codes and scales are looked up, and multiplied.
+    """Write the lookup of the word table: codes and scales are gathered and multiplied.
 
     Raises:
-        InputError: its width does not fit int4's blocks.
+        InputError: the width of the table is not a multiple of the block size of int4.
     """
     graph, stored = nodes.graph, place.weight
     kind = graph.values(stored).dtype
     table = np.asarray(graph.values(stored), np.float32)
     ids, name, output = node.input[1], place.matrix.name, node.output[0]
-    if recipe.embeddings == "fp32":  # a half type's recipe
+    if recipe.embeddings == "fp32":  # the recipe has a half type
         half = write_half(nodes, stored, table, recipe.scheme)
         nodes.written.append(helper.make_node("Gather", [half, ids], [output], name=node.name))
     elif recipe.embeddings == "int8":
         codes, scales = round_rows(table)
-        found = nodes.node("Gather", [graph.add(f"{stored}.int8", codes), ids], f"{name}/codes")
-        floats = nodes.node("Cast", [found], f"{name}/floats", to=helper.np_dtype_to_tensor_dtype(kind))
+        rows = nodes.node("Gather", [graph.add(f"{stored}.int8", codes), ids], f"{name}/codes")
+        floats = nodes.node("Cast", [rows], f"{name}/floats", to=helper.np_dtype_to_tensor_dtype(kind))
         scale = nodes.node("Gather", [graph.add(f"{stored}.scales", scales.astype(kind)), ids], f"{name}/scale")
         nodes.written.append(helper.make_node("Mul", [floats, scale], [output], name=node.name))
     else:
         if table.shape[1] % TABLE_BLOCK:
             raise InputError(
-                f"the word table has {table.shape[1]} columns, no multiple of {TABLE_BLOCK}, which int4 needs: "
-                'say embeddings = "int8" in the recipe'
+                f"the word table has {table.shape[1]} columns, and int4 needs a multiple of {TABLE_BLOCK}: "
+                'set embeddings = "int8" in the recipe'
             )
         blocks = round_blocks(table.T, bits=4, block=TABLE_BLOCK, asymmetric=True, search=True)
         nibbles = pack_nibbles(blocks.values.reshape(len(table), -1))

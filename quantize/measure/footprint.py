@@ -1,4 +1,4 @@
-"""The memory of a process that has an artifact loaded and has computed with it: a process of its own tells, then ends."""
+"""`footprint`: measures the memory that a loaded artifact takes, in a separate process."""
 
 from __future__ import annotations
 
@@ -18,31 +18,36 @@ from fletcher.runtime.tuning.trial import Trial
 
 __all__ = ["footprint"]
 
-#: Seconds in which the process must answer.
+#: Time limit of the process, seconds.
 TIMEOUT = 300
 
 
 def footprint(artifact: Path, variant: str, provider: str) -> int:
-    """Bytes resident after the canary's texts were computed, above those of the process without the model.
+    """Return the resident memory that a process gains by loading a variant and computing the canary's texts, in bytes.
+
+    Args:
+        artifact: folder of the artifact.
+        variant: name of the variant.
+        provider: name of the provider that runs it.
 
     Raises:
-        ProviderError: the process failed, or did not answer.
+        ProviderError: the process failed or exceeded the time limit.
     """
     command = [sys.executable, "-m", "fletcher.quantize.measure.footprint", str(artifact), variant, provider]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:
         raise ProviderError(
-            f"{variant} on {provider} computed nothing in {TIMEOUT} s in a process of its own"
+            f"{variant} on {provider} did not compute the canary within {TIMEOUT} s in a separate process"
         ) from error
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise ProviderError(f"{variant} on {provider} failed in a process of its own: {last[0]}")
+        raise ProviderError(f"{variant} on {provider} failed in a separate process: {last[0]}")
     return int(json.loads(done.stdout)["bytes"])
 
 
 def main() -> None:
-    """Loads what the command line names, computes, and tells."""
+    """Load the variant that the command line names, compute the canary, and print the memory as JSON."""
     folder, name, provider = sys.argv[1:]
     artifact, machine = Artifact.open(folder), this_machine()
     canary = read_canary(artifact.canary_file)
@@ -55,7 +60,7 @@ def main() -> None:
 
 
 def _import_engine(provider: str) -> None:
-    """The engine's own code is no part of the model's memory."""
+    """Import the provider's package first, so that its code does not count as memory of the model."""
     from fletcher.runtime.providers.needs import require
     from fletcher.runtime.providers.selection import find_provider
 

@@ -1,6 +1,6 @@
-"""How close two sets of vectors of the same texts are: angles, elements, neighbors, order. It knows no model.
+"""`compare`: compares two sets of vectors of the same texts by angle, elements, neighbors and order. It knows no model.
 
-A vector with NaN or infinity is never close to anything: its cosine counts as -1 and its difference as infinity.
+A vector with NaN or infinity has the cosine -1 and the difference infinity.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from fletcher.runtime.errors import InputError
 
 __all__ = ["MAX_PAIRWISE", "NEIGHBORS", "Comparison", "compare", "cosines", "similarities", "spearman"]
 
-#: How many nearest neighbors have to agree.
+#: Nearest neighbors that are compared.
 NEIGHBORS = 10
 
-#: Texts whose pairs are looked at: all pairs of n texts take 8 n² bytes, twice; more texts are thinned out evenly.
+#: Most texts whose pairs are compared: all pairs of n texts take 16 n² bytes. Of more texts an even sample is taken.
 MAX_PAIRWISE = 2048
 
-#: Similarities closer than this are a tie, which either order satisfies: equal texts (an empty one and one of spaces)
-#: have equal vectors, and float32 noise in a cosine is about 1e-7.
+#: Similarities closer than this are a tie, in which both orders are right: equal texts (an empty one and one of spaces) have
+#: equal vectors, and the rounding of float32 changes a cosine by about 1e-7.
 TIE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Vectors against their reference.
+    """`Comparison`: similarity of vectors to their reference.
 
     Attributes:
         cosines: each text's cosine with its reference, float64, (n,).
         differences: each text's largest absolute difference of an element, float64, (n,).
         cosine_mean: mean of `cosines`.
-        cosine_p1: their first percentile.
-        cosine_min: their minimum.
+        cosine_p1: first percentile of `cosines`.
+        cosine_min: minimum of `cosines`.
         max_abs: maximum of `differences`.
-        worst: index of the text with the smallest cosine; of equal ones, that with the largest difference.
-        neighbors: share of each text's ten nearest other texts that the reference has among its ten, mean over the texts.
+        worst: index of the text with the smallest cosine; of equal cosines, the one with the largest difference.
+        neighbors: share of each text's ten nearest other texts that are also among the reference's ten, mean over the texts.
         spearman: rank correlation of the pairwise similarities.
     """
 
@@ -53,17 +53,17 @@ class Comparison:
 
 
 def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Comparison:
-    """Compares vectors with their reference.
+    """Compare vectors with their reference.
 
-    Two zero vectors agree (cosine 1), a zero vector and another one do not (cosine 0). With too few texts to have
-    neighbors or an order of pairs, those figures are 1.
+    Two zero vectors have the cosine 1; a zero vector and another one have the cosine 0. If there are too few texts for
+    neighbors or for an order of pairs, those figures are 1.
 
     Args:
         vectors: (n, dimension), n at least 1.
         reference: (n, dimension).
 
     Raises:
-        InputError: the shapes differ, or there is no text.
+        InputError: the shapes differ, or there are no texts.
     """
     if vectors.shape != reference.shape or vectors.ndim != 2 or len(vectors) == 0:
         raise InputError(
@@ -93,11 +93,11 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Com
 
 
 def similarities(vectors: NDArray[np.float32], count: int) -> NDArray[np.float64]:
-    """Cosines of about `count` pairs of different texts, spread evenly over all pairs; the same pairs for the same n.
+    """Return the cosines of about `count` pairs of different texts, an even sample that depends only on n.
 
     Args:
-        vectors: (n, dimension); NaN and infinity count as zero.
-        count: most pairs wanted.
+        vectors: (n, dimension); a vector with NaN or infinity counts as zero.
+        count: largest number of pairs.
 
     Returns:
         float64, (pairs,); empty for fewer than two texts.
@@ -109,42 +109,42 @@ def similarities(vectors: NDArray[np.float32], count: int) -> NDArray[np.float64
 
 
 def cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Row by row, float64, (n,): 1 of two zero vectors, 0 of a zero vector and another.
+    """Return the cosine of each pair of rows, float64, (n,): 1 for two zero vectors, 0 for a zero vector and another one.
 
     Args:
         ours: float64, (n, dimension).
-        theirs: the same.
+        theirs: float64, (n, dimension).
     """
     norms, their_norms = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
     products = norms * their_norms
-    found = np.sum(ours * theirs, axis=1) / np.where(products == 0, 1.0, products)
+    angles = np.sum(ours * theirs, axis=1) / np.where(products == 0, 1.0, products)
     both_zero = (norms == 0) & (their_norms == 0)
-    return np.where(both_zero, 1.0, found).clip(-1.0, 1.0)
+    return np.where(both_zero, 1.0, angles).clip(-1.0, 1.0)
 
 
 def _similarities(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosines of every pair, (n, n)."""
+    """Return the cosine of every pair, (n, n)."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.where(norms == 0, 1.0, norms)
     return np.asarray(unit @ unit.T)
 
 
 def _thin(count: int) -> NDArray[np.int64]:
-    """At most `MAX_PAIRWISE` of `count` indices, evenly spaced."""
+    """Return at most `MAX_PAIRWISE` of `count` indices, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(count, MAX_PAIRWISE), dtype=np.int64))
 
 
 def _upper(pairs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Every pair of different texts once."""
+    """Return every pair of different texts once."""
     return pairs[np.triu_indices(len(pairs), 1)]
 
 
 def _agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], broken: NDArray[np.bool_]) -> float:
-    """Mean share of common neighbors; a broken text has none and is nobody's.
+    """Return the mean share of common neighbors. A broken text has no neighbors and is not a neighbor of another text.
 
     Args:
         ours: similarities, (n, n).
-        theirs: the reference's, (n, n).
+        theirs: similarities of the reference, (n, n).
         broken: texts whose vector is not finite, (n,).
     """
     count = len(ours)
@@ -155,26 +155,26 @@ def _agreement(ours: NDArray[np.float64], theirs: NDArray[np.float64], broken: N
     ours[:, broken] = -np.inf
     np.fill_diagonal(ours, -np.inf)
     np.fill_diagonal(theirs, -np.inf)
-    found = np.argpartition(-ours, nearest - 1, axis=1)[:, :nearest]
-    # One of ours agrees if the reference holds it at least as near as its own tenth.
+    neighbors = np.argpartition(-ours, nearest - 1, axis=1)[:, :nearest]
+    # A neighbor of ours agrees if in the reference it is at least as near as the tenth neighbor.
     tenth = -np.partition(-theirs, nearest - 1, axis=1)[:, nearest - 1]
-    agreed = np.take_along_axis(theirs, found, axis=1) >= tenth[:, None] - TIE
-    agreed &= ~broken[found]
+    agreed = np.take_along_axis(theirs, neighbors, axis=1) >= tenth[:, None] - TIE
+    agreed &= ~broken[neighbors]
     agreed[broken] = False
     return float(agreed.mean())
 
 
 def spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """Rank correlation, equal values sharing the mean of their ranks.
+    """Return Spearman's rank correlation, in which equal values share the mean of their ranks.
 
     Args:
         ours: float64, (n,).
-        theirs: the same.
+        theirs: float64, (n,).
 
     Returns:
-        -1 to 1; 1 if neither side has an order to compare, 0 if only one has.
+        -1 to 1; 1 if all values of both sides are equal, 0 if those of only one side are.
     """
-    # Rounded to float64's own noise in a dot product: equal texts have equal similarities and share a rank.
+    # The noise of a dot product in float64 is rounded away, so that equal texts share a rank.
     ranks, their_ranks = _ranks(ours.round(12)), _ranks(theirs.round(12))
     ranks -= ranks.mean() if len(ranks) else 0.0
     their_ranks -= their_ranks.mean() if len(ranks) else 0.0
@@ -185,7 +185,7 @@ def spearman(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 0, equal values sharing the mean of theirs."""
+    """Return ranks from 0, in which equal values share their mean."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return ((ends - counts) + (ends - 1))[inverse] / 2.0

@@ -1,4 +1,4 @@
-"""Pairs of texts whose similarity people have judged: read from a file, and how well vectors agree with the judgment."""
+"""`LabeledPairs`: pairs of texts with a similarity score given by people, and the agreement of vectors with the scores."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .metrics import cosines, spearman
 
 __all__ = ["FEWEST_PAIRS", "LabeledPairs", "agreement", "read_pairs"]
 
-#: Fewer have no rank correlation to speak of: of ten pairs, exchanging two neighbors moves it by 0.012.
+#: Fewest pairs: of ten pairs, exchanging two neighbors already changes the rank correlation by 0.012.
 FEWEST_PAIRS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class LabeledPairs:
-    """Judged pairs.
+    """`LabeledPairs`: pairs of texts with a similarity score given by people.
 
     Attributes:
-        scores: what was judged, higher is more similar, float64, (n,).
-        first: one text of each pair.
-        second: the other.
+        scores: similarity scores, higher is more similar, float64, (n,).
+        first: first text of each pair.
+        second: second text of each pair.
     """
 
     scores: NDArray[np.float64]
@@ -38,11 +38,11 @@ class LabeledPairs:
 
 
 def read_pairs(path: str | Path) -> LabeledPairs:
-    """Reads `score<TAB>text<TAB>text`, a pair a line; empty lines are skipped.
+    """Read lines of `score<TAB>text<TAB>text`. Empty lines are skipped.
 
     Raises:
-        InputError: the file cannot be read, is no UTF-8, a line is no pair or its score no number, there are too few pairs,
-            or all have the same score.
+        InputError: the file cannot be read or is not UTF-8, a line does not have three columns, a score is not a number,
+            there are too few pairs, or all have the same score.
     """
     path = Path(path)
     try:
@@ -58,17 +58,17 @@ def read_pairs(path: str | Path) -> LabeledPairs:
         parts = line.rstrip("\r").split("\t")
         if len(parts) != 3:
             raise InputError(
-                f"{path}, line {number} has {len(parts)} columns: a pair is a score, a text and a text, with tabs between"
+                f"{path}, line {number} has {len(parts)} columns: write a score, a text and a text, separated by tabs"
             )
         scores.append(_score(path, number, parts[0]))
         first.append(parts[1])
         second.append(parts[2])
     if len(scores) < FEWEST_PAIRS:
         raise InputError(
-            f"{path} has {len(scores)} pairs, and a rank correlation needs at least {FEWEST_PAIRS}: add more"
+            f"{path} has {len(scores)} pairs, and a rank correlation needs at least {FEWEST_PAIRS}: add more pairs"
         )
     if len(set(scores)) == 1:
-        raise InputError(f"every pair of {path} has the score {scores[0]:g}: pairs without an order say nothing")
+        raise InputError(f"every pair of {path} has the score {scores[0]:g}: a rank correlation needs different scores")
     return LabeledPairs(np.array(scores), tuple(first), tuple(second))
 
 
@@ -78,16 +78,16 @@ def _score(path: Path, number: int, text: str) -> float:
     except ValueError:
         score = math.nan
     if not math.isfinite(score):
-        raise InputError(f"{path}, line {number}: the score {text!r} is no finite number")
+        raise InputError(f"{path}, line {number}: the score {text!r} is not a finite number")
     return score
 
 
 def agreement(pairs: LabeledPairs, first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
-    """Spearman's rank correlation of the vectors' cosines with the judged scores, as STS benchmarks give it (there x 100).
+    """Return Spearman's rank correlation of the vectors' cosines with the scores. STS benchmarks report it times 100.
 
     Args:
-        pairs: the judged pairs.
+        pairs: the pairs.
         first: vectors of the first texts, (n, dimension).
-        second: of the second ones.
+        second: vectors of the second texts, (n, dimension).
     """
     return spearman(cosines(first.astype(np.float64), second.astype(np.float64)), pairs.scores)

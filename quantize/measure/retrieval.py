@@ -1,4 +1,4 @@
-"""What a search over quantized vectors finds of what float32 finds, with and without rescoring."""
+"""`storage_quality`: measures a search over quantized vectors against a search over float32, with and without rescoring."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["OVERSAMPLE", "Rescoring", "StorageResult", "nearest", "search", "sto
 
 Vectors = NDArray[np.float32]
 
-#: How a search's candidates are put into their final order: not again; by the float32 query against the stored codes; against
-#: the int8 codes, kept on disk beside the bits; or against the float32 vectors, kept on disk.
+#: Final order of a search's candidates: `none` keeps the first order; `codes` compares the float32 query with the stored
+#: codes; `int8` compares it with int8 codes on disk, beside the bits; `float32` compares it with float32 vectors on disk.
 Rescoring = Literal["none", "codes", "int8", "float32"]
 
-#: Candidates that are rescored, for each result wanted; sentence-transformers' `rescore_multiplier` is 2.
+#: Candidates that are rescored per result; `rescore_multiplier` of sentence-transformers is 2.
 OVERSAMPLE = 4
 
-#: Queries whose similarities are in memory at once.
+#: Queries whose similarities are in memory at the same time.
 CHUNK = 256
 
 
 class StorageResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A way to store and search, and what it finds.
+    """`StorageResult`: accuracy of one way to store and search vectors.
 
     Attributes:
         code: `int8` or `binary`.
-        rescoring: see `Rescoring`.
-        bytes: of a stored vector in the index, without what rescoring reads from disk.
-        smaller: how many times smaller than float32 that is.
-        overlap: share of float32's ten nearest that it finds, mean over the queries.
+        rescoring: final order of the candidates; see `Rescoring`.
+        bytes: size of a stored vector in the index, without the data that rescoring reads from disk.
+        smaller: size of a float32 vector over that size.
+        overlap: share of float32's ten nearest vectors that the search returns, mean over the queries.
     """
 
     code: CodeType
@@ -50,15 +50,15 @@ class StorageResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 def nearest(
     queries: Vectors, documents: Vectors, count: int, own: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """The documents of the largest dot products, best first, int64, (queries, count).
+    """Return the documents with the largest dot products, best first, int64, (queries, count).
 
     Args:
         queries: (m, dimension).
         documents: (n, dimension).
-        count: how many, at most n.
-        own: rows that a query must not find, one a query: itself.
+        count: results per query, at most n.
+        own: row of each query among the documents, which is not a result, int64, (m,).
     """
-    found = np.empty((len(queries), count), np.int64)
+    results = np.empty((len(queries), count), np.int64)
     for start in range(0, len(queries), CHUNK):
         rows = slice(start, start + CHUNK)
         scores = queries[rows] @ documents.T
@@ -66,8 +66,8 @@ def nearest(
             scores[np.arange(len(scores)), own[rows]] = -np.inf
         part = np.argpartition(-scores, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1, kind="stable")
-        found[rows] = np.take_along_axis(part, order, axis=1)
-    return found
+        results[rows] = np.take_along_axis(part, order, axis=1)
+    return results
 
 
 def search(
@@ -80,31 +80,32 @@ def search(
     count: int = NEIGHBORS,
     own: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
-    """Searches documents that are stored as codes, best first, int64, (queries, count).
+    """Search documents that are stored as codes, and return their rows, best first, int64, (queries, count).
 
-    Without rescoring both sides are codes: the dot product of what int8 codes decode to, or the bits that agree (Hamming).
+    Without rescoring both sides are codes: the score is the dot product of decoded int8 codes, or the number of equal bits
+    (Hamming).
 
     Args:
         queries: float32, (m, dimension).
-        documents: float32, (n, dimension); they are encoded here.
-        calibration: of vectors like these.
-        code: how they are stored.
-        rescoring: how candidates are put into order.
-        count: results of each query.
-        own: rows that a query must not find, one a query.
+        documents: float32, (n, dimension); this function encodes them.
+        calibration: calibration of similar vectors.
+        code: type of the stored codes.
+        rescoring: final order of the candidates.
+        count: results per query.
+        own: row of each query among the documents, which is not a result, int64, (m,).
     """
-    codes, asked = encode(documents, calibration, code), encode(queries, calibration, code)
+    codes, query_codes = encode(documents, calibration, code), encode(queries, calibration, code)
     stored = decode(codes, calibration)
-    wanted = count if rescoring == "none" else min(count * OVERSAMPLE, len(documents) - (own is not None))
+    num_candidates = count if rescoring == "none" else min(count * OVERSAMPLE, len(documents) - (own is not None))
     if code == "binary":
-        # Bits that agree less bits that do not: a dot product of signs.
+        # The dot product of signs is the number of equal bits minus the number of different bits.
         sides = [
             np.unpackbits(side.view(np.uint8), axis=1, count=calibration.dimension).astype(np.float32) * 2 - 1
-            for side in (asked, codes)
+            for side in (query_codes, codes)
         ]
-        candidates = nearest(sides[0], sides[1], wanted, own)
+        candidates = nearest(sides[0], sides[1], num_candidates, own)
     else:
-        candidates = nearest(decode(asked, calibration), stored, wanted, own)
+        candidates = nearest(decode(query_codes, calibration), stored, num_candidates, own)
     if rescoring == "none":
         return candidates
     if rescoring == "int8":
@@ -117,17 +118,17 @@ def search(
 
 
 def storage_quality(vectors: Vectors, calibration: Calibration) -> list[StorageResult]:
-    """Every way to store and rescore: each vector is a query for all the others.
+    """Measure every way to store and rescore, with each vector as a query for all the others.
 
     Args:
-        vectors: float32, (n, dimension), n above 10; not the ones that the calibration was learned from.
-        calibration: the ranges.
+        vectors: float32, (n, dimension), n above 10; other vectors than the calibration's.
+        calibration: ranges and thresholds of the codes.
 
     Raises:
-        InputError: too few vectors to have ten neighbors.
+        InputError: there are too few vectors for ten neighbors each.
     """
     if len(vectors) <= NEIGHBORS:
-        raise InputError(f"{len(vectors)} vectors have no {NEIGHBORS} neighbors each: give more texts")
+        raise InputError(f"{len(vectors)} vectors are too few for {NEIGHBORS} neighbors each: give more texts")
     unit = normalize(vectors)
     own = np.arange(len(unit))
     truth = nearest(unit, unit, NEIGHBORS, own)
@@ -141,8 +142,8 @@ def storage_quality(vectors: Vectors, calibration: Calibration) -> list[StorageR
     )
     results = []
     for code, rescoring in ways:
-        found = search(unit, unit, calibration, code, rescoring, own=own)
-        common = [len(set(ours) & set(theirs)) for ours, theirs in zip(found.tolist(), truth.tolist(), strict=True)]
+        rows = search(unit, unit, calibration, code, rescoring, own=own)
+        common = [len(set(ours) & set(theirs)) for ours, theirs in zip(rows.tolist(), truth.tolist(), strict=True)]
         size = bytes_per_vector(calibration.dimension, code)
         results.append(
             StorageResult(

@@ -1,4 +1,4 @@
-"""The texts of a sweep: some to calibrate with, others to judge by, so that no recipe is judged by what it has seen."""
+"""`SplitTexts`: the texts of a measurement. Some calibrate and the others are measured, so no text does both."""
 
 from __future__ import annotations
 
@@ -17,89 +17,101 @@ from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from .pairs import LabeledPairs
 
-__all__ = ["BUILT_IN", "FEWEST_TEXTS", "SweepTexts", "built_in_texts", "sweep_texts"]
+__all__ = ["BUILT_IN", "FEWEST_TEXTS", "SplitTexts", "built_in_texts", "default_texts", "split_texts"]
 
-#: Ten neighbors among fewer are most of them; and a quarter of these calibrates.
+#: Fewest texts of a sweep: a quarter of them calibrates, and ten neighbors should be a small part of the others.
 FEWEST_TEXTS = 128
 
-#: Texts that are judged, and that calibrate, at most: the smallest cosine of 1,000 texts is that of one in a thousand.
-MOST_JUDGED, MOST_CALIBRATING = 1000, 256
+#: Most texts that are measured and that calibrate. The smallest cosine of 1,000 texts is a rate of one in a thousand.
+MOST_MEASURED, MOST_CALIBRATING = 1000, 256
 
-#: One text in so many calibrates.
+#: One text of this many calibrates.
 CALIBRATING_SHARE = 4
 
-#: How the built-in texts are called: documentation with a long tail of lengths, and its first sentences, as short as queries.
+#: Name of the built-in texts in reports.
 BUILT_IN = "docstrings and first sentences of Python's standard library"
 
 
 @dataclass(frozen=True, slots=True)
-class SweepTexts:
-    """What a sweep runs over.
+class SplitTexts:
+    """`SplitTexts`: the texts of a sweep, split into calibrating and measured ones.
 
     Attributes:
-        name: where the texts come from, for the report.
-        calibrating: texts that recipes and stored vectors learn from.
-        judged: texts that results are compared on; none of them calibrates.
-        calibrating_ids: the first ones' tokens, with the model's prompt for documents.
-        judged_ids: the others'.
-        pairs: judged pairs, if any were given.
-        digest: hex digest of all of them.
+        name: source of the texts, for the report.
+        calibrating: texts that recipes and stored vectors are calibrated with.
+        measured: texts that results are compared on.
+        calibrating_ids: tokens of the calibrating texts, with the model's prompt for documents.
+        measured_ids: tokens of the measured texts, with the same prompt.
+        pairs: pairs with a similarity score given by people, or None.
+        digest: hex digest of all texts and pairs.
     """
 
     name: str
     calibrating: tuple[str, ...]
-    judged: tuple[str, ...]
+    measured: tuple[str, ...]
     calibrating_ids: Encodings
-    judged_ids: Encodings
+    measured_ids: Encodings
     pairs: LabeledPairs | None
     digest: str
 
 
-def built_in_texts() -> list[str]:
-    """Half of them documentation, half short sentences, the same on every machine with the same Python."""
-    count = MOST_JUDGED + MOST_CALIBRATING
-    long, short = corpus("docstrings", count // 2), corpus("sentences", count // 2, seed=1)
-    return [text for both in zip(long, short, strict=True) for text in both]
+def built_in_texts(count: int, *, sentence_seed: int = 0) -> list[str]:
+    """Return `count` docstrings and `count` first sentences of Python's standard library, in turn.
 
-
-def sweep_texts(
-    artifact: Artifact, texts: Sequence[str], *, name: str, pairs: LabeledPairs | None = None
-) -> SweepTexts:
-    """Shares texts out, evenly over the order given.
+    Docstrings have a long tail of lengths, and sentences are as short as queries. All machines with the same version of
+    Python have the same texts.
 
     Args:
-        artifact: whose tokenizer and prompt they get.
-        texts: any number; empty ones and repetitions are left out, and of very many some.
-        name: where they come from.
-        pairs: judged pairs.
+        count: number of texts of each kind.
+        sentence_seed: seed of the order of the sentences.
+    """
+    pairs = zip(corpus("docstrings", count), corpus("sentences", count, seed=sentence_seed), strict=True)
+    return [text for pair in pairs for text in pair]
+
+
+def default_texts() -> list[str]:
+    """Return the built-in texts of a sweep."""
+    return built_in_texts((MOST_MEASURED + MOST_CALIBRATING) // 2, sentence_seed=1)
+
+
+def split_texts(
+    artifact: Artifact, texts: Sequence[str], *, name: str, pairs: LabeledPairs | None = None
+) -> SplitTexts:
+    """Split texts evenly over their order.
+
+    Args:
+        artifact: the artifact whose tokenizer and prompt apply.
+        texts: any number of texts; empty and repeated ones are omitted, and an even sample is taken of very many.
+        name: source of the texts.
+        pairs: pairs with a similarity score given by people.
 
     Raises:
-        InputError: too few texts, or all of one length.
+        InputError: there are too few texts, or all have the same length.
     """
     different = list(dict.fromkeys(text for text in texts if text.strip()))
     if len(different) < FEWEST_TEXTS:
         raise InputError(
-            f"{name}: {len(different)} different texts are too few to calibrate and to judge with; give at least "
-            f"{FEWEST_TEXTS}, or leave --texts out for the built-in ones"
+            f"{name}: {len(different)} different texts are too few to calibrate and to measure with; give at least "
+            f"{FEWEST_TEXTS}, or omit --texts to use the built-in texts"
         )
-    most = MOST_JUDGED + MOST_CALIBRATING
+    most = MOST_MEASURED + MOST_CALIBRATING
     if len(different) > most:
-        different = [different[place] for place in np.linspace(0, len(different) - 1, most).astype(int)]
+        different = [different[index] for index in np.linspace(0, len(different) - 1, most).astype(int)]
     every = max(CALIBRATING_SHARE, -(-len(different) // MOST_CALIBRATING))
     calibrating = different[::every]
-    judged = [text for place, text in enumerate(different) if place % every]
+    measured = [text for index, text in enumerate(different) if index % every]
     card = artifact.manifest.card
     tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
     prompt = card.prompts.get("document", "")
-    ids, judged_ids = (tokenizer.encode([prompt + text for text in part]) for part in (calibrating, judged))
-    lengths = np.unique(np.concatenate([ids.lengths, judged_ids.lengths]))
+    ids, measured_ids = (tokenizer.encode([prompt + text for text in part]) for part in (calibrating, measured))
+    lengths = np.unique(np.concatenate([ids.lengths, measured_ids.lengths]))
     if len(lengths) == 1:
         raise InputError(
-            f"{name}: every text has {lengths[0]} tokens, and what fits one length need not fit another: "
+            f"{name}: every text has {lengths[0]} tokens, and a result for one length need not hold for another: "
             "mix short and long texts"
         )
-    told = [calibrating, judged]
+    content = [calibrating, measured]
     if pairs is not None:
-        told += [list(pairs.first), list(pairs.second), [repr(score) for score in pairs.scores.tolist()]]
-    digest = hashlib.sha256(msgspec.json.encode(told)).hexdigest()
-    return SweepTexts(name, tuple(calibrating), tuple(judged), ids, judged_ids, pairs, digest)
+        content += [list(pairs.first), list(pairs.second), [repr(score) for score in pairs.scores.tolist()]]
+    digest = hashlib.sha256(msgspec.json.encode(content)).hexdigest()
+    return SplitTexts(name, tuple(calibrating), tuple(measured), ids, measured_ids, pairs, digest)

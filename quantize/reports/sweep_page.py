@@ -1,18 +1,18 @@
-"""A sweep's report as one page: styles and plots are inside, so it can be mailed, archived, and read offline."""
+"""`sweep_to_html`: writes the report of a sweep as one HTML page that contains its styles and plots, to be read offline."""
 
 from __future__ import annotations
 
 from html import escape
 
-from fletcher.quantize.sweep.recommendation import INDEPENDENT, eligible
-from fletcher.quantize.sweep.results import Point, SweepReport
 from fletcher.runtime.commandline.pages import STYLE, html_table
 
-from .sweep_plots import plot_damage, plot_front, plot_histograms
+from ..sweep.recommendation import INDEPENDENT, eligible
+from ..sweep.results import Candidate, SweepReport
+from .sweep_plots import plot_damage, plot_histograms, plot_pareto_front
 
 __all__ = ["sweep_to_html"]
 
-#: Besides the verification report's styles.
+#: Styles of this page, in addition to those of every report.
 MORE_STYLE = """
 body { max-width: 72rem; } .wide td:first-child { white-space: nowrap; }
 .take { border-left: 4px solid var(--good); background: #f3f8f5; padding: .8rem 1.1rem; margin: 1.25rem 0;
@@ -30,12 +30,12 @@ RESCORING = {
 
 
 def sweep_to_html(report: SweepReport) -> str:
-    """The page.
+    """Return the page.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
     """
-    kept = [point for point in report.points if not point.dropped]
+    useful = [candidate for candidate in report.candidates if not candidate.dropped]
     tools = ", ".join(f"{name} {version}" for name, version in report.tools.items())
     parts = [
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(report.model)}: sweep</title>',
@@ -43,25 +43,25 @@ def sweep_to_html(report: SweepReport) -> str:
         f"<style>{STYLE}{MORE_STYLE}</style></head><body>",
         f"<header><h1>{escape(report.model)}: smaller and faster variants</h1>",
         f'<p class="soft">Measured on {escape(report.machine)}, {escape(report.provider)}; {escape(report.time)}. '
-        f"{report.judged:,} texts judge ({escape(report.texts)}); {report.calibrating:,} others calibrate.</p></header>",
+        f"{report.measured:,} texts were measured ({escape(report.texts)}), and {report.calibrating:,} others calibrated the "
+        "recipes.</p></header>",
         f'<p class="take">{escape(report.sentence)}</p>',
         _headline(report),
-        f"<p>The artifact: <code>{escape(report.output)}</code></p>",
+        f"<p>Artifact: <code>{escape(report.output)}</code></p>",
         "<h2>Every recipe</h2>",
-        f'<div class="wide">{_points(report)}</div>',
-        f'<p class="soft">Speeds are times float32\'s, measured in turns with it: throughput of short and of long texts, and '
-        f"the latency of one short text{_absolute(report.parent)}. Size and memory are shares of float32's. The "
-        "recommendation comes from recipes whose "
-        f"worst cosine is at least {report.min_cosine:g}, that keep at least {report.min_overlap:.0%} of the neighbors, and "
-        "whose vectors do not depend on the other texts of a batch: <i>batch</i> is 1 − cosine of a text alone with the same "
-        "text among others, where that is more than rounding. ★: no other recipe is better in accuracy, speed and size "
-        "together.</p>",
+        f'<div class="wide">{_candidates(report)}</div>',
+        '<p class="soft">Speeds are relative to float32, measured in turns with it: throughput of short and of long texts, '
+        f"and latency of one short text{_absolute(report.parent)}. Size and memory are relative to float32. A recipe can be "
+        f"recommended if its worst cosine is at least {report.min_cosine:g}, it keeps at least {report.min_overlap:.0%} of "
+        "the neighbors, and its vectors do not depend on the other texts of a batch: <i>batch</i> is 1 − cosine between a "
+        "text alone and the same text in a batch, if that is more than rounding. ★: no other recipe is at least as accurate, "
+        "fast and small.</p>",
         '<div class="plots one">',
-        f"<figure>{plot_front(report.parent, kept, report.front, report.chosen)}<figcaption>Filled points are beaten by none "
-        "in accuracy, speed and size together; their area is the file's size; the red one is recommended.</figcaption>"
+        f"<figure>{plot_pareto_front(report, useful)}<figcaption>No other recipe is at least as accurate, fast and small as "
+        "a filled point. The area of a point is the size of its file. The red point is recommended.</figcaption>"
         "</figure>",
-        f"<figure>{plot_histograms(kept, report.min_cosine)}<figcaption>How far each text's vector is from float32's. Texts "
-        "beyond the dashed line, the bound, are red.</figcaption></figure>",
+        f"<figure>{plot_histograms(useful, report.min_cosine)}<figcaption>Distance of each text's vector from float32's. "
+        "Texts beyond the bound, the dashed line, are red.</figcaption></figure>",
         "</div>",
         _damage(report),
         _storage(report),
@@ -73,49 +73,49 @@ def sweep_to_html(report: SweepReport) -> str:
 
 
 def _headline(report: SweepReport) -> str:
-    """The recommended recipe's figures, large."""
-    point = next((point for point in report.points if point.name == report.chosen), None)
-    if point is None or point.quality is None or point.speed is None:
+    """Return the figures of the recommended recipe in large type."""
+    chosen = next((candidate for candidate in report.candidates if candidate.name == report.chosen), None)
+    if chosen is None or chosen.quality is None or chosen.speed is None:
         return ""
-    quality, speed, bytes_before = point.quality, point.speed, report.parent.file_bytes
+    quality, speed, bytes_before = chosen.quality, chosen.speed, report.parent.file_bytes
     figures = [
         (f"{speed.ratio:.2f}×", f"throughput: {speed.short_ratio:.2f}× short, {speed.long_ratio:.2f}× long texts"),
-        (f"{speed.latency_ms:.1f} ms", f"for one short text, {speed.latency_ratio:.2f}× sooner"),
-        (f"{point.file_bytes / 1e6:,.0f} MB", f"instead of {bytes_before / 1e6:,.0f} MB"),
+        (f"{speed.latency_ms:.1f} ms", f"latency of one short text, {speed.latency_ratio:.2f}× lower"),
+        (f"{chosen.file_bytes / 1e6:,.0f} MB", f"instead of {bytes_before / 1e6:,.0f} MB"),
         (
             f"{quality.cosine_min:.4f}",
-            f"cosine of the worst of {report.judged:,} texts; mean {quality.cosine_mean:.5f}",
+            f"lowest cosine of {report.measured:,} texts; mean {quality.cosine_mean:.5f}",
         ),
         (f"{quality.overlap:.1%}", "of the ten nearest neighbors stay"),
     ]
-    cells = "".join(f'<div class="figure"><b>{value}</b><span>{told}</span></div>' for value, told in figures)
+    cells = "".join(f'<div class="figure"><b>{value}</b><span>{label}</span></div>' for value, label in figures)
     return f'<div class="figures">{cells}</div>'
 
 
-def _points(report: SweepReport) -> str:
+def _candidates(report: SweepReport) -> str:
     headings = ["recipe", "#cosine mean", "#p1", "#worst", "#neighbors", "#Spearman"]
-    headings += ["#judged pairs"] if report.pairs else []
+    headings += ["#labeled pairs"] if report.pairs else []
     headings += ["#batch", "#short", "#long", "#latency", "#size", "#memory"]
     rows = [_row(report, report.parent)]
-    rows += [_row(report, point) for point in report.points if point.quality is not None]
+    rows += [_row(report, candidate) for candidate in report.candidates if candidate.quality is not None]
     return html_table(headings, rows)
 
 
-def _absolute(parent: Point) -> str:
+def _absolute(parent: Candidate) -> str:
     speed = parent.speed
     if speed is None:
         return ""
-    short, long = f"{speed.short_texts_per_s:,.0f} short texts", f"{speed.long_texts_per_s:,.0f} long ones a second"
+    short, long = f"{speed.short_texts_per_s:,.0f} short texts", f"{speed.long_texts_per_s:,.0f} long texts per second"
     return f" (float32: {short}, {long}, {speed.latency_ms:.1f} ms)"
 
 
-def _row(report: SweepReport, point: Point) -> str:
-    quality, speed = point.quality, point.speed
+def _row(report: SweepReport, candidate: Candidate) -> str:
+    quality, speed = candidate.quality, candidate.speed
     assert quality is not None and speed is not None
     parent = report.parent
-    memory = (
-        "" if not (point.memory_bytes and parent.memory_bytes) else f"{point.memory_bytes / parent.memory_bytes:.2f}"
-    )
+    memory = ""
+    if candidate.memory_bytes and parent.memory_bytes:
+        memory = f"{candidate.memory_bytes / parent.memory_bytes:.2f}"
     depends = quality.batch_cosine < 1 - INDEPENDENT
     cells = [
         (f"{quality.cosine_mean:.5f}", False),
@@ -128,26 +128,28 @@ def _row(report: SweepReport, point: Point) -> str:
         (f"{speed.short_ratio:.2f}", False),
         (f"{speed.long_ratio:.2f}", False),
         (f"{speed.latency_ratio:.2f}", False),
-        (f"{point.size:.2f}", False),
+        (f"{candidate.size:.2f}", False),
         (memory, False),
     ]
-    chosen = point.name == (report.chosen or parent.name)
-    kind = "chosen" if chosen else "dropped" if point.dropped else ""
-    mark = " ★" if point.name in report.front else ""
-    fit = "" if point is parent or eligible(point, report.min_cosine, report.min_overlap) else " class=soft"
+    chosen = candidate.name == (report.chosen or parent.name)
+    kind = "chosen" if chosen else "dropped" if candidate.dropped else ""
+    mark = " ★" if candidate.name in report.pareto_front else ""
+    fit = "" if candidate is parent or eligible(candidate, report.min_cosine, report.min_overlap) else " class=soft"
     body = "".join(f'<td class="number{" bad" if bad else ""}">{value}</td>' for value, bad in cells)
-    return f'<tr class="{kind}"><td{fit} title="{escape(point.description)}">{escape(point.name)}{mark}</td>{body}</tr>'
+    name = f'<td{fit} title="{escape(candidate.description)}">{escape(candidate.name)}{mark}</td>'
+    return f'<tr class="{kind}">{name}{body}</tr>'
 
 
 def _damage(report: SweepReport) -> str:
-    found = report.sensitivity
-    if found is None:
+    sensitivity = report.sensitivity
+    if sensitivity is None:
         return ""
     return (
         "<h2>Damage by layer</h2>"
-        f'<div class="plots one"><figure>{plot_damage(found)}<figcaption>Each matrix quantized by itself, on {found.texts} '
-        "texts. Blue: attention (dark: queries, keys, values; light: output); orange: into the feed-forward part; red: out "
-        "of it. Exclusions leave in float32 what costs most for its time.</figcaption></figure></div>"
+        f'<div class="plots one"><figure>{plot_damage(sensitivity)}<figcaption>Loss with only that matrix quantized, '
+        f"on {sensitivity.texts} texts. Blue: attention (dark: queries, keys, values; light: output). Orange: up and gate "
+        "matrices of the feed-forward part. Red: its down matrix. Recipes with exclusions leave the matrices in float32 that "
+        "lose the most per saved multiplication.</figcaption></figure></div>"
     )
 
 
@@ -160,17 +162,21 @@ def _storage(report: SweepReport) -> str:
         f'<td class="number">{1 - result.overlap:.1%}</td></tr>'
         for result in report.storage
     )
-    table = html_table(("stored as", "searched", "#bytes a vector", "#smaller", "#found", "#lost"), rows)
+    table = html_table(("stored as", "searched", "#bytes per vector", "#smaller", "#found", "#lost"), rows)
     return (
-        f"<h2>Stored vectors</h2><p>Of float32's ten nearest, what a search over quantized vectors finds: each of "
-        f"{report.judged:,} vectors asks for the others. Ranges and thresholds come from {report.calibrating:,} other "
-        f"texts and lie beside this page as <code>vectors.safetensors</code>.</p>{table}"
+        "<h2>Stored vectors</h2><p>Share of float32's ten nearest vectors that a search over quantized vectors finds. Each "
+        f"of {report.measured:,} vectors is a query for the others. Ranges and thresholds come from {report.calibrating:,} "
+        f"other texts, and are in <code>vectors.safetensors</code> beside this page.</p>{table}"
     )
 
 
 def _dropped(report: SweepReport) -> str:
     items = [
-        f"<li><b>{escape(point.name)}</b>: {escape(point.dropped)}</li>" for point in report.points if point.dropped
+        f"<li><b>{escape(candidate.name)}</b>: {escape(candidate.dropped)}</li>"
+        for candidate in report.candidates
+        if candidate.dropped
     ]
-    items += [f"<li><b>{escape(name)}</b>: the budget had no time for it</li>" for name in report.not_reached]
-    return f"<h2>Not kept</h2><ul>{''.join(items)}</ul>" if items else ""
+    items += [
+        f"<li><b>{escape(name)}</b>: not measured: the time budget was used up</li>" for name in report.not_reached
+    ]
+    return f"<h2>Dropped</h2><ul>{''.join(items)}</ul>" if items else ""

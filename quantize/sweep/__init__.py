@@ -1,1 +1,1 @@
-"""Sweeps: all recipes on one model, compared."""
+"""Sweep: all recipes on one model, measured and compared."""

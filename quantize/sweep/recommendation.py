@@ -1,105 +1,109 @@
-"""Which points of a sweep are worth having, and which one to take: from figures alone."""
+"""`recommend`: chooses a candidate of a sweep by its figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .results import Point
+from .results import Candidate
 
-__all__ = ["INDEPENDENT", "eligible", "pareto_front", "recommend", "worth_keeping"]
+__all__ = ["INDEPENDENT", "eligible", "pareto_front", "reason_to_drop", "recommend"]
 
-#: A point that is not at least so much faster or smaller than float32 has no reason to be.
+#: Smallest gain in speed or size over float32 that makes a candidate useful.
 LEAST_GAIN = 0.02
 
-#: Speeds closer than this are one: rounds on a busy machine differ by as much, and the smaller file decides.
+#: Speeds that differ by less count as equal, because rounds on a busy machine differ as much; the smaller file decides.
 SAME_SPEED = 0.03
 
-#: 1 - cosine between a text alone and in a batch, up to which it does not depend on its batch mates.
+#: Largest 1 - cosine between a text alone and in a batch that counts as independent of the batch.
 INDEPENDENT = 1e-6
 
 
-def worth_keeping(point: Point) -> str:
-    """Why a point is dropped; empty where it is faster or smaller than float32 on this machine."""
-    if point.problem:
-        return point.problem
-    faster = point.speed is not None and point.speed.ratio > 1 + LEAST_GAIN
-    if faster or point.size < 1 - LEAST_GAIN:
+def reason_to_drop(candidate: Candidate) -> str:
+    """Return the reason to drop a candidate; empty if it is faster or smaller than float32 on this machine."""
+    if candidate.problem:
+        return candidate.problem
+    faster = candidate.speed is not None and candidate.speed.ratio > 1 + LEAST_GAIN
+    if faster or candidate.size < 1 - LEAST_GAIN:
         return ""
     return "neither faster nor smaller than float32 on this machine"
 
 
-def pareto_front(points: Sequence[Point]) -> list[str]:
-    """Names of the points that no other beats: none is at least as accurate, fast and small, and better in one of them."""
-    measured = [point for point in points if point.quality is not None and point.speed is not None]
-    goods = {point.name: _goods(point) for point in measured}
+def pareto_front(candidates: Sequence[Candidate]) -> list[str]:
+    """Return the names of the Pareto front.
+
+    A candidate beats another one if it is at least as accurate, fast and small, and better in one of them.
+    """
+    measured = [candidate for candidate in candidates if candidate.quality is not None and candidate.speed is not None]
+    merits = {candidate.name: _merits(candidate) for candidate in measured}
     return [
         name
-        for name, ours in goods.items()
+        for name, ours in merits.items()
         if not any(
             all(their >= our for their, our in zip(theirs, ours, strict=True)) and theirs != ours
-            for theirs in goods.values()
+            for theirs in merits.values()
         )
     ]
 
 
-def _goods(point: Point) -> tuple[float, float, float]:
-    """Accuracy, speed, smallness: more is better."""
-    assert point.quality is not None and point.speed is not None
-    return point.quality.cosine_mean, point.speed.ratio, -point.size
+def _merits(candidate: Candidate) -> tuple[float, float, float]:
+    """Return accuracy, speed and smallness; larger values are better."""
+    assert candidate.quality is not None and candidate.speed is not None
+    return candidate.quality.cosine_mean, candidate.speed.ratio, -candidate.size
 
 
-def eligible(point: Point, min_cosine: float, min_overlap: float) -> bool:
-    """Whether a point may be recommended: it keeps the bounds, and no text depends on its batch mates."""
-    quality = point.quality
-    if quality is None or point.speed is None:
+def eligible(candidate: Candidate, min_cosine: float, min_overlap: float) -> bool:
+    """Return whether a candidate may be recommended: it is within the bounds and does not depend on the batch."""
+    quality = candidate.quality
+    if quality is None or candidate.speed is None:
         return False
     near = quality.cosine_min >= min_cosine and quality.overlap >= min_overlap
     return near and quality.batch_cosine >= 1 - INDEPENDENT
 
 
-def recommend(parent: Point, points: Sequence[Point], min_cosine: float, min_overlap: float) -> tuple[str | None, str]:
-    """The point to take, and why, in one sentence.
+def recommend(candidates: Sequence[Candidate], min_cosine: float, min_overlap: float) -> tuple[str | None, str]:
+    """Choose a candidate, and give the reason in one sentence.
 
     Args:
-        parent: float32.
-        points: the others that are worth keeping.
-        min_cosine: smallest cosine with float32 that a text may have.
-        min_overlap: least share of float32's ten nearest neighbors.
+        candidates: the useful candidates, without float32.
+        min_cosine: smallest cosine with float32 that any text may have.
+        min_overlap: smallest share of float32's ten nearest neighbors.
 
     Returns:
-        A name, or None where float32 should be kept; and the sentence.
+        The candidate's name, or None to keep float32; and the sentence.
     """
-    able = [point for point in points if eligible(point, min_cosine, min_overlap)]
-    asked = f"a cosine of at least {min_cosine:g} for every text and {min_overlap:.0%} of the ten nearest neighbors"
+    able = [candidate for candidate in candidates if eligible(candidate, min_cosine, min_overlap)]
+    bounds = f"a cosine of at least {min_cosine:g} for every text and {min_overlap:.0%} of the ten nearest neighbors"
     if not able:
-        best = max(
-            (point for point in points if point.quality is not None),
-            key=lambda point: point.quality.cosine_min if point.quality else 0.0,
-            default=None,
-        )
-        nearest = ""
-        if best is not None and best.quality is not None:
-            nearest = (
-                f"; {best.name} comes nearest with {best.quality.cosine_min:.4f} and {best.quality.overlap:.1%}"
-                f"{'' if best.quality.batch_cosine >= 1 - INDEPENDENT else ', and depends on batch mates'}"
-            )
-        return None, f"Keep float32: nothing that is faster or smaller here keeps {asked}{nearest}."
-    fastest = max(_ratio(point) for point in able)
+        return None, f"Keep float32: no recipe that is faster or smaller here keeps {bounds}{_nearest(candidates)}."
+    fastest = max(_ratio(candidate) for candidate in able)
     chosen = min(
-        (point for point in able if _ratio(point) >= fastest * (1 - SAME_SPEED)),
-        key=lambda point: (point.size, -_ratio(point)),
+        (candidate for candidate in able if _ratio(candidate) >= fastest * (1 - SAME_SPEED)),
+        key=lambda candidate: (candidate.size, -_ratio(candidate)),
     )
     quality = chosen.quality
     assert quality is not None
     gain = f"{_ratio(chosen):.2f} times float32's throughput on this machine at {chosen.size:.0%} of its size"
     if chosen.recipe is not None and chosen.recipe.target != "cpu":
         gain += f" when served with --provider {chosen.recipe.target}"
-    kept = f"the worst text keeps a cosine of {quality.cosine_min:.4f}, and {quality.overlap:.1%} of the ten nearest"
-    return (
-        chosen.name,
-        f"Take {chosen.name}: {gain}, and it keeps what was asked for ({asked}): {kept} neighbors stay.",
+    figures = (
+        f"every text has a cosine of {quality.cosine_min:.4f} or more, and {quality.overlap:.1%} of the ten nearest "
+        "neighbors stay"
     )
+    return chosen.name, f"Take {chosen.name}: {gain}, within the bounds ({bounds}): {figures}."
 
 
-def _ratio(point: Point) -> float:
-    return point.speed.ratio if point.speed is not None else 0.0
+def _nearest(candidates: Sequence[Candidate]) -> str:
+    """Return the part of the sentence about the candidate with the highest smallest cosine; empty if nothing was measured."""
+    best = max(
+        (candidate for candidate in candidates if candidate.quality is not None),
+        key=lambda candidate: candidate.quality.cosine_min if candidate.quality else 0.0,
+        default=None,
+    )
+    if best is None or best.quality is None:
+        return ""
+    depends = "" if best.quality.batch_cosine >= 1 - INDEPENDENT else ", and depends on the batch"
+    return f"; {best.name} comes nearest with {best.quality.cosine_min:.4f} and {best.quality.overlap:.1%}{depends}"
+
+
+def _ratio(candidate: Candidate) -> float:
+    return candidate.speed.ratio if candidate.speed is not None else 0.0

@@ -1,32 +1,33 @@
-"""What a sweep found out about one recipe, and about all of them."""
+"""`SweepReport`: the results of a sweep, for one candidate and for all of them."""
 
 from __future__ import annotations
 
 import msgspec
 
-from ..measure.measurement import Quality, Speed
+from ..measure.quality import Quality
 from ..measure.retrieval import StorageResult
+from ..measure.speed import Speed
 from ..recipe import Recipe
 from ..sensitivity import Sensitivity
 
-__all__ = ["Point", "SweepReport"]
+__all__ = ["Candidate", "SweepReport"]
 
 
-class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One recipe's result.
+class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`Candidate`: the result of one recipe, or of float32 itself.
 
     Attributes:
-        name: the recipe's, or `fp32`.
-        description: a line.
-        recipe: how it was made; None for float32.
-        quality: against float32's vectors, or None where it failed.
-        speed: beside float32 in the same rounds, or None where it failed.
-        file_bytes: graph and weights.
-        size: as a share of float32's.
-        memory_bytes: resident after computing, above a process without the model.
-        seconds: that making and measuring it took.
-        problem: why it failed; empty where it did not.
-        dropped: why it is not kept; empty where it is.
+        name: name of the recipe, or `fp32`.
+        description: one line of text.
+        recipe: the recipe; None for float32.
+        quality: accuracy against float32's vectors, or None if the recipe failed.
+        speed: speed against float32 in the same rounds, or None if the recipe failed.
+        file_bytes: size of graph and weights.
+        size: that size relative to float32's.
+        memory_bytes: resident memory after computing, minus that of a process without the model.
+        seconds: time of making and measuring the candidate.
+        problem: error message of a recipe that failed; empty otherwise.
+        dropped: reason why the candidate is not considered; empty otherwise.
     """
 
     name: str
@@ -43,31 +44,32 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A finished sweep.
+    """`SweepReport`: the result of a finished sweep.
 
     Attributes:
-        model: the card's name.
-        artifact: the float32 artifact's folder.
-        digest: its digest.
-        machine: processor and how many of them.
-        provider: what ran the graphs.
-        texts: where they come from.
-        judged: how many were judged by.
-        calibrating: how many others recipes and stored vectors learned from.
-        pairs: how many judged pairs, 0 for none.
-        min_cosine, min_overlap: the bounds.
-        parent: float32's own figures.
-        points: the recipes, in the order in which they were tried.
-        front: names that no other point beats.
-        chosen: the recommendation, or None for float32.
+        model: name of the model.
+        artifact: folder of the float32 artifact.
+        digest: digest of the float32 artifact.
+        machine: the processor and the number of logical processors.
+        provider: name of the provider that ran the float32 graph.
+        texts: source of the texts.
+        measured: number of measured texts; `judged` in JSON.
+        calibrating: number of texts that calibrated recipes and stored vectors.
+        pairs: number of labeled pairs.
+        min_cosine: smallest cosine with float32 that a recommended recipe may leave any text.
+        min_overlap: smallest share of float32's ten nearest neighbors that it may keep.
+        parent: figures of float32.
+        candidates: results of the recipes, in the order in which they were tried; `points` in JSON.
+        pareto_front: names of the candidates that no other candidate beats; `front` in JSON.
+        chosen: name of the recommended recipe, or None for float32.
         sentence: the recommendation with its reason.
-        output: the chosen artifact's folder, or float32's.
-        sensitivity: damage by matrix, or None where it was not measured.
-        storage: ways to store the vectors.
-        not_reached: recipes for which the budget had no time.
-        seconds: of all runs together.
-        time: of the end, UTC.
-        tools: versions.
+        output: folder of the recommended artifact.
+        sensitivity: damage of each matrix, or None if it was not measured.
+        storage: results of the ways to store vectors.
+        not_reached: recipes that the time budget left out.
+        seconds: time of all runs of the sweep.
+        time: end of the sweep, UTC.
+        tools: versions of packages by name.
     """
 
     model: str
@@ -76,14 +78,14 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     machine: str
     provider: str
     texts: str
-    judged: int
+    measured: int = msgspec.field(name="judged")
     calibrating: int
     pairs: int
     min_cosine: float
     min_overlap: float
-    parent: Point
-    points: tuple[Point, ...]
-    front: tuple[str, ...]
+    parent: Candidate
+    candidates: tuple[Candidate, ...] = msgspec.field(name="points")
+    pareto_front: tuple[str, ...] = msgspec.field(name="front")
     chosen: str | None
     sentence: str
     output: str

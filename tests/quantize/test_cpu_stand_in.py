@@ -43,7 +43,7 @@ def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_tensorrt_gets_typed_half_precision_qdq_around_the_feed_forward_matrices(parent: Path, tmp_path: Path) -> None:
-    result = quantize(parent, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
+    result = quantize(parent, tmp_path / "out", load_recipe("tensorrt-qdq"), texts=TEXTS)
     assert result.variant == "tensorrt-qdq"
     assert result.cosine_min >= 0.99
     graph = onnx.load(tmp_path / "out" / "tensorrt-qdq.onnx").graph
@@ -60,7 +60,7 @@ def test_tensorrt_gets_typed_half_precision_qdq_around_the_feed_forward_matrices
 
 
 def test_cudas_graph_means_the_same_with_its_attention_spelled_out(parent: Path, tmp_path: Path) -> None:
-    result = quantize(parent, load_recipe("cuda-qdq"), tmp_path / "out", texts=TEXTS)
+    result = quantize(parent, tmp_path / "out", load_recipe("cuda-qdq"), texts=TEXTS)
     assert np.isnan(result.cosine_mean)  # nothing here runs it, and nothing is claimed
     made = Artifact.open(tmp_path / "out")
     (variant,) = made.manifest.variants
@@ -76,7 +76,7 @@ def test_cudas_graph_means_the_same_with_its_attention_spelled_out(parent: Path,
 def test_coremls_weights_are_bytes_in_the_file_and_floats_before_the_provider_looks(
     parent: Path, tmp_path: Path
 ) -> None:
-    result = quantize(parent, load_recipe("coreml-w8"), tmp_path / "out", texts=TEXTS)
+    result = quantize(parent, tmp_path / "out", load_recipe("coreml-w8"), texts=TEXTS)
     made = Artifact.open(tmp_path / "out")
     before = [one for one in Artifact.open(parent).manifest.variants if one.name.startswith("coreml-fp16")]
     assert [one.feeds.shape for one in made.manifest.variants] == [one.feeds.shape for one in before]
@@ -98,7 +98,7 @@ def test_coremls_weights_are_bytes_in_the_file_and_floats_before_the_provider_lo
 
 
 def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: Path) -> None:
-    quantize(parent, load_recipe("openvino-static"), tmp_path / "out", texts=TEXTS)
+    quantize(parent, tmp_path / "out", load_recipe("openvino-static"), texts=TEXTS)
     with Encoder.load(parent, provider="mlas") as encoder:
         reference = encoder.embed(TEXTS).vectors
     with Encoder.load(tmp_path / "out", provider="openvino") as encoder:
@@ -107,7 +107,7 @@ def test_openvino_compiles_and_runs_what_is_made_for_it(parent: Path, tmp_path: 
 
 
 def test_reduced_weights_cannot_saturate_without_vnni_and_need_no_instruction_set(parent: Path, tmp_path: Path) -> None:
-    quantize(parent, load_recipe("int8-per-token-reduced"), tmp_path / "out", texts=TEXTS)
+    quantize(parent, tmp_path / "out", load_recipe("int8-per-token-reduced"), texts=TEXTS)
     (variant,) = Artifact.open(tmp_path / "out").manifest.variants
     assert variant.instructions == ()
     graph = onnx.load(tmp_path / "out" / variant.file).graph
@@ -120,5 +120,5 @@ def test_reduced_weights_cannot_saturate_without_vnni_and_need_no_instruction_se
 
 def test_a_target_that_was_not_exported_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no tensorrt-fp16.*--target tensorrt --precision fp16"):
-        quantize(minilm_artifact, load_recipe("tensorrt-qdq"), tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, tmp_path / "out", load_recipe("tensorrt-qdq"), texts=TEXTS)
     assert not list(tmp_path.iterdir())

@@ -11,8 +11,8 @@ import onnx
 import pytest
 
 from fletcher.convert.texts import SENTENCES
-from fletcher.quantize import quantized_artifact as quantize_run
 from fletcher.quantize.graph.matrices import matrices
+from fletcher.quantize.measure import parent_comparison
 from fletcher.quantize.quantized_artifact import quantize
 from fletcher.quantize.recipe import Recipe, load_recipe
 from fletcher.quantize.sensitivity import Damage, Sensitivity, exclude_greedily, plot_sensitivity, sensitivity
@@ -31,7 +31,7 @@ TEXTS = SENTENCES
 def int8(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> Path:
     """The default recipe's artifact: read it, never write it."""
     path = tmp_path_factory.mktemp("int8") / "artifact"
-    quantize(minilm_artifact, load_recipe("int8-per-token"), path, texts=TEXTS)
+    quantize(minilm_artifact, path, load_recipe("int8-per-token"), texts=TEXTS)
     return path
 
 
@@ -81,7 +81,7 @@ def test_a_broken_weight_does_not_pass_the_canary(int8: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["w4", "w8", "bf16", "fp16", "int8-dynamic", "int8-static", "mixed"])
 @pytest.mark.slow
 def test_every_recipe_loads_and_is_marked(name: str, minilm_artifact: Path, tmp_path: Path) -> None:
-    result = quantize(minilm_artifact, load_recipe(name), tmp_path / "out")
+    result = quantize(minilm_artifact, tmp_path / "out", load_recipe(name))
     assert result.batch_dependent == (name in ("int8-dynamic", "w8"))
     assert result.num_bytes < 0.52 * result.parent_bytes
     with Encoder.load(tmp_path / "out", provider="mlas") as encoder:
@@ -91,16 +91,16 @@ def test_every_recipe_loads_and_is_marked(name: str, minilm_artifact: Path, tmp_
 def test_a_matrix_that_does_not_exist_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
     recipe = Recipe(name="x", scheme="w8", exclude=("layers.9.*",))
     with pytest.raises(InputError, match=r"layers\.9"):
-        quantize(minilm_artifact, recipe, tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, tmp_path / "out", recipe, texts=TEXTS)
 
 
 @pytest.mark.parametrize(
     ("texts", "message"),
-    [([], "no text"), (["a", "b"], "too few"), (["one word"] * 40, "which says nothing of other lengths")],
+    [([], "no text"), (["a", "b"], "too few"), (["one word"] * 40, "which says nothing about other lengths")],
 )
 def test_texts_that_cannot_calibrate(minilm_artifact: Path, tmp_path: Path, texts: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        quantize(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=texts)
+        quantize(minilm_artifact, tmp_path / "out", load_recipe("int8-static"), texts=texts)
     assert not list(tmp_path.iterdir())
 
 
@@ -110,29 +110,29 @@ def test_nan_while_calibrating_is_told(minilm_artifact: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(CpuGraph, "run", broken)
     with pytest.raises(ArtifactError, match="NaN or infinite on calibration text 1"):
-        quantize(minilm_artifact, load_recipe("int8-static"), tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, tmp_path / "out", load_recipe("int8-static"), texts=TEXTS)
     assert not list(tmp_path.iterdir())
 
 
 def test_an_artifact_is_not_quantized_twice(int8: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="quantized already"):
-        quantize(int8, load_recipe("w8"), tmp_path / "out", texts=TEXTS)
+        quantize(int8, tmp_path / "out", load_recipe("w8"), texts=TEXTS)
 
 
 def test_an_interruption_leaves_nothing(minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quantize_run, "vectors_of", interrupt)
+    monkeypatch.setattr(parent_comparison, "embed_texts", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        quantize(minilm_artifact, load_recipe("w8"), tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, tmp_path / "out", load_recipe("w8"), texts=TEXTS)
     assert not list(tmp_path.iterdir())
 
 
 def test_too_much_damage_is_refused(minilm_artifact: Path, tmp_path: Path) -> None:
     recipe = Recipe(name="x", scheme="w4", block=256, min_cosine=0.999)
     with pytest.raises(ArtifactError, match="too much damage"):
-        quantize(minilm_artifact, recipe, tmp_path / "out", texts=TEXTS)
+        quantize(minilm_artifact, tmp_path / "out", recipe, texts=TEXTS)
     assert not list(tmp_path.iterdir())
 
 
@@ -192,14 +192,14 @@ def test_mixed_is_nearer_than_per_token_and_static_ranges_survive_on_loud_column
     minilm_artifact: Path, tmp_path: Path
 ) -> None:
     means = {
-        name: quantize(minilm_artifact, load_recipe(name), tmp_path / name).cosine_mean
+        name: quantize(minilm_artifact, tmp_path / name, load_recipe(name)).cosine_mean
         for name in ("int8-per-token", "mixed", "int8-static")
     }
     assert means["mixed"] >= 0.999 and means["mixed"] > means["int8-per-token"] >= 0.997
     bare = msgspec.structs.replace(load_recipe("int8-static"), name="bare", outliers=0)
-    assert 1 - means["int8-static"] < 0.5 * (1 - quantize(minilm_artifact, bare, tmp_path / "bare").cosine_mean)
+    assert 1 - means["int8-static"] < 0.5 * (1 - quantize(minilm_artifact, tmp_path / "bare", bare).cosine_mean)
 
 
 def test_every_error_is_of_the_tree(tmp_path: Path) -> None:
     with pytest.raises(FletcherError):
-        quantize(tmp_path, load_recipe("w8"), tmp_path / "out")
+        quantize(tmp_path, tmp_path / "out", load_recipe("w8"))

@@ -29,7 +29,7 @@ def test_a_batch_scaled_recipe_is_not_what_mixed_and_the_default_use() -> None:
         ('name = "x"\nscheme = "w4"\nblock = 33', "block"),
         ('name = "../x"\nscheme = "w4"', "name"),
         ('name = "x"', "scheme"),
-        ("name = ", "no recipe"),
+        ("name = ", "not a recipe"),
         ('name = "x"\nscheme = "mixed"', "exclude"),
         ('name = "x"\nscheme = "w4"\ntarget = "cuda"', "int8-static"),
     ],

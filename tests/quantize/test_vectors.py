@@ -131,7 +131,7 @@ def test_bad_samples_and_files_are_refused(calibration: Calibration, tmp_path: P
         learn(clustered(50, 0), quantile=0.5)
     with pytest.raises(InputError, match="do not fit"):
         encode(clustered(5, 0)[:, :4], calibration, "int8")
-    with pytest.raises(InputError, match="no 10 neighbors"):
+    with pytest.raises(InputError, match="too few for 10 neighbors"):
         storage_quality(clustered(10, 0), calibration)
     with pytest.raises(InputError, match="cannot be read"):
         load(tmp_path / "missing")

@@ -43,7 +43,7 @@ def test_agreement_is_scipys_rank_correlation_of_cosines(tmp_path: Path) -> None
     [
         ("\n".join([*lines(10), "0.5\tonly one"]), "line 11 has 2 columns"),
         ("\n".join([*lines(10), "high\ta\tb"]), "line 11: the score 'high'"),
-        ("\n".join([*lines(10), "nan\ta\tb"]), "no finite number"),
+        ("\n".join([*lines(10), "nan\ta\tb"]), "not a finite number"),
         ("\n".join(lines(9)), "has 9 pairs"),
         ("", "has 0 pairs"),
         ("\n".join(["1\ta\tb"] * 12), "every pair of .* has the score 1"),

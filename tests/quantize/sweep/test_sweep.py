@@ -1,4 +1,4 @@
-"""A sweep of the real MiniLM: its points, its recommendation, its report, and what happens when it is interrupted."""
+"""Sweep of the real MiniLM: candidates, recommendation, report, and interruption."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from fletcher.quantize.measure.pairs import read_pairs
 from fletcher.quantize.recipe import Recipe
 from fletcher.quantize.reports.sweep_page import sweep_to_html
 from fletcher.quantize.sensitivity import Damage, Sensitivity
+from fletcher.quantize.sweep import recipes as sweep_recipes
 from fletcher.quantize.sweep import sweep as quantize_sweep
-from fletcher.quantize.sweep.results import Point, SweepReport
-from fletcher.quantize.sweep.sweep import ARTIFACT, STATE, SweepOptions, sweep
+from fletcher.quantize.sweep.options import SweepOptions
+from fletcher.quantize.sweep.results import Candidate, SweepReport
+from fletcher.quantize.sweep.state import STATE
+from fletcher.quantize.sweep.sweep import ARTIFACT, sweep
 from fletcher.quantize.vectors import load
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
@@ -41,13 +44,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> tu
 
 def test_every_point_is_measured_against_float32(swept: tuple[SweepReport, Path]) -> None:
     report, _ = swept
-    assert [point.name for point in report.points] == [*RECIPES]
+    assert [candidate.name for candidate in report.candidates] == [*RECIPES]
     assert report.parent.quality is not None and report.parent.quality.cosine_min == pytest.approx(1.0, abs=1e-9)
-    int8 = report.points[0]
+    int8 = report.candidates[0]
     assert int8.quality is not None and int8.speed is not None and int8.memory_bytes
     assert int8.size < 0.3
     assert int8.quality.cosine_mean >= 0.997
-    assert len(int8.quality.cosines) == report.judged == 120
+    assert len(int8.quality.cosines) == report.measured == 120
     assert report.calibrating == 40
     assert int8.quality.pairs is not None and report.pairs == 12
 
@@ -82,8 +85,8 @@ def test_the_page_needs_no_network_and_escapes_what_it_shows(swept: tuple[SweepR
     assert "<script" not in page
     assert "http://" not in page and "https://" not in page
     assert page.count("<svg") == 2
-    for point in report.points:
-        assert point.name in page
+    for candidate in report.candidates:
+        assert candidate.name in page
 
 
 def test_a_second_run_measures_nothing_again(
@@ -97,7 +100,7 @@ def test_a_second_run_measures_nothing_again(
     monkeypatch.setattr(quantize_sweep, "measure_speeds", refuse)
     pairs = read_pairs(output.parent / "pairs.tsv")
     again = sweep(minilm_artifact, output, QUICK, texts=TEXTS, name="texts.txt", pairs=pairs)
-    assert again.points == report.points and again.sentence == report.sentence
+    assert again.candidates == report.candidates and again.sentence == report.sentence
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(
@@ -113,7 +116,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     _fake(monkeypatch, tried)
     report = sweep(minilm_artifact, output, QUICK, texts=TEXTS)
     assert tried == ["int8-per-token", "bf16", "bf16"]
-    assert [point.name for point in report.points] == [*RECIPES]
+    assert [candidate.name for candidate in report.candidates] == [*RECIPES]
 
 
 def test_a_budget_leaves_recipes_out_and_says_so(
@@ -135,7 +138,7 @@ def test_openvinos_recipe_is_tried_where_openvino_is(
     _fake(monkeypatch, tried)
     damages = (Damage("layers.0.feed_forward.down", "int8-per-token", 2e-4, 1e-3, 0.1),)
     monkeypatch.setattr(quantize_sweep, "sensitivity", lambda *_, **__: Sensitivity("m", "int8-per-token", 48, damages))
-    monkeypatch.setattr(quantize_sweep, "missing", lambda provider, machine: problem)
+    monkeypatch.setattr(sweep_recipes, "missing", lambda provider, machine: problem)
     sweep(minilm_artifact, tmp_path / "out", msgspec.structs.replace(QUICK, recipes=()), texts=TEXTS)
     assert ("openvino-static" in tried) == (problem is None)
     assert {"mixed", "w4", "bf16"} <= set(tried) and "cuda-qdq" not in tried and "coreml-w8" not in tried
@@ -143,16 +146,16 @@ def test_openvinos_recipe_is_tried_where_openvino_is(
 
 def _fake(monkeypatch: pytest.MonkeyPatch, tried: list[str], *, fail: str = "", seconds: float = 1.0) -> None:
     """Recipes that take no time: what is under test is the order of things."""
-    from .test_recommendation import point
+    from .test_recommendation import candidate
 
-    def attempt(self: object, recipe: Recipe, *_: object) -> Point:
+    def attempt(self: object, recipe: Recipe, *_: object) -> Candidate:
         tried.append(recipe.name)
         if recipe.name == fail:
             raise KeyboardInterrupt
-        made = point(recipe.name, 0.5, 0.5, 0.5)
-        return msgspec.structs.replace(made, recipe=recipe, seconds=seconds)
+        result = candidate(recipe.name, 0.5, 0.5, 0.5)
+        return msgspec.structs.replace(result, recipe=recipe, seconds=seconds)
 
-    parent = point("fp32", 1.0, 1.0, 1.0)
+    parent = candidate("fp32", 1.0, 1.0, 1.0)
     monkeypatch.setattr(quantize_sweep._Run, "_try", attempt)
     monkeypatch.setattr(quantize_sweep._Run, "_measure_parent", lambda self, reference: parent)
 
@@ -163,7 +166,7 @@ def test_a_recipe_that_fails_is_a_result(minilm_artifact: Path, tmp_path: Path) 
     options = msgspec.structs.replace(QUICK, recipes=(str(recipe),))
     report = sweep(minilm_artifact, tmp_path / "out", options, texts=TEXTS)
     assert report.chosen is None and report.output == str(minilm_artifact)
-    assert "layers.99.*" in report.points[0].problem
+    assert "layers.99.*" in report.candidates[0].problem
     assert "layers.99.*" in sweep_to_html(report)
 
 
@@ -195,11 +198,11 @@ def test_what_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: 
         sweep(minilm_artifact, tmp_path / "x", msgspec.structs.replace(QUICK, recipes=("cuda-qdq",)), texts=TEXTS)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("precious")
-    with pytest.raises(InputError, match="exists and is no sweep"):
+    with pytest.raises(InputError, match="exists and is not a sweep"):
         sweep(minilm_artifact, tmp_path / "full", QUICK, texts=TEXTS)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / STATE).write_text("{")
-    with pytest.raises(InputError, match="no sweep of this version"):
+    with pytest.raises(InputError, match="not a sweep of this version"):
         sweep(minilm_artifact, tmp_path / "broken", QUICK, texts=TEXTS)
     with pytest.raises(InputError, match="must be between 0 and 1"):
         SweepOptions(min_cosine=1.5)
@@ -207,7 +210,7 @@ def test_what_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: 
 
 @pytest.mark.slow
 def test_the_command_writes_everything(minilm_artifact: Path, tmp_path: Path) -> None:
-    """The default sweep, as a user starts it: ten minutes at most on two cores (the issue's figure)."""
+    """The default sweep, as a user starts it, takes at most ten minutes on two cores."""
     command = str(Path(sys.executable).parent / "fletcher-convert")
     output = tmp_path / "out"
     args = [

@@ -1,4 +1,4 @@
-"""Batch dependence, and how a sweep's texts are shared out."""
+"""Dependence of vectors on the other texts of a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fletcher.quantize.measure.measurement import batch_dependence
+from fletcher.quantize.measure.quality import batch_dependence
 from fletcher.runtime.encodings import Encodings
 
 

@@ -1,0 +1,100 @@
+"""`SweepState`: the results of a sweep so far, in a file, so that an interrupted sweep can be resumed."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from fletcher.runtime.errors import InputError
+
+from ..sensitivity import Sensitivity
+from .results import Candidate
+
+__all__ = ["STATE", "WORK", "StateFile", "SweepState", "open_state"]
+
+#: In the folder of a sweep: the file of its state, and the folder of the artifact that is being measured.
+STATE, WORK = "sweep.json", "work"
+
+
+class SweepState(msgspec.Struct, forbid_unknown_fields=True):
+    """`SweepState`: the results of a sweep so far.
+
+    Attributes:
+        key: hash of everything that a measurement depends on.
+        parent: figures of float32.
+        candidates: results of the recipes; `points` in the file.
+        sensitivity: damage of each matrix.
+        seconds: time of all runs.
+    """
+
+    key: str
+    parent: Candidate | None = None
+    candidates: list[Candidate] = msgspec.field(name="points", default_factory=list)
+    sensitivity: Sensitivity | None = None
+    seconds: float = 0.0
+
+
+class StateFile:
+    """`StateFile`: the file of a sweep's state, and the clock of the runs."""
+
+    def __init__(self, path: Path, state: SweepState) -> None:
+        self.state = state
+        self._path = path
+        self._seconds_before = state.seconds
+        self._started = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Time of this run, seconds."""
+        return time.monotonic() - self._started
+
+    @property
+    def total(self) -> float:
+        """Time of all runs, seconds."""
+        return self._seconds_before + self.elapsed
+
+    def save(self) -> None:
+        """Write the state. An interrupted write leaves the old file."""
+        self.state.seconds = self.total
+        temporary = self._path.with_name(f".{self._path.name}.new")
+        temporary.write_bytes(msgspec.json.encode(self.state))
+        temporary.replace(self._path)
+
+
+@contextmanager
+def open_state(folder: Path, key: str) -> Iterator[StateFile]:
+    """Open the state of a new sweep or of an interrupted one.
+
+    Args:
+        folder: folder of the sweep; it is created if it does not exist.
+        key: hash of everything that a measurement depends on.
+
+    Raises:
+        InputError: the folder is not a sweep, or is a sweep with another key.
+    """
+    path = folder / STATE
+    if path.is_file():
+        try:
+            state = msgspec.json.decode(path.read_bytes(), type=SweepState)
+        except msgspec.MsgspecError as error:
+            raise InputError(f"{path} is not a sweep of this version: {error}. Choose another folder") from error
+        if state.key != key:
+            raise InputError(
+                f"{folder} is a sweep of another artifact, of other texts, or of another machine, and its results cannot be "
+                "compared with these: choose another folder, or remove this one"
+            )
+    else:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(f"{folder} exists and is not a sweep: choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        state = SweepState(key)
+    shutil.rmtree(folder / WORK, ignore_errors=True)
+    file = StateFile(path, state)
+    file.save()
+    yield file
+    file.save()
