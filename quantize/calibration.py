@@ -78,7 +78,7 @@ def calibrate(
     values = sorted(set(sources.values()))
     runner = CpuGraph(graph.expose(values), artifact.path)
     names = [info.name for info in variant.inputs]
-    seen = {value: _Rows() for value in values}
+    rows_by_value = {value: _Rows() for value in values}
     for row in range(len(encodings)):
         feeds = encodings.select(np.array([row])).tensors(names)
         for value, array in zip(values, runner.run(feeds, values), strict=True):
@@ -87,10 +87,10 @@ def calibrate(
                     f"{value} of {artifact.path} is NaN or infinite on calibration text {row + 1} of {len(encodings)}: "
                     "run `fletcher-convert model verify` on the artifact; its checkpoint may be damaged"
                 )
-            seen[value].add(array.reshape(-1, array.shape[-1]))
+            rows_by_value[value].add(array.reshape(-1, array.shape[-1]))
     bounded = {out for node in graph.nodes if node.op_type in LOWER_BOUNDS for out in node.output}
     activations = {}
-    for value, rows in seen.items():
+    for value, rows in rows_by_value.items():
         readers = [name for name, source in sources.items() if source == value]
         weights = [np.asarray(graph.values(places[name].weight), np.float32) for name in readers]
         # Activations with a lower bound differ between rows; dividing their columns made the scales of activations and of

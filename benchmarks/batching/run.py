@@ -1,11 +1,10 @@
-"""How many tokens should a CPU batch hold, and are several single-threaded workers better than one wide session?
+"""Throughput of the CPU by token budget, order of texts, and layout of workers.
 
     python benchmarks/batching/run.py ARTIFACT [--texts 600] [--rounds 3]
 
-Ragged batches of random token ids (log-normal lengths, mean about 53, at most 256) run through the artifact's session at
-several token budgets, sorted by length and in arrival order, on workers of one thread each and on one session of as many
-threads.
-Rounds are interleaved; the best of each is reported, relative to the runtime's default.
+Ragged batches of random token ids (log-normal lengths, mean about 53, at most 256) run through the artifact's session
+with several token budgets, sorted by length and in arrival order, on workers of one thread each and on one session with
+all threads. Rounds are interleaved. The report gives the best round of each case, relative to the runtime's default.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ BUDGETS = (128, 256, 512, 1024, 2048, 4096, 8192)
 
 
 def arrival_batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.int64]]:
-    """Batches of at most `budget` tokens in the order of arrival, as a server without sorting would form them."""
+    """Return batches of at most `budget` tokens in arrival order, as a server without sorting forms them."""
     batches: list[list[int]] = [[]]
     held = 0
     for row, length in enumerate(lengths.tolist()):
@@ -43,7 +42,7 @@ def arrival_batches(lengths: NDArray[np.int64], budget: int) -> list[NDArray[np.
 
 
 def main() -> None:
-    """Runs the comparison and prints a table and a line of JSON."""
+    """Run the comparison, and print a table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--texts", type=int, default=600)
@@ -85,7 +84,7 @@ def main() -> None:
 
     default = best[TOKEN_BUDGET, "sorted", "workers"]
     print(f"throughput relative to the default: {TOKEN_BUDGET} tokens, sorted, {threads} workers")
-    print(f"texts of {lengths.mean():.0f} tokens in the mean")
+    print(f"texts of {lengths.mean():.0f} tokens on average")
     print(
         f"{'budget':>7}" + "".join(f"{order + ' ' + name:>17}" for order in ("sorted", "arrival") for name in runners)
     )

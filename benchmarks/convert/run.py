@@ -1,11 +1,11 @@
-"""How long does a conversion take, and how much memory, beside reading and writing the weights once?
+"""Time and memory of a conversion, compared with reading and writing the weights once.
 
     python benchmarks/convert/run.py SOURCE [--pooling mean] [--rounds 5] [--option=--precision=fp16 …] [--json]
 
-Each round runs `fletcher-convert model export` in a process of its own, imports included, and beside it reads the
-checkpoint's weights and writes them to another file, in blocks of 4 MB, from and to the page cache as the conversion does.
-The goal is 2 s plus 1.2 times that. Memory (Linux only) is the highest resident size of one more conversion above what the
-imports take, over the size of the weights. The tokenizer is in it: 15 MB for a BERT vocabulary, whatever the weights.
+Each round runs `fletcher-convert model export` in a separate process, imports included. It also reads the checkpoint's
+weights and writes them to another file, in blocks of 4 MB, from and to the page cache, as the conversion does. Memory
+(Linux only) is the peak resident size of one more conversion, minus the size after the imports, relative to the size of
+the weights. It includes the tokenizer: 15 MB for a BERT vocabulary with any weights.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ print(peak() - imported)
 
 
 def read_and_write(files: list[Path], copy: Path) -> float:
-    """Seconds to read files and write them to another one, once."""
+    """Return the seconds of reading files and writing them to another file once."""
     start = time.perf_counter()
     with copy.open("wb") as target:
         for file in files:
@@ -47,7 +47,7 @@ def read_and_write(files: list[Path], copy: Path) -> float:
 
 
 def convert(source: str, output: Path, options: list[str]) -> float:
-    """Seconds of one conversion, from the start of its process to its end."""
+    """Return the seconds of one conversion, from the start of its process to its end."""
     command = [sys.executable, "-c", COMMAND, "model", "export", source, "-o", str(output), *options]
     start = time.perf_counter()
     subprocess.run(command, check=True, capture_output=True)
@@ -55,12 +55,14 @@ def convert(source: str, output: Path, options: list[str]) -> float:
 
 
 def main() -> None:
-    """Prints the figures of all rounds."""
+    """Print the figures of all rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
-    parser.add_argument("--pooling", default="", help="for a checkpoint that does not say")
+    parser.add_argument("--pooling", default="", help="pooling of a checkpoint that does not define it")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--option", action="append", default=[], help="of the command, as --option=--target=cuda")
+    parser.add_argument(
+        "--option", action="append", default=[], help="option of the command, as --option=--target=cuda"
+    )
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     folder = fetch(args.source).folder
@@ -69,11 +71,11 @@ def main() -> None:
     options = [*args.option, *([f"--pooling={args.pooling}"] if args.pooling else [])]
     rounds = []
     with tempfile.TemporaryDirectory() as scratch:
-        read_and_write(files, Path(scratch) / "copy")  # so that the first round finds the checkpoint in the page cache
+        read_and_write(files, Path(scratch) / "copy")  # loads the checkpoint into the page cache
         for _ in range(args.rounds):
             reading = read_and_write(files, Path(scratch) / "copy")
             seconds = convert(args.source, Path(scratch) / "artifact", options)
-            rounds.append({"seconds": seconds, "read_and_write": reading, "goal": 2 + 1.2 * reading})
+            rounds.append({"seconds": seconds, "read_and_write": reading})
         peak = None
         if sys.platform == "linux":
             command = [sys.executable, "-c", PEAK, args.source, str(Path(scratch) / "artifact"), args.pooling]
@@ -83,9 +85,7 @@ def main() -> None:
         return
     print(f"{args.source}: {size / 1e6:.0f} MB of weights")
     for entry in rounds:
-        met = "met" if entry["seconds"] <= entry["goal"] else "missed"
-        beside = f"read and written in {entry['read_and_write']:.2f} s: goal {entry['goal']:.2f} s, {met}"
-        print(f"{entry['seconds']:6.2f} s; {beside}")
+        print(f"{entry['seconds']:6.2f} s; weights read and written in {entry['read_and_write']:.2f} s")
     print(f"median {statistics.median(entry['seconds'] for entry in rounds):.2f} s")
     if peak is not None:
         print(f"peak {peak / 1e6:.0f} MB above the imports, {peak / size:.2f} times the weights")

@@ -1,10 +1,10 @@
-"""What all processors gain a batch that runs alone: one text, on one thread and on all, every provider, in turns.
+"""Time of a batch that runs alone: one text, on one thread and on all processors, for every provider.
 
     python benchmarks/cpu/alone.py ARTIFACT [--seconds 5] [--busy 1]
 
-Prints for each length the seconds on all processors over those on one, the lower quartile and the 90th percentile of the
-runs; for ONNX Runtime without spinning, with the bound that Fletcher sets, and without a bound. `--busy` processes compute
-something else meanwhile: what a bound is for.
+For each length the benchmark prints the seconds on all processors over those on one, lower quartile and 90th percentile
+of the runs, which take turns. ONNX Runtime runs without spinning, with the bound that Fletcher sets, and without a bound.
+With `--busy`, processes compute something else at the same time, which the bound is meant for.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from fletcher.runtime.tuning.trial import cut_rows
 
 LENGTHS = (12, 40, 128)
 
-#: Microseconds that a waiting thread spins.
+#: Time that a waiting thread spins, microseconds.
 SPINNING = {"no spinning": 0, "bounded": mlas.SPIN_MICROSECONDS, "unbounded": 1_000_000}
 
 
 def main() -> None:
-    """Runs and prints JSON."""
+    """Run the comparison, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each length")
+    parser.add_argument("--seconds", type=float, default=5.0, help="time for each length")
     parser.add_argument("--busy", type=int, default=0, help="processes that compute something else")
     options = parser.parse_args()
     artifact = Artifact.open(options.artifact)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def open_sessions(stack: ExitStack, artifact: Artifact, variant: Variant) -> dict[str, Session]:
-    """By provider, on one thread; and by provider and way, on all processors."""
+    """Open sessions on one thread, by provider, and on all processors, by provider and kind of spinning."""
     machine = this_machine()
     usable = [provider for provider in all_providers() if missing(provider, machine) is None]
     sessions: dict[str, Session] = {}
@@ -77,7 +77,7 @@ def open_sessions(stack: ExitStack, artifact: Artifact, variant: Variant) -> dic
 
 
 def ratios(taken: dict[str, list[float]]) -> dict[str, list[float]]:
-    """Of each way over its provider's single thread: lower quartile, 90th percentile."""
+    """Return the time of each session over that of its provider's single thread: lower quartile and 90th percentile."""
     found = {}
     for name, seconds in taken.items():
         single = taken[name.partition(",")[0]]
@@ -89,7 +89,7 @@ def ratios(taken: dict[str, list[float]]) -> dict[str, list[float]]:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Processes that compute until this one is done with them, or gone."""
+    """Start processes that compute until the context ends or this process is gone."""
     children = [multiprocessing.Process(target=_compute, args=(os.getpid(),), daemon=True) for _ in range(count)]
     for child in children:
         child.start()

@@ -1,10 +1,11 @@
-"""Makes what `fletcher-serve bench` compares on: a checkpoint that peers load, with a graph for those that want one.
+"""Prepares the checkpoints of `fletcher-serve bench`: one that peers load, with an ONNX graph, and a tiny one.
 
     PYTHON_OF_PEERS benchmarks/cpu/prepare.py CHECKPOINT FOLDER
 
-It runs in the peers' environment (sentence-transformers with optimum-onnx and optimum-intel, which need an older transformers
-than Fletcher's own). FOLDER gets `model`, a copy of the checkpoint with `onnx/model.onnx`, and `bert-tiny`, a random model of
-bert-tiny's dimensions (2 layers, 128 wide) with the same tokenizer. Commands: docs/reference/benchmarks.md.
+It runs in the peers' environment (sentence-transformers with optimum-onnx and optimum-intel, which need an older
+transformers than Fletcher's own). FOLDER gets `model`, a copy of the checkpoint with `onnx/model.onnx`, and `bert-tiny`,
+a random model of bert-tiny's dimensions (2 layers, 128 wide) with the same tokenizer. For the commands see
+docs/reference/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 
 def main(checkpoint: Path, folder: Path) -> None:
-    """Makes both."""
+    """Write both checkpoints."""
     import torch
     import transformers
     from sentence_transformers import SentenceTransformer

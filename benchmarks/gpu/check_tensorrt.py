@@ -1,18 +1,19 @@
-"""What ONNX Runtime makes of our TensorRT options, and what happens where TensorRT's libraries are missing.
+"""Check of ONNX Runtime's answers to Fletcher's TensorRT options and to missing TensorRT libraries.
 
     python benchmarks/gpu/check_tensorrt.py [--artifact DIR]
 
-For a host with onnxruntime-gpu, whose TensorRT provider is listed while its libraries may not be there; a GPU is not needed
-without `--artifact`. It checks that
+It runs on a host with onnxruntime-gpu, which lists the TensorRT provider even if its libraries are missing. A GPU is
+needed only with `--artifact`. It checks that
 
-- the provider's parser takes every option of ours, refuses a name it does not know, and takes no boolean but True and False,
-  all of which it does before it loads the provider's library;
-- plain ONNX Runtime goes on without TensorRT and raises nothing, and raises in the way that Fletcher opens sessions;
-- with `--artifact`, an artifact with a `tensorrt` variant: Fletcher refuses the provider with the reason, and where CUDA is
-  allowed runs the variant there, to the canary's vectors.
+- the provider's parser accepts every option of Fletcher, rejects an unknown name, and accepts no boolean but True and False,
+  all before it loads the provider's library;
+- without the libraries plain ONNX Runtime continues without TensorRT and raises nothing, and raises if a session is opened
+  in Fletcher's way;
+- with `--artifact`, an artifact with a `tensorrt` variant: Fletcher rejects the provider with the reason, and if CUDA is
+  allowed runs the variant there, with the canary's vectors.
 
-The first two need onnxruntime-gpu alone, the third also Fletcher (PYTHONPATH=src). Prints a JSON; the exit status is 1 if
-anything was not as expected.
+The first two checks need only onnxruntime-gpu; the third also needs Fletcher (PYTHONPATH=src). The script prints JSON,
+and its exit status is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ SIDES = ({"x": (1,)}, {"x": (4,)}, {"x": (8,)})
 
 
 def read_options() -> ModuleType:
-    """runtime/providers/tensorrt/options.py, which imports nothing, without the rest of Fletcher."""
+    """Load runtime/providers/tensorrt/options.py, which imports nothing, without the rest of Fletcher."""
     spec = importlib.util.spec_from_file_location("tensorrt_options", ROOT / "runtime/providers/tensorrt/options.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -55,7 +56,7 @@ OPTIONS = read_options()
 
 
 def parse(options: dict[str, str]) -> str | None:
-    """What the provider's parser says against options, or None; a missing library comes after it and is no objection."""
+    """Return the objection of the provider's parser to options, or None; it finds a missing library later."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     session = _pybind_state.InferenceSession(settings, TWICE, False, False)
@@ -65,29 +66,29 @@ def parse(options: dict[str, str]) -> str | None:
 
 
 def attempt(action: Callable[[], Any]) -> str | None:
-    """An action's error, as text."""
+    """Return the error of an action as text."""
     try:
         action()
-    except Exception as error:  # noqa: BLE001  any error is an answer
+    except Exception as error:  # noqa: BLE001  any error is a result
         return str(error).strip() or type(error).__name__
     return None
 
 
 def open_plainly(**options: Any) -> list[str] | str:
-    """The providers of a session that was asked to run on TensorRT, or the error."""
+    """Return the providers of a session that asks for TensorRT, or the error."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     for name, value in options.pop("entries", {}).items():
         settings.add_session_config_entry(name, value)
     try:
         session = onnxruntime.InferenceSession(TWICE, settings, providers=[OPTIONS.TENSORRT_EP], **options)
-    except Exception as error:  # noqa: BLE001  any error is an answer
+    except Exception as error:  # noqa: BLE001  any error is a result
         return str(error).strip()
     return list(session.get_providers())
 
 
 def check_options() -> dict[str, Any]:
-    """Ours are taken, others are not."""
+    """Check that Fletcher's options are accepted, and that others are rejected."""
     with tempfile.TemporaryDirectory() as folder:
         ours = OPTIONS.tensorrt_build_options(0, SIDES, Path(folder), Path(folder))
         return {
@@ -100,8 +101,8 @@ def check_options() -> dict[str, Any]:
 
 
 def check_missing() -> dict[str, Any]:
-    """What happens without the libraries; where they are there, it says so."""
-    print("what follows until the JSON is ONNX Runtime's own:", file=sys.stderr)
+    """Check the behavior without the libraries; the result says if they are present."""
+    print("the messages before the JSON are ONNX Runtime's:", file=sys.stderr)
     return {
         "plain_session_runs_on": open_plainly(),
         "our_session": open_plainly(entries=OPTIONS.SESSION_ENTRIES, enable_fallback=0),
@@ -109,7 +110,7 @@ def check_missing() -> dict[str, Any]:
 
 
 def check_artifact(path: Path) -> dict[str, Any]:
-    """An artifact's `tensorrt` variant through Fletcher."""
+    """Check the `tensorrt` variant of an artifact through Fletcher."""
     import numpy as np
 
     from fletcher.runtime.artifact.folder import Artifact
@@ -141,24 +142,24 @@ def check_artifact(path: Path) -> dict[str, Any]:
 
 
 def judge(found: dict[str, Any]) -> list[str]:
-    """What was not as expected."""
+    """Return the failed checks."""
     options, missing = found["options"], found["missing"]
     is_here = missing["plain_session_runs_on"][:1] == [OPTIONS.TENSORRT_EP]
     expected = {
         "TensorRT's provider is listed": OPTIONS.TENSORRT_EP in found["available"],
-        "our options are taken": not options["ours_refused"] and options["all_refused"] is None,
-        "unknown options are refused": not options["unknown_names_taken"],
-        "booleans are words": options["boolean_as_number_refused"],
-        "our way of opening raises, or runs on TensorRT": isinstance(missing["our_session"], str) is not is_here,
+        "Fletcher's options are accepted": not options["ours_refused"] and options["all_refused"] is None,
+        "unknown options are rejected": not options["unknown_names_taken"],
+        "only True and False are booleans": options["boolean_as_number_refused"],
+        "opening in Fletcher's way raises, or runs on TensorRT": isinstance(missing["our_session"], str) is not is_here,
     }
     if (artifact := found.get("artifact")) is not None:
         refused = artifact["problem"] is not None
         expected |= {
-            "the provider is refused with the reason": refused is (artifact["refused"] is not None)
+            "the provider is rejected with the reason": refused is (artifact["refused"] is not None)
             and (not refused or artifact["problem"] in artifact["refused"]),
-            "CUDA runs it instead": (artifact["provider"] == "CUDA") is refused,
+            "CUDA runs the variant instead": (artifact["provider"] == "CUDA") is refused,
             "the vectors are the canary's": artifact["max_abs_difference"] < 5e-3,
-            "no engine was built in service": artifact["engines_built_in_service"] == 0,
+            "no engine was built while serving": artifact["engines_built_in_service"] == 0,
         }
     return [what for what, is_so in expected.items() if not is_so]
 

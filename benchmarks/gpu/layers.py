@@ -1,11 +1,12 @@
-"""`model verify --layers --against cpu-fp32 --on …` of every family on a GPU host, which needs no package index and no torch.
+"""Comparison of every family's cuda variants with `cpu-fp32`, layer by layer, on a GPU host without torch.
 
-    python -m benchmarks.gpu.layers prepare .carry/layers     in the repository's root, where torch and transformers are
-    python -m benchmarks.gpu.layers run .carry/layers         on the GPU host
+    python -m benchmarks.gpu.layers prepare FOLDER     in the repository's root, with torch and transformers
+    python -m benchmarks.gpu.layers run FOLDER         on the GPU host
 
-The first writes an artifact a family (tests/convert/layers/models.py, and JinaBERT), for cpu and cuda in every precision. The
-second compares each cuda variant with `cpu-fp32` at every point, the served session included, and prints a line for each;
-exit status 1 where one differs. `--on cpu-fp16` tries that without a GPU.
+`prepare` writes one artifact per family (tests/convert/layers/models.py, and JinaBERT), for cpu and cuda in every
+precision. `run` does for each cuda variant what `model verify --layers --against cpu-fp32 --on …` does: it compares the
+variant at every point, the served session included, and prints a line. The exit status is 1 if a variant differs. `--on
+cpu-fp16` needs no GPU.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from fletcher.convert.layers.verify import compare_variants
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 VARIANTS = tuple(f"cuda-{precision}" for precision in PRECISIONS)
-#: Longest texts of the artifacts.
+#: Token limit of the artifacts.
 MAX_TOKENS = 96
 
 
 def prepare(output: Path) -> None:
-    """Writes the artifacts."""
+    """Write the artifacts."""
     from tests.convert.families.test_jina_bert import HIDDEN, VOCABULARY, Jina
     from tests.convert.layers.models import MODELS, export_mean, save_artifact
     from tests.convert.verify.parity import save_tokenizer
@@ -52,27 +53,28 @@ def prepare(output: Path) -> None:
 
 
 def run(folder: Path, variants: Sequence[str]) -> bool:
-    """Compares, and prints; whether all agree."""
+    """Compare and print, and return whether all variants agree."""
     agreed = True
     for artifact in sorted(folder.iterdir()):
         for variant in variants:
             report = compare_variants(artifact, against="cpu-fp32", on=variant)
             served = any(point.section == "session" for point in report.points)
-            told = "" if report.first is None else f", first at {report.first.point} ({report.first.node})"
+            difference = "" if report.first is None else f", first at {report.first.point} ({report.first.node})"
             session = "served session too" if served else "served session not compared"
             print(
-                f"{artifact.name} {variant}: {report.verdict}, {len(report.points)} points, {session}{told}", flush=True
+                f"{artifact.name} {variant}: {report.verdict}, {len(report.points)} points, {session}{difference}",
+                flush=True,
             )
             agreed = agreed and served and report.first is None
     return agreed
 
 
 def main() -> int:
-    """Either of the two."""
+    """Run one of the two commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("prepare", "run"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--on", action="append", help=f"a variant; by default {', '.join(VARIANTS)}")
+    parser.add_argument("--on", action="append", help=f"a variant. Default: {', '.join(VARIANTS)}.")
     args = parser.parse_args()
     if args.what == "prepare":
         prepare(args.folder)

@@ -1,6 +1,6 @@
-"""The models that the GPU benchmarks run: MiniLM from its checkpoint, others of published dimensions with random weights.
+"""Models of the GPU benchmarks: MiniLM from its checkpoint, and others of published dimensions with random weights.
 
-Made on the GPU host by Fletcher's own converter, so that nothing but one checkpoint has to travel.
+Fletcher's converter makes them on the GPU host, so only one checkpoint has to be copied there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RANDOM: dict[str, Callable[[], torch.nn.Module]] = {
 
 
 def make_checkpoint(name: str, folder: Path, tokenizer: Path) -> Path:
-    """A random checkpoint with somebody's tokenizer."""
+    """Write a checkpoint with random weights and the tokenizer of another one."""
     torch.manual_seed(0)
     RANDOM[name]().eval().save_pretrained(folder)
     shutil.copy(tokenizer, folder / "tokenizer.json")
@@ -35,7 +35,7 @@ def make_checkpoint(name: str, folder: Path, tokenizer: Path) -> Path:
 def make_artifact(
     checkpoint: Path, folder: Path, *, max_tokens: int | None = None, targets: tuple[str, ...] = ("cuda",)
 ) -> Path:
-    """An fp16 artifact of a checkpoint."""
+    """Convert a checkpoint to an fp16 artifact."""
     export(
         str(checkpoint),
         folder,

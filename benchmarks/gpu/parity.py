@@ -1,14 +1,14 @@
-"""Every family's and head's cuda graph on a GPU, against transformers in float32 on the processor.
+"""Comparison of every family's and head's cuda graph on a GPU with transformers in float32 on the processor.
 
-    python benchmarks/gpu/parity.py .carry/gpu_parity [--output FILE.json]
+    python benchmarks/gpu/parity.py FOLDER [--output FILE.json]
 
-Needs numpy and onnxruntime-gpu alone, so that it runs on a host without a package index; `prepare_parity.py` made the
-folder. For each case it checks that ONNX Runtime put every node on the CUDA provider (no fallback to the processor is
-allowed, and the profile of a run names the provider of each node), that the vectors are within the precision's tolerance,
-with residual and norm fused and not fused, and that the graph can be captured as a CUDA graph and replays to the same
-vectors, which shows that nothing in it waits for the device.
+It needs only numpy and onnxruntime-gpu, so it runs on a host without a package index. `prepare_parity.py` writes the
+folder. For each case it checks that ONNX Runtime placed every node on the CUDA provider (fallback to the processor is not
+allowed, and the profile of a run names the provider of each node); that the vectors are within the precision's tolerance,
+with residual and norm fused and not fused; and that the graph can be captured as a CUDA graph and replays to the same
+vectors, which shows that none of its nodes waits for the device.
 
-Prints a JSON; the exit status is 1 if anything failed.
+It prints JSON, and the exit status is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import numpy as np
 import onnxruntime
 
 PROVIDER = "CUDAExecutionProvider"
-#: Replays of a captured graph: the first run allocates, the second captures, later ones replay.
+#: Runs of a captured graph: the first one allocates, the second one captures, and later ones replay.
 REPLAYS = 4
-#: How far a replay may be from the plain run, by precision: the library may choose other kernels.
+#: Largest difference of a replay from the plain run, by precision: the library may choose other kernels.
 REPLAYED = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-1}
 
 
 def open_session(graph: Path, *, disabled: list[str], profile: Path | None = None, **provider: str) -> Any:
-    """A session that may use no other provider."""
+    """Open a session that uses no other provider."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -48,7 +48,7 @@ def open_session(graph: Path, *, disabled: list[str], profile: Path | None = Non
 
 
 def node_providers(graph: Path, feeds: dict[str, Any]) -> dict[str, int]:
-    """How many nodes ran on each provider."""
+    """Return the number of nodes by provider."""
     with tempfile.TemporaryDirectory() as folder:
         session = open_session(graph, disabled=[], profile=Path(folder) / "run")
         session.run(None, feeds)
@@ -62,14 +62,14 @@ def node_providers(graph: Path, feeds: dict[str, Any]) -> dict[str, int]:
 
 
 def compare(ours: Any, theirs: Any) -> tuple[float, float]:
-    """Smallest cosine of a row, largest absolute difference."""
+    """Return the smallest cosine of a row and the largest absolute difference."""
     left, right = ours.astype(np.float64), theirs.astype(np.float64)
     cosines = np.sum(left * right, 1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
     return float(cosines.min()), float(np.abs(left - right).max())
 
 
 def capture(graph: Path, feeds: dict[str, Any]) -> float:
-    """Runs the graph captured; the largest difference from the plain run."""
+    """Capture and replay the graph, and return the largest difference from the plain run."""
     expected = open_session(graph, disabled=[]).run(None, feeds)[0]
     session = open_session(graph, disabled=[], enable_cuda_graph="1")
     binding = session.io_binding()
@@ -84,7 +84,7 @@ def capture(graph: Path, feeds: dict[str, Any]) -> float:
 
 
 def check_case(folder: Path) -> dict[str, Any]:
-    """One model in one precision."""
+    """Check one model in one precision."""
     case = json.loads((folder / "case.json").read_text())
     precision = folder.name.rpartition("-")[2]
     graph = folder / f"cuda-{precision}.onnx"
@@ -106,13 +106,13 @@ def check_case(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Checks every case."""
+    """Check every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
     if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # finds the CUDA libraries that came with PyTorch
+        onnxruntime.preload_dlls()  # loads the CUDA libraries of PyTorch
     report: dict[str, Any] = {
         "onnxruntime": onnxruntime.__version__,
         "build": onnxruntime.get_build_info(),
@@ -121,7 +121,7 @@ def main() -> None:
     for folder in sorted(path for path in args.folder.iterdir() if path.is_dir()):
         try:
             report["cases"][folder.name] = check_case(folder)
-        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors have no base; the other cases shall run
+        except Exception as error:  # noqa: BLE001  ONNX Runtime's errors have no common base, and the other cases must run
             report["cases"][folder.name] = {"passed": False, "error": f"{type(error).__name__}: {error}"[:500]}
     failed = [name for name, case in report["cases"].items() if not case["passed"]]
     report["failed"] = failed

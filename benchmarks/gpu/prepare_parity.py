@@ -1,11 +1,12 @@
-"""Makes what `parity.py` needs on a GPU host without a package index: graphs, inputs and transformers' vectors.
+"""Preparation of `parity.py` for a GPU host without a package index: graphs, inputs and transformers' vectors.
 
-    python -m benchmarks.gpu.prepare_parity .carry/gpu_parity
+    python -m benchmarks.gpu.prepare_parity FOLDER
 
-Run it in the repository's root, where torch and transformers are. For every family (tests/convert/targets/models.py), for
-attention heads of 32 elements besides, which flash attention takes, and for rerankers, SPLADE and ColBERT (head_models.py
-there), it writes a folder a precision: the cuda graph and its weights, a file of inputs and expected values a batch, made by
-the runtime's own feeds and by transformers in float32 on the processor. About 15 MB in all.
+Run it in the repository's root, in an environment with torch and transformers. It covers every family
+(tests/convert/targets/models.py), attention heads of 32 elements, which flash attention takes, and rerankers, SPLADE and
+ColBERT (head_models.py there). For each it writes one folder per precision: the cuda graph and its weights, and per batch
+a file of inputs, made by the runtime's feeds, and of expected values, computed by transformers in float32 on the
+processor. The folder has about 15 MB.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ WIDE_MODELS: Mapping[str, Callable[[], Tiny]] = {
     "mpnet_wide": roberta_like("mpnet", "MPNet", **WIDE),
     "xlm-roberta_wide": roberta_like("xlm-roberta", "XLMRoberta", **WIDE),
 }
-#: Each head, and of ColBERT with tokens that none attends to, once on a family with a bias of its own.
+#: Each head, and ColBERT with tokens that no other token attends to, once on a family with its own bias.
 HEADS = (
     ("scores", "Bert"),
     ("sparse", "Bert"),
@@ -47,12 +48,12 @@ HEADS = (
     ("filled_queries", "Bert"),
     ("filled_queries", "MPNet"),
 )
-#: Lengths of a batch's texts: one token, equal ones, ragged ones; 0 stands for the longest text.
+#: Lengths of the texts of a batch: one token, equal lengths, ragged lengths; 0 is the longest text.
 BATCHES = ((1,), (7, 7, 7), (3, 1, 9, 2, 17, 5, 12), (0, 4, 0, 1))
 
 
 def main() -> None:
-    """Writes every case."""
+    """Write every case."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     output: Path = parser.parse_args().output
@@ -70,12 +71,12 @@ def main() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model, and what transformers makes of each batch.
+    """`Subject`: a model, and transformers' results of each batch.
 
     Attributes:
-        architecture: what is computed.
-        card: its settings.
-        batches: texts.
+        architecture: description of the model.
+        card: card of the model.
+        batches: token ids of the batches.
         expected: transformers' results of each batch.
     """
 
@@ -86,7 +87,7 @@ class Subject:
 
 
 def encoder_of(tiny: Tiny, checkpoint: Path) -> Subject:
-    """A family's model."""
+    """Return the model of a family."""
     parity = Parity(tiny.model, None, tiny.tokens, tiny.vocabulary, tiny.longest)  # type: ignore[arg-type]
     batches = [parity.rows([length or tiny.longest for length in lengths]) for lengths in BATCHES]
     card = make_card(tiny.save(checkpoint), tiny.hidden, tiny.longest)
@@ -99,7 +100,7 @@ def encoder_of(tiny: Tiny, checkpoint: Path) -> Subject:
 
 
 def head_of(head: str, family: str, checkpoint: Path) -> Subject:
-    """A model with a head, on one text, on two, and on all."""
+    """Return a model with a head, with batches of one text, of two, and of all."""
     model = load_head(checkpoint / "model", head, family)
     parts = [replace(model, rows=model.rows[:count]) for count in (1, 2, None, None)]
     return Subject(
@@ -108,7 +109,7 @@ def head_of(head: str, family: str, checkpoint: Path) -> Subject:
 
 
 def write_cases(output: Path, name: str, subject: Subject) -> None:
-    """One model in every precision."""
+    """Write one model in every precision."""
     for precision in PRECISIONS["cuda"]:
         folder = output / f"{name}-{precision}"
         folder.mkdir()

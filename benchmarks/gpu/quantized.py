@@ -1,10 +1,11 @@
-"""A quantized cuda variant beside the fp16 one it was made from: how near to the model, and how fast.
+"""Accuracy and speed of a quantized cuda variant and of the fp16 variant that it was made from.
 
     fletcher-convert model export all-MiniLM-L6-v2 -o fp16 --target cpu --target cuda --precision fp32 --precision fp16
     fletcher-convert quantize run fp16 -o qdq --recipe cuda-qdq
     python -m benchmarks.gpu.quantized CHECKPOINT fp16 qdq      on a GPU host
 
-1,000 ragged texts against sentence-transformers in float32 on the processor, and 40,000 for the speed, in interleaved rounds.
+Accuracy: 1,000 ragged texts against sentence-transformers in float32 on the processor. Speed: 40,000 texts in interleaved
+rounds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Prints the JSON."""
+    """Measure both variants, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("fp16", type=Path, help="an artifact with the variant cuda-fp16")

@@ -1,11 +1,10 @@
-"""The figures of docs/reference/benchmarks.md that need an NVIDIA GPU, on a host without a package index.
+"""Figures of docs/reference/benchmarks.md that need an NVIDIA GPU, on a host without a package index.
 
     PYTHONPATH=SITE:src python -m benchmarks.gpu.run CHECKPOINT --output FILE.json [--only NAME ...] [--seconds 60]
 
-CHECKPOINT is all-MiniLM-L6-v2's folder; everything else is made here (models.py). It needs torch, transformers, onnx and
-onnxruntime-gpu, and sentence-transformers for its part of the comparison. Each part says what it measures in its docstring;
-where it compares, rounds are interleaved and the figure is the median's. `python benchmarks/gpu/parity.py` is the correctness
-suite.
+CHECKPOINT is the folder of all-MiniLM-L6-v2; models.py makes all other models. The benchmark needs torch, transformers,
+onnx and onnxruntime-gpu, and sentence-transformers for one comparison. The docstring of each part says what it measures.
+Compared rounds are interleaved, and a figure is the median. The correctness suite is `python benchmarks/gpu/parity.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch  # before onnxruntime, whose CUDA libraries come with it here
+import torch  # before onnxruntime, which uses torch's CUDA libraries
 from benchmarks.gpu.models import make_artifact, make_checkpoint
 from benchmarks.gpu.texts import ragged_texts, texts_of
 from benchmarks.gpu.watch import Watch
@@ -32,12 +31,12 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.machine.gpus import memory_info, this_gpus
 
 ROUNDS = 5
-#: Texts and tokens of the batch whose arithmetic is counted.
+#: Texts and tokens of the batch of `arithmetic`.
 TEXTS, TOKENS = 256, 128
 
 
 class Bench:
-    """What the parts share."""
+    """`Bench`: arguments and models that the parts share."""
 
     def __init__(self, checkpoint: Path, folder: Path, args: argparse.Namespace) -> None:
         self.checkpoint = checkpoint
@@ -46,7 +45,7 @@ class Bench:
         self._artifacts: dict[str, Path] = {}
 
     def artifact(self, name: str) -> Path:
-        """An fp16 artifact, made once; its checkpoint lies in NAME-checkpoint."""
+        """Return an fp16 artifact, which is made once; its checkpoint is in NAME-checkpoint."""
         if name not in self._artifacts:
             checkpoint, artifact = self.checkpoint, self.folder / name
             if not artifact.exists():
@@ -63,7 +62,7 @@ class Bench:
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds of each call in each round, after one that does not count."""
+    """Return the seconds of each call in each round, after one uncounted call."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
@@ -75,7 +74,7 @@ def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int = ROUNDS)
 
 
 def latencies(call: Callable[[int], object], count: int) -> dict[str, float]:
-    """Milliseconds of a call that gets its number: median, 99th percentile."""
+    """Return median and 99th percentile of the milliseconds of a call, which gets its number."""
     for number in range(30):
         call(number)
     taken = []
@@ -88,15 +87,18 @@ def latencies(call: Callable[[int], object], count: int) -> dict[str, float]:
 
 
 def sentence_transformer(bench: Bench) -> Any:
-    """sentence-transformers with torch in float16 on the GPU."""
+    """Load sentence-transformers with torch in float16 on the GPU."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(str(bench.checkpoint), device="cuda", model_kwargs={"torch_dtype": torch.float16})
 
 
 def throughput(bench: Bench) -> dict[str, Any]:
-    """MiniLM, 40,000 ragged texts in arrival order: text in to float16 vectors out, token ids in to the same, and
-    sentence-transformers in float16 on an eighth of them, with its best batch of three."""
+    """Measure MiniLM on 40,000 ragged texts in arrival order.
+
+    Cases: text in to float16 vectors out, token ids in to float16 vectors out, and sentence-transformers in float16 on an
+    eighth of the texts with the best of three batch sizes.
+    """
     texts = ragged_texts(40_000)
     peer = sentence_transformer(bench)
     few = texts[:5000]
@@ -136,7 +138,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
 
 
 def tiny(bench: Bench) -> dict[str, Any]:
-    """bert-tiny's dimensions, 100,000 texts of 64 tokens: text in to float16 vectors out."""
+    """Measure bert-tiny's dimensions on 100,000 texts of 64 tokens: text in to float16 vectors out."""
     with bench.load("bert-tiny") as encoder:
         texts = texts_of(100_000, 64, encoder)
         lengths = encoder.tokenize(texts[:1000]).lengths
@@ -145,20 +147,23 @@ def tiny(bench: Bench) -> dict[str, Any]:
 
 
 def flops(config: Any, tokens: int, length: int, gated: bool) -> float:
-    """Floating point operations of a batch: products of the layers and of attention; 2 for a multiplication and addition."""
+    """Return the floating point operations of a batch in layers and attention; a multiply-add counts as 2."""
     hidden, inner = config.hidden_size, config.intermediate_size
     weights = 4 * hidden**2 + (3 if gated else 2) * hidden * inner
     return config.num_hidden_layers * tokens * (2 * weights + 4 * length * hidden)
 
 
 def arithmetic(bench: Bench) -> dict[str, Any]:
-    """BERT-base's and nomic-embed's dimensions, batches of 256 x 128 tokens, ids in to pooled vectors out: TFLOP/s, beside
-    PyTorch in float16 with sdpa, and with torch.compile on top. Each call is 12 batches; PyTorch's wait once, at the end."""
+    """Measure the TFLOP/s of BERT-base's and nomic-embed's dimensions, batches of 256 x 128 tokens, ids to pooled vectors.
+
+    The comparison is PyTorch in float16 with sdpa, and with torch.compile. Each call is 12 batches; PyTorch waits once,
+    at the end.
+    """
     return {"bert-base": arithmetic_of(bench, "bert-base"), "nomic-embed": arithmetic_of(bench, "nomic-embed")}
 
 
 def arithmetic_of(bench: Bench, name: str) -> dict[str, Any]:
-    """The same of one model."""
+    """Measure the TFLOP/s of one model."""
     from transformers import AutoConfig, AutoModel
 
     with bench.load(name) as encoder:
@@ -166,7 +171,7 @@ def arithmetic_of(bench: Bench, name: str) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(folder)
         work = flops(config, TEXTS * TOKENS, TOKENS, gated=name.startswith("nomic"))
         ids = np.random.default_rng(0).integers(1000, 20_000, (TEXTS, TOKENS), np.int32)
-        # Rows of equal length: 12 batches of exactly this shape.
+        # Rows of equal length form 12 batches of exactly this shape.
         many = Encodings.from_lists(list(np.tile(ids, (12, 1))))
         encoder._workers.token_budget = TEXTS * TOKENS
         model = AutoModel.from_pretrained(folder, dtype=torch.float16, attn_implementation="sdpa").cuda().eval()
@@ -197,7 +202,7 @@ def arithmetic_of(bench: Bench, name: str) -> dict[str, Any]:
 
 
 def steady(call: Callable[[], object]) -> dict[str, float]:
-    """What the GPU does while a call is repeated for two seconds: clocks fall where its power reaches the limit."""
+    """Watch the GPU while a call is repeated for two seconds: clocks fall if its power reaches the limit."""
     with Watch(50) as watch:
         started = time.perf_counter()
         while time.perf_counter() - started < 2:
@@ -206,7 +211,7 @@ def steady(call: Callable[[], object]) -> dict[str, float]:
 
 
 def latency(bench: Bench) -> dict[str, Any]:
-    """MiniLM, one short text, text in to vector out, each text another; what is captured while serving."""
+    """Measure MiniLM on single short texts, text in to vector out, each text different, and count captures while serving."""
     from torch.profiler import ProfilerActivity, profile
 
     texts = [f"how do I open a file in python {number}" for number in range(3000)]
@@ -232,7 +237,7 @@ def latency(bench: Bench) -> dict[str, Any]:
 
 
 def sustained(bench: Bench) -> dict[str, Any]:
-    """MiniLM for a while without a pause: how busy nvidia-smi says that the GPU is, and its memory after the first tenth."""
+    """Run MiniLM without a pause, and report utilization, and memory after the first tenth and at the end."""
     texts = ragged_texts(40_000)
     with bench.load("minilm") as encoder:
         encoder.embed(texts, dtype="float16")
@@ -251,13 +256,13 @@ def sustained(bench: Bench) -> dict[str, Any]:
 
 
 def cosines(found: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:
-    """Of each text's vector with its own."""
+    """Return the cosine of each text's vector with its reference."""
     each = np.sum(found * expected, 1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
     return {"min_cosine": float(each.min()), "mean_cosine": float(each.mean())}
 
 
 def accuracy(bench: Bench) -> dict[str, Any]:
-    """MiniLM's real weights: float16 on the GPU against transformers in float32 on the processor, 1,000 ragged texts."""
+    """Compare MiniLM in float16 on the GPU with transformers in float32 on the processor, on 1,000 ragged texts."""
     from sentence_transformers import SentenceTransformer
 
     texts = ragged_texts(1000, seed=7)
@@ -273,7 +278,7 @@ def accuracy(bench: Bench) -> dict[str, Any]:
 
 
 def kernels(bench: Bench) -> dict[str, Any]:
-    """Which kernels the time of a batch goes to, milliseconds: what limits the figures above."""
+    """Report the milliseconds of each kind of kernel in a batch."""
     from torch.profiler import ProfilerActivity, profile
 
     results = {}
@@ -306,13 +311,13 @@ PARTS: Mapping[str, Callable[[Bench], dict[str, Any]]] = {
 
 
 def main() -> None:
-    """Runs the parts."""
+    """Run the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", action="append", choices=sorted(PARTS))
-    parser.add_argument("--seconds", type=float, default=60.0, help="of the sustained run")
-    parser.add_argument("--folder", type=Path, help="keeps the artifacts for the next run")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time of the sustained run")
+    parser.add_argument("--folder", type=Path, help="folder that keeps the artifacts for the next run")
     args = parser.parse_args()
     import onnxruntime
 

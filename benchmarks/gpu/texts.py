@@ -1,4 +1,4 @@
-"""Texts for the GPU benchmarks: many, all different, so that none is computed once for several."""
+"""Texts of the GPU benchmarks: all of them differ, so that no vector serves several texts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fletcher.runtime.corpora import corpus
 
 __all__ = ["ragged_texts", "texts_of"]
 
-#: Mean and spread of the logarithm of a text's words: a mean of about 61 tokens with a long tail, as documentation has.
+#: Mean and standard deviation of the logarithm of a text's number of words: about 61 tokens on average with a long tail.
 LOG_MEAN, LOG_SPREAD = 3.14, 0.95
 
 
 def ragged_texts(count: int, seed: int = 0) -> list[str]:
-    """Runs of words of the standard library's docstrings, in arrival order, each behind its number."""
+    """Return numbered runs of words of the standard library's docstrings, in arrival order."""
     words = " ".join(corpus("docstrings", 10_000)).split()
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.lognormal(LOG_MEAN, LOG_SPREAD, count), 2, 180).astype(int)
@@ -26,7 +26,7 @@ def ragged_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def texts_of(count: int, tokens: int, encoder: Encoder) -> list[str]:
-    """Texts of so many tokens each, special ones included, of words that are one token each."""
+    """Return texts with exactly that many tokens, special tokens included, made of words that are one token each."""
     known = [
         f" {word}" for word in dict.fromkeys(" ".join(corpus("sentences", 3000)).lower().split()) if word.isalpha()
     ]

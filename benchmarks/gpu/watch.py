@@ -1,4 +1,4 @@
-"""What nvidia-smi says of the first GPU while something runs."""
+"""Samples of nvidia-smi for the first GPU during a run."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Watch"]
 
 
 class Watch:
-    """Samples what nvidia-smi says of the GPU while something runs. A context manager.
+    """`Watch`: context manager that samples nvidia-smi during a run.
 
     Attributes:
-        samples: of each query, in its order: percent busy, MiB used, MHz of the multiprocessors, watts.
+        samples: samples in order: utilization in percent, memory in MiB, clock of the multiprocessors in MHz, power in watts.
     """
 
     QUERY = "utilization.gpu,memory.used,clocks.sm,power.draw"
@@ -31,20 +31,20 @@ class Watch:
         ]
 
     def __enter__(self) -> Watch:
-        self._said = tempfile.TemporaryFile("w+")  # a pipe that nobody reads meanwhile would stop it after some minutes
-        self._process = subprocess.Popen(self._command, stdout=self._said, text=True)
+        self._output = tempfile.TemporaryFile("w+")  # a pipe without a reader would be full after some minutes
+        self._process = subprocess.Popen(self._command, stdout=self._output, text=True)
         return self
 
-    def __exit__(self, *told: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.terminate()
         self._process.wait()
-        with self._said as said:
-            said.seek(0)
-            lines = said.read().splitlines()[:-1]  # the last one may have been cut off
+        with self._output as output:
+            output.seek(0)
+            lines = output.read().splitlines()[:-1]  # the last line may be incomplete
         self.samples = [tuple(map(float, line.split(", "))) for line in lines if line]
 
     def medians(self) -> dict[str, float]:
-        """Of the later half, when clocks have settled."""
+        """Return the medians of the later half, when clocks are steady."""
         later = self.samples[len(self.samples) // 2 :]
         if not later:
             return {}

@@ -1,7 +1,7 @@
-"""The candidates: `POST /v1/embeddings`, one text in, one base64 vector of 384 float32 out, over a stub that costs nothing.
+"""Applications of the comparison: `POST /v1/embeddings`, one text in, one base64 vector of 384 float32 out, over a stub.
 
-`fletcher` is the server's own application over its own engine, with an encoder that costs next to nothing: its difference to
-`bare` is what admission, batching, the workers' threads, metrics and errors cost.
+`fletcher` is the server's own application over its own engine, with an encoder that hardly computes: its difference to
+`bare` is the cost of admission, batching, the workers' threads, metrics and errors.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ _encoder = msgspec.json.Encoder()
 
 
 async def stub(text: str) -> NDArray[np.float32]:
-    """The engine's place."""
+    """Return a vector in place of the engine."""
     return _vector
 
 
 async def answer(body: bytes) -> bytes:
-    """What msgspec makes of a request: the same in every candidate that may choose its own JSON."""
+    """Answer a request with msgspec; every candidate that may choose its JSON library does the same."""
     request = _decoder.decode(body)
     vector = await stub(request.input)
     return _encoder.encode(Answer([Item(vector.tobytes())], request.model, Usage(8, 8)))
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:
-    """ASGI itself."""
+    """Build a bare ASGI application."""
     message = await receive()
     body = message["body"]
     while message.get("more_body"):
@@ -72,7 +72,7 @@ async def bare(scope: Any, receive: Any, send: Any) -> None:
 
 
 def starlette() -> Any:
-    """Starlette's router, request and response, with msgspec's JSON."""
+    """Build an application with Starlette's router, request and response, and msgspec's JSON."""
     from starlette.applications import Starlette
     from starlette.requests import Request as StarletteRequest
     from starlette.responses import Response
@@ -85,7 +85,7 @@ def starlette() -> Any:
 
 
 def litestar() -> Any:
-    """Litestar as it is meant: typed data in, a struct out."""
+    """Build an application in Litestar's usual way: typed data in, a struct out."""
     from litestar import Litestar, post
 
     @post("/v1/embeddings", status_code=200)
@@ -97,7 +97,7 @@ def litestar() -> Any:
 
 
 def fletcher() -> Any:
-    """The real application and engine over an encoder that costs next to nothing."""
+    """Build Fletcher's application and engine over an encoder that hardly computes."""
     from fletcher.model_zoo.card import ModelCard
     from fletcher.runtime import Embeddings, Encodings
     from fletcher.runtime.embed_options import EmbedOptions
@@ -110,7 +110,7 @@ def fletcher() -> Any:
     from fletcher.serve.models.spec import ModelSpec
 
     class Nothing:
-        """Eight tokens a text, and vectors from one table."""
+        """`Nothing`: an encoder with eight tokens per text and vectors from one table."""
 
         card = ModelCard(
             name="bench",
@@ -159,13 +159,13 @@ def fletcher() -> Any:
 
 
 def application(name: str) -> Any:
-    """A candidate's ASGI application."""
+    """Return the ASGI application of a candidate."""
     makers = {"bare": lambda: bare, "starlette": starlette, "litestar": litestar, "fletcher": fletcher}
     return makers[name]()
 
 
 def serve_uvicorn(name: str, port: int) -> None:
-    """uvicorn as `fletcher.serve.http.server` configures it."""
+    """Serve with uvicorn, configured as in `fletcher.serve.http.server`."""
     import uvicorn
 
     uvicorn.run(
@@ -184,7 +184,7 @@ def serve_uvicorn(name: str, port: int) -> None:
 
 
 def serve_granian(name: str, port: int, loop: str) -> None:
-    """Granian with one worker and one runtime thread: what one event loop can be compared with."""
+    """Serve with Granian, with one worker and one runtime thread, to compare it with one event loop."""
     from granian import Granian
     from granian.constants import HTTPModes, Interfaces, Loops
 
@@ -205,7 +205,7 @@ def serve_granian(name: str, port: int, loop: str) -> None:
 
 
 def granian_bare() -> Any:
-    """Granian's worker process looks candidates up by name."""
+    """Return a candidate by name, for Granian's worker process."""
     return bare
 
 

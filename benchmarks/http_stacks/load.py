@@ -1,6 +1,6 @@
-"""The load: many keep-alive connections, one short text a request, from a process of its own. Prints JSON.
+"""Load with many keep-alive connections and one short text per request, from a separate process. It prints JSON.
 
-A small client on raw sockets, so that the load costs less than what it measures.
+The client uses raw sockets, so that the load costs less than the measured server.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REQUEST = (
 
 
 class Client(asyncio.Protocol):
-    """One connection that always has one request under way."""
+    """`Client`: one connection, which always has one request in flight."""
 
     def __init__(self, left: list[int], times: list[float], done: asyncio.Future[None]) -> None:
         self._left = left
@@ -33,7 +33,7 @@ class Client(asyncio.Protocol):
         self._sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport lacks only the base class
         self._send()
 
     def _send(self) -> None:
@@ -66,7 +66,7 @@ class Client(asyncio.Protocol):
 
 
 async def load(port: int, connections: int, requests: int) -> dict[str, float]:
-    """Sends a number of requests over a number of connections."""
+    """Send a number of requests over a number of connections."""
     loop = asyncio.get_running_loop()
     left, times = [requests], list[float]()
     started = time.perf_counter()

@@ -1,12 +1,12 @@
-"""Which HTTP stack costs least for many concurrent one-text requests.
+"""CPU time and throughput of HTTP stacks with many concurrent requests of one text.
 
     python benchmarks/http_stacks/run.py [--rounds 5] [--requests 5000] [--connections 64] [--json FILE]
 
-Every candidate is a server process of its own on the loopback; a load process sends one short text a request. Rounds are
-interleaved, so that what else happens on the machine hits all of them. Reported are the server processes' CPU time a request
-(user and system, children included) and requests a second, as medians, and as ratios to the first candidate in the same
-round. Needs `.[cpu,serve,dev]`, and `pip install starlette granian litestar` for the candidates that Fletcher does not use;
-a candidate whose package is missing is left out.
+Each candidate is a server in a separate process on the loopback, and a load process sends one short text per request.
+Rounds are interleaved, so other load on the machine affects all candidates. The report gives the CPU time of the server
+processes per request (user and system, children included) and the requests per second, as medians and as ratios to the
+first candidate in the same round. The benchmark needs `.[cpu,serve,dev]`, and `pip install starlette granian litestar`
+for the candidates that Fletcher does not use; a candidate without its package is skipped.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A server and an application on it."""
+    """`Candidate`: a server and its application."""
 
     name: str
     command: tuple[str, ...]
@@ -53,7 +53,7 @@ CANDIDATES = (
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One candidate in one round."""
+    """`Round`: the figures of one candidate in one round."""
 
     cpu_ms: float
     per_second: float
@@ -67,7 +67,7 @@ def free_port() -> int:
 
 
 def start(candidate: Candidate) -> tuple[subprocess.Popen[bytes], int]:
-    """A server process that accepts connections, and its port."""
+    """Start a server process, and return it with its port when it accepts connections."""
     port = free_port()
     stack, app, *rest = candidate.command
     process = subprocess.Popen([sys.executable, str(HERE / "apps.py"), stack, app, str(port), *rest])
@@ -84,7 +84,7 @@ def start(candidate: Candidate) -> tuple[subprocess.Popen[bytes], int]:
 
 
 def cpu_seconds(process: psutil.Process) -> float:
-    """CPU time of a process and of the children that live."""
+    """Return the CPU time of a process and its live children."""
     times = [member.cpu_times() for member in [process, *process.children(recursive=True)]]
     return sum(each.user + each.system for each in times)
 
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=5000, help="a candidate and round")
     parser.add_argument("--connections", type=int, default=64)
-    parser.add_argument("--json", type=Path, help="where to write every round")
+    parser.add_argument("--json", type=Path, help="file for the figures of every round")
     options = parser.parse_args()
     candidates = [each for each in CANDIDATES if all(map(importlib.util.find_spec, each.packages))]
     servers: list[subprocess.Popen[bytes]] = []
@@ -123,7 +123,7 @@ def main() -> None:
             for each, server, port in zip(candidates, servers, ports, strict=True):
                 requests = options.requests if number else options.requests // 5
                 result = measure(psutil.Process(server.pid), port, options.connections, requests)
-                if number:  # round 0 warms up
+                if number:  # round 0 is not counted
                     rounds[each.name].append(result)
     finally:
         for server in servers:

@@ -1,11 +1,11 @@
-"""How fast do texts get to Longbow? Into the double of the tests, in another process on loopback, which counts rows only.
+"""Speed and memory of ingesting texts into Longbow: the tests' double in another process on the loopback, which counts rows.
 
-    python benchmarks/longbow/run.py throughput ARTIFACT   ingest beside embed, in turns, one process
-    python benchmarks/longbow/run.py sink                  vectors that are ready: the sink alone, then the whole job
-    python benchmarks/longbow/run.py latency ARTIFACT      one text in to acknowledged: in the server, and over HTTP
-    python benchmarks/longbow/run.py memory                peak of a job over a million rows beside the engine's own
+    python benchmarks/longbow/run.py throughput ARTIFACT   ingest and embed, in turns, in one process
+    python benchmarks/longbow/run.py sink                  computed vectors: only the sink, then the whole job
+    python benchmarks/longbow/run.py latency ARTIFACT      one text until it is acknowledged: in the server, and over HTTP
+    python benchmarks/longbow/run.py memory                peak of a job of a million rows, and of the engine alone
 
-Prints JSON. Run from the repository's root.
+It prints JSON. Run it from the repository's root.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any, cast
 import numpy as np
 
 from fletcher import Encoder
+from fletcher.model_zoo.progress import SILENT
 from fletcher.runtime import Embeddings
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.embed_options import EmbedOptions
@@ -49,15 +50,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DIMENSION = 384
 
 
-class Silent:
-    """A progress that nobody sees."""
-
-    def advance(self, *amounts: int) -> None:
-        """Nothing."""
-
-
 class Instant:
-    """An engine whose vectors are ready: the same 4,096 of length 1 again and again."""
+    """`Instant`: an engine that repeats the same 4,096 vectors of length 1."""
 
     def __init__(self) -> None:
         self.card = type("Card", (), {"name": "instant", "normalize": True})
@@ -68,7 +62,7 @@ class Instant:
         self.vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def check(self, options: EmbedOptions) -> None:
-        """Everything goes."""
+        """Accept everything."""
 
     def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions) -> Iterator[Embeddings]:
         for texts in chunks:
@@ -78,7 +72,7 @@ class Instant:
 
 @contextmanager
 def double(*options: str) -> Iterator[str]:
-    """The address of a double in another process."""
+    """Start a double in another process, and return its address."""
     command = [sys.executable, "-m", "tests.doubles.longbow", *options]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -88,7 +82,7 @@ def double(*options: str) -> Iterator[str]:
 
 
 def job(encoder: Any, path: Path, url: str, dataset: str, folder: Path) -> IngestSummary:
-    """One ingest job with a journal of its own."""
+    """Build one ingest job with its own journal."""
     spec = Job(str(path), LongbowOptions(longbow=url, dataset=dataset))
     with (
         open_texts(str(path)) as source,
@@ -96,23 +90,25 @@ def job(encoder: Any, path: Path, url: str, dataset: str, folder: Path) -> Inges
         CapacityWatch(None) as watch,
     ):
         return Ingestion(
-            cast(Encoder, encoder), spec, source, journal, DeadLetters(None, True), watch=watch, progress=Silent()
+            cast(Encoder, encoder), spec, source, journal, DeadLetters(None, True), watch=watch, progress=SILENT
         ).run()
 
 
 def throughput(artifact: Path, count: int, rounds: int) -> dict[str, Any]:
-    """Texts a second of `embed` and of `ingest`, in turns."""
+    """Measure the texts per second of `embed` and of `ingest`, in turns."""
     texts = [" ".join(text.split()) for text in corpus("docstrings", count)]
-    texts = [f"{number} {text}" for number, text in enumerate(texts)]  # no duplicates for either to save
+    texts = [
+        f"{number} {text}" for number, text in enumerate(texts)
+    ]  # different texts, so that neither profits from duplicates
     rates: dict[str, list[float]] = {"embed": [], "ingest": []}
     with tempfile.TemporaryDirectory() as name, double() as url, Encoder.load(artifact) as encoder:
         folder = Path(name)
         path = folder / "texts.txt"
         path.write_text("\n".join(texts) + "\n")
-        for turn in range(-1, rounds):  # the first turn warms up
+        for turn in range(-1, rounds):  # the first turn is not counted
             with open_texts(str(path)) as source:
                 embedded = embed_file(
-                    encoder, source, folder / "out.arrow", options=EmbedOptions(), force=True, progress=Silent()
+                    encoder, source, folder / "out.arrow", options=EmbedOptions(), force=True, progress=SILENT
                 )
             ingested = job(encoder, path, url, f"turn{turn}", folder)
             assert embedded.texts == ingested.sent == len(texts)
@@ -124,7 +120,7 @@ def throughput(artifact: Path, count: int, rounds: int) -> dict[str, Any]:
 
 
 def sink(rows: int, rounds: int) -> dict[str, Any]:
-    """Vectors a second on one stream: ready batches through the sink and the journal; then the whole job from a file."""
+    """Measure the vectors per second on one stream: of sink and journal with computed batches, then of the whole job."""
     encoder = Instant()
     schema = longbow_schema(DIMENSION, with_text=True)
     found: dict[str, Any] = {"rows": rows, "sink": [], "job": []}
@@ -146,7 +142,7 @@ def sink(rows: int, rounds: int) -> dict[str, Any]:
 
 
 def latency(artifact: Path, count: int) -> dict[str, Any]:
-    """Milliseconds from one text to its acknowledgement."""
+    """Measure the milliseconds from one text to its acknowledgment."""
     texts = [f"{number} how far is the nearest vector from here" for number in range(count)]
     with double() as url, Encoder.load(artifact) as encoder:
         with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", longbow=url)) as server:
@@ -181,7 +177,7 @@ def _p99(values: Sequence[float]) -> float:
 
 
 def memory(rows: int) -> dict[str, Any]:
-    """Peak of a job, and of reading and computing alone, each in a process of its own."""
+    """Measure the peak memory of a job, and of reading and computing alone, each in a separate process."""
     found: dict[str, Any] = {"rows": rows}
     with tempfile.TemporaryDirectory() as name, double("--count-only") as url:
         path = Path(name) / "texts.txt"
@@ -196,7 +192,7 @@ def memory(rows: int) -> dict[str, Any]:
 
 
 def child(kind: str, path: Path, url: str) -> dict[str, Any]:
-    """The process whose peak is measured."""
+    """Run the process whose peak memory is measured."""
     encoder = Instant()
     started = time.perf_counter()
     if kind == "job":
@@ -213,7 +209,7 @@ def child(kind: str, path: Path, url: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs one of them and prints JSON."""
+    """Run one of the benchmarks, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["throughput", "sink", "latency", "memory", "child"])
     parser.add_argument("rest", nargs="*")

@@ -1,9 +1,9 @@
-"""Does memory grow with the number of shapes? Random batches on all workers; resident memory after 500 and at the end.
+"""Growth of resident memory with the number of batch shapes: random batches on all workers, after 500 batches and at the end.
 
     python benchmarks/memory/growth.py ARTIFACT [--batches 10000] [--provider mlas] [--memory-limit 500MB]
 
-Batches have 1 to 12 texts of log-normal lengths, so hardly two have the same shape. Peers grew with each (onnxruntime 11118,
-fastembed 222). The largest value seen is sampled after every batch.
+Batches have 1 to 12 texts of log-normal lengths, so hardly two batches have the same shape. ONNX Runtime's memory can
+grow with each shape (onnxruntime issue 11118, fastembed issue 222). The memory is sampled after every batch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.memory.budget import resident
 from fletcher.runtime.sizes import parse_size
 
-#: After this many the session has seen what there is to see.
+#: Batches after which the session has allocated its usual memory.
 SETTLED = 500
 
 
 def main() -> None:
-    """Runs and prints JSON."""
+    """Run the batches, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--batches", type=int, default=10_000)
@@ -53,7 +53,7 @@ def main() -> None:
                 peak = max(peak, resident())
 
         def run(some: list[Encodings]) -> None:
-            """Each worker takes every n-th; nothing is kept of a batch, not even its future."""
+            """Compute every n-th batch on each worker, and keep nothing of a batch, not even its future."""
             threads = [
                 threading.Thread(target=work, args=(islice(some, start, None, encoder.info.workers),))
                 for start in range(encoder.info.workers)
@@ -67,7 +67,7 @@ def main() -> None:
         settled = resident()
         run(batches[SETTLED:])
         ended = resident()
-    told = {
+    report = {
         "provider": encoder.info.provider,
         "batches": options.batches,
         "shapes": len({(len(one), int(one.lengths.max()), one.num_tokens) for one in batches}),
@@ -78,7 +78,7 @@ def main() -> None:
         "peak_mb": round(peak / 1e6, 1),
         "limit_mb": None if limit is None else limit / 1e6,
     }
-    print(json.dumps(told, indent=2))
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

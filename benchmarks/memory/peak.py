@@ -1,11 +1,11 @@
-"""What does a batch take at its peak, and how much more does the runtime predict?
+"""Peak memory of a batch, and the runtime's prediction of it.
 
     python benchmarks/memory/peak.py ARTIFACT [--provider mlas] [--shape 8x512 …] [--workers 1] [--json]
 
-Each shape runs in a process of its own, on a session that was warmed up with one short text: the highest resident memory is
-reset (Linux only), the batch runs once, and what it grew by is compared with `MemoryShape.predict`. A shape is TEXTSxTOKENS;
-several joined by + are one ragged batch. With several workers it runs on each in turn, never on two at once: what they share
-is counted once, what each keeps for itself as often as there are workers.
+Each shape runs in a separate process, on a session that has computed one short text: the peak of the resident memory is
+reset (Linux only), the batch runs once, and the growth is compared with `MemoryShape.predict`. A shape is TEXTSxTOKENS;
+several shapes joined by + are one ragged batch. With several workers the batch runs on each in turn, never on two at the
+same time: shared memory counts once, and the memory of each worker counts per worker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SHAPES = ("1xMAX", "8xMAX", "16x256", "64x64", "128x16", "512x8", "1xMAX+15x4")
 
 
 def parse_shape(shape: str, max_tokens: int) -> list[int]:
-    """Lengths of `8x512` or `1xMAX+15x4`; none is longer than the model takes."""
+    """Return the lengths of `8x512` or `1xMAX+15x4`, at most the model's limit."""
     lengths: list[int] = []
     for part in shape.split("+"):
         texts, _, tokens = part.partition("x")
@@ -34,12 +34,12 @@ def parse_shape(shape: str, max_tokens: int) -> list[int]:
 
 
 def status(key: str) -> int:
-    """Bytes of a line of /proc/self/status."""
+    """Return the bytes of a line of /proc/self/status."""
     return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0]) * 1024
 
 
 def grown(path: Path, provider: str, workers: int, lengths: list[int]) -> int:
-    """Bytes by which the highest resident memory of this process exceeds what it had before the batch."""
+    """Return the growth of this process's peak resident memory through the batch, in bytes."""
     artifact = Artifact.open(path)
     with open_session(artifact, artifact.variant(), provider=provider, workers=workers) as session:
         for _ in range(workers):
@@ -53,13 +53,13 @@ def grown(path: Path, provider: str, workers: int, lengths: list[int]) -> int:
 
 
 def main() -> None:
-    """Prints a line for each shape."""
+    """Print a line for each shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--provider", default="mlas")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--shape", action="append", help="may be given several times")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each shape")
+    parser.add_argument("--shape", action="append", help="shape of a batch; can be repeated")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON for each shape")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     artifact = Artifact.open(args.artifact)
@@ -69,7 +69,7 @@ def main() -> None:
         return
     shape = artifact.variant().memory
     if shape is None:
-        sys.exit(f"{args.artifact} does not say what its batches need")
+        sys.exit(f"{args.artifact} does not declare the memory of its batches")
     if not args.json:
         print(f"{'batch':>20}{'measured MiB':>14}{'predicted MiB':>15}{'ratio':>7}")
     for text in args.shape or SHAPES:

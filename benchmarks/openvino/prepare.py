@@ -1,11 +1,10 @@
-"""Makes the peer that OpenVINO variants are compared with: sentence-transformers' own static INT8 for OpenVINO.
+"""Preparation of the peer of Fletcher's OpenVINO variants: sentence-transformers' static INT8 for OpenVINO.
 
     PYTHON_OF_PEERS benchmarks/openvino/prepare.py CHECKPOINT FOLDER TEXTS
 
-It runs in the peers' environment (sentence-transformers with optimum-intel and nncf, which need an older transformers than
-Fletcher's own). TEXTS is a file with a text a line to calibrate with: sentence-transformers would fetch SST-2 from the hub,
-and texts of the kind that is embedded are no worse. FOLDER becomes a copy of the checkpoint with
-`openvino/openvino_model_qint8_quantized.xml`.
+It runs in the peers' environment (sentence-transformers with optimum-intel and nncf, which need an older transformers
+than Fletcher's own). TEXTS is a file with one calibration text per line, in place of SST-2, which sentence-transformers
+would fetch from the hub. FOLDER becomes a copy of the checkpoint with `openvino/openvino_model_qint8_quantized.xml`.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 
 
 def main(checkpoint: Path, folder: Path, texts: Path) -> None:
-    """Makes it, with sentence-transformers' documented call and its default configuration."""
+    """Write the model with sentence-transformers' documented call and its default configuration."""
     from optimum.intel import OVQuantizationConfig
     from sentence_transformers import SentenceTransformer, export_static_quantized_openvino_model
 

@@ -1,10 +1,10 @@
-"""Fletcher's variants on OpenVINO beside sentence-transformers' openvino-qint8: throughput and ten nearest neighbors.
+"""Throughput and overlap@10 of Fletcher's variants on OpenVINO and of sentence-transformers' openvino-qint8.
 
     python benchmarks/openvino/run.py FP32 --variant ARTIFACT=openvino … --peer PYTHON_OF_PEERS=FOLDER [--corpus sentences]
 
-FP32 is the float32 artifact: the reference for overlap@10 (on mlas), and a participant on openvino-bf16 where that is asked
-for with `--variant FP32=openvino-bf16`. FOLDER is what `prepare.py` made. Everybody takes turns in each round; a ratio is of
-one round, and the table gives the median and the worst. The peer gets its own best batch size from a trial.
+FP32 is the float32 artifact: the reference of overlap@10 (on mlas), and a participant on openvino-bf16 with `--variant
+FP32=openvino-bf16`. `prepare.py` writes FOLDER. All participants take turns in each round. A ratio is that of one round,
+and the table gives the median and the worst ratio. The peer runs with its best batch size of a trial.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Makes what `run.py` compares: a BERT-base checkpoint with random weights, and Optimum's O2 graph of it.
+"""Preparation of `run.py`: a BERT-base checkpoint with random weights, and Optimum's O2 graph of it.
 
     python benchmarks/optimum/make.py FOLDER
 
-Run it where `longbow-fletcher[export]` is installed (optimum-onnx needs transformers 4.57). It writes FOLDER/checkpoint and
-FOLDER/o2.
+Run it in an environment with `longbow-fletcher[export]` (optimum-onnx needs transformers 4.57). It writes
+FOLDER/checkpoint and FOLDER/o2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from transformers import BertConfig, BertModel
 
 
 def write_tokenizer(path: Path) -> None:
-    """A vocabulary is not what is measured: a word level tokenizer with BERT's special tokens will do."""
+    """Write a word-level tokenizer with BERT's special tokens: the benchmark does not measure tokenizing."""
     tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
@@ -31,7 +31,7 @@ def write_tokenizer(path: Path) -> None:
 
 
 def main() -> None:
-    """Writes the checkpoint and the graph."""
+    """Write the checkpoint and the graph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

@@ -1,11 +1,11 @@
-"""Fletcher's cpu graph against Optimum's O2 graph of the same BERT-base weights, on the same token ids.
+"""Speed of Fletcher's cpu graph against Optimum's O2 graph of the same BERT-base weights, on the same token ids.
 
     fletcher-convert model export FOLDER/checkpoint -o FOLDER/artifact --pooling mean
     python benchmarks/optimum/run.py FOLDER [--rounds 5] [--threads 1]
 
-`make.py` makes FOLDER. Both graphs run in ONNX Runtime on the CPU with the same number of threads, in interleaved rounds; the
-median of each round's ratio is reported. Fletcher's graph pools; Optimum's stops at the token vectors, which are pooled here,
-outside the timing, to check that both computed the same.
+`make.py` writes FOLDER. Both graphs run in ONNX Runtime on the CPU with the same number of threads, in interleaved
+rounds, and the report gives the median of the rounds' ratios. Fletcher's graph includes pooling; the benchmark pools the
+token vectors of Optimum's graph outside the timing, to check that both graphs compute the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fletcher.runtime.providers.opening import open_session
 
 
 def cases(random: np.random.Generator) -> dict[str, NDArray[np.int64]]:
-    """Lengths by name: equal ones, where nothing can be gained, and ragged ones."""
+    """Return the lengths of the texts by case: equal lengths, and ragged ones."""
     return {
         "1 x 16": np.full(1, 16),
         "1 x 128": np.full(1, 128),
@@ -37,7 +37,7 @@ def cases(random: np.random.Generator) -> dict[str, NDArray[np.int64]]:
 
 
 def padded(batch: Encodings) -> dict[str, NDArray[np.int64]]:
-    """What the traced graph eats: (texts, longest) ids, mask and types."""
+    """Return the inputs of the traced graph: ids, mask and types, (texts, longest)."""
     shape = (len(batch), int(batch.lengths.max()))
     mask = (np.arange(shape[1]) < batch.lengths[:, None]).astype(np.int64)
     ids = np.zeros(shape, np.int64)
@@ -46,14 +46,14 @@ def padded(batch: Encodings) -> dict[str, NDArray[np.int64]]:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Time of one call."""
+    """Return the time of one call."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Runs the comparison and prints a table and a line of JSON."""
+    """Run the comparison, and print a table and a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
@@ -84,12 +84,12 @@ def main() -> None:
         for _ in range(args.rounds):
             mine = other = 0.0
             for _ in range(repeats):
-                other += seconds(lambda: theirs.run(None, feeds))  # noqa: B023  called at once
+                other += seconds(lambda: theirs.run(None, feeds))  # noqa: B023  called immediately
                 mine += seconds(lambda: ours.run(batch))  # noqa: B023
             ratios.append(other / mine)
         result[name] = round(statistics.median(ratios), 3)
-        told = f"{result[name]:.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"{name:>24}{told:>60}", flush=True)
+        text = f"{result[name]:.2f}  ({min(ratios):.2f} to {max(ratios):.2f})"
+        print(f"{name:>24}{text:>60}", flush=True)
     print(json.dumps(result))
     ours.close()
 

@@ -1,10 +1,10 @@
-"""What recipes cost and gain: accuracy against float32, batch dependence, and speed in runs that take turns.
+"""Accuracy, batch dependence and speed of recipes, against float32.
 
     python benchmarks/quantize/run.py ARTIFACT --recipes int8-per-token mixed w4 [--seconds 60] [--pairs FILE] [--json FILE]
 
-Speed is MLAS' on one thread: tokens a second of the recipe over float32's, the median over rounds in which all of them run
-one after the other. Accuracy is that of `fletcher.quantize`, on its built-in texts; with `--pairs` (a file of
-`score<TAB>text<TAB>text` lines) also Spearman's rank correlation with the judged scores, times 100.
+Speed is that of MLAS on one thread: tokens per second relative to float32, the median over rounds in which all recipes
+run one after the other. Accuracy is that of `fletcher.quantize` on its built-in texts. With `--pairs`, a file of
+`score<TAB>text<TAB>text` lines, the benchmark also reports Spearman's rank correlation with the scores, times 100.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ SHAPES = ((1, 16), (32, 24), (8, 128))
 
 
 def batch(ids: np.ndarray, texts: int, tokens: int) -> Encodings:
-    """A batch of equal lengths, cut from real ids."""
+    """Return a batch of texts of equal length, cut from real ids."""
     flat = np.resize(ids, texts * tokens)
     return Encodings(flat, np.arange(texts + 1, dtype=np.int64) * tokens, np.zeros(texts, np.int32))
 
 
 def dependence(artifact: Artifact, texts: list[str]) -> float:
-    """1 - the smallest cosine of one text alone and among all the others."""
+    """Return 1 - the smallest cosine between a text alone and the same text among all others."""
     variant = artifact.variant()
     together = embed_texts(artifact, variant, texts)
     alone = np.concatenate([embed_texts(artifact, variant, [text]) for text in texts[:8]])
@@ -52,9 +52,9 @@ def main() -> None:
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--recipes", nargs="+", default=sorted(builtin_recipes()))
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--work", type=Path, help="keeps the artifacts here, and takes those that are there")
+    parser.add_argument("--work", type=Path, help="folder that keeps the artifacts; existing ones are used")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--pairs", type=Path, help="judged pairs")
+    parser.add_argument("--pairs", type=Path, help="pairs with similarity scores")
     parser.add_argument("--accuracy-only", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,14 +81,14 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
             continue
         artifacts[recipe.name] = Artifact.open(folder)
     sizes = {
-        name: sum(found.manifest.files[file].size for file in (found.variant().file, found.variant().weights))
-        for name, found in artifacts.items()
+        name: sum(artifact.manifest.files[file].size for file in (artifact.variant().file, artifact.variant().weights))
+        for name, artifact in artifacts.items()
     }
-    for name, found in artifacts.items():
-        results[name] = dict(found.variant().measured) | {"size": sizes[name] / sizes["fp32"]}
-        results[name]["batch_dependence"] = dependence(found, texts[:32])
+    for name, artifact in artifacts.items():
+        results[name] = dict(artifact.variant().measured) | {"size": sizes[name] / sizes["fp32"]}
+        results[name]["batch_dependence"] = dependence(artifact, texts[:32])
         if pairs is not None:
-            sides = [embed_texts(found, found.variant(), side) for side in (pairs.first, pairs.second)]
+            sides = [embed_texts(artifact, artifact.variant(), side) for side in (pairs.first, pairs.second)]
             results[name]["spearman"] = 100 * agreement(pairs, *sides)
     if not arguments.accuracy_only:
         speeds(artifacts, arguments.seconds, results)
@@ -100,7 +100,9 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
 def speeds(artifacts: dict[str, Artifact], seconds: float, results: dict[str, dict[str, float]]) -> None:
     parent = artifacts["fp32"]
     ids = Tokenizer(parent.tokenizer_file, parent.manifest.card.max_tokens).encode(built_in_texts(NUM_TEXTS)[:100]).ids
-    sessions = {name: MlasSession(found.path / found.variant().file, threads=1) for name, found in artifacts.items()}
+    sessions = {
+        name: MlasSession(artifact.path / artifact.variant().file, threads=1) for name, artifact in artifacts.items()
+    }
     for texts, tokens in SHAPES:
         rows = batch(ids, texts, tokens)
         taken: dict[str, list[float]] = {name: [] for name in sessions}

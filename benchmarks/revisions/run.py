@@ -2,10 +2,10 @@
 
     python benchmarks/revisions/run.py OLD NEW ARTIFACT [--source all-MiniLM-L6-v2] [--rounds 9] [--json]
 
-OLD and NEW are folders, for example worktrees of git. Both run on this interpreter, with the same installed packages. Each
-checkout has one process that embeds and one server; the two checkouts take turns in every round, so that a busy moment meets
-both. The ratio of a figure is the median of the rounds' ratios, turned so that above 1 means that NEW is better. Both
-checkouts must be able to load the artifact.
+OLD and NEW are folders, for example worktrees of git. Both run on this interpreter, with the same installed packages.
+Each checkout has one process that embeds and one server; the two checkouts take turns in every round, so that a busy
+moment meets both. The ratio of a figure is the median of the rounds' ratios, turned so that above 1 means that NEW is
+better. Both checkouts must be able to load the artifact.
 """
 
 from __future__ import annotations

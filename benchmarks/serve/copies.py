@@ -1,10 +1,11 @@
-"""Every copy on a batch's way through the server, with its size: what each stage allocates, and whose memory its result is.
+"""Copies of a batch on its way through the server: the allocations of each stage, and the owner of its result's memory.
 
     python benchmarks/serve/copies.py ARTIFACT [--texts 256] [--dtype float32]
 
-Each stage runs by itself, as the server calls it, under tracemalloc (numpy and Python tell it what they allocate) and Arrow's
-memory pool. `shares` says whether the result is the memory of what came in. Then one whole stream runs against a server in
-this process from a client in another one, and Arrow's pool says what it needed at most. See docs/explanation/copies.md.
+Each stage runs separately, as the server calls it, under tracemalloc (numpy and Python report their allocations to it)
+and Arrow's memory pool. `shares` says whether the result uses the memory of the input. Then a whole stream runs from a
+client in another process against a server in this process, and the peak of Arrow's pool is reported. See
+docs/explanation/copies.md.
 """
 
 from __future__ import annotations
@@ -36,21 +37,21 @@ TEXT = "The quick brown fox jumps over dog {:08}."
 
 
 class Table:
-    """The stages so far."""
+    """`Table`: the stages so far."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
     def stage(self, name: str, work: Callable[[], Any], *, result: Callable[[Any], int], shares: Any = None) -> Any:
-        """Runs a stage and notes what it allocated.
+        """Run a stage, and record its allocations.
 
         Args:
-            name: what it is called.
+            name: name of the stage.
             work: the stage.
-            result: bytes of what it gives.
-            shares: array whose memory the result may be; None where the question makes no sense.
+            result: size of the result, bytes.
+            shares: array whose memory the result may use; None if there is no such array.
         """
-        work()  # so that what is made once is there
+        work()  # allocates what is allocated once
         pool = pa.default_memory_pool()
         arrow_before = pool.bytes_allocated()
         tracemalloc.start()
@@ -70,7 +71,7 @@ class Table:
         return made
 
     def show(self) -> None:
-        """Prints it."""
+        """Print the table."""
         print(f"{'stage':44} {'result':>10} {'held':>10} {'peak':>10} {'Arrow':>10}  shares its input's memory")
         for row in self.rows:
             sizes = [row[name] for name in ("result_bytes", "python_held_bytes", "python_peak_bytes", "arrow_bytes")]
@@ -79,7 +80,7 @@ class Table:
 
 
 def address_of(value: Any) -> int:
-    """Where the numbers of an array, of embeddings, or of a batch's vector column lie."""
+    """Return the address of the numbers of an array, of embeddings, or of a batch's vector column."""
     if isinstance(value, Embeddings):
         value = value.vectors
     if isinstance(value, np.ndarray):
@@ -90,7 +91,7 @@ def address_of(value: Any) -> int:
 
 
 def stages(encoder: Encoder, count: int, options: EmbedOptions) -> Table:
-    """The stages of one batch of texts."""
+    """Run the stages of one batch of texts."""
     table = Table()
     texts = [TEXT.format(number) for number in range(count)]
     batch = pa.record_batch({"text": texts})
@@ -147,7 +148,7 @@ def stages(encoder: Encoder, count: int, options: EmbedOptions) -> Table:
 
 
 def client(url: str, count: int, batches: int) -> None:
-    """The client's process: one stream."""
+    """Run the client's process: one stream."""
     batch = pa.record_batch({"text": [TEXT.format(number) for number in range(count)]})
     with fl.connect(url) as flight:
         writer, reader = flight.do_exchange(fl.FlightDescriptor.for_path("embed"))
@@ -160,7 +161,7 @@ def client(url: str, count: int, batches: int) -> None:
 
 
 def main() -> None:
-    """Runs the benchmark and prints the table, and JSON of it."""
+    """Run the benchmark, and print the table and its JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("--texts", type=int, default=256)

@@ -1,10 +1,10 @@
-"""CPU time of the server process for each request of one short text, everything included, by route.
+"""CPU time of the server process per request of one short text, by route.
 
-fletcher-serve run is started on ARTIFACT; the load comes from another process (benchmarks/http_stacks/load.py's client, with
-the route's own body). The process's CPU time is read before and after from /proc, so every thread counts: event loop,
-tokenizing, the session, metrics. Each round takes the routes in turn; medians are printed, as JSON on request.
+    python benchmarks/serve/cpu_per_request.py ARTIFACT [--requests 4000] [--connections 64] [--rounds 3] [--json]
 
-python benchmarks/serve/cpu_per_request.py ARTIFACT [--requests 4000] [--connections 64] [--rounds 3] [--json]
+The benchmark starts fletcher-serve run on ARTIFACT, and the load comes from another process (load.py, with the route's
+own body). The process's CPU time is read from /proc before and after, so every thread counts: event loop, tokenizing,
+session, metrics. Each round takes the routes in turn. The report gives medians, with `--json` as JSON.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 
 from running import serving
 
-TEXT = "The quick brown fox jumps over dog ########."  # load.py puts a number there
+TEXT = "The quick brown fox jumps over dog ########."  # load.py inserts a number
 LOAD = Path(__file__).parent / "load.py"
 
 
 def bodies(model: str) -> dict[str, dict[str, object]]:
-    """A body of one short text for each route."""
+    """Return a body of one short text for each route."""
     return {
         "/v1/embeddings": {"input": TEXT, "model": model, "encoding_format": "base64"},
         "/embed": {"inputs": TEXT},
@@ -33,7 +33,7 @@ def bodies(model: str) -> dict[str, dict[str, object]]:
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("--requests", type=int, default=4000)
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     with serving(options.artifact, "--flight", "off") as server:
         found: dict[str, list[float]] = {}
-        for number in range(options.rounds + 1):  # the first warms up
+        for number in range(options.rounds + 1):  # the first one is not counted
             for route, body in bodies("bench").items():
                 before = server.cpu_seconds()
                 load = subprocess.run(
@@ -66,15 +66,15 @@ def main() -> None:
                 )
                 time.sleep(0.05)
                 used = server.cpu_seconds() - before
-                said = json.loads(load.stdout)
+                answer = json.loads(load.stdout)
                 if number:
-                    found.setdefault(route, []).append(1000 * used / said["requests"])
+                    found.setdefault(route, []).append(1000 * used / answer["requests"])
     result = {route: round(statistics.median(values), 4) for route, values in found.items()}
     if options.json:
         print(json.dumps({"milliseconds_of_cpu_a_request": result, "all": found}))
         return
     for route, value in result.items():
-        print(f"{route:16} {value:.3f} ms of CPU a request ({min(found[route]):.3f} to {max(found[route]):.3f})")
+        print(f"{route:16} {value:.3f} ms of CPU per request ({min(found[route]):.3f} to {max(found[route]):.3f})")
 
 
 if __name__ == "__main__":

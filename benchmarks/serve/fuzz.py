@@ -1,12 +1,12 @@
-"""A hundred thousand messages that are almost right, over HTTP and Flight: no 5xx, no hang, no leak of internals.
+"""Fuzzing of HTTP and Flight with 100,000 messages that are nearly valid: no 5xx, no hang, no leak of internals.
 
     python benchmarks/serve/fuzz.py [--messages 100000] [--seed 1] [--workers 8]
 
-The server runs in a process of its own, over the tests' encoder, whose vectors are known and cost nothing: it is the doors
-that are tried. Messages are those of tests/serve/http/mutations.py: half of them raw bytes over HTTP, half gRPC messages
-with mutated descriptors, tickets, schemas and record batches. Every so often a good request must be answered rightly. It ends
-with 1 and says what was sent where an answer is a 5xx, INTERNAL with words of ours, too late, or holds what is nobody's
-business. About five minutes for all.
+The server runs in a separate process over the tests' encoder, whose vectors are known and cost nothing, because HTTP and
+Flight are under test. Half of the messages of tests/serve/http/mutations.py are raw bytes over HTTP, the other half gRPC
+messages with mutated descriptors, tickets, schemas and record batches. Valid requests in between must be answered
+correctly. The exit status is 1, and the message is printed, if an answer is a 5xx, INTERNAL with a message of Fletcher's,
+too late, or contains internals. The default takes about five minutes.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ from tests.serve.fake_encoder import FakeEncoder, expected
 from tests.serve.flight.raw_flight import call, exchange
 from tests.serve.http.mutations import LEAK, FlightMessage, mutate, mutate_flight
 
-#: Seconds after which an answer counts as missing.
+#: Time limit of an answer, seconds.
 PATIENCE = 20.0
 
-#: Messages between two good requests.
+#: Messages between two valid requests.
 EVERY = 500
 
 
-def serve(told: Connection) -> None:
-    """The server's process."""
+def serve(pipe: Connection) -> None:
+    """Run the server's process."""
     from fletcher.serve.observe import logs
     from fletcher.serve.server import Server
     from fletcher.serve.server_options import ServerOptions
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gRPC writes a line for every message that is no protocol buffer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # gRPC logs every message that is not a protocol buffer
     logs.install("CRITICAL")
-    logging.getLogger("uvicorn").setLevel("CRITICAL")  # it warns of every line that is no HTTP
+    logging.getLogger("uvicorn").setLevel("CRITICAL")  # uvicorn logs every line that is not HTTP
     options = ServerOptions(
         http="127.0.0.1:0", flight="127.0.0.1:0", max_body=1 << 20, body_seconds=2.0, drain_seconds=5
     )
     with Server(FakeEncoder(), options) as server:
-        told.send((server.addresses.http, server.addresses.flight))
-        told.recv()
+        pipe.send((server.addresses.http, server.addresses.flight))
+        pipe.recv()
 
 
 class TroubleError(Exception):
-    """What no answer may be."""
+    """`TroubleError`: an answer that is not allowed."""
 
 
 def try_http(port: int, message: bytes, *, wait: bool) -> str:
-    """Sends raw bytes; `wait` keeps the connection open until something comes, so that what costs computing arrives."""
+    """Send raw bytes; `wait` keeps the connection open until an answer comes, so that requests that need computing arrive."""
     received = b""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.settimeout(1.0 if wait else PATIENCE)
@@ -78,7 +78,7 @@ def try_http(port: int, message: bytes, *, wait: bool) -> str:
                 while part := connection.recv(1 << 16):
                     received += part
         except ConnectionError:
-            pass  # it hung up
+            pass  # the server closed the connection
         except TimeoutError:
             if not wait:
                 raise TroubleError("no answer in time") from None
@@ -91,7 +91,7 @@ def try_http(port: int, message: bytes, *, wait: bool) -> str:
 
 
 def try_flight(channel: grpc.Channel, message: FlightMessage) -> str:
-    """Makes a call; gives its code."""
+    """Make a call, and return its status code."""
     try:
         if message.streams:
             exchange(channel, message.parts, timeout=PATIENCE, method=message.method)
@@ -99,7 +99,7 @@ def try_flight(channel: grpc.Channel, message: FlightMessage) -> str:
             call(channel, message.method, message.parts[0], timeout=PATIENCE)
     except grpc.RpcError as error:
         code, words = error.code(), error.details() or ""
-        # gRPC itself says INTERNAL, and nothing else, of what is no protocol buffer.
+        # gRPC itself answers INTERNAL, without a message of Fletcher's, to bytes that are not a protocol buffer.
         if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE):
             raise TroubleError(f"{code} {words}") from None
         if code is grpc.StatusCode.INTERNAL and words:
@@ -111,16 +111,16 @@ def try_flight(channel: grpc.Channel, message: FlightMessage) -> str:
 
 
 def check_alive(http: str) -> None:
-    """A good request is answered rightly."""
+    """Check that a valid request is answered correctly."""
     body = json.dumps({"model": "fake-model", "input": "ab", "encoding_format": "base64"}).encode()
     with urllib.request.urlopen(urllib.request.Request(f"{http}/v1/embeddings", body), timeout=PATIENCE) as answer:
         found = base64.b64decode(json.load(answer)["data"][0]["embedding"])
     if found != expected("ab").tobytes():
-        raise TroubleError("a good request got another vector")
+        raise TroubleError("a valid request got another vector")
 
 
 def work(urls: tuple[str, str], count: int, seed: int, found: Counter[str], troubles: list[str]) -> None:
-    """One thread's messages."""
+    """Send the messages of one thread."""
     chance = random.Random(seed)
     port = int(urls[0].rpartition(":")[2])
     with grpc.insecure_channel(urls[1].removeprefix("grpc://")) as channel:
@@ -143,7 +143,7 @@ def work(urls: tuple[str, str], count: int, seed: int, found: Counter[str], trou
 
 
 def main() -> None:
-    """Runs the benchmark and prints JSON."""
+    """Run the benchmark, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)

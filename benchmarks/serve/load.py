@@ -1,6 +1,6 @@
-"""The load: many keep-alive connections, one request again and again, from a process of its own. Prints JSON.
+"""Load with many keep-alive connections that repeat one request, from a separate process. It prints JSON.
 
-A small client on raw sockets, so that the load costs less than what it measures.
+The client uses raw sockets, so that the load costs less than the measured server.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import uvloop
 
 HEAD = "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
 
-#: What of a body is replaced by the request's number.
+#: Part of the body that is replaced by the request's number.
 NUMBER = b"########"
 
 
 class Client(asyncio.Protocol):
-    """One connection that always has one request under way."""
+    """`Client`: one connection, which always has one request in flight."""
 
     def __init__(self, request: bytes, left: list[int], times: list[float], done: asyncio.Future[None]) -> None:
         self._request = request
@@ -31,7 +31,7 @@ class Client(asyncio.Protocol):
         self._sent = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's transport lacks only the base class
         self._send()
 
     def _send(self) -> None:
@@ -41,7 +41,7 @@ class Client(asyncio.Protocol):
             return
         self._left[0] -= 1
         self._sent = time.perf_counter()
-        # Identical requests under way are computed once, so no two are.
+        # The server computes identical requests in flight once, so all requests differ.
         self._transport.write(self._request.replace(NUMBER, b"%08d" % self._left[0]))
 
     def data_received(self, data: bytes) -> None:
@@ -65,7 +65,7 @@ class Client(asyncio.Protocol):
 
 
 async def load(port: int, request: bytes, connections: int, requests: int) -> dict[str, float]:
-    """Sends a number of requests over a number of connections."""
+    """Send a number of requests over a number of connections."""
     loop = asyncio.get_running_loop()
     left, times = [requests], list[float]()
     started = time.perf_counter()

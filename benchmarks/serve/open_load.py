@@ -1,9 +1,9 @@
-"""An open load: requests at a fixed rate whatever the server does, from a process of its own. Prints JSON.
+"""Open load: requests at a fixed rate, independent of the server's answers, from a separate process. It prints JSON.
 
     python benchmarks/serve/open_load.py PORT --body JSON --rate 100 --seconds 10
 
-Each request is its begin (seconds since the first), its milliseconds, its status (0 where the connection broke or nothing
-came in time), and whether a refusal said when to come again. Connections are kept and used again.
+For each request the JSON has its start (seconds since the first request), its milliseconds, its status (0 if the
+connection broke or the time limit passed), and whether a refusal had Retry-After. Connections are reused.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import cast
 import uvloop
 from load import HEAD, NUMBER
 
-#: Seconds after which an answer counts as missing.
+#: Time limit of an answer, seconds.
 PATIENCE = 60.0
 
-Told = tuple[float, float, int, bool]
+Answer = tuple[float, float, int, bool]
 
 
 class Connection(asyncio.Protocol):
-    """A connection with at most one request under way."""
+    """`Connection`: a connection with at most one request in flight."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[bytes] | None = None
@@ -34,7 +34,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes) -> asyncio.Future[bytes]:
-        """Sends a request; the future is the answer's head."""
+        """Send a request; the future returns the head of the answer."""
         self.answer = asyncio.get_running_loop().create_future()
         self._buffer = b""
         self.transport.write(request)
@@ -54,11 +54,11 @@ class Connection(asyncio.Protocol):
             self.answer.set_exception(ConnectionError("the server closed the connection"))
 
 
-async def load(port: int, request: bytes, rate: float, seconds: float) -> list[Told]:
-    """Sends requests at a rate for some seconds; waits for every answer."""
+async def load(port: int, request: bytes, rate: float, seconds: float) -> list[Answer]:
+    """Send requests at a rate for some seconds, and wait for every answer."""
     loop = asyncio.get_running_loop()
     free: list[Connection] = []
-    told: list[Told] = []
+    answers: list[Answer] = []
     begun = time.perf_counter()
 
     async def one(number: int) -> None:
@@ -77,7 +77,7 @@ async def load(port: int, request: bytes, rate: float, seconds: float) -> list[T
             free.append(connection)
         except (OSError, TimeoutError):
             pass  # status 0
-        told.append((at - begun, 1000 * (time.perf_counter() - at), status, again))
+        answers.append((at - begun, 1000 * (time.perf_counter() - at), status, again))
 
     async with asyncio.TaskGroup() as tasks:
         number = 0
@@ -88,7 +88,7 @@ async def load(port: int, request: bytes, rate: float, seconds: float) -> list[T
             await asyncio.sleep(0.002)
     for connection in free:
         connection.transport.close()
-    return told
+    return answers
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Ten times as many requests as the server can compute, for a minute: who is let in is served in time, the others are told.
+"""Overload: ten times as many requests as the server can compute, for a minute.
 
     python benchmarks/serve/overload.py ARTIFACT [--seconds 60] [--factor 10] [--queue-seconds 1] [--texts 16]
 
-1. How much the server can do is measured with a closed load (64 clients), how long a lone request takes with one client.
-2. An open load, from another process, sends FACTOR times as much for SECONDS; every request has TEXTS texts of its own.
-3. One client asks again and again from the moment at which the load stops.
+1. A closed load (64 clients) measures the server's capacity, and one client measures the latency of a lone request.
+2. An open load from another process sends FACTOR times the capacity for SECONDS; each request has TEXTS texts of its own.
+3. One client sends requests one after the other from the end of the load.
 
-It ends with 1 if an answer was anything but 200 or 429, a 429 without Retry-After, the accepted requests' 99th percentile
-above twice the queue's time, memory higher by more than 5 % in the last quarter than in the second, or the latency of a lone
-request, a second after the load, above one and a half times what it was. A full run takes about two minutes.
+The exit status is 1 if an answer is neither 200 nor 429, a 429 has no Retry-After, the 99th percentile of the accepted
+requests exceeds twice the queue's time, the memory in the last quarter exceeds that in the second by more than 5 %, or
+the latency of a lone request a second after the load exceeds one and a half times the latency before. A run takes about
+two minutes.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ WORDS = "The quick brown fox jumps over the lazy dog and runs away into the deep
 
 
 def closed(port: int, body: str, connections: int, requests: int) -> dict[str, float]:
-    """Rate and latency of a closed load."""
+    """Measure rate and latency of a closed load."""
     command = [sys.executable, str(HERE / "load.py"), str(port), "--body", body]
     command += ["--requests", str(requests), "--connections", str(connections)]
-    told: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return told
+    figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return figures
 
 
 def open_load(port: int, body: str, rate: float, seconds: float) -> subprocess.Popen[str]:
-    """Begins an open load."""
+    """Start an open load."""
     command = [sys.executable, str(HERE / "open_load.py"), str(port), "--body", body]
     return subprocess.Popen(
         [*command, "--rate", str(rate), "--seconds", str(seconds)], stdout=subprocess.PIPE, text=True
@@ -46,7 +47,7 @@ def open_load(port: int, body: str, rate: float, seconds: float) -> subprocess.P
 
 
 def main() -> None:
-    """Runs the benchmark and prints JSON."""
+    """Run the benchmark, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -56,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     texts = [f"{number} {WORDS}" for number in range(options.texts)]
     body = json.dumps({"input": texts, "model": "bench", "encoding_format": "base64"})
-    with serving(options.artifact) as server:  # its queue takes whatever 64 clients send
+    with serving(options.artifact) as server:  # its queue accepts all requests of 64 clients
         closed(server.port, body, 8, 64)
         most = closed(server.port, body, 64, 256)
         rate = most["requests"] / most["seconds"]
@@ -73,33 +74,33 @@ def main() -> None:
             try:
                 after.append((at, closed(server.port, body, 1, 5)["p50_ms"]))
             except subprocess.CalledProcessError:
-                after.append((at, float("inf")))  # it was refused
+                after.append((at, float("inf")))  # the request was refused
         assert load.stdout is not None
-        told = json.load(load.stdout)
+        answers = json.load(load.stdout)
         load.wait()
-    print(json.dumps(judge(told, lone, rate, memory, after, options), indent=2))
+    print(json.dumps(judge(answers, lone, rate, memory, after, options), indent=2))
 
 
 def judge(
-    told: list[tuple[float, float, int, bool]],
+    answers: list[tuple[float, float, int, bool]],
     lone: dict[str, float],
     rate: float,
     memory: MemoryWatch,
     after: list[tuple[float, float]],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The figures, and what is wrong with them; ends the process where something is."""
-    accepted = [milliseconds for _, milliseconds, status, _ in told if status == 200]
-    statuses = Counter(status for _, _, status, _ in told)
+    """Return the figures and the failed checks; end the process if there is one."""
+    accepted = [milliseconds for _, milliseconds, status, _ in answers if status == 200]
+    statuses = Counter(status for _, _, status, _ in answers)
     back = [milliseconds for at, milliseconds in after if at >= 1.0]
     result = {
         "capacity_requests_per_s": round(rate, 1),
-        "sent": len(told),
-        "sent_per_s": round(len(told) / options.seconds, 1),
+        "sent": len(answers),
+        "sent_per_s": round(len(answers) / options.seconds, 1),
         "statuses": dict(statuses),
         "accepted_p50_ms": round(percentile(accepted, 0.5), 1),
         "accepted_p99_ms": round(percentile(accepted, 0.99), 1),
-        "refused_p99_ms": round(percentile([ms for _, ms, status, _ in told if status == 429], 0.99), 1),
+        "refused_p99_ms": round(percentile([ms for _, ms, status, _ in answers if status == 429], 0.99), 1),
         "memory_mb": [round(min(memory.megabytes), 1), round(max(memory.megabytes), 1)],
         "memory_growth": round(memory.growth(), 4),
         "lone_p50_ms": round(lone["p50_ms"], 2),
@@ -107,12 +108,12 @@ def judge(
     }
     wrong = {
         "other statuses": bool(set(statuses) - {200, 429}),
-        "nothing was accepted": not accepted,
-        "nothing was refused": not statuses[429],
-        "a refusal did not say when to come again": any(s == 429 and not again for _, _, s, again in told),
+        "no request was accepted": not accepted,
+        "no request was refused": not statuses[429],
+        "a refusal has no Retry-After": any(s == 429 and not again for _, _, s, again in answers),
         "accepted requests waited too long": percentile(accepted, 0.99) > 2000 * options.queue_seconds,
         "memory grew": memory.growth() > 0.05,
-        "latency is not back": statistics.median(back) > 1.5 * lone["p50_ms"],
+        "latency did not recover": statistics.median(back) > 1.5 * lone["p50_ms"],
     }
     result["wrong"] = [what for what, is_wrong in wrong.items() if is_wrong]
     if result["wrong"]:

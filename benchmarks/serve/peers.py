@@ -1,14 +1,15 @@
-"""Fletcher beside infinity: 64 clients, one short text a request, on the same machine in turns, load from another process.
+"""Throughput and latency of Fletcher and infinity: 64 clients, one short text per request, on the same machine, in turns.
 
     python benchmarks/serve/peers.py ARTIFACT CHECKPOINT INFINITY [--engine torch] [--requests 2000] [--rounds 3]
 
-CHECKPOINT is the folder of the same model for infinity; `--engine optimum` wants `onnx/model.onnx` in it, which
-benchmarks/cpu/prepare.py makes. INFINITY is the `infinity_emb` command of its own environment, with torch for the CPU and
+CHECKPOINT is the folder of the same model for infinity; `--engine optimum` needs `onnx/model.onnx` in it, which
+benchmarks/cpu/prepare.py writes. INFINITY is the `infinity_emb` command of a separate environment, with torch for the CPU
+and
 
     pip install 'infinity-emb[server,torch,optimum]' 'transformers<4.50' 'optimum[onnxruntime]<1.25' 'click<8.2' 'pyarrow<22'
 
-Both servers listen all the time, and one is asked at a time, over OpenAI's API with floats in base64. Their vectors are
-compared first. The goal: at least 1.3 times infinity's throughput, and a lower 99th percentile. About three minutes.
+Both servers run all the time, and the load goes to one at a time, from another process, over OpenAI's API with floats in
+base64. Their vectors are compared first. A run takes about three minutes.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ from running import serving
 LOAD = Path(__file__).parent / "load.py"
 TEXT = "The quick brown fox jumps over dog ########."
 
-#: Seconds in which infinity must listen; it loads torch first.
+#: Time limit of infinity's start, seconds; it loads torch.
 START_SECONDS = 180.0
 
 
 @contextmanager
 def infinity(command: str, checkpoint: str, engine: str) -> Iterator[int]:
-    """infinity on a free port of the loopback."""
+    """Start infinity on a free port of the loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,7 +67,7 @@ def infinity(command: str, checkpoint: str, engine: str) -> Iterator[int]:
 
 
 def ask(port: int, path: str, text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """One vector."""
+    """Return one vector."""
     body = json.dumps({"input": text, "model": "bench", "encoding_format": "base64"}).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -74,20 +75,20 @@ def ask(port: int, path: str, text: str) -> np.ndarray[Any, np.dtype[np.float32]
 
 
 def load(port: int, path: str, clients: int, requests: int) -> dict[str, float]:
-    """Rate and latency of a load from a process of its own."""
+    """Measure rate and latency of a load from a separate process."""
     body = json.dumps({"input": TEXT, "model": "bench", "encoding_format": "base64"})
     command = [sys.executable, str(LOAD), str(port), "--path", path, "--body", body]
     command += ["--requests", str(requests), "--connections", str(clients)]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    figures = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return {
-        "rate": round(told["requests"] / told["seconds"], 1),
-        "p50_ms": round(told["p50_ms"], 1),
-        "p99_ms": round(told["p99_ms"], 1),
+        "rate": round(figures["requests"] / figures["seconds"], 1),
+        "p50_ms": round(figures["p50_ms"], 1),
+        "p99_ms": round(figures["p99_ms"], 1),
     }
 
 
 def main() -> None:
-    """Runs the benchmark and prints JSON."""
+    """Run the benchmark, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("checkpoint")
@@ -106,11 +107,11 @@ def main() -> None:
         ours, theirs = (ask(*door, "a text that both must agree about") for door in doors.values())
         cosine = float(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
         found: dict[str, list[dict[str, float]]] = {name: [] for name in doors}
-        for number in range(options.rounds + 1):  # the first warms up
+        for number in range(options.rounds + 1):  # the first one is not counted
             for name, door in doors.items():
-                told = load(*door, options.clients, options.requests if number else options.requests // 4)
+                figures = load(*door, options.clients, options.requests if number else options.requests // 4)
                 if number:
-                    found[name].append(told)
+                    found[name].append(figures)
     pairs = list(zip(found["fletcher"], found["infinity"], strict=True))
     result = {
         "engine": options.engine,

@@ -1,4 +1,4 @@
-"""A server in a process of its own, for the benchmarks here: started, watched from outside, stopped."""
+"""Server in a separate process, for the benchmarks: start, measurement from outside, and stop."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ COMMAND = [sys.executable, "-c", "from fletcher.serve.commands.cli import main; 
 
 @dataclass
 class Running:
-    """A server that listens.
+    """`Running`: a server that listens.
 
     Attributes:
-        process: its process.
-        http: its URL, or empty.
-        flight: its URL, or empty.
-        log: where its log goes: lines of JSON.
+        process: the server's process.
+        http: its HTTP URL, or empty.
+        flight: its Flight URL, or empty.
+        log: file of its log, lines of JSON.
     """
 
     process: subprocess.Popen[str]
@@ -38,32 +38,32 @@ class Running:
 
     @property
     def port(self) -> int:
-        """Of HTTP, on the loopback."""
+        """Port of HTTP on the loopback."""
         return int(self.http.rpartition(":")[2])
 
     def rss(self) -> float:
-        """Resident memory in MB."""
+        """Return the resident memory in MB."""
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads."""
+        """Return user and system time of all threads."""
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
     def stop(self, seconds: float = 60.0) -> int:
-        """Asks it to stop and gives its exit code."""
+        """Stop the server, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
     def log_lines(self) -> list[dict[str, Any]]:
-        """What it has logged."""
+        """Return the lines of the log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
 @contextmanager
 def serving(artifact: str, *options: str) -> Iterator[Running]:
-    """A server of an artifact on free ports, with no cache of vectors; the model is called `bench`."""
+    """Start a server of an artifact on free ports, without a cache of vectors; the name of the model is `bench`."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         command = [*COMMAND, artifact, "--http", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--name", "bench"]
@@ -88,10 +88,10 @@ def serving(artifact: str, *options: str) -> Iterator[Running]:
 
 @dataclass
 class MemoryWatch:
-    """Resident memory of a server while the block runs, twice a second.
+    """`MemoryWatch`: context manager that samples the resident memory of a server twice per second.
 
     Attributes:
-        megabytes: what was seen, in order.
+        megabytes: samples in order.
     """
 
     running: Running
@@ -117,7 +117,7 @@ class MemoryWatch:
                 return
 
     def growth(self) -> float:
-        """Share by which the last quarter's highest is above the second quarter's: the first one warms up."""
+        """Return the relative growth of the maximum from the second quarter to the last; the first quarter is warm-up."""
         quarter = len(self.megabytes) // 4
         if not quarter:
             return 0.0
@@ -125,6 +125,6 @@ class MemoryWatch:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies; 0 where there is none."""
+    """Return the value that a share of the values does not exceed; 0 if there are no values."""
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0

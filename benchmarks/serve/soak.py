@@ -1,12 +1,12 @@
-"""A server under everything at once for a quarter of an hour: good requests never fail, and memory stays where it is.
+"""Soak test: mixed load for a quarter of an hour, in which valid requests never fail and memory does not grow.
 
     python benchmarks/serve/soak.py ARTIFACT [--seconds 900] [--clients 4] [--swap-seconds 20]
 
-Clients send requests of one to 96 texts of one word to four hundred over HTTP (OpenAI's, TEI's and Cohere's routes) and
-streams over Flight, and every vector of a text that comes again must be the one that it was first. Beside them: clients that
-leave before their answer, bodies that cannot be used, and exchanges of the model by the admin API. It ends with 1 if a good
-request got anything but its vectors, a bad one anything but a 4xx, or memory rose by more than 5 % from the second quarter of
-the time to the last.
+Clients send requests of one to 96 texts of one to four hundred words over HTTP (the routes of OpenAI, TEI and Cohere) and
+streams over Flight, and each repeated text must get the vector that it got first. At the same time other clients leave
+before their answer and send invalid bodies, and the admin API exchanges the model. The exit status is 1 if a valid
+request gets anything but its vectors, an invalid one anything but a 4xx, or memory grows by more than 5 % from the second
+quarter of the time to the last.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ WORDS = [
     "goes",
 ]
 
-#: Texts whose vectors are remembered: how many, and how far a vector may be from the first one (float32 arithmetic in another
-#: batch: see docs/explanation/architecture.md, and the tests of batch dependence).
+#: Number of texts whose vectors are stored, and largest difference of a vector from the first one: the rounding of float32
+#: differs between batches; see docs/explanation/architecture.md, and the tests of batch dependence.
 KNOWN, TOLERANCE = 200, 1e-5
 
 BAD = [
@@ -67,20 +67,21 @@ BAD = [
     ("/embed", b'{"inputs": 1}'),
     ("/embed", b"\xff\xfe"),
     ("/v2/embed", b'{"model": "bench", "texts": ["a"]}'),
-    ("/rerank", b'{"query": "a", "texts": ["b"]}'),  # the model is no reranker
+    ("/rerank", b'{"query": "a", "texts": ["b"]}'),  # the model is not a reranker
     ("/nothing", b"{}"),
 ]
 
 
 class Soak:
-    """What the clients share."""
+    """`Soak`: state that the clients share."""
 
     def __init__(self, server: Running, artifact: str, until: float) -> None:
-        """
+        """Prepare the state.
+
         Args:
-            server: what is asked.
-            artifact: its folder.
-            until: `time.monotonic()` at which everybody stops.
+            server: the server.
+            artifact: folder of the served artifact.
+            until: `time.monotonic()` at which all clients stop.
         """
         self.server = server
         self.artifact = artifact
@@ -91,11 +92,11 @@ class Soak:
         self.lock = threading.Lock()
 
     def running(self) -> bool:
-        """Whether there is time left."""
+        """Return whether there is time left."""
         return time.monotonic() < self.until
 
     def texts(self, chance: random.Random) -> list[str]:
-        """Texts of any length, some of which come again and again."""
+        """Return texts of any length, some of which are repeated."""
 
         def text() -> str:
             if chance.random() < 0.3:
@@ -105,7 +106,7 @@ class Soak:
         return [text() for _ in range(int(96 ** chance.random()))]
 
     def check(self, kind: str, texts: list[str], vectors: NDArray[np.float32]) -> None:
-        """Compares a good request's answer with what is known."""
+        """Compare the answer to a valid request with the expected vectors."""
         self.counts[kind] += 1
         if len(vectors) != len(texts) or not np.isfinite(vectors).all():
             self.failures.append(f"{kind}: {vectors.shape} for {len(texts)} texts")
@@ -118,7 +119,7 @@ class Soak:
                     self.failures.append(f"{kind}: {text!r} has another vector: {np.abs(first - vector).max()}")
 
     def http(self, chance: random.Random) -> None:
-        """Good requests over HTTP."""
+        """Send valid requests over HTTP."""
         with httpx.Client(base_url=self.server.http, timeout=60) as client:
             while self.running():
                 texts = self.texts(chance)
@@ -132,18 +133,18 @@ class Soak:
                 if answer.status_code != 200:
                     self.failures.append(f"{route}: {answer.status_code} {answer.text[:300]}")
                     continue
-                said = answer.json()
+                content = answer.json()
                 if route == "/embed":
-                    vectors = np.array(said, np.float32)
+                    vectors = np.array(content, np.float32)
                 elif route == "/v2/embed":
-                    vectors = np.array(said["embeddings"]["float"], np.float32)
+                    vectors = np.array(content["embeddings"]["float"], np.float32)
                 else:
-                    rows = [np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in said["data"]]
+                    rows = [np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in content["data"]]
                     vectors = np.stack(rows)
                 self.check(route, texts, vectors)
 
     def flight(self, chance: random.Random) -> None:
-        """Good streams over Flight."""
+        """Send valid streams over Flight."""
         with fl.connect(self.server.flight) as client:
             while self.running():
                 batches = [self.texts(chance) for _ in range(chance.randint(1, 6))]
@@ -158,7 +159,7 @@ class Soak:
                     writer.done_writing()
 
     def leave(self, chance: random.Random) -> None:
-        """Clients that do not wait."""
+        """Send requests, and close the connection before the answer."""
         while self.running():
             body = json.dumps({"model": "bench", "input": self.texts(chance)}).encode()
             with socket.create_connection(("127.0.0.1", self.server.port)) as connection:
@@ -171,7 +172,7 @@ class Soak:
             time.sleep(0.1)
 
     def leave_flight(self, chance: random.Random) -> None:
-        """Streams that end in the middle."""
+        """Start streams, and end them early."""
         while self.running():
             with fl.connect(self.server.flight) as client:
                 writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"))
@@ -185,7 +186,7 @@ class Soak:
             time.sleep(0.5)
 
     def bad(self, chance: random.Random) -> None:
-        """Bodies that cannot be used."""
+        """Send invalid bodies."""
         with httpx.Client(base_url=self.server.http, timeout=60) as client:
             while self.running():
                 route, body = chance.choice(BAD)
@@ -196,7 +197,7 @@ class Soak:
                 time.sleep(0.05)
 
     def swap(self, seconds: float) -> None:
-        """Exchanges of the model."""
+        """Exchange the model."""
         with httpx.Client(base_url=self.server.http, timeout=120) as client:
             while self.running():
                 time.sleep(min(seconds, max(self.until - time.monotonic(), 0.0)))
@@ -208,11 +209,11 @@ class Soak:
 
 
 def main() -> None:
-    """Runs the benchmark and prints JSON."""
+    """Run the benchmark, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("--seconds", type=float, default=900.0)
-    parser.add_argument("--clients", type=int, default=4, help="of good requests, half of them over Flight")
+    parser.add_argument("--clients", type=int, default=4, help="clients with valid requests, half of them over Flight")
     parser.add_argument("--swap-seconds", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -228,7 +229,7 @@ def main() -> None:
         def guarded(work: Callable[[], None]) -> None:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 (whatever ends a client is a failure)
+            except Exception as error:  # noqa: BLE001 (any error of a client is a failure)
                 soak.failures.append(f"a client ended: {type(error).__name__}: {str(error)[:300]}")
 
         with MemoryWatch(server) as memory:

@@ -1,10 +1,10 @@
-"""Exchanges and a stop in the middle of a load: no failed request, and every admitted one is answered.
+"""Exchanges of the model and a stop during a load: no failed request, and an answer to every admitted one.
 
     python benchmarks/serve/swap.py ARTIFACT [--seconds 20] [--swaps 4] [--rate 100]
 
-Another process sends RATE short requests a second while the model is exchanged SWAPS times by the admin API;
-then the server gets SIGTERM in the middle of the load. It ends with 1 if a request failed before the stop, if the server
-answered fewer requests with 200 than it logged, or if something that it had admitted was not answered.
+Another process sends RATE short requests per second while the admin API exchanges the model SWAPS times; then the server
+gets SIGTERM during the load. The exit status is 1 if a request failed before the stop, if the server answered fewer
+requests with 200 than it logged, or if an admitted request was not answered.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BODY = json.dumps({"input": "The quick brown fox jumps over dog ########.", "mod
 
 
 def exchange(server: Running, artifact: str) -> float:
-    """Exchanges the model; gives the seconds that it took."""
+    """Exchange the model, and return the seconds that it took."""
     started = time.perf_counter()
     body = json.dumps({"path": artifact, "name": "bench"}).encode()
     request = urllib.request.Request(f"{server.http}/admin/models", body, {"content-type": "application/json"})
@@ -35,16 +35,16 @@ def exchange(server: Running, artifact: str) -> float:
 
 
 def main() -> None:
-    """Runs the benchmark and prints JSON."""
+    """Run the benchmark, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--swaps", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
     options = parser.parse_args()
     with serving(options.artifact, "--provider", "mlas", "--log-level", "debug") as server:
         command = [sys.executable, str(OPEN_LOAD), str(server.port), "--body", BODY, "--rate", str(options.rate)]
-        # The load goes on for a while after the stop: what comes then finds nobody.
+        # The load continues for a while after the stop; later requests find no server.
         load = subprocess.Popen([*command, "--seconds", str(options.seconds + 3.0)], stdout=subprocess.PIPE, text=True)
         begun = time.perf_counter()
         swaps = []
@@ -56,24 +56,24 @@ def main() -> None:
         exit_code = server.stop()
         lines = server.log_lines()
         assert load.stdout is not None
-        told = json.load(load.stdout)
+        answers = json.load(load.stdout)
         load.wait()
     logged = Counter(line["status"] for line in lines if line.get("route") == "/v1/embeddings" and "status" in line)
     stopped = next(line for line in lines if line["message"] == "stopped")
-    said = Counter(status for _, _, status, _ in told)
-    # The load process begins a little after `begun`, so whatever it sent this early was sent before the stop.
-    before = Counter(status for at, _, status, _ in told if at < options.seconds - 1.0)
+    statuses = Counter(status for _, _, status, _ in answers)
+    # The load process starts a little after `begun`, so requests up to here were sent before the stop.
+    before = Counter(status for at, _, status, _ in answers if at < options.seconds - 1.0)
     result = {
-        "sent": len(told),
+        "sent": len(answers),
         "seconds_of_exchanges": swaps,
         "statuses_before_the_stop": dict(before),
-        "statuses": dict(said),
+        "statuses": dict(statuses),
         "answered_says_the_log": dict(logged),
         "all_answered": stopped["all_answered"],
         "exit_code": exit_code,
     }
     print(json.dumps(result, indent=2))
-    if set(before) != {200} or said[200] != logged[200] or not stopped["all_answered"] or exit_code:
+    if set(before) != {200} or statuses[200] != logged[200] or not stopped["all_answered"] or exit_code:
         sys.exit(1)
 
 

@@ -1,15 +1,13 @@
-"""How much of the engine's own throughput reaches clients: HTTP with many of them, and Flight in batches; in turns.
+"""Throughput of HTTP and Flight relative to the engine alone, in turns.
 
     python benchmarks/serve/throughput.py ARTIFACT [--clients 64] [--seconds 4] [--rounds 3]
 
-- `engine`: the engine alone in a process, one short text a request, as many under way as there are clients.
+- `engine`: the engine alone in a process, one short text per request, with as many requests in flight as there are clients.
 - `http`: a server and a load from another process, the same requests on /v1/embeddings, as floats in base64.
-- `engine_256`, `flight_256`: 256 texts a request, four under way, answers taken in order; over Flight as one stream.
+- `engine_256`, `flight_256`: 256 texts per request, four in flight, answers taken in order; over Flight as one stream.
 
-Each pair sends the same texts in the same number of requests, made before the clock starts, and the clock runs from the first
-request to the last answer.
-
-No two texts are equal, and the cache of vectors is off.
+Each pair sends the same texts in the same number of requests, made before the clock starts. The clock runs from the first
+request to the last answer. All texts differ, and the cache of vectors is off.
 """
 
 from __future__ import annotations
@@ -39,12 +37,12 @@ BATCH, AHEAD = 256, 4
 
 
 def texts_of(count: int, size: int) -> list[list[str]]:
-    """Return so many lists of so many texts, no two equal."""
+    """Return requests of different texts."""
     return [[TEXT.format(number) for number in range(start, start + size)] for start in range(0, count * size, size)]
 
 
 def engine_rate(engine: Any, requests: list[list[str]], ahead: int) -> float:
-    """Texts a second, `ahead` requests under way, answers taken in order."""
+    """Return the texts per second with `ahead` requests in flight and answers taken in order."""
     waiting: deque[Future[Any]] = deque()
     started = time.perf_counter()
     for texts in requests:
@@ -57,7 +55,7 @@ def engine_rate(engine: Any, requests: list[list[str]], ahead: int) -> float:
 
 
 def clients_rate(engine: Any, requests: list[list[str]], clients: int) -> float:
-    """Texts a second of so many clients, each of which sends its next request when it has its answer."""
+    """Return the texts per second of clients that each send the next request after their answer."""
     left, ended = iter(requests), threading.Semaphore(0)
 
     def send(_: Future[Any] | None = None) -> None:
@@ -76,7 +74,7 @@ def clients_rate(engine: Any, requests: list[list[str]], clients: int) -> float:
 
 
 def serve_engine(artifact: str) -> None:
-    """The process that has the engine alone: measures whenever a line on its standard input says so."""
+    """Run the process of the engine alone, which measures for each line of its standard input."""
     from fletcher import Encoder
     from fletcher.serve.engine.engine import Engine
 
@@ -89,7 +87,7 @@ def serve_engine(artifact: str) -> None:
 
 
 def http_load(url: str, clients: int, requests: int) -> dict[str, float]:
-    """Rate and latency of a load from a process of its own."""
+    """Measure rate and latency of a load from a separate process."""
     body = json.dumps({"input": TEXT.replace("{:08}", "########"), "model": "bench", "encoding_format": "base64"})
     command = [sys.executable, str(LOAD), url.rpartition(":")[2], "--body", body]
     done = subprocess.run(
@@ -98,12 +96,12 @@ def http_load(url: str, clients: int, requests: int) -> dict[str, float]:
         text=True,
         check=True,
     )
-    told: dict[str, float] = json.loads(done.stdout)
-    return told | {"rate": told["requests"] / told["seconds"]}
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures | {"rate": figures["requests"] / figures["seconds"]}
 
 
 def flight_rate(url: str, batches: int) -> float:
-    """Texts a second of one stream."""
+    """Return the texts per second of one stream."""
     parts = [pa.record_batch({"text": texts}) for texts in texts_of(batches, BATCH)]
     with fl.connect(url) as client:
         writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"))
@@ -125,7 +123,7 @@ def flight_rate(url: str, batches: int) -> float:
 
 
 def main() -> None:
-    """Runs the benchmark and prints JSON."""
+    """Run the benchmark, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact")
     parser.add_argument("--clients", type=int, default=64)
@@ -152,13 +150,13 @@ def main() -> None:
     latency: list[dict[str, float]] = []
     try:
         with serving(options.artifact, "--provider", "mlas") as server:
-            requests, batches = 500, 8  # of the first round, which warms up and says how much there is to send
+            requests, batches = 500, 8  # the first round is not counted, and sets the number of requests
             for number in range(options.rounds + 1):
                 rates = {"engine": ask(requests, 1, options.clients), "engine_256": ask(batches, BATCH, AHEAD)}
-                told = http_load(server.http, options.clients, requests)
-                rates |= {"http": told["rate"], "flight_256": flight_rate(server.flight, batches)}
+                figures = http_load(server.http, options.clients, requests)
+                rates |= {"http": figures["rate"], "flight_256": flight_rate(server.flight, batches)}
                 if number:
-                    latency.append(told)
+                    latency.append(figures)
                     for name, rate in rates.items():
                         found.setdefault(name, []).append(round(rate, 1))
                 else:
@@ -173,7 +171,7 @@ def main() -> None:
     }
     result = {
         "texts_per_s": found,
-        "http_p99_ms": [round(told["p99_ms"], 2) for told in latency],
+        "http_p99_ms": [round(figures["p99_ms"], 2) for figures in latency],
         **{name: {"median": round(statistics.median(values), 3), "all": values} for name, values in ratios.items()},
     }
     print(json.dumps(result, indent=2))

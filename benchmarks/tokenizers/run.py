@@ -1,12 +1,12 @@
-"""How fast are Fletcher's two tokenizers, and what does each cost a single short text?
+"""Throughput of Fletcher's two tokenizers, and their latency for a single short text.
 
     python benchmarks/tokenizers/run.py ARTIFACT [--texts 8000] [--rounds 5] [--json]
 
-nanotoken and HuggingFace's tokenizers run through `Tokenizer`, one after the other in every round,
-so that a busy moment meets both; the median round counts. nanotoken keeps words that it saw, so every round has texts of its
-own, and a tenth of their words was never seen before: the rest are the vocabulary's, as frequent as Zipf's law has it. All
-ids are compared. Fletcher's own cache is off, except in the last line: there HuggingFace's gets texts that it saw before.
-`taskset -c 0` before the command shows one core.
+nanotoken and HuggingFace's tokenizers run through `Tokenizer` one after the other in every round, so other load affects
+both, and the report gives the median round. nanotoken caches words, so every round has its own texts, a tenth of whose
+words are new; the others are words of the vocabulary with the frequencies of Zipf's law. All ids are compared. Fletcher's
+own cache is off, except in the last line: there HuggingFace's tokenizer gets texts again. `taskset -c 0` before the
+command measures one core.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tokenizers import Tokenizer as HuggingFaceTokenizer
 from fletcher.runtime import Artifact
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
-#: Words of the texts of each kind, from and to: titles, passages, documents; and how many fewer of them there are.
+#: Smallest and largest number of words of titles, passages and documents, and the divisor of their number.
 KINDS = {"short": (3, 20, 1), "mixed": (5, 200, 1), "long": (800, 2000, 20)}
 
-#: Single texts that one latency is the median of.
+#: Single texts per latency, which is their median.
 CALLS = 2000
 
 
 class Writer:
-    """Makes texts, no two alike, and the same ones in every run."""
+    """`Writer`: makes different texts, the same in every run."""
 
     def __init__(self, file: Path) -> None:
         self._random = random.Random(0)
@@ -42,7 +42,7 @@ class Writer:
         self._frequencies = np.cumsum(1 / np.arange(1, len(self._words) + 1)).tolist()
 
     def texts(self, number: int, fewest: int, most: int) -> list[str]:
-        """So many texts of so many words."""
+        """Return a number of texts with a number of words each."""
         return [self._text(self._random.randint(fewest, most)) for _ in range(number)]
 
     def _text(self, length: int) -> str:
@@ -53,14 +53,14 @@ class Writer:
 
 
 def seconds_of(tokenizer: Tokenizer, texts: list[str]) -> float:
-    """How long one call takes."""
+    """Return the time of one call."""
     started = time.perf_counter()
     tokenizer.encode(texts)
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Prints texts and tokens a second for each kind of text, and microseconds for one short text."""
+    """Print texts and tokens per second for each kind of text, and microseconds for one short text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--texts", type=int, default=8000)

@@ -53,7 +53,7 @@ class Activations:
 
     @property
     def multipliers(self) -> Floats | None:
-        """Factors of the columns before quantization, (in,), 0 for outliers; None if every factor is 1."""
+        """Factors that columns are multiplied by before quantization, (in,), 0 for outliers; None if every factor is 1."""
         if self.factors is None and not len(self.loud):
             return None
         multipliers = np.ones(len(self.mean), np.float32)

@@ -1,4 +1,4 @@
-"""What the pages that Fletcher writes have in common: their style, and tables."""
+"""Style and tables of the HTML pages that Fletcher writes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,12 @@ footer { color: var(--soft); font-size: .82rem; margin-top: 3rem; border-top: 1p
 
 
 def html_table(headings: Sequence[str], body: Iterable[str]) -> str:
-    """A table; headings that begin with # stand over numbers."""
+    """Return a table as HTML. A heading that starts with # is that of a column of numbers.
+
+    Args:
+        headings: headings of the columns, as HTML.
+        body: rows, as HTML.
+    """
     head = "".join(
         f'<th class="number">{heading[1:]}</th>' if heading.startswith("#") else f"<th>{heading}</th>"
         for heading in headings

@@ -1,4 +1,4 @@
-"""Plots as SVG elements for HTML pages: no font, script or address from outside the page."""
+"""`to_svg`: draws plots as SVG elements for HTML pages, without a font, script or address from outside the page."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ if TYPE_CHECKING:
 
 __all__ = ["BLUE", "FLOOR", "INK", "RED", "SOFT", "to_svg"]
 
-#: Cosines are computed in float64 from float32 vectors; below this, 1 - cosine is rounding and has no logarithm to show.
+#: Smallest 1 - cosine of a plot: cosines are computed in float64 from float32 vectors, and a smaller value is rounding.
 FLOOR = 1e-16
 
 INK, SOFT, BLUE, RED = "#1b1f24", "#5b6570", "#2f6db5", "#b3261e"
 
 
 def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float] = (5.0, 3.5)) -> str:
-    """Draws one plot.
+    """Draw one plot, and return its SVG element.
 
     Args:
-        name: differs between the plots of a page.
-        draw: fills the axes.
-        size: width and height, in inches; the page scales it.
+        name: name of the plot, unique in its page.
+        draw: draws into the axes.
+        size: width and height in inches; the page scales the plot.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
     """
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingPackageError("matplotlib", "verify", "an HTML report") from None
-    settings: dict[Any, Any] = {  # matplotlib types the keys as literals
+    settings: dict[Any, Any] = {  # the type of matplotlib's keys is a literal
         "svg.fonttype": "none",  # text stays text, in the page's font
         "svg.hashsalt": name,  # ids differ between the plots of a page, and not between runs
         "font.family": "sans-serif",
@@ -56,7 +59,7 @@ def to_svg(name: str, draw: Callable[[Axes], None], *, size: tuple[float, float]
 
 
 def _inline(svg: str) -> str:
-    """The `<svg>` element alone: inside HTML it needs neither a document type nor namespaces, which look like addresses."""
+    """Return only the `<svg>` element: HTML needs neither its document type nor its namespaces, which look like addresses."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", element)
