@@ -5,8 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import onnx
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.runtime import Encodings, Variant
 from fletcher.runtime.artifact.manifest import FileInfo, Target
+from fletcher.runtime.closing import Closing
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.providers.selection import runnable_targets
@@ -82,7 +81,7 @@ def check_wanted(targets: Sequence[str], precisions: Sequence[str]) -> list[tupl
     return pairs
 
 
-class GraphWriter:
+class GraphWriter(Closing):
     """Writes graphs and weights into an artifact's folder; a context manager, since weights that only it needs lie there too.
 
     Attributes:
@@ -142,14 +141,6 @@ class GraphWriter:
     def close(self) -> None:
         """Removes what was needed for writing only."""
         self._scratch.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _emit(self, target: str, precision: Precision) -> tuple[Emission, ...]:
         return self._emitter(target, self._architecture, self._card.dimension, self._card.max_tokens, precision)

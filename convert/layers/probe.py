@@ -7,8 +7,6 @@ that would fuse values away; `vectors` of this run is compared with `vectors` of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import onnx
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.closing import Closing
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.inspection import InspectionSession
@@ -30,7 +29,7 @@ __all__ = ["GraphProbe", "Values"]
 Values = Mapping[str, Sequence[NDArray[np.float32]]]
 
 
-class GraphProbe:
+class GraphProbe(Closing):
     """A graph whose points can be read. A context manager.
 
     Attributes:
@@ -85,14 +84,6 @@ class GraphProbe:
     def close(self) -> None:
         """Gives the memory back."""
         self._session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _read(self) -> onnx.ModelProto:
         file = self._artifact.path / self._variant.file

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from numpy.typing import NDArray
 
 from ..artifact.manifest import Target
+from ..closing import Closing
 from ..errors import ProviderError
 from .mlas.graph import open_graph
 from .selection import all_providers
@@ -20,7 +20,7 @@ from .selection import all_providers
 __all__ = ["InspectionSession"]
 
 
-class InspectionSession:
+class InspectionSession(Closing):
     """A graph whose inner values can be read. A context manager, for one thread.
 
     Graphs for TensorRT and CoreML are made of standard operators, so that the CPU provider shows what they mean; what the
@@ -65,11 +65,3 @@ class InspectionSession:
     def close(self) -> None:
         """Release the memory."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from ..artifact.folder import Artifact
 from ..artifact.manifest import Variant
 from ..canary import Canary, CanaryResult
+from ..closing import Closing
 from ..encodings import Encodings
 from ..machine.affinity import pinning
 from ..machine.machine import Machine
@@ -33,7 +32,7 @@ SHORT_TOKENS, FEWEST_RUNS, MOST_RUNS, RUNS_SECONDS = 12, 5, 40, 0.1
 QUARTILE = 0.25
 
 
-class Trial:
+class Trial(Closing):
     """Session and threads, as an encoder would have them. A context manager that closes them."""
 
     def __init__(self, artifact: Artifact, variant: Variant, layout: WorkerLayout, machine: Machine) -> None:
@@ -90,14 +89,6 @@ class Trial:
     def close(self) -> None:
         """Release the memory."""
         self._workers.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def latencies(trials: Sequence[Trial], text: Encodings) -> list[float]:

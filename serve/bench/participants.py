@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import LoadOptions
+from fletcher.runtime.closing import Closing
 from fletcher.runtime.errors import InputError
 
 from . import child
@@ -65,7 +65,7 @@ def peer_command(peer: str, checkpoint: Path | None) -> tuple[str, list[str]]:
     return name, [python or sys.executable, str(Path(child.__file__)), name, str(checkpoint)]
 
 
-class Participant:
+class Participant(Closing):
     """A child that is loaded and waits. A context manager that ends it.
 
     Attributes:
@@ -145,11 +145,3 @@ class Participant:
         if "error" in answer:
             raise ChildError(f"{self.name}: {answer['error']}")
         return answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -17,12 +17,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fletcher.runtime.closing import Closing
 from fletcher.runtime.errors import InputError
 
 from .database import Database
@@ -92,7 +92,7 @@ class Claim:
     verdicts: Sequence[Verdict]
 
 
-class Journal:
+class Journal(Closing):
     """One file, one writer. Safe to use from several threads; a context manager."""
 
     def __init__(self, path: Path, facts: Mapping[str, str]) -> None:
@@ -324,11 +324,3 @@ class Journal:
     def close(self) -> None:
         """Closes the file."""
         self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

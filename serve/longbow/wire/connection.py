@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 from numpy.typing import NDArray
 
+from fletcher.runtime.closing import Closing
 from fletcher.runtime.errors import InputError
 
 from .target import Target, translate
@@ -96,7 +97,7 @@ class Hit:
     score: float
 
 
-class Connection:
+class Connection(Closing):
     """One gRPC channel. Safe to use from several threads; a context manager."""
 
     def __init__(self, target: Target) -> None:
@@ -231,12 +232,6 @@ class Connection:
     def close(self) -> None:
         """Ends the channel and whatever runs on it."""
         self.client.close()
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _ticket(dataset: str, conditions: Sequence[Condition]) -> bytes:

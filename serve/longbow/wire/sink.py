@@ -9,10 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import pyarrow as pa
+
+from fletcher.runtime.closing import Closing
 
 from ..options import SinkOptions
 from .connection import Connection
@@ -27,7 +28,7 @@ __all__ = ["Parcel", "Sink"]
 DEFAULTS: Final = SinkOptions()
 
 
-class Sink:
+class Sink(Closing):
     """Takes parcels and sees them through. A context manager that ends its threads."""
 
     def __init__(
@@ -120,11 +121,3 @@ class Sink:
         for lane in self._lanes:
             lane.close()
         self._watcher.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
