@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from .card import RAW, ModelCard
 from .errors import CardError, SourceError
-from .sources.locator import HubSource, Location, parse_location
+from .locator import HubSource, Location, parse_location
 
 __all__ = ["check_card"]
 

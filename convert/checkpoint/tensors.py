@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,20 @@ from fletcher.runtime.errors import CheckpointError
 from ..precision import Float
 from .checkpoint import Checkpoint, StoredTensor
 
-__all__ = ["Linear", "Norm", "TensorReader", "Weight", "concatenate", "constant", "interleave_heads", "pair_columns"]
+__all__ = [
+    "Linear",
+    "Norm",
+    "NormKind",
+    "TensorReader",
+    "Weight",
+    "concatenate",
+    "constant",
+    "interleave_heads",
+    "pair_columns",
+]
 
+#: `layer_norm` subtracts the mean and divides by the standard deviation; `rms_norm` divides by the root mean square alone.
+NormKind = Literal["layer_norm", "rms_norm"]
 
 #: Rows that are transposed at once: 16 float32 fill a cache line of the result. That is 3 to 10 times as fast as all at once.
 STRIP = 16
@@ -66,21 +78,23 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Layer normalization over the last axis.
+    """Norm over the last axis.
 
     Attributes:
         weight: (hidden,).
         bias: (hidden,), if it has one.
-        epsilon: added to the variance.
+        epsilon: number added to the variance, or to the mean square.
+        kind: kind of the norm.
     """
 
     weight: Weight
     bias: Weight | None
     epsilon: float
+    kind: NormKind = "layer_norm"
 
     def renamed(self, prefix: str) -> Norm:
         """The same weights under `PREFIX.`."""
-        return Norm(self.weight.renamed(prefix), self.bias and self.bias.renamed(prefix), self.epsilon)
+        return replace(self, weight=self.weight.renamed(prefix), bias=self.bias and self.bias.renamed(prefix))
 
 
 class TensorReader:
@@ -208,13 +222,13 @@ def concatenate(name: str, weights: Sequence[Weight], axis: int) -> Weight:
     return Weight(name, shape, lambda: np.concatenate([weight.load() for weight in weights], axis))
 
 
-def interleave_heads(name: str, weights: Sequence[Weight], num_heads: int) -> Weight:
-    """Products of several heads each, a head's beside each other: query, key and value of the first head, then of the second.
+def interleave_heads(name: str, weights: Sequence[Weight], head_size: int) -> Weight:
+    """Return weights sorted by heads: query, key and value of the first head, then those of the second.
 
     Args:
-        name: the new name.
+        name: name of the new weight.
         weights: (in, heads · head_size) each.
-        num_heads: heads of each.
+        head_size: width of a head.
 
     Returns:
         (in, heads · weights · head_size).
@@ -222,23 +236,23 @@ def interleave_heads(name: str, weights: Sequence[Weight], num_heads: int) -> We
     num_in, width = weights[0].shape
 
     def load() -> NDArray[np.float32]:
-        parts = [weight.load().reshape(num_in, num_heads, width // num_heads) for weight in weights]
+        parts = [weight.load().reshape(num_in, -1, head_size) for weight in weights]
         return np.stack(parts, axis=2).reshape(num_in, len(weights) * width)
 
     return Weight(name, (num_in, len(weights) * width), load)
 
 
-def pair_columns(weight: Weight, num_heads: int) -> Weight:
-    """The weights of a query or key with what a rotation pairs beside each other: in each head 0, half, 1, half + 1, …
+def pair_columns(weight: Weight, head_size: int) -> Weight:
+    """Return the weights of a query or key with the pairs of a rotation side by side: in each head 0, half, 1, half + 1, …
 
     Args:
         weight: (in, heads · head_size), or a bias, (heads · head_size,).
-        num_heads: heads.
+        head_size: width of a head.
     """
-    *leading, width = weight.shape
+    leading = weight.shape[:-1]
 
     def load() -> NDArray[np.float32]:
-        halves = weight.load().reshape(*leading, num_heads, 2, width // num_heads // 2)
+        halves = weight.load().reshape(*leading, -1, 2, head_size // 2)
         return np.ascontiguousarray(np.swapaxes(halves, -1, -2)).reshape(weight.shape)
 
     return Weight(f"{weight.name}.pairs", weight.shape, load)

@@ -18,8 +18,8 @@ import onnx
 import fletcher
 from fletcher.model_zoo import Checkout, Head, ModelCard, Progress, canary_path, fetch, read_card
 from fletcher.model_zoo.card import PoolingMode
+from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.model_zoo.sentence_transformers.heads import OUTPUTS
-from fletcher.model_zoo.sources.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
 from fletcher.runtime.artifact.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant

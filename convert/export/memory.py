@@ -5,7 +5,7 @@ from __future__ import annotations
 from fletcher.runtime.artifact.memory_shape import MemoryShape
 
 from ..architecture import Architecture, Decoder
-from ..targets.shared.positions import bias_key
+from ..targets.shared.positions import biased_attentions
 
 __all__ = ["memory_shape"]
 
@@ -40,15 +40,14 @@ def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | N
     if not architecture.layers:
         return None
     token = cell = square = 0
-    for layer in architecture.layers:
-        attention = layer.attention
-        width = attention.output.weight.shape[0]
-        up = layer.feed_forward.up.weight.shape[1]
-        # The feed-forward part holds its input, what it widens to, and the activation of that.
-        widened = architecture.hidden_size + (3 if layer.feed_forward.gate is not None else 2) * up
-        token = max(token, ATTENTION_STATES * width, widened)
-        cell = max(cell, RECTANGLE_STATES * width)
+    for attention in architecture.attentions:
+        width = attention.query_heads.width
+        token, cell = max(token, ATTENTION_STATES * width), max(cell, RECTANGLE_STATES * width)
         square = max(square, attention.num_heads)
+    for part in architecture.feed_forwards:
+        # A feed-forward part holds its input, the up projection (and the gate), and the activation.
+        up = part.up.weight.shape[1]
+        token = max(token, architecture.hidden_size + (3 if part.gate is not None else 2) * up)
     vocabulary = max(
         (module.table.shape[0] for module in architecture.modules if isinstance(module, Decoder)), default=0
     )
@@ -60,8 +59,7 @@ def memory_shape(architecture: Architecture, *, padded: bool) -> MemoryShape | N
 
 def _bias(architecture: Architecture) -> int:
     """Bytes for each place of a square that all texts share: distances, and each different bias, which lives to the end."""
-    different = {bias_key(layer.attention): layer.attention for layer in architecture.layers}
-    different.pop((None, None, None), None)
+    different = biased_attentions(architecture)
     if not different:
         return 0
     total = DISTANCES

@@ -17,6 +17,7 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
+from ..graph.norms import NORMS
 from ..precision import FLOATS, Float
 from ..targets.shared.emission import Emission
 
@@ -87,7 +88,7 @@ def _with_maxima(model: onnx.ModelProto, values: Iterable[str]) -> tuple[onnx.Mo
     outputs = {}
     sources = {value: helper.make_node("Abs", [value], [f"{value}#of"]) for value in values}
     for node in model.graph.node:
-        if node.op_type == "LayerNormalization":
+        if node.op_type in NORMS.values():
             name = f"{node.name}{SQUARES}"
             sources[name] = helper.make_node("ReduceSumSquare", [node.input[0], "#last"], [f"{name}#of"], keepdims=0)
     for name, source in sources.items():

@@ -32,7 +32,7 @@ from ..checkpoint.tensors import Weight
 from ..graph.builder import GraphBuilder
 from ..heads import read_head_modules
 from ..precision import Float, Precision
-from ..targets.cpu.layout import Layout, emit_layout
+from ..targets.cpu.packed_layout import PackedLayout, emit_packed_layout
 from ..targets.cpu.pooling import emit_pooling
 from ..targets.shared.emission import Emission
 from ..targets.shared.modules import emit_modules
@@ -81,7 +81,7 @@ class Trace:
         graph = GraphBuilder(f"{architecture.family}-{EXPORTER}", precision, OPSET)
         ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
         offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
-        layout = emit_layout(graph, offsets)
+        layout = emit_packed_layout(graph, offsets)
         result = _splice(graph, self.model, _emit_inputs(graph, self, ids, layout))
         if architecture.output != "scores":
             width = graph.node("Shape", [result], "traced/width", start=2)
@@ -181,7 +181,7 @@ def _no_table() -> Any:
     raise ValueError("a traced model's tables are in its graph")
 
 
-def _emit_inputs(graph: GraphBuilder, traced: Trace, ids: str, layout: Layout) -> dict[str, str]:
+def _emit_inputs(graph: GraphBuilder, traced: Trace, ids: str, layout: PackedLayout) -> dict[str, str]:
     """The traced graph's inputs: int64 rectangles, (texts, longest)."""
     names = [info.name for info in traced.model.graph.input]
     if unknown := sorted(set(names) - {"input_ids", "attention_mask", "token_type_ids"}):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..architecture import Attention, FeedForward, Layer, Rotary
+from ..architecture import Attention, Block, FeedForward, Layer, Rotary
 from ..checkpoint.tensors import Linear, TensorReader
 
 __all__ = ["GatedShape", "read_gated_layer", "rotary_layer"]
@@ -84,14 +84,19 @@ def rotary_layer(
         CheckpointError: a norm is missing or of another shape.
     """
     up, gate, down = feed_forward
-    scale = 1 / math.sqrt(shape.hidden // shape.heads)
-    after_attention, after_feed_forward = (
-        tensors.norm(f"{name}.{norm}", shape.hidden, shape.epsilon) for norm in norms
+    query, key, value, output = attention
+    size = shape.hidden // shape.heads
+    attend = Attention(
+        query=query,
+        key=key,
+        value=value,
+        output=output,
+        num_heads=shape.heads,
+        num_kv_heads=shape.heads,
+        head_size=size,
+        scale=1 / math.sqrt(size),
+        rotary=shape.rotary,
     )
-    return Layer(
-        name,
-        Attention(*attention, shape.heads, scale, rotary=shape.rotary),
-        after_attention,
-        FeedForward(up, down, shape.activation, gate),
-        after_feed_forward,
-    )
+    first, second = (tensors.norm(f"{name}.{norm}", shape.hidden, shape.epsilon) for norm in norms)
+    widen = FeedForward(up, down, shape.activation, gate)
+    return Layer(name, (Block(attend, norm_sum=first), Block(widen, norm_sum=second)))

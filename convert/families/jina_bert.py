@@ -15,7 +15,7 @@ import math
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Architecture, Attention, Embedding, FeedForward, Layer
+from ..architecture import Architecture, Attention, Block, Embedding, FeedForward, Layer
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader
 from ..graph.activations import check_activation
@@ -73,6 +73,8 @@ def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
             value=value,
             output=tensors.linear(f"{name}.attention.output.dense", hidden, hidden),
             num_heads=heads,
+            num_kv_heads=heads,
+            head_size=size,
             scale=1 / math.sqrt(size),
             alibi=slopes,
             query_norm=tensors.norm(f"{name}.attention.self.layer_norm_q", hidden, epsilon) if normed else None,
@@ -84,16 +86,14 @@ def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
             zip(order, tensors.linears(packed, hidden, dict.fromkeys(order, intermediate), bias=False), strict=True)
         )
         down = tensors.linear(f"{name}.mlp.down_layer" if normed else f"{name}.mlp.wo", intermediate, hidden)
-        layers.append(
-            Layer(
-                name,
-                attention,
-                tensors.norm(f"{name}.attention.output.LayerNorm", hidden, epsilon),
-                FeedForward(halves["up"], down, GATES[kind], halves["gate"]),
-                tensors.norm(f"{name}.layer_norm_2" if normed else f"{name}.mlp.layernorm", hidden, epsilon),
-                attention_norm_again=tensors.norm(f"{name}.layer_norm_1", hidden, epsilon) if normed else None,
-            )
+        attend = Block(attention, norm_sum=tensors.norm(f"{name}.attention.output.LayerNorm", hidden, epsilon))
+        if normed:
+            attend = Block(attend, norm_sum=tensors.norm(f"{name}.layer_norm_1", hidden, epsilon))
+        widen = Block(
+            FeedForward(halves["up"], down, GATES[kind], halves["gate"]),
+            norm_sum=tensors.norm(f"{name}.layer_norm_2" if normed else f"{name}.mlp.layernorm", hidden, epsilon),
         )
+        layers.append(Layer(name, (attend, widen)))
     tensors.ignore("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.")
     tensors.finish()
     return Architecture("jina_bert", hidden, embedding, tuple(layers), max_positions=positions)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Architecture, Attention, Embedding, FeedForward, Layer, Rotary
+from ..architecture import Architecture, Attention, Block, Embedding, FeedForward, Layer, Rotary, Window
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader
 from ..graph.activations import check_activation
@@ -60,7 +60,7 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
     attention_bias = switch(config, file, "attention_bias", False)
     mlp_bias = switch(config, file, "mlp_bias", False)
     activation = check_activation(config.value("hidden_activation", "gelu"), f"{file}: hidden_activation")
-    local_attention = config.integer("local_attention", 128)
+    side = config.integer("local_attention", 128) // 2
     kinds = _layer_kinds(config, file, num_layers)
     size = head_size(file, hidden, heads)
     rotaries = _rotaries(config, file, size)
@@ -87,9 +87,11 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
             value=value,
             output=tensors.linear(f"{name}.attn.Wo", hidden, hidden, bias=attention_bias),
             num_heads=heads,
+            num_kv_heads=heads,
+            head_size=size,
             scale=1 / math.sqrt(size),
             rotary=rotaries[layer_kind],
-            window=local_attention // 2 if layer_kind == LOCAL else None,
+            mask=Window(side, side) if layer_kind == LOCAL else "full",
         )
         feed_forward = FeedForward(
             up=up,
@@ -97,17 +99,11 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
             activation=activation,
             gate=gate,
         )
-        layers.append(
-            Layer(
-                name,
-                attention,
-                # The embedding's norm is all that stands before the first layer.
-                tensors.norm(f"{name}.attn_norm", hidden, epsilon, bias=norm_bias) if index else None,
-                feed_forward,
-                tensors.norm(f"{name}.mlp_norm", hidden, epsilon, bias=norm_bias),
-                norm_first=True,
-            )
-        )
+        # The first layer's attention has no norm of its own: the embedding's norm stands before it.
+        attention_norm = tensors.norm(f"{name}.attn_norm", hidden, epsilon, bias=norm_bias) if index else None
+        feed_forward_norm = tensors.norm(f"{name}.mlp_norm", hidden, epsilon, bias=norm_bias)
+        blocks = (Block(attention, norm_before=attention_norm), Block(feed_forward, norm_before=feed_forward_norm))
+        layers.append(Layer(name, blocks))
     final_norm = tensors.norm("final_norm", hidden, epsilon, bias=norm_bias)
     tensors.ignore("head.", "decoder.", "classifier.")
     tensors.finish()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..architecture import Attention, Embedding, FeedForward, Layer, LearnedPositions, RelativeBias
+from ..architecture import Attention, Block, Embedding, FeedForward, Layer, LearnedPositions, RelativeBias
 from ..checkpoint.tensors import Linear, TensorReader
 from ..graph.activations import check_activation
 from .settings.reader import Config
@@ -173,14 +173,16 @@ def read_layer(
     def linear(part: str, num_in: int, num_out: int) -> Linear:
         return tensors.linear(f"{prefix}.{part}", num_in, num_out)
 
-    hidden = sizes.hidden
+    hidden, head_size = sizes.hidden, sizes.hidden // sizes.heads
     attention = Attention(
         query=linear(names.query, hidden, hidden),
         key=linear(names.key, hidden, hidden),
         value=linear(names.value, hidden, hidden),
         output=linear(names.output, hidden, hidden),
         num_heads=sizes.heads,
-        scale=1 / math.sqrt(hidden // sizes.heads),
+        num_kv_heads=sizes.heads,
+        head_size=head_size,
+        scale=1 / math.sqrt(head_size),
         relative_bias=relative_bias,
     )
     feed_forward = FeedForward(
@@ -192,4 +194,5 @@ def read_layer(
         tensors.norm(f"{prefix}.{norm}", hidden, sizes.epsilon)
         for norm in (names.attention_norm, names.feed_forward_norm)
     )
-    return Layer(name or prefix, attention, attention_norm, feed_forward, feed_forward_norm)
+    blocks = (Block(attention, norm_sum=attention_norm), Block(feed_forward, norm_sum=feed_forward_norm))
+    return Layer(name or prefix, blocks)

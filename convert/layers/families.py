@@ -15,6 +15,9 @@ from fletcher.runtime.errors import InputError
 
 __all__ = ["CLASSIFIERS", "FAMILIES", "MASKED_LM", "Family", "Tap", "taps_of"]
 
+#: The two kinds of residual blocks, by their bodies.
+Part = Literal["attention", "feed_forward"]
+
 
 @dataclass(frozen=True, slots=True)
 class Tap:
@@ -66,28 +69,52 @@ def _out(path: str, part: int = 0, parts: int = 1) -> Tap:
     return Tap(path, "out", part=part, parts=parts)
 
 
-def _attention(query: str, key: str, value: str, output: str, norm: str) -> dict[str, Tap]:
-    """Post-norm attention: norm(x + output(context))."""
+def _norm_before(part: Part, norm: str, residual: Tap) -> dict[str, Tap]:
+    """Return the points of a block with the norm before its body: x + body(norm(x))."""
+    return {f"{part}/norm": _out(norm), f"{part}/residual": residual}
+
+
+def _norm_sum(part: Part, norm: str, again: str = "") -> dict[str, Tap]:
+    """Return the points of a block with the norm after its sum: norm(x + body(x)).
+
+    Args:
+        part: name of the body.
+        norm: path of the norm.
+        again: `_again` for a block around another one.
+    """
+    return {f"{part}/residual{again}": _into(norm), f"{part}/norm{again}": _out(norm)}
+
+
+def _attention(query: Tap, key: Tap, value: Tap, output: str) -> dict[str, Tap]:
+    """Return the points of an attention: three projections, and the output projection of the context."""
     return {
-        "attention/query": _out(query),
-        "attention/key": _out(key),
-        "attention/value": _out(value),
+        "attention/query": query,
+        "attention/key": key,
+        "attention/value": value,
         "attention/context": _into(output),
         "attention/output": _out(output),
-        "attention/residual": _into(norm),
-        "attention/norm": _out(norm),
     }
 
 
-def _feed_forward(up: str, down: str, norm: str) -> dict[str, Tap]:
-    """Post-norm feed-forward part: norm(x + down(activation(up(x))))."""
+def _feed_forward(up: str, down: str) -> dict[str, Tap]:
+    """Return the points of a plain feed-forward part: down(activation(up(x)))."""
+    return {"feed_forward/up": _out(up), "feed_forward/activation": _into(down), "feed_forward/down": _out(down)}
+
+
+def _gated(up: Tap, gate: Tap, activation: str, down: str) -> dict[str, Tap]:
+    """Return the points of a gated feed-forward part: down(activation(gate(x)) · up(x))."""
     return {
-        "feed_forward/up": _out(up),
-        "feed_forward/activation": _into(down),
+        "feed_forward/up": up,
+        "feed_forward/gate": gate,
+        "feed_forward/activation": _out(activation),
+        "feed_forward/gated": _into(down),
         "feed_forward/down": _out(down),
-        "feed_forward/residual": _into(norm),
-        "feed_forward/norm": _out(norm),
     }
+
+
+def _post_norm(query: str, key: str, value: str, output: str, norm: str) -> dict[str, Tap]:
+    """Return the points of a block of an attention whose norm is after its sum."""
+    return {**_attention(_out(query), _out(key), _out(value), output), **_norm_sum("attention", norm)}
 
 
 def _embeddings(
@@ -107,14 +134,17 @@ def _embeddings(
     return points
 
 
-_BERT_ATTENTION = _attention(
+_BERT_ATTENTION = _post_norm(
     "attention.self.query",
     "attention.self.key",
     "attention.self.value",
     "attention.output.dense",
     "attention.output.LayerNorm",
 )
-_BERT_FEED_FORWARD = _feed_forward("intermediate.dense", "output.dense", "output.LayerNorm")
+_BERT_FEED_FORWARD = {
+    **_feed_forward("intermediate.dense", "output.dense"),
+    **_norm_sum("feed_forward", "output.LayerNorm"),
+}
 
 _BERT = Family(
     embeddings=_embeddings("token_type", "position", projection="embeddings_project"),  # ELECTRA's, where it has one
@@ -125,15 +155,16 @@ _DISTILBERT = Family(
     embeddings=_embeddings("position"),
     layer=r"transformer\.layer\.\d+",
     points={
-        **_attention("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm"),
-        **_feed_forward("ffn.lin1", "ffn.lin2", "output_layer_norm"),
+        **_post_norm("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm"),
+        **_feed_forward("ffn.lin1", "ffn.lin2"),
+        **_norm_sum("feed_forward", "output_layer_norm"),
     },
 )
 _MPNET = Family(
     embeddings=_embeddings("position"),
     layer=r"encoder\.layer\.\d+",
     points={
-        **_attention(
+        **_post_norm(
             "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm"
         ),
         **_BERT_FEED_FORWARD,
@@ -145,24 +176,20 @@ _ALBERT = Family(
     embeddings=_embeddings("token_type", "position", projection="encoder.embedding_hidden_mapping_in"),
     layer=r"encoder\.albert_layer_groups\.\d+\.albert_layers\.\d+",
     points={
-        **_attention("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm"),
-        **_feed_forward("ffn", "ffn_output", "full_layer_layer_norm"),
+        **_post_norm("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm"),
+        **_feed_forward("ffn", "ffn_output"),
+        **_norm_sum("feed_forward", "full_layer_layer_norm"),
     },
 )
 _NOMIC_BERT = Family(
     embeddings=_embeddings("token_type"),
     layer=r"layers\.\d+",
     points={
-        **_attention(
+        **_post_norm(
             "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"
         ),
-        "feed_forward/up": _out("mlp.up_proj"),
-        "feed_forward/gate": _out("mlp.gate_proj"),
-        "feed_forward/activation": _out("mlp.act_fn"),
-        "feed_forward/gated": _into("mlp.down_proj"),
-        "feed_forward/down": _out("mlp.down_proj"),
-        "feed_forward/residual": _into("post_mlp_layernorm"),
-        "feed_forward/norm": _out("post_mlp_layernorm"),
+        **_gated(_out("mlp.up_proj"), _out("mlp.gate_proj"), "mlp.act_fn", "mlp.down_proj"),
+        **_norm_sum("feed_forward", "post_mlp_layernorm"),
     },
     rotary=True,
 )
@@ -170,20 +197,10 @@ _MODERNBERT = Family(
     embeddings={"word": (_out("embeddings.tok_embeddings"),), "norm": (_out("embeddings.norm"),)},
     layer=r"layers\.\d+",
     points={
-        "attention/norm": _out("attn_norm"),
-        "attention/query": _out("attn.Wqkv", 0, 3),
-        "attention/key": _out("attn.Wqkv", 1, 3),
-        "attention/value": _out("attn.Wqkv", 2, 3),
-        "attention/context": _into("attn.Wo"),
-        "attention/output": _out("attn.Wo"),
-        "attention/residual": _into("mlp_norm"),
-        "feed_forward/norm": _out("mlp_norm"),
-        "feed_forward/up": _out("mlp.Wi", 1, 2),
-        "feed_forward/gate": _out("mlp.Wi", 0, 2),
-        "feed_forward/activation": _out("mlp.act"),
-        "feed_forward/gated": _into("mlp.Wo"),
-        "feed_forward/down": _out("mlp.Wo"),
-        "feed_forward/residual": _out(""),
+        **_norm_before("attention", "attn_norm", residual=_into("mlp_norm")),
+        **_attention(_out("attn.Wqkv", 0, 3), _out("attn.Wqkv", 1, 3), _out("attn.Wqkv", 2, 3), "attn.Wo"),
+        **_norm_before("feed_forward", "mlp_norm", residual=_out("")),
+        **_gated(_out("mlp.Wi", 1, 2), _out("mlp.Wi", 0, 2), "mlp.act", "mlp.Wo"),
     },
     rotary=True,
     final_norm="final_norm",
@@ -199,15 +216,9 @@ def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
             **_BERT_ATTENTION,
             "attention/query/norm": _out("attention.self.layer_norm_q"),
             "attention/key/norm": _out("attention.self.layer_norm_k"),
-            "attention/residual_again": _into("layer_norm_1"),
-            "attention/norm_again": _out("layer_norm_1"),
-            "feed_forward/up": _out(packed, 1 - gate, 2),
-            "feed_forward/gate": _out(packed, gate, 2),
-            "feed_forward/activation": _out("mlp.act"),
-            "feed_forward/gated": _into(down),
-            "feed_forward/down": _out(down),
-            "feed_forward/residual": _into(norm),
-            "feed_forward/norm": _out(norm),
+            **_norm_sum("attention", "layer_norm_1", "_again"),
+            **_gated(_out(packed, 1 - gate, 2), _out(packed, gate, 2), "mlp.act", down),
+            **_norm_sum("feed_forward", norm),
         },
     )
 

@@ -17,6 +17,8 @@ import onnx
 
 from fletcher.model_zoo.card import PoolingMode
 
+from ..graph.norms import SUMMED_NORMS
+
 __all__ = [
     "EMBEDDING_POINTS",
     "LAYER_POINTS",
@@ -90,6 +92,7 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
         **SCORE_POINTS,
         "attention/context": "context",
         "attention/output": "attention output",
+        "attention/norm_after": "LayerNorm of the attention output",
         "attention/residual": "attention residual",
         "attention/norm": "LayerNorm of the attention",
         "attention/residual_again": "second attention residual",
@@ -99,15 +102,22 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
         "feed_forward/activation": "activation",
         "feed_forward/gated": "gated activation",
         "feed_forward/down": "down projection",
+        "feed_forward/norm_after": "LayerNorm of the down projection",
         "feed_forward/residual": "feed-forward residual",
         "feed_forward/norm": "LayerNorm of the feed-forward part",
     }
 )
 
+
+def _summed(value: str, *hidden: str) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Return the entries of `_KEPT` for operators that sum before they norm."""
+    return {(operator, value): hidden for operator in SUMMED_NORMS.values()}
+
+
 #: What operators of several steps keep to themselves (target cuda): by operator and the value that it gives.
 _KEPT: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
-        ("SkipLayerNormalization", "embeddings/norm"): ("embeddings/with_token_type", "embeddings/sum"),
+        **_summed("embeddings/norm", "embeddings/with_token_type", "embeddings/sum"),
         # What it takes may be sorted otherwise than the model's own query and key.
         ("PackedMultiHeadAttention", "attention/context"): (
             "attention/query",
@@ -116,10 +126,10 @@ _KEPT: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
             "attention/query/rotated",
             "attention/key/rotated",
         ),
-        ("SkipLayerNormalization", "attention/norm"): ("attention/output", "attention/residual"),
+        **_summed("attention/norm", "attention/output", "attention/residual"),
         ("BiasGelu", "feed_forward/activation"): ("feed_forward/up",),
         ("FastGelu", "feed_forward/activation"): ("feed_forward/up",),
-        ("SkipLayerNormalization", "feed_forward/norm"): ("feed_forward/down", "feed_forward/residual"),
+        **_summed("feed_forward/norm", "feed_forward/down", "feed_forward/residual"),
     }
 )
 

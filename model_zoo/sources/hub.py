@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ChecksumError, SourceError
+from ..locator import HubSource
 from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
 from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, require_safetensors
-from .locator import HubSource
 from .progress import Progress
 
 __all__ = ["fetch_hub", "is_recorded"]

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import SourceError
+from ..locator import PackageSource
 from .archive import unpack_checkpoint
 from .cache import Record, check_digests, disk_error, hash_files, read_record, slug, write_record
 from .folder import checkpoint_files, require_safetensors
-from .locator import PackageSource
 from .progress import Progress
 
 __all__ = ["fetch_packages", "is_unpacked"]

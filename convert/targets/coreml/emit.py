@@ -19,10 +19,20 @@ from fletcher.runtime.session.feeds import POSITION_TABLE, WORD_TABLE
 from ...architecture import Architecture, Attention, RelativeBias, Rotary
 from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
+from ...graph.norms import NORMS
 from ...precision import FP32, Float, Precision
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder
-from ..shared.positions import OUT_OF_SIGHT_HALF, Positions, bias_key, buckets, emit_sum, rotaries_of, rotary_tables
+from ..shared.positions import (
+    OUT_OF_SIGHT_HALF,
+    Positions,
+    biased_attentions,
+    buckets,
+    emit_sum,
+    rotaries_of,
+    rotary_tables,
+    window_size,
+)
 from ..shared.rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_pooling
 
 __all__ = ["LARGEST_SIDE", "OPERATORS", "emit_coreml", "lengths"]
@@ -44,7 +54,7 @@ OPERATORS = frozenset(
             "Div",
             "Gelu",
             "Identity",
-            "LayerNormalization",
+            *NORMS.values(),
             "MatMul",
             "Max",
             "Mul",
@@ -157,8 +167,7 @@ def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int
         name: _emit_table(graph, rotary, architecture.max_positions, length)
         for name, rotary in rotaries_of(architecture).items()
     }
-    different = {bias_key(layer.attention): layer.attention for layer in architecture.layers}
-    different.pop((None, None, None), None)
+    different = biased_attentions(architecture)
     if not different:
         return Positions(tables, {})
     steps = graph.weight(constant(f"steps.s{length}", np.arange(length, dtype=np.float32)))
@@ -192,8 +201,8 @@ def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distance:
         terms.append(graph.node("Mul", [distance, slopes], f"{name}/alibi"))
     if attention.relative_bias is not None:
         terms.append(graph.weight(_by_place(attention.relative_bias, length)))
-    if attention.window is not None:
-        beyond = graph.node("Sub", [distance, graph.constant(float(attention.window))], f"{name}/beyond")
+    if (size := window_size(attention)) is not None:
+        beyond = graph.node("Sub", [distance, graph.constant(float(size))], f"{name}/beyond")
         outside = graph.node("Clip", [beyond, graph.constant(0.0), graph.constant(1.0)], f"{name}/outside")
         terms.append(graph.node("Mul", [outside, graph.constant(OUT_OF_SIGHT_HALF)], f"{name}/in_window"))
     return emit_sum(graph, attention, terms, name)

@@ -23,10 +23,10 @@ from ...architecture import Architecture, LearnedPositions, Normalize, Pooling
 from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
-from ..shared.attention import emit_attention
 from ..shared.encoder import Parts, emit_encoder
 from ..shared.positions import emit_positions, has_bias
-from .layout import Layout, emit_layout
+from .attention import emit_attention
+from .packed_layout import PackedLayout, emit_packed_layout
 from .pooling import emit_pooling
 
 __all__ = ["emit_cpu"]
@@ -46,7 +46,7 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
     graph = GraphBuilder(f"{architecture.family}-cpu", precision)
     ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
-    layout = emit_layout(graph, offsets)
+    layout = emit_packed_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
     steps = graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture) else ""  # int32
     positions = emit_positions(graph, architecture, layout.positions, steps)
@@ -78,7 +78,7 @@ def _emit_token_types(graph: GraphBuilder, table: Weight) -> str:
     return graph.node("Gather", [graph.weight(table), types], "embeddings/token_type")
 
 
-def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: Layout) -> str:
+def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: PackedLayout) -> str:
     """Tokens of each text up to the last one that is not of the id `tail`, int64, (texts,); at least 1."""
     one = graph.constant(1)
     is_other = graph.node(
@@ -91,7 +91,7 @@ def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: Layout)
     return graph.node("ReduceMax", [valid, graph.constant([1])], "tail/seen_lengths", keepdims=0)
 
 
-def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None, ids: str, layout: Layout) -> str:
+def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None, ids: str, layout: PackedLayout) -> str:
     if positions is None:
         raise ValueError("the family has no learned positions")
     index = layout.positions
@@ -100,7 +100,7 @@ def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None,
     return graph.node("Gather", [graph.weight(positions.table), index], "embeddings/position")
 
 
-def _emit_counted_positions(graph: GraphBuilder, padding_id: int, ids: str, layout: Layout) -> str:
+def _emit_counted_positions(graph: GraphBuilder, padding_id: int, ids: str, layout: PackedLayout) -> str:
     """How many tokens of the text, up to each one, are no padding tokens; a padding token has 0. Then the padding id more.
 
     Source: `create_position_ids_from_input_ids` in transformers' modeling_roberta.py.

@@ -25,14 +25,15 @@ from fletcher.runtime.artifact.manifest import HALF_VECTORS, FeedRules, TensorIn
 
 from ...architecture import Architecture, Attention
 from ...graph.builder import GraphBuilder
+from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
-from ..cpu.pooling import emit_weighted_sum
 from ..shared.blocks import emit_linear
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
+from ..shared.pooling import emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
-from .layers import MICROSOFT, emit_cuda_layer, emit_cuda_sum
+from .layers import emit_cuda_layer, emit_cuda_sum
 from .projections import emit_qkv, emit_wide_tables
 
 __all__ = ["OPERATORS", "emit_cuda"]
@@ -54,7 +55,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Gemm"): _FLOATS,
         ("", "Greater"): frozenset({"float", "float16", "int32", "int64"}),
         ("", "Identity"): _ALL,
-        ("", "LayerNormalization"): _FLOATS,
+        **{("", operator): _FLOATS for operator in NORMS.values()},
         ("", "Log"): frozenset({"float", "float16"}),
         ("", "MatMul"): _FLOATS,
         ("", "Max"): _NUMBERS,
@@ -74,7 +75,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
-        (MICROSOFT, "SkipLayerNormalization"): frozenset({"float", "float16"}),
+        **{(MICROSOFT, operator): frozenset({"float", "float16"}) for operator in SUMMED_NORMS.values()},
     }
 )
 
@@ -100,7 +101,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     if architecture.unseen_tail is not None:
         positions = _emit_unseen(graph, architecture, positions, steps)
 
-    wide = emit_wide_tables(graph, [layer.attention for layer in architecture.layers], positions)
+    wide = emit_wide_tables(graph, architecture.attentions, positions)
 
     def context(attention: Attention, hidden: str, name: str) -> str:
         """Attention over packed rows, (tokens, heads · head_size)."""
@@ -147,7 +148,7 @@ def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Pos
     zeros = graph.node("Mul", [zeros, graph.constant(0.0)], "mask/zeros")
     zeros = graph.node("Unsqueeze", [zeros, graph.constant([1])], "mask/rows")  # (longest, 1)
     square = graph.node("Add", [mask, zeros], "mask/square")  # (texts, 1, longest, longest)
-    biases = {bias_key(layer.attention): "" for layer in architecture.layers} | dict(positions.biases)
+    biases = {bias_key(attention): "" for attention in architecture.attentions} | dict(positions.biases)
     return Positions(
         positions.tables,
         {

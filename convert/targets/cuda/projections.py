@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from ...architecture import Attention
 from ...checkpoint.tensors import Linear, interleave_heads, pair_columns
 from ...graph.builder import GraphBuilder
-from ..shared.attention import emit_projections, emit_rotary
 from ..shared.blocks import emit_linear, side_by_side
 from ..shared.positions import Positions
+from ..shared.projections import emit_projections, emit_rotary
 
 __all__ = ["Tables", "emit_qkv", "emit_wide_tables", "heads_together"]
 
@@ -36,13 +36,12 @@ def heads_together(attention: Attention) -> int:
     rotary = attention.rotary
     if rotary is None or attention.query_norm is not None or attention.key_norm is not None:
         return 1
-    size = attention.query.weight.shape[1] // attention.num_heads
-    if 2 * len(rotary.frequencies) != size:
+    if 2 * len(rotary.frequencies) != attention.head_size:
         return 1
     return max(
         count
         for count in range(1, attention.num_heads + 1)
-        if not attention.num_heads % count and count * size <= BLOCK
+        if not attention.num_heads % count and count * attention.head_size <= BLOCK
     )
 
 
@@ -97,22 +96,21 @@ def _emit_packed(graph: GraphBuilder, attention: Attention, hidden: str, name: s
         value's; None if something is done to single queries or keys, or there is no bias to save.
     """
     parts = (attention.query, attention.key, attention.value)
-    widths = {part.weight.shape[1] for part in parts}
     if (
         attention.rotary is not None
         or attention.query_norm is not None
         or attention.key_norm is not None
         or graph.precision.arithmetic == "bf16"
-        or len(widths) > 1
+        or attention.num_kv_heads != attention.num_heads
         or any(part.bias is None for part in parts)
     ):
         return None
     joined = side_by_side(parts, f"{name}/qkv")
     if joined.bias is None:
         return None
-    weight = interleave_heads(f"{joined.weight.name}.heads", [part.weight for part in parts], attention.num_heads)
+    weight = interleave_heads(f"{joined.weight.name}.heads", [part.weight for part in parts], attention.head_size)
     product = graph.node("MatMul", [hidden, graph.weight(weight)], f"{name}/qkv")
-    shape = graph.constant([0, attention.num_heads, len(parts), widths.pop() // attention.num_heads])
+    shape = graph.constant([0, attention.num_heads, len(parts), attention.head_size])
     return graph.node("Reshape", [product, shape], f"{name}/qkv_heads"), graph.weight(joined.bias)
 
 
@@ -121,8 +119,8 @@ def _emit_rotated(graph: GraphBuilder, attention: Attention, part: Linear, hidde
     rotary = attention.rotary
     assert rotary is not None
     if not rotary.interleaved:
-        weight = pair_columns(part.weight, attention.num_heads)
-        part = Linear(weight, part.bias and pair_columns(part.bias, attention.num_heads))
+        weight = pair_columns(part.weight, attention.head_size)
+        part = Linear(weight, part.bias and pair_columns(part.bias, attention.head_size))
     rows = emit_linear(graph, part, hidden, name)
     first = graph.constant([0])
     batch = graph.node("Unsqueeze", [rows, first], f"{name}/batch")  # all tokens as one text: (1, tokens, hidden)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ...architecture import FeedForward
-from ...checkpoint.tensors import Linear, Norm, concatenate
+from ...checkpoint.tensors import Linear, concatenate
 from ...graph.activations import emit_activation
 from ...graph.builder import GraphBuilder
 
-__all__ = ["emit_feed_forward", "emit_linear", "emit_norm", "side_by_side"]
+__all__ = ["emit_feed_forward", "emit_inner", "emit_linear", "side_by_side"]
 
 
 def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> str:
@@ -18,24 +18,19 @@ def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> s
     return graph.node("Add", [product, graph.weight(linear.bias)], name)
 
 
-def emit_norm(graph: GraphBuilder, norm: Norm, value: str, name: str) -> str:
-    """Layer normalization, as one operator."""
-    inputs = [value, graph.weight(norm.weight)]
-    if norm.bias is not None:
-        inputs.append(graph.weight(norm.bias))
-    return graph.node("LayerNormalization", inputs, name, axis=-1, epsilon=norm.epsilon)
-
-
 def emit_feed_forward(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
-    """down(activation(up)), or down(activation(gate) · up)."""
+    """Add down(activation(up)), or down(activation(gate) · up)."""
+    return emit_linear(graph, part.down, emit_inner(graph, part, hidden, name), f"{name}/down")
+
+
+def emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
+    """Add a feed-forward part up to its down projection: activation(up), or activation(gate) · up."""
     up = emit_linear(graph, part.up, hidden, f"{name}/up")
     if part.gate is None:
-        inner = emit_activation(graph, part.activation, up, f"{name}/activation")
-    else:
-        gate = emit_linear(graph, part.gate, hidden, f"{name}/gate")
-        gate = emit_activation(graph, part.activation, gate, f"{name}/activation")
-        inner = graph.node("Mul", [gate, up], f"{name}/gated")
-    return emit_linear(graph, part.down, inner, f"{name}/down")
+        return emit_activation(graph, part.activation, up, f"{name}/activation")
+    gate = emit_linear(graph, part.gate, hidden, f"{name}/gate")
+    gate = emit_activation(graph, part.activation, gate, f"{name}/activation")
+    return graph.node("Mul", [gate, up], f"{name}/gated")
 
 
 def side_by_side(parts: tuple[Linear, ...], name: str) -> Linear:

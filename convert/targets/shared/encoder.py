@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import TensorInfo
 
-from ...architecture import Architecture, Attention, Decoder, Embedding, Layer
+from ...architecture import Architecture, Attention, Block, Decoder, Embedding, Layer
 from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
-from .blocks import emit_feed_forward, emit_linear, emit_norm
+from ...graph.norms import emit_norm
+from .blocks import emit_feed_forward, emit_linear
 from .modules import emit_decoder, emit_modules
 
 __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
@@ -122,24 +123,27 @@ def _emit_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
 
 
 def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, parts: Parts) -> str:
-    """norm(x + f(x)), or x + f(norm(x)) for pre-norm."""
-    name = layer.name
-    attended = hidden
-    if layer.norm_first and layer.attention_norm is not None:
-        attended = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
-    attended = parts.attend(layer.attention, attended, f"{name}/attention")
-    inputs = hidden
-    hidden = graph.node("Add", [attended, inputs], f"{name}/attention/residual")
-    if not layer.norm_first and layer.attention_norm is not None:
-        hidden = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
-    if layer.attention_norm_again is not None:
-        hidden = graph.node("Add", [hidden, inputs], f"{name}/attention/residual_again")
-        hidden = emit_norm(graph, layer.attention_norm_again, hidden, f"{name}/attention/norm_again")
-    widened = hidden
-    if layer.norm_first:
-        widened = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")
-    widened = emit_feed_forward(graph, layer.feed_forward, widened, f"{name}/feed_forward")
-    hidden = graph.node("Add", [widened, hidden], f"{name}/feed_forward/residual")
-    if not layer.norm_first:
-        hidden = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")
+    for block in layer.blocks:
+        part = "attention" if isinstance(block.core, Attention) else "feed_forward"
+        hidden = _emit_block(graph, block, hidden, parts, f"{layer.name}/{part}")
     return hidden
+
+
+def _emit_block(graph: GraphBuilder, block: Block, hidden: str, parts: Parts, name: str) -> str:
+    """Add a residual block. A block around another one has its own residual and norms, with `_again` after their names."""
+    again = "_again" if isinstance(block.body, Block) else ""
+    value = hidden
+    if block.norm_before is not None:
+        value = emit_norm(graph, block.norm_before, value, f"{name}/norm{again}")
+    if isinstance(block.body, Block):
+        value = _emit_block(graph, block.body, value, parts, name)
+    elif isinstance(block.body, Attention):
+        value = parts.attend(block.body, value, name)
+    else:
+        value = emit_feed_forward(graph, block.body, value, name)
+    if block.norm_after is not None:
+        value = emit_norm(graph, block.norm_after, value, f"{name}/norm_after{again}")
+    value = graph.node("Add", [value, hidden], f"{name}/residual{again}")
+    if block.norm_sum is not None:
+        value = emit_norm(graph, block.norm_sum, value, f"{name}/norm{again}")
+    return value

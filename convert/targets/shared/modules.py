@@ -10,7 +10,8 @@ from ...architecture import Activation, Architecture, Decoder, Dense, Normalize,
 from ...checkpoint.tensors import Norm
 from ...graph.activations import emit_activation
 from ...graph.builder import GraphBuilder
-from .blocks import emit_linear, emit_norm
+from ...graph.norms import emit_norm
+from .blocks import emit_linear
 
 __all__ = ["emit_decoder", "emit_modules"]
 

@@ -12,20 +12,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...architecture import Architecture, Attention, RelativeBias, Rotary
+from ...architecture import Architecture, Attention, Mask, RelativeBias, Rotary, Window
 from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
 
 __all__ = [
+    "NO_BIAS",
     "OUT_OF_SIGHT_HALF",
     "Positions",
     "bias_key",
+    "biased_attentions",
     "buckets",
     "emit_positions",
     "emit_sum",
     "has_bias",
     "rotaries_of",
     "rotary_tables",
+    "window_size",
 ]
 
 #: Added to the scores outside a window. exp underflows to 0 for it, and it is finite, so that a row with nothing in sight
@@ -34,7 +37,11 @@ OUT_OF_SIGHT = -1e30
 #: The same where half types occur, which end at 65504.
 OUT_OF_SIGHT_HALF = -1e4
 
-_Bias = tuple[int | None, tuple[float, ...] | None, str | None]
+#: Key of a bias: mask, slopes, and the learned table's name. Layers with equal keys add the same bias to their scores.
+BiasKey = tuple[Mask, tuple[float, ...] | None, str | None]
+
+#: Key of the layers that add nothing to their scores.
+NO_BIAS: BiasKey = ("full", None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,7 @@ class Positions:
     """
 
     tables: Mapping[str, tuple[str, str]]
-    biases: Mapping[_Bias, str]
+    biases: Mapping[BiasKey, str]
 
     def bias_of(self, attention: Attention) -> str:
         """The bias that this layer adds to its scores; empty for none."""
@@ -67,13 +74,12 @@ def emit_positions(
         steps: 0, 1, … longest - 1, int32, (longest,); read where layers have a bias.
         rows_axis: where the rows of the rotary tables get an axis of size 1.
     """
-    attentions = [layer.attention for layer in architecture.layers]
     rotaries = rotaries_of(architecture)
     tables = {
         name: _emit_table(graph, rotary, architecture.max_positions, positions, rows_axis)
         for name, rotary in rotaries.items()
     }
-    different = {bias_key(part): part for part in attentions if bias_key(part) != (None, None, None)}
+    different = biased_attentions(architecture)
     if not different:
         return Positions(tables, {})
     one = graph.constant([1])
@@ -81,7 +87,7 @@ def emit_positions(
     # A square of longest x longest: int32, of which 8,192 tokens fill 268 MB, and none that no layer asks for.
     distance = graph.node("Sub", [steps, query], "positions/distance")  # key - query
     absolute = ""
-    if any(part.alibi is not None or part.window is not None for part in different.values()):
+    if any(part.alibi is not None or window_size(part) is not None for part in different.values()):
         absolute = graph.node("Abs", [distance], "positions/absolute_distance")
     biases = {
         key: _emit_bias(graph, part, architecture.max_positions, distance, absolute, f"positions/bias.{index}")
@@ -92,13 +98,34 @@ def emit_positions(
 
 def rotaries_of(architecture: Architecture) -> dict[str, Rotary]:
     """The rotary positions of an architecture, by name."""
-    rotaries = (layer.attention.rotary for layer in architecture.layers)
+    rotaries = (attention.rotary for attention in architecture.attentions)
     return {rotary.name: rotary for rotary in rotaries if rotary is not None}
 
 
 def has_bias(architecture: Architecture) -> bool:
-    """Whether some layer adds to its scores."""
-    return any(bias_key(layer.attention) != (None, None, None) for layer in architecture.layers)
+    """Return whether some layer adds to its scores."""
+    return bool(biased_attentions(architecture))
+
+
+def biased_attentions(architecture: Architecture) -> dict[BiasKey, Attention]:
+    """Return one attention for each different bias of an architecture."""
+    different = {bias_key(attention): attention for attention in architecture.attentions}
+    different.pop(NO_BIAS, None)
+    return different
+
+
+def window_size(attention: Attention) -> int | None:
+    """Return the tokens on each side that an attention sees; None without a window.
+
+    Raises:
+        ValueError: the mask is not the same on both sides; `check_capabilities` refuses such an architecture first.
+    """
+    mask = attention.mask
+    if mask == "full":
+        return None
+    if not isinstance(mask, Window) or mask.before != mask.after:
+        raise ValueError(f"a bias cannot express the mask {mask}")
+    return mask.before
 
 
 def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -133,10 +160,10 @@ def buckets(distances: NDArray[np.int64], num_buckets: int, max_distance: int) -
     return bucket
 
 
-def bias_key(attention: Attention) -> _Bias:
-    """What distinguishes the bias of a layer from that of another; (None, None, None) for none."""
+def bias_key(attention: Attention) -> BiasKey:
+    """Return the key of a layer's bias; `NO_BIAS` if the layer has none."""
     learned = attention.relative_bias
-    return attention.window, attention.alibi, None if learned is None else learned.table.name
+    return attention.mask, attention.alibi, None if learned is None else learned.table.name
 
 
 def _emit_table(
@@ -167,10 +194,11 @@ def _emit_bias(
         table = graph.weight(_by_distance(attention.relative_bias, num_positions))
         shift = graph.constant(np.array(num_positions - 1, np.int32))
         index = graph.node("Add", [distance, shift], f"{name}/index")
-        terms.append(graph.node("Gather", [table, index], f"{name}/learned", axis=1))  # (heads, longest, longest)
-    if attention.window is not None:
+        # The spelling stays: artifacts' digests are made of their graphs' bytes. (heads, longest, longest)
+        terms.append(graph.node("Gather", [table, index], f"{name}/learnt", axis=1))
+    if (size := window_size(attention)) is not None:
         out = OUT_OF_SIGHT if graph.precision.arithmetic == "fp32" else OUT_OF_SIGHT_HALF
-        window = graph.constant(np.array(attention.window, np.int32))
+        window = graph.constant(np.array(size, np.int32))
         # Not Where, which makes two more squares of what it chooses from in ONNX Runtime.
         beyond = graph.node("Greater", [absolute, window], f"{name}/beyond")
         outside = graph.node("Cast", [beyond], f"{name}/outside", to=1)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import TensorInfo
 
-from ...architecture import Attention, Decoder, Rotary
+from ...architecture import Attention, Decoder, Heads, Rotary
 from ...graph.builder import GraphBuilder
-from ..cpu.pooling import emit_weighted_sum
-from .attention import emit_projections
 from .blocks import emit_linear
+from .pooling import emit_weighted_sum
 from .positions import OUT_OF_SIGHT_HALF, Positions
+from .projections import emit_projections
 
 __all__ = [
     "Rectangle",
@@ -61,27 +61,21 @@ def emit_rectangle_attention(
 ) -> str:
     """Attention from (texts, longest, hidden) to the same."""
 
-    def rotate(
-        graph: GraphBuilder, attention: Attention, rotary: Rotary, rows: str, positions: Positions, name: str
-    ) -> str:
-        return _emit_rotation(graph, attention, rotary, rows, rectangle, positions, name)
+    def rotate(graph: GraphBuilder, heads: Heads, rotary: Rotary, rows: str, positions: Positions, name: str) -> str:
+        return _emit_rotation(graph, heads, rotary, rows, rectangle, positions, name)
 
     query, key, value = emit_projections(graph, attention, hidden, positions, name, rotate)
-    size = attention.query.weight.shape[1] // attention.num_heads
     query = graph.node("Mul", [query, graph.constant(attention.scale)], f"{name}/query/scaled")
-    split = graph.constant(rectangle.sizes(attention.num_heads, size))
+
+    def split(rows: str, heads: Heads, part: str, perm: tuple[int, ...]) -> str:
+        sizes = graph.constant(rectangle.sizes(heads.count, heads.size))
+        rows = graph.node("Reshape", [rows, sizes], f"{name}/{part}/split")
+        return graph.node("Transpose", [rows], f"{name}/{part}/heads", perm=perm)
+
     heads = {
-        part: graph.node(
-            "Transpose",
-            [graph.node("Reshape", [rows, split], f"{name}/{part}/split")],
-            f"{name}/{part}/heads",
-            perm=perm,
-        )
-        for part, rows, perm in (
-            ("query", query, (0, 2, 1, 3)),  # (texts, heads, longest, size)
-            ("key", key, (0, 2, 3, 1)),  # (texts, heads, size, longest)
-            ("value", value, (0, 2, 1, 3)),
-        )
+        "query": split(query, attention.query_heads, "query", (0, 2, 1, 3)),  # (texts, heads, longest, size)
+        "key": split(key, attention.key_heads, "key", (0, 2, 3, 1)),  # (texts, heads, size, longest)
+        "value": split(value, attention.key_heads, "value", (0, 2, 1, 3)),
     }
     scores = graph.node("MatMul", [heads["query"], heads["key"]], f"{name}/scores")  # (texts, heads, longest, longest)
     if bias := positions.bias_of(attention):
@@ -90,35 +84,34 @@ def emit_rectangle_attention(
     weights = graph.node("Softmax", [scores], f"{name}/weights", axis=-1)
     context = graph.node("MatMul", [weights, heads["value"]], f"{name}/context/heads")
     context = graph.node("Transpose", [context], f"{name}/context/split", perm=(0, 2, 1, 3))
-    width = attention.output.weight.shape[0]
+    width = attention.query_heads.width
     context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], f"{name}/context")
     return emit_linear(graph, attention.output, context, f"{name}/output")
 
 
 def _emit_rotation(
     graph: GraphBuilder,
-    attention: Attention,
+    heads: Heads,
     rotary: Rotary,
     rows: str,
     rectangle: Rectangle,
     positions: Positions,
     name: str,
 ) -> str:
-    """Turns pairs (a, b) of each head into (a cos - b sin, b cos + a sin)."""
+    """Turn pairs (a, b) of each head into (a cos - b sin, b cos + a sin)."""
     cosines, sines = positions.tables[rotary.name]  # (texts, longest, 1, pairs)
-    pairs, width = len(rotary.frequencies), attention.query.weight.shape[1]
-    size = width // attention.num_heads
-    heads = graph.node(
-        "Reshape", [rows, graph.constant(rectangle.sizes(attention.num_heads, size))], f"{name}/rotary/heads"
+    pairs = len(rotary.frequencies)
+    turned = graph.node(
+        "Reshape", [rows, graph.constant(rectangle.sizes(heads.count, heads.size))], f"{name}/rotary/heads"
     )
-    turned, rest = heads, []
-    if 2 * pairs < size:
-        sizes = graph.constant([2 * pairs, size - 2 * pairs])
-        turned, kept = graph.nodes(
-            "Split", [heads, sizes], f"{name}/rotary/part", [f"{name}/rotary/turned", f"{name}/rotary/kept"], axis=-1
+    rest = []
+    if 2 * pairs < heads.size:
+        sizes = graph.constant([2 * pairs, heads.size - 2 * pairs])
+        turned, unturned = graph.nodes(
+            "Split", [turned, sizes], f"{name}/rotary/part", [f"{name}/rotary/turned", f"{name}/rotary/kept"], axis=-1
         )
-        rest = [kept]
-    first, second = _emit_pairs(graph, rotary, attention.num_heads, turned, rectangle, f"{name}/rotary")
+        rest = [unturned]
+    first, second = _emit_pairs(graph, rotary, heads.count, turned, rectangle, f"{name}/rotary")
     products = {
         f"{part}_{what}": graph.node("Mul", [value, table], f"{name}/rotary/{part}_{what}")
         for part, value in (("first", first), ("second", second))
@@ -130,12 +123,12 @@ def _emit_rotation(
         last = graph.constant([4])
         both = [graph.node("Unsqueeze", [part, last], f"{part}_pair") for part in (ahead, behind)]
         joined = graph.node("Concat", both, f"{name}/rotary/pairs_turned", axis=4)
-        sizes = graph.constant(rectangle.sizes(attention.num_heads, 2 * pairs))
+        sizes = graph.constant(rectangle.sizes(heads.count, 2 * pairs))
         parts = [graph.node("Reshape", [joined, sizes], f"{name}/rotary/interleaved"), *rest]
     else:
         parts = [ahead, behind, *rest]
     whole = parts[0] if len(parts) == 1 else graph.node("Concat", parts, f"{name}/rotary/whole", axis=3)
-    return graph.node("Reshape", [whole, graph.constant(rectangle.sizes(width))], f"{name}/rotated")
+    return graph.node("Reshape", [whole, graph.constant(rectangle.sizes(heads.width))], f"{name}/rotated")
 
 
 def _emit_pairs(

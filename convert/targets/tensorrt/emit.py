@@ -16,6 +16,7 @@ from fletcher.runtime.artifact.manifest import FeedRules, Profile, TensorInfo
 
 from ...architecture import Architecture
 from ...graph.builder import GraphBuilder
+from ...graph.norms import NORMS
 from ...precision import FP32, Precision
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
@@ -40,7 +41,7 @@ OPERATORS = frozenset(
             "Gelu",
             "Greater",
             "Identity",
-            "LayerNormalization",
+            *NORMS.values(),
             "Log",
             "MatMul",
         ),

