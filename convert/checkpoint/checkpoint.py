@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.errors import CheckpointError
 
+from .json_files import read_json
+
 __all__ = ["Checkpoint", "StoredTensor"]
 
 INDEX = "model.safetensors.index.json"
@@ -110,23 +112,6 @@ def _weight_files(folder: Path) -> list[Path]:
                 raise CheckpointError(f"{folder} lacks {shard}, which {INDEX} names: fetch the checkpoint again")
         return [folder / shard for shard in shards]
     raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}: Fletcher reads safetensors only")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CheckpointError: no such file, or no JSON object in it.
-    """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} has no {file.name}: is it a HuggingFace checkpoint?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds {type(value).__name__}, where a JSON object was expected")
-    return value
 
 
 def read_header(file: Path) -> Iterator[StoredTensor]:

@@ -14,7 +14,8 @@ from tokenizers.processors import TemplateProcessing
 from fletcher.runtime.errors import CheckpointError
 from fletcher.runtime.tokenizing.tokenizer import vocabulary_size
 
-from .checkpoint import Checkpoint, read_json
+from .checkpoint import Checkpoint
+from .json_files import find_json
 
 __all__ = ["write_tokenizer"]
 
@@ -53,8 +54,7 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path, num_rows: int) -> None:
     Raises:
         CheckpointError: no tokenizer that Fletcher reads, or one with more ids than the embeddings have rows.
     """
-    config = checkpoint.folder / "tokenizer_config.json"
-    settings = read_json(config) if config.is_file() else {}
+    settings = find_json(checkpoint.folder / "tokenizer_config.json")
     source = checkpoint.folder / "tokenizer.json"
     vocabulary = checkpoint.folder / "vocab.txt"
     if source.is_file():

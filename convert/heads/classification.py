@@ -14,7 +14,8 @@ from fletcher.model_zoo.card import ModelCard, PoolingMode
 from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Dense, Module, Pooling
-from ..checkpoint.checkpoint import Checkpoint, read_json
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.json_files import find_json
 from ..checkpoint.tensors import Norm, TensorReader, Weight
 from ..graph.activations import check_activation
 
@@ -128,7 +129,7 @@ def _tells_types(checkpoint: Checkpoint) -> bool:
         CheckpointError: it depends on the version: transformers 4 does wherever nothing else is said, 5 does not.
     """
     file = checkpoint.folder / "tokenizer_config.json"
-    settings = read_json(file) if file.is_file() else {}
+    settings = find_json(file)
     inputs = settings.get("model_input_names")
     if isinstance(inputs, list):
         return "token_type_ids" in inputs

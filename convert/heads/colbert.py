@@ -18,9 +18,10 @@ from fletcher.runtime.artifact.folder import TOKENIZER
 from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Dense, Module, Normalize
+from ..checkpoint import sentence_transformers
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader
-from .pooled import list_modules, read_dense
+from .pooled import read_dense
 
 __all__ = ["PROJECTION", "add_token_vectors", "register_markers"]
 
@@ -37,20 +38,20 @@ def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
     """
     modules: list[Module] = []
     width = architecture.hidden_size
-    entries = list_modules(checkpoint.folder)
+    entries = sentence_transformers.read_modules(checkpoint.folder)
     if not entries:
         projection = TensorReader(checkpoint, prefixes=()).linear("linear", width, card.dimension, bias=False)
         modules.append(Dense(projection, "identity"))
         width = card.dimension
-    for kind, folder in entries:
-        if kind == "Dense":
-            dense = read_dense(folder, folder.name, width, place="token_embeddings")
+    for entry in entries:
+        if entry.kind == "Dense":
+            dense = read_dense(entry, width, place="token_embeddings")
             modules.append(dense)
             width = dense.linear.weight.shape[1]
-        elif kind not in ("Transformer", "MultiVectorMask", "Normalize", "Dropout"):
+        elif entry.kind not in ("Transformer", "MultiVectorMask", "Normalize", "Dropout"):
             raise CheckpointError(
-                f"{checkpoint.folder}: modules.json has the module {kind}; of ColBERT models, Fletcher authors Transformer, "
-                "Dense, MultiVectorMask and Normalize"
+                f"{checkpoint.folder}: modules.json has the module {entry.kind}; of ColBERT models, Fletcher authors "
+                "Transformer, Dense, MultiVectorMask and Normalize"
             )
     if width != card.dimension:
         raise CheckpointError(
@@ -90,7 +91,7 @@ def register_markers(checkpoint: Checkpoint, card: ModelCard, path: Path) -> Non
         card: its prompts begin with the markers.
         path: the tokenizer file, which is written again.
     """
-    if any(kind == "MultiVectorMask" for kind, _ in list_modules(checkpoint.folder)):
+    if any(module.kind == "MultiVectorMask" for module in sentence_transformers.read_modules(checkpoint.folder)):
         return  # saved by sentence-transformers, which saves its tokenizer as it uses it
     tokenizer = Tokenizer.from_file(str(path))
     for prompt in card.prompts.values():

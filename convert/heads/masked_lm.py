@@ -18,10 +18,10 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Decoder, Dense, Pooling, Saturation
-from ..checkpoint.checkpoint import Checkpoint, read_json
+from ..checkpoint import sentence_transformers
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader, Weight
 from ..graph.activations import check_activation
-from .pooled import list_modules
 
 __all__ = ["add_splade", "read_saturation"]
 
@@ -156,8 +156,8 @@ def read_saturation(checkpoint: Checkpoint) -> Saturation:
     Raises:
         CheckpointError: another pooling than the maximum of log(1 + relu).
     """
-    modules = list_modules(checkpoint.folder)
-    kinds = [kind for kind, _ in modules]
+    modules = sentence_transformers.read_modules(checkpoint.folder)
+    kinds = [module.kind for module in modules]
     if modules and kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
         raise CheckpointError(
             f"{checkpoint.folder}: its modules are {', '.join(kinds)}; of sparse models, Fletcher authors those of a "
@@ -165,8 +165,7 @@ def read_saturation(checkpoint: Checkpoint) -> Saturation:
         )
     if not modules:
         return Saturation()
-    file = modules[1][1] / "config.json"
-    config = read_json(file)
+    file, config = modules[1].folder / "config.json", sentence_transformers.read_config(modules[1])
     known = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
     if unknown := sorted(set(config) - known):
         raise CheckpointError(f"{file} has keys that Fletcher does not know: {', '.join(unknown)}")

@@ -12,6 +12,7 @@ from fletcher.model_zoo.sentence_transformers.heads import read_late_interaction
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
 
+from ..checkpoint.sentence_transformers import read_files
 from ..texts import EDGES, SENTENCES
 from ..verify.judge import Probe, compare_ids
 from .results import PointResult
@@ -69,7 +70,8 @@ def compare_skipped(artifact: Artifact, subject: Subject, folder: Path) -> Itera
     if late is None:
         return
     ours = _skipped_ids(late, TextTokenizer(artifact.tokenizer_file, card.max_tokens).token_id)
-    theirs = _skipped_ids(read_late_interaction(folder, card.max_tokens)[0], subject.tokenizer.get_vocab().get)
+    published, _ = read_late_interaction(read_files(folder), card.max_tokens)
+    theirs = _skipped_ids(published, subject.tokenizer.get_vocab().get)
     different = sorted(ours ^ theirs)
     note = ""
     if different:

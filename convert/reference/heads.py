@@ -13,14 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.errors import CheckpointError
 
-from .load import load_model, read_settings, truncated_ids
+from ..checkpoint.sentence_transformers import find_config, read_modules
+from .load import load_model, truncated_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,8 +146,8 @@ def _steps(folder: Path, card: ModelCard) -> list[Callable[[Tensor], Tensor]]:
     if card.output == "scores":
         return [torch.sigmoid if card.activation == "sigmoid" else torch.nn.Identity()]
     if card.output == "sparse":
-        settings = read_settings(folder / "1_SpladePooling" / "config.json")
-        twice = settings.get("activation_function", "relu") == "log1p_relu"
+        poolings = [module for module in read_modules(folder) if module.kind == "SpladePooling"]
+        twice = any(find_config(module).get("activation_function") == "log1p_relu" for module in poolings)
 
         def saturate(logits: Tensor) -> Tensor:
             weights = torch.log1p(torch.relu(logits))
@@ -164,28 +164,25 @@ def _projections(folder: Path) -> list[tuple[Tensor, Tensor | None]]:
     """Weights and biases of the token-level products, in order."""
     from safetensors.torch import load_file
 
-    listing = folder / "modules.json"
-    if not listing.is_file():
+    modules = read_modules(folder)
+    if not modules:
         return [(load_file(folder / "model.safetensors")["linear.weight"].float(), None)]
-    found = []
-    for entry in msgspec.json.decode(listing.read_bytes()):
-        if str(entry["type"]).endswith(".Dense"):
-            if not str(read_settings(folder / entry["path"] / "config.json").get("activation_function")).endswith(
-                "Identity"
-            ):
-                raise CheckpointError(f"{folder / entry['path']} has an activation, which the reference does not know")
-            tensors = load_file(folder / entry["path"] / "model.safetensors")
+    projections = []
+    for module in modules:
+        if module.kind == "Dense":
+            if not str(find_config(module).get("activation_function")).endswith("Identity"):
+                raise CheckpointError(f"{module.folder} has an activation, which the reference does not know")
+            tensors = load_file(module.folder / "model.safetensors")
             bias = tensors.get("linear.bias")
-            found.append((tensors["linear.weight"].float(), None if bias is None else bias.float()))
-    return found
+            projections.append((tensors["linear.weight"].float(), None if bias is None else bias.float()))
+    return projections
 
 
 def _add_markers(folder: Path, tokenizer: Any, card: ModelCard) -> None:
     """Makes the markers of PyLate's and Stanford's checkpoints tokens that are not split, as they insert the tokens' ids."""
     from tokenizers import AddedToken
 
-    listing = folder / "modules.json"
-    if listing.is_file() and b"MultiVectorMask" in listing.read_bytes():
+    if any(module.kind == "MultiVectorMask" for module in read_modules(folder)):
         return
     vocabulary = tokenizer.get_vocab()
     markers: Sequence[str] = [

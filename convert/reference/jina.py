@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fletcher.runtime.errors import CheckpointError
 
-from .load import read_settings
+from ..checkpoint.json_files import find_json
 
 __all__ = ["JinaBert", "load_jina"]
 
@@ -236,9 +236,9 @@ def load_jina(folder: Path) -> JinaBert:
         CheckpointError: another feed-forward part than those of the published models.
         OSError, KeyError, RuntimeError: a file, a setting or a tensor is missing, surplus, or of another shape.
     """
-    listing = read_settings(folder / "model.safetensors.index.json")
+    listing = find_json(folder / "model.safetensors.index.json")
     files = sorted(set(listing["weight_map"].values())) if listing else ["model.safetensors"]
     stored = {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
     tensors = {name.removeprefix("bert."): tensor.float() for name, tensor in stored.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNUSED)}
-    return JinaBert(read_settings(folder / "config.json"), tensors)
+    return JinaBert(find_json(folder / "config.json"), tensors)

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
-__all__ = ["Loaded", "load_model", "read_settings", "truncated_ids"]
+from ..checkpoint.json_files import find_json
+
+__all__ = ["TorchModel", "load_model", "truncated_ids"]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class TorchModel:
     """A checkpoint that torch runs.
 
     Attributes:
@@ -32,7 +32,7 @@ class Loaded:
     tools: dict[str, str]
 
 
-def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> Loaded:
+def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> TorchModel:
     """Loads a checkpoint folder; never runs code that came with it.
 
     Args:
@@ -49,13 +49,12 @@ def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> L
         import transformers
     except ImportError as error:
         raise MissingPackageError(error.name or "torch", "verify", "comparing with the HuggingFace model") from None
-    told: Any = transformers.utils.logging
-    told.disable_progress_bar()  # the commands tell their own progress
+    logging: Any = transformers.utils.logging
+    logging.disable_progress_bar()  # the commands report progress themselves
     local = {"local_files_only": True, "trust_remote_code": False}
     tools = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
-    restated = (
-        automatic == "AutoModel" and read_settings(folder / "config.json").get("position_embedding_type") == "alibi"
-    )
+    config = find_json(folder / "config.json")
+    restated = automatic == "AutoModel" and config.get("position_embedding_type") == "alibi"
     missing: Sequence[str] = ()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
@@ -81,7 +80,7 @@ def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> L
             f"{folder} lacks weights that transformers {transformers.__version__} would initialize at random: "
             f"{', '.join(made_up[:5])}. It cannot be a reference"
         )
-    return Loaded(tokenizer, model.eval(), tools)
+    return TorchModel(tokenizer, model.eval(), tools)
 
 
 def truncated_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
@@ -90,17 +89,3 @@ def truncated_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list
     One by one: a batch may be padded by what tokenizer.json says.
     """
     return [tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """A JSON file of settings; empty if there is none.
-
-    Raises:
-        CheckpointError: it is no JSON object.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is no JSON ({error}): fetch the checkpoint again") from error

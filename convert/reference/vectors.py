@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
 from fletcher.runtime.errors import CheckpointError, InputError
 
-from .load import load_model, read_settings, truncated_ids
+from ..checkpoint.sentence_transformers import read_files
+from .load import load_model, truncated_ids
 from .modules import Module, build_modules
 
 __all__ = ["Reference"]
@@ -60,9 +61,10 @@ class Reference:
         tokenizer = loaded.tokenizer
         if not tokenizer.is_fast:
             raise CheckpointError(f"{folder} has no fast tokenizer (tokenizer.json)")
-        if _lowercases(folder):
+        files = read_files(folder)
+        if files.transformer is not None and files.transformer.do_lower_case:
             _lowercase_first(tokenizer)
-        return cls(card, tokenizer, loaded.model, tuple(build_modules(folder, card)), loaded.tools)
+        return cls(card, tokenizer, loaded.model, tuple(build_modules(files, card)), loaded.tools)
 
     def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> list[list[int]]:
         """Token ids with special tokens, after the prompt was put before and the end was cut off.
@@ -124,11 +126,6 @@ class Reference:
             return self.card.prompts.get(wanted, "")
         known = ", ".join(dict.fromkeys((*INPUT_TYPES, RAW, *self.card.prompts)))
         raise InputError(f"input type {wanted!r} is unknown to {self.card.name}: it has {known}")
-
-
-def _lowercases(folder: Path) -> bool:
-    """Whether sentence-transformers was told to lowercase texts, whatever the tokenizer does."""
-    return bool(read_settings(folder / "sentence_bert_config.json").get("do_lower_case", False))
 
 
 def _lowercase_first(tokenizer: Any) -> None:

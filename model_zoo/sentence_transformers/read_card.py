@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, cast, get_args
+from typing import cast, get_args
 
 import msgspec
 
 from ..card import INPUT_TYPES, RAW, ModelCard, PoolingMode
 from ..consistency import check_card
 from ..errors import CardError
-from .heads import Head, find_head, read_entries, read_late_interaction, read_scoring
-from .modules import Modules, read_json, read_modules
+from .files import (
+    CheckpointConfig,
+    SentenceTransformersFiles,
+    read_files,
+    read_json,
+    read_stanford_settings,
+    read_tokenizer_settings,
+)
+from .heads import Head, find_head, read_late_interaction, read_scoring
+from .modules import Modules, read_modules, require_module_config, require_width
 
 __all__ = ["read_card"]
 
@@ -28,37 +36,6 @@ _OFFSET_FAMILIES = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camem
 
 # sentence-transformers tries these in this order for documents (SentenceTransformer.encode_document).
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
-
-# The old name of the transformer module's file was one for each family (Transformer.load_config).
-_TRANSFORMER_FILES = tuple(
-    f"sentence_{family}_config.json"
-    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
-
-
-class _Config(msgspec.Struct):
-    model_type: str
-    hidden_size: int | None = None
-    dim: int | None = None  # distilbert's spelling
-    n_embd: int | None = None  # nomic_bert's spelling
-    max_position_embeddings: int | None = None
-    n_positions: int | None = None  # nomic_bert's spelling
-    pad_token_id: int | None = None
-    vocab_size: int | None = None
-
-
-class _Transformer(msgspec.Struct):
-    max_seq_length: int | None = None
-    do_lower_case: bool = False
-
-
-class _TokenizerConfig(msgspec.Struct):
-    model_max_length: int | float | None = None
-
-
-class _Prompts(msgspec.Struct):
-    prompts: dict[str, str | None] | None = None
-    default_prompt_name: str | None = None
 
 
 def read_card(
@@ -83,27 +60,34 @@ def read_card(
         CardError: a file is missing or malformed, something that Fletcher cannot reproduce is asked for, pooling or the head
             is not said or contradicts, or `max_tokens` is too long.
     """
-    config = _read(folder / "config.json", _Config)
-    hidden = config.hidden_size or config.dim or config.n_embd
-    if not hidden:
-        raise CardError(f"{folder / 'config.json'}: has no hidden_size, so the vectors' length is unknown")
-    found = find_head(folder, head, pooled=pooling is not None)
-    if found != "embedding":
+    files = read_files(folder)
+    config, family, hidden = _require_config(files)
+    head = find_head(files, head, pooled=pooling is not None)
+    if head != "embedding":
         if pooling is not None:
-            raise CardError(f"--pooling is for vectors, and {folder} is for {found}: leave it away")
-        return check_card(_head_card(folder, config, found, hidden, name, max_tokens), str(folder))
-    modules = read_modules(folder, hidden)
+            raise CardError(f"--pooling is for vectors, and {folder} is for {head}: leave it away")
+        card = ModelCard(
+            name=name,
+            family=family,
+            dimension=config.vocab_size or 0,
+            max_tokens=_max_tokens(files, config, max_tokens),
+            pooling=(),
+            normalize=False,
+            license=_UNSTATED,
+        )
+        return check_card(_with_head(card, files, head, hidden, max_tokens), str(folder))
+    modules = read_modules(files, hidden)
     modes = _pooling(folder, modules, pooling)
-    prompts = _prompts(folder)
+    prompts = _prompts(files)
     if modules is not None and not modules.include_prompt and prompts:
         raise CardError(
             f"{folder}: its pooling leaves the prompt's tokens out (include_prompt), which Fletcher does not"
         )
     card = ModelCard(
         name=name,
-        family=config.model_type,
+        family=family,
         dimension=modules.dimension if modules is not None else hidden * len(modes),
-        max_tokens=_max_tokens(folder, config, max_tokens),
+        max_tokens=_max_tokens(files, config, max_tokens),
         pooling=modes,
         normalize=modules is not None and modules.normalize,
         license=_UNSTATED,
@@ -112,20 +96,37 @@ def read_card(
     return check_card(card, str(folder))
 
 
-def _head_card(folder: Path, config: _Config, head: Head, hidden: int, name: str, asked: int | None) -> ModelCard:
-    """The card of a reranker, a SPLADE or a ColBERT model."""
-    limit = _max_tokens(folder, config, asked)
-    card = ModelCard(
-        name=name,
-        family=config.model_type,
-        dimension=config.vocab_size or 0,
-        max_tokens=limit,
-        pooling=(),
-        normalize=False,
-        license=_UNSTATED,
-    )
+def _require_config(files: SentenceTransformersFiles) -> tuple[CheckpointConfig, str, int]:
+    """Return `config.json`, the model type and the hidden size.
+
+    Raises:
+        CardError: the file is missing, or lacks one of them.
+    """
+    file, config = files.folder / "config.json", files.config
+    if config is None:
+        raise CardError(f"{file} is missing: {files.folder} is not a checkpoint")
+    if config.model_type is None:
+        raise CardError(f"{file}: has no model_type, so the family is unknown")
+    hidden = config.hidden_size or config.dim or config.n_embd
+    if not hidden:
+        raise CardError(f"{file}: has no hidden_size, so the vectors' length is unknown")
+    return config, config.model_type, hidden
+
+
+def _with_head(
+    card: ModelCard, files: SentenceTransformersFiles, head: Head, hidden: int, requested: int | None
+) -> ModelCard:
+    """Return the card of a reranker, a SPLADE or a ColBERT model.
+
+    Args:
+        card: card without the settings of its head.
+        files: files of the checkpoint.
+        head: kind of the model.
+        hidden: the encoder's hidden size.
+        requested: the user's limit of the input's length.
+    """
     if head == "classification":
-        scoring = read_scoring(folder)
+        scoring = read_scoring(files)
         return msgspec.structs.replace(
             card,
             output="scores",
@@ -134,54 +135,34 @@ def _head_card(folder: Path, config: _Config, head: Head, hidden: int, name: str
             activation=scoring.activation,
         )
     if head == "splade":
-        return msgspec.structs.replace(card, output="sparse", prompts=_prompts(folder))
-    late, prompts = read_late_interaction(folder, limit)
-    if asked is not None:
+        return msgspec.structs.replace(card, output="sparse", prompts=_prompts(files))
+    late, prompts = read_late_interaction(files, card.max_tokens)
+    if requested is not None:
         late = msgspec.structs.replace(
-            late, query_tokens=min(late.query_tokens, asked), document_tokens=min(late.document_tokens, asked)
+            late,
+            query_tokens=min(late.query_tokens, requested),
+            document_tokens=min(late.document_tokens, requested),
         )
     return msgspec.structs.replace(
         card,
         output="token_vectors",
-        dimension=_token_dimension(folder, hidden),
+        dimension=_token_dimension(files, hidden),
         max_tokens=max(late.query_tokens, late.document_tokens),
-        normalize=_normalizes_tokens(folder),
+        # PyLate and Stanford's ColBERT always normalize; sentence-transformers lists the module.
+        normalize="MultiVectorMask" not in files.kinds or "Normalize" in files.kinds,
         prompts=prompts,
         late_interaction=late,
     )
 
 
-def _normalizes_tokens(folder: Path) -> bool:
-    """PyLate and Stanford's ColBERT always do; sentence-transformers writes the module down."""
-    kinds = [entry.type.rpartition(".")[2] for entry in read_entries(folder)]
-    return "MultiVectorMask" not in kinds or "Normalize" in kinds
-
-
-class _Projection(msgspec.Struct):
-    out_features: int
-
-
-def _token_dimension(folder: Path, hidden: int) -> int:
-    """Width of a ColBERT model's vectors; Stanford's checkpoints have it in their settings alone."""
-    entries = read_entries(folder)
-    if not entries:
-        return (read_json(folder / "artifact.metadata", _Stanford) or _Stanford()).dim
-    dense = [entry for entry in entries if entry.type.endswith(".Dense")]
-    return _read(folder / dense[-1].path / "config.json", _Projection).out_features if dense else hidden
-
-
-class _Stanford(msgspec.Struct):
-    dim: int = 128  # ColBERT's own default
-
-
-_T = TypeVar("_T")
-
-
-def _read(file: Path, kind: type[_T]) -> _T:
-    found = read_json(file, kind)
-    if found is None:
-        raise CardError(f"{file} is missing: {file.parent} is no checkpoint")
-    return found
+def _token_dimension(files: SentenceTransformersFiles, hidden: int) -> int:
+    """Return the width of a ColBERT model's vectors; Stanford's checkpoints have it in their settings alone."""
+    if not files.modules:
+        return read_stanford_settings(files.folder).dim
+    dense = [module for module in files.modules if module.kind == "Dense"]
+    if not dense:
+        return hidden
+    return require_width(dense[-1], require_module_config(dense[-1]))
 
 
 def _pooling(folder: Path, modules: Modules | None, asked: str | Sequence[str] | None) -> tuple[PoolingMode, ...]:
@@ -206,24 +187,24 @@ def _pooling(folder: Path, modules: Modules | None, asked: str | Sequence[str] |
     return modules.pooling
 
 
-def _max_tokens(folder: Path, config: _Config, asked: int | None) -> int:
-    """The longest input: sentence-transformers' own limit, else the tokenizer's, within what the positions allow."""
+def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, asked: int | None) -> int:
+    """Return the longest input: sentence-transformers' own limit, else the tokenizer's, within the number of positions."""
+    folder, transformer = files.folder, files.transformer
     positions = config.max_position_embeddings or config.n_positions
     if positions is not None and config.model_type in _OFFSET_FAMILIES:
         if config.pad_token_id is None:
             raise CardError(f"{folder / 'config.json'}: has no pad_token_id, after which {config.model_type} counts")
         positions -= config.pad_token_id + 1
     limits = [positions] if positions is not None else []
-    transformer = next(filter(None, (read_json(folder / file, _Transformer) for file in _TRANSFORMER_FILES)), None)
     if transformer is not None and transformer.do_lower_case:
         _require_lowercase(folder)
     if transformer is not None and transformer.max_seq_length is not None:
         limits.append(transformer.max_seq_length)
     else:
-        tokenizer = read_json(folder / "tokenizer_config.json", _TokenizerConfig)
+        length = read_tokenizer_settings(folder).model_max_length
         # transformers writes 1e30 for "no limit".
-        if tokenizer is not None and tokenizer.model_max_length is not None and tokenizer.model_max_length < 1e9:
-            limits.append(int(tokenizer.model_max_length))
+        if length is not None and length < 1e9:
+            limits.append(int(length))
     if asked is None:
         if not limits:
             raise CardError(f"{folder} does not say how long its input may be: say it with --max-tokens")
@@ -262,22 +243,23 @@ def _require_lowercase(folder: Path) -> None:
     raise CardError(f"{folder}: asks for lower case before its tokenizer (do_lower_case), which Fletcher does not do")
 
 
-def _prompts(folder: Path) -> dict[str, str]:
+def _prompts(files: SentenceTransformersFiles) -> dict[str, str]:
     """Prompts by input type. An empty prompt counts as none, for sentence-transformers 5 and later writes those unasked.
 
     The default prompt, which applies where no other is asked for, becomes that of every standard input type that has
     none of its own.
     """
-    file = folder / "config_sentence_transformers.json"
-    said = read_json(file, _Prompts) or _Prompts()
-    prompts = {key: text for key, text in (said.prompts or {}).items() if text}
+    file, settings = files.folder / "config_sentence_transformers.json", files.settings
+    prompts = {key: text for key, text in (settings.prompts or {}).items() if text}
     document = next((prompts[key] for key in _DOCUMENT_PROMPTS if key in prompts), None)
     if document is not None:
         prompts["document"] = document
-    if said.default_prompt_name is not None:
-        if said.default_prompt_name not in (said.prompts or {}):
-            raise CardError(f"{file}: `default_prompt_name`: {said.default_prompt_name!r} is none of its prompts")
-        if default := prompts.get(said.default_prompt_name):
+    if settings.default_prompt_name is not None:
+        if settings.default_prompt_name not in (settings.prompts or {}):
+            raise CardError(
+                f"{file}: `default_prompt_name`: {settings.default_prompt_name!r} is not one of its prompts"
+            )
+        if default := prompts.get(settings.default_prompt_name):
             prompts = {**dict.fromkeys(INPUT_TYPES, default), **prompts}
     if RAW in prompts:
         raise CardError(f"{file}: `prompts.{RAW}`: {RAW!r} is the input type that never adds a prompt: rename it")

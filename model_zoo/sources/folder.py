@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import SourceError
+from ..errors import CardError, SourceError
+from ..sentence_transformers.files import read_module_list
 
 __all__ = ["CHECKPOINT_PATTERNS", "IGNORED_PATTERNS", "checkpoint_files", "is_checkpoint_file", "require_safetensors"]
 
@@ -102,25 +103,17 @@ def _convert_command(pickle: Path) -> str:
     return f'python -c "{_CONVERT}" {shlex.quote(str(pickle))} {shlex.quote(str(target))}'
 
 
-class _Module(msgspec.Struct):
-    path: str
-    type: str
-
-
 class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
 def _dense_folders(folder: Path, origin: str) -> list[Path]:
     """The folders of the sentence-transformers modules that have weights of their own."""
-    file = folder / "modules.json"
-    if not file.is_file():
-        return []
     try:
-        modules = msgspec.json.decode(file.read_bytes(), type=list[_Module])
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{origin}: {file} is damaged: {error}") from error
-    return [folder / module.path for module in modules if module.type.rpartition(".")[2] == "Dense"]
+        modules = read_module_list(folder) or ()
+    except CardError as error:
+        raise SourceError(f"{origin}: {error}") from error
+    return [module.folder for module in modules if module.kind == "Dense"]
 
 
 def _require_shards(place: Path, origin: str) -> None:

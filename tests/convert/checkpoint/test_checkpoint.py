@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fletcher.convert.checkpoint.checkpoint import INDEX, SINGLE, Checkpoint, read_header, read_json
+from fletcher.convert.checkpoint.checkpoint import INDEX, SINGLE, Checkpoint, read_header
+from fletcher.convert.checkpoint.json_files import read_json
 from fletcher.convert.checkpoint.tensors import TensorReader
 from fletcher.runtime.errors import CheckpointError
 

@@ -205,5 +205,5 @@ def test_unknown_modules_and_a_malformed_list_are_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"module sentence_transformers\.models\.WeightedLayerPooling"):
         read_modules(Checkpoint.open(folder), CARD, HIDDEN)
     (folder / "modules.json").write_text('[{"path": 5}]')
-    with pytest.raises(CheckpointError, match="no list of sentence-transformers' modules"):
+    with pytest.raises(CheckpointError, match=r"modules\.json must be a list of sentence-transformers' modules"):
         read_modules(Checkpoint.open(folder), CARD, HIDDEN)
