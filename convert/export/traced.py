@@ -37,7 +37,7 @@ from ..targets.cpu.pooling import emit_pooling
 from ..targets.shared.emission import Emission
 from ..targets.shared.modules import emit_modules
 
-__all__ = ["Trace", "check_traceable", "trace"]
+__all__ = ["OptimumTrace", "check_traceable", "trace"]
 
 EXPORTER = "optimum"
 
@@ -59,7 +59,7 @@ INLINE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class OptimumTrace:
     """A traced checkpoint.
 
     Attributes:
@@ -106,7 +106,7 @@ def check_traceable(wanted: Sequence[tuple[Target, Float]]) -> None:
         raise InputError("the exporter optimum gives graphs for the target cpu in fp32 only: leave out the others")
 
 
-def trace(checkpoint: Checkpoint, card: ModelCard) -> Trace:
+def trace(checkpoint: Checkpoint, card: ModelCard) -> OptimumTrace:
     """Traces a checkpoint; never runs code that came with it.
 
     Raises:
@@ -149,7 +149,7 @@ def trace(checkpoint: Checkpoint, card: ModelCard) -> Trace:
             f"Optimum exported {checkpoint.folder} with the operator sets {opsets}, not {OPSET} alone"
         )
     tools = {"optimum": optimum_version, "torch": str(torch.__version__), "transformers": transformers.__version__}
-    return Trace(architecture, model, int(checkpoint.config.get("pad_token_id") or 0), tools)
+    return OptimumTrace(architecture, model, int(checkpoint.config.get("pad_token_id") or 0), tools)
 
 
 def _describe(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
@@ -181,7 +181,7 @@ def _no_table() -> Any:
     raise ValueError("a traced model's tables are in its graph")
 
 
-def _emit_inputs(graph: GraphBuilder, traced: Trace, ids: str, layout: PackedLayout) -> dict[str, str]:
+def _emit_inputs(graph: GraphBuilder, traced: OptimumTrace, ids: str, layout: PackedLayout) -> dict[str, str]:
     """The traced graph's inputs: int64 rectangles, (texts, longest)."""
     names = [info.name for info in traced.model.graph.input]
     if unknown := sorted(set(names) - {"input_ids", "attention_mask", "token_type_ids"}):

@@ -11,7 +11,7 @@ from fletcher.runtime.tokenizing.tokenizer import vocabulary_size
 
 from ..texts import text_of_length
 
-__all__ = ["LONGEST", "plan"]
+__all__ = ["LONGEST", "plan_batches"]
 
 #: Tokens of the longest text. Scores take 4 bytes · heads · layers · tokens² for each of four points: 150 MB for twelve
 #: layers of twelve heads. Whole vectors of longer texts are what `verify` without --layers compares.
@@ -29,7 +29,7 @@ BATCH = 7
 Rows = list[list[int]]
 
 
-def plan(
+def plan_batches(
     tokenizer: Tokenizer,
     max_tokens: int,
     texts: Sequence[str],

@@ -23,8 +23,8 @@ __all__ = [
     "EMBEDDING_POINTS",
     "LAYER_POINTS",
     "SCORE_POINTS",
+    "GraphPoint",
     "Kind",
-    "Point",
     "find_points",
     "kept_points",
     "layer_of",
@@ -41,7 +41,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class GraphPoint:
     """A value of a graph that is compared.
 
     Attributes:
@@ -141,32 +141,32 @@ _POOLED = frozenset((*get_args(PoolingMode), "pooled"))
 _KEY = re.compile(r"layers\.(?P<layer>\d+)/(?P<part>.+)")
 
 
-def find_points(model: onnx.ModelProto) -> list[Point]:
+def find_points(model: onnx.ModelProto) -> list[GraphPoint]:
     """The points of a graph, in the order in which it computes them."""
     layers = _Layers()
     # Rows of the tables, where the host looks them up (coreml).
     inputs = (info.name for info in model.graph.input if info.name.removeprefix("embeddings/") in EMBEDDING_POINTS)
-    points = {name: Point(name, Kind.TOKENS, f"input {name}", name) for name in inputs}
+    points = {name: GraphPoint(name, Kind.TOKENS, f"input {name}", name) for name in inputs}
     pooled = _first_pooling(model)
     for node in model.graph.node:
         for value in node.output:
             stem, _, last = value.partition("/")
             if (stem == "embeddings" and last in EMBEDDING_POINTS) or value == "final_norm":
-                points[value] = Point(value, Kind.TOKENS, node.name, value)
+                points[value] = GraphPoint(value, Kind.TOKENS, node.name, value)
             elif module := _MODULE.fullmatch(value):
                 # What a module gives is the last value that bears its name: drop the earlier one, to keep the order.
                 points.pop(module["module"], None)
                 kind = Kind.TEXTS if pooled is not None and int(module["index"]) >= pooled else Kind.TOKENS
                 if module["part"] == "dense":
-                    points[value] = Point(value, kind, node.name, value)
-                points[module["module"]] = Point(module["module"], kind, node.name, value)
+                    points[value] = GraphPoint(value, kind, node.name, value)
+                points[module["module"]] = GraphPoint(module["module"], kind, node.name, value)
             elif found := layers.find(value):
                 for point in _points_of_layer(*found, node, value):
                     points[point.key] = point
     return list(points.values())
 
 
-def kept_points(model: onnx.ModelProto, points: Sequence[Point]) -> set[str]:
+def kept_points(model: onnx.ModelProto, points: Sequence[GraphPoint]) -> set[str]:
     """Keys of points that a graph computes inside an operator and does not show.
 
     Args:
@@ -209,7 +209,7 @@ def _first_pooling(model: onnx.ModelProto) -> int | None:
     return min((int(match["index"]) for match in found if match and match["part"] in _POOLED), default=None)
 
 
-def title_of(point: Point | str) -> str:
+def title_of(point: GraphPoint | str) -> str:
     """A point's name for people.
 
     Args:
@@ -220,7 +220,7 @@ def title_of(point: Point | str) -> str:
         return EMBEDDING_POINTS[key.removeprefix("embeddings/")]
     if match := _KEY.fullmatch(key):
         return f"layer {match['layer']}: {LAYER_POINTS[match['part']]}"
-    if isinstance(point, Point) and key.startswith("modules."):
+    if isinstance(point, GraphPoint) and key.startswith("modules."):
         return f"module {key.removeprefix('modules.').partition('/')[0]}: {point.value.rpartition('/')[2]}"
     return key.replace("_", " ")
 
@@ -231,9 +231,9 @@ def layer_of(key: str) -> int | None:
     return int(match["layer"]) if match else None
 
 
-def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[Point]:
+def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[GraphPoint]:
     if node.op_type == "Attention" or part == "attention/weights":
         # Where attention is spelled out, the query is scaled before the product: raw scores do not exist.
         shown = [score for score in SCORE_POINTS if node.op_type == "Attention" or score != "attention/raw_scores"]
-        return [Point(f"{layer}/{score}", Kind.SCORES, node.name, value) for score in shown]
-    return [Point(f"{layer}/{part}", Kind.TOKENS, node.name, value)] if part in LAYER_POINTS else []
+        return [GraphPoint(f"{layer}/{score}", Kind.SCORES, node.name, value) for score in shown]
+    return [GraphPoint(f"{layer}/{part}", Kind.TOKENS, node.name, value)] if part in LAYER_POINTS else []

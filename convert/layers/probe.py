@@ -21,7 +21,7 @@ from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.inspection import InspectionSession
 from fletcher.runtime.session.feeds import make_feeds, pack
 
-from .points import Kind, Point, find_points, kept_points
+from .points import GraphPoint, Kind, find_points, kept_points
 from .scores import Shown, copies_of, shown_by, split_scores
 
 __all__ = ["GraphProbe", "Values"]
@@ -127,7 +127,7 @@ def _with_outputs(model: onnx.ModelProto, values: Sequence[str]) -> bytes:
     return serialized
 
 
-def _split(point: Point, array: NDArray[np.float32], batch: Encodings) -> list[NDArray[np.float32]]:
+def _split(point: GraphPoint, array: NDArray[np.float32], batch: Encodings) -> list[NDArray[np.float32]]:
     """A value by texts."""
     if point.kind is Kind.TEXTS:
         return list(array[: len(batch)])

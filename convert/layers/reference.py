@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .families import Tap
 from .scores import OUT_OF_SIGHT
-from .subject import Subject
+from .traced_model import TracedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,17 +34,17 @@ ATTENTION_FUNCTION = "eager_attention_forward"
 class Tracer:
     """Hooks on a reference model. A context manager: afterwards the model is as it was."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, traced: TracedModel) -> None:
         """
         Args:
-            subject: the model.
+            traced: the model.
         """
-        self._subject = subject
-        self._model = subject.model
-        self._family = subject.family
+        self._traced = traced
+        self._model = traced.model
+        self._family = traced.family
         # Paths of the encoder's modules are relative to it, the others as they are.
         self._modules: dict[str, Any] = {
-            path.removeprefix(subject.prefix): module for path, module in self._model.named_modules()
+            path.removeprefix(traced.prefix): module for path, module in self._model.named_modules()
         }
         self._stack = contextlib.ExitStack()
         self._found: dict[str, Tensor] = {}
@@ -61,7 +61,7 @@ class Tracer:
 
         self._found, self._layer = {}, -1
         ids = torch.tensor([list(row)], dtype=torch.long)
-        seen = torch.arange(len(row)) < _num_seen(row, self._subject.unseen_tail)
+        seen = torch.arange(len(row)) < _num_seen(row, self._traced.unseen_tail)
         inputs = {"input_ids": ids, "attention_mask": seen.long()[None]}
         if types is not None:
             inputs["token_type_ids"] = torch.tensor([list(types)], dtype=torch.long)
@@ -72,7 +72,7 @@ class Tracer:
                     self._score_by_taps(f"layers.{layer}")
             self._drop_idle_activations()
             points = {key: self._found[key] for key in self._ordered_keys()}
-            points.update(self._subject.finish(found))
+            points.update(self._traced.finish(found))
         return {key: value.numpy().astype(np.float32) for key, value in points.items()}
 
     def _drop_idle_activations(self) -> None:
@@ -100,8 +100,8 @@ class Tracer:
                         self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
             if self._family.final_norm is not None:
                 self._tap(stack, self._family.final_norm, Tap("", "out"), lambda: "final_norm")
-            for key, tap in self._subject.taps.items():
-                path = tap.path.removeprefix(self._subject.prefix)
+            for key, tap in self._traced.taps.items():
+                path = tap.path.removeprefix(self._traced.prefix)
                 self._tap(stack, path, tap, lambda key=key: key)  # type: ignore[misc]
             if self._has_attention_function:
                 stack.enter_context(self._wrapped_attention())

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compare import Difference, compare_values
-from .points import Kind, Point, layer_of, title_of
+from .points import GraphPoint, Kind, layer_of, title_of
 from .probe import Values
 from .results import PointResult
 
@@ -44,7 +44,7 @@ class _Sum:
 class Tally:
     """Collects the differences of a graph's points, batch by batch."""
 
-    def __init__(self, points: Sequence[Point], hidden: Collection[str] = ()) -> None:
+    def __init__(self, points: Sequence[GraphPoint], hidden: Collection[str] = ()) -> None:
         """
         Args:
             points: the graph's, in the order of computation.
@@ -126,7 +126,7 @@ class Tally:
         )
 
 
-def _free(point: Point, shape: tuple[int, ...]) -> tuple[int | str, ...]:
+def _free(point: GraphPoint, shape: tuple[int, ...]) -> tuple[int | str, ...]:
     """A text's shape as the batch's, with names for the sizes that the batch decides."""
     if point.kind is Kind.TOKENS:
         return ("tokens", *shape[1:])

@@ -14,9 +14,9 @@ from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
 
 from ..checkpoint.sentence_transformers import read_files
 from ..texts import EDGES, SENTENCES
-from ..verify.judge import Probe, compare_ids
+from ..verify.verdicts import Probe, compare_ids
 from .results import PointResult
-from .subject import Subject
+from .traced_model import TracedModel
 
 __all__ = ["compare_skipped", "compare_tokenizers", "open_tokenizer"]
 
@@ -34,16 +34,16 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     return tokenizer
 
 
-def compare_tokenizers(artifact: Artifact, subject: Subject, texts: Sequence[str]) -> Iterator[PointResult]:
+def compare_tokenizers(artifact: Artifact, traced: TracedModel, texts: Sequence[str]) -> Iterator[PointResult]:
     """Vocabulary and token ids.
 
     Args:
         artifact: ours.
-        subject: theirs.
+        traced: theirs.
         texts: compared besides the built-in ones.
     """
     ours = open_tokenizer(artifact).get_vocab(with_added_tokens=True)
-    theirs = subject.tokenizer.get_vocab()
+    theirs = traced.tokenizer.get_vocab()
     different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     note = ""
     if different:
@@ -52,18 +52,18 @@ def compare_tokenizers(artifact: Artifact, subject: Subject, texts: Sequence[str
     yield _result("vocabulary", len(ours), len(different), note)
 
     probes = [Probe(text, RAW) for text in (*EDGES, *SENTENCES, *texts)]
-    rows = subject.tokenize([probe.text for probe in probes])
+    rows = traced.tokenize([probe.text for probe in probes])
     tokenizer = TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
     ids = compare_ids(tokenizer.encode([probe.text for probe in probes]), rows, probes)
     yield _result("token ids", ids.compared, ids.compared - ids.equal, ids.reason)
 
 
-def compare_skipped(artifact: Artifact, subject: Subject, folder: Path) -> Iterator[PointResult]:
+def compare_skipped(artifact: Artifact, traced: TracedModel, folder: Path) -> Iterator[PointResult]:
     """The tokens whose vectors ColBERT leaves out, of queries and of documents; nothing for other models.
 
     Args:
         artifact: its card says which, its tokenizer what their ids are.
-        subject: whose vocabulary has the ids that are right.
+        traced: whose vocabulary has the ids that are right.
         folder: the checkpoint, whose files say which.
     """
     late, card = artifact.manifest.card.late_interaction, artifact.manifest.card
@@ -71,7 +71,7 @@ def compare_skipped(artifact: Artifact, subject: Subject, folder: Path) -> Itera
         return
     ours = _skipped_ids(late, TextTokenizer(artifact.tokenizer_file, card.max_tokens).token_id)
     published, _ = read_late_interaction(read_files(folder), card.max_tokens)
-    theirs = _skipped_ids(published, subject.tokenizer.get_vocab().get)
+    theirs = _skipped_ids(published, traced.tokenizer.get_vocab().get)
     different = sorted(ours ^ theirs)
     note = ""
     if different:

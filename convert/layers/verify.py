@@ -30,16 +30,16 @@ from ..heads import describe_model
 from ..precision import Float
 from ..targets.emit import choose, emit
 from ..verify.comparison import versions
-from ..verify.verify import fetch_reference
-from .batches import Rows, plan
+from ..verify.verify import SILENT, fetch_reference
+from .batches import Rows, plan_batches
 from .compare import ROUNDOFF, compare_values, tolerance_of
 from .points import layer_of
 from .probe import GraphProbe, Values
 from .reference import Tracer
 from .results import LayersReport, PointResult
-from .subject import SUBJECTS
 from .tally import Tally
 from .tokens import compare_skipped, compare_tokenizers, open_tokenizer
+from .traced_model import TRACED_MODELS
 from .weights import compare_weights
 
 __all__ = ["compare_variants", "verify_layers"]
@@ -47,22 +47,22 @@ __all__ = ["compare_variants", "verify_layers"]
 
 def verify_layers(
     path: str | Path,
-    *,
     reference: str | None = None,
-    texts: Sequence[str] | None = None,
+    *,
+    texts: Sequence[str] = (),
     variant: str | None = None,
-    reporter: Reporter,
+    reporter: Reporter = SILENT,
 ) -> LayersReport:
-    """Compares a variant with the HuggingFace model at every point; writes nothing.
+    """Compare a variant with the HuggingFace model at every point; write nothing.
 
-    A failure is told by the report's verdict; `LayersReport.raise_if_failed` turns it into an error.
+    A difference is not raised: the report has a verdict, and `LayersReport.raise_if_failed` turns it into an error.
 
     Args:
         path: the artifact's folder.
         reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
-        texts: looked into besides the built-in ones.
-        variant: which one; None is the artifact's first.
-        reporter: is told what goes on.
+        texts: texts to compare besides the built-in ones.
+        variant: the variant to compare; None is the artifact's first.
+        reporter: receives progress and warnings. Default: prints nothing.
 
     Raises:
         InputError: a variant or a family that cannot be compared layer by layer.
@@ -77,17 +77,17 @@ def verify_layers(
     card = artifact.manifest.card
     artifact.check_files()
     folder, name = fetch_reference(artifact, reference, reporter)
-    subject = SUBJECTS[card.output](folder, card)
-    rows = plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape, subject.unseen_tail)
+    traced = TRACED_MODELS[card.output](folder, card)
+    rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
     batches = _encode(rows, chosen)
-    with GraphProbe(artifact, chosen) as probe, Tracer(subject) as tracer:
+    with GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
         # What a Dense module of sentence-transformers gives before its activation, the reference keeps to itself.
         probe.points = [
             point
             for point in probe.points
-            if point.key in subject.taps or point.key in subject.steps or not point.key.endswith("/dense")
+            if point.key in traced.taps or point.key in traced.steps or not point.key.endswith("/dense")
         ]
-        results = [*compare_tokenizers(artifact, subject, texts or ()), *compare_skipped(artifact, subject, folder)]
+        results = [*compare_tokenizers(artifact, traced, texts), *compare_skipped(artifact, traced, folder)]
         reporter.line("comparing the weights with the checkpoint's")
         tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
         expected = _expected_weights(folder, card, chosen)
@@ -102,20 +102,20 @@ def verify_layers(
             return {key: [values[key] for values in traces] for key in traces[0]}
 
         values = _compare_values(artifact, chosen, probe, trace, chosen.precision, batches, reporter)
-    return _report(artifact, chosen, name, subject.tools, batches, [*results, *values])
+    return _report(artifact, chosen, name, traced.tools, batches, [*results, *values])
 
 
 def compare_variants(
-    path: str | Path, *, against: str, on: str, texts: Sequence[str] | None = None, reporter: Reporter
+    path: str | Path, *, against: str, on: str, texts: Sequence[str] = (), reporter: Reporter = SILENT
 ) -> LayersReport:
-    """Compares a variant with another one of the same artifact, at every point that both have; writes nothing.
+    """Compare a variant with another one of the same artifact, at every point that both have; write nothing.
 
     Args:
         path: the artifact's folder.
-        against: the variant that is taken for right, by its name, or by its target if there is one of it.
-        on: the variant that is judged, with the tolerance of the coarser precision of the two.
-        texts: looked into besides the built-in ones.
-        reporter: is told what goes on.
+        against: the variant whose values are expected, by its name, or by its target if the artifact has one variant of it.
+        on: the variant to compare, with the tolerance of the coarser precision of the two.
+        texts: texts to compare besides the built-in ones.
+        reporter: receives progress and warnings. Default: prints nothing.
 
     Raises:
         InputError: a variant that cannot be compared layer by layer, or one with itself.
@@ -132,7 +132,7 @@ def compare_variants(
     expansion = card.late_interaction.expansion if card.late_interaction is not None else None
     tail = tokenizer.token_to_id(expansion.token) if expansion is not None and not expansion.attended else None
     shape = judged.feeds.shape or right.feeds.shape
-    batches = _encode(plan(tokenizer, card.max_tokens, texts or (), shape, tail), judged)
+    batches = _encode(plan_batches(tokenizer, card.max_tokens, texts, shape, tail), judged)
     coarser = max(right.precision, judged.precision, key=lambda precision: ROUNDOFF[precision])
     with GraphProbe(artifact, right) as other, GraphProbe(artifact, judged) as probe:
         common = {point.key for point in other.points} & {point.key for point in probe.points}

@@ -25,7 +25,7 @@ from .load import load_model, truncated_ids
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["HeadReference", "Row"]
+__all__ = ["HeadReference", "TokenizedText"]
 
 #: transformers' automatic classes.
 CLASSES: Mapping[Output, str] = MappingProxyType(
@@ -38,7 +38,7 @@ CLASSES: Mapping[Output, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TokenizedText:
     """A text, or a pair of texts, as transformers' tokenizer gives it to the model.
 
     Attributes:
@@ -99,7 +99,7 @@ class HeadReference:
         """Token ids of texts without a prompt, special tokens included, cut to the longest input of the model."""
         return truncated_ids(self.tokenizer, texts, self.card.max_tokens)
 
-    def tokenize(self, text: str, *, query: str | None = None, role: str = "document") -> Row:
+    def tokenize(self, text: str, *, query: str | None = None, role: str = "document") -> TokenizedText:
         """A text with its prompt, or a pair.
 
         Args:
@@ -123,9 +123,9 @@ class HeadReference:
             ids += [mask] * (late.expansion.length - len(ids))
             attended = len(ids) if late.expansion.attended else attended
             types = None
-        return Row(tuple(ids), None if types is None else tuple(types), attended)
+        return TokenizedText(tuple(ids), None if types is None else tuple(types), attended)
 
-    def compute(self, row: Row) -> NDArray[np.float32]:
+    def compute(self, row: TokenizedText) -> NDArray[np.float32]:
         """One text's scores (labels,), weights (vocabulary,) or token vectors (tokens, dimension), float32."""
         import torch
 

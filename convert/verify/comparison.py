@@ -20,8 +20,8 @@ from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.selection import default_provider, runnable_targets
 
-from .judge import Probe, compare_ids
 from .report import TokenizerResult, VariantResult, VerificationReport
+from .verdicts import Probe, compare_ids
 
 __all__ = ["Question", "Results", "Run", "ask_variants", "build_report", "choose_variants", "versions"]
 

@@ -18,11 +18,11 @@ from fletcher.runtime import Encoder, Encodings
 from fletcher.runtime.commandline.reporter import Reporter
 from fletcher.runtime.tasks.heads import prepare_late
 
-from ..reference.heads import HeadReference, Row
+from ..reference.heads import HeadReference, TokenizedText
 from ..texts import EDGES, SENTENCES, text_of_length
 from .comparison import Question, Results, Run
-from .judge import Probe, judge
 from .report import VariantResult
+from .verdicts import Probe, VariantVectors, compare_vectors
 
 __all__ = ["ask_head"]
 
@@ -66,16 +66,12 @@ def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], re
 
     def verdict(run: Run) -> VariantResult:
         precision = run.variant.precision
-        (alone, batched, right), kept = _tables(card, [run.alone, run.batched, expected])
-        return judge(
-            run.variant,
-            run.provider,
-            msgspec.structs.replace(card, accuracy={precision: run.variant.tolerance}),
-            [probes[index] for index in kept],
-            run.lengths[kept],
-            alone,
-            batched,
+        (alone, batched, right), cases_of_rows = _tables(card, [run.alone, run.batched, expected])
+        return compare_vectors(
+            VariantVectors(run.variant, run.provider, run.lengths[cases_of_rows], alone, batched),
             right,
+            [probes[index] for index in cases_of_rows],
+            msgspec.structs.replace(card, accuracy={precision: run.variant.tolerance}),
             batch_tolerance=BATCH_TOLERANCE_LOGITS if precision == "fp32" and card.output in UNBOUNDED else None,
         )
 
@@ -115,7 +111,7 @@ def _tokenize(encoder: Encoder, case: _Case) -> Encodings:
     return encodings if late is None else prepare_late(encodings, encoder.tokenizer, late, case.role)
 
 
-def _from_rows(rows: Sequence[Row]) -> Encodings:
+def _from_rows(rows: Sequence[TokenizedText]) -> Encodings:
     encodings = Encodings.from_lists([row.ids for row in rows])
     types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]
     return Encodings(encodings.ids, encodings.offsets, encodings.dropped, np.concatenate(types).astype(np.int32))

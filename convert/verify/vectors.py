@@ -14,8 +14,8 @@ from fletcher.runtime.commandline.reporter import Reporter
 from ..reference.vectors import Reference
 from ..texts import EDGES, SENTENCES, texts_for
 from .comparison import Question, Run
-from .judge import Probe, judge
 from .report import VariantResult
+from .verdicts import Probe, VariantVectors, compare_vectors
 
 __all__ = ["ask_for_vectors"]
 
@@ -38,8 +38,8 @@ def ask_for_vectors(reference: Reference, card: ModelCard, texts: Sequence[str],
         return Encodings.concatenate([encoder.tokenize(group, kind) for kind, group in _by_input_type(probes)])
 
     def verdict(run: Run) -> VariantResult:
-        alone, batched = np.stack(run.alone), np.stack(run.batched)
-        return judge(run.variant, run.provider, card, probes, run.lengths, alone, batched, expected)
+        vectors = VariantVectors(run.variant, run.provider, run.lengths, np.stack(run.alone), np.stack(run.batched))
+        return compare_vectors(vectors, expected, probes, card)
 
     return Question(probes, rows, tokenize, None, verdict, reference.tools)
 

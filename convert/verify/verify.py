@@ -12,7 +12,7 @@ from pathlib import Path
 from fletcher.model_zoo import fetch
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import stamp
-from fletcher.runtime.commandline.reporter import Reporter
+from fletcher.runtime.commandline.reporter import Reporter, SilentReporter
 from fletcher.runtime.commandline.steps import Steps
 from fletcher.runtime.errors import ChecksumError
 
@@ -23,27 +23,33 @@ from .heads import ask_head
 from .report import VerificationReport
 from .vectors import ask_for_vectors
 
-__all__ = ["fetch_reference", "verify", "verify_with"]
+__all__ = ["SILENT", "fetch_reference", "verify", "verify_with"]
+
+#: Reporter of library calls.
+SILENT = SilentReporter()
 
 
 def verify(
-    path: str | Path,
-    *,
+    artifact: str | Path,
     reference: str | None = None,
-    texts: Sequence[str] | None = None,
+    *,
+    texts: Sequence[str] = (),
     variant: str | None = None,
-    reporter: Reporter,
+    reporter: Reporter = SILENT,
 ) -> VerificationReport:
-    """Compares an artifact with the HuggingFace model, and stamps its manifest if it passed whole.
+    """Compare an artifact with the HuggingFace model in float32, and record it in the artifact's manifest if all agree.
 
-    A failure is told by the report's verdict; `VerificationReport.raise_if_failed` turns it into an error.
+    A difference is not raised: the report has a verdict, and `VerificationReport.raise_if_failed` turns it into an error.
 
     Args:
-        path: the artifact's folder.
+        artifact: the artifact's folder.
         reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
-        texts: compared besides the built-in ones.
-        variant: the only variant to compare; None compares all that run on this machine, and only then a stamp is written.
-        reporter: is told what goes on.
+        texts: texts to compare besides the built-in ones.
+        variant: the only variant to compare, and nothing is recorded then; None compares all that run on this machine.
+        reporter: receives progress and warnings. Default: prints nothing.
+
+    Returns:
+        The figures of each variant and the verdict.
 
     Raises:
         ArtifactError: the artifact cannot be read, or its canary fails.
@@ -52,13 +58,13 @@ def verify(
         CheckpointError: transformers cannot load the reference.
         MissingPackageError: torch or transformers is not installed.
     """
-    artifact = Artifact.open(path)
-    folder, name = fetch_reference(artifact, reference, reporter)
-    card = artifact.manifest.card
+    opened = Artifact.open(artifact)
+    folder, name = fetch_reference(opened, reference, reporter)
+    card = opened.manifest.card
     loaded = Reference.load(folder, card) if card.output == "vectors" else HeadReference.load(folder, card)
-    report = verify_with(path, loaded, name=name, texts=texts, variant=variant, reporter=reporter)
+    report = verify_with(artifact, loaded, name=name, texts=texts, variant=variant, reporter=reporter)
     if report.verdict == "passed" and report.complete:
-        stamp(path, report.stamp, digest=report.digest)
+        stamp(artifact, report.stamp, digest=report.digest)
     return report
 
 
@@ -89,33 +95,33 @@ def fetch_reference(artifact: Artifact, source: str | None, reporter: Reporter) 
 
 
 def verify_with(
-    path: str | Path,
+    artifact: str | Path,
     reference: Reference | HeadReference,
     *,
     name: str,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] = (),
     variant: str | None = None,
-    reporter: Reporter,
+    reporter: Reporter = SILENT,
 ) -> VerificationReport:
-    """Compares an artifact with a reference that was loaded; writes nothing.
+    """Compare an artifact with a loaded reference; write nothing.
 
     Args:
-        path: the artifact's folder.
+        artifact: the artifact's folder.
         reference: the model.
-        name: what the report calls it.
-        texts: compared besides the built-in ones.
+        name: name of the reference in the report.
+        texts: texts to compare besides the built-in ones.
         variant: the only variant to compare; None compares all that run on this machine.
-        reporter: is told what goes on.
+        reporter: receives progress and warnings. Default: prints nothing.
     """
-    artifact = Artifact.open(path)
-    card = artifact.manifest.card
-    variants, complete = choose_variants(artifact, variant)
+    opened = Artifact.open(artifact)
+    card = opened.manifest.card
+    variants, complete = choose_variants(opened, variant)
     if isinstance(reference, Reference):
-        question = ask_for_vectors(reference, card, texts or (), reporter)
+        question = ask_for_vectors(reference, card, texts, reporter)
     else:
-        question = ask_head(reference, card, texts or (), reporter)
-    ids, results = ask_variants(artifact, variants, question, reporter)
-    return build_report(artifact, name, question.tools, complete, ids, results)
+        question = ask_head(reference, card, texts, reporter)
+    ids, results = ask_variants(opened, variants, question, reporter)
+    return build_report(opened, name, question.tools, complete, ids, results)
 
 
 def _check_origin(found: Mapping[str, str], recorded: Mapping[str, str], source: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-__all__ = ["Progress", "Reporter", "Table"]
+__all__ = ["Progress", "Reporter", "SilentReporter", "Table"]
 
 #: Seconds between two plain lines of one progress: a log stays readable after hours.
 LINE_INTERVAL_S: Final = 5.0
@@ -122,6 +123,36 @@ class Reporter:
             _format_table(table) if table else _format_fields(msgspec.to_builtins(result, enc_hook=_to_builtin))
         ):
             typer.echo(text)
+
+
+class SilentReporter(Reporter):
+    """Reporter of library calls: prints neither lines nor progress; a warning becomes a Python warning."""
+
+    def line(self, text: str) -> None:
+        """Print nothing."""
+
+    def warn(self, text: str) -> None:
+        """Issue a Python warning."""
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+
+    @contextmanager
+    def progress(
+        self,
+        label: str,
+        *,
+        total: int | None = None,
+        units: Sequence[str] = ("steps",),
+        note: Callable[[], str] = lambda: "",
+    ) -> Iterator[Progress]:
+        """Yield a progress that prints nothing."""
+        yield _NoProgress()
+
+
+class _NoProgress:
+    """Progress that is not shown."""
+
+    def advance(self, *amounts: int) -> None:
+        """Print nothing."""
 
 
 def _to_builtin(value: object) -> object:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from tokenizers.processors import TemplateProcessing
 
 from fletcher import Encoder
 from fletcher.convert.export import export as module
-from fletcher.convert.export.export import export
+from fletcher.convert.export.card import model_name
+from fletcher.convert.export.export import ExportOptions, export
+from fletcher.convert.export.own_canary import own_canary, shorten_canary
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.sources.progress import silent
@@ -153,7 +156,7 @@ def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoi
 )
 def test_every_source_has_a_name_that_a_card_may_have(source: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_dir", lambda self: True)  # a folder source is one that exists
-    assert module._model_name(source) == name
+    assert model_name(source) == name
 
 
 def test_a_folder_of_any_name_can_be_converted(tiny: Path, tmp_path: Path) -> None:
@@ -179,14 +182,12 @@ def test_without_special_tokens_an_empty_text_is_refused_and_the_others_are_embe
 def test_a_result_that_fails_its_canary_is_not_left(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module._own_canary
-
     def other(*args: object) -> object:
-        canary = real(*args)  # type: ignore[arg-type]
+        canary = own_canary(*args)  # type: ignore[arg-type]
         canary.vectors[0] += 0.1
         return canary
 
-    monkeypatch.setattr(module, "_own_canary", other)
+    monkeypatch.setattr(module, "own_canary", other)
     with pytest.raises(CanaryError, match="does not reproduce its canary"):
         export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=8, progress=silent)
     assert list(tmp_path.iterdir()) == []
@@ -195,16 +196,29 @@ def test_a_result_that_fails_its_canary_is_not_left(
 def test_a_tokenizer_that_gives_other_ids_than_the_published_canary_is_refused(
     minilm_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module._shorten
-
     def shifted(path: Path, card: ModelCard) -> Canary:
-        canary = real(path, card)
+        canary = shorten_canary(path, card)
         return replace(canary, encodings=replace(canary.encodings, ids=canary.encodings.ids + 1))
 
-    monkeypatch.setattr(module, "_shorten", shifted)
+    monkeypatch.setattr(module, "shorten_canary", shifted)
     with pytest.raises(CanaryError, match="gives other ids than the canary of all-MiniLM-L6-v2"):
         export("all-MiniLM-L6-v2", tmp_path / "a", progress=silent)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_a_struct_or_keywords_and_are_checked_when_they_are_made(tiny: Path, tmp_path: Path) -> None:
+    options = ExportOptions(pooling="mean", max_tokens=8)
+    assert export(str(tiny), tmp_path / "struct", options).max_tokens == 8
+    assert export(str(tiny), tmp_path / "both", options, max_tokens=7).max_tokens == 7
+    unknown: Any = "mystery"
+    with pytest.raises(InputError, match="--pooling mystery is unknown: choose from cls, mean"):
+        ExportOptions(pooling=unknown)
+    with pytest.raises(InputError, match="--head mystery is unknown: choose from embedding"):
+        ExportOptions(head=unknown)
+    with pytest.raises(InputError, match="--exporter mystery is unknown: choose from fletcher, optimum"):
+        export("no such source", tmp_path / "a", exporter=unknown)
+    with pytest.raises(InputError, match="--max-tokens 0"):
+        ExportOptions(max_tokens=0)
 
 
 def test_unknown_targets_and_precisions_name_the_known_ones(tiny: Path, tmp_path: Path) -> None:
@@ -251,7 +265,9 @@ def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -
 PEAK = """
 import re, sys
 import onnxruntime
-from fletcher.convert.export.export import export
+from fletcher.convert.export.card import model_name
+from fletcher.convert.export.export import ExportOptions, export
+from fletcher.convert.export.own_canary import own_canary, shorten_canary
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.sources.progress import silent
 

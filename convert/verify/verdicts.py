@@ -15,7 +15,7 @@ from fletcher.runtime.artifact.manifest import Variant
 
 from .report import TextResult, TokenizerResult, VariantResult, excerpt
 
-__all__ = ["Probe", "compare_ids", "judge"]
+__all__ = ["Probe", "VariantVectors", "compare_ids", "compare_vectors"]
 
 #: What a precision must reach where the card does not say; others have the tolerance that their variant carries.
 DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
@@ -69,73 +69,86 @@ def compare_ids(encodings: Encodings, rows: Sequence[Sequence[int]], probes: Seq
     return TokenizerResult(compared=len(rows), equal=equal, truncated=truncated, reason=reason)
 
 
-def judge(
-    variant: Variant,
-    provider: str,
-    card: ModelCard,
-    probes: Sequence[Probe],
-    lengths: NDArray[np.int64],
-    alone: NDArray[np.float32],
-    batched: NDArray[np.float32],
+@dataclass(frozen=True, slots=True)
+class VariantVectors:
+    """Vectors that a variant computed for n texts.
+
+    Attributes:
+        variant: the variant.
+        provider: execution provider that ran it.
+        lengths: tokens of each text, (n,).
+        alone: vectors of the texts run one by one, (n, dimension).
+        batched: vectors of the texts run together, (n, dimension).
+    """
+
+    variant: Variant
+    provider: str
+    lengths: NDArray[np.int64]
+    alone: NDArray[np.float32]
+    batched: NDArray[np.float32]
+
+
+def compare_vectors(
+    vectors: VariantVectors,
     expected: NDArray[np.float32],
+    probes: Sequence[Probe],
+    card: ModelCard,
     *,
     batch_tolerance: float | None = None,
 ) -> VariantResult:
-    """Compares a variant's vectors with the reference's, and says what is out of tolerance.
+    """Compare a variant's vectors with the reference's, and list what is out of tolerance.
 
     Args:
-        variant: the graph.
-        provider: what it ran on.
-        card: may say what each precision must reach.
+        vectors: the variant's vectors.
+        expected: the reference's vectors, (n, dimension).
         probes: the texts.
-        lengths: their tokens, (n,).
-        alone: vectors of each text run alone, (n, dimension).
-        batched: vectors of all texts together, (n, dimension).
-        expected: the reference's, (n, dimension).
-        batch_tolerance: how far from itself in a batch an element may be; None is what is right for unit vectors.
+        card: its accuracy for the variant's precision, if it has one, is the tolerance.
+        batch_tolerance: largest difference of an element between a text alone and in a batch; None is the tolerance of unit
+            vectors.
     """
+    variant = vectors.variant
     tolerance = card.accuracy.get(variant.precision) or DEFAULT_ACCURACY.get(variant.precision, variant.tolerance)
     if batch_tolerance is None:
         batch_tolerance = BATCH_TOLERANCE_FP32 if variant.precision == "fp32" else BATCH_TOLERANCE_REDUCED
-    found, in_batch = compare(batched, expected), compare(batched, alone)
+    agreement, in_batch = compare(vectors.batched, expected), compare(vectors.batched, vectors.alone)
     results = tuple(
         TextResult(
             text=excerpt(probe.text), input_type=probe.input_type, tokens=tokens, cosine=cosine, max_abs=difference
         )
         for probe, tokens, cosine, difference in zip(
-            probes, lengths.tolist(), found.cosines.tolist(), found.differences.tolist(), strict=True
+            probes, vectors.lengths.tolist(), agreement.cosines.tolist(), agreement.differences.tolist(), strict=True
         )
     )
     reasons = []
     # Written so that NaN would fail: "not at least", never "less than".
-    if not found.cosine_min >= tolerance.min_cosine:
-        reasons.append(f"cosine {found.cosine_min:.7f}, at least {tolerance.min_cosine} wanted")
-    if tolerance.max_abs is not None and not found.max_abs <= tolerance.max_abs:
-        largest = results[int(np.argmax(found.differences))]
+    if not agreement.cosine_min >= tolerance.min_cosine:
+        reasons.append(f"cosine {agreement.cosine_min:.7f}, at least {tolerance.min_cosine} required")
+    if tolerance.max_abs is not None and not agreement.max_abs <= tolerance.max_abs:
+        largest = results[int(np.argmax(agreement.differences))]
         reasons.append(
-            f"max abs difference {found.max_abs:.2e} (text {largest.text!r}), at most {tolerance.max_abs:.0e} wanted"
+            f"max abs difference {agreement.max_abs:.2e} (text {largest.text!r}), at most {tolerance.max_abs:.0e} allowed"
         )
     if not in_batch.max_abs <= batch_tolerance:
         changed = results[int(np.argmax(in_batch.differences))]
         reasons.append(
             f"alone and in a batch {in_batch.max_abs:.2e} apart (text {changed.text!r}), "
-            f"at most {batch_tolerance:.0e} wanted"
+            f"at most {batch_tolerance:.0e} allowed"
         )
-    ours, theirs = similarities(batched, PLOTTED_PAIRS), similarities(expected, PLOTTED_PAIRS)
+    ours, theirs = similarities(vectors.batched, PLOTTED_PAIRS), similarities(expected, PLOTTED_PAIRS)
     return VariantResult(
         name=variant.name,
         precision=variant.precision,
-        provider=provider,
+        provider=vectors.provider,
         tolerance=tolerance,
         batch_tolerance=batch_tolerance,
-        cosine_mean=found.cosine_mean,
-        cosine_p1=found.cosine_p1,
-        cosine_min=found.cosine_min,
-        max_abs=found.max_abs,
+        cosine_mean=agreement.cosine_mean,
+        cosine_p1=agreement.cosine_p1,
+        cosine_min=agreement.cosine_min,
+        max_abs=agreement.max_abs,
         batch_max_abs=in_batch.max_abs,
-        neighbors=found.neighbors,
-        spearman=found.spearman,
-        worst=results[found.worst],
+        neighbors=agreement.neighbors,
+        spearman=agreement.spearman,
+        worst=results[agreement.worst],
         reasons=tuple(reasons),
         texts=results,
         pairs=tuple(zip(ours.tolist(), theirs.tolist(), strict=True)),

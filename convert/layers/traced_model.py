@@ -17,11 +17,11 @@ from .families import CLASSIFIERS, MASKED_LM, Family, Tap, taps_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SUBJECTS", "Subject"]
+__all__ = ["TRACED_MODELS", "TracedModel"]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class TracedModel:
     """A model of transformers, and what follows it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Subject:
     unseen_tail: int | None = None
 
 
-def _embedder(folder: Path, card: ModelCard) -> Subject:
+def _embedder(folder: Path, card: ModelCard) -> TracedModel:
     reference = Reference.load(folder, card)
 
     def finish(found: Any) -> dict[str, Tensor]:
@@ -59,7 +59,7 @@ def _embedder(folder: Path, card: ModelCard) -> Subject:
             points[f"modules.{index}"] = state = module(state)
         return points
 
-    return Subject(
+    return TracedModel(
         model=reference.model,
         prefix="",
         family=taps_of(str(reference.model.config.model_type)),
@@ -71,7 +71,7 @@ def _embedder(folder: Path, card: ModelCard) -> Subject:
     )
 
 
-def _classifier(folder: Path, card: ModelCard) -> Subject:
+def _classifier(folder: Path, card: ModelCard) -> TracedModel:
     reference = HeadReference.load(folder, card)
     family = str(reference.model.config.model_type)
     encoder = taps_of(family)
@@ -84,7 +84,7 @@ def _classifier(folder: Path, card: ModelCard) -> Subject:
     def finish(found: Any) -> dict[str, Tensor]:
         return {f"modules.{len(paths)}": reference.finish(found.logits[0])}
 
-    return Subject(
+    return TracedModel(
         model=reference.model,
         prefix=prefix,
         family=encoder,
@@ -96,7 +96,7 @@ def _classifier(folder: Path, card: ModelCard) -> Subject:
     )
 
 
-def _masked_lm(folder: Path, card: ModelCard) -> Subject:
+def _masked_lm(folder: Path, card: ModelCard) -> TracedModel:
     reference = HeadReference.load(folder, card)
     family = str(reference.model.config.model_type)
     dense, norm, decoder = MASKED_LM[family]
@@ -106,7 +106,7 @@ def _masked_lm(folder: Path, card: ModelCard) -> Subject:
         # The graph takes the maximum of the logits, the reference that of the weights: log(1 + relu(x)) grows with x.
         return {"modules.3": logits.amax(dim=0), "modules.4": reference.finish(logits)}
 
-    return Subject(
+    return TracedModel(
         model=reference.model,
         prefix=f"{reference.model.base_model_prefix}.",
         family=taps_of(family),
@@ -123,7 +123,7 @@ def _masked_lm(folder: Path, card: ModelCard) -> Subject:
     )
 
 
-def _token_embedder(folder: Path, card: ModelCard) -> Subject:
+def _token_embedder(folder: Path, card: ModelCard) -> TracedModel:
     reference = HeadReference.load(folder, card)
     num_products = len(reference.steps) - int(card.normalize)
     expansion = card.late_interaction.expansion if card.late_interaction is not None else None
@@ -138,7 +138,7 @@ def _token_embedder(folder: Path, card: ModelCard) -> Subject:
         return points
 
     unseen = expansion is not None and not expansion.attended
-    return Subject(
+    return TracedModel(
         model=reference.model,
         prefix="",
         family=taps_of(str(reference.model.config.model_type)),
@@ -154,6 +154,6 @@ def _token_embedder(folder: Path, card: ModelCard) -> Subject:
 
 #: Loads a checkpoint to be traced, by what the model gives. Raises InputError for a family without a table of points,
 #: CheckpointError if transformers cannot load it, MissingPackageError without torch or transformers.
-SUBJECTS: Mapping[Output, Callable[[Path, ModelCard], Subject]] = MappingProxyType(
+TRACED_MODELS: Mapping[Output, Callable[[Path, ModelCard], TracedModel]] = MappingProxyType(
     {"vectors": _embedder, "scores": _classifier, "sparse": _masked_lm, "token_vectors": _token_embedder}
 )
