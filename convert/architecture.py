@@ -206,7 +206,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
-    """down(activation(up(x))), or down(activation(gate(x)) · up(x)) for gated units.
+    """Feed-forward part: down(activation(up(x))), or down(activation(gate(x)) · up(x)) for gated units.
 
     Attributes:
         up: (hidden, intermediate).
@@ -327,7 +327,7 @@ Module = Pooling | Dense | Norm | Normalize | Decoder | Saturation | Activation
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """An encoder and the modules that follow it.
+    """Encoder and the modules that follow it.
 
     Attributes:
         family: `model_type`.

@@ -32,7 +32,7 @@ def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
         raise InputError(f"--head {head} contradicts the card of {card.name}, whose output is {card.output}")
     if pooling is not None and (pooling,) != card.pooling:
         raise InputError(
-            f"--pooling {pooling} contradicts the card of {card.name}, which says {', '.join(card.pooling)}"
+            f"--pooling {pooling} contradicts the card of {card.name}, which has {', '.join(card.pooling)}"
         )
     if max_tokens is None:
         return card

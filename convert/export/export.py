@@ -37,7 +37,7 @@ from .card import settle_card
 from .options import ExportFields, ExportOptions
 from .own_canary import check_canaries, own_canary, own_texts, shorten_canary, with_tokens
 from .traced import check_traceable, trace
-from .variants import Emitter, GraphWriter, check_wanted
+from .variants import Emitter, GraphWriter, check_variants
 
 __all__ = ["ExportOptions", "Exported", "export"]
 
@@ -104,7 +104,7 @@ def export(
         MissingPackageError: the exporter's packages are not installed.
     """
     options = dataclasses.replace(options or ExportOptions(), **fields)
-    pairs = check_wanted(options.targets, options.precisions)
+    pairs = check_variants(options.targets, options.precisions)
     if options.exporter == "optimum":
         check_traceable(pairs)
     with new_artifact(output) as folder:

@@ -60,7 +60,7 @@ def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryRe
         if not result.passed:
             raise CanaryError(
                 f"{card.name} ({variant.name} on {opened.provider}) does not reproduce its canary: {result.reason}. It "
-                "would serve wrong vectors, so it is not kept"
+                "would serve wrong vectors, so it was removed"
             )
         results.append(result)
     return results

@@ -1,9 +1,9 @@
 """JinaBERT v2: post-norm, ALiBi in both directions, gated units; jina-embeddings-v2.
 
-Its configuration says `model_type: bert` with `position_embedding_type: alibi`. There are two implementations, which the
-tensors tell apart. In jina-bert-implementation (small-en, base-en) the first half of the packed tensor is the gate. In
-jina-bert-v2-qk-post-norm (base-code and the bilingual ones) it is the second; queries and keys are normed, and the
-attention's input is added, and the sum normed, once more.
+Its configuration has `model_type: bert` with `position_embedding_type: alibi`. There are two implementations, which differ
+in the names of their tensors. In jina-bert-implementation (small-en, base-en) the first half of the packed tensor is the
+gate. In jina-bert-v2-qk-post-norm (base-code and the bilingual ones) the second half is the gate; queries and keys are
+normed, and the attention's input is added, and the sum normed, a second time.
 
 Sources: modeling_bert.py of these two repositories of huggingface.co/jinaai, read in adaptations of them: transformers'
 unmerged `jina_bert` for the second, and two servers' ports for the first.
@@ -29,7 +29,7 @@ GATES = {"geglu": "gelu", "reglu": "relu"}
 
 
 def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: bert` with `position_embedding_type: alibi`.
+    """Describe a checkpoint with `model_type: bert` and `position_embedding_type: alibi`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
@@ -48,7 +48,7 @@ def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
         raise CheckpointError(f"{file}: feed_forward_type is {kind!r}; Fletcher authors {', '.join(GATES)}")
     check_activation(config.value("hidden_act", "gelu"), f"{file}: hidden_act")  # the gate has its own
     config.must_be("position_embedding_type", "alibi")
-    config.ignore("emb_pooler")  # of the method `encode`; the card says how to pool
+    config.ignore("emb_pooler")  # of the method `encode`; the card has the pooling
     config.finish()
     size = head_size(file, hidden, heads)
 
@@ -100,8 +100,9 @@ def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
 
 
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
-    """2^(-8/n), 2^(-16/n), … for n heads, n a power of two; otherwise those of the next smaller power, then every other one
-    of the next larger.
+    """Return ALiBi's slopes: 2^(-8/n), 2^(-16/n), … for n heads.
+
+    If n is not a power of two, they are the slopes of the next smaller power, then every second one of the next larger power.
 
     Source: "Train Short, Test Long", arxiv.org/abs/2108.12409, and its authors' code for other numbers of heads.
     """

@@ -22,7 +22,8 @@ __all__ = ["describe_modernbert"]
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 THETA = {GLOBAL: 160_000.0, LOCAL: 10_000.0}
-#: Of training, of the heads, of other implementations of the same attention, or read by no version of the class.
+#: Keys of training, of the heads, of other implementations of the same attention, and keys that no version of the class
+#: reads.
 UNUSED = (
     "attention_dropout",
     "classifier_activation",
@@ -43,7 +44,7 @@ UNUSED = (
 
 
 def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: modernbert`.
+    """Describe a checkpoint with `model_type: modernbert`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
@@ -111,7 +112,7 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
 
 
 def _layer_kinds(config: Config, file: Path, num_layers: int) -> list[str]:
-    """Which layers see everything: one in `global_attn_every_n_layers`, or as `layer_types` says, which newer files have."""
+    """Return the kind of attention of each layer: from `layer_types`, else from `global_attn_every_n_layers`."""
     every = config.integer("global_attn_every_n_layers", 3)
     kinds = config.value("layer_types")
     if kinds is None:
@@ -122,7 +123,7 @@ def _layer_kinds(config: Config, file: Path, num_layers: int) -> list[str]:
 
 
 def _rotaries(config: Config, file: Path, width: int) -> Mapping[str, Rotary]:
-    """The two bases, by their old names or in the newer `rope_parameters`."""
+    """Return the rotary positions of both kinds of layers, from the old keys or from the newer `rope_parameters`."""
     theta = {
         GLOBAL: config.number("global_rope_theta", THETA[GLOBAL]),
         LOCAL: config.number("local_rope_theta", THETA[LOCAL]),

@@ -1,4 +1,4 @@
-"""Operators of norms, by the norm's kind: the one place that names them."""
+"""Operators of norms by the norm's kind: the one place that names them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""sentence-transformers' modules after the encoder, as the checkpoint's `modules.json` lists them.
+"""Modules after the encoder of an embedding model, as the checkpoint's `modules.json` lists them.
 
-Source: sentence-transformers' `modules.json` and each module's own `config.json` and `model.safetensors`.
+Source: sentence-transformers' modules, with their `config.json` and `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
 
 
 def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> tuple[Module, ...]:
-    """What follows the encoder: the card's pooling, the checkpoint's Dense and LayerNorm modules, L2 if the card says so.
+    """Return the card's pooling, the checkpoint's Dense and LayerNorm modules, and L2 normalization if the card has it.
 
     Args:
-        checkpoint: where `modules.json` lies, if it has one.
-        card: the model's settings.
+        checkpoint: checkpoint, with or without `modules.json`.
+        card: settings of the model.
         hidden_size: width of a token vector.
 
     Raises:
-        CheckpointError: a module that Fletcher does not author, or modules that contradict the card.
+        CheckpointError: Fletcher does not author a module, or the modules contradict the card.
     """
     modules: list[Module] = [Pooling(card.pooling)]
     width = hidden_size * len(card.pooling)
@@ -49,7 +49,7 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
     for entry in sentence_transformers.read_modules(checkpoint.folder):
         kind = entry.kind
         if kind in ("Transformer", "Pooling"):
-            continue  # the encoder itself; the card's pooling was read from the other, or checked against it
+            continue  # the encoder itself, and the pooling, which the card already has
         if normalized:
             raise CheckpointError(
                 f"{checkpoint.folder}: modules.json has {kind} after Normalize, which is not authored"

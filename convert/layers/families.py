@@ -1,7 +1,8 @@
-"""Where each point lies in transformers' models: one table a family, module path to point.
+"""Places of the points in transformers' models: one table for each family, from points to module paths.
 
-Source: the `modeling_*.py` of transformers 5, and `reference_jina.py`. A module that a checkpoint has no use for is absent or
-the identity, and gives no point (ALBERT's projection, ModernBERT's first norm).
+Source: the `modeling_*.py` of transformers 5, and `reference/jina.py`. A module that a checkpoint does not use is absent or
+    the
+identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ Part = Literal["attention", "feed_forward"]
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A tensor that goes into or comes out of a module.
+    """Input or output tensor of a module.
 
     Attributes:
-        path: the module; empty for the layer itself.
-        side: which end.
-        argument: which positional argument, on the way in.
-        part: which of `parts` equal parts of the last axis.
-        parts: into how many the last axis is cut.
+        path: path of the module; empty for the layer itself.
+        side: input or output.
+        argument: index of the positional argument, for inputs.
+        part: index of one of `parts` equal parts of the last axis.
+        parts: number of equal parts of the last axis.
     """
 
     path: str
@@ -40,15 +41,15 @@ class Tap:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family's points.
+    """Points of a family.
 
     Attributes:
-        embeddings: by point; several taps are added up.
-        layer: regular expression of the layers' paths; a layer that runs several times is several layers.
-        points: by point, paths relative to the layer.
-        rotary: whether what reaches the attention function was rotated after its projection.
-        bias: what is added to the scores besides the mask, where the family does not call transformers' attention function.
-        softmax: the weights, where the family does not call it.
+        embeddings: taps by point; the values of several taps are summed.
+        layer: regular expression of the layers' paths; a layer that runs several times counts as several layers.
+        points: tap by point, with paths relative to the layer.
+        rotary: whether query and key are rotated between their projection and the attention function.
+        bias: bias of the scores besides the mask, for a family that does not call transformers' attention function.
+        softmax: attention weights, for a family that does not call transformers' attention function.
         final_norm: path of the norm after the last layer.
     """
 
@@ -120,7 +121,7 @@ def _post_norm(query: str, key: str, value: str, output: str, norm: str) -> dict
 def _embeddings(
     *tables: Literal["token_type", "position"], projection: str | None = None
 ) -> dict[str, tuple[Tap, ...]]:
-    """Tables that are added in the order of Fletcher's graphs, then a LayerNorm."""
+    """Return the points of tables that are summed in the order of Fletcher's graphs, and of the LayerNorm after them."""
     word = _out("embeddings.word_embeddings")
     points: dict[str, tuple[Tap, ...]] = {"word": (word,)}
     if "token_type" in tables:
@@ -147,7 +148,7 @@ _BERT_FEED_FORWARD = {
 }
 
 _BERT = Family(
-    embeddings=_embeddings("token_type", "position", projection="embeddings_project"),  # ELECTRA's, where it has one
+    embeddings=_embeddings("token_type", "position", projection="embeddings_project"),  # ELECTRA's, if it has one
     layer=r"encoder\.layer\.\d+",
     points={**_BERT_ATTENTION, **_BERT_FEED_FORWARD},
 )
@@ -208,7 +209,14 @@ _MODERNBERT = Family(
 
 
 def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
-    """JinaBERT: which half of the packed product is the gate, and where the residual's norm lies."""
+    """Return the points of JinaBERT.
+
+    Args:
+        packed: path of the packed product of gate and up projection.
+        gate: half of the packed product that is the gate.
+        down: path of the down projection.
+        norm: path of the norm after the feed-forward part.
+    """
     return Family(
         embeddings=_embeddings("token_type"),
         layer=r"encoder\.layer\.\d+",
@@ -223,7 +231,7 @@ def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
     )
 
 
-#: By transformers' `model_type`, or that of `reference_jina.py`.
+#: By transformers' `model_type`, or that of `reference/jina.py`.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "albert": _ALBERT,
@@ -246,7 +254,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 _POOLER = ("*pooler.dense", "classifier")
 _TWO_LAYERS = ("classifier.dense", "classifier.out_proj")
 
-#: Of `…ForSequenceClassification`: modules whose inputs are what each step after the encoder gives; `*` is the encoder.
+#: Modules of `…ForSequenceClassification` whose inputs are the results of the steps after the encoder; `*` is the encoder.
 CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "albert": ("*pooler", "classifier"),
@@ -264,7 +272,7 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _LM_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")
 
-#: Of `…ForMaskedLM`: the transform's product, its norm, and the decoder.
+#: Modules of `…ForMaskedLM`: the transform's product, its norm, and the decoder.
 MASKED_LM: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
         "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.decoder"),
@@ -285,14 +293,14 @@ MASKED_LM: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 
 
 def taps_of(model_type: str) -> Family:
-    """The table of a family.
+    """Return the table of a family.
 
     Raises:
-        InputError: there is none.
+        InputError: Fletcher has no table for the model type.
     """
     if model_type not in FAMILIES:
         raise InputError(
-            f"layers of the model type {model_type!r} cannot be compared with transformers: known are "
+            f"layers of the model type {model_type!r} cannot be compared with transformers, only those of "
             f"{', '.join(FAMILIES)}. Verify without --layers, or compare two variants with --against and --on"
         )
     return FAMILIES[model_type]

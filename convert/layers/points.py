@@ -1,7 +1,7 @@
-"""The points at which a graph is compared: which of its values mean what, and in which order they are computed.
+"""Points at which a graph is compared: the meaning of its values, and the order of their computation.
 
 Points are found by the names that the emitters give their nodes. A point's `key` is the same on every target and for the
-reference model, whatever the family calls its layers: `layers.3/attention/query`.
+reference model, independent of the family's names of its layers: `layers.3/attention/query`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ __all__ = [
     "GraphPoint",
     "Kind",
     "find_points",
-    "kept_points",
+    "hidden_points",
     "layer_of",
     "title_of",
 ]
 
 
 class Kind(Enum):
-    """What the first axes of a value count."""
+    """Meaning of a value's first axes."""
 
     TOKENS = "tokens"  # (tokens, width) packed, or (texts, longest, width)
     SCORES = "scores"  # (texts, heads, longest, longest)
@@ -42,13 +42,13 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GraphPoint:
-    """A value of a graph that is compared.
+    """Value of a graph that is compared.
 
     Attributes:
-        key: its name in every graph and in the reference.
-        kind: its layout.
-        node: the node that computes it.
-        value: the node's output; scores are not it, but come with it, see `scores.py`.
+        key: name in every graph and in the reference.
+        kind: meaning of the first axes.
+        node: name of the node that computes it.
+        value: name of the node's output; for scores, see `scores.py`.
     """
 
     key: str
@@ -68,12 +68,12 @@ EMBEDDING_POINTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-#: What the operator `Attention` keeps to itself, in the order in which it computes it.
+#: Values inside the operator `Attention`, in the order of computation.
 SCORE_POINTS: Mapping[str, str] = MappingProxyType(
     {
         "attention/raw_scores": "raw scores",
         "attention/scaled_scores": "scaled scores",
-        "attention/mask": "mask: who may be seen",
+        "attention/mask": "mask: visible tokens",
         "attention/biased_scores": "scores with bias",
         "attention/softmax": "softmax, padding included",
         "attention/softmax_sums": "sums of the softmax's rows",
@@ -110,15 +110,15 @@ LAYER_POINTS: Mapping[str, str] = MappingProxyType(
 
 
 def _summed(value: str, *hidden: str) -> dict[tuple[str, str], tuple[str, ...]]:
-    """Return the entries of `_KEPT` for operators that sum before they norm."""
+    """Return the entries of `_INSIDE` for operators that sum before they norm."""
     return {(operator, value): hidden for operator in SUMMED_NORMS.values()}
 
 
-#: What operators of several steps keep to themselves (target cuda): by operator and the value that it gives.
-_KEPT: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
+#: Points inside operators of several steps (target cuda), by operator and its output.
+_INSIDE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         **_summed("embeddings/norm", "embeddings/with_token_type", "embeddings/sum"),
-        # What it takes may be sorted otherwise than the model's own query and key.
+        # Its inputs can have another order of columns than the model's own query and key.
         ("PackedMultiHeadAttention", "attention/context"): (
             "attention/query",
             "attention/key",
@@ -136,15 +136,15 @@ _KEPT: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
 _LAYER = re.compile(r"(?P<prefix>.+?)/(?P<part>(attention|feed_forward)/.+)")
 _MODULE = re.compile(r"(?P<module>modules\.(?P<index>\d+))/(?P<part>.+)")
 
-#: Last parts of the names of what a pooling gives; several modes are joined.
+#: Last parts of the names of a pooling's results.
 _POOLED = frozenset((*get_args(PoolingMode), "pooled"))
 _KEY = re.compile(r"layers\.(?P<layer>\d+)/(?P<part>.+)")
 
 
 def find_points(model: onnx.ModelProto) -> list[GraphPoint]:
-    """The points of a graph, in the order in which it computes them."""
+    """Return the points of a graph, in the order in which it computes them."""
     layers = _Layers()
-    # Rows of the tables, where the host looks them up (coreml).
+    # Rows of the tables, for targets where the host looks them up (coreml).
     inputs = (info.name for info in model.graph.input if info.name.removeprefix("embeddings/") in EMBEDDING_POINTS)
     points = {name: GraphPoint(name, Kind.TOKENS, f"input {name}", name) for name in inputs}
     pooled = _first_pooling(model)
@@ -154,48 +154,48 @@ def find_points(model: onnx.ModelProto) -> list[GraphPoint]:
             if (stem == "embeddings" and last in EMBEDDING_POINTS) or value == "final_norm":
                 points[value] = GraphPoint(value, Kind.TOKENS, node.name, value)
             elif module := _MODULE.fullmatch(value):
-                # What a module gives is the last value that bears its name: drop the earlier one, to keep the order.
+                # A module's result is the last value with its name: drop the earlier one, to keep the order.
                 points.pop(module["module"], None)
                 kind = Kind.TEXTS if pooled is not None and int(module["index"]) >= pooled else Kind.TOKENS
                 if module["part"] == "dense":
                     points[value] = GraphPoint(value, kind, node.name, value)
                 points[module["module"]] = GraphPoint(module["module"], kind, node.name, value)
-            elif found := layers.find(value):
-                for point in _points_of_layer(*found, node, value):
+            elif place := layers.find(value):
+                for point in _points_of_layer(*place, node, value):
                     points[point.key] = point
     return list(points.values())
 
 
-def kept_points(model: onnx.ModelProto, points: Sequence[GraphPoint]) -> set[str]:
-    """Keys of points that a graph computes inside an operator and does not show.
+def hidden_points(model: onnx.ModelProto, points: Sequence[GraphPoint]) -> set[str]:
+    """Return the keys of points that a graph computes inside an operator.
 
     Args:
         model: the graph.
-        points: those that it shows.
+        points: points that are values of the graph.
     """
     layers = _Layers()
-    kept: set[str] = set()
+    inside: set[str] = set()
     for node in model.graph.node:
         for value in node.output:
             layer, part = layers.find(value) or ("", value)
-            kept.update(f"{layer}/{name}".removeprefix("/") for name in _KEPT.get((node.op_type, part), ()))
-    kept.update(f"{layer}/{score}" for layer in layers.names for score in SCORE_POINTS)
-    return kept - {point.key for point in points}
+            inside.update(f"{layer}/{name}".removeprefix("/") for name in _INSIDE.get((node.op_type, part), ()))
+    inside.update(f"{layer}/{score}" for layer in layers.names for score in SCORE_POINTS)
+    return inside - {point.key for point in points}
 
 
 class _Layers:
-    """The layers of a graph, numbered as they come, whatever the family calls them."""
+    """Layers of a graph, numbered in the order of computation."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, str] = {}
 
     @property
     def names(self) -> Collection[str]:
-        """Of those that were found: `layers.0`, …"""
+        """Names of the layers that were found: `layers.0`, …"""
         return self._numbers.values()
 
     def find(self, value: str) -> tuple[str, str] | None:
-        """The layer that a value belongs to, and what it is there: `layers.0` and `attention/query`."""
+        """Return the layer of a value, and its part in the layer: `layers.0` and `attention/query`."""
         match = _LAYER.fullmatch(value)
         if match is None:
             return None
@@ -204,13 +204,13 @@ class _Layers:
 
 
 def _first_pooling(model: onnx.ModelProto) -> int | None:
-    """Index of the first module that gives a vector a text; None where every token keeps its own."""
-    found = (_MODULE.fullmatch(value) for node in model.graph.node for value in node.output)
-    return min((int(match["index"]) for match in found if match and match["part"] in _POOLED), default=None)
+    """Return the index of the first module with one vector per text; None if every token has a vector."""
+    matches = (_MODULE.fullmatch(value) for node in model.graph.node for value in node.output)
+    return min((int(match["index"]) for match in matches if match and match["part"] in _POOLED), default=None)
 
 
 def title_of(point: GraphPoint | str) -> str:
-    """A point's name for people.
+    """Return the name of a point in reports.
 
     Args:
         point: a point, or the key of one that a graph lacks.
@@ -226,14 +226,14 @@ def title_of(point: GraphPoint | str) -> str:
 
 
 def layer_of(key: str) -> int | None:
-    """The layer that a point belongs to."""
+    """Return the layer that a point belongs to."""
     match = _KEY.fullmatch(key)
     return int(match["layer"]) if match else None
 
 
 def _points_of_layer(layer: str, part: str, node: onnx.NodeProto, value: str) -> list[GraphPoint]:
     if node.op_type == "Attention" or part == "attention/weights":
-        # Where attention is spelled out, the query is scaled before the product: raw scores do not exist.
+        # Attention in standard operators scales the query before the product: raw scores do not exist.
         shown = [score for score in SCORE_POINTS if node.op_type == "Attention" or score != "attention/raw_scores"]
         return [GraphPoint(f"{layer}/{score}", Kind.SCORES, node.name, value) for score in shown]
     return [GraphPoint(f"{layer}/{part}", Kind.TOKENS, node.name, value)] if part in LAYER_POINTS else []

@@ -1,4 +1,4 @@
-"""The first points: the vocabulary, the ids of texts, and the tokens that ColBERT skips, against transformers' tokenizer."""
+"""First points of the comparison: vocabulary, token ids, and the tokens that ColBERT skips."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["compare_skipped", "compare_tokenizers", "open_tokenizer"]
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
-    """The artifact's tokenizer, without truncation.
+    """Return the artifact's tokenizer, without truncation.
 
     Raises:
-        ArtifactError: it cannot be read.
+        ArtifactError: the tokenizer file cannot be read.
     """
     TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)  # the checks of a load
     tokenizer = Tokenizer.from_file(str(artifact.tokenizer_file))
@@ -35,12 +35,12 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
 
 
 def compare_tokenizers(artifact: Artifact, traced: TracedModel, texts: Sequence[str]) -> Iterator[PointResult]:
-    """Vocabulary and token ids.
+    """Compare vocabulary and token ids with transformers' tokenizer.
 
     Args:
-        artifact: ours.
-        traced: theirs.
-        texts: compared besides the built-in ones.
+        artifact: the artifact.
+        traced: the reference.
+        texts: texts to compare besides the built-in ones.
     """
     ours = open_tokenizer(artifact).get_vocab(with_added_tokens=True)
     theirs = traced.tokenizer.get_vocab()
@@ -59,12 +59,12 @@ def compare_tokenizers(artifact: Artifact, traced: TracedModel, texts: Sequence[
 
 
 def compare_skipped(artifact: Artifact, traced: TracedModel, folder: Path) -> Iterator[PointResult]:
-    """The tokens whose vectors ColBERT leaves out, of queries and of documents; nothing for other models.
+    """Compare the tokens whose vectors ColBERT leaves out, of queries and of documents; other models give no result.
 
     Args:
-        artifact: its card says which, its tokenizer what their ids are.
-        traced: whose vocabulary has the ids that are right.
-        folder: the checkpoint, whose files say which.
+        artifact: artifact, whose card has the tokens, and whose tokenizer has their ids.
+        traced: reference, whose vocabulary has the expected ids.
+        folder: checkpoint, whose files have the expected tokens.
     """
     late, card = artifact.manifest.card.late_interaction, artifact.manifest.card
     if late is None:
@@ -76,13 +76,13 @@ def compare_skipped(artifact: Artifact, traced: TracedModel, folder: Path) -> It
     note = ""
     if different:
         role, token = different[0]
-        who = "the artifact" if different[0] in ours else "the checkpoint"
-        note = f"{len(different)} differ: {who} alone skips the id {token} in a {role}"
+        side = "the artifact" if different[0] in ours else "the checkpoint"
+        note = f"{len(different)} differ: {side} alone skips the id {token} in a {role}"
     yield _result("skipped tokens", len(theirs), len(different), note)
 
 
 def _skipped_ids(late: LateInteraction, id_of: Callable[[str], int | None]) -> set[tuple[str, int]]:
-    """Roles and ids; a token that the vocabulary lacks is skipped nowhere."""
+    """Return roles and ids of the skipped tokens that the vocabulary has."""
     ids = [token for name in late.skipped if (token := id_of(name)) is not None]
     return {(role, token) for role in late.skipped_in for token in ids}
 

@@ -1,4 +1,4 @@
-"""The model that is traced, whatever it gives: vectors, a classifier's scores, SPLADE's weights, or a vector a token."""
+"""`TracedModel`: reference model to trace, for vectors, a classifier's scores, SPLADE's weights, or a vector per token."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ __all__ = ["TRACED_MODELS", "TracedModel"]
 
 @dataclass(frozen=True, slots=True)
 class TracedModel:
-    """A model of transformers, and what follows it.
+    """Model of transformers, and the steps after it.
 
     Attributes:
         model: the model that is called, in evaluation mode.
         prefix: path of the encoder in it, with a dot at the end; empty if it is the encoder.
-        family: the encoder's table of points.
-        taps: points of what follows the encoder, by key, paths in the whole model.
-        finish: the rest of the points, from the model's output of one text.
+        family: table of the encoder's points.
+        taps: taps of the points after the encoder, by key, with paths in the whole model.
+        finish: computes the rest of the points from the model's output of one text.
         tokenizer: transformers' fast tokenizer.
-        tokenize: token ids of texts without a prompt, special tokens included.
-        tools: versions of what computes, by package.
-        steps: points of `finish` that stand beside a module's own, as products before their activation do.
-        unseen_tail: tokens of this id at a text's end are attended to by none.
+        tokenize: returns token ids of texts without a prompt, special tokens included.
+        tools: versions of the packages that compute.
+        steps: keys of `finish` besides the modules' own, such as products before their activation.
+        unseen_tail: token id; no token attends to tokens of this id at a text's end.
     """
 
     model: Any
@@ -152,8 +152,8 @@ def _token_embedder(folder: Path, card: ModelCard) -> TracedModel:
     )
 
 
-#: Loads a checkpoint to be traced, by what the model gives. Raises InputError for a family without a table of points,
-#: CheckpointError if transformers cannot load it, MissingPackageError without torch or transformers.
+#: Functions that load a checkpoint to trace, by the model's output. They raise InputError for a family without a table of
+#: points, CheckpointError if transformers cannot load it, MissingPackageError without torch or transformers.
 TRACED_MODELS: Mapping[Output, Callable[[Path, ModelCard], TracedModel]] = MappingProxyType(
     {"vectors": _embedder, "scores": _classifier, "sparse": _masked_lm, "token_vectors": _token_embedder}
 )

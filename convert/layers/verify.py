@@ -1,7 +1,7 @@
-"""Layer by layer: a variant against transformers' model, or against another variant of the same artifact.
+"""Comparison of a variant with transformers' model, or with another variant of the same artifact, layer by layer.
 
-In order: vocabulary and token ids, every weight, every point of the graph on batches of several sizes and lengths, and at
-last the session that is served against the graph that was looked into. See `probe`, `reference` and `weights`.
+The order is: vocabulary and token ids, every weight, every point of the graph on batches of several sizes and lengths, and
+at last the served session with the probed graph. See `probe`, `reference` and `weights`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def verify_layers(
         reporter: receives progress and warnings. Default: prints nothing.
 
     Raises:
-        InputError: a variant or a family that cannot be compared layer by layer.
+        InputError: the variant or the family cannot be compared layer by layer.
         ArtifactError: the artifact cannot be read, or is damaged.
         SourceError: the reference cannot be fetched.
         ChecksumError: a file of the artifact is damaged, or the reference is not the checkpoint that it was made from.
@@ -81,7 +81,7 @@ def verify_layers(
     rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
     batches = _encode(rows, chosen)
     with GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
-        # What a Dense module of sentence-transformers gives before its activation, the reference keeps to itself.
+        # The reference does not show the result of a sentence-transformers Dense module before its activation.
         probe.points = [
             point
             for point in probe.points
@@ -118,10 +118,10 @@ def compare_variants(
         reporter: receives progress and warnings. Default: prints nothing.
 
     Raises:
-        InputError: a variant that cannot be compared layer by layer, or one with itself.
+        InputError: a variant cannot be compared layer by layer, or both are the same.
         ArtifactError: the artifact cannot be read, is damaged, or lacks a variant.
-        MissingPackageError: one is for CUDA, and no ONNX Runtime with CUDA is installed.
-        ProviderError: one is, and CUDA cannot be used here.
+        MissingPackageError: a variant is for CUDA, and ONNX Runtime with CUDA is not installed.
+        ProviderError: a variant is for CUDA, which cannot be used on this machine.
     """
     artifact = Artifact.open(path)
     right, judged = _find_variant(artifact, against), _find_variant(artifact, on)
@@ -147,11 +147,11 @@ def compare_variants(
 
 
 def _find_variant(artifact: Artifact, name: str | None) -> Variant:
-    """A variant by its name, or by its target if the artifact has one of it.
+    """Return a variant by its name, or by its target if the artifact has one of it.
 
     Raises:
-        ArtifactError: there is none.
-        InputError: its values have no names that are known here, or its precision has no tolerance.
+        ArtifactError: the artifact has no such variant.
+        InputError: the variant was traced, so that its values have no known names, or its precision has no tolerance.
     """
     of_target = [variant for variant in artifact.manifest.variants if variant.target == name]
     variant = of_target[0] if len(of_target) == 1 else artifact.variant(name)
@@ -169,7 +169,7 @@ def _find_variant(artifact: Artifact, name: str | None) -> Variant:
 
 
 def _encode(batches: Sequence[Rows], variant: Variant) -> list[Encodings]:
-    """Batches as a variant takes them: with the second half of each text of token type 1, where it tells types apart."""
+    """Return the batches as encodings; for a variant with token types, the second half of each text is of type 1."""
     encodings = [Encodings.from_lists(rows) for rows in batches]
     if all(info.name != "token_type_ids" for info in variant.inputs):
         return encodings
@@ -178,19 +178,19 @@ def _encode(batches: Sequence[Rows], variant: Variant) -> list[Encodings]:
 
 
 def _rows(values: NDArray[np.int32], batch: Encodings) -> list[list[int]]:
-    """Packed values by texts."""
+    """Return packed values split by texts."""
     return [row.tolist() for row in np.split(values, batch.offsets[1:-1])]
 
 
 def _expected_weights(folder: Path, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:
-    """The weights that `export` would write for a variant now."""
+    """Return the weights that `export` would write for a variant now."""
     architecture = describe_model(Checkpoint.open(folder), card)
     precision = choose(variant.target, cast(Float, variant.precision), variant.islands)
     emissions = emit(variant.target, architecture, card.dimension, card.max_tokens, precision)
     names = {f"{variant.target}-{variant.precision}{emission.suffix}": emission for emission in emissions}
     if variant.name not in names:
         raise InputError(
-            f"the checkpoint {folder} gives no graph {variant.name}, only {', '.join(names)}: compare with the checkpoint "
+            f"the checkpoint {folder} has no graph {variant.name}, only {', '.join(names)}: compare with the checkpoint "
             "that the artifact was made from"
         )
     return names[variant.name].graph.weights
@@ -205,16 +205,16 @@ def _compare_values(
     batches: Sequence[Encodings],
     reporter: Reporter,
 ) -> list[PointResult]:
-    """Every point of the graph over all batches, and the served session's vectors against the probed graph's.
+    """Compare every point of the graph over all batches, and the served session's vectors with the probed graph's.
 
     Args:
-        artifact: where the variant lies.
-        variant: the one that is judged.
+        artifact: artifact of the variant.
+        variant: variant to compare.
         probe: its graph.
-        expect: what the reference has on each text of a batch.
-        precision: whose tolerance holds.
+        expect: returns the reference's values on each text of a batch.
+        precision: precision whose tolerance applies.
         batches: texts.
-        reporter: is told what goes on.
+        reporter: receives progress and warnings.
     """
     tally = Tally(probe.points, probe.hidden)
     probed = []
@@ -237,7 +237,7 @@ def _compare_values(
         with open_session(artifact, variant, provider=default_provider(variant.target)) as session:
             served = [session.run(batch) for batch in batches]
     except (MissingPackageError, ProviderError) as error:
-        reporter.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
+        reporter.warn(f"the graph was compared, and the served session was not compared with it: {error}")
         return results
     output = artifact.manifest.card.output
     return [*results, _compare_session(output, np.concatenate(served), np.concatenate(probed), tolerance(output))]
@@ -246,13 +246,13 @@ def _compare_values(
 def _compare_session(
     output: Output, served: NDArray[np.float32], probed: NDArray[np.float32], tolerance: float
 ) -> PointResult:
-    """The session that is served, on its target's provider, against the graph that was looked into.
+    """Compare the served session, on its target's provider, with the probed graph.
 
     Args:
-        output: what it gives.
-        served: its values, (texts, dimension) or (tokens, dimension).
-        probed: same.
-        tolerance: of the relative error.
+        output: output of the model.
+        served: values of the session, (texts, dimension) or (tokens, dimension).
+        probed: values of the probed graph, of the same shape.
+        tolerance: tolerance of the relative error.
     """
     difference = compare_values(served, probed)
     return PointResult(

@@ -1,6 +1,6 @@
-"""Loading a checkpoint into torch: transformers' class for it, in float32, or our own where transformers has none.
+"""Loading of a checkpoint into torch in float32, as transformers' class, or as `JinaBert`, which transformers lacks.
 
-torch and transformers are imported when a model is loaded, and never to run code that came with a checkpoint.
+torch and transformers are imported by a load. Code that comes with a checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["TorchModel", "load_model", "truncated_ids"]
 
 @dataclass(frozen=True, slots=True)
 class TorchModel:
-    """A checkpoint that torch runs.
+    """`load_model`'s result: tokenizer and model of a checkpoint.
 
     Attributes:
         tokenizer: transformers' fast tokenizer.
         model: in evaluation mode, with eager attention, the plainest of the kernels.
-        tools: versions of what computes, by package.
+        tools: versions of the packages that compute.
     """
 
     tokenizer: Any
@@ -33,16 +33,16 @@ class TorchModel:
 
 
 def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> TorchModel:
-    """Loads a checkpoint folder; never runs code that came with it.
+    """Load a checkpoint folder; never run code that comes with it.
 
     Args:
         folder: `config.json`, safetensors weights and the tokenizer.
-        automatic: transformers' automatic class.
+        automatic: name of transformers' automatic class.
         unused: prefixes of weights that the checkpoint may lack.
 
     Raises:
         MissingPackageError: torch or transformers is not installed.
-        CheckpointError: it cannot be loaded, or weights would be made up.
+        CheckpointError: the checkpoint cannot be loaded, or weights would be random.
     """
     try:
         import torch
@@ -74,18 +74,18 @@ def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> T
             missing = loading["missing_keys"]
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise CheckpointError(f"transformers {transformers.__version__} cannot load {folder}: {error}") from error
-    made_up = sorted(name for name in missing if not name.startswith(tuple(unused)))
-    if made_up:
+    random = sorted(name for name in missing if not name.startswith(tuple(unused)))
+    if random:
         raise CheckpointError(
             f"{folder} lacks weights that transformers {transformers.__version__} would initialize at random: "
-            f"{', '.join(made_up[:5])}. It cannot be a reference"
+            f"{', '.join(random[:5])}. It cannot be a reference"
         )
     return TorchModel(tokenizer, model.eval(), tools)
 
 
 def truncated_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """Token ids of texts, special tokens included, cut to the longest input.
+    """Return token ids of texts, special tokens included, cut to the longest input.
 
-    One by one: a batch may be padded by what tokenizer.json says.
+    The texts are encoded one by one, because tokenizer.json can ask for padding in a batch.
     """
     return [tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]

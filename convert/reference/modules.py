@@ -1,7 +1,7 @@
-"""What comes after the transformer in the reference model: sentence-transformers' modules, one text at a time.
+"""Modules after the transformer in the reference model: sentence-transformers' modules, one text at a time.
 
 Written from sentence-transformers' documentation of its modules and checked against it in the tests. As a witness it shares
-no computation with the graphs that it judges; it shares the code that finds and parses the checkpoint's files. Tensors' own
+no computation with the graphs that it checks; it shares the code that finds and parses the checkpoint's files. Tensors' own
 methods are enough for most of it, so torch is imported where it is needed.
 """
 
@@ -29,14 +29,14 @@ Module = Callable[["Tensor"], "Tensor"]
 
 
 def build_modules(files: SentenceTransformersFiles, card: ModelCard) -> list[Module]:
-    """The steps after the transformer: those of the checkpoint's `modules.json`, else the card's pooling and normalization.
+    """Return the steps after the transformer: by `modules.json`, else by the card's pooling and normalization.
 
     Args:
         files: files of the checkpoint.
-        card: says pooling and normalization where the checkpoint does not.
+        card: pooling and normalization of a checkpoint without `modules.json`.
 
     Raises:
-        CheckpointError: a module that is not known here, or one whose files are unusable.
+        CheckpointError: the reference does not support a module, or its files are unusable.
     """
     if files.modules is None:
         return [_pooling(card.pooling)] + ([_normalize] if card.normalize else [])
@@ -46,7 +46,7 @@ def build_modules(files: SentenceTransformersFiles, card: ModelCard) -> list[Mod
             continue
         if module.kind not in _BUILDERS or not module.type.startswith("sentence_transformers."):
             raise CheckpointError(
-                f"{files.folder / 'modules.json'} has a module {module.type!r}; the reference knows "
+                f"{files.folder / 'modules.json'} has a module {module.type!r}; the reference supports "
                 f"{', '.join(_BUILDERS)}"
             )
         modules.append(_BUILDERS[module.kind](module, card))
@@ -77,7 +77,7 @@ def _mean_sqrt(tokens: Tensor) -> Tensor:
 
 
 def _weighted_mean(tokens: Tensor) -> Tensor:
-    """Weights 1, 2, 3 … by position (SGPT, arXiv 2202.08904)."""
+    """Return the mean with weights 1, 2, 3 … by position (SGPT, arXiv 2202.08904)."""
     weights = tokens.new_ones(len(tokens), 1).cumsum(dim=0)
     return (tokens * weights).sum(dim=0) / weights.sum()
 
@@ -93,10 +93,12 @@ _POOLING: Mapping[str, Module] = {
 
 
 def _pooling(modes: Sequence[str]) -> Module:
-    """Pools (tokens, hidden) to (modes · hidden,)."""
+    """Pool (tokens, hidden) to (modes · hidden,)."""
     unknown = sorted(set(modes) - set(_POOLING))
     if unknown or not modes:
-        raise CheckpointError(f"pooling {', '.join(unknown) or 'without a mode'}: known are {', '.join(_POOLING)}")
+        raise CheckpointError(
+            f"pooling {', '.join(unknown) or 'without a mode'}: the reference supports {', '.join(_POOLING)}"
+        )
 
     def pool(tokens: Tensor) -> Tensor:
         import torch
@@ -120,7 +122,7 @@ def _load_pooling(module: ModuleFiles, card: ModelCard) -> Module:
 
 
 def _normalize(vector: Tensor) -> Tensor:
-    """L2 norm 1; a zero vector stays zero, as in `torch.nn.functional.normalize`."""
+    """Scale a vector to L2 norm 1; a zero vector stays zero, as in `torch.nn.functional.normalize`."""
     return vector / vector.square().sum().sqrt().clamp(min=1e-12)
 
 
@@ -135,7 +137,9 @@ def _load_dense(module: ModuleFiles, card: ModelCard) -> Module:
     tensors = _load_tensors(folder, {"linear.weight"}, {"linear.bias", "residual.weight"})
     weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
     if (bias is not None) != config.get("bias", True):
-        raise CheckpointError(f"{folder}: config.json says bias {config.get('bias', True)}, the weights say otherwise")
+        raise CheckpointError(
+            f"{folder}: config.json has bias {config.get('bias', True)}, which contradicts the weights"
+        )
     residual = config.get("use_residual", False)
 
     def dense(vector: Tensor) -> Tensor:
@@ -170,12 +174,12 @@ _BUILDERS: Mapping[str, Callable[[ModuleFiles, ModelCard], Module]] = {
 
 
 def _activation(folder: Path, name: str) -> Module:
-    """A class of torch.nn by its full name; nothing else is imported, since that would run a stranger's code."""
+    """Return an instance of a class of torch.nn by its full name; no other module is imported, to run no foreign code."""
     import torch
 
     kind = getattr(torch.nn, name.rsplit(".", 1)[-1], None)
     if not name.startswith("torch.nn.") or not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-        raise CheckpointError(f"{folder} has the activation {name!r}: only classes of torch.nn are known")
+        raise CheckpointError(f"{folder} has the activation {name!r}: only classes of torch.nn are supported")
     module: Module = kind()
     return module
 
@@ -186,16 +190,16 @@ def _only_sentences(module: ModuleFiles) -> dict[str, Any]:
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
             raise CheckpointError(
-                f"{module.folder / 'config.json'} has {key} {config[key]!r}: only 'sentence_embedding' is known"
+                f"{module.folder / 'config.json'} has {key} {config[key]!r}: only 'sentence_embedding' is supported"
             )
     return config
 
 
-def _load_tensors(folder: Path, wanted: set[str], optional: set[str]) -> dict[str, Tensor]:
-    """The module's weights in float32.
+def _load_tensors(folder: Path, required: set[str], optional: set[str]) -> dict[str, Tensor]:
+    """Return the module's weights in float32.
 
     Raises:
-        CheckpointError: no safetensors file, or other tensors than those.
+        CheckpointError: there is no safetensors file, or it has other tensors.
     """
     from safetensors.torch import load_file
 
@@ -203,6 +207,6 @@ def _load_tensors(folder: Path, wanted: set[str], optional: set[str]) -> dict[st
     if not file.is_file():
         raise CheckpointError(f"{folder} has no model.safetensors; weights are read from safetensors files only")
     tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
-    if not wanted <= set(tensors) <= wanted | optional:
-        raise CheckpointError(f"{file} holds {', '.join(sorted(tensors))}; wanted are {', '.join(sorted(wanted))}")
+    if not required <= set(tensors) <= required | optional:
+        raise CheckpointError(f"{file} holds {', '.join(sorted(tensors))}; required are {', '.join(sorted(required))}")
     return tensors

@@ -1,4 +1,4 @@
-"""The verdict on a variant: its token ids and its vectors against the reference's, and alone against in a batch."""
+"""Comparison of a variant's token ids and vectors with the reference's, and of vectors alone with those in a batch."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from .report import TextResult, TokenizerResult, VariantResult, excerpt
 
 __all__ = ["Probe", "VariantVectors", "compare_ids", "compare_vectors"]
 
-#: What a precision must reach where the card does not say; others have the tolerance that their variant carries.
+#: Default accuracy by precision; precisions without an entry have the tolerance of their variant.
 DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
 
-#: How far apart an element of a text's vector alone and in a batch may be: float32's own rounding, in another order …
+#: Largest difference of an element between a text alone and in a batch: float32's own rounding, in another order.
 BATCH_TOLERANCE_FP32 = 1e-6
 
-#: … and for reduced precisions, where that can turn one rounding to the other side. A scale shared by the batch, which
-#: this is to catch, moves elements by 1e-2 (batch cosine .978 was measured for such INT8).
+#: The same for reduced precisions, where a different order can change the direction of one rounding. A scale shared by the
+#: batch, which this tolerance must detect, moves elements by 1e-2 (batch cosine 0.978 was measured for such INT8).
 BATCH_TOLERANCE_REDUCED = 2e-3
 
-#: Points of the plot of pairwise similarities.
+#: Number of points in the plot of pairwise similarities.
 PLOTTED_PAIRS = 1200
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A text to compare.
+    """Text to compare.
 
     Attributes:
-        text: without its prompt.
-        input_type: whose prompt it gets.
+        text: text without its prompt.
+        input_type: input type, whose prompt is added.
     """
 
     text: str
@@ -45,12 +45,12 @@ class Probe:
 
 
 def compare_ids(encodings: Encodings, rows: Sequence[Sequence[int]], probes: Sequence[Probe]) -> TokenizerResult:
-    """Compares token ids, text by text.
+    """Compare token ids, text by text.
 
     Args:
-        encodings: the artifact's.
-        rows: HuggingFace's.
-        probes: the texts, in the same order.
+        encodings: the artifact's token ids.
+        rows: HuggingFace's token ids.
+        probes: texts, in the same order.
     """
     equal, reason = 0, ""
     for index, (row, probe) in enumerate(zip(rows, probes, strict=True)):

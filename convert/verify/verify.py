@@ -1,7 +1,6 @@
-"""Verification: the artifact against the HuggingFace model in float32, on the same texts.
+"""Verification of an artifact against the HuggingFace model in float32, on the same texts.
 
-Three questions, in this order: are the token ids equal, are the vectors (or what else the model gives), and does a text's
-vector stay what it is in a batch?
+It compares the token ids, the vectors (or the model's other output), and each text's vector alone with that in a batch.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def verify(
     Raises:
         ArtifactError: the artifact cannot be read, or its canary fails.
         SourceError: the reference cannot be fetched.
-        ChecksumError: the reference is no longer the checkpoint that the artifact was made from.
+        ChecksumError: the reference differs from the checkpoint that the artifact was made from.
         CheckpointError: transformers cannot load the reference.
         MissingPackageError: torch or transformers is not installed.
     """
@@ -69,20 +68,20 @@ def verify(
 
 
 def fetch_reference(artifact: Artifact, source: str | None, reporter: Reporter) -> tuple[Path, str]:
-    """Checks the artifact's files, then fetches the checkpoint to compare with.
+    """Check the artifact's files, then fetch the checkpoint to compare with.
 
     Args:
-        artifact: what is verified.
+        artifact: artifact to verify.
         source: SOURCE of the checkpoint; None is the one that the artifact was made from.
-        reporter: is told what goes on.
+        reporter: receives progress and warnings.
 
     Returns:
-        Its folder, and what reports call it.
+        The checkpoint's folder, and its name in reports.
 
     Raises:
         ArtifactError: the artifact is damaged.
         SourceError: the checkpoint cannot be fetched.
-        ChecksumError: it is no longer the checkpoint that the artifact was made from.
+        ChecksumError: the checkpoint differs from the one that the artifact was made from.
     """
     artifact.check_files()
     origin = artifact.manifest.origin
@@ -124,10 +123,10 @@ def verify_with(
     return build_report(opened, name, question.tools, complete, ids, results)
 
 
-def _check_origin(found: Mapping[str, str], recorded: Mapping[str, str], source: str) -> None:
-    changed = sorted(name for name, digest in recorded.items() if found.get(name, digest) != digest)
+def _check_origin(digests: Mapping[str, str], recorded: Mapping[str, str], source: str) -> None:
+    changed = sorted(name for name, digest in recorded.items() if digests.get(name, digest) != digest)
     if changed:
         raise ChecksumError(
-            f"{source} is no longer the checkpoint that the artifact was made from: {', '.join(changed)} changed. "
+            f"{source} differs from the checkpoint that the artifact was made from: {', '.join(changed)} changed. "
             "Convert it again, or name the checkpoint to compare with by --reference"
         )

@@ -1,6 +1,6 @@
 """Files that sentence-transformers, PyLate and Stanford's ColBERT write beside a checkpoint: the one place that reads them.
 
-Here is where the files lie and how they are parsed. `modules.py` and `heads.py` say what they mean.
+This file has the files' names and formats; `modules.py`, `heads.py` and `read_card.py` interpret them.
 """
 
 from __future__ import annotations

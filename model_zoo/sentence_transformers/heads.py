@@ -1,4 +1,4 @@
-"""Which head a checkpoint has, and what its files say of it: rerankers, SPLADE and ColBERT. It reads no tensor.
+"""Head of a checkpoint, and its settings, for rerankers, SPLADE and ColBERT. It reads no tensor.
 
 Sources: sentence-transformers' `CrossEncoder`, `SparseEncoder` and `MultiVectorEncoder`, which also reads the files of PyLate
 and of Stanford's ColBERT.
@@ -30,7 +30,7 @@ __all__ = ["HEADS", "OUTPUTS", "Head", "Scoring", "find_head", "read_late_intera
 Head = Literal["embedding", "classification", "splade", "colbert"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
-#: What a model with each head gives.
+#: Output of a model, by its head.
 OUTPUTS: dict[Head, Output] = {
     "embedding": "vectors",
     "classification": "scores",
@@ -38,7 +38,7 @@ OUTPUTS: dict[Head, Output] = {
     "colbert": "token_vectors",
 }
 
-#: `model_type` of config_sentence_transformers.json; PyLate's is ColBERT.
+#: Head by `model_type` of config_sentence_transformers.json; PyLate's type is ColBERT.
 _KINDS: dict[str, Head] = {
     "SentenceTransformer": "embedding",
     "CrossEncoder": "classification",
@@ -47,7 +47,7 @@ _KINDS: dict[str, Head] = {
     "ColBERT": "colbert",
 }
 
-#: Modules that only one kind of model has.
+#: Head by modules that only one kind of model has.
 _TELLING: dict[str, Head] = {"Pooling": "embedding", "SpladePooling": "splade", "MultiVectorMask": "colbert"}
 
 #: ColBERT's own default (`query_maxlen`, `doc_maxlen` of its settings).
@@ -101,7 +101,7 @@ def find_head(files: SentenceTransformersFiles, requested: Head | None, *, poole
     if architecture.endswith(("ForMaskedLM", "ForPreTraining")):
         raise CardError(
             f"{folder} is a {architecture} without modules.json, which may be a SPLADE model or the encoder of an "
-            "embedding model: say which with --head splade, or --head embedding and --pooling"
+            "embedding model: choose --head splade, or --head embedding and --pooling"
         )
     return "embedding"
 
@@ -110,7 +110,7 @@ def _declared_head(files: SentenceTransformersFiles) -> tuple[Head | None, str]:
     """Return the head that the files name, and the file that names it."""
     kinds, model_type = files.kinds, files.settings.model_type
     for kind, head in _TELLING.items():
-        # A MultiVectorMask stands behind no Pooling, but a sparse model of another kind (CSR) has one.
+        # A sparse model of another kind (CSR) has a Pooling too.
         if kind in kinds and (kind != "Pooling" or model_type in (None, "SentenceTransformer")):
             return head, f"modules.json ({kind})"
     if model_type in _KINDS and kinds:

@@ -1,4 +1,4 @@
-"""Meaning of sentence-transformers' modules: pooling, sizes and normalization. It knows no prompts and no lengths."""
+"""Interpretation of sentence-transformers' modules: pooling, sizes and normalization; neither prompts nor lengths."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A card for a checkpoint that has none, out of its own sentence-transformers files. What they do not say is not guessed.
+"""Card of a checkpoint that is not in the zoo, from its own sentence-transformers files. Missing settings are not guessed.
 
-`Modules` (what the files say of the model's parts) is in `modules.py`; here are prompts, lengths and the card.
+`modules.py` reads the modules; this file reads prompts and lengths, and makes the card.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .modules import Modules, read_modules, require_module_config, require_width
 
 __all__ = ["read_card"]
 
-#: SPDX's word for a license that nobody stated.
+#: SPDX's identifier of an unstated license.
 _UNSTATED = "NOASSERTION"
 
 # Position ids of these families start after the padding id (transformers' create_position_ids_from_input_ids), so their
@@ -46,15 +46,15 @@ def read_card(
     max_tokens: int | None = None,
     head: Head | None = None,
 ) -> ModelCard:
-    """The card of a checkpoint folder, as its own files describe it.
+    """Return the card of a checkpoint folder, from its own files.
 
     Args:
         folder: a checkpoint with config.json, and sentence-transformers' modules.json, pooling config and prompts if any.
         name: the card's name.
-        pooling: one mode, several, or several with commas; needed where the checkpoint does not say, and refused where
-            it says something else.
+        pooling: one mode, several, or several separated by commas; needed if the checkpoint names none, and refused if it
+            contradicts the checkpoint.
         max_tokens: a limit below the checkpoint's own; it cannot exceed what the position table holds.
-        head: what the model is for, where the checkpoint leaves that open.
+        head: kind of the model, for a checkpoint that does not name it.
 
     Raises:
         CardError: a file is missing or malformed, something that Fletcher cannot reproduce is asked for, pooling or the head
@@ -65,7 +65,7 @@ def read_card(
     head = find_head(files, head, pooled=pooling is not None)
     if head != "embedding":
         if pooling is not None:
-            raise CardError(f"--pooling is for vectors, and {folder} is for {head}: leave it away")
+            raise CardError(f"--pooling is for vectors, and {folder} is for {head}: omit it")
         card = ModelCard(
             name=name,
             family=family,
@@ -175,14 +175,14 @@ def _pooling(folder: Path, modules: Modules | None, asked: str | Sequence[str] |
     if modules is None:
         if not modes:
             raise CardError(
-                f"{folder} does not say how token vectors become one (it has no modules.json): "
-                f"say it with --pooling, one of {', '.join(known)}, as the model's authors describe it"
+                f"{folder} does not name a pooling mode (it has no modules.json): "
+                f"choose it with --pooling, one of {', '.join(known)}, as the model's authors describe it"
             )
         return cast("tuple[PoolingMode, ...]", modes)
     if modes and modes != modules.pooling:
         raise CardError(
-            f"--pooling {','.join(modes)} contradicts {folder}, which says {','.join(modules.pooling)}: leave --pooling "
-            "away, or, if the checkpoint is wrong, correct its pooling config"
+            f"--pooling {','.join(modes)} contradicts {folder}, which has {','.join(modules.pooling)}: omit --pooling, "
+            "or, if the checkpoint is wrong, correct its pooling config"
         )
     return modules.pooling
 
@@ -207,7 +207,7 @@ def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, aske
             limits.append(int(length))
     if asked is None:
         if not limits:
-            raise CardError(f"{folder} does not say how long its input may be: say it with --max-tokens")
+            raise CardError(f"{folder} does not limit the length of its input: choose a limit with --max-tokens")
         return min(limits)
     if asked < 1 or (positions is not None and asked > positions):
         raise CardError(f"--max-tokens {asked}: {folder} has positions for 1 to {positions or 'any number of'} tokens")
@@ -230,10 +230,10 @@ class _Tokenizer(msgspec.Struct):
 
 
 def _require_lowercase(folder: Path) -> None:
-    """Accepts sentence-transformers' do_lower_case only where the tokenizer lower-cases anyway."""
+    """Refuse sentence-transformers' do_lower_case unless the tokenizer lower-cases anyway."""
     tokenizer = read_json(folder / "tokenizer.json", _Tokenizer)
     if tokenizer is None:
-        return  # the tokenizer's absence is for the converter to say
+        return  # the converter reports a missing tokenizer
     todo = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
     while todo:
         normalizer = todo.pop()
@@ -244,10 +244,9 @@ def _require_lowercase(folder: Path) -> None:
 
 
 def _prompts(files: SentenceTransformersFiles) -> dict[str, str]:
-    """Prompts by input type. An empty prompt counts as none, for sentence-transformers 5 and later writes those unasked.
+    """Return the prompts by input type. Empty prompts are dropped: sentence-transformers 5 and later writes them by default.
 
-    The default prompt, which applies where no other is asked for, becomes that of every standard input type that has
-    none of its own.
+    The default prompt applies to every standard input type without a prompt of its own.
     """
     file, settings = files.folder / "config_sentence_transformers.json", files.settings
     prompts = {key: text for key, text in (settings.prompts or {}).items() if text}

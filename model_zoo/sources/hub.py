@@ -1,7 +1,7 @@
-"""The HuggingFace hub, through huggingface_hub: its token, mirror, proxy and offline switch are its own variables.
+"""Fetch from the HuggingFace hub by huggingface_hub, whose own variables set token, mirror, proxy and offline mode.
 
 An unpinned repository is pinned at its first fetch: the commit and every file's sha256 are recorded, and later fetches
-use that commit without asking the network. A branch or tag that is named (`@main`) is looked up each time.
+use that commit without a request. A named branch or tag (`@main`) is looked up each time.
 """
 
 from __future__ import annotations
@@ -22,21 +22,20 @@ __all__ = ["fetch_hub", "is_recorded"]
 
 _TIMEOUT = 10.0  # seconds for the first answer, huggingface_hub's own DEFAULT_REQUEST_TIMEOUT
 
-# Statuses that say something about the repository; after any other the cache may still have it.
+# Statuses that concern the repository itself; after another status the cache is tried.
 _FINAL = (400, 401, 403, 404, 410)
 
 
 def fetch_hub(
     source: HubSource, cache_dir: Path | None, pinned: Mapping[str, str], progress: Progress
 ) -> tuple[Path, str, dict[str, str]]:
-    """Downloads, or finds in the cache, a repository's checkpoint.
+    """Download a repository's checkpoint, or take it from the cache.
 
     Args:
-        source: the repository and, where known, the commit, branch or tag.
-        cache_dir: the cache folder; None keeps the snapshots in huggingface_hub's own cache, shared with other tools,
-            unless FLETCHER_CACHE is set.
+        source: the repository and, if known, the commit, branch or tag.
+        cache_dir: cache folder; None is huggingface_hub's own cache, shared with other tools, unless FLETCHER_CACHE is set.
         pinned: sha256 by file name, as far as a card pins them.
-        progress: told of every step.
+        progress: called at every step.
 
     Returns:
         The snapshot's folder, its commit, and the sha256 of every file used.
@@ -54,7 +53,7 @@ def fetch_hub(
     folder = _snapshot(asked, snapshots, records, progress)
     commit = folder.name
     found = _verify(folder, HubSource(source.repository, commit), records, pinned, progress)
-    if asked.revision != commit:  # a branch, a tag, or nothing at the first fetch: which commit that was
+    if asked.revision != commit:  # a branch, a tag, or no revision at the first fetch: record its commit
         _write(_record_file(records, asked), Record(source=str(asked), revision=commit, sha256=found))
     return folder, commit, found
 
@@ -98,12 +97,12 @@ def _write(file: Path, record: Record) -> None:
 
 
 def is_recorded(source: HubSource, cache_dir: Path | None) -> bool:
-    """Whether the cache has a record of this repository at this revision, so that no request is needed."""
+    """Return whether the cache has a record of this repository at this revision, so that no request is needed."""
     return _record_file(cache_folder(cache_dir) / "records", source).is_file()
 
 
 def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress: Progress) -> Path:
-    """The snapshot's folder; a commit that was verified before is taken from the cache without a request."""
+    """Return the snapshot's folder; take a commit that was verified before from the cache, without a request."""
     import huggingface_hub  # 0.3 s, and only this source needs it
     from huggingface_hub import errors
 
@@ -130,7 +129,7 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
                 return folder
     progress(f"Downloading {source.repository}", 0, None)
     try:
-        # Asked first because it fails at once: snapshot_download repeats its first request for 25 s.
+        # This request fails at once: snapshot_download repeats its first request for 25 s.
         commit = huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT).sha
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         # errors.HTTPError is the base of whichever HTTP library this huggingface_hub uses (requests, httpx, httpx2).
@@ -163,7 +162,7 @@ def _unreachable(source: HubSource) -> SourceError:
 
 
 def _translate(error: Exception, source: HubSource, snapshots: Path | None) -> SourceError:
-    """huggingface_hub's errors, in the words of what the user can do."""
+    """Translate an error of huggingface_hub to one with a next step for the user."""
     from huggingface_hub import constants, errors
 
     repository = source.repository
@@ -190,16 +189,16 @@ def _translate(error: Exception, source: HubSource, snapshots: Path | None) -> S
         return _unreachable(source)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_error(error, snapshots or Path(constants.HF_HUB_CACHE))
-    return SourceError(f"{source}: the download broke off ({error}). Try again: files that are complete are kept")
+    return SourceError(f"{source}: the download was interrupted ({error}). Try again: complete files stay in the cache")
 
 
 def _bar(progress: Progress, repository: str) -> type[Any]:
-    """A tqdm class that draws nothing and tells `progress` how many bytes have arrived."""
+    """Return a tqdm class that draws nothing and reports the downloaded bytes to `progress`."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            kwargs["disable"] = True  # tqdm then counts nothing either, so that is done here
+            kwargs["disable"] = True  # tqdm then does not count, so this class counts
             # Two bars count bytes: as they arrive ("Downloading bytes") and as they are written. The last one counts.
             self.counts = kwargs.get("unit") == "B" and kwargs.get("desc") != "Downloading bytes"
             self.bytes = int(kwargs.get("initial") or 0)

@@ -1,4 +1,4 @@
-"""How a fetch tells what it is doing. It draws nothing."""
+"""`Progress`: the callback by which a fetch or an export reports its steps. It draws nothing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ __all__ = ["Progress", "silent"]
 
 
 class Progress(Protocol):
-    """Called at every step of a fetch, from any thread."""
+    """Function that is called at every step, from any thread."""
 
     def __call__(self, message: str, done: int, total: int | None) -> None:
-        """Takes a step.
+        """Report a step.
 
         Args:
-            message: what is being done, one line.
+            message: description of the step, one line.
             done: bytes done so far.
-            total: bytes in all, or None where that is not known.
+            total: bytes in all, or None if unknown.
         """
 
 
 def silent(message: str, done: int, total: int | None) -> None:
-    """Says nothing."""
+    """Report nothing."""

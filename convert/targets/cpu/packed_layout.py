@@ -1,4 +1,4 @@
-"""Where each token lies: packed rows on one side, the rectangle that attention needs on the other."""
+"""`PackedLayout`: places of the tokens in the packed rows and in the rectangle that attention needs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _END = np.iinfo(np.int64).max
 
 @dataclass(frozen=True, slots=True)
 class PackedLayout:
-    """Names of the values that say where each token lies.
+    """Names of the values that hold the places of the tokens.
 
     Attributes:
         starts: first token of each text, int64, (texts,).
         last: last token of each text, int64, (texts,).
         lengths: tokens of each text, int64, (texts,).
         steps: 0, 1, … longest - 1, int64, (longest,).
-        valid: whether a place of the rectangle holds a token, bool, (texts, longest).
-        rectangle: the packed row of each place; padding repeats row 0, int64, (texts, longest).
-        packed: the place of each packed row in the flattened rectangle, int64, (tokens,).
+        valid: whether a cell of the rectangle holds a token, bool, (texts, longest).
+        rectangle: packed row of each cell; padding repeats row 0, int64, (texts, longest).
+        packed: cell of each packed row in the flattened rectangle, int64, (tokens,).
         positions: position of each token in its text, int64, (tokens,).
     """
 
@@ -39,7 +39,7 @@ class PackedLayout:
 
 
 def emit_packed_layout(graph: GraphBuilder, offsets: str) -> PackedLayout:
-    """Computes the layout from the `Encodings`' offsets, int64, (texts + 1,)."""
+    """Add the layout from the `Encodings`' offsets, int64, (texts + 1,)."""
     zero, one, end = graph.constant([0]), graph.constant([1]), graph.constant([_END])
     first, step = graph.constant(0), graph.constant(1)
     starts = graph.node("Slice", [offsets, zero, graph.constant([-1])], "layout/starts")

@@ -1,4 +1,4 @@
-"""Pooling: of packed token vectors whose layout the graph computes itself (`cpu`), and by weights that the host made."""
+"""Pooling of packed token vectors whose layout the graph computes itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["emit_pooling"]
 
 
 def emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, layout: PackedLayout, name: str) -> str:
-    """One vector a text from packed token vectors; every token counts, special ones too, as in sentence-transformers."""
+    """Add one vector per text from packed token vectors; special tokens count too, as in sentence-transformers."""
     if mode == "cls":
         return graph.node("Gather", [hidden, layout.starts], name)
     if mode == "lasttoken":

@@ -1,15 +1,15 @@
-"""The target `cuda`: packed tokens from end to end, attention over offsets, every index made by the host.
+"""Emitter of the target `cuda`: packed tokens from end to end, attention over offsets, and all indices computed by the host.
 
-`com.microsoft.PackedMultiHeadAttention` runs flash attention over the packed rows of all texts, told where each text begins
-by `cumulative_sequence_length`; no rectangle and no padding exist between the token ids and the pooling. Nothing in the graph
-depends on a value that only the device knows (no NonZero, no Range, no shape arithmetic), so that nothing makes the host
-wait for the device and a CUDA graph can be captured.
+`com.microsoft.PackedMultiHeadAttention` runs flash attention over the packed rows of all texts; `cumulative_sequence_length`
+holds the first row of each text. There is no rectangle and no padding between the token ids and the pooling. No shape depends
+on a value that only the device has (no NonZero, no Range, no shape arithmetic), so that the host never waits for the device
+and a CUDA graph can be captured.
 
-`OPERATORS` are the operators that are used, each with the types of its CUDA kernel. Sources: ONNX Runtime's
+`OPERATORS` are the operators of the graphs, each with the types of its CUDA kernel. Sources: ONNX Runtime's
 docs/OperatorKernels.md (at commit 001d12d2), and contrib_ops/cuda/bert/packed_multihead_attention.cc: flash attention without
 a bias; with one, CUTLASS's if the rectangle's width is a multiple of four times an element's bytes (8 in half types, 16 in
-float32), else an unfused kernel. So the host rounds the width up where there is a bias. The kernel has no bfloat16: bf16
-graphs attend in fp16.
+float32), else an unfused kernel. So the host rounds the width up for graphs with a bias. The kernel has no bfloat16: the
+attention of bf16 graphs is in fp16.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
 
 
 def emit_cuda(architecture: Architecture, dimension: int, precision: Precision = FP32) -> Emission:
-    """Writes the graph.
+    """Emit the graph.
 
     Args:
-        architecture: what to compute.
+        architecture: encoder and modules.
         dimension: length of a vector.
-        precision: of its nodes.
+        precision: types of the nodes.
     """
     if precision.arithmetic == "bf16":
         precision = replace(precision, operators={"PackedMultiHeadAttention": "fp16"})
@@ -104,7 +104,7 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     wide = emit_wide_tables(graph, architecture.attentions, positions)
 
     def context(attention: Attention, hidden: str, name: str) -> str:
-        """Attention over packed rows, (tokens, heads · head_size)."""
+        """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
         qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         return graph.node(
             "PackedMultiHeadAttention",
@@ -141,9 +141,9 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
 
 
 def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Positions, steps: str) -> Positions:
-    """Takes the tokens that none attends to out of sight, by the one thing that the operator adds to scores: its bias."""
+    """Mask the tokens of the unseen tail by the operator's bias, the only value that it adds to scores."""
     mask = emit_mask(graph, ("texts", "longest")).scores_mask  # (texts, 1, 1, longest)
-    # The operator repeats a bias over texts and heads, and not over the tokens that attend: zeros of their number are added.
+    # The operator broadcasts a bias over texts and heads, but not over the attending tokens: add zeros for each of them.
     zeros = graph.node("Cast", [steps], "mask/steps", to=1)
     zeros = graph.node("Mul", [zeros, graph.constant(0.0)], "mask/zeros")
     zeros = graph.node("Unsqueeze", [zeros, graph.constant([1])], "mask/rows")  # (longest, 1)
@@ -159,7 +159,7 @@ def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Pos
 
 
 def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, name: str) -> str:
-    """One vector a text: rows that the host chose, or a sum that it weighted, over a rectangle that exists only here."""
+    """Add one vector per text: rows that the host chose, or a sum over a rectangle with the host's weights."""
     if mode in ("cls", "lasttoken"):
         rows = _input(graph, TensorInfo(f"pooling.{mode}", "int32", ("texts",)))
         return graph.node("Gather", [hidden, rows], name)
@@ -172,5 +172,5 @@ def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, name: str
 
 
 def _input(graph: GraphBuilder, info: TensorInfo) -> str:
-    """An input, declared once."""
+    """Declare an input unless it is declared, and return its name."""
     return info.name if info in graph.inputs else graph.input(info)

@@ -1,16 +1,16 @@
-"""Layers and embeddings of the target `cuda` in the operators that have one kernel for several steps.
+"""Layers and embeddings of the target `cuda`, in operators that have one kernel for several steps.
 
-ONNX Runtime's CUDA kernels for standard operators are one pass over memory each, and its Gemm writes the bias into the result
-first and reads it back: in BERT-base on an H200, 256 x 128 tokens, 5.1 of 24 ms went to that, 3.7 to Gelu, 3.4 to sums and
-norms (torch's profiler, before this file). The operators here add the bias where they read the product anyway:
+ONNX Runtime's CUDA kernels for standard operators take one pass over memory each, and its Gemm writes the bias into the
+result first and reads it back: for BERT-base with 256 x 128 tokens that took 5.1 of 24 ms, Gelu 3.7 ms, sums and norms 3.4 ms
+(H200, torch's profiler). The operators here add the bias while they read the product:
 
 * `SkipLayerNormalization` adds a product, its bias and the residual, and norms the sum; of the embeddings, the rows of the
   word and position tables and of the token type;
 * `BiasGelu` and `FastGelu` (tanh) add the bias before the activation.
 
-They compute what the standard operators compute. What a layer has besides (rotation, gates, norms of queries) stays in
-standard operators, and so does a whole layer of which a node must be fp32 in half precision, or that is bf16, for which there
-are no kernels.
+The results are those of the standard operators. Other parts of a layer (rotation, gates, norms of queries) stay in standard
+operators. A whole layer stays in standard operators if one of its nodes must be fp32 in half precision, or if it is bf16, for
+which these operators have no kernels.
 
 Sources: contrib_ops/cuda/bert/skip_layer_norm.cc and math/bias_gelu in ONNX Runtime.
 """
@@ -29,7 +29,7 @@ from ..shared.encoder import Parts, emit_token_types
 
 __all__ = ["Attend", "emit_cuda_layer", "emit_cuda_sum"]
 
-#: A layer's attention up to the context, (tokens, heads · head_size), from its hidden states and a name.
+#: Adds a layer's attention up to its context, (tokens, heads · head_size): attention, hidden states, and prefix of names.
 Attend = Callable[[Attention, str, str], str]
 
 #: Activations that have an operator with a bias.
@@ -47,16 +47,16 @@ _WITH_BIAS: Mapping[str, str] = MappingProxyType(
 
 
 def emit_cuda_layer(graph: GraphBuilder, layer: Layer, hidden: str, attend: Attend) -> str | None:
-    """norm(x + f(x)) twice.
+    """Add a layer of post-norm blocks, norm(x + f(x)) each.
 
     Args:
-        graph: where to.
-        layer: which.
-        hidden: its input, (tokens, hidden).
-        attend: adds its attention.
+        graph: graph to add to.
+        layer: layer to emit.
+        hidden: input of the layer, (tokens, hidden).
+        attend: adds an attention up to its context.
 
     Returns:
-        Its output, or None if this layer has to be written in standard operators.
+        The output of the layer, or None if the layer needs standard operators.
     """
     fused = [(block, norm) for block in layer.blocks if (norm := _fused_norm(block)) is not None]
     if len(fused) < len(layer.blocks) or not _has_kernels(graph, layer.name):
@@ -85,7 +85,7 @@ def _is_fusable(norm: Norm) -> bool:
 
 
 def emit_cuda_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str | None:
-    """norm(word + position + token type), or None if it has to be written in standard operators."""
+    """Add norm(word + position + token type); return None if it needs standard operators."""
     norm = embedding.norm
     if norm is None or not _is_fusable(norm) or embedding.positions is None or not _has_kernels(graph, "embeddings"):
         return None
@@ -95,13 +95,13 @@ def emit_cuda_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> st
 
 
 def _has_kernels(graph: GraphBuilder, name: str) -> bool:
-    """Whether the operators exist in the types of a part's nodes."""
+    """Return whether the operators exist in the types of a part's nodes."""
     precision = graph.precision
     return precision.arithmetic != "bf16" and not any(node.startswith(f"{name}/") for node in precision.islands)
 
 
 def _emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
-    """activation(up), or activation(gate) · up."""
+    """Add activation(up), or activation(gate) · up."""
     operator = _WITH_BIAS.get(part.activation)
     if part.gate is None and operator is not None and part.up.bias is not None:
         product = graph.node("MatMul", [hidden, graph.weight(part.up.weight)], f"{name}/up/product")
@@ -110,8 +110,8 @@ def _emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) 
 
 
 def _close(graph: GraphBuilder, linear: Linear, value: str, skip: str, norm: Norm, name: str, what: str) -> str:
-    """norm(value · weight + bias + skip)."""
-    # Without a bias the product is what the standard graph calls by that name.
+    """Add norm(value · weight + bias + skip)."""
+    # Without a bias, the name is that of the product in the standard graph.
     suffix = "" if linear.bias is None else "/product"
     product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/{what}{suffix}")
     bias = None if linear.bias is None else graph.weight(linear.bias)

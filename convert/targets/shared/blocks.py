@@ -1,4 +1,4 @@
-"""Products, norms and feed-forward parts over rows: the same nodes for packed tokens and for pooled vectors."""
+"""Products and feed-forward parts over rows: the same nodes for packed tokens and for pooled vectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["emit_feed_forward", "emit_inner", "emit_linear", "side_by_side"]
 
 
 def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> str:
-    """x · weight + bias."""
+    """Add x · weight + bias."""
     if linear.bias is None:
         return graph.node("MatMul", [value, graph.weight(linear.weight)], name)
     product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/product")
@@ -34,13 +34,14 @@ def emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -
 
 
 def side_by_side(parts: tuple[Linear, ...], name: str) -> Linear:
-    """Several products of one input as one, which MLAS runs faster than three small ones.
+    """Return several products of one input as one, which MLAS runs faster than three small ones.
 
-    The new weights are named after the old ones, `self.query_key_value`, so that layers which share those share these.
+    The names of the new weights are made from the old ones, `self.query_key_value`, so that layers which share the old
+    weights share the new ones.
 
     Args:
-        parts: either each has a bias or none.
-        name: of the node, for the message.
+        parts: the products; either all or none of them have a bias.
+        name: name of the node, for the message.
     """
     stems = [part.weight.name.removesuffix(".weight").rpartition(".") for part in parts]
     joined = f"{stems[0][0]}.{'_'.join(last for _, _, last in stems)}"

@@ -1,7 +1,7 @@
-"""The encoder's order of nodes, the same on every target: embedding, layers, modules.
+"""Nodes of the encoder in the order of all targets: embedding, layers, modules.
 
-A target brings the rows of the embedding tables, its attention and its pooling; everything between works on rows, whether
-they are packed, (tokens, hidden), or lie in a rectangle, (texts, longest, hidden).
+A target provides the rows of the embedding tables, its attention and its pooling. The nodes between them work on rows,
+packed, (tokens, hidden), or in a rectangle, (texts, longest, hidden).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a target does in its own way.
+    """Parts of the encoder that a target emits in its own way.
 
     Attributes:
-        word: the tokens' rows of the word table.
-        position: adds the nodes of the tokens' rows of the position table; not asked for where the family has none.
-        attend: attention of a layer: its description, the hidden states, and the name of its nodes.
-        pool: one vector a text: the mode, the hidden states, and the name of the last node.
-        token_type: adds the nodes of the tokens' rows of the token type table; asked for where pairs of texts come in.
+        word: name of the tokens' rows of the word table.
+        position: adds the tokens' rows of the position table; called only for families that have one.
+        attend: adds the attention of a layer: its description, the hidden states, and the prefix of the nodes' names.
+        pool: adds one vector per text: the mode, the hidden states, and the name of the last node.
+        token_type: adds the tokens' rows of the token type table; called only for models that take pairs of texts.
         decode: adds the vocabulary's logits of the hidden states, under a name.
-        sum: the sum of the tables' rows with its norm, or None where it is to be written here.
-        layer: a whole layer, from its description and the hidden states, or None where the layer is to be written here.
+        sum: adds the sum of the tables' rows with its norm, or returns None for the common nodes.
+        layer: adds a whole layer, from its description and the hidden states, or returns None for the common nodes.
         rows: names of the axes that count tokens: ("tokens",) packed, or texts and longest of a rectangle.
     """
 
@@ -52,10 +52,10 @@ class Parts:
 def emit_encoder(
     graph: GraphBuilder, architecture: Architecture, parts: Parts, texts: int | str, dimension: int
 ) -> str:
-    """Adds everything from the embeddings to the output, which has the name of what it is.
+    """Add all nodes from the embeddings to the output.
 
-    `vectors`, `scores` and `sparse` are float32, (texts, dimension); `token_vectors` float32, (tokens, dimension), or (texts,
-    longest, dimension) where tokens lie in a rectangle.
+    The outputs are float32: `vectors`, `scores` and `sparse` (texts, dimension); `token_vectors` (tokens, dimension),
+    or (texts, longest, dimension) for tokens in a rectangle.
 
     Returns:
         The last hidden states, before any module.
@@ -73,7 +73,7 @@ def emit_encoder(
 
 
 def position_rows(graph: GraphBuilder, architecture: Architecture, shape: tuple[str, ...]) -> Callable[[], str]:
-    """For `Parts.position`: rows of the position table by the input `position_ids`, which the host makes."""
+    """Return a function for `Parts.position` that adds the rows of the position table by the input `position_ids`."""
 
     def emit() -> str:
         learned = architecture.embedding.positions
@@ -86,7 +86,7 @@ def position_rows(graph: GraphBuilder, architecture: Architecture, shape: tuple[
 
 
 def token_type_rows(graph: GraphBuilder, shape: tuple[str, ...]) -> Callable[[Weight], str]:
-    """For `Parts.token_type`: rows of the token type table by the input `token_type_ids`."""
+    """Return a function for `Parts.token_type` that adds the rows of the token type table by the input `token_type_ids`."""
 
     def emit(table: Weight) -> str:
         types = graph.input(TensorInfo("token_type_ids", "int32", shape))
@@ -96,7 +96,7 @@ def token_type_rows(graph: GraphBuilder, shape: tuple[str, ...]) -> Callable[[We
 
 
 def emit_token_types(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
-    """The rows of the word table, with those of the token types that the texts tell apart."""
+    """Add the rows of the token types to those of the word table, for models that take pairs of texts."""
     if embedding.token_types is None:
         return parts.word
     if parts.token_type is None:

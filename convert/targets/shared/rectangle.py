@@ -1,8 +1,8 @@
 """Attention, rotation and pooling over a padded rectangle, with standard operators alone (targets `tensorrt` and `coreml`).
 
-The scores are MatMul(scaled query, keyᵀ) + mask, then Softmax and MatMul: what NVIDIA documents as the pattern that TensorRT
-fuses into one kernel. The mask is finite, so that a row that is all padding has equal weights, not NaN. Gemm takes no
-rectangle, so a decoder is a product and a sum.
+The scores are MatMul(scaled query, keyᵀ) + mask, then Softmax and MatMul: the pattern that TensorRT fuses into one kernel
+according to NVIDIA's documentation. The mask is finite, so that a row of padding has equal weights, not NaN. Gemm does not
+take a rectangle, so a decoder is a product and a sum.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """The rectangle's sides, and its mask.
+    """Shape and mask of a rectangle of texts.
 
     Attributes:
-        shape: texts and tokens as inputs declare them: numbers, or names where they are free.
+        shape: texts and tokens as the inputs declare them: numbers, or names of free sizes.
         mask: 0 for a token, -10,000 for padding, (texts, longest).
         scores_mask: the same for scores, (texts, 1, 1, longest).
     """
@@ -43,12 +43,12 @@ class Rectangle:
     scores_mask: str
 
     def sizes(self, *widths: int) -> list[int]:
-        """A shape for Reshape: the sides, then the widths; 0 copies a free side."""
+        """Return a shape for Reshape: the rectangle's sides, then the widths; 0 copies a free side."""
         return [*(side if isinstance(side, int) else 0 for side in self.shape), *widths]
 
 
 def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectangle:
-    """Declares the input `attention_mask`, int32, and makes both masks of it."""
+    """Declare the input `attention_mask`, int32, and add both masks."""
     tokens = graph.input(TensorInfo("attention_mask", "int32", shape))
     ones = graph.node("Cast", [tokens], "mask/tokens", to=1)
     padding = graph.node("Sub", [ones, graph.constant(1.0)], "mask/padding")  # 0 or -1
@@ -59,7 +59,7 @@ def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectan
 def emit_rectangle_attention(
     graph: GraphBuilder, attention: Attention, hidden: str, rectangle: Rectangle, positions: Positions, name: str
 ) -> str:
-    """Attention from (texts, longest, hidden) to the same."""
+    """Add attention from (texts, longest, hidden) to the same shape."""
 
     def rotate(graph: GraphBuilder, heads: Heads, rotary: Rotary, rows: str, positions: Positions, name: str) -> str:
         return _emit_rotation(graph, heads, rotary, rows, rectangle, positions, name)
@@ -134,7 +134,7 @@ def _emit_rotation(
 def _emit_pairs(
     graph: GraphBuilder, rotary: Rotary, num_heads: int, turned: str, rectangle: Rectangle, name: str
 ) -> tuple[str, str]:
-    """First and second elements of the pairs, each (texts, longest, heads, pairs)."""
+    """Add the first and second elements of the pairs, each (texts, longest, heads, pairs)."""
     pairs = len(rotary.frequencies)
     if not rotary.interleaved:
         halves = graph.constant([pairs, pairs])
@@ -159,7 +159,7 @@ def _emit_pairs(
 
 
 def emit_rectangle_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, rectangle: Rectangle, name: str) -> str:
-    """One vector a text: a sum that the host weighted, or the maximum over tokens."""
+    """Add one vector per text: a sum with the host's weights, or the maximum over tokens."""
     if mode == "max":
         mask = graph.node("Unsqueeze", [rectangle.mask, graph.constant([2])], f"{name}/mask")
         masked = graph.node("Add", [hidden, mask], f"{name}/masked")
@@ -169,7 +169,7 @@ def emit_rectangle_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, 
 
 
 def emit_rectangle_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
-    """x · tableᵀ + bias of token vectors in a rectangle, (texts, longest, vocabulary)."""
+    """Add x · tableᵀ + bias of token vectors in a rectangle, (texts, longest, vocabulary)."""
     table = graph.node("Transpose", [graph.weight(decoder.table)], f"{name}/table", perm=(1, 0))
     if decoder.bias is None:
         return graph.node("MatMul", [value, table], name)

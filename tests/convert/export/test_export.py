@@ -137,7 +137,7 @@ def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoi
     assert found.status == "published canary" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
     with pytest.raises(InputError, match="--max-tokens 257 exceeds the 256"):
         export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=257, progress=silent)
-    with pytest.raises(InputError, match="--pooling cls contradicts the card of all-MiniLM-L6-v2, which says mean"):
+    with pytest.raises(InputError, match="--pooling cls contradicts the card of all-MiniLM-L6-v2, which has mean"):
         export("all-MiniLM-L6-v2", tmp_path / "b", pooling="cls", progress=silent)
     with pytest.raises(InputError, match="--max-tokens 2 leaves no text of the canary"):
         export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=2, progress=silent)
@@ -258,7 +258,7 @@ def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -
     with pytest.raises(CardError, match=r"--max-tokens 65: .* has positions for 1 to 64 tokens"):
         export(str(checkpoint), path, pooling="mean", max_tokens=65, progress=silent)
     save_modules(checkpoint)
-    with pytest.raises(CardError, match=r"--pooling cls contradicts .*, which says mean"):
+    with pytest.raises(CardError, match=r"--pooling cls contradicts .*, which has mean"):
         export(str(checkpoint), path, pooling="cls", progress=silent)
 
 
