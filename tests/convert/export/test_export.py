@@ -234,7 +234,7 @@ def test_unknown_targets_and_precisions_name_the_known_ones(tiny: Path, tmp_path
         ({"model_type": "mystery"}, FletcherError, "mystery"),
         ({"mystery_scaling": 2}, CheckpointError, "does not know for this family: mystery_scaling"),
         ({"hidden_act": "mish"}, CheckpointError, "activation 'mish'"),
-        ({"num_attention_heads": 5}, CheckpointError, "hidden_size 32 is no multiple"),
+        ({"num_attention_heads": 5}, CheckpointError, "hidden_size 32 is not a multiple"),
         ({"num_hidden_layers": 3}, CheckpointError, r"lacks the tensor .*layer\.2"),
         ({"num_hidden_layers": 1}, CheckpointError, r"does not use: encoder\.layer\.1"),
         ({"vocab_size": 7}, CheckpointError, "word_embeddings.weight has shape"),
@@ -253,7 +253,7 @@ def test_configurations_that_are_not_understood_are_refused(
 
 def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -> None:
     path = checkpoint.parent / "a"
-    with pytest.raises(CardError, match="say it with --pooling"):
+    with pytest.raises(CardError, match="choose it with --pooling"):
         export(str(checkpoint), path, max_tokens=8, progress=silent)
     with pytest.raises(CardError, match=r"--max-tokens 65: .* has positions for 1 to 64 tokens"):
         export(str(checkpoint), path, pooling="mean", max_tokens=65, progress=silent)

@@ -72,7 +72,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(minilm: Path, tmp_path: Path)
         fetch(str(tmp_path))
     with pytest.raises(SourceError, match="is not a folder"):
         fetch(str(tmp_path / "nothing"))
-    with pytest.raises(SourceError, match=r"no model 'minilmm'.*all-MiniLM.*no existing folder"):
+    with pytest.raises(SourceError, match=r"no model 'minilmm'.*all-MiniLM.*not an existing folder"):
         fetch("minilmm")
     (minilm / "model.safetensors").rename(minilm / "model-00001-of-00002.safetensors")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}

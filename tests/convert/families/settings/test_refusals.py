@@ -120,7 +120,7 @@ def test_a_missing_size(checkpoint: Path) -> None:
 def test_heads_that_do_not_divide_the_width(family: str, checkpoint: Path) -> None:
     hidden, heads = ("dim", "n_heads") if family == "distilbert" else ("hidden_size", "num_attention_heads")
     edit_config(checkpoint, **{heads: 5})
-    _refused(checkpoint, f"{hidden} 48 is no multiple of {heads} 5")
+    _refused(checkpoint, f"{hidden} 48 is not a multiple of {heads} 5")
 
 
 @pytest.mark.parametrize("part", ["word_embeddings.weight", "embeddings.LayerNorm.bias", "layer"])
