@@ -97,13 +97,13 @@ class OptimumTrace:
         return (Emission(graph, exporter=EXPORTER),)
 
 
-def check_traceable(wanted: Sequence[tuple[Target, Float]]) -> None:
+def check_traceable(pairs: Sequence[tuple[Target, Float]]) -> None:
     """Check that only the target `cpu` in fp32 is requested.
 
     Raises:
         InputError: another target or precision is requested.
     """
-    if list(wanted) != [("cpu", "fp32")]:
+    if list(pairs) != [("cpu", "fp32")]:
         raise InputError("the exporter optimum gives graphs for the target cpu in fp32 only: leave out the others")
 
 

@@ -166,8 +166,8 @@ def read_saturation(checkpoint: Checkpoint) -> Saturation:
     if not modules:
         return Saturation()
     file, config = modules[1].folder / "config.json", sentence_transformers.read_config(modules[1])
-    known = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
-    if unknown := sorted(set(config) - known):
+    keys = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
+    if unknown := sorted(set(config) - keys):
         raise CheckpointError(f"{file} has keys that Fletcher does not know: {', '.join(unknown)}")
     if config.get("pooling_strategy", "max") != "max":
         raise CheckpointError(f"{file}: pooling_strategy is {config['pooling_strategy']!r}; Fletcher authors max")

@@ -95,10 +95,10 @@ def read_dense(module: ModuleFiles, width: int, *, place: str = "sentence_embedd
         CheckpointError: the sizes do not fit, or the module asks for something that Fletcher does not author.
     """
     folder, config = module.folder, sentence_transformers.read_config(module)
-    known = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
+    keys = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
     if config.get("use_residual") is False:
-        known |= {"use_residual"}
-    if unknown := sorted(set(config) - known):
+        keys |= {"use_residual"}
+    if unknown := sorted(set(config) - keys):
         raise CheckpointError(f"{folder / 'config.json'} has keys that Fletcher does not know: {', '.join(unknown)}")
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, place):

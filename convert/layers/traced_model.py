@@ -52,8 +52,8 @@ class TracedModel:
 def _embedder(folder: Path, card: ModelCard) -> TracedModel:
     reference = Reference.load(folder, card)
 
-    def finish(found: Any) -> dict[str, Tensor]:
-        state = found.last_hidden_state[0]
+    def finish(output: Any) -> dict[str, Tensor]:
+        state = output.last_hidden_state[0]
         points = {}
         for index, module in enumerate(reference.modules):
             points[f"modules.{index}"] = state = module(state)
@@ -81,8 +81,8 @@ def _classifier(folder: Path, card: ModelCard) -> TracedModel:
     taps = {f"modules.{index}": Tap(path, "in") for index, path in enumerate(paths)}
     taps |= {f"modules.{index}/dense": Tap(path, "out") for index, path in enumerate(paths, 1) if "norm" not in path}
 
-    def finish(found: Any) -> dict[str, Tensor]:
-        return {f"modules.{len(paths)}": reference.finish(found.logits[0])}
+    def finish(output: Any) -> dict[str, Tensor]:
+        return {f"modules.{len(paths)}": reference.finish(output.logits[0])}
 
     return TracedModel(
         model=reference.model,
@@ -101,8 +101,8 @@ def _masked_lm(folder: Path, card: ModelCard) -> TracedModel:
     family = str(reference.model.config.model_type)
     dense, norm, decoder = MASKED_LM[family]
 
-    def finish(found: Any) -> dict[str, Tensor]:
-        logits = found.logits[0]  # (tokens, vocabulary)
+    def finish(output: Any) -> dict[str, Tensor]:
+        logits = output.logits[0]  # (tokens, vocabulary)
         # The graph takes the maximum of the logits, the reference that of the weights: log(1 + relu(x)) grows with x.
         return {"modules.3": logits.amax(dim=0), "modules.4": reference.finish(logits)}
 
@@ -128,8 +128,8 @@ def _token_embedder(folder: Path, card: ModelCard) -> TracedModel:
     num_products = len(reference.steps) - int(card.normalize)
     expansion = card.late_interaction.expansion if card.late_interaction is not None else None
 
-    def finish(found: Any) -> dict[str, Tensor]:
-        state, points = found.last_hidden_state[0], {}
+    def finish(output: Any) -> dict[str, Tensor]:
+        state, points = output.last_hidden_state[0], {}
         for index, step in enumerate(reference.steps):
             state = step(state)
             if index < num_products:

@@ -96,9 +96,7 @@ def _pooling(modes: Sequence[str]) -> Module:
     """Pool (tokens, hidden) to (modes · hidden,)."""
     unknown = sorted(set(modes) - set(_POOLING))
     if unknown or not modes:
-        raise CheckpointError(
-            f"pooling {', '.join(unknown) or 'without a mode'}: the reference supports {', '.join(_POOLING)}"
-        )
+        raise CheckpointError(f"pooling {', '.join(unknown) or 'without a mode'}: supported are {', '.join(_POOLING)}")
 
     def pool(tokens: Tensor) -> Tensor:
         import torch

@@ -57,8 +57,8 @@ def read_card(
         head: kind of the model, for a checkpoint that does not name it.
 
     Raises:
-        CardError: a file is missing or malformed, something that Fletcher cannot reproduce is asked for, pooling or the head
-            is not said or contradicts, or `max_tokens` is too long.
+        CardError: a file is missing or malformed, the checkpoint needs something that Fletcher cannot reproduce, pooling or head
+            are unknown or contradict the checkpoint, or `max_tokens` is too long.
     """
     files = read_files(folder)
     config, family, hidden = _require_config(files)
@@ -165,18 +165,18 @@ def _token_dimension(files: SentenceTransformersFiles, hidden: int) -> int:
     return require_width(dense[-1], require_module_config(dense[-1]))
 
 
-def _pooling(folder: Path, modules: Modules | None, asked: str | Sequence[str] | None) -> tuple[PoolingMode, ...]:
-    known = get_args(PoolingMode)
-    names = asked.split(",") if isinstance(asked, str) else list(asked or ())
+def _pooling(folder: Path, modules: Modules | None, requested: str | Sequence[str] | None) -> tuple[PoolingMode, ...]:
+    choices = get_args(PoolingMode)
+    names = requested.split(",") if isinstance(requested, str) else list(requested or ())
     modes = tuple(name.strip() for name in names)
     for mode in modes:
-        if mode not in known:
-            raise CardError(f"--pooling {mode}: is not a pooling mode; there are {', '.join(known)}")
+        if mode not in choices:
+            raise CardError(f"--pooling {mode}: is not a pooling mode; there are {', '.join(choices)}")
     if modules is None:
         if not modes:
             raise CardError(
                 f"{folder} does not name a pooling mode (it has no modules.json): "
-                f"choose it with --pooling, one of {', '.join(known)}, as the model's authors describe it"
+                f"choose it with --pooling, one of {', '.join(choices)}, as the model's authors describe it"
             )
         return cast("tuple[PoolingMode, ...]", modes)
     if modes and modes != modules.pooling:
@@ -187,7 +187,7 @@ def _pooling(folder: Path, modules: Modules | None, asked: str | Sequence[str] |
     return modules.pooling
 
 
-def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, asked: int | None) -> int:
+def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, requested: int | None) -> int:
     """Return the longest input: sentence-transformers' own limit, else the tokenizer's, within the number of positions."""
     folder, transformer = files.folder, files.transformer
     positions = config.max_position_embeddings or config.n_positions
@@ -205,18 +205,20 @@ def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, aske
         # transformers writes 1e30 for "no limit".
         if length is not None and length < 1e9:
             limits.append(int(length))
-    if asked is None:
+    if requested is None:
         if not limits:
             raise CardError(f"{folder} does not limit the length of its input: choose a limit with --max-tokens")
         return min(limits)
-    if asked < 1 or (positions is not None and asked > positions):
-        raise CardError(f"--max-tokens {asked}: {folder} has positions for 1 to {positions or 'any number of'} tokens")
-    if limits and asked > min(limits):
+    if requested < 1 or (positions is not None and requested > positions):
         raise CardError(
-            f"--max-tokens {asked}: {folder} was published for at most {min(limits)} tokens; --max-tokens can only "
+            f"--max-tokens {requested}: {folder} has positions for 1 to {positions or 'any number of'} tokens"
+        )
+    if limits and requested > min(limits):
+        raise CardError(
+            f"--max-tokens {requested}: {folder} was published for at most {min(limits)} tokens; --max-tokens can only "
             "lower that"
         )
-    return asked
+    return requested
 
 
 class _Normalizer(msgspec.Struct):

@@ -123,8 +123,8 @@ def _checkpoint_root(paths: Sequence[PurePosixPath], label: str) -> PurePosixPat
     roots = sorted(configs & weights)
     roots = [root for root in roots if not any(other != root and root.is_relative_to(other) for other in roots)]
     if len(roots) != 1:
-        found = ", ".join(str(root) for root in roots) or "none"
-        raise SourceError(f"{label} should contain one folder with config.json and weights; found: {found}")
+        folders = ", ".join(str(root) for root in roots) or "none"
+        raise SourceError(f"{label} should contain one folder with config.json and weights; it contains: {folders}")
     return roots[0]
 
 

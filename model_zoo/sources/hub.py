@@ -47,15 +47,15 @@ def fetch_hub(
     """
     records = cache_folder(cache_dir) / "records"
     snapshots = cache_folder(cache_dir) / "hub" if cache_dir is not None or os.environ.get("FLETCHER_CACHE") else None
-    asked = source
+    requested = source
     if source.revision is None and (first := read_record(_record_file(records, source))) is not None:
-        asked = HubSource(source.repository, first.revision)
-    folder = _snapshot(asked, snapshots, records, progress)
+        requested = HubSource(source.repository, first.revision)
+    folder = _snapshot(requested, snapshots, records, progress)
     commit = folder.name
-    found = _verify(folder, HubSource(source.repository, commit), records, pinned, progress)
-    if asked.revision != commit:  # a branch, a tag, or no revision at the first fetch: record its commit
-        _write(_record_file(records, asked), Record(source=str(asked), revision=commit, sha256=found))
-    return folder, commit, found
+    digests = _verify(folder, HubSource(source.repository, commit), records, pinned, progress)
+    if requested.revision != commit:  # a branch, a tag, or no revision at the first fetch: record its commit
+        _write(_record_file(records, requested), Record(source=str(requested), revision=commit, sha256=digests))
+    return folder, commit, digests
 
 
 def _record_file(records: Path, source: HubSource) -> Path:
@@ -69,22 +69,22 @@ def _verify(
     file = _record_file(records, source)
     record = read_record(file)
     progress(f"Checking {source.repository}", 0, None)
-    found = hash_files(folder, checkpoint_files(folder))
+    digests = hash_files(folder, checkpoint_files(folder))
     for expected, origin in ((pinned, "the model's card"), (record.sha256 if record else {}, "its first download")):
         try:
-            check_digests(found, expected, origin=origin, remedy=_remedy(folder, found, expected))
+            check_digests(digests, expected, origin=origin, remedy=_remedy(folder, digests, expected))
         except ChecksumError:
             raise
         except SourceError as error:
             raise SourceError(f"{source}: {error}") from error
     if record is None:
-        _write(file, Record(source=str(source), revision=source.revision, sha256=found))
-    return found
+        _write(file, Record(source=str(source), revision=source.revision, sha256=digests))
+    return digests
 
 
-def _remedy(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+def _remedy(folder: Path, digests: Mapping[str, str], expected: Mapping[str, str]) -> str:
     # A snapshot holds links into the hub cache's blobs: only deleting the blob makes huggingface_hub fetch it again.
-    wrong = [name for name, digest in expected.items() if found.get(name) not in (None, digest)]
+    wrong = [name for name, digest in expected.items() if digests.get(name) not in (None, digest)]
     paths = " ".join(str((folder / name).resolve()) for name in wrong)
     return f"Delete {paths} and try again; if it happens again, the hub or mirror gives another file." if wrong else ""
 

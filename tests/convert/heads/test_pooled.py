@@ -1,4 +1,4 @@
-"""What follows the encoder, against sentence-transformers models that the tests build and save."""
+"""Modules after the encoder, compared with sentence-transformers models that the tests build and save."""
 
 from __future__ import annotations
 

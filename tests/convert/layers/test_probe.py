@@ -1,4 +1,4 @@
-"""What is read out of a graph is what the graph computes: scores recomputed with numpy, and points found by name."""
+"""Values that are read from a graph are those that it computes: scores recomputed with numpy, and points found by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which head a checkpoint has: said by its files, asked for, or told by its architecture; and never guessed."""
+"""Head of a checkpoint: declared by its files, requested, or implied by its architecture; never guessed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a SOURCE string means, folders, pickles, and where the cache lies."""
+"""SOURCE strings, folders, pickles, and the place of the cache."""
 
 from __future__ import annotations
 
