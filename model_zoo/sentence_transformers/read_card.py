@@ -57,8 +57,8 @@ def read_card(
         head: kind of the model, for a checkpoint that does not name it.
 
     Raises:
-        CardError: a file is missing or malformed, the checkpoint needs something that Fletcher cannot reproduce, pooling or head
-            are unknown or contradict the checkpoint, or `max_tokens` is too long.
+        CardError: a file is missing or malformed, Fletcher cannot reproduce a part of the checkpoint, pooling or head are
+            unknown or contradict the checkpoint, or `max_tokens` is too long.
     """
     files = read_files(folder)
     config, family, hidden = _require_config(files)

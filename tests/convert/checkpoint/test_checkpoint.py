@@ -1,4 +1,4 @@
-"""Checkpoint folders: safetensors of every kind as torch reads them, and damaged ones told."""
+"""Checkpoint folders: safetensors of every kind as torch reads them, and errors of damaged files."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_more_ids_than_embeddings_are_refused(tmp_path: Path) -> None:
 
 
 def test_settings_that_transformers_would_prefer_to_tokenizer_json_are_refused(tmp_path: Path) -> None:
-    """transformers builds a BertTokenizer from tokenizer_config.json, whatever the normalizer in tokenizer.json says."""
+    """transformers builds a BertTokenizer from tokenizer_config.json and ignores the normalizer in tokenizer.json."""
     folder = tmp_path / "bert"
     source = checkpoint(folder, {"do_lower_case": False, "tokenizer_class": "BertTokenizer"})
     write_tokenizer(source, folder / "tokenizer.json", len(VOCABULARY))

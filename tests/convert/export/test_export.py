@@ -1,4 +1,4 @@
-"""Export end to end: what the artifact says, precision of the weights, and the options' limits."""
+"""Export end to end: manifest of the artifact, precision of the weights, and limits of the options."""
 
 from __future__ import annotations
 

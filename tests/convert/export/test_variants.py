@@ -1,4 +1,4 @@
-"""Artifacts of several targets and precisions: what the manifest says, what loads, and what is refused."""
+"""Artifacts of several targets and precisions: manifest, loads, and refusals."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_what_cannot_be_had_names_what_can(targets: tuple[str, ...], precisions:
 
 
 def _vectors(artifact: Artifact, variant: Variant, rows: list[list[int]], kind: type) -> NDArray[np.float64]:
-    """A variant's vectors, made as the manifest says, one text at a time."""
+    """Compute a variant's vectors by the manifest's feed rules, one text at a time."""
     model = onnx.load(artifact.path / variant.file, load_external_data=False)
     with safe_open(artifact.path / variant.weights, framework="numpy") as file:
         tables = {name: file.get_tensor(tensor) for name, tensor in variant.feeds.tables.items()}

@@ -46,7 +46,7 @@ class Case:
         key: of the first value that must be wrong.
         node: of that value.
         weight: the weight that must be named before it, if the break is in the weights file.
-        note: what must be said of the weight.
+        note: expected note of the weight.
     """
 
     family: str

@@ -63,14 +63,14 @@ class HeadModel:
 
 
 def classifier(folder: Path, family: str) -> Path:
-    """Writes a classifier of pairs with two labels."""
+    """Write a classifier of pairs with two labels."""
     config = getattr(transformers, f"{family}Config")(**FAMILIES[family], num_labels=2)
     model = randomize(getattr(transformers, f"{family}ForSequenceClassification")(config))
     return save(model, folder, types=family in ("Bert", "Albert", "Electra"))
 
 
 def load_head(folder: Path, head: str, family: str) -> HeadModel:
-    """Writes a model and loads it on both sides.
+    """Write a model and load it on both sides.
 
     Args:
         folder: where the checkpoint is to lie.

@@ -200,7 +200,7 @@ def test_positions_that_a_padding_id_leaves_none_of(tmp_path: Path) -> None:
 
 
 def test_buckets_that_transformers_would_not_use(tmp_path: Path) -> None:
-    """`compute_position_bias` reads 32 buckets, whatever the file says."""
+    """`compute_position_bias` reads 32 buckets and ignores the file's number."""
     folder = save_checkpoint(MODELS["mpnet"](), tmp_path, ROBERTA_TOKENS)
     edit_config(folder, relative_attention_num_buckets=64)
     _refused(folder, "relative_attention_num_buckets is 64")
