@@ -1,1 +1,1 @@
-"""A checkpoint in, an artifact out; and the proof that its vectors are the model's."""
+"""Conversion of checkpoints to artifacts, and verification that an artifact's vectors are the model's."""

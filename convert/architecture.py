@@ -1,12 +1,22 @@
-"""What an encoder computes, in words that every family shares and every target's emitter reads.
+"""Description of what an encoder computes, in terms that all families and all targets share.
 
 A family (`families/`) turns a checkpoint's configuration and tensors into an `Architecture`; an emitter (`targets/`) turns
-that into a graph. Neither knows the other.
+the `Architecture` into a graph. Neither imports the other.
+
+A layer is a sequence of residual blocks. A block adds the result of its body (attention or feed-forward part) to its input,
+and can have a norm at three places:
+
+    norm_sum(x + norm_after(body(norm_before(x))))
+
+Pre-norm families have `norm_before` alone, post-norm families `norm_sum` alone, and sandwich norms are `norm_before` with
+`norm_after`. The body of a block can be another block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from fletcher.model_zoo.card import Output, PoolingMode
 
@@ -16,29 +26,34 @@ __all__ = [
     "Activation",
     "Architecture",
     "Attention",
+    "Block",
     "Decoder",
     "Dense",
     "Embedding",
     "FeedForward",
+    "Heads",
     "Layer",
     "LearnedPositions",
+    "Mask",
     "Module",
     "Normalize",
     "Pooling",
     "RelativeBias",
     "Rotary",
     "Saturation",
+    "Window",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedPositions:
-    """A table of absolute positions.
+    """Table of absolute positions.
 
     Attributes:
-        table: (positions, width); a text's first token has row 0, unless there is a padding id.
-        padding_id: RoBERTa's way of counting. The row of this number is for padding, and for a token of this id that stands
-            inside a text; such tokens are not counted. The first counted token has the row after it.
+        table: (positions, width). Without a padding id, a text's first token has row 0.
+        padding_id: id of the padding token, for RoBERTa's way of counting: the row of this number belongs to padding and to
+            each token of this id inside a text, such tokens are not counted, and the first counted token has the row after
+            it.
     """
 
     table: Weight
@@ -51,11 +66,11 @@ class Embedding:
 
     Attributes:
         word: (vocabulary, width).
-        positions: absolute positions, if the family has them here.
-        token_type: the row of token type 0, (width,), if the family has types; texts for embedding are all of type 0.
-        norm: after the sum, if the family has one.
-        projection: from the table's width to the hidden size, where they differ (ALBERT, ELECTRA).
-        token_types: instead of `token_type`, the whole table, (types, width), where pairs of texts come in.
+        positions: absolute positions, if the family adds them to the embeddings.
+        token_type: row of token type 0, (width,), if the family has types and all tokens are of type 0.
+        norm: norm of the sum, if the family has one.
+        projection: product from the tables' width to the hidden size, if the two differ (ALBERT, ELECTRA).
+        token_types: whole table, (types, width), instead of `token_type`, for models that take pairs of texts.
     """
 
     word: Weight
@@ -68,13 +83,13 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """Rotary positions: pairs of a head's first elements, turned by an angle that grows with the position.
+    """Rotary positions: pairs of a head's first elements, rotated by an angle that grows with the position.
 
     Attributes:
-        name: of its table in the graph; equal for layers that share one.
-        frequencies: radians a position, one for each pair, as float32 values; whatever scaling a family has is in them.
-        interleaved: the pairs are neighbors (0, 1), (2, 3), …; otherwise element i goes with i + len(frequencies).
-        factor: what cosines and sines are multiplied with (YaRN's attention factor).
+        name: name of the tables in the graph; layers with the same name share them.
+        frequencies: radians per position, one for each pair, as float32 values, with the family's scaling applied.
+        interleaved: True for pairs of neighbors (0, 1), (2, 3), …; False for pairs of i and i + len(frequencies).
+        factor: factor of cosines and sines (YaRN's attention factor).
     """
 
     name: str
@@ -85,11 +100,11 @@ class Rotary:
 
 @dataclass(frozen=True, slots=True)
 class RelativeBias:
-    """A learned number added to each score by the distance of its two tokens, in T5's logarithmic buckets (MPNet).
+    """Learned number added to each score by the distance of its two tokens, in T5's logarithmic buckets (MPNet).
 
     Attributes:
-        table: (buckets, heads); half of the buckets are for keys before the query, half for those after it.
-        max_distance: from here on all distances share the last bucket.
+        table: (buckets, heads); the first half of the buckets is for keys before the query, the second for those after it.
+        max_distance: all distances from here on share the last bucket.
     """
 
     table: Weight
@@ -97,24 +112,61 @@ class RelativeBias:
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """Heads of a query, or of a key and a value.
+
+    Attributes:
+        count: number of heads.
+        size: width of a head.
+    """
+
+    count: int
+    size: int
+
+    @property
+    def width(self) -> int:
+        """Width of all heads side by side."""
+        return self.count * self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Mask of local attention.
+
+    Attributes:
+        before: tokens before itself that a token attends to.
+        after: tokens after itself that a token attends to.
+    """
+
+    before: int
+    after: int
+
+
+#: Tokens of its text that a token attends to: all, itself and those before it, or a window.
+Mask = Literal["full", "causal"] | Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """Multi-head self-attention over each text.
 
-    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's and the learned bias, inside the window.
+    The scores are scale · rotary(query) · rotary(key)ᵀ, plus ALiBi's and the learned bias, inside the mask.
 
     Attributes:
         query: (hidden, heads · head_size).
-        key: same.
-        value: same.
+        key: (hidden, key heads · head_size).
+        value: (hidden, key heads · head_size).
         output: (heads · head_size, hidden).
-        num_heads: heads.
-        scale: what the scores are multiplied with.
-        rotary: positions that turn queries and keys.
-        window: how many tokens to each side of itself a token sees; None is all of them.
+        num_heads: heads of the query.
+        num_kv_heads: heads of key and value; fewer than `num_heads` in grouped-query attention.
+        head_size: width of a head.
+        scale: factor of the scores.
+        rotary: positions that rotate queries and keys.
+        mask: tokens that a token attends to.
         alibi: slope of each head: -slope · |distance| is added to the scores.
-        relative_bias: learned bias; one object, shared by the layers that share the table.
-        query_norm: over (heads · head_size) of the projected query, if the family has one.
-        key_norm: same, of the key.
+        relative_bias: learned bias; layers that share the table share the object.
+        query_norm: norm over (heads · head_size) of the projected query, if the family has one.
+        key_norm: norm over (key heads · head_size) of the projected key, if the family has one.
     """
 
     query: Linear
@@ -122,23 +174,44 @@ class Attention:
     value: Linear
     output: Linear
     num_heads: int
+    num_kv_heads: int
+    head_size: int
     scale: float
     rotary: Rotary | None = None
-    window: int | None = None
+    mask: Mask = "full"
     alibi: tuple[float, ...] | None = None
     relative_bias: RelativeBias | None = None
     query_norm: Norm | None = None
     key_norm: Norm | None = None
 
+    def __post_init__(self) -> None:
+        widths = (self.query_heads.width, self.key_heads.width, self.key_heads.width, self.query_heads.width)
+        parts = (self.query.weight.shape[1], self.key.weight.shape[1], self.value.weight.shape[1])
+        if (*parts, self.output.weight.shape[0]) != widths:
+            raise ValueError(
+                f"query, key, value and output of {self.query.weight.name} have the widths "
+                f"{(*parts, self.output.weight.shape[0])}, the heads imply {widths}"
+            )
+
+    @property
+    def query_heads(self) -> Heads:
+        """Heads of the query and of the context."""
+        return Heads(self.num_heads, self.head_size)
+
+    @property
+    def key_heads(self) -> Heads:
+        """Heads of key and value."""
+        return Heads(self.num_kv_heads, self.head_size)
+
 
 @dataclass(frozen=True, slots=True)
 class FeedForward:
-    """down(activation(up(x))), or down(activation(gate(x)) · up(x)) where there is a gate.
+    """Feed-forward part: down(activation(up(x))), or down(activation(gate(x)) · up(x)) for gated units.
 
     Attributes:
         up: (hidden, intermediate).
         down: (intermediate, hidden).
-        activation: transformers' name of it, one of `activations.AUTHORED`.
+        activation: transformers' name of the activation, one of `activations.AUTHORED`.
         gate: (hidden, intermediate), for gated units.
     """
 
@@ -149,32 +222,53 @@ class FeedForward:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """Residual block: norm_sum(x + norm_after(body(norm_before(x)))); a norm that is None is the identity.
+
+    Attributes:
+        body: part of the layer that the block adds to its input; a block for families that add the input a second time.
+        norm_before: norm of the body's input.
+        norm_after: norm of the body's result.
+        norm_sum: norm of the sum.
+    """
+
+    body: Attention | FeedForward | Block
+    norm_before: Norm | None = None
+    norm_after: Norm | None = None
+    norm_sum: Norm | None = None
+
+    @property
+    def core(self) -> Attention | FeedForward:
+        """Innermost body."""
+        return self.body.core if isinstance(self.body, Block) else self.body
+
+    @property
+    def norms(self) -> Iterator[Norm]:
+        """Norms of the block, of its attention, and of the blocks inside it."""
+        if isinstance(self.body, Block):
+            yield from self.body.norms
+        elif isinstance(self.body, Attention):
+            yield from (norm for norm in (self.body.query_norm, self.body.key_norm) if norm is not None)
+        yield from (norm for norm in (self.norm_before, self.norm_after, self.norm_sum) if norm is not None)
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
-    """One transformer layer. Post-norm: norm(x + f(x)). Pre-norm: x + f(norm(x)).
+    """One transformer layer.
 
     Attributes:
         name: prefix of its nodes' names.
-        attention: its attention.
-        attention_norm: beside the attention; None is the identity (ModernBERT's first layer).
-        feed_forward: its feed-forward part.
-        feed_forward_norm: beside it.
-        norm_first: pre-norm.
-        attention_norm_again: post-norm only: the layer's input is added, and normed, a second time, so that the attention's
-            part is norm(x + norm(x + f(x))) (JinaBERT with query norms).
+        blocks: its residual blocks, in the order of computation; at most one with an attention, and one with a feed-forward
+            part.
     """
 
     name: str
-    attention: Attention
-    attention_norm: Norm | None
-    feed_forward: FeedForward
-    feed_forward_norm: Norm
-    norm_first: bool = False
-    attention_norm_again: Norm | None = None
+    blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Pooling:
-    """Token vectors to one vector a text; several modes stand side by side, in this order."""
+    """Pooling of token vectors to one vector per text; the results of several modes are concatenated in this order."""
 
     modes: tuple[PoolingMode, ...]
 
@@ -185,7 +279,7 @@ class Dense:
 
     Attributes:
         linear: (in, out).
-        activation: transformers' name of it.
+        activation: transformers' name of the activation.
     """
 
     linear: Linear
@@ -194,7 +288,7 @@ class Dense:
 
 @dataclass(frozen=True, slots=True)
 class Normalize:
-    """L2 norm 1, as torch.nn.functional.normalize: x / max(|x|, 1e-12)."""
+    """Scaling to L2 norm 1, as torch.nn.functional.normalize: x / max(|x|, 1e-12)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,17 +306,17 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class Saturation:
-    """SPLADE's weights of logits: log(1 + relu(x)), and log(1 + x) of that as often as `times` says."""
+    """SPLADE's weights of logits: log(1 + relu(x)), with log(1 + x) applied `times` times in all."""
 
     times: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A function of each element.
+    """Function of each element.
 
     Attributes:
-        name: transformers' name of it.
+        name: transformers' name of the activation.
     """
 
     name: str
@@ -233,18 +327,20 @@ Module = Pooling | Dense | Norm | Normalize | Decoder | Saturation | Activation
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """An encoder and what follows it.
+    """Encoder and the modules that follow it.
 
     Attributes:
         family: `model_type`.
         hidden_size: width of a token vector.
-        embedding: what comes first.
-        layers: what follows.
+        embedding: token ids to hidden states.
+        layers: transformer layers.
         max_positions: longest text that the positions allow, in tokens.
-        final_norm: after the last layer, for pre-norm families.
-        modules: what follows, in order. Those before a pooling work on each token's vector, those after it on each text's.
-        output: what leaves the graph.
-        unseen_tail: tokens of this id at a text's end are computed, and no token attends to them (ColBERT's expansion).
+        final_norm: norm after the last layer, for pre-norm families.
+        modules: modules after the encoder, in order. Those before a pooling work on each token's vector, those after it on
+            each text's.
+        output: name of the graph's output.
+        unseen_tail: token id; tokens of this id at a text's end are computed, and no token attends to them (ColBERT's
+            expansion).
     """
 
     family: str
@@ -256,3 +352,29 @@ class Architecture:
     modules: tuple[Module, ...] = ()
     output: Output = "vectors"
     unseen_tail: int | None = None
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """Blocks of all layers, in the order of computation."""
+        return (block for layer in self.layers for block in layer.blocks)
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """Attentions of all layers, in the order of computation."""
+        return tuple(core for block in self.blocks if isinstance(core := block.core, Attention))
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForward, ...]:
+        """Feed-forward parts of all layers, in the order of computation."""
+        return tuple(core for block in self.blocks if isinstance(core := block.core, FeedForward))
+
+    @property
+    def norms(self) -> Iterator[Norm]:
+        """All norms: of the embeddings, of the layers, of the encoder's result, and of the modules."""
+        if self.embedding.norm is not None:
+            yield self.embedding.norm
+        for block in self.blocks:
+            yield from block.norms
+        if self.final_norm is not None:
+            yield self.final_norm
+        yield from (module for module in self.modules if isinstance(module, Norm))

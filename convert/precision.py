@@ -1,4 +1,4 @@
-"""Element types, and which one each node of a graph computes in.
+"""Element types, and the choice of one for each node of a graph.
 
 A graph is written in its types from the start: the builder asks the `Precision` for every node's type, takes the weights and
 constants in that type, and puts a `Cast` where a value of another one comes in. Nothing is converted afterwards.
@@ -19,22 +19,22 @@ __all__ = ["ALWAYS_FP32", "FLOATS", "FP32", "Float", "FloatType", "Precision"]
 
 Float = Literal["fp32", "fp16", "bf16"]
 
-#: Nodes, by the beginnings of their names, that are fp32 in every precision: what follows the encoder costs next to nothing,
-#: and a norm of squares or a mean over 8,192 tokens is more than half precision can hold.
+#: Beginnings of the names of nodes that are fp32 in every precision: the modules after the encoder take little time, and half
+#: precision cannot hold a sum of squares or a mean over 8,192 tokens.
 ALWAYS_FP32 = ("modules.", "vectors", "scores", "sparse", "token_vectors", "token_states")
 
-#: Nodes that are lookups: where weights are only stored in half precision, the rows are looked up first and widened then.
+#: Names of lookups: if weights are only stored in half precision, rows are looked up first and cast to fp32 afterwards.
 LOOKUPS = frozenset({"embeddings/word", "embeddings/position"})
 
 
 @dataclass(frozen=True, slots=True)
 class FloatType:
-    """An element type by its many names.
+    """Names of an element type in onnx, numpy and safetensors.
 
     Attributes:
-        onnx: of `TensorProto.DataType`.
-        numpy: for arrays.
-        safetensors: in a safetensors header.
+        onnx: value of `TensorProto.DataType`.
+        numpy: numpy's type.
+        safetensors: name in a safetensors header.
         largest: largest finite number.
     """
 
@@ -55,14 +55,14 @@ FLOATS: Mapping[Float, FloatType] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The types of a graph.
+    """Element types of a graph.
 
     Attributes:
-        name: what weights are stored in.
-        arithmetic: what nodes compute in; fp32 with a half `name` halves the storage and nothing else.
-        islands: names of nodes that compute in fp32 all the same.
-        parts: beginnings of names of such nodes.
-        operators: operators that have no kernel for `arithmetic`, and what they compute in instead.
+        name: type in which weights are stored.
+        arithmetic: type in which nodes compute; fp32 with a half `name` halves the storage alone.
+        islands: names of nodes that compute in fp32 in any case.
+        parts: beginnings of the names of further nodes that compute in fp32.
+        operators: types of the operators that have no kernel for `arithmetic`.
     """
 
     name: Float
@@ -72,16 +72,16 @@ class Precision:
     operators: Mapping[str, Float] = field(default_factory=dict)
 
     def of(self, operator: str, node: str) -> Float:
-        """What a node computes in."""
+        """Return the type in which a node computes."""
         if self.arithmetic == "fp32":
             return self.name if node in LOOKUPS else "fp32"
         if node in self.islands or node.startswith(self.parts):
             return "fp32"
         return self.operators.get(operator, self.arithmetic)
 
-    def stored(self, wanted: Float) -> Float:
-        """What a weight is stored in that a node of the type `wanted` uses."""
-        return self.name if self.arithmetic == "fp32" else wanted
+    def stored(self, node: Float) -> Float:
+        """Return the type in which the weight of a node of the type `node` is stored."""
+        return self.name if self.arithmetic == "fp32" else node
 
 
 FP32 = Precision("fp32", "fp32")

@@ -1,4 +1,4 @@
-"""The texts that an artifact is verified on: every length that the model takes, many scripts, and what breaks tokenizers.
+"""Texts for verification: every length up to the model's limit, many scripts, and cases that break tokenizers.
 
 All of them were written for Fletcher. They are the same on every run, so that two reports can be compared.
 """
@@ -58,7 +58,7 @@ SENTENCES: tuple[str, ...] = (
     "Frogs lay their eggs in shallow water, where tadpoles hatch after some days.",
 )
 
-#: What tokenizers and graphs stumble over.
+#: Edge cases of tokenizers and graphs.
 EDGES: tuple[str, ...] = (
     "",
     " ",
@@ -92,10 +92,10 @@ EDGES: tuple[str, ...] = (
     "two  spaces\tand\na\r\nfew\u2028breaks",
 )
 
-#: Up to here every length is verified; attention is quadratic, and 8,192 texts of up to 8,192 tokens would take days.
+#: Every length up to this one is verified; attention is quadratic, and 8,192 texts of up to 8,192 tokens would take days.
 DENSE_LENGTHS = 512
 
-#: Beyond it, each length is this much longer than the one before.
+#: Ratio of two consecutive lengths beyond `DENSE_LENGTHS`.
 GROWTH = 1.25
 
 #: One token in the vocabularies of all the families, and it merges with nothing: fills a text to an exact length.
@@ -103,7 +103,7 @@ FILLER = " a"
 
 
 def lengths_to(max_tokens: int) -> list[int]:
-    """The lengths to verify, in tokens: each one up to 512, then in steps of a quarter, the last two always."""
+    """Return the lengths to verify, in tokens: all up to 512, then each a quarter longer, and always the last two."""
     lengths = set(range(1, min(max_tokens, DENSE_LENGTHS) + 1)) | {max(max_tokens - 1, 1), max_tokens}
     length = float(DENSE_LENGTHS)
     while (length := length * GROWTH) < max_tokens:
@@ -112,10 +112,10 @@ def lengths_to(max_tokens: int) -> list[int]:
 
 
 def text_of_length(num_tokens: int, count_tokens: Callable[[str], int], *, start: int = 0) -> str:
-    """A text of mixed sentences that is `num_tokens` long, or as near to it as the tokenizer allows.
+    """Return a text of mixed sentences with `num_tokens` tokens, or nearly as many as the tokenizer allows.
 
     Args:
-        num_tokens: wanted length, special tokens included.
+        num_tokens: requested length, special tokens included.
         count_tokens: the length of a text, special tokens included, before truncation.
         start: index of the first sentence.
     """
@@ -143,7 +143,7 @@ def text_of_length(num_tokens: int, count_tokens: Callable[[str], int], *, start
 
 
 def texts_for(count_tokens: Callable[[str], int], max_tokens: int) -> list[str]:
-    """The built-in texts: edges, sentences, one text of every length to the limit, and some beyond it.
+    """Return the built-in texts: edges, sentences, one text of every length to the limit, and some beyond it.
 
     Args:
         count_tokens: the length of a text, special tokens included, before truncation.
@@ -165,10 +165,10 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def read_texts(path: str | Path) -> list[str]:
-    """Reads a file of texts: `.jsonl` has an object with a string `text` a line, anything else a text a line.
+    """Read a file of texts: in `.jsonl` each line is an object with a string `text`, in other files each line is a text.
 
     Raises:
-        InputError: the file is missing, is no UTF-8, has no text, or a line without one.
+        InputError: the file is missing, is not UTF-8, or has no text; or a line of `.jsonl` has no `text`.
     """
     path = Path(path)
     try:

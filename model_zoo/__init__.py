@@ -1,4 +1,4 @@
-"""What a model is: cards, and where its files come from. It imports nothing else of Fletcher."""
+"""Models: their cards, and the sources of their files. The package imports nothing else of Fletcher."""
 
 from .card import INPUT_TYPES, RAW, ModelCard, Output, PoolingMode
 from .progress import SILENT, Counter, Progress

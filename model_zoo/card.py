@@ -1,4 +1,4 @@
-"""What a model *is*: the card. It knows where a model's files come from, not how they are fetched or run."""
+"""`ModelCard`: published settings of a model, and the sources of its files; neither fetching nor running."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ __all__ = ["INPUT_TYPES", "RAW", "LateInteraction", "ModelCard", "Output", "Pool
 #: sentence-transformers' names of its pooling modes (`pooling_mode_*` in `1_Pooling/config.json`).
 PoolingMode = Literal["cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
 
-#: What a model gives of a text: one vector, scores of a pair of texts (rerankers), weights of the vocabulary's tokens
-#: (SPLADE), or one vector a token (ColBERT).
+#: Output of a model: one vector per text, scores of a pair of texts (rerankers), weights of the vocabulary's tokens (SPLADE),
+#: or one vector per token (ColBERT).
 Output = Literal["vectors", "scores", "sparse", "token_vectors"]
 
-#: The input types that every model understands; a model without a prompt for one gets the text as it is.
+#: Input types of every model; if a model has no prompt for one, the text stays as it is.
 INPUT_TYPES = ("query", "document", "clustering", "classification")
 
-#: The input type that never adds a prompt.
+#: Input type that never adds a prompt.
 RAW = "raw"
 
 
 class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How close to the HuggingFace model in float32 a precision must be, over every text.
+    """Accuracy that a precision must reach against the HuggingFace model in float32, over all texts.
 
     Attributes:
         min_cosine: smallest cosine between a vector and its reference.
-        max_abs: largest absolute difference of an element, or None where only the angle matters.
+        max_abs: largest absolute difference of an element; None if only the angle matters.
     """
 
     min_cosine: float
@@ -36,12 +36,12 @@ class Accuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class QueryExpansion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """ColBERT's way of filling short queries up with mask tokens, whose vectors count like the others.
+    """ColBERT's query expansion: short queries are filled with mask tokens, whose vectors count like the others.
 
     Attributes:
-        token: which token fills.
-        length: tokens that a query is filled up to, special ones included.
-        attended: whether the query's own tokens see the filling ones.
+        token: filling token.
+        length: tokens of a filled query, special ones included.
+        attended: whether the query's own tokens attend to the filling ones.
     """
 
     token: str
@@ -50,14 +50,14 @@ class QueryExpansion(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 
 class LateInteraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a ColBERT model does differently with queries and documents, besides their prompts.
+    """Settings of a ColBERT model that differ between queries and documents, besides prompts.
 
     Attributes:
         query_tokens: longest query, special tokens included.
         document_tokens: longest document.
-        expansion: how queries are filled up, if they are.
+        expansion: query expansion, if the model has one.
         skipped: tokens whose vectors are left out.
-        skipped_in: of which of `query` and `document`.
+        skipped_in: inputs to which `skipped` applies.
     """
 
     query_tokens: int
@@ -68,28 +68,28 @@ class LateInteraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model's published settings.
+    """Published settings of a model.
 
     Attributes:
         name: the zoo's name, also the default name under which it is served.
         family: `model_type` of the checkpoint's `config.json`.
         dimension: length of a vector; of scores their number, of sparse vectors the vocabulary's size.
         max_tokens: longest input, special tokens included.
-        pooling: how token vectors become one; several modes are concatenated. Empty where the output is no vector a text.
+        pooling: pooling modes, whose vectors are concatenated; empty for outputs other than `vectors`.
         normalize: whether vectors have L2 norm 1.
         license: SPDX identifier.
-        sources: where the files come from, in the order of trial: `hf:org/name`, `pypi:dist==version[,dist==version…]`.
-        revision: the hub commit that the sources were read at.
+        sources: sources of the files, in the order of trial: `hf:org/name`, `pypi:dist==version[,dist==version…]`.
+        revision: hub commit of the sources.
         prompts: prefix by input type; a standard input type without one gets none.
         matryoshka: shorter dimensions that the model was trained for, largest first.
         layer_norm_before_truncation: whether a layer norm without weights comes before a Matryoshka cut (Nomic).
         sha256: hex digest by file name, for the files that the card pins.
-        accuracy: what each precision must reach against HuggingFace in float32.
-        aliases: other names under which people ask for it.
-        output: what it gives of a text.
+        accuracy: accuracy that each precision must reach.
+        aliases: other names of the model.
+        output: output of the model.
         labels: names of the scores.
-        activation: what turned the logits into scores, by torch's name of it in lower case.
-        late_interaction: for `token_vectors`.
+        activation: function from logits to scores, by torch's name in lower case.
+        late_interaction: settings of a ColBERT model.
     """
 
     name: str

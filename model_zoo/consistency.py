@@ -1,4 +1,4 @@
-"""What a card must satisfy beyond its fields' types. It knows one card at a time, not the zoo and not the checkpoint."""
+"""Checks of a card's values beyond their types: one card at a time, without the zoo and without the checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from .card import RAW, ModelCard
 from .errors import CardError, SourceError
-from .sources.locator import HubSource, Location, parse_location
+from .locator import HubSource, Location, parse_location
 
 __all__ = ["check_card"]
 
@@ -17,14 +17,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def check_card(card: ModelCard, where: str) -> ModelCard:
-    """Returns the card if its values fit together.
+    """Return a card after a check that its values are valid and fit together.
 
     Args:
         card: a card whose fields have the right types.
-        where: the file that it came from, for the message.
+        where: file of the card, for the message.
 
     Raises:
-        CardError: a value is impossible, or two contradict each other; the message names the file and the key.
+        CardError: a value is invalid, or two values contradict each other; the message names the file and the key.
     """
     _check_names(card, where)
     _check_vectors(card, where)
@@ -76,7 +76,7 @@ def _check_head(card: ModelCard, where: str) -> None:
     if (card.output == "scores") != (card.activation is not None) or (card.output == "scores") != bool(card.labels):
         raise _refuse(where, "labels", "and `activation` belong to the output scores, and to no other")
     if card.labels and len(card.labels) != card.dimension:
-        raise _refuse(where, "labels", f"has {len(card.labels)} names, `dimension` says {card.dimension} scores")
+        raise _refuse(where, "labels", f"has {len(card.labels)} names, `dimension` has {card.dimension} scores")
     late = card.late_interaction
     if (card.output == "token_vectors") != (late is not None):
         raise _refuse(where, "late_interaction", "belongs to the output token_vectors, and to no other")

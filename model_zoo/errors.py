@@ -1,17 +1,17 @@
-"""The root of Fletcher's error tree, and the errors of finding a model. The whole tree: `fletcher.runtime.errors`."""
+"""Root of Fletcher's error tree, and the errors of cards and sources. The whole tree is in `fletcher.runtime.errors`."""
 
 
 class FletcherError(Exception):
-    """Something a user can act on: the message says what was asked, what was found, and what to do next."""
+    """Error that a user can act on: the message contains the request, the cause, and the next step."""
 
 
 class CardError(FletcherError):
-    """A model card is malformed, or no card has the name that was asked for."""
+    """Error of a malformed model card, or of a name that no card has."""
 
 
 class SourceError(FletcherError):
-    """A model's files could not be fetched, are incomplete, or are of a kind that is refused (a pickle)."""
+    """Error of a model's files that cannot be fetched, are incomplete, or are of a refused kind (a pickle)."""
 
 
 class ChecksumError(SourceError):
-    """A file's sha256 is not the one that the card, the manifest or the first download recorded."""
+    """Error of a file whose sha256 differs from that of the card, the manifest or the first download."""

@@ -6,6 +6,7 @@ A function that takes long has a parameter `progress: Progress = SILENT`. A comm
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
@@ -53,13 +54,14 @@ class Progress(Protocol):
 
 
 class _Silent:
-    """`_Silent`: progress and counter that report nothing."""
+    """`_Silent`: progress and counter that report nothing, except warnings, which become Python warnings."""
 
     def line(self, text: str) -> None:
         """Ignore the text."""
 
     def warn(self, text: str) -> None:
-        """Ignore the text."""
+        """Issue a Python warning."""
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def count(
         self,

@@ -1,4 +1,4 @@
-"""The zoo's cards: finds, reads and validates them. It knows nothing of checkpoints or of the network."""
+"""Cards of the zoo: it finds, reads and validates them, without checkpoints and without the network."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["canary_path", "list_cards", "load_card", "parse_card"]
 
 
 def parse_card(data: bytes, where: str) -> ModelCard:
-    """Reads and validates one card.
+    """Read and validate one card.
 
     Args:
         data: the TOML text.
         where: the file's name, for messages.
 
     Raises:
-        CardError: it is not TOML, a key is unknown, missing or of a wrong type, or values contradict each other;
+        CardError: the text is not TOML, a key is unknown, missing or of a wrong type, or values contradict each other;
             the message names the file and the key.
     """
     try:
@@ -39,7 +39,7 @@ def parse_card(data: bytes, where: str) -> ModelCard:
 
 
 def list_cards() -> tuple[ModelCard, ...]:
-    """All cards of the zoo, by name.
+    """Return all cards of the zoo, sorted by name.
 
     Raises:
         CardError: a packaged card is malformed, or two of them claim one name.
@@ -49,13 +49,13 @@ def list_cards() -> tuple[ModelCard, ...]:
 
 
 def load_card(name: str) -> ModelCard:
-    """The card of a model.
+    """Return the card of a model.
 
     Args:
         name: the card's name, one of its aliases, or its hub id (`org/name`); case does not matter.
 
     Raises:
-        CardError: no card has that name; the message has the closest ones.
+        CardError: no card has that name; the message has the closest names.
     """
     index = _index()
     card = index.get(name.strip().lower())
@@ -68,7 +68,7 @@ def load_card(name: str) -> ModelCard:
 
 
 def canary_path(name: str) -> Path | None:
-    """The packaged reference vectors of a model, or None where the zoo carries none.
+    """Return the file of a model's packaged reference vectors, or None if the zoo has none.
 
     Raises:
         CardError: no card has that name.
@@ -84,7 +84,7 @@ def _folder(name: str) -> Traversable:
 
 @cache
 def _index() -> dict[str, ModelCard]:
-    """Every card under every lower-case name that it answers to."""
+    """Return every card by each of its names, in lower case."""
     index: dict[str, ModelCard] = {}
     for file in sorted(_folder("cards").iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".toml"):

@@ -96,8 +96,11 @@ NORM = "embeddings.LayerNorm.bias"
 
 CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated safetensors": (truncate, "model.safetensors is truncated"),
-    "empty safetensors": (write(WEIGHTS, b""), "no safetensors file that can be read"),
-    "text as safetensors": (write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n" * 3), "no safetensors file"),
+    "empty safetensors": (write(WEIGHTS, b""), "cannot be read as a safetensors file"),
+    "text as safetensors": (
+        write(WEIGHTS, b"version https://git-lfs.github.com/spec/v1\n" * 3),
+        "not a safetensors file",
+    ),
     "no weights": (remove(WEIGHTS), "has no *.safetensors"),
     "pickle": (pickle_only, "the weights are a pickle"),
     "no config": (remove("config.json"), "no config.json"),
@@ -113,9 +116,12 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "surplus tensor": (change_weights(lambda weights: weights.update(mystery=torch.ones(1))), "mystery"),
     "wrong shape": (change_weights(lambda weights: weights.update({NORM: torch.ones(5)})), f"{NORM} has shape (5,)"),
     "NaN": (change_weights(lambda weights: weights.update({NORM: torch.full((32,), torch.nan)})), "NaN or infinity"),
-    "whole numbers": (change_weights(lambda w: w.update({NORM: torch.ones(32, dtype=torch.int64)})), "no float"),
+    "whole numbers": (
+        change_weights(lambda w: w.update({NORM: torch.ones(32, dtype=torch.int64)})),
+        "not a float type",
+    ),
     "no tokenizer": (remove("tokenizer.json"), "neither tokenizer.json nor vocab.txt"),
-    "damaged tokenizer": (write("tokenizer.json", b"{"), "no tokenizer that can be read"),
+    "damaged tokenizer": (write("tokenizer.json", b"{"), "cannot be read as a tokenizer"),
     "unknown module": (
         write("modules.json", b'[{"idx": 0, "name": "0", "path": "", "type": "a.b.Mystery"}]'),
         "Mystery",
@@ -202,4 +208,6 @@ def test_a_checkpoint_that_changed_is_no_reference(whole: Path, tmp_path: Path, 
     folder = Path(shutil.copytree(whole, tmp_path / "checkpoint"))
     export(str(folder), tmp_path / "artifact")
     change_weights(lambda weights: weights.update({NORM: weights[NORM] + 1}))(folder)
-    assert "is no longer the checkpoint" in refuse("model", "verify", tmp_path / "artifact", "--json")
+    assert "differs from the checkpoint that the artifact was made from" in refuse(
+        "model", "verify", tmp_path / "artifact", "--json"
+    )

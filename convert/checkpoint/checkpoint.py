@@ -1,4 +1,4 @@
-"""A checkpoint folder as Fletcher reads it: configuration and memory-mapped safetensors; nothing computed or guessed."""
+"""`Checkpoint`: configuration and memory-mapped safetensors of a checkpoint folder. It computes and guesses nothing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.errors import CheckpointError
+
+from .json_files import read_json
 
 __all__ = ["Checkpoint", "StoredTensor"]
 
@@ -37,14 +39,14 @@ MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor as it lies on disk.
+    """Tensor as it is stored.
 
-    Attributes:
-        name: its name in the checkpoint.
-        shape: its shape.
-        dtype: its element type.
-        file: where it lies.
-        start: byte where it begins.
+        Attributes:
+    name: name in the checkpoint.
+            shape: its shape.
+            dtype: its element type.
+            file: safetensors file that holds it.
+            start: offset of its first byte.
     """
 
     name: str
@@ -54,7 +56,7 @@ class StoredTensor:
     start: int
 
     def read(self) -> NDArray[Any]:
-        """The tensor, memory-mapped and read-only."""
+        """Return the tensor, memory-mapped and read-only."""
         if 0 in self.shape:
             return np.zeros(self.shape, self.dtype)
         return np.memmap(self.file, self.dtype, "r", self.start, self.shape)
@@ -62,12 +64,12 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a checkpoint folder holds.
+    """Contents of a checkpoint folder.
 
     Attributes:
         folder: the folder.
         config: its `config.json`.
-        tensors: its tensors by name, those of every shard together.
+        tensors: its tensors by name, of all shards together.
     """
 
     folder: Path
@@ -76,7 +78,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:
-        """Reads the configuration and the safetensors headers.
+        """Read the configuration and the safetensors headers.
 
         Raises:
             CheckpointError: a file is missing, truncated or malformed.
@@ -85,9 +87,9 @@ class Checkpoint:
         tensors: dict[str, StoredTensor] = {}
         for file in _weight_files(folder):
             for tensor in read_header(file):
-                if known := tensors.get(tensor.name):
+                if other := tensors.get(tensor.name):
                     raise CheckpointError(
-                        f"the tensor {tensor.name} lies in {known.file} and in {file}: which one counts?"
+                        f"the tensor {tensor.name} is in {other.file} and in {file}: remove one of them"
                     )
                 tensors[tensor.name] = tensor
         return cls(folder, config, tensors)
@@ -99,9 +101,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
         places = read_json(folder / INDEX).get("weight_map")
         if not isinstance(places, dict):
-            raise CheckpointError(
-                f"{folder / INDEX} has no weight_map, which says where the tensors lie: fetch it again"
-            )
+            raise CheckpointError(f"{folder / INDEX} has no weight_map, the list of the tensors' files: fetch it again")
         shards = sorted(set(places.values()), key=str)
         for shard in shards:
             if not isinstance(shard, str) or Path(shard).name != shard:
@@ -112,30 +112,13 @@ def _weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}: Fletcher reads safetensors only")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        CheckpointError: no such file, or no JSON object in it.
-    """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file.parent} has no {file.name}: is it a HuggingFace checkpoint?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds {type(value).__name__}, where a JSON object was expected")
-    return value
-
-
 def read_header(file: Path) -> Iterator[StoredTensor]:
-    """The tensors of a safetensors file, checked against its size; one that is tied to another comes under each name.
+    """Yield the tensors of a safetensors file, checked against its size; tied tensors come under each of their names.
 
     Source of the format: the README of github.com/huggingface/safetensors.
 
     Raises:
-        CheckpointError: the file is truncated or malformed, or holds an element type that no weight has.
+        CheckpointError: the file is truncated or malformed, or holds an element type that Fletcher does not read.
     """
     try:
         size = file.stat().st_size
@@ -143,7 +126,7 @@ def read_header(file: Path) -> Iterator[StoredTensor]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > min(size - 8, MAX_HEADER):
                 raise CheckpointError(
-                    f"{file} is truncated or no safetensors file: its header should have {length} bytes, "
+                    f"{file} is truncated or not a safetensors file: its header should have {length} bytes, "
                     f"the file has {size}. Fetch it again"
                 )
             header = json.loads(stream.read(length))
@@ -151,7 +134,7 @@ def read_header(file: Path) -> Iterator[StoredTensor]:
         for name, entry in header.items():
             if entry["dtype"] not in DTYPES:
                 raise CheckpointError(
-                    f"{file}: the tensor {name} has the element type {entry['dtype']}, of no weight known"
+                    f"{file}: the tensor {name} has the element type {entry['dtype']}, which Fletcher does not read"
                 )
             dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
             begin, end = entry["data_offsets"]
@@ -171,8 +154,8 @@ def read_header(file: Path) -> Iterator[StoredTensor]:
             stored = StoredTensor(name, shape, dtype, file, 8 + length + begin)
             yield stored
             # Tied weights are stored once; `safetensors.torch.save_model` notes their other names in the metadata.
-            for alias, kept in metadata.items():
-                if kept == name and alias not in header:
+            for alias, target in metadata.items():
+                if target == name and alias not in header:
                     yield replace(stored, name=alias)
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{file} is no safetensors file that can be read: {error}. Fetch it again") from error
+        raise CheckpointError(f"{file} cannot be read as a safetensors file: {error}. Fetch it again") from error

@@ -1,7 +1,7 @@
-"""Weights on their way from checkpoint to artifact: taken once, checked, transformed lazily, and counted.
+"""Weights of an artifact: taken from a checkpoint once, checked, and transformed when they are written.
 
-A `Weight` is a promise of an array: nothing is read before the artifact's weights file is written, one tensor at a time, so
-that the peak memory stays near the size of the largest tensor.
+A `Weight` holds a function that reads an array. Nothing is read before the artifact's weights file is written, one tensor at
+a time, so that the peak memory stays near the size of the largest tensor.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,20 @@ from fletcher.runtime.errors import CheckpointError
 from ..precision import Float
 from .checkpoint import Checkpoint, StoredTensor
 
-__all__ = ["Linear", "Norm", "TensorReader", "Weight", "concatenate", "constant", "interleave_heads", "pair_columns"]
+__all__ = [
+    "Linear",
+    "Norm",
+    "NormKind",
+    "TensorReader",
+    "Weight",
+    "concatenate",
+    "constant",
+    "interleave_heads",
+    "pair_columns",
+]
 
+#: `layer_norm` subtracts the mean and divides by the standard deviation; `rms_norm` divides by the root mean square alone.
+NormKind = Literal["layer_norm", "rms_norm"]
 
 #: Rows that are transposed at once: 16 float32 fill a cache line of the result. That is 3 to 10 times as fast as all at once.
 STRIP = 16
@@ -28,13 +40,13 @@ STRIP = 16
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A float array that will be read when it is written.
+    """Float array that is read when it is written.
 
     Attributes:
-        name: its name in the graph and in the artifact's weights file.
+        name: name in the graph and in the artifact's weights file.
         shape: its shape.
-        load: reads it, in float32.
-        precision: what it is written in.
+        load: function that reads it, in float32.
+        precision: element type in which it is written.
     """
 
     name: str
@@ -43,13 +55,13 @@ class Weight:
     precision: Float = "fp32"
 
     def renamed(self, prefix: str) -> Weight:
-        """The same weight as `PREFIX.NAME`."""
+        """Return the same weight as `PREFIX.NAME`."""
         return replace(self, name=f"{prefix}.{self.name}")
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """y = x · weight + bias.
+    """Linear map: y = x · weight + bias.
 
     Attributes:
         weight: (in, out); checkpoints store its transpose.
@@ -60,38 +72,41 @@ class Linear:
     bias: Weight | None
 
     def renamed(self, prefix: str) -> Linear:
-        """The same weights under `PREFIX.`."""
+        """Return the same weights under `PREFIX.`."""
         return Linear(self.weight.renamed(prefix), self.bias and self.bias.renamed(prefix))
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Layer normalization over the last axis.
+    """Norm over the last axis.
 
     Attributes:
         weight: (hidden,).
         bias: (hidden,), if it has one.
-        epsilon: added to the variance.
+        epsilon: number added to the variance, or to the mean square.
+        kind: kind of the norm.
     """
 
     weight: Weight
     bias: Weight | None
     epsilon: float
+    kind: NormKind = "layer_norm"
 
     def renamed(self, prefix: str) -> Norm:
-        """The same weights under `PREFIX.`."""
-        return Norm(self.weight.renamed(prefix), self.bias and self.bias.renamed(prefix), self.epsilon)
+        """Return the same weights under `PREFIX.`."""
+        return replace(self, weight=self.weight.renamed(prefix), bias=self.bias and self.bias.renamed(prefix))
 
 
 class TensorReader:
-    """Takes tensors out of a checkpoint by name and shape, and knows which ones nobody took."""
+    """Reader of tensors by name and shape that records which tensors were taken; `finish` refuses the others."""
 
     def __init__(self, checkpoint: Checkpoint, prefixes: Sequence[str]) -> None:
-        """
+        """Create a reader.
+
         Args:
-            checkpoint: where the tensors lie.
-            prefixes: what may stand before every name, such as `bert.` where the model was saved with a task's head; the
-                first one that some tensor has is taken off.
+            checkpoint: checkpoint with the tensors.
+            prefixes: prefixes that all names may have, such as `bert.` for a model saved with a task's head; the first one
+                that a tensor has is removed.
         """
         self._checkpoint = checkpoint
         self._tensors = dict(checkpoint.tensors)
@@ -99,41 +114,41 @@ class TensorReader:
         self._taken: set[str] = set()
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint has a tensor of that name, the prefix left out."""
+        """Return whether the checkpoint has a tensor of that name, without the prefix."""
         return self._prefix + name in self._tensors
 
     def take(self, name: str, shape: tuple[int, ...], *, aliases: Sequence[str] = ()) -> Weight:
-        """A tensor as it is stored.
+        """Return a tensor as it is stored.
 
         Args:
-            name: its name, the prefix left out.
-            shape: the shape that the configuration implies.
+            name: name without the prefix.
+            shape: shape that the configuration implies.
             aliases: older names of the same tensor.
 
         Raises:
-            CheckpointError: it is missing, or has another shape.
+            CheckpointError: the tensor is missing, or has another shape.
         """
         stored = self._find(name, shape, aliases)
         return Weight(name, shape, lambda: _as_float32(stored))
 
     def row(self, name: str, shape: tuple[int, ...], index: int) -> Weight:
-        """One row of a table, as `NAME.INDEX`."""
+        """Return one row of a table, as `NAME.INDEX`."""
         stored = self._find(name, shape, ())
         return Weight(f"{name}.{index}", shape[1:], lambda: _as_float32(stored)[index])
 
     def linear(self, name: str, num_in: int, num_out: int, *, bias: bool = True) -> Linear:
-        """`NAME.weight` (out, in), transposed, and `NAME.bias`."""
+        """Return the product of `NAME.weight` (out, in), transposed, and `NAME.bias`."""
         stored = self._find(f"{name}.weight", (num_out, num_in), ())
         weight = Weight(f"{name}.weight", (num_in, num_out), lambda: _transposed(_as_float32(stored)))
         return Linear(weight, self.take(f"{name}.bias", (num_out,)) if bias else None)
 
     def linears(self, name: str, num_in: int, parts: Mapping[str, int], *, bias: bool = True) -> tuple[Linear, ...]:
-        """Several products that lie in one tensor, one above the other, as `NAME.PART`.
+        """Return several products that are stored in one tensor, one above the other, as `NAME.PART`.
 
         Args:
-            name: of the tensors, without `.weight` and `.bias`.
+            name: name of the tensors, without `.weight` and `.bias`.
             num_in: width of the input.
-            parts: width of each output, in the order in which they lie.
+            parts: width of each output, in the order of the tensor's rows.
             bias: whether `NAME.bias` exists.
         """
         total = sum(parts.values())
@@ -151,23 +166,24 @@ class TensorReader:
         return tuple(linears)
 
     def norm(self, name: str, size: int, epsilon: float, *, bias: bool = True) -> Norm:
-        """`NAME.weight` and `NAME.bias`, or TensorFlow's old `gamma` and `beta`."""
+        """Return the layer norm of `NAME.weight` and `NAME.bias`, or of TensorFlow's old `gamma` and `beta`."""
         weight = self.take(f"{name}.weight", (size,), aliases=(f"{name}.gamma",))
         return Norm(weight, self.take(f"{name}.bias", (size,), aliases=(f"{name}.beta",)) if bias else None, epsilon)
 
     def ignore(self, *prefixes: str) -> None:
-        """Counts every tensor whose name, the checkpoint's prefix left out or not, begins so as known and not needed."""
+        """Mark every tensor whose name, with or without the prefix, begins so as known and not needed."""
         for name in self._tensors:
             if name.removeprefix(self._prefix).startswith(prefixes) or name.startswith(prefixes):
                 self._taken.add(name)
 
     def finish(self, *within: str) -> None:
-        """
+        """Refuse a checkpoint with tensors that were not taken.
+
         Args:
-            within: beginnings of the names that this reader answers for; none is all.
+            within: beginnings of the names to check. Default: all names.
 
         Raises:
-            CheckpointError: the checkpoint has a tensor that nothing took, so some of its mathematics is unknown.
+            CheckpointError: a tensor was not taken, so a part of the computation is unknown.
         """
         surplus = sorted(name for name in set(self._tensors) - self._taken if name.startswith(within or ("",)))
         if surplus:
@@ -195,7 +211,7 @@ class TensorReader:
 
 
 def concatenate(name: str, weights: Sequence[Weight], axis: int) -> Weight:
-    """Weights side by side, as one.
+    """Return several weights, joined along an axis, as one.
 
     Args:
         name: the new name.
@@ -208,13 +224,13 @@ def concatenate(name: str, weights: Sequence[Weight], axis: int) -> Weight:
     return Weight(name, shape, lambda: np.concatenate([weight.load() for weight in weights], axis))
 
 
-def interleave_heads(name: str, weights: Sequence[Weight], num_heads: int) -> Weight:
-    """Products of several heads each, a head's beside each other: query, key and value of the first head, then of the second.
+def interleave_heads(name: str, weights: Sequence[Weight], head_size: int) -> Weight:
+    """Return weights sorted by heads: query, key and value of the first head, then those of the second.
 
     Args:
-        name: the new name.
+        name: name of the new weight.
         weights: (in, heads · head_size) each.
-        num_heads: heads of each.
+        head_size: width of a head.
 
     Returns:
         (in, heads · weights · head_size).
@@ -222,30 +238,30 @@ def interleave_heads(name: str, weights: Sequence[Weight], num_heads: int) -> We
     num_in, width = weights[0].shape
 
     def load() -> NDArray[np.float32]:
-        parts = [weight.load().reshape(num_in, num_heads, width // num_heads) for weight in weights]
+        parts = [weight.load().reshape(num_in, -1, head_size) for weight in weights]
         return np.stack(parts, axis=2).reshape(num_in, len(weights) * width)
 
     return Weight(name, (num_in, len(weights) * width), load)
 
 
-def pair_columns(weight: Weight, num_heads: int) -> Weight:
-    """The weights of a query or key with what a rotation pairs beside each other: in each head 0, half, 1, half + 1, …
+def pair_columns(weight: Weight, head_size: int) -> Weight:
+    """Return the weights of a query or key with the pairs of a rotation side by side: in each head 0, half, 1, half + 1, …
 
     Args:
         weight: (in, heads · head_size), or a bias, (heads · head_size,).
-        num_heads: heads.
+        head_size: width of a head.
     """
-    *leading, width = weight.shape
+    leading = weight.shape[:-1]
 
     def load() -> NDArray[np.float32]:
-        halves = weight.load().reshape(*leading, num_heads, 2, width // num_heads // 2)
+        halves = weight.load().reshape(*leading, -1, 2, head_size // 2)
         return np.ascontiguousarray(np.swapaxes(halves, -1, -2)).reshape(weight.shape)
 
     return Weight(f"{weight.name}.pairs", weight.shape, load)
 
 
 def constant(name: str, array: NDArray[Any]) -> Weight:
-    """A weight that Fletcher computed itself."""
+    """Return a weight with given values."""
     values = np.ascontiguousarray(array, np.float32)
     return Weight(name, values.shape, lambda: values)
 
@@ -255,7 +271,7 @@ def _transposed_rows(stored: StoredTensor, rows: slice) -> NDArray[np.float32]:
 
 
 def _transposed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The transpose, laid out in rows, a strip of `STRIP` rows at a time."""
+    """Return the transpose as a contiguous array, copied in strips of `STRIP` rows."""
     rows = np.empty(matrix.shape[::-1], np.float32)
     for first in range(0, len(matrix), STRIP):
         strip = slice(first, first + STRIP)
@@ -264,13 +280,15 @@ def _transposed(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _as_float32(stored: StoredTensor, rows: slice = slice(None)) -> NDArray[np.float32]:
-    """The values in float32, finite; of some rows, if asked.
+    """Return the values of a tensor, or of some of its rows, in float32.
 
     Raises:
-        CheckpointError: the tensor is no float, or holds NaN or infinity.
+        CheckpointError: the tensor is not a float tensor, or holds NaN or infinity.
     """
     if stored.dtype.kind in "iub":
-        raise CheckpointError(f"{stored.file}: the tensor {stored.name} has the element type {stored.dtype}, no float")
+        raise CheckpointError(
+            f"{stored.file}: the tensor {stored.name} has the element type {stored.dtype}, not a float type"
+        )
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is infinite, and found below
         values = np.asarray(stored.read()[rows]).astype(np.float32, copy=False)
         # A sum is finite unless an element is not (or, for weights near 1e38, by overflow: then look at each).

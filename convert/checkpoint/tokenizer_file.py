@@ -1,4 +1,4 @@
-"""The artifact's tokenizer file: the checkpoint's own, or made from a BERT vocabulary where it has none."""
+"""The artifact's tokenizer file: the checkpoint's own, or one built from a BERT vocabulary."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from tokenizers.processors import TemplateProcessing
 from fletcher.runtime.errors import CheckpointError
 from fletcher.runtime.tokenizing.tokenizer import vocabulary_size
 
-from .checkpoint import Checkpoint, read_json
+from .checkpoint import Checkpoint
+from .json_files import find_json
 
 __all__ = ["write_tokenizer"]
 
-#: transformers' names of the one tokenizer that a `vocab.txt` is read as.
+#: transformers' names of BERT's tokenizer, the only one that Fletcher builds from a `vocab.txt`.
 BERT_CLASSES = ("BertTokenizer", "BertTokenizerFast")
 
 _SPECIAL = (
@@ -29,7 +30,7 @@ _SPECIAL = (
     ("mask_token", "[MASK]"),
 )
 
-#: Keys of tokenizer_config.json, the normalizer's attribute, and what BertTokenizer takes where the key is missing.
+#: Keys of tokenizer_config.json, the normalizer's attributes, and BertTokenizer's defaults.
 _NORMALIZER = (
     ("do_lower_case", "lowercase", True),
     ("strip_accents", "strip_accents", None),
@@ -43,25 +44,24 @@ _SAVE_FAST = (
 
 
 def write_tokenizer(checkpoint: Checkpoint, path: Path, num_rows: int) -> None:
-    """Writes `tokenizer.json` for the artifact, without the truncation and padding that a training run may have left in it.
+    """Write `tokenizer.json` for the artifact, without the truncation and padding that a training run may have left in it.
 
     Args:
-        checkpoint: where the tokenizer lies.
-        path: the file to write.
-        num_rows: of the word embeddings.
+        checkpoint: checkpoint with the tokenizer.
+        path: file to write.
+        num_rows: rows of the word embeddings.
 
     Raises:
-        CheckpointError: no tokenizer that Fletcher reads, or one with more ids than the embeddings have rows.
+        CheckpointError: Fletcher cannot read the tokenizer, or it has more ids than the embeddings have rows.
     """
-    config = checkpoint.folder / "tokenizer_config.json"
-    settings = read_json(config) if config.is_file() else {}
+    settings = find_json(checkpoint.folder / "tokenizer_config.json")
     source = checkpoint.folder / "tokenizer.json"
     vocabulary = checkpoint.folder / "vocab.txt"
     if source.is_file():
         try:
             tokenizer = Tokenizer.from_file(str(source))
         except Exception as error:  # tokenizers raises bare Exception for every failure
-            raise CheckpointError(f"{source} is no tokenizer that can be read: {error}") from error
+            raise CheckpointError(f"{source} cannot be read as a tokenizer: {error}") from error
         _check_settings(checkpoint.folder, settings, tokenizer)
     elif vocabulary.is_file():
         tokenizer = _from_vocabulary(checkpoint.folder, vocabulary, settings)
@@ -79,24 +79,26 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path, num_rows: int) -> None:
 
 
 def _check_settings(folder: Path, settings: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    """transformers lets `tokenizer_config.json` overrule a BERT `tokenizer.json` (BertTokenizer.__init__): they must agree.
+    """Check that `tokenizer_config.json` agrees with a BERT `tokenizer.json`: transformers prefers the former.
+
+    Source: transformers' `BertTokenizer.__init__`.
 
     Raises:
-        CheckpointError: they do not.
+        CheckpointError: the two files disagree.
     """
     if settings.get("tokenizer_class") not in BERT_CLASSES or not isinstance(tokenizer.normalizer, BertNormalizer):
         return
     for key, attribute, default in _NORMALIZER:
-        wanted, found = settings.get(key, default), getattr(tokenizer.normalizer, attribute)
-        if wanted != found:
+        configured, actual = settings.get(key, default), getattr(tokenizer.normalizer, attribute)
+        if configured != actual:
             raise CheckpointError(
-                f"{folder}: tokenizer.json has {attribute} {found}, and tokenizer_config.json {key} {wanted}, which "
+                f"{folder}: tokenizer.json has {attribute} {actual}, and tokenizer_config.json {key} {configured}, which "
                 "transformers would use. Make them agree in a copy of the checkpoint"
             )
 
 
 def _from_vocabulary(folder: Path, vocabulary: Path, settings: Mapping[str, Any]) -> Tokenizer:
-    """BERT's WordPiece, as transformers' BertTokenizer builds it from `vocab.txt` and `tokenizer_config.json`."""
+    """Return BERT's WordPiece tokenizer, built as in transformers' BertTokenizer from `vocab.txt` and the settings."""
     kind = settings.get("tokenizer_class")
     if kind not in (None, *BERT_CLASSES) or settings.get("do_basic_tokenize", True) is not True:
         raise CheckpointError(
@@ -133,7 +135,7 @@ def _from_vocabulary(folder: Path, vocabulary: Path, settings: Mapping[str, Any]
 
 
 def _token(value: Any, default: str) -> str:
-    """A special token of `tokenizer_config.json`: its text, or an AddedToken's fields."""
+    """Return a special token of `tokenizer_config.json`: its text, or an AddedToken's fields."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else default

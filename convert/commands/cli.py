@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from fletcher.model_zoo import HEADS, Head, list_cards
+from fletcher.model_zoo import Head, list_cards
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.commandline.console import make_app, reporter, run
@@ -87,20 +87,18 @@ def export_model(
     ] = "fletcher",
 ) -> None:
     """Convert a checkpoint, and check what came out against its canary."""
-    from ..export.export import export
+    from ..export.export import ExportOptions, export
 
     report = reporter(ctx)
-    exported = export(
-        source,
-        output,
+    options = ExportOptions(
         targets=target or ("cpu",),
         precisions=precision or ("fp32",),
-        pooling=_pooling(pooling),
+        pooling=cast(PoolingMode | None, pooling),  # `ExportOptions` checks both
         max_tokens=max_tokens,
-        head=_head(head),
+        head=cast(Head | None, head),
         exporter=exporter,
-        progress=report,
     )
+    exported = export(source, output, options, progress=report)
     report.result(exported)
     if exported.unchecked:
         report.line(f"not run here, so that no canary was checked: {', '.join(exported.unchecked)}")
@@ -140,7 +138,7 @@ def verify_model(
     from ..verify.verify import verify
 
     report = reporter(ctx)
-    extra = None if texts is None else read_texts(texts)
+    extra = () if texts is None else read_texts(texts)
     result: VerificationReport | LayersReport
     if against is not None and on is not None:
         if reference is not None or variant is not None:
@@ -202,22 +200,3 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     )
     files = [(name, info.size, info.sha256) for name, info in manifest.files.items()]
     report.result(files, Table(("file", "bytes", "sha256"), files, title="\nfiles (all as written)"))
-
-
-def _pooling(name: str | None) -> PoolingMode | None:
-    known: tuple[PoolingMode, ...] = get_args(PoolingMode)
-    for mode in known:
-        if name == mode:
-            return mode
-    if name is None:
-        return None
-    raise InputError(f"--pooling {name} is unknown: choose from {', '.join(known)}")
-
-
-def _head(name: str | None) -> Head | None:
-    for head in HEADS:
-        if name == head:
-            return head
-    if name is None:
-        return None
-    raise InputError(f"--head {name} is unknown: choose from {', '.join(HEADS)}")

@@ -1,1 +1,1 @@
-"""Export: checkpoint in, artifact out."""
+"""Export of a checkpoint to an artifact."""

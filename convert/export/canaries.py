@@ -1,8 +1,8 @@
-"""The command that computes a card's canary: texts, token ids and vectors by the HuggingFace model in float32.
+"""Command that computes a card's canary: texts, token ids and vectors by the HuggingFace model in float32.
 
     python -m fletcher.convert.export.canaries all-MiniLM-L6-v2 [--source SOURCE] [--output FILE]
 
-It is run once for a card, and its result is committed beside the cards, so that a conversion can be checked without torch.
+It runs once for a card. Its result is committed beside the cards, so that a conversion can be checked without torch.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ..texts import EDGES, SENTENCES, text_of_length
 
 __all__ = ["canary_texts", "make_canary"]
 
-#: Tokens of the longer texts: around the powers of two, where kernels change their ways.
+#: Tokens of the longer texts: around powers of two, where kernels change their algorithm.
 LENGTHS = (15, 16, 17, 33, 64, 127)
 
-#: A canary runs at every load. Its longest text has the model's limit (and was truncated to it), unless that is more than
-#: this: 8,192 tokens through bge-m3 would hold up each start for minutes.
+#: Tokens of the longest text, unless the model's limit is lower. A canary runs at every load, and 8,192 tokens through bge-m3
+#: would delay each start by minutes.
 LONGEST = 512
 
 #: Of the built-in texts: one token, empty, blank, control characters, marks, emoji, outside the basic plane; then languages.
@@ -45,7 +45,7 @@ CHOSEN_SENTENCES = (0, 1, 4, 10, 16, 19, 21, 24, 26)
 
 
 def canary_texts(reference: Reference) -> list[str]:
-    """About two dozen texts as the tokenizer sees them, prompts included; the last is truncated if not too long."""
+    """Return about two dozen texts, prompts included; the last is truncated unless the limit exceeds `LONGEST`."""
     texts = [text for text in EDGES if text in CHOSEN_EDGES] + [SENTENCES[index] for index in CHOSEN_SENTENCES]
     limit = reference.card.max_tokens
     for start, length in enumerate(LENGTHS):
@@ -57,14 +57,14 @@ def canary_texts(reference: Reference) -> list[str]:
 
 
 def make_canary(reference: Reference, source: str) -> Canary:
-    """Computes the canary.
+    """Compute the canary.
 
     Args:
         reference: the model.
-        source: the checkpoint that it was loaded from, for the record.
+        source: SOURCE of its checkpoint, for the canary's origin.
 
     Raises:
-        CheckpointError: the vectors are not what the card says.
+        CheckpointError: the vectors contradict the card.
     """
     card, texts = reference.card, canary_texts(reference)
     rows = reference.tokenize(texts, "raw")
@@ -91,7 +91,7 @@ def write_card_canary(
     try:
         card = load_card(name)
         checkout = fetch(source or card.name)
-        # A folder's path says nothing to others, and the card's digests say that it is the published checkpoint.
+        # A folder's path has no meaning elsewhere, and the card's digests prove that it is the published checkpoint.
         origin = card.name if source is None or Path(source).is_dir() else checkout.source
         for part, digest in card.sha256.items():
             if checkout.sha256.get(part, digest) != digest:

@@ -1,7 +1,7 @@
-"""Which nodes half precision cannot hold: largest values recorded on texts, and the fp32 islands that they demand.
+"""Islands of fp32: nodes whose values half precision cannot hold, found by the largest values recorded on texts.
 
-The fp32 graph of the target `tensorrt` is recorded, since it has every value that any target has, raw scores included, and
-padding too, whose rows must not overflow either: 0 times infinity is NaN.
+The recorded graph is that of the target `tensorrt` in fp32: it has every value that any target has, raw scores and padding
+included. Rows of padding must not overflow either, because 0 times infinity is NaN.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
+from ..graph.norms import NORMS
 from ..precision import FLOATS, Float
 from ..targets.shared.emission import Emission
 
 __all__ = ["MARGIN", "SQUARES", "find_islands", "record_maxima"]
 
-#: Other texts may have larger values than the recorded ones by this factor.
+#: Factor by which other texts may have larger values than the recorded ones.
 MARGIN = 4.0
-#: After a LayerNormalization's name: the largest sum of squares of a row that it norms.
+#: Suffix of a norm's name for the largest sum of squares of a row that it norms.
 SQUARES = "#squares"
-#: Texts that are recorded at once.
+#: Texts in a recorded batch.
 TEXTS = 8
-#: What other targets call the inside of an attention.
+#: Names of the nodes inside an attention on other targets.
 ATTENTION_CORE = (
     "context",
     *(f"{part}/{step}" for part in ("query", "key") for step in ("batch", "rotated_batch", "rotated")),
@@ -36,16 +37,16 @@ ATTENTION_CORE = (
 
 
 def record_maxima(emission: Emission, model: onnx.ModelProto, weights: Path, texts: Encodings) -> dict[str, float]:
-    """Runs a graph, and takes the largest absolute element of each float value that it computes.
+    """Run a graph, and record the largest absolute element of each float value.
 
     Args:
-        emission: what the graph is.
-        model: the graph itself, fp32.
-        weights: the folder of its weights.
-        texts: what to run it on.
+        emission: description of the graph.
+        model: the graph, fp32.
+        weights: folder of its weights.
+        texts: texts to run it on.
 
     Returns:
-        By value; for each LayerNormalization also the largest sum of squares of a row that it norms, as `NAME#squares`.
+        Maxima by value; for each norm also the largest sum of squares of a row that it norms, as `NAME#squares`.
     """
     recorder, outputs = _with_maxima(model, list(emission.graph.float_values))
     graph = CpuGraph(recorder.SerializeToString(), weights)
@@ -53,18 +54,18 @@ def record_maxima(emission: Emission, model: onnx.ModelProto, weights: Path, tex
     order = sorted(range(len(texts)), key=lambda row: int(texts.lengths[row]))
     for start in range(0, len(order), TEXTS):
         batch = texts.select(np.array(order[start : start + TEXTS], np.int64))
-        found = graph.run(make_feeds(tuple(emission.graph.inputs), emission.feeds, batch), list(outputs.values()))
-        for name, value in zip(outputs, found, strict=True):
+        values = graph.run(make_feeds(tuple(emission.graph.inputs), emission.feeds, batch), list(outputs.values()))
+        for name, value in zip(outputs, values, strict=True):
             maxima[name] = max(maxima[name], float(value))
     return {name: float(f"{value:.4g}") for name, value in maxima.items()}
 
 
 def find_islands(model: onnx.ModelProto, maxima: Mapping[str, float], precision: Float) -> frozenset[str]:
-    """Nodes of the encoder that must compute in fp32.
+    """Return the nodes of the encoder that must compute in fp32.
 
-    A node does if something that it takes or gives, times `MARGIN`, is more than the type holds, and a LayerNormalization
-    does, too, if the sum of a row's squares is. In bf16, which holds what fp32 holds, only attention is looked at: some of
-    its kernels know fp16 alone.
+    A node must if one of its inputs or outputs, times `MARGIN`, is outside the type's range; a norm also if the sum of a
+    row's squares is. bf16 has the range of fp32, so only attention is checked there: some of its kernels exist for fp16
+    alone.
     """
     limit = min(FLOATS["fp16"].largest, FLOATS[precision].largest) / MARGIN
     islands = set()
@@ -81,13 +82,13 @@ def find_islands(model: onnx.ModelProto, maxima: Mapping[str, float], precision:
 
 
 def _with_maxima(model: onnx.ModelProto, values: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """A copy of the graph that gives maxima: the model, and its outputs by what they are the maximum of."""
+    """Return a copy of the graph that computes maxima, and the names of its outputs by value."""
     recorder = onnx.ModelProto()
     recorder.CopyFrom(model)
     outputs = {}
     sources = {value: helper.make_node("Abs", [value], [f"{value}#of"]) for value in values}
     for node in model.graph.node:
-        if node.op_type == "LayerNormalization":
+        if node.op_type in NORMS.values():
             name = f"{node.name}{SQUARES}"
             sources[name] = helper.make_node("ReduceSumSquare", [node.input[0], "#last"], [f"{name}#of"], keepdims=0)
     for name, source in sources.items():

@@ -1,10 +1,10 @@
-"""`--exporter optimum`: checkpoints that Fletcher does not author, traced by Optimum and put between Fletcher's own nodes.
+"""`--exporter optimum`: encoders that Fletcher does not author, traced by Optimum and joined with Fletcher's own nodes.
 
-Optimum's graph eats a rectangle of padded ids and a mask. Around it stand the nodes that every graph of the target `cpu` has:
-from packed ids and offsets to the rectangle, and from its token vectors through pooling and projections to what leaves the
-graph. So the runtime feeds it like any other. Padding is computed, and no value inside has a name that means something.
+Optimum's graph takes a rectangle of padded ids and a mask. The nodes around it are those of every graph of the target `cpu`:
+from packed ids and offsets to the rectangle, and from its token vectors through pooling and projections to the output. So the
+runtime feeds it like any other graph. Padding is computed, and the values inside have no meaningful names.
 
-optimum and transformers are imported here alone, when a checkpoint is traced (extra `export`).
+Only this file imports optimum, when it traces a checkpoint (extra `export`).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ..checkpoint.tensors import Weight
 from ..graph.builder import GraphBuilder
 from ..heads import read_head_modules
 from ..precision import Float, Precision
-from ..targets.cpu.layout import Layout, emit_layout
+from ..targets.cpu.packed_layout import PackedLayout, emit_packed_layout
 from ..targets.cpu.pooling import emit_pooling
 from ..targets.shared.emission import Emission
 from ..targets.shared.modules import emit_modules
 
-__all__ = ["Trace", "check_traceable", "trace"]
+__all__ = ["OptimumTrace", "check_traceable", "trace"]
 
 EXPORTER = "optimum"
 
@@ -51,22 +51,22 @@ TASKS: Mapping[Output, str] = MappingProxyType(
     }
 )
 
-#: The newest that torch's tracing exporter writes, and one that the graph builder has.
+#: Newest version that torch's tracing exporter writes, and one of the graph builder's.
 OPSET = 20
 
-#: Tensors up to this many bytes stay in the graph.
+#: Largest tensor in bytes that stays in the graph.
 INLINE_BYTES = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """A traced checkpoint.
+class OptimumTrace:
+    """Checkpoint that Optimum traced.
 
     Attributes:
-        architecture: what is known of it: sizes, and the modules that follow.
+        architecture: sizes and modules of the model; its layers are not described.
         model: Optimum's graph, weights included.
-        padding_id: what fills the rectangle.
-        tools: versions of what traced it, by package.
+        padding_id: token id that fills the rectangle.
+        tools: versions of the tracing packages.
     """
 
     architecture: Architecture
@@ -77,11 +77,11 @@ class Trace:
     def emit(
         self, target: str, architecture: Architecture, dimension: int, max_tokens: int, precision: Precision
     ) -> tuple[Emission, ...]:
-        """The graph, with the signature of `targets.emit.emit`."""
+        """Return the graph; the signature is that of `targets.emit.emit`."""
         graph = GraphBuilder(f"{architecture.family}-{EXPORTER}", precision, OPSET)
         ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
         offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
-        layout = emit_layout(graph, offsets)
+        layout = emit_packed_layout(graph, offsets)
         result = _splice(graph, self.model, _emit_inputs(graph, self, ids, layout))
         if architecture.output != "scores":
             width = graph.node("Shape", [result], "traced/width", start=2)
@@ -97,21 +97,22 @@ class Trace:
         return (Emission(graph, exporter=EXPORTER),)
 
 
-def check_traceable(wanted: Sequence[tuple[Target, Float]]) -> None:
-    """
+def check_traceable(pairs: Sequence[tuple[Target, Float]]) -> None:
+    """Check that only the target `cpu` in fp32 is requested.
+
     Raises:
-        InputError: another target or precision than the one that is traced.
+        InputError: another target or precision is requested.
     """
-    if list(wanted) != [("cpu", "fp32")]:
+    if list(pairs) != [("cpu", "fp32")]:
         raise InputError("the exporter optimum gives graphs for the target cpu in fp32 only: leave out the others")
 
 
-def trace(checkpoint: Checkpoint, card: ModelCard) -> Trace:
-    """Traces a checkpoint; never runs code that came with it.
+def trace(checkpoint: Checkpoint, card: ModelCard) -> OptimumTrace:
+    """Trace a checkpoint; never run code that comes with it.
 
     Raises:
         MissingPackageError: optimum or torch is not installed.
-        CheckpointError: Optimum cannot export it, or what follows the encoder is not authored.
+        CheckpointError: Optimum cannot export it, or a module after the encoder is not authored.
     """
     architecture = _describe(checkpoint, card)
     try:
@@ -149,11 +150,11 @@ def trace(checkpoint: Checkpoint, card: ModelCard) -> Trace:
             f"Optimum exported {checkpoint.folder} with the operator sets {opsets}, not {OPSET} alone"
         )
     tools = {"optimum": optimum_version, "torch": str(torch.__version__), "transformers": transformers.__version__}
-    return Trace(architecture, model, int(checkpoint.config.get("pad_token_id") or 0), tools)
+    return OptimumTrace(architecture, model, int(checkpoint.config.get("pad_token_id") or 0), tools)
 
 
 def _describe(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
-    """What is known of a model without layers: its sizes, and what follows them."""
+    """Return an architecture without layers: sizes, and the modules after the encoder."""
     config = checkpoint.config
     hidden = next((config[key] for key in ("hidden_size", "dim", "d_model") if isinstance(config.get(key), int)), None)
     vocabulary = config.get("vocab_size")
@@ -162,7 +163,7 @@ def _describe(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
     late = card.late_interaction
     if late is not None and late.expansion is not None and not late.expansion.attended:
         raise CheckpointError(
-            f"{checkpoint.folder} fills queries up with tokens that nothing attends to, which the exporter optimum does not "
+            f"{checkpoint.folder} fills queries with tokens to which no token attends, which the exporter optimum does not "
             "reproduce"
         )
     word = Weight("", (vocabulary, hidden), _no_table)
@@ -181,12 +182,12 @@ def _no_table() -> Any:
     raise ValueError("a traced model's tables are in its graph")
 
 
-def _emit_inputs(graph: GraphBuilder, traced: Trace, ids: str, layout: Layout) -> dict[str, str]:
-    """The traced graph's inputs: int64 rectangles, (texts, longest)."""
+def _emit_inputs(graph: GraphBuilder, traced: OptimumTrace, ids: str, layout: PackedLayout) -> dict[str, str]:
+    """Return the traced graph's inputs: int64 rectangles, (texts, longest)."""
     names = [info.name for info in traced.model.graph.input]
     if unknown := sorted(set(names) - {"input_ids", "attention_mask", "token_type_ids"}):
         raise CheckpointError(
-            f"Optimum's graph of {traced.architecture.family} wants {', '.join(unknown)}, unknown here"
+            f"Optimum's graph of {traced.architecture.family} needs {', '.join(unknown)}, which Fletcher does not provide"
         )
 
     def rectangle(packed: str, padding: int, name: str) -> str:
@@ -196,17 +197,17 @@ def _emit_inputs(graph: GraphBuilder, traced: Trace, ids: str, layout: Layout) -
             "Cast", [graph.node("Where", [layout.valid, spread, fill], f"traced/{name}_filled")], name, to=7
         )
 
-    found = {"input_ids": rectangle(ids, traced.padding_id, "traced/ids")}
+    rectangles = {"input_ids": rectangle(ids, traced.padding_id, "traced/ids")}
     if "attention_mask" in names:
-        found["attention_mask"] = graph.node("Cast", [layout.valid], "traced/mask", to=7)
+        rectangles["attention_mask"] = graph.node("Cast", [layout.valid], "traced/mask", to=7)
     if "token_type_ids" in names:
         types = graph.input(TensorInfo("token_type_ids", "int32", ("tokens",)))
-        found["token_type_ids"] = rectangle(types, 0, "traced/types")
-    return found
+        rectangles["token_type_ids"] = rectangle(types, 0, "traced/types")
+    return rectangles
 
 
 def _splice(graph: GraphBuilder, model: onnx.ModelProto, inputs: Mapping[str, str]) -> str:
-    """Adds the traced nodes, with other names for their graph's inputs; the name of its first output."""
+    """Add the traced nodes, with other names for their graph's inputs, and return the name of its first output."""
     weights, small = [], []
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
@@ -225,7 +226,7 @@ def _constantly(values: np.ndarray[Any, np.dtype[np.float32]]) -> Callable[[], A
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
-    """A copy that takes other values, in the graphs inside it too."""
+    """Return a copy of a node with renamed inputs, in the graphs inside it too."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     copy.input[:] = [names.get(name, name) for name in node.input]

@@ -1,4 +1,4 @@
-"""The graphs of an artifact: every target in every precision, one file of weights a precision."""
+"""Graphs of an artifact: every target in every precision, with one file of weights for each precision."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from ..targets.shared.emission import Emission
 from .memory import memory_shape
 from .precision_islands import SQUARES, find_islands, record_maxima
 
-__all__ = ["TOLERANCES", "Emitter", "GraphWriter", "check_wanted", "default_tolerance"]
+__all__ = ["TOLERANCES", "Emitter", "GraphWriter", "check_variants", "default_tolerance"]
 
 #: Target, architecture, dimension, longest text and precision to the target's graphs, as `targets.emit.emit`.
 Emitter = Callable[[str, Architecture, int, int, Precision], tuple[Emission, ...]]
 
-#: How far from HuggingFace in float32 a vector of each precision may be, where the card does not say.
+#: Default tolerances of each precision against HuggingFace in float32; a card can have its own.
 TOLERANCES: Mapping[str, Accuracy] = {
     "fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5),
     "fp16": Accuracy(min_cosine=0.9999),
@@ -46,28 +46,28 @@ LOGIT_MAX_ABS = 1e-4
 
 
 def default_tolerance(card: ModelCard, precision: str) -> Accuracy:
-    """How far a variant may be from the reference: what the card says, or what its precision and output allow."""
+    """Return the tolerance of a variant: the card's, or the default of its precision and output."""
     tolerance = card.accuracy.get(precision, TOLERANCES[precision])
     if precision in card.accuracy or tolerance.max_abs is None or card.output in ("vectors", "token_vectors"):
         return tolerance
     return Accuracy(min_cosine=tolerance.min_cosine, max_abs=LOGIT_MAX_ABS)
 
 
-#: Targets where no sum of squares can overflow: ONNX Runtime's CUDA LayerNormalization sums in fp32, as `stash_type` asks
-#: for, and SkipLayerNormalization, into which it fuses residual and norm, averages squares in the graph's type. Of
-#: TensorRT's and CoreML's layers that is not known for every version.
+#: Targets without overflow in sums of squares: ONNX Runtime's CUDA LayerNormalization sums in fp32 (`stash_type`), and
+#: SkipLayerNormalization, into which it fuses residual and norm, averages squares in the graph's type. TensorRT's and
+#: CoreML's layers do not guarantee it in every version.
 WIDE_STATISTICS = ("cuda",)
 
 
-def check_wanted(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Float]]:
-    """Every target with every precision, runnable targets first and fp32 first among them.
+def check_variants(targets: Sequence[str], precisions: Sequence[str]) -> list[tuple[Target, Float]]:
+    """Return all pairs of a target and a precision, the targets in the order of `PRECISIONS`, and fp32 first for each.
 
     Raises:
-        InputError: an unknown target or precision, or a target without that precision.
+        InputError: a target or a precision is unknown, or a target does not have a precision.
     """
-    known = tuple(dict.fromkeys(precision for of_target in PRECISIONS.values() for precision in of_target))
-    for kind, wanted, choices in (("target", targets, tuple(PRECISIONS)), ("precision", precisions, known)):
-        if unknown := [value for value in wanted if value not in choices]:
+    names = tuple(dict.fromkeys(precision for of_target in PRECISIONS.values() for precision in of_target))
+    for kind, requested, choices in (("target", targets, tuple(PRECISIONS)), ("precision", precisions, names)):
+        if unknown := [value for value in requested if value not in choices]:
             raise InputError(f"the {kind} {unknown[0]!r} is unknown: choose from {', '.join(choices)}")
     pairs = []
     for target in (target for target in PRECISIONS if target in targets):
@@ -82,20 +82,21 @@ def check_wanted(targets: Sequence[str], precisions: Sequence[str]) -> list[tupl
 
 
 class GraphWriter(Closing):
-    """Writes graphs and weights into an artifact's folder; a context manager, since weights that only it needs lie there too.
+    """Writer of graphs and weights into an artifact's folder; a context manager that removes its temporary files.
 
     Attributes:
-        maxima: see `Manifest.maxima`; empty unless a half type computes.
+        maxima: see `Manifest.maxima`; empty unless a graph computes in a half type.
         written: size and digest of each file of weights.
     """
 
     def __init__(self, folder: Path, architecture: Architecture, card: ModelCard, emitter: Emitter = emit) -> None:
-        """
+        """Create a temporary folder inside the artifact's.
+
         Args:
-            folder: of the artifact.
-            architecture: what to compute, modules included.
-            card: the model's.
-            emitter: writes the graphs.
+            folder: folder of the artifact.
+            architecture: encoder and modules.
+            card: card of the model.
+            emitter: function that emits the graphs.
         """
         self._emitter = emitter
         self.maxima: dict[str, float] = {}
@@ -107,16 +108,16 @@ class GraphWriter(Closing):
         self._fp32: WeightsFile | None = None
         self.written: dict[str, FileInfo] = {}
 
-    def write(self, wanted: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
-        """Writes graphs and their weights.
+    def write(self, pairs: Sequence[tuple[Target, Float]], texts: Callable[[], Encodings]) -> tuple[Variant, ...]:
+        """Write graphs and their weights.
 
         Args:
-            wanted: targets and precisions, in the order of the manifest.
-            texts: makes what maxima are recorded on; asked for if a half type is to compute.
+            pairs: targets and precisions, in the order of the manifest.
+            texts: returns the texts on which maxima are recorded; called if a graph computes in a half type.
         """
         variants: dict[tuple[Target, Float], list[Variant]] = {}
-        for name in (name for name in FLOATS if any(name == other for _, other in wanted)):
-            targets = [target for target, other in wanted if other == name]
+        for name in (name for name in FLOATS if any(name == other for _, other in pairs)):
+            targets = [target for target, other in pairs if other == name]
             islands = {target: self._find_islands(target, name, texts) for target in targets}
             emissions = {target: self._emit(target, choose(target, name, islands[target])) for target in targets}
             places = self._write_weights(self._folder / f"weights.{name}.safetensors", emissions.values())
@@ -125,10 +126,10 @@ class GraphWriter(Closing):
                 self._fp32 = places
             for target, parts in emissions.items():
                 variants[target, name] = [self._write_variant(target, name, part, places) for part in parts]
-        return tuple(variant for pair in wanted for variant in variants[pair])
+        return tuple(variant for pair in pairs for variant in variants[pair])
 
     def reference(self, encodings: Encodings) -> NDArray[np.float32]:
-        """What the fp32 CPU graph gives, one text at a time, float32, (n, dimension) or (tokens, dimension)."""
+        """Return the results of the fp32 CPU graph, one text at a time, float32, (n, dimension) or (tokens, dimension)."""
         emission, model, folder = self._fp32_graph("cpu")
         graph = CpuGraph(model.SerializeToString(), folder)
         rows = []
@@ -139,14 +140,14 @@ class GraphWriter(Closing):
         return np.concatenate(rows)
 
     def close(self) -> None:
-        """Removes what was needed for writing only."""
+        """Remove the temporary files."""
         self._scratch.cleanup()
 
     def _emit(self, target: str, precision: Precision) -> tuple[Emission, ...]:
         return self._emitter(target, self._architecture, self._card.dimension, self._card.max_tokens, precision)
 
     def _write_weights(self, path: Path, emissions: Iterable[tuple[Emission, ...]]) -> WeightsFile:
-        """One file for several graphs; weights of one name are the same weight."""
+        """Write one file for several graphs; weights with equal names are the same weight."""
         weights: dict[str, Weight] = {}
         for part in (part for parts in emissions for part in parts):
             weights.update(part.graph.weights)
@@ -154,7 +155,7 @@ class GraphWriter(Closing):
 
     def _write_variant(self, target: Target, name: Float, emission: Emission, places: WeightsFile) -> Variant:
         variant = f"{target}-{name}{emission.suffix}"
-        # A cpu graph is loaded before the artifact is finished; nothing else may run here.
+        # A cpu graph is loaded before the artifact is finished; other targets may not run on this machine.
         emission.graph.save(self._folder / f"{variant}.onnx", places, check=target != "cpu")
         precision = emission.graph.precision
         nodes = emission.graph.node_names
@@ -188,7 +189,7 @@ class GraphWriter(Closing):
         return find_islands(model, maxima, name)
 
     def _fp32_graph(self, target: str) -> tuple[Emission, onnx.ModelProto, Path]:
-        """A graph for the processor: what it is, the graph itself, and the folder where its weights lie."""
+        """Return a graph that runs on the processor: its description, the graph, and the folder of its weights."""
         (emission,) = self._emit(target, FP32)
         if self._fp32 is not None and self._fp32.holds(emission.graph.weights):
             return emission, emission.graph.model(self._fp32), self._folder

@@ -1,4 +1,4 @@
-"""Families: from a checkpoint's configuration and tensors to an `Architecture`. One family a file."""
+"""Families: each file turns the configuration and tensors of one family into an `Architecture`."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ FAMILIES: Mapping[str, Callable[[Checkpoint], Architecture]] = MappingProxyType(
 
 
 def describe(checkpoint: Checkpoint) -> Architecture:
-    """The architecture of a checkpoint's encoder; what follows it is for the caller to add.
+    """Return the architecture of a checkpoint's encoder; the caller adds the modules after it.
 
     Args:
-        checkpoint: what to describe.
+        checkpoint: checkpoint to describe.
 
     Raises:
         CheckpointError: the family is not authored, or the checkpoint cannot be converted without guessing.
     """
     family = checkpoint.config.get("model_type")
     if family == "bert" and checkpoint.config.get("position_embedding_type") == "alibi":
-        family = "jina_bert"  # whose configuration says bert
+        family = "jina_bert"  # its configuration has the model type bert
     if not isinstance(family, str) or family not in FAMILIES:
         raise CheckpointError(
             f"{checkpoint.folder} has the model type {family!r}; Fletcher authors {', '.join(sorted(FAMILIES))}. "
-            "Try --exporter optimum, which traces what Optimum knows"
+            "Try --exporter optimum, which traces the families that Optimum knows"
         )
     return FAMILIES[family](checkpoint)

@@ -1,4 +1,4 @@
-"""ALBERT: BERT with narrow tables and a projection behind them, whose layers share their weights.
+"""ALBERT: BERT with narrow embedding tables, a projection after them, and layers that share their weights.
 
 Source: transformers' modeling_albert.py (`AlbertModel`).
 """
@@ -26,7 +26,7 @@ NAMES = Names(
 
 
 def describe_albert(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: albert`.
+    """Describe a checkpoint with `model_type: albert`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
@@ -38,7 +38,7 @@ def describe_albert(checkpoint: Checkpoint) -> Architecture:
     groups = config.integer("num_hidden_groups", 1)
     inner = config.integer("inner_group_num", 1)
     config.ignore("classifier_dropout_prob")
-    # Google's own code had more than transformers ever did; its checkpoints say that they do not use it.
+    # Google's own code has options that transformers never had; the published checkpoints do not use them.
     config.must_be("net_structure_type", 0)
     config.must_be("gap_size", 0)
     config.must_be("num_memory_blocks", 0)

@@ -13,7 +13,7 @@ from .settings.reader import Config
 
 __all__ = ["describe_bert"]
 
-#: What Google's multilingual checkpoints say of a pooler that transformers never had, and TinyBERT's of its training.
+#: Keys of a pooler that transformers never had (Google's multilingual checkpoints), and of TinyBERT's training.
 UNUSED_KEYS = (
     *("directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head"),
     *("pooler_type", "cell", "emb_size", "pre_trained", "structure", "training"),
@@ -21,7 +21,7 @@ UNUSED_KEYS = (
 
 
 def describe_bert(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: bert`.
+    """Describe a checkpoint with `model_type: bert`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.

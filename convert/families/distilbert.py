@@ -1,4 +1,4 @@
-"""DistilBERT: BERT without token types, with names of its own.
+"""DistilBERT: BERT without token types, under other names.
 
 Source: transformers' modeling_distilbert.py (`DistilBertModel`).
 """
@@ -34,7 +34,7 @@ NAMES = Names(
 
 
 def describe_distilbert(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: distilbert`.
+    """Describe a checkpoint with `model_type: distilbert`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.

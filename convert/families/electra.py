@@ -1,4 +1,4 @@
-"""ELECTRA: BERT, with narrow tables and a projection behind them where the sizes differ.
+"""ELECTRA: BERT, with a projection after the embedding tables if they are narrower than the hidden size.
 
 Source: transformers' modeling_electra.py (`ElectraModel`).
 """
@@ -15,7 +15,7 @@ __all__ = ["describe_electra"]
 
 
 def describe_electra(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: electra`.
+    """Describe a checkpoint with `model_type: electra`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.

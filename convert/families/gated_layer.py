@@ -1,11 +1,11 @@
-"""What GTE and NomicBERT share: post-norm layers with rotary positions and gated units, and transformers' names of them."""
+"""Layers of GTE and NomicBERT: post-norm, rotary positions, gated units, and transformers' names of their tensors."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from ..architecture import Attention, FeedForward, Layer, Rotary
+from ..architecture import Attention, Block, FeedForward, Layer, Rotary
 from ..checkpoint.tensors import Linear, TensorReader
 
 __all__ = ["GatedShape", "read_gated_layer", "rotary_layer"]
@@ -17,14 +17,14 @@ class GatedShape:
 
     Attributes:
         hidden: width of a token vector.
-        intermediate: of the feed-forward part.
-        heads: of the attention.
-        epsilon: of the norms.
-        activation: of the gate, or of the plain unit.
-        rotary: the positions.
+        intermediate: width inside the feed-forward part.
+        heads: attention heads.
+        epsilon: epsilon of the norms.
+        activation: activation of the gate, or of a unit without a gate.
+        rotary: rotary positions.
         attention_bias: whether the attention's products have a bias.
-        up_bias: whether the up projection and the gate have one.
-        down_bias: whether the down projection has one.
+        up_bias: whether the up projection and the gate have a bias.
+        down_bias: whether the down projection has a bias.
     """
 
     hidden: int
@@ -39,12 +39,12 @@ class GatedShape:
 
 
 def read_gated_layer(tensors: TensorReader, shape: GatedShape, index: int) -> Layer:
-    """One layer under the names of transformers' classes.
+    """Read one layer under the names of transformers' classes.
 
     Args:
-        tensors: the checkpoint's.
+        tensors: tensors of the checkpoint.
         shape: sizes, and which products have a bias.
-        index: of the layer.
+        index: number of the layer.
 
     Raises:
         CheckpointError: a tensor is missing or of another shape.
@@ -70,28 +70,33 @@ def rotary_layer(
     feed_forward: tuple[Linear, Linear | None, Linear],
     norms: tuple[str, str],
 ) -> Layer:
-    """A layer of products that were read.
+    """Return a layer made of products that the caller has read; read its norms.
 
     Args:
-        tensors: for the norms.
-        shape: the layer's.
-        name: of the layer, in the checkpoint and in the graph.
+        tensors: tensors of the checkpoint.
+        shape: sizes of the layer.
+        name: name of the layer, in the checkpoint and in the graph.
         attention: query, key, value and output.
-        feed_forward: up, the gate if there is one, and down.
+        feed_forward: up, gate or None, and down.
         norms: names of the norms after the attention and after the feed-forward part.
 
     Raises:
         CheckpointError: a norm is missing or of another shape.
     """
     up, gate, down = feed_forward
-    scale = 1 / math.sqrt(shape.hidden // shape.heads)
-    after_attention, after_feed_forward = (
-        tensors.norm(f"{name}.{norm}", shape.hidden, shape.epsilon) for norm in norms
+    query, key, value, output = attention
+    size = shape.hidden // shape.heads
+    attend = Attention(
+        query=query,
+        key=key,
+        value=value,
+        output=output,
+        num_heads=shape.heads,
+        num_kv_heads=shape.heads,
+        head_size=size,
+        scale=1 / math.sqrt(size),
+        rotary=shape.rotary,
     )
-    return Layer(
-        name,
-        Attention(*attention, shape.heads, scale, rotary=shape.rotary),
-        after_attention,
-        FeedForward(up, down, shape.activation, gate),
-        after_feed_forward,
-    )
+    first, second = (tensors.norm(f"{name}.{norm}", shape.hidden, shape.epsilon) for norm in norms)
+    widen = FeedForward(up, down, shape.activation, gate)
+    return Layer(name, (Block(attend, norm_sum=first), Block(widen, norm_sum=second)))

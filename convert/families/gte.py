@@ -27,12 +27,12 @@ from .settings.values import frequencies, head_size, positive, read_rotary, swit
 
 __all__ = ["describe_gte"]
 
-#: Bases where the configuration names none, by `model_type`.
+#: Default bases, by `model_type`.
 THETA = {"new": 10_000.0, "gte": 160_000.0}
 
 
 def describe_gte(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: new` and `model_type: gte`.
+    """Describe a checkpoint with `model_type: new` or `model_type: gte`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
@@ -83,13 +83,13 @@ def describe_gte(checkpoint: Checkpoint) -> Architecture:
 
 
 def _rotary(config: Config, file: Path, width: int, model_type: str) -> tuple[Rotary, float]:
-    """The positions, and how many times more of them there are than configured."""
+    """Return the rotary positions, and the factor by which they exceed the configured number of positions."""
     theta = config.number("rope_theta", THETA[model_type])
     scaling, parameters = config.value("rope_scaling"), config.value("rope_parameters")
     if scaling is None:
         return read_rotary(parameters, file, "rotary", width, theta), 1.0
     if parameters is not None:
-        raise CheckpointError(f"{file} has both rope_scaling and rope_parameters: which of them holds?")
+        raise CheckpointError(f"{file} has both rope_scaling and rope_parameters: remove one of them in a copy")
     if (
         not isinstance(scaling, Mapping)
         or not set(scaling) <= {"type", "factor", "mixed_b"}
@@ -104,7 +104,7 @@ def _rotary(config: Config, file: Path, width: int, model_type: str) -> tuple[Ro
 
 
 def _ntk(theta: float, width: int, factor: float, mixed: float | None) -> tuple[float, ...]:
-    """NTK-aware frequencies, fixed or mixed, in float32 as the original computes them.
+    """Return NTK-aware frequencies, fixed or mixed, in float32 as the original computes them.
 
     Source: equations 6 and 10 to 13 of kexue.fm/archives/9706, as in `NTKScalingRotaryEmbedding`.
     """

@@ -1,9 +1,9 @@
 """JinaBERT v2: post-norm, ALiBi in both directions, gated units; jina-embeddings-v2.
 
-Its configuration says `model_type: bert` with `position_embedding_type: alibi`. There are two implementations, which the
-tensors tell apart. In jina-bert-implementation (small-en, base-en) the first half of the packed tensor is the gate. In
-jina-bert-v2-qk-post-norm (base-code and the bilingual ones) it is the second; queries and keys are normed, and the
-attention's input is added, and the sum normed, once more.
+Its configuration has `model_type: bert` with `position_embedding_type: alibi`. There are two implementations, which differ
+in the names of their tensors. In jina-bert-implementation (small-en, base-en) the first half of the packed tensor is the
+gate. In jina-bert-v2-qk-post-norm (base-code and the bilingual ones) the second half is the gate; queries and keys are
+normed, and the attention's input is added, and the sum normed, a second time.
 
 Sources: modeling_bert.py of these two repositories of huggingface.co/jinaai, read in adaptations of them: transformers'
 unmerged `jina_bert` for the second, and two servers' ports for the first.
@@ -15,7 +15,7 @@ import math
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Architecture, Attention, Embedding, FeedForward, Layer
+from ..architecture import Architecture, Attention, Block, Embedding, FeedForward, Layer
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader
 from ..graph.activations import check_activation
@@ -29,7 +29,7 @@ GATES = {"geglu": "gelu", "reglu": "relu"}
 
 
 def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: bert` with `position_embedding_type: alibi`.
+    """Describe a checkpoint with `model_type: bert` and `position_embedding_type: alibi`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
@@ -48,7 +48,7 @@ def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
         raise CheckpointError(f"{file}: feed_forward_type is {kind!r}; Fletcher authors {', '.join(GATES)}")
     check_activation(config.value("hidden_act", "gelu"), f"{file}: hidden_act")  # the gate has its own
     config.must_be("position_embedding_type", "alibi")
-    config.ignore("emb_pooler")  # of the method `encode`; the card says how to pool
+    config.ignore("emb_pooler")  # of the method `encode`; the card has the pooling
     config.finish()
     size = head_size(file, hidden, heads)
 
@@ -73,6 +73,8 @@ def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
             value=value,
             output=tensors.linear(f"{name}.attention.output.dense", hidden, hidden),
             num_heads=heads,
+            num_kv_heads=heads,
+            head_size=size,
             scale=1 / math.sqrt(size),
             alibi=slopes,
             query_norm=tensors.norm(f"{name}.attention.self.layer_norm_q", hidden, epsilon) if normed else None,
@@ -84,24 +86,23 @@ def describe_jina_bert(checkpoint: Checkpoint) -> Architecture:
             zip(order, tensors.linears(packed, hidden, dict.fromkeys(order, intermediate), bias=False), strict=True)
         )
         down = tensors.linear(f"{name}.mlp.down_layer" if normed else f"{name}.mlp.wo", intermediate, hidden)
-        layers.append(
-            Layer(
-                name,
-                attention,
-                tensors.norm(f"{name}.attention.output.LayerNorm", hidden, epsilon),
-                FeedForward(halves["up"], down, GATES[kind], halves["gate"]),
-                tensors.norm(f"{name}.layer_norm_2" if normed else f"{name}.mlp.layernorm", hidden, epsilon),
-                attention_norm_again=tensors.norm(f"{name}.layer_norm_1", hidden, epsilon) if normed else None,
-            )
+        attend = Block(attention, norm_sum=tensors.norm(f"{name}.attention.output.LayerNorm", hidden, epsilon))
+        if normed:
+            attend = Block(attend, norm_sum=tensors.norm(f"{name}.layer_norm_1", hidden, epsilon))
+        widen = Block(
+            FeedForward(halves["up"], down, GATES[kind], halves["gate"]),
+            norm_sum=tensors.norm(f"{name}.layer_norm_2" if normed else f"{name}.mlp.layernorm", hidden, epsilon),
         )
+        layers.append(Layer(name, (attend, widen)))
     tensors.ignore("embeddings.position_ids", "embeddings.token_type_ids", "pooler.", "cls.", "classifier.")
     tensors.finish()
     return Architecture("jina_bert", hidden, embedding, tuple(layers), max_positions=positions)
 
 
 def alibi_slopes(num_heads: int) -> tuple[float, ...]:
-    """2^(-8/n), 2^(-16/n), … for n heads, n a power of two; otherwise those of the next smaller power, then every other one
-    of the next larger.
+    """Return ALiBi's slopes: 2^(-8/n), 2^(-16/n), … for n heads.
+
+    If n is not a power of two, they are the slopes of the next smaller power, then every second one of the next larger power.
 
     Source: "Train Short, Test Long", arxiv.org/abs/2108.12409, and its authors' code for other numbers of heads.
     """

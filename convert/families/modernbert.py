@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fletcher.runtime.errors import CheckpointError
 
-from ..architecture import Architecture, Attention, Embedding, FeedForward, Layer, Rotary
+from ..architecture import Architecture, Attention, Block, Embedding, FeedForward, Layer, Rotary, Window
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader
 from ..graph.activations import check_activation
@@ -22,7 +22,8 @@ __all__ = ["describe_modernbert"]
 
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
 THETA = {GLOBAL: 160_000.0, LOCAL: 10_000.0}
-#: Of training, of the heads, of other implementations of the same attention, or read by no version of the class.
+#: Keys of training, of the heads, of other implementations of the same attention, and keys that no version of the class
+#: reads.
 UNUSED = (
     "attention_dropout",
     "classifier_activation",
@@ -43,7 +44,7 @@ UNUSED = (
 
 
 def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: modernbert`.
+    """Describe a checkpoint with `model_type: modernbert`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
@@ -60,7 +61,7 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
     attention_bias = switch(config, file, "attention_bias", False)
     mlp_bias = switch(config, file, "mlp_bias", False)
     activation = check_activation(config.value("hidden_activation", "gelu"), f"{file}: hidden_activation")
-    local_attention = config.integer("local_attention", 128)
+    side = config.integer("local_attention", 128) // 2
     kinds = _layer_kinds(config, file, num_layers)
     size = head_size(file, hidden, heads)
     rotaries = _rotaries(config, file, size)
@@ -87,9 +88,11 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
             value=value,
             output=tensors.linear(f"{name}.attn.Wo", hidden, hidden, bias=attention_bias),
             num_heads=heads,
+            num_kv_heads=heads,
+            head_size=size,
             scale=1 / math.sqrt(size),
             rotary=rotaries[layer_kind],
-            window=local_attention // 2 if layer_kind == LOCAL else None,
+            mask=Window(side, side) if layer_kind == LOCAL else "full",
         )
         feed_forward = FeedForward(
             up=up,
@@ -97,17 +100,11 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
             activation=activation,
             gate=gate,
         )
-        layers.append(
-            Layer(
-                name,
-                attention,
-                # The embedding's norm is all that stands before the first layer.
-                tensors.norm(f"{name}.attn_norm", hidden, epsilon, bias=norm_bias) if index else None,
-                feed_forward,
-                tensors.norm(f"{name}.mlp_norm", hidden, epsilon, bias=norm_bias),
-                norm_first=True,
-            )
-        )
+        # The first layer's attention has no norm of its own: the embedding's norm stands before it.
+        attention_norm = tensors.norm(f"{name}.attn_norm", hidden, epsilon, bias=norm_bias) if index else None
+        feed_forward_norm = tensors.norm(f"{name}.mlp_norm", hidden, epsilon, bias=norm_bias)
+        blocks = (Block(attention, norm_before=attention_norm), Block(feed_forward, norm_before=feed_forward_norm))
+        layers.append(Layer(name, blocks))
     final_norm = tensors.norm("final_norm", hidden, epsilon, bias=norm_bias)
     tensors.ignore("head.", "decoder.", "classifier.")
     tensors.finish()
@@ -115,7 +112,7 @@ def describe_modernbert(checkpoint: Checkpoint) -> Architecture:
 
 
 def _layer_kinds(config: Config, file: Path, num_layers: int) -> list[str]:
-    """Which layers see everything: one in `global_attn_every_n_layers`, or as `layer_types` says, which newer files have."""
+    """Return the kind of attention of each layer: from `layer_types`, else from `global_attn_every_n_layers`."""
     every = config.integer("global_attn_every_n_layers", 3)
     kinds = config.value("layer_types")
     if kinds is None:
@@ -126,7 +123,7 @@ def _layer_kinds(config: Config, file: Path, num_layers: int) -> list[str]:
 
 
 def _rotaries(config: Config, file: Path, width: int) -> Mapping[str, Rotary]:
-    """The two bases, by their old names or in the newer `rope_parameters`."""
+    """Return the rotary positions of both kinds of layers, from the old keys or from the newer `rope_parameters`."""
     theta = {
         GLOBAL: config.number("global_rope_theta", THETA[GLOBAL]),
         LOCAL: config.number("local_rope_theta", THETA[LOCAL]),

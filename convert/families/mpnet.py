@@ -13,10 +13,10 @@ from .settings.reader import Config
 
 __all__ = ["describe_mpnet"]
 
-#: `MPNetEmbeddings.padding_idx`, whatever `pad_token_id` says.
+#: `MPNetEmbeddings.padding_idx`; transformers ignores `pad_token_id` here.
 PADDING_ID = 1
 
-#: `compute_position_bias` uses 32 buckets, whatever `relative_attention_num_buckets` says.
+#: Buckets of `compute_position_bias`; transformers ignores `relative_attention_num_buckets` here.
 BUCKETS = 32
 
 NAMES = Names(
@@ -32,7 +32,7 @@ NAMES = Names(
 
 
 def describe_mpnet(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: mpnet`.
+    """Describe a checkpoint with `model_type: mpnet`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.

@@ -1,7 +1,7 @@
 """NomicBERT: post-norm, rotary positions, gated units, no biases; nomic-embed-text v1 and v1.5.
 
-There are two layouts of one architecture, and of either may be the configuration and the tensors: the original repository's
-(`n_embd`, `Wqkv`, `fc11`) and that of transformers' own class (`hidden_size`, `q_proj`, `up_proj`).
+There are two layouts of one architecture: the original repository's (`n_embd`, `Wqkv`, `fc11`) and that of transformers' own
+class (`hidden_size`, `q_proj`, `up_proj`). The configuration and the tensors can each have either layout.
 
 Sources: modeling_hf_nomic_bert.py of github.com/nomic-ai/contrastors; transformers' modeling_nomic_bert.py.
 """
@@ -24,11 +24,11 @@ from .settings.values import agreed, frequencies, head_size, read_rotary, switch
 
 __all__ = ["describe_nomic_bert"]
 
-#: What the original's `activation_function` does to the gate; None for a plain unit, which has the exact GELU.
+#: Activation of the gate by the original's `activation_function`; None for a unit without a gate, which has the exact GELU.
 GATES = {"swiglu": "silu", "geglu": "gelu", "glu": "sigmoid", "gelu": None}
 #: The original rounds the width of gated units up to a multiple of this.
 MULTIPLE = 256
-#: Of training, of kernels with the same results, of heads, or of GPT-2's configuration, which the original inherits.
+#: Keys of training, of kernels with the same results, of heads, or of GPT-2's configuration, which the original inherits.
 UNUSED = (
     "add_pooling_layer",
     "attn_pdrop",
@@ -53,7 +53,7 @@ UNUSED = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Shape:
-    """What a configuration says, whichever layout it has."""
+    """Sizes that a configuration of either layout gives."""
 
     layer: GatedShape
     num_layers: int
@@ -64,10 +64,10 @@ class _Shape:
 
 
 def describe_nomic_bert(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: nomic_bert`.
+    """Describe a checkpoint with `model_type: nomic_bert`.
 
     `rotary_scaling_factor` makes the original rescale its positions for batches longer than `max_trained_positions`: a vector
-    then depends on its batch. Up to that length it changes nothing, so that is where `max_positions` ends.
+    then depends on its batch. Up to that length it changes nothing, so `max_positions` is at most that length.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.
@@ -139,7 +139,7 @@ def _read_shape(checkpoint: Checkpoint) -> _Shape:
 
 
 def _activation(config: Config, file: Path) -> tuple[str, bool]:
-    """The activation, and whether it is a gate's."""
+    """Return the activation, and whether the unit has a gate."""
     old, new = config.value("activation_function"), config.value("hidden_act")
     if old is None:
         return check_activation("silu" if new is None else new, f"{file}: hidden_act"), True
@@ -160,14 +160,16 @@ def _intermediate(config: Config, file: Path, hidden: int, gated: bool) -> int:
 
 
 def _rotary(config: Config, file: Path, size: int, original: bool) -> Rotary:
-    """The positions; of two sets of keys, both must say the same."""
+    """Return the rotary positions; if a file has both sets of keys, they must agree."""
     config.must_be("rotary_emb_scale_base", None)
     parameters = config.value("rope_parameters")
     if not original:
         return read_rotary(parameters, file, "rotary", size, theta=1000.0)
     width = config.number("rotary_emb_fraction", 0) * size
     if width != int(width) or int(width) % 2 or width > size:
-        raise CheckpointError(f"{file}: rotary_emb_fraction gives {width:g} of {size} elements, no even number of them")
+        raise CheckpointError(
+            f"{file}: rotary_emb_fraction gives {width:g} of {size} elements, which is not an even number"
+        )
     rotary = Rotary(
         "rotary",
         frequencies(config.number("rotary_emb_base", 10_000), int(width)),

@@ -1,6 +1,6 @@
-"""What BERT and its descendants share: sizes by name, one sum of embeddings, layers of norm(x + f(x)).
+"""Parts of BERT and its descendants: sizes, a sum of embeddings, and layers of norm(x + f(x)).
 
-A family differs in how it calls its tensors (`Names`) and its sizes (`Keys`), and in what it adds or leaves out.
+The families differ in the names of their tensors (`Names`) and sizes (`Keys`), and in parts that they add or omit.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..architecture import Attention, Embedding, FeedForward, Layer, LearnedPositions, RelativeBias
+from ..architecture import Attention, Block, Embedding, FeedForward, Layer, LearnedPositions, RelativeBias
 from ..checkpoint.tensors import Linear, TensorReader
 from ..graph.activations import check_activation
 from .settings.reader import Config
@@ -18,15 +18,15 @@ __all__ = ["BERT_KEYS", "BERT_NAMES", "Keys", "Names", "Sizes", "read_embedding"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What a family's `config.json` calls its sizes.
+    """Keys of a family's sizes in `config.json`.
 
     Attributes:
         hidden: width of a token vector.
         intermediate: width inside the feed-forward part.
         heads: attention heads.
         layers: number of layers.
-        activation: of the feed-forward part.
-        epsilon: of every norm; None where the family fixes it.
+        activation: activation of the feed-forward part.
+        epsilon: epsilon of every norm; None if the family has a fixed one.
     """
 
     hidden: str = "hidden_size"
@@ -42,7 +42,7 @@ BERT_KEYS = Keys()
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The sizes themselves.
+    """Sizes of a model.
 
     Attributes:
         hidden: width of a token vector.
@@ -51,8 +51,8 @@ class Sizes:
         layers: number of layers.
         vocabulary: rows of the word table.
         positions: rows of the position table.
-        epsilon: of every norm.
-        activation: transformers' name of it.
+        epsilon: epsilon of every norm.
+        activation: transformers' name of the activation.
     """
 
     hidden: int
@@ -67,7 +67,7 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a family calls the tensors of a layer, without the layer's own prefix and without `.weight` and `.bias`."""
+    """Names of a layer's tensors, without the layer's prefix and without `.weight` and `.bias`."""
 
     query: str
     key: str
@@ -92,19 +92,19 @@ BERT_NAMES = Names(
 
 
 def read_sizes(config: Config, keys: Keys = BERT_KEYS, *, activation: str = "gelu") -> Sizes:
-    """Reads the sizes; every descendant of BERT has the epsilon 1e-12 where nothing else is said.
+    """Read the sizes; the default epsilon of every descendant of BERT is 1e-12.
 
     Args:
-        config: where they stand.
-        keys: under which names.
-        activation: the family's own, where the file says nothing.
+        config: configuration.
+        keys: keys of the sizes.
+        activation: the family's default activation.
 
     Raises:
-        CheckpointError: one is missing, no size, or not authored.
+        CheckpointError: a size is missing or invalid, or the activation is not authored.
     """
     hidden, heads = config.integer(keys.hidden), config.integer(keys.heads)
     if hidden % heads:
-        raise config.refusal(f"{keys.hidden} {hidden} is no multiple of {keys.heads} {heads}")
+        raise config.refusal(f"{keys.hidden} {hidden} is not a multiple of {keys.heads} {heads}")
     config.must_be("position_embedding_type", "absolute", None)
     return Sizes(
         hidden=hidden,
@@ -127,13 +127,13 @@ def read_embedding(
     padding_id: int | None = None,
     projection: str | None = None,
 ) -> Embedding:
-    """Word, position and token type, summed and normed.
+    """Read the sum of word, position and token type embeddings, and its norm.
 
     Args:
-        tensors: the checkpoint's.
-        sizes: the model's.
-        width: of the tables; None is the hidden size.
-        types: rows of the token type table; None where the family has none.
+        tensors: tensors of the checkpoint.
+        sizes: sizes of the model.
+        width: width of the tables. Default: the hidden size.
+        types: rows of the token type table; None for a family without token types.
         padding_id: see `LearnedPositions`.
         projection: name of the product from the tables' width to the hidden size, if there is one.
     """
@@ -159,28 +159,30 @@ def read_layer(
     name: str | None = None,
     relative_bias: RelativeBias | None = None,
 ) -> Layer:
-    """One layer.
+    """Read one layer.
 
     Args:
-        tensors: the checkpoint's.
-        sizes: the model's.
-        names: of the layer's tensors.
-        prefix: what stands before them.
-        name: of the layer's nodes; None is the prefix.
+        tensors: tensors of the checkpoint.
+        sizes: sizes of the model.
+        names: names of the layer's tensors.
+        prefix: prefix of these names.
+        name: prefix of the nodes' names. Default: the prefix of the tensors.
         relative_bias: the learned bias that all layers share, if the family has one.
     """
 
     def linear(part: str, num_in: int, num_out: int) -> Linear:
         return tensors.linear(f"{prefix}.{part}", num_in, num_out)
 
-    hidden = sizes.hidden
+    hidden, head_size = sizes.hidden, sizes.hidden // sizes.heads
     attention = Attention(
         query=linear(names.query, hidden, hidden),
         key=linear(names.key, hidden, hidden),
         value=linear(names.value, hidden, hidden),
         output=linear(names.output, hidden, hidden),
         num_heads=sizes.heads,
-        scale=1 / math.sqrt(hidden // sizes.heads),
+        num_kv_heads=sizes.heads,
+        head_size=head_size,
+        scale=1 / math.sqrt(head_size),
         relative_bias=relative_bias,
     )
     feed_forward = FeedForward(
@@ -192,4 +194,5 @@ def read_layer(
         tensors.norm(f"{prefix}.{norm}", hidden, sizes.epsilon)
         for norm in (names.attention_norm, names.feed_forward_norm)
     )
-    return Layer(name or prefix, attention, attention_norm, feed_forward, feed_forward_norm)
+    blocks = (Block(attention, norm_sum=attention_norm), Block(feed_forward, norm_sum=feed_forward_norm))
+    return Layer(name or prefix, blocks)

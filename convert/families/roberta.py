@@ -1,7 +1,7 @@
 """RoBERTa, and XLM-RoBERTa (multilingual e5, bge-m3) and CamemBERT, which differ from it by their vocabulary alone.
 
-BERT, but for the positions: they are counted from the row after the padding token's id, and a padding token inside a text
-is not counted.
+The only difference from BERT is in the positions: they are counted from the row after the padding token's id, and a padding
+token inside a text is not counted.
 
 Source: transformers' modeling_roberta.py, modeling_xlm_roberta.py, modeling_camembert.py.
 """
@@ -18,7 +18,7 @@ __all__ = ["describe_roberta"]
 
 
 def describe_roberta(checkpoint: Checkpoint) -> Architecture:
-    """`model_type: roberta`, `xlm-roberta`, `camembert`.
+    """Describe a checkpoint with `model_type: roberta`, `xlm-roberta` or `camembert`.
 
     Raises:
         CheckpointError: an unknown key or value, a missing, surplus or wrongly shaped tensor.

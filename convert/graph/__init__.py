@@ -1,1 +1,1 @@
-"""Building ONNX graphs and writing their weights."""
+"""ONNX graphs and the files of their weights."""

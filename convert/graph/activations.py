@@ -1,6 +1,6 @@
 """transformers' activation functions, authored with standard operators.
 
-Source: `ACT2CLS` in transformers' activations.py; each name means there what it means here.
+Source: `ACT2CLS` in transformers' activations.py; the names have the same meaning there.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _OPERATORS = {"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh"}
 
 
 def check_activation(name: object, where: str) -> str:
-    """The name, if Fletcher authors that activation.
+    """Return the name of an activation that Fletcher authors.
 
     Args:
-        name: as configured.
-        where: what configured it, for the message.
+        name: configured value.
+        where: file and key, for the message.
 
     Raises:
-        CheckpointError: an activation that is not authored.
+        CheckpointError: Fletcher does not author the activation.
     """
     if not isinstance(name, str) or name not in AUTHORED:
         raise CheckpointError(
@@ -54,13 +54,13 @@ def check_activation(name: object, where: str) -> str:
 
 
 def emit_activation(graph: GraphBuilder, activation: str, value: str, name: str) -> str:
-    """Adds the activation's nodes.
+    """Add the activation's nodes.
 
     Args:
-        graph: where to.
+        graph: graph to add to.
         activation: one of `AUTHORED`.
-        value: the input.
-        name: the output's name.
+        value: input of the activation.
+        name: name of the output.
     """
     if activation in ("identity", "linear"):
         return value

@@ -1,6 +1,6 @@
-"""A small builder over `onnx.helper`: named nodes, typed as they are added, and weights that are read when they are written.
+"""Graph builder over `onnx.helper`: nodes get names and types when they are added, weights are read when they are written.
 
-A node's output has the node's name, so a difference that verification finds can be named. It knows nothing of models.
+A node's output has the node's name, so that verification can name the node that differs. The builder knows no models.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ __all__ = ["ALIGNMENT", "INLINE_BYTES", "GraphBuilder", "write_weights"]
 
 #: Operator set to IR version: the newest that ONNX Runtime 1.23 reads, and what TensorRT's and CoreML's parsers know whole.
 IR_VERSIONS = {24: 11, 20: 10}
-#: Constants up to this many bytes lie in the graph: shape arithmetic and scalars, nothing a model learned.
+#: Constants up to this many bytes are stored in the graph: shape arithmetic and scalars, not learned weights.
 INLINE_BYTES = 256
-#: Operators whose output is a float only if this input is one; for others it is the first.
+#: Index of the input whose type is that of the output, for operators where it is not the first.
 _TYPED_BY = {"Where": 1, "Range": 0}
 _NEVER_FLOAT = frozenset(
     {"And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "NonZero", "Not", "Or", "Shape"}
@@ -37,18 +37,19 @@ _NUMPY_FLOATS: dict[str, Float] = {"float32": "fp32", "float16": "fp16", "bfloat
 
 
 class GraphBuilder:
-    """Collects nodes, weights and constants; `save` writes the model.
+    """Builder of a graph: collects nodes, weights and constants; `save` writes the model.
 
-    Emitters say nothing of types: each node computes in what the `Precision` says for its name, its float inputs are cast to
-    that where they are something else, and a `Cast` to float means to that type.
+    Emitters give no types: each node computes in the type that the `Precision` has for its name, float inputs of another type
+    are cast to it, and a `Cast` to float is a cast to that type.
     """
 
     def __init__(self, name: str, precision: Precision = FP32, opset: int = 24) -> None:
-        """
+        """Create an empty graph.
+
         Args:
-            name: of the graph, for messages.
+            name: name of the graph, for messages.
             precision: types of its nodes.
-            opset: of the standard operators, one of `IR_VERSIONS`.
+            opset: version of the standard operators, one of `IR_VERSIONS`.
         """
         self.precision = precision
         self._name = name
@@ -67,7 +68,7 @@ class GraphBuilder:
         self.outputs: list[TensorInfo] = []
 
     def input(self, info: TensorInfo) -> str:
-        """Declares an input; its name is the value's."""
+        """Declare an input, and return its name."""
         self._inputs.append(_value_info(info))
         self.inputs.append(info)
         if info.dtype in _NUMPY_FLOATS:
@@ -75,18 +76,18 @@ class GraphBuilder:
         return info.name
 
     def output(self, info: TensorInfo) -> None:
-        """Declares that the value of that name leaves the graph."""
+        """Declare the value of that name an output of the graph."""
         self._outputs.append(_value_info(info))
         self.outputs.append(info)
 
     def node(self, operator: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Adds a node with one output, which has the node's name."""
+        """Add a node with one output, which has the node's name."""
         return self.nodes(operator, inputs, name, (name,), **attributes)[0]
 
     def nodes(
         self, operator: str, inputs: Sequence[str], name: str, outputs: Sequence[str], **attributes: Any
     ) -> tuple[str, ...]:
-        """Adds a node with several outputs."""
+        """Add a node with several outputs."""
         precision = self.precision.of(operator, name)
         typed = [self._as(value, precision) if operator != "Cast" else value for value in inputs]
         decides = typed[_TYPED_BY.get(operator, 0)]
@@ -107,13 +108,13 @@ class GraphBuilder:
         weights: Sequence[Weight],
         result: str,
     ) -> None:
-        """Adds nodes of another graph, which compute in fp32.
+        """Add nodes of another graph, which compute in fp32.
 
         Args:
-            nodes: in the order of computation; what they take is theirs, or has been added to this graph.
-            tensors: small constants of theirs.
-            weights: the others.
-            result: the float that nodes of this graph may take.
+            nodes: nodes in the order of computation; their inputs are among them, or are values of this graph.
+            tensors: their small constants.
+            weights: their other constants.
+            result: name of the float value that nodes of this graph may use.
         """
         values = [name for node in nodes for name in node.output if name]
         names = [*values, *(tensor.name for tensor in tensors), *(weight.name for weight in weights)]
@@ -137,22 +138,22 @@ class GraphBuilder:
 
     @property
     def float_values(self) -> dict[str, Float]:
-        """The type of each float value that a node computes, in the order of computation."""
+        """Type of each float value that a node computes, in the order of computation."""
         return {value: self._floats[value] for node in self._nodes for value in node.output if value in self._floats}
 
     def weight(self, weight: Weight) -> str:
-        """Uses a weight; the same one may be used many times."""
-        known = self._declared.setdefault(weight.name, weight)
-        if known.shape != weight.shape:
+        """Declare a weight, and return its name; the same weight may be declared many times."""
+        declared = self._declared.setdefault(weight.name, weight)
+        if declared.shape != weight.shape:
             raise ValueError(f"two weights of the graph {self._name} are called {weight.name!r}")
         return weight.name
 
     def table(self, weight: Weight) -> str:
-        """Writes a weight that no node uses beside the others, for the host to read: its name in the file."""
+        """Add a weight that only the host reads, and return its name in the file of weights."""
         return self._stored(weight, self.precision.name)
 
     def constant(self, value: NDArray[np.generic] | Sequence[int] | int | float) -> str:
-        """A small constant; ints are int64, floats of the type of the node that takes them. Equal constants are one."""
+        """Add a small constant, and return its name: ints are int64, floats have the type of the node that uses them."""
         array = np.asarray(value)
         if not isinstance(value, np.ndarray | np.generic):
             array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
@@ -168,7 +169,7 @@ class GraphBuilder:
         return self._constants[key]
 
     def model(self, places: WeightsFile) -> onnx.ModelProto:
-        """The model; its weights lie in the file that `write_weights` wrote."""
+        """Return the model, whose weights are in the file that `write_weights` wrote."""
         used = {value for node in self._nodes for value in node.input}
         external = [places.reference(weight) for name, weight in self.weights.items() if name in used]
         graph = helper.make_graph(
@@ -181,19 +182,19 @@ class GraphBuilder:
         )
 
     def save(self, path: Path, places: WeightsFile, *, check: bool = True) -> None:
-        """Writes the model beside its weights.
+        """Write the model beside its weights.
 
         Args:
-            path: the file to write.
-            places: where the weights lie.
-            check: whether onnx's checker reads it. It brings megabytes along; a session opened next checks as much.
+            path: file to write.
+            places: file of the weights.
+            check: whether onnx's checker reads the model. It needs megabytes; a session that is opened next checks as much.
 
         Raises:
             onnx.checker.ValidationError: the graph is malformed.
         """
         path.write_bytes(self.model(places).SerializeToString(deterministic=True))
         if check:
-            onnx.checker.check_model(path)  # by its path, since the checker looks for the weights beside it
+            onnx.checker.check_model(path)  # by its path: the checker reads the weights beside it
 
     def _add(
         self, operator: str, inputs: Sequence[str], name: str, outputs: Sequence[str], attributes: dict[str, Any]
@@ -204,7 +205,7 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
 
     def _as(self, value: str, precision: Float) -> str:
-        """The value in that type, if it is a float: a weight stored in it, a constant made of it, or a cast."""
+        """Return the name of a float value in a type: a weight stored in it, a constant of it, or a cast to it."""
         if value in self._float_constants:
             return self._float_constant(value, precision)
         if value in self._declared:
@@ -218,7 +219,7 @@ class GraphBuilder:
         return cast
 
     def _stored(self, weight: Weight, precision: Float) -> str:
-        """The weight's name among the stored ones; one that is not of the file's own type says so in its name."""
+        """Return the name of the stored weight; if its type is not the file's, the name ends with the type."""
         name = weight.name if precision == self.precision.name else f"{weight.name}.{precision}"
         self.weights.setdefault(name, replace(weight, name=name, precision=precision))
         self._floats[name] = precision

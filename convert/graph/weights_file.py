@@ -1,4 +1,4 @@
-"""The file of weights that the graphs of one precision share: a safetensors file, written one tensor at a time."""
+"""Safetensors file of the weights that all graphs of one precision share, written one tensor at a time."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ..precision import FLOATS
 
 __all__ = ["WeightsFile", "write_weights"]
 
-#: Where the first tensor begins: a multiple of the widest vector register and of a cache line.
+#: Alignment of the first tensor in bytes: a multiple of the widest vector register and of a cache line.
 ALIGNMENT = 64
 
 
 class WeightsFile:
-    """A safetensors file of weights, and where each tensor lies in it.
+    """Safetensors file of weights, with the place of each tensor.
 
     Attributes:
-        name: of the file, without its folder.
-        info: its size and digest.
+        name: name of the file, without its folder.
+        info: size and digest of the file.
     """
 
     def __init__(self, name: str, places: dict[str, tuple[int, int]], info: FileInfo) -> None:
@@ -39,11 +39,11 @@ class WeightsFile:
         self._places = places
 
     def holds(self, names: Iterable[str]) -> bool:
-        """Whether it has all those tensors."""
+        """Return whether the file has all these tensors."""
         return self._places.keys() >= set(names)
 
     def reference(self, weight: Weight) -> onnx.TensorProto:
-        """An initializer whose data lie in this file."""
+        """Return an initializer whose data are in this file."""
         offset, length = self._places[weight.name]
         tensor = onnx.TensorProto(name=weight.name, data_type=FLOATS[weight.precision].onnx, dims=weight.shape)
         tensor.data_location = TensorProto.EXTERNAL
@@ -53,12 +53,12 @@ class WeightsFile:
 
 
 def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:
-    """Writes weights as safetensors, each in its precision, one at a time: the peak memory is the largest one's.
+    """Write weights as safetensors, each in its precision, one at a time: the peak memory is that of the largest weight.
 
-    The safetensors library wants all tensors at once, so the header, 8 bytes of length and a JSON object, is made here.
+    The safetensors library needs all tensors at once, so the header, 8 bytes of length and a JSON object, is written here.
 
     Raises:
-        CheckpointError: a weight is more than its precision can hold.
+        CheckpointError: a value of a weight is outside the range of its precision.
     """
     header: dict[str, object] = {"__metadata__": {"format": "np"}}
     # The widest types first, so that every tensor begins at a multiple of its own element's size.
@@ -89,7 +89,7 @@ def write_weights(path: Path, weights: Iterable[Weight]) -> WeightsFile:
 
 
 def _values(weight: Weight) -> memoryview:
-    """The bytes of a weight."""
+    """Return the bytes of a weight."""
     values = weight.load()
     if values.shape != weight.shape:
         raise ValueError(f"the weight {weight.name} should have shape {weight.shape}, and has {values.shape}")

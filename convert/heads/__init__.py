@@ -1,6 +1,6 @@
-"""Heads: what follows the encoder where the model gives something else than one vector a text. One kind a file.
+"""Heads: modules after the encoder, one file for each kind.
 
-The kind is the card's `output`; each file turns the checkpoint's tensors of that head into modules of the `Architecture`.
+The kind is the card's `output`; each file turns the checkpoint's tensors of its head into modules of the `Architecture`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AddHead = Callable[[Checkpoint, ModelCard, Architecture], Architecture]
 
 
 def describe_model(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
-    """The encoder with its head.
+    """Return the architecture of the encoder with its head.
 
     Raises:
         CheckpointError: the family, the head, or the head on that family is not authored, or the checkpoint does not fit.
@@ -35,10 +35,10 @@ def describe_model(checkpoint: Checkpoint, card: ModelCard) -> Architecture:
 
 
 def read_head_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
-    """What follows a model that gives logits, or token vectors, by itself: the architecture with those modules alone.
+    """Return the architecture with the modules alone that follow a traced model, which computes logits or token vectors.
 
     Raises:
-        CheckpointError: a module that is not authored.
+        CheckpointError: a module is not authored.
     """
     if card.output == "scores":
         return dataclasses.replace(architecture, modules=(Activation(card.activation or "identity"),))
@@ -48,7 +48,7 @@ def read_head_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
 
 
 def finish_tokenizer(checkpoint: Checkpoint, card: ModelCard, path: Path) -> None:
-    """What a head changes in the artifact's tokenizer file."""
+    """Apply the changes of a head to the artifact's tokenizer file."""
     if card.output == "token_vectors":
         register_markers(checkpoint, card, path)
 
@@ -58,7 +58,7 @@ def _add_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Architec
 
 
 def _without_projection(checkpoint: Checkpoint, card: ModelCard) -> Checkpoint:
-    """The checkpoint without ColBERT's projection, which Stanford's files hold among the encoder's tensors."""
+    """Return the checkpoint without ColBERT's projection, which Stanford's files have among the encoder's tensors."""
     if card.output != "token_vectors":
         return checkpoint
     tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if name != PROJECTION}

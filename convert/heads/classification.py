@@ -1,6 +1,7 @@
 """Rerankers and other classifiers: scores of a text, or of a pair of texts, from its first token.
 
-Source: transformers' `…ForSequenceClassification`, and sentence-transformers' `CrossEncoder` for what makes scores of logits.
+Source: transformers' `…ForSequenceClassification`, and sentence-transformers' `CrossEncoder` for the activation of the
+    logits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from fletcher.model_zoo.card import ModelCard, PoolingMode
 from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Dense, Module, Pooling
-from ..checkpoint.checkpoint import Checkpoint, read_json
+from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.json_files import find_json
 from ..checkpoint.tensors import Norm, TensorReader, Weight
 from ..graph.activations import check_activation
 
@@ -23,11 +25,11 @@ __all__ = ["add_classification"]
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """A family's head: out(activation(dense(first token))).
+    """Names of a family's head: out(activation(dense(first token))).
 
     Attributes:
-        dense: name of the first product; `*` stands for the encoder's prefix, which some checkpoints leave away.
-        activation: after it.
+        dense: name of the first product; `*` stands for the encoder's prefix, which some checkpoints omit.
+        activation: activation of the first product.
         out: name of the second product.
     """
 
@@ -54,23 +56,23 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
     }
 )
 
-#: Tokenizers that give token types in every version of transformers, and those that give none; `Fast` is left out.
+#: Tokenizers that give token types in every version of transformers, and those that never give any; without `Fast`.
 TYPED = frozenset({"BertTokenizer", "ElectraTokenizer"})
 UNTYPED = frozenset(
     {"CamembertTokenizer", "DistilBertTokenizer", "MPNetTokenizer", "RobertaTokenizer", "XLMRobertaTokenizer"}
     | {"TokenizersBackend"}  # transformers 5's own
 )
-#: What a checkpoint has that names none.
+#: Tokenizer of a checkpoint that names none, by `model_type`.
 DEFAULT_TOKENIZERS: Mapping[str, str] = MappingProxyType(
     {"bert": "BertTokenizer", "electra": "ElectraTokenizer", "nomic_bert": "BertTokenizer"}
 )
 
-#: Of encoders inside a checkpoint with a head.
+#: Prefixes of encoders inside a checkpoint with a head.
 PREFIXES = ("bert.", "albert.", "nomic_bert.")
 
 
 def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
-    """The architecture with its classifier.
+    """Return the architecture with its classifier added.
 
     Raises:
         CheckpointError: the family's classifier is not authored, or a tensor is missing or of another shape.
@@ -105,7 +107,7 @@ def add_classification(checkpoint: Checkpoint, card: ModelCard, architecture: Ar
 
 
 def _stem(name: str, prefix: str = "") -> str:
-    """What all tensors of a head begin with: `classifier` of `classifier.dense`, `bert.pooler` of `bert.pooler.dense`."""
+    """Return the common beginning of a head's tensors: `bert.pooler` of `bert.pooler.dense`."""
     return prefix + name.removeprefix(prefix).partition(".")[0]
 
 
@@ -122,13 +124,13 @@ def _modernbert_pooling(checkpoint: Checkpoint) -> PoolingMode:
 
 
 def _tells_types(checkpoint: Checkpoint) -> bool:
-    """Whether transformers' tokenizer gives the model token types.
+    """Return whether transformers' tokenizer gives the model token types.
 
     Raises:
-        CheckpointError: it depends on the version: transformers 4 does wherever nothing else is said, 5 does not.
+        CheckpointError: the answer depends on the version: transformers 4 gives token types by default, 5 does not.
     """
     file = checkpoint.folder / "tokenizer_config.json"
-    settings = read_json(file) if file.is_file() else {}
+    settings = find_json(file)
     inputs = settings.get("model_input_names")
     if isinstance(inputs, list):
         return "token_type_ids" in inputs
@@ -144,7 +146,7 @@ def _tells_types(checkpoint: Checkpoint) -> bool:
 
 
 def _with_token_types(checkpoint: Checkpoint, architecture: Architecture) -> Architecture:
-    """The architecture with all rows of its token type table, if it has several and the tokenizer tells the texts apart."""
+    """Return the architecture with the whole token type table, if it has several rows and the tokenizer gives token types."""
     row = architecture.embedding.token_type
     if row is None:
         return architecture

@@ -1,7 +1,7 @@
 """ColBERT: a vector for every token, projected without a bias and scaled to L2 norm 1.
 
-Three kinds of checkpoints: those of sentence-transformers' `MultiVectorEncoder`, of PyLate up to version 3, and of Stanford's
-ColBERT. What they say of lengths, query expansion and skipped tokens stands on the card; the runtime does it.
+There are three kinds of checkpoints: those of sentence-transformers' `MultiVectorEncoder`, of PyLate up to version 3, and of
+Stanford's ColBERT. Lengths, query expansion and skipped tokens are on the card, and the runtime applies them.
 
 Source: sentence-transformers' multi_vector_encoder (Khattab and Zaharia, arXiv 2004.12832).
 """
@@ -18,39 +18,39 @@ from fletcher.runtime.artifact.folder import TOKENIZER
 from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Dense, Module, Normalize
+from ..checkpoint import sentence_transformers
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader
-from .pooled import list_modules, read_dense
+from .pooled import read_dense
 
 __all__ = ["PROJECTION", "add_token_vectors", "register_markers"]
 
-#: Stanford's name of the projection; its tensor lies among the encoder's.
+#: Stanford's name of the projection, which is stored among the encoder's tensors.
 PROJECTION = "linear.weight"
 
 
 def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
-    """The architecture with its projection and normalization.
+    """Return the architecture with its projection and normalization added.
 
     Raises:
-        CheckpointError: a module that is not authored, a projection that does not fit, or an expansion token that the
-            tokenizer does not have.
+        CheckpointError: a module is not authored, the projection does not fit, or the tokenizer lacks the expansion token.
     """
     modules: list[Module] = []
     width = architecture.hidden_size
-    entries = list_modules(checkpoint.folder)
+    entries = sentence_transformers.read_modules(checkpoint.folder)
     if not entries:
         projection = TensorReader(checkpoint, prefixes=()).linear("linear", width, card.dimension, bias=False)
         modules.append(Dense(projection, "identity"))
         width = card.dimension
-    for kind, folder in entries:
-        if kind == "Dense":
-            dense = read_dense(folder, folder.name, width, place="token_embeddings")
+    for entry in entries:
+        if entry.kind == "Dense":
+            dense = read_dense(entry, width, place="token_embeddings")
             modules.append(dense)
             width = dense.linear.weight.shape[1]
-        elif kind not in ("Transformer", "MultiVectorMask", "Normalize", "Dropout"):
+        elif entry.kind not in ("Transformer", "MultiVectorMask", "Normalize", "Dropout"):
             raise CheckpointError(
-                f"{checkpoint.folder}: modules.json has the module {kind}; of ColBERT models, Fletcher authors Transformer, "
-                "Dense, MultiVectorMask and Normalize"
+                f"{checkpoint.folder}: modules.json has the module {entry.kind}; of ColBERT models, Fletcher authors "
+                "Transformer, Dense, MultiVectorMask and Normalize"
             )
     if width != card.dimension:
         raise CheckpointError(
@@ -80,18 +80,18 @@ def _unseen_tail(checkpoint: Checkpoint, card: ModelCard) -> int | None:
 
 
 def register_markers(checkpoint: Checkpoint, card: ModelCard, path: Path) -> None:
-    """Makes the markers of queries and documents tokens that are not split, in the artifact's tokenizer.
+    """Register the markers of queries and documents as tokens that the artifact's tokenizer does not split.
 
     PyLate and Stanford's ColBERT insert the markers' ids; their tokenizers would split the words. Only words that the
     vocabulary has are registered, as `MultiVectorEncoder._register_prefix_tokens` does.
 
     Args:
-        checkpoint: says which kind it is.
-        card: its prompts begin with the markers.
-        path: the tokenizer file, which is written again.
+        checkpoint: checkpoint, whose modules show its kind.
+        card: card, whose prompts begin with the markers.
+        path: tokenizer file, which is written again.
     """
-    if any(kind == "MultiVectorMask" for kind, _ in list_modules(checkpoint.folder)):
-        return  # saved by sentence-transformers, which saves its tokenizer as it uses it
+    if any(module.kind == "MultiVectorMask" for module in sentence_transformers.read_modules(checkpoint.folder)):
+        return  # sentence-transformers saves its tokenizer with the markers
     tokenizer = Tokenizer.from_file(str(path))
     for prompt in card.prompts.values():
         for marker in (prompt, prompt.split(None, 1)[0] if prompt.split() else ""):

@@ -1,8 +1,8 @@
 """SPLADE: the masked-LM head over every token, log(1 + relu), and the maximum over the tokens.
 
 Source: transformers' `…ForMaskedLM`, and sentence-transformers' `SpladePooling` (Formal et al., arXiv 2109.10086). Special
-tokens count, as they do there. The maximum is taken first: log(1 + relu) grows with its input, so the order does not matter,
-and (texts, vocabulary) is far smaller than (tokens, vocabulary).
+tokens count, as in sentence-transformers. The maximum is taken first: log(1 + relu) is monotonic, so the order does not
+matter, and (texts, vocabulary) is far smaller than (tokens, vocabulary).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Decoder, Dense, Pooling, Saturation
-from ..checkpoint.checkpoint import Checkpoint, read_json
+from ..checkpoint import sentence_transformers
+from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import TensorReader, Weight
 from ..graph.activations import check_activation
-from .pooled import list_modules
 
 __all__ = ["add_splade", "read_saturation"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """A family's head: decoder(norm(activation(dense(token)))).
+    """Names of a family's head: decoder(norm(activation(dense(token)))).
 
     Attributes:
         dense: name of the product.
         norm: name of the norm.
-        decoder: name of the second product, whose weight is the word embeddings' where it is tied.
+        decoder: name of the second product; a tied weight is that of the word embeddings.
         bias: older name of the decoder's bias.
-        activation: key of config.json that says it, or its name where the family fixes it.
+        activation: key of the activation in config.json, or its name if the family has a fixed one.
     """
 
     dense: str
@@ -79,7 +79,7 @@ FAMILIES: Mapping[str, _Names] = MappingProxyType(
 
 
 def add_splade(checkpoint: Checkpoint, card: ModelCard, architecture: Architecture) -> Architecture:
-    """The architecture with its masked-LM head and SPLADE's pooling.
+    """Return the architecture with its masked-LM head and SPLADE's pooling added.
 
     Raises:
         CheckpointError: the head is not authored, a tensor is missing or of another shape, or the checkpoint asks for
@@ -115,14 +115,14 @@ def add_splade(checkpoint: Checkpoint, card: ModelCard, architecture: Architectu
         Pooling(("max",)),
         read_saturation(checkpoint),
     )
-    # `cls.predictions` of BERT's names, whose `cls.seq_relationship` is of no use here; `lm_head` of RoBERTa's.
+    # `cls.predictions` of BERT's names (`cls.seq_relationship` is not used); `lm_head` of RoBERTa's.
     stems = {name.rpartition(".")[0] or name for name in (names.dense, names.norm, names.decoder)}
     tensors.finish(*(f"{stem}." for stem in stems))
     return dataclasses.replace(architecture, modules=modules, output="sparse")
 
 
 def _decoder_table(checkpoint: Checkpoint, tensors: TensorReader, name: str, word: Weight) -> Weight:
-    """The word embeddings, or the decoder's own table where the configuration says that they are not tied."""
+    """Return the word embeddings, or the decoder's own table if the configuration does not tie the two."""
     tied = bool(checkpoint.config.get("tie_word_embeddings", True))
     if not tensors.has(name):
         if tied:
@@ -134,13 +134,13 @@ def _decoder_table(checkpoint: Checkpoint, tensors: TensorReader, name: str, wor
     if tied:
         raise CheckpointError(
             f"{checkpoint.folder}: config.json ties {name} to the word embeddings, and it differs from them: "
-            "set tie_word_embeddings in a copy to what is meant"
+            "set tie_word_embeddings in a copy to the right value"
         )
     return own
 
 
 def _decoder_bias(checkpoint: Checkpoint, tensors: TensorReader, names: _Names, size: int) -> Weight:
-    """The bias, under its older name or under the newer one; files of some versions have both."""
+    """Return the bias, under its older name or under the newer one; files of some versions have both."""
     newer = f"{names.decoder}.bias"
     if not tensors.has(newer):
         return tensors.take(names.bias, (size,))
@@ -151,13 +151,13 @@ def _decoder_bias(checkpoint: Checkpoint, tensors: TensorReader, names: _Names, 
 
 
 def read_saturation(checkpoint: Checkpoint) -> Saturation:
-    """What modules.json says of the pooling; without one it is SPLADE's own.
+    """Return the saturation of the pooling in modules.json; without modules.json it is SPLADE's own.
 
     Raises:
-        CheckpointError: another pooling than the maximum of log(1 + relu).
+        CheckpointError: the pooling is not the maximum of log(1 + relu).
     """
-    modules = list_modules(checkpoint.folder)
-    kinds = [kind for kind, _ in modules]
+    modules = sentence_transformers.read_modules(checkpoint.folder)
+    kinds = [module.kind for module in modules]
     if modules and kinds not in (["Transformer", "SpladePooling"], ["MLMTransformer", "SpladePooling"]):
         raise CheckpointError(
             f"{checkpoint.folder}: its modules are {', '.join(kinds)}; of sparse models, Fletcher authors those of a "
@@ -165,10 +165,9 @@ def read_saturation(checkpoint: Checkpoint) -> Saturation:
         )
     if not modules:
         return Saturation()
-    file = modules[1][1] / "config.json"
-    config = read_json(file)
-    known = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
-    if unknown := sorted(set(config) - known):
+    file, config = modules[1].folder / "config.json", sentence_transformers.read_config(modules[1])
+    keys = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
+    if unknown := sorted(set(config) - keys):
         raise CheckpointError(f"{file} has keys that Fletcher does not know: {', '.join(unknown)}")
     if config.get("pooling_strategy", "max") != "max":
         raise CheckpointError(f"{file}: pooling_strategy is {config['pooling_strategy']!r}; Fletcher authors max")

@@ -1,24 +1,23 @@
-"""sentence-transformers' modules after the encoder, as the checkpoint's `modules.json` lists them.
+"""Modules after the encoder of an embedding model, as the checkpoint's `modules.json` lists them.
 
-Source: sentence-transformers' `modules.json` and each module's own `config.json` and `model.safetensors`.
+Source: sentence-transformers' modules, with their `config.json` and `model.safetensors`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 
-import msgspec
-
 from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.sentence_transformers.files import Module as ModuleFiles
 from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Dense, Module, Normalize, Pooling
-from ..checkpoint.checkpoint import Checkpoint, read_header, read_json
+from ..checkpoint import sentence_transformers
+from ..checkpoint.checkpoint import Checkpoint, read_header
 from ..checkpoint.tensors import Norm, TensorReader
 
-__all__ = ["list_modules", "read_dense", "read_modules"]
+__all__ = ["read_dense", "read_modules"]
 
 #: torch's classes, by the last part of their dotted names, as transformers' activation names.
 ACTIVATIONS: Mapping[str, str] = MappingProxyType(
@@ -33,32 +32,24 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-class _Entry(msgspec.Struct):
-    """A line of `modules.json`."""
-
-    path: str
-    type: str
-
-
 def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> tuple[Module, ...]:
-    """What follows the encoder: the card's pooling, the checkpoint's Dense and LayerNorm modules, L2 if the card says so.
+    """Return the card's pooling, the checkpoint's Dense and LayerNorm modules, and L2 normalization if the card has it.
 
     Args:
-        checkpoint: where `modules.json` lies, if it has one.
-        card: the model's settings.
+        checkpoint: checkpoint, with or without `modules.json`.
+        card: settings of the model.
         hidden_size: width of a token vector.
 
     Raises:
-        CheckpointError: a module that Fletcher does not author, or modules that contradict the card.
+        CheckpointError: Fletcher does not author a module, or the modules contradict the card.
     """
     modules: list[Module] = [Pooling(card.pooling)]
     width = hidden_size * len(card.pooling)
     normalized = False
-    for entry in _entries(checkpoint.folder):
-        kind = entry.type.rsplit(".", 1)[-1]
-        folder = checkpoint.folder / entry.path
+    for entry in sentence_transformers.read_modules(checkpoint.folder):
+        kind = entry.kind
         if kind in ("Transformer", "Pooling"):
-            continue  # the encoder itself; the card's pooling was read from the other, or checked against it
+            continue  # the encoder itself, and the pooling, which the card already has
         if normalized:
             raise CheckpointError(
                 f"{checkpoint.folder}: modules.json has {kind} after Normalize, which is not authored"
@@ -66,11 +57,11 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
         if kind == "Normalize":
             normalized = True
         elif kind == "Dense":
-            dense = read_dense(folder, entry.path, width)
+            dense = read_dense(entry, width)
             modules.append(dense)
             width = dense.linear.weight.shape[1]
         elif kind == "LayerNorm":
-            modules.append(_read_norm(folder, entry.path, width))
+            modules.append(_read_norm(entry, width))
         elif kind != "Dropout":  # the identity when a model does not train
             raise CheckpointError(
                 f"{checkpoint.folder}: modules.json has the module {entry.type}; Fletcher authors Transformer, Pooling, "
@@ -87,47 +78,27 @@ def read_modules(checkpoint: Checkpoint, card: ModelCard, hidden_size: int) -> t
     return tuple(modules)
 
 
-def list_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Class name and folder of each module of `modules.json`; none if there is no file.
-
-    Raises:
-        CheckpointError: the file is malformed.
-    """
-    return [(entry.type.rsplit(".", 1)[-1], folder / entry.path) for entry in _entries(folder)]
+def _reader(module: ModuleFiles) -> TensorReader:
+    tensors = {tensor.name: tensor for tensor in read_header(module.folder / "model.safetensors")}
+    return TensorReader(Checkpoint(module.folder, {"model_type": module.folder.name}, tensors), prefixes=())
 
 
-def _entries(folder: Path) -> list[_Entry]:
-    file = folder / "modules.json"
-    if not file.is_file():
-        return []
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=list[_Entry])
-    except msgspec.MsgspecError as error:
-        raise CheckpointError(f"{file} is no list of sentence-transformers' modules: {error}") from error
-
-
-def _reader(folder: Path) -> TensorReader:
-    tensors = {tensor.name: tensor for tensor in read_header(folder / "model.safetensors")}
-    return TensorReader(Checkpoint(folder, {"model_type": folder.name}, tensors), prefixes=())
-
-
-def read_dense(folder: Path, path: str, width: int, *, place: str = "sentence_embedding") -> Dense:
-    """A Dense module.
+def read_dense(module: ModuleFiles, width: int, *, place: str = "sentence_embedding") -> Dense:
+    """Read a Dense module; its weights get the module's path as the prefix of their names.
 
     Args:
-        folder: of the module.
-        path: prefix of its weights' names in the graph.
-        width: elements that arrive.
-        place: what it works on: each text's vector, or `token_embeddings`.
+        module: its entry in `modules.json`.
+        width: elements of the vectors that it gets.
+        place: vectors that it works on: `sentence_embedding` (each text's), or `token_embeddings`.
 
     Raises:
-        CheckpointError: it does not fit, or asks for something that is not authored.
+        CheckpointError: the sizes do not fit, or the module asks for something that Fletcher does not author.
     """
-    config = read_json(folder / "config.json")
-    known = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
+    folder, config = module.folder, sentence_transformers.read_config(module)
+    keys = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
     if config.get("use_residual") is False:
-        known |= {"use_residual"}
-    if unknown := sorted(set(config) - known):
+        keys |= {"use_residual"}
+    if unknown := sorted(set(config) - keys):
         raise CheckpointError(f"{folder / 'config.json'} has keys that Fletcher does not know: {', '.join(unknown)}")
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, place):
@@ -143,17 +114,17 @@ def read_dense(folder: Path, path: str, width: int, *, place: str = "sentence_em
             f"{folder / 'config.json'}: activation_function is {config['activation_function']!r}; "
             f"Fletcher authors {', '.join(ACTIVATIONS)}"
         )
-    tensors = _reader(folder)
+    tensors = _reader(module)
     linear = tensors.linear("linear", width, num_out, bias=bool(config.get("bias", True)))
     tensors.finish()
-    return Dense(linear.renamed(path), ACTIVATIONS[activation])
+    return Dense(linear.renamed(module.path), ACTIVATIONS[activation])
 
 
-def _read_norm(folder: Path, path: str, width: int) -> Norm:
-    config = read_json(folder / "config.json")
-    if config.get("dimension") != width:
-        raise CheckpointError(f"{folder / 'config.json'}: dimension is {config.get('dimension')}, {width} arrive")
-    tensors = _reader(folder)
+def _read_norm(module: ModuleFiles, width: int) -> Norm:
+    size = sentence_transformers.read_config(module).get("dimension")
+    if size != width:
+        raise CheckpointError(f"{module.folder / 'config.json'}: dimension is {size}, {width} arrive")
+    tensors = _reader(module)
     norm = tensors.norm("norm", width, epsilon=1e-5)  # torch.nn.LayerNorm's default, which the module leaves as it is
     tensors.finish()
-    return norm.renamed(path)
+    return norm.renamed(module.path)

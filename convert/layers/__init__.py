@@ -1,1 +1,1 @@
-"""Proof layer by layer: every point of a served graph against transformers' model, or against another variant."""
+"""Comparison layer by layer: every point of a served graph with transformers' model, or with another variant."""

@@ -1,4 +1,4 @@
-"""The batches that layers are compared on: few, but of every shape that can go wrong on its own."""
+"""Batches for the comparison of layers: few, but of every shape that can fail on its own."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from fletcher.runtime.tokenizing.tokenizer import vocabulary_size
 
 from ..texts import text_of_length
 
-__all__ = ["LONGEST", "plan"]
+__all__ = ["LONGEST", "plan_batches"]
 
 #: Tokens of the longest text. Scores take 4 bytes · heads · layers · tokens² for each of four points: 150 MB for twelve
-#: layers of twelve heads. Whole vectors of longer texts are what `verify` without --layers compares.
+#: layers of twelve heads. `verify` without --layers compares the vectors of longer texts.
 LONGEST = 256
 
-#: Tokens of the texts that spread over the vocabulary.
+#: Tokens of the texts whose ids are spread over the vocabulary.
 SPREAD = 96
 
-#: Texts of the user that are looked into; `verify` without --layers takes all.
+#: Largest number of the user's texts; `verify` without --layers compares all.
 USER_TEXTS = 16
 
-#: Most texts in a batch.
+#: Largest number of texts in a batch.
 BATCH = 7
 
 Rows = list[list[int]]
 
 
-def plan(
+def plan_batches(
     tokenizer: Tokenizer,
     max_tokens: int,
     texts: Sequence[str],
     shape: tuple[int, int] | None = None,
     unseen_tail: int | None = None,
 ) -> list[Rows]:
-    """Token ids of each text of each batch: alone and short, alone and long, two, three alike, seven of mixed lengths.
+    """Return the token ids of each text of each batch.
 
-    Where queries are filled up, then two that are.
+    The batches are one short text, one long text, two texts, three of equal length, seven of mixed lengths, the user's texts,
+    and two filled queries if the model fills queries.
 
     Args:
-        tokenizer: the artifact's.
+        tokenizer: tokenizer of the artifact.
         max_tokens: longest input of the model.
-        texts: the user's, put behind the built-in ones.
-        shape: most texts of a batch and most tokens of a text, where the graph's shape is fixed.
-        unseen_tail: id of the token that queries are filled up with, if none attends to it.
+        texts: the user's texts, compared after the built-in ones.
+        shape: largest number of texts and of tokens, for a graph of fixed shape.
+        unseen_tail: id of the token that fills queries, if no token attends to it.
     """
     most, longest = shape or (BATCH, LONGEST)
     longest = min(max_tokens, longest)
@@ -55,8 +56,7 @@ def plan(
         return len(tokenizer.encode(text).ids)
 
     def row(length: int, start: int) -> list[int]:
-        wanted = min(length, longest)
-        ids: list[int] = tokenizer.encode(text_of_length(wanted, count, start=start)).ids
+        ids: list[int] = tokenizer.encode(text_of_length(min(length, longest), count, start=start)).ids
         return ids[:longest]
 
     mixed = [row(length, start) for start, length in enumerate((12, 3, 33, 7, 21), 1)]
@@ -76,6 +76,6 @@ def plan(
 
 
 def _spread(size: int, longest: int) -> Rows:
-    """Ids from the whole vocabulary, in order and mixed up: what the built-in texts never use is seen, too."""
+    """Return ids from the whole vocabulary, sorted and shuffled, so that ids that no built-in text uses are compared too."""
     ids = np.unique(np.linspace(0, size - 1, longest).astype(np.int64))
     return [ids.tolist(), np.random.default_rng(0).permutation(ids)[: longest // 2 + 1].tolist()]

@@ -1,4 +1,4 @@
-"""How far a point's values are from their reference, over many texts, and how far they may be."""
+"""Difference of a point's values from their reference, and its tolerance."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ROUNDOFF: Mapping[str, float] = MappingProxyType({"fp32": 2.0**-24, "fp16": 2.0*
 #: fp16 errs by 8 units of its roundoff in layer 5, a random ModernBERT by 23 in layer 2.
 SHARE: Mapping[str, float] = MappingProxyType({"fp32": 1.0, "fp16": 0.25, "bf16": 0.25})
 
-#: What rounding alone may amount to, in units of roundoff, before the first layer and for each layer more. Measured against
+#: Largest error by rounding alone, in units of roundoff, before the first layer and for each further layer. Measured against
 #: transformers in float32, largest error of a row over texts of 1 to 256 tokens: all-MiniLM-L6-v2 3 after the embeddings, 26
 #: in layer 0, 46 in layer 5; all-mpnet-base-v2, which has a few huge elements, 104 in layer 4 and 123 in layer 11; ten
 #: families with random weights and twelve layers at most 67. For float32 this allows 5e-6 in the first layer and 2e-5 in the
-#: twelfth; tanh for erf in GELU moves a row by 1e-4.
+#: twelfth. For comparison: GELU with tanh instead of erf moves a row by 1e-4.
 FIRST_LAYER = 80.0
 EACH_LAYER = 20.0
 
-#: Points that err more. A score is a sum whose terms cancel (237 in all-mpnet-base-v2's layer 9). Softmax turns absolute
-#: differences of scores into relative ones of weights: MiniLM's layer 0 has scores of 50, and 141 units in its softmax. The
-#: context averages that out again (53). A down projection's terms cancel as well: in all-mpnet-base-v2 their absolute values
-#: sum to 27 to 49 times the result, and on a processor with AVX-512 its layer 4 errs by 177 units.
+#: Factors of points with larger errors. A score is a sum whose terms cancel (237 in all-mpnet-base-v2's layer 9). Softmax
+#: turns absolute differences of scores into relative ones of weights: MiniLM's layer 0 has scores of 50, and 141 units in its
+#: softmax. The context averages that out again (53). A down projection's terms cancel as well: in all-mpnet-base-v2 their
+#: absolute values sum to 27 to 49 times the result, and on a processor with AVX-512 its layer 4 errs by 177 units.
 STEEP: Mapping[str, float] = MappingProxyType(
     {
         "attention/raw_scores": 3.0,
@@ -47,7 +47,7 @@ STEEP: Mapping[str, float] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Values of one text against their reference.
+    """Difference of one text's values from their reference.
 
     Attributes:
         max_abs: largest absolute difference of an element.
@@ -61,19 +61,19 @@ class Difference:
 
 
 def tolerance_of(precision: str, key: str, depth: int) -> float:
-    """What the relative error of a point may be.
+    """Return the tolerance of a point's relative error.
 
     Args:
-        precision: of the graph's arithmetic.
-        key: of the point.
-        depth: layers before the point.
+        precision: precision of the graph's arithmetic.
+        key: key of the point.
+        depth: number of layers before the point.
 
     Raises:
-        InputError: a precision that is not compared layer by layer.
+        InputError: Fletcher does not compare this precision layer by layer.
     """
     if precision not in ROUNDOFF:
         raise InputError(
-            f"the precision {precision} is not compared layer by layer: known are {', '.join(ROUNDOFF)}. "
+            f"the precision {precision} is not compared layer by layer, only {', '.join(ROUNDOFF)} are. "
             "Verify without --layers"
         )
     units = SHARE[precision] * (FIRST_LAYER + EACH_LAYER * depth) * STEEP.get(key.partition("/")[2], 1.0)
@@ -81,14 +81,14 @@ def tolerance_of(precision: str, key: str, depth: int) -> float:
 
 
 def compare_values(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> Difference:
-    """Compares values of one text.
+    """Compare values of one text.
 
     Args:
-        ours: any shape; the last axis is a row.
-        theirs: the same shape, or a shorter last axis, which zeros fill up.
+        ours: values of the graph, of any shape; the last axis is a row.
+        theirs: values of the reference, of the same shape, or with a shorter last axis, which is padded with zeros.
 
     Returns:
-        Infinite differences for other shapes, and for NaN or infinity on either side.
+        The difference; infinite for different shapes, and for NaN or infinity on either side.
     """
     if ours.ndim == theirs.ndim and ours.ndim and ours.shape[-1] > theirs.shape[-1]:
         theirs = np.pad(theirs, [(0, 0)] * (ours.ndim - 1) + [(0, ours.shape[-1] - theirs.shape[-1])])

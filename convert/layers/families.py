@@ -1,7 +1,8 @@
-"""Where each point lies in transformers' models: one table a family, module path to point.
+"""Places of the points in transformers' models: one table for each family, from points to module paths.
 
-Source: the `modeling_*.py` of transformers 5, and `reference_jina.py`. A module that a checkpoint has no use for is absent or
-the identity, and gives no point (ALBERT's projection, ModernBERT's first norm).
+Source: the `modeling_*.py` of transformers 5, and `reference/jina.py`. A module that a checkpoint does not use is absent or
+    the
+identity, and gives no point (ELECTRA's projection, ModernBERT's first norm).
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ from fletcher.runtime.errors import InputError
 
 __all__ = ["CLASSIFIERS", "FAMILIES", "MASKED_LM", "Family", "Tap", "taps_of"]
 
+#: The two kinds of residual blocks, by their bodies.
+Part = Literal["attention", "feed_forward"]
+
 
 @dataclass(frozen=True, slots=True)
 class Tap:
-    """A tensor that goes into or comes out of a module.
+    """Input or output tensor of a module.
 
     Attributes:
-        path: the module; empty for the layer itself.
-        side: which end.
-        argument: which positional argument, on the way in.
-        part: which of `parts` equal parts of the last axis.
-        parts: into how many the last axis is cut.
+        path: path of the module; empty for the layer itself.
+        side: input or output.
+        argument: index of the positional argument, for inputs.
+        part: index of one of `parts` equal parts of the last axis.
+        parts: number of equal parts of the last axis.
     """
 
     path: str
@@ -37,15 +41,15 @@ class Tap:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family's points.
+    """Points of a family.
 
     Attributes:
-        embeddings: by point; several taps are added up.
-        layer: regular expression of the layers' paths; a layer that runs several times is several layers.
-        points: by point, paths relative to the layer.
-        rotary: whether what reaches the attention function was rotated after its projection.
-        bias: what is added to the scores besides the mask, where the family does not call transformers' attention function.
-        softmax: the weights, where the family does not call it.
+        embeddings: taps by point; the values of several taps are summed.
+        layer: regular expression of the layers' paths; a layer that runs several times counts as several layers.
+        points: tap by point, with paths relative to the layer.
+        rotary: whether query and key are rotated between their projection and the attention function.
+        bias: bias of the scores besides the mask, for a family that does not call transformers' attention function.
+        softmax: attention weights, for a family that does not call transformers' attention function.
         final_norm: path of the norm after the last layer.
     """
 
@@ -66,34 +70,58 @@ def _out(path: str, part: int = 0, parts: int = 1) -> Tap:
     return Tap(path, "out", part=part, parts=parts)
 
 
-def _attention(query: str, key: str, value: str, output: str, norm: str) -> dict[str, Tap]:
-    """Post-norm attention: norm(x + output(context))."""
+def _norm_before(part: Part, norm: str, residual: Tap) -> dict[str, Tap]:
+    """Return the points of a block with the norm before its body: x + body(norm(x))."""
+    return {f"{part}/norm": _out(norm), f"{part}/residual": residual}
+
+
+def _norm_sum(part: Part, norm: str, again: str = "") -> dict[str, Tap]:
+    """Return the points of a block with the norm after its sum: norm(x + body(x)).
+
+    Args:
+        part: name of the body.
+        norm: path of the norm.
+        again: `_again` for a block around another one.
+    """
+    return {f"{part}/residual{again}": _into(norm), f"{part}/norm{again}": _out(norm)}
+
+
+def _attention(query: Tap, key: Tap, value: Tap, output: str) -> dict[str, Tap]:
+    """Return the points of an attention: three projections, and the output projection of the context."""
     return {
-        "attention/query": _out(query),
-        "attention/key": _out(key),
-        "attention/value": _out(value),
+        "attention/query": query,
+        "attention/key": key,
+        "attention/value": value,
         "attention/context": _into(output),
         "attention/output": _out(output),
-        "attention/residual": _into(norm),
-        "attention/norm": _out(norm),
     }
 
 
-def _feed_forward(up: str, down: str, norm: str) -> dict[str, Tap]:
-    """Post-norm feed-forward part: norm(x + down(activation(up(x))))."""
+def _feed_forward(up: str, down: str) -> dict[str, Tap]:
+    """Return the points of a plain feed-forward part: down(activation(up(x)))."""
+    return {"feed_forward/up": _out(up), "feed_forward/activation": _into(down), "feed_forward/down": _out(down)}
+
+
+def _gated(up: Tap, gate: Tap, activation: str, down: str) -> dict[str, Tap]:
+    """Return the points of a gated feed-forward part: down(activation(gate(x)) · up(x))."""
     return {
-        "feed_forward/up": _out(up),
-        "feed_forward/activation": _into(down),
+        "feed_forward/up": up,
+        "feed_forward/gate": gate,
+        "feed_forward/activation": _out(activation),
+        "feed_forward/gated": _into(down),
         "feed_forward/down": _out(down),
-        "feed_forward/residual": _into(norm),
-        "feed_forward/norm": _out(norm),
     }
+
+
+def _post_norm(query: str, key: str, value: str, output: str, norm: str) -> dict[str, Tap]:
+    """Return the points of a block of an attention whose norm is after its sum."""
+    return {**_attention(_out(query), _out(key), _out(value), output), **_norm_sum("attention", norm)}
 
 
 def _embeddings(
     *tables: Literal["token_type", "position"], projection: str | None = None
 ) -> dict[str, tuple[Tap, ...]]:
-    """Tables that are added in the order of Fletcher's graphs, then a LayerNorm."""
+    """Return the points of tables that are summed in the order of Fletcher's graphs, and of the LayerNorm after them."""
     word = _out("embeddings.word_embeddings")
     points: dict[str, tuple[Tap, ...]] = {"word": (word,)}
     if "token_type" in tables:
@@ -107,17 +135,20 @@ def _embeddings(
     return points
 
 
-_BERT_ATTENTION = _attention(
+_BERT_ATTENTION = _post_norm(
     "attention.self.query",
     "attention.self.key",
     "attention.self.value",
     "attention.output.dense",
     "attention.output.LayerNorm",
 )
-_BERT_FEED_FORWARD = _feed_forward("intermediate.dense", "output.dense", "output.LayerNorm")
+_BERT_FEED_FORWARD = {
+    **_feed_forward("intermediate.dense", "output.dense"),
+    **_norm_sum("feed_forward", "output.LayerNorm"),
+}
 
 _BERT = Family(
-    embeddings=_embeddings("token_type", "position", projection="embeddings_project"),  # ELECTRA's, where it has one
+    embeddings=_embeddings("token_type", "position", projection="embeddings_project"),  # ELECTRA's, if it has one
     layer=r"encoder\.layer\.\d+",
     points={**_BERT_ATTENTION, **_BERT_FEED_FORWARD},
 )
@@ -125,15 +156,16 @@ _DISTILBERT = Family(
     embeddings=_embeddings("position"),
     layer=r"transformer\.layer\.\d+",
     points={
-        **_attention("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm"),
-        **_feed_forward("ffn.lin1", "ffn.lin2", "output_layer_norm"),
+        **_post_norm("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "sa_layer_norm"),
+        **_feed_forward("ffn.lin1", "ffn.lin2"),
+        **_norm_sum("feed_forward", "output_layer_norm"),
     },
 )
 _MPNET = Family(
     embeddings=_embeddings("position"),
     layer=r"encoder\.layer\.\d+",
     points={
-        **_attention(
+        **_post_norm(
             "attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o", "attention.LayerNorm"
         ),
         **_BERT_FEED_FORWARD,
@@ -145,24 +177,20 @@ _ALBERT = Family(
     embeddings=_embeddings("token_type", "position", projection="encoder.embedding_hidden_mapping_in"),
     layer=r"encoder\.albert_layer_groups\.\d+\.albert_layers\.\d+",
     points={
-        **_attention("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm"),
-        **_feed_forward("ffn", "ffn_output", "full_layer_layer_norm"),
+        **_post_norm("attention.query", "attention.key", "attention.value", "attention.dense", "attention.LayerNorm"),
+        **_feed_forward("ffn", "ffn_output"),
+        **_norm_sum("feed_forward", "full_layer_layer_norm"),
     },
 )
 _NOMIC_BERT = Family(
     embeddings=_embeddings("token_type"),
     layer=r"layers\.\d+",
     points={
-        **_attention(
+        **_post_norm(
             "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "post_attention_layernorm"
         ),
-        "feed_forward/up": _out("mlp.up_proj"),
-        "feed_forward/gate": _out("mlp.gate_proj"),
-        "feed_forward/activation": _out("mlp.act_fn"),
-        "feed_forward/gated": _into("mlp.down_proj"),
-        "feed_forward/down": _out("mlp.down_proj"),
-        "feed_forward/residual": _into("post_mlp_layernorm"),
-        "feed_forward/norm": _out("post_mlp_layernorm"),
+        **_gated(_out("mlp.up_proj"), _out("mlp.gate_proj"), "mlp.act_fn", "mlp.down_proj"),
+        **_norm_sum("feed_forward", "post_mlp_layernorm"),
     },
     rotary=True,
 )
@@ -170,20 +198,10 @@ _MODERNBERT = Family(
     embeddings={"word": (_out("embeddings.tok_embeddings"),), "norm": (_out("embeddings.norm"),)},
     layer=r"layers\.\d+",
     points={
-        "attention/norm": _out("attn_norm"),
-        "attention/query": _out("attn.Wqkv", 0, 3),
-        "attention/key": _out("attn.Wqkv", 1, 3),
-        "attention/value": _out("attn.Wqkv", 2, 3),
-        "attention/context": _into("attn.Wo"),
-        "attention/output": _out("attn.Wo"),
-        "attention/residual": _into("mlp_norm"),
-        "feed_forward/norm": _out("mlp_norm"),
-        "feed_forward/up": _out("mlp.Wi", 1, 2),
-        "feed_forward/gate": _out("mlp.Wi", 0, 2),
-        "feed_forward/activation": _out("mlp.act"),
-        "feed_forward/gated": _into("mlp.Wo"),
-        "feed_forward/down": _out("mlp.Wo"),
-        "feed_forward/residual": _out(""),
+        **_norm_before("attention", "attn_norm", residual=_into("mlp_norm")),
+        **_attention(_out("attn.Wqkv", 0, 3), _out("attn.Wqkv", 1, 3), _out("attn.Wqkv", 2, 3), "attn.Wo"),
+        **_norm_before("feed_forward", "mlp_norm", residual=_out("")),
+        **_gated(_out("mlp.Wi", 1, 2), _out("mlp.Wi", 0, 2), "mlp.act", "mlp.Wo"),
     },
     rotary=True,
     final_norm="final_norm",
@@ -191,7 +209,14 @@ _MODERNBERT = Family(
 
 
 def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
-    """JinaBERT: which half of the packed product is the gate, and where the residual's norm lies."""
+    """Return the points of JinaBERT.
+
+    Args:
+        packed: path of the packed product of gate and up projection.
+        gate: half of the packed product that is the gate.
+        down: path of the down projection.
+        norm: path of the norm after the feed-forward part.
+    """
     return Family(
         embeddings=_embeddings("token_type"),
         layer=r"encoder\.layer\.\d+",
@@ -199,20 +224,14 @@ def _jina(packed: str, gate: int, down: str, norm: str) -> Family:
             **_BERT_ATTENTION,
             "attention/query/norm": _out("attention.self.layer_norm_q"),
             "attention/key/norm": _out("attention.self.layer_norm_k"),
-            "attention/residual_again": _into("layer_norm_1"),
-            "attention/norm_again": _out("layer_norm_1"),
-            "feed_forward/up": _out(packed, 1 - gate, 2),
-            "feed_forward/gate": _out(packed, gate, 2),
-            "feed_forward/activation": _out("mlp.act"),
-            "feed_forward/gated": _into(down),
-            "feed_forward/down": _out(down),
-            "feed_forward/residual": _into(norm),
-            "feed_forward/norm": _out(norm),
+            **_norm_sum("attention", "layer_norm_1", "_again"),
+            **_gated(_out(packed, 1 - gate, 2), _out(packed, gate, 2), "mlp.act", down),
+            **_norm_sum("feed_forward", norm),
         },
     )
 
 
-#: By transformers' `model_type`, or that of `reference_jina.py`.
+#: By transformers' `model_type`, or that of `reference/jina.py`.
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "albert": _ALBERT,
@@ -235,7 +254,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
 _POOLER = ("*pooler.dense", "classifier")
 _TWO_LAYERS = ("classifier.dense", "classifier.out_proj")
 
-#: Of `…ForSequenceClassification`: modules whose inputs are what each step after the encoder gives; `*` is the encoder.
+#: Modules of `…ForSequenceClassification` whose inputs are the results of the steps after the encoder; `*` is the encoder.
 CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "albert": ("*pooler", "classifier"),
@@ -253,7 +272,7 @@ CLASSIFIERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _LM_HEAD = ("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder")
 
-#: Of `…ForMaskedLM`: the transform's product, its norm, and the decoder.
+#: Modules of `…ForMaskedLM`: the transform's product, its norm, and the decoder.
 MASKED_LM: Mapping[str, tuple[str, str, str]] = MappingProxyType(
     {
         "albert": ("predictions.dense", "predictions.LayerNorm", "predictions.decoder"),
@@ -274,14 +293,14 @@ MASKED_LM: Mapping[str, tuple[str, str, str]] = MappingProxyType(
 
 
 def taps_of(model_type: str) -> Family:
-    """The table of a family.
+    """Return the table of a family.
 
     Raises:
-        InputError: there is none.
+        InputError: Fletcher has no table for the model type.
     """
     if model_type not in FAMILIES:
         raise InputError(
-            f"layers of the model type {model_type!r} cannot be compared with transformers: known are "
+            f"layers of the model type {model_type!r} cannot be compared with transformers, only those of "
             f"{', '.join(FAMILIES)}. Verify without --layers, or compare two variants with --against and --on"
         )
     return FAMILIES[model_type]

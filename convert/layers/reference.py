@@ -1,8 +1,8 @@
-"""The reference's side: every point of transformers' model on one text, recorded by forward hooks. torch only here.
+"""Points of transformers' model on one text, recorded by forward hooks: the reference's side of the comparison.
 
-Query, key, mask and scale are recorded where the model calls transformers' `eager_attention_forward`, which is wrapped while
-a text is traced; scores are then computed from them in float32. MPNet does not call it: its scores come from its query and
-key projections and the bias that its attention module is given.
+Query, key, mask and scale are recorded in calls of transformers' `eager_attention_forward`, which is wrapped during a trace,
+and scores are computed from them in float32. MPNet does not call it: its scores are computed from its query and key
+projections and from the bias that its attention module gets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .families import Tap
 from .scores import OUT_OF_SIGHT
-from .subject import Subject
+from .traced_model import TracedModel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,51 +32,52 @@ ATTENTION_FUNCTION = "eager_attention_forward"
 
 
 class Tracer:
-    """Hooks on a reference model. A context manager: afterwards the model is as it was."""
+    """Hooks on a reference model; a context manager that removes them."""
 
-    def __init__(self, subject: Subject) -> None:
-        """
+    def __init__(self, traced: TracedModel) -> None:
+        """Prepare the hooks; entering the context adds them.
+
         Args:
-            subject: the model.
+            traced: the model.
         """
-        self._subject = subject
-        self._model = subject.model
-        self._family = subject.family
+        self._traced = traced
+        self._model = traced.model
+        self._family = traced.family
         # Paths of the encoder's modules are relative to it, the others as they are.
         self._modules: dict[str, Any] = {
-            path.removeprefix(subject.prefix): module for path, module in self._model.named_modules()
+            path.removeprefix(traced.prefix): module for path, module in self._model.named_modules()
         }
         self._stack = contextlib.ExitStack()
         self._found: dict[str, Tensor] = {}
         self._layer = -1
 
     def run(self, row: Sequence[int], types: Sequence[int] | None = None) -> dict[str, NDArray[np.float32]]:
-        """Every point of one text, by key; shapes as in `GraphProbe.run`. The order is that of computation.
+        """Return every point of one text, by key; shapes as in `GraphProbe.run`. The order is that of computation.
 
         Args:
             row: token ids, special tokens included.
-            types: their token types, where the model is given any.
+            types: their token types, if the model gets any.
         """
         import torch
 
         self._found, self._layer = {}, -1
         ids = torch.tensor([list(row)], dtype=torch.long)
-        seen = torch.arange(len(row)) < _num_seen(row, self._subject.unseen_tail)
+        seen = torch.arange(len(row)) < _num_seen(row, self._traced.unseen_tail)
         inputs = {"input_ids": ids, "attention_mask": seen.long()[None]}
         if types is not None:
             inputs["token_type_ids"] = torch.tensor([list(types)], dtype=torch.long)
         with torch.no_grad():
-            found = self._model(**inputs)
+            output = self._model(**inputs)
             if not self._has_attention_function:
                 for layer in range(self._layer + 1):
                     self._score_by_taps(f"layers.{layer}")
             self._drop_idle_activations()
             points = {key: self._found[key] for key in self._ordered_keys()}
-            points.update(self._subject.finish(found))
+            points.update(self._traced.finish(output))
         return {key: value.numpy().astype(np.float32) for key, value in points.items()}
 
     def _drop_idle_activations(self) -> None:
-        """A graph has no node for an activation that does nothing (`linear`)."""
+        """Drop activations that are the identity (`linear`), for which a graph has no node."""
         for layer in range(self._layer + 1):
             name = f"layers.{layer}/feed_forward"
             before = self._found.get(f"{name}/gate", self._found[f"{name}/up"])
@@ -100,8 +101,8 @@ class Tracer:
                         self._tap(stack, full, tap, lambda point=point: f"layers.{self._layer}/{point}")  # type: ignore[misc]
             if self._family.final_norm is not None:
                 self._tap(stack, self._family.final_norm, Tap("", "out"), lambda: "final_norm")
-            for key, tap in self._subject.taps.items():
-                path = tap.path.removeprefix(self._subject.prefix)
+            for key, tap in self._traced.taps.items():
+                path = tap.path.removeprefix(self._traced.prefix)
                 self._tap(stack, path, tap, lambda key=key: key)  # type: ignore[misc]
             if self._has_attention_function:
                 stack.enter_context(self._wrapped_attention())
@@ -125,7 +126,7 @@ class Tracer:
         self._layer += 1
 
     def _tap(self, stack: contextlib.ExitStack, path: str, tap: Tap, key: Callable[[], str]) -> None:
-        """Records a module's input or output; a second tensor for the same point is added to the first."""
+        """Record a module's input or output; a second tensor for the same point is added to the first."""
 
         def keep(value: Any) -> None:
             tensor: Tensor = value[0] if isinstance(value, tuple) else value
@@ -147,7 +148,7 @@ class Tracer:
 
     @contextlib.contextmanager
     def _wrapped_attention(self) -> Iterator[None]:
-        """Wraps the attention function of the model's own file: `get_interface` looks it up at each call."""
+        """Wrap the attention function of the model's own file: `get_interface` looks it up at each call."""
         file = sys.modules[type(self._model).__module__]
         original = getattr(file, ATTENTION_FUNCTION)
 
@@ -190,7 +191,7 @@ class Tracer:
     def _score(
         self, layer: str, query: Tensor, key: Tensor, scale: float, bias: Tensor | None, softmax: Tensor
     ) -> None:
-        """Records scores of one text.
+        """Record scores of one text.
 
         Args:
             layer: prefix of the keys.
@@ -213,8 +214,7 @@ class Tracer:
         self._found[f"{name}/softmax_sums"] = softmax.new_ones(softmax.shape[:-1])
 
     def _ordered_keys(self) -> list[str]:
-        """Keys by place: embeddings, layers, final norm. Inside a layer as they were recorded, which is good enough to say
-        where a point stands that the graph lacks."""
+        """Return the keys sorted by place: embeddings, layers, final norm; inside a layer in the order of recording."""
         layers = {f"layers.{layer}": layer for layer in range(self._layer + 1)}
         place = {"embeddings": -1, "final_norm": len(layers), **layers}
 
@@ -225,10 +225,10 @@ class Tracer:
 
 
 def _num_seen(row: Sequence[int], tail: int | None) -> int:
-    """Tokens up to the last one that is not of the id `tail`; at least one."""
+    """Return the number of tokens up to the last one that is not of the id `tail`; at least one."""
     return max((place for place, token in enumerate(row, 1) if token != tail), default=1)
 
 
 def _side_by_side(heads: Tensor) -> Tensor:
-    """(1, heads, tokens, size) to (tokens, heads · size)."""
+    """Reshape (1, heads, tokens, size) to (tokens, heads · size)."""
     return heads[0].transpose(0, 1).flatten(1)

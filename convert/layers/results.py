@@ -1,4 +1,4 @@
-"""What a comparison of layers found: the structs that the table, the JSON file and the page are made from."""
+"""Results of a comparison of layers: the structs from which the table, the JSON file and the page are made."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Verdict = Literal["passed", "failed", "missing"]
 
 
 class PointResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One point: all texts of all batches together.
+    """Result of one point, over all texts of all batches.
 
     Attributes:
         section: `tokens` (vocabulary and ids), `weights`, `values` of the graph, or the `session` that is served.
-        point: its name for people.
-        key: its name for machines, equal on every target.
-        node: the graph's node, or the weight's name.
-        layer: index of its layer, if it belongs to one.
-        shape: of the artifact's value; names stand for sizes that the batch decides.
+        point: name in reports.
+        key: name for programs, equal on every target.
+        node: name of the graph's node, or of the weight.
+        layer: index of its layer, if it is in one.
+        shape: shape of the artifact's value; names stand for sizes that depend on the batch.
         max_abs: largest absolute difference of an element.
         relative: largest length of a row's difference, relative to the row's own length or, if that is larger, to the root
             mean square of the rows' lengths in that text. A row is what the last axis holds.
         cosine: smallest cosine of a text's values with the reference's.
-        tolerance: what `relative` may be.
+        tolerance: largest `relative` that passes.
         verdict: `missing` if one side lacks the point.
-        note: where it is worst, checksums, or what else is known.
+        note: text with the largest difference, checksums, or other details.
     """
 
     section: Section
@@ -49,19 +49,19 @@ class PointResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant against a reference, point by point.
+    """Comparison of a variant with a reference, point by point.
 
     Attributes:
         model: the card's name.
-        artifact: the folder, as it was given.
-        digest: of the artifact.
-        variant: whose points were looked at.
-        reference: the checkpoint, or the variant, that it was compared with.
+        artifact: the artifact's folder.
+        digest: digest of the artifact.
+        variant: name of the variant whose points were compared.
+        reference: the checkpoint, or the variant, with the expected values.
         time: UTC, ISO 8601.
         tools: versions by package.
         batches: tokens of each text of each batch.
-        points: in the order of computation.
-        first: the first one that diverges; None if all agree.
+        points: results in the order of computation.
+        first: the first point that diverges; None if all agree.
         verdict: `passed` if all agree.
     """
 
@@ -78,18 +78,19 @@ class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Literal["passed", "failed"]
 
     def first_in(self, section: Section) -> PointResult | None:
-        """The first point of a section that diverges."""
+        """Return the first point of a section that diverges."""
         return next((point for point in self.points if point.section == section and point.verdict != "passed"), None)
 
     @property
     def summary(self) -> str:
-        """One sentence: everything agrees, or where it first goes wrong."""
+        """Sentence that names the first point that diverges, if any does."""
         if self.first is None:
             return f"all {len(self.points)} points of {self.variant} agree with {self.reference}"
         return f"{self.variant} first diverges from {self.reference} at {_describe(self.first)}"
 
     def raise_if_failed(self) -> None:
-        """
+        """Raise an error if a point diverges.
+
         Raises:
             VerificationError: a point diverges; the message names the first one with its node.
         """
@@ -101,7 +102,7 @@ class LayersReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _describe(point: PointResult) -> str:
-    """A diverging point in words: its name, its node, and by how much."""
+    """Return name, node and relative error of a diverging point, as text."""
     figures = "" if point.verdict == "missing" else f", relative error {point.relative:.1e} of {point.tolerance:.0e}"
     note = f" ({point.note})" if point.note else ""
     return f"{point.point}, node {point.node}{figures}{note}"

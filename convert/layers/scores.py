@@ -1,13 +1,13 @@
-"""What an attention computes between its projections and its context, in the graphs of every target.
+"""Scores of an attention, from its projections to its context, in the graphs of every target.
 
-The operator `Attention` (cpu) keeps it to itself. Beside each such node stand four copies of it with the same inputs and
-attributes and the fourth output that ONNX gives it, `qk_matmul_output`; the first copy has scale 1. In ONNX Runtime 1.32
+The operator `Attention` (cpu) does not show them. Each such node gets four copies with the same inputs and attributes and the
+operator's fourth output, `qk_matmul_output`; the first copy has scale 1. In ONNX Runtime 1.32
 (CPU, opset 24) mode 0 gives the scaled products, 2 those with bias and mask added (-3.4e38 on padding, with
-`nonpad_kv_seqlen` and with masks), 3 the softmax. A node that is asked for them may take another kernel, which is equal to
+`nonpad_kv_seqlen` and with masks), 3 the softmax. A node with this output can run another kernel, which is equal up to
 rounding: tests/convert/layers/test_probe.py recomputes all of them with numpy, and the served node's context from them.
 
-Where attention is spelled out (tensorrt, coreml), its values are read; the query is scaled before the product there, so raw
-scores do not exist. `PackedMultiHeadAttention` (cuda) shows nothing.
+Attention in standard operators (tensorrt, coreml) has the scores as values; the query is scaled before the product there, so
+raw scores do not exist. `PackedMultiHeadAttention` (cuda) does not show them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .points import SCORE_POINTS
 
 __all__ = ["OUT_OF_SIGHT", "Shown", "copies_of", "shown_by", "split_scores"]
 
-#: A score lower than it was before the mask by more than this is masked: learned biases and ALiBi stay far below.
+#: A score that the mask lowers by more than this is masked; learned biases and ALiBi lower it by far less.
 OUT_OF_SIGHT = 1e3
 
 #: Copies of an attention node: suffix of their names, `qk_matmul_output_mode`, and attributes that differ.
@@ -45,10 +45,10 @@ class Shown:
     """Names of a layer's values, each (texts, heads, longest, longest).
 
     Attributes:
-        raw: query · keyᵀ, where it exists.
-        scaled: times the scale.
-        masked: plus bias and mask.
-        softmax: of that.
+        raw: query · keyᵀ, if the graph computes it.
+        scaled: raw scores times the scale.
+        masked: scaled scores plus bias and mask.
+        softmax: softmax of the masked scores.
     """
 
     raw: str | None
@@ -62,7 +62,7 @@ class Shown:
 
 
 def shown_by(node: onnx.NodeProto) -> Shown | None:
-    """The scores that a node computes, if it is the one that computes a layer's last scores."""
+    """Return the names of a layer's scores, if the node is its attention or the softmax of its attention."""
     if node.op_type == "Attention":
         return Shown(*(f"{node.name}#{suffix}" for suffix, _, _ in _COPIES))
     if node.op_type == "Softmax" and node.name.endswith("/attention/weights"):
@@ -72,7 +72,7 @@ def shown_by(node: onnx.NodeProto) -> Shown | None:
 
 
 def copies_of(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Copies of an `Attention` node that give what `shown_by` names."""
+    """Return copies of an `Attention` node whose outputs are the scores that `shown_by` names."""
     return [_copy(node, *copy) for copy in _COPIES] if node.op_type == "Attention" else []
 
 
@@ -90,28 +90,28 @@ def _copy(node: onnx.NodeProto, suffix: str, mode: int, changed: Mapping[str, fl
 def split_scores(
     shown: Shown, arrays: Mapping[str, NDArray[np.float32]], batch: Encodings
 ) -> dict[str, list[NDArray[np.float32]]]:
-    """A layer's scores by point and text, without the rows of padding.
+    """Return a layer's scores by point and text, without the rows of padding.
 
     Args:
         shown: names of the values.
-        arrays: the values.
-        batch: the texts.
+        arrays: values by name.
+        batch: texts of the batch.
 
     Returns:
-        (heads, tokens, tokens) for each text; the mask and the softmax go on to the longest text, and sums have no last axis.
-        What is masked is 0 in `biased_scores`.
+        (heads, tokens, tokens) for each text; the last axis of the mask and of the softmax is that of the longest text, and
+        sums have no last axis. Masked scores are 0 in `biased_scores`.
     """
     scaled, masked, softmax = arrays[shown.scaled], arrays[shown.masked], arrays[shown.softmax]
     with np.errstate(invalid="ignore", over="ignore"):
         seen = masked - scaled > -OUT_OF_SIGHT
     biased = np.where(seen, masked, np.float32(0))
-    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in SCORE_POINTS}
+    scores: dict[str, list[NDArray[np.float32]]] = {name: [] for name in SCORE_POINTS}
     for row, size in enumerate(batch.lengths.tolist()):
         if shown.raw is not None:
-            found["attention/raw_scores"].append(arrays[shown.raw][row, :, :size, :size])
-        found["attention/scaled_scores"].append(scaled[row, :, :size, :size])
-        found["attention/mask"].append(seen[row, :, :size].astype(np.float32))
-        found["attention/biased_scores"].append(biased[row, :, :size, :size])
-        found["attention/softmax"].append(softmax[row, :, :size])
-        found["attention/softmax_sums"].append(softmax[row, :, :size].sum(axis=-1))
-    return {name: rows for name, rows in found.items() if rows}
+            scores["attention/raw_scores"].append(arrays[shown.raw][row, :, :size, :size])
+        scores["attention/scaled_scores"].append(scaled[row, :, :size, :size])
+        scores["attention/mask"].append(seen[row, :, :size].astype(np.float32))
+        scores["attention/biased_scores"].append(biased[row, :, :size, :size])
+        scores["attention/softmax"].append(softmax[row, :, :size])
+        scores["attention/softmax_sums"].append(softmax[row, :, :size].sum(axis=-1))
+    return {name: rows for name, rows in scores.items() if rows}

@@ -1,4 +1,4 @@
-"""What a graph's points are apart from their reference, over all texts, and the results that follow."""
+"""Differences of a graph's points from their reference over all texts, and the results made from them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compare import Difference, compare_values
-from .points import Kind, Point, layer_of, title_of
+from .points import GraphPoint, Kind, layer_of, title_of
 from .probe import Values
 from .results import PointResult
 
@@ -18,7 +18,7 @@ __all__ = ["Tally"]
 
 @dataclass(frozen=True, slots=True)
 class _Sum:
-    """A point over the texts that were compared so far; see `PointResult`."""
+    """Differences of a point over the texts that were compared so far; see `PointResult`."""
 
     max_abs: float
     relative: float
@@ -42,41 +42,42 @@ class _Sum:
 
 
 class Tally:
-    """Collects the differences of a graph's points, batch by batch."""
+    """Collector of the differences of a graph's points, batch by batch."""
 
-    def __init__(self, points: Sequence[Point], hidden: Collection[str] = ()) -> None:
-        """
+    def __init__(self, points: Sequence[GraphPoint], hidden: Collection[str] = ()) -> None:
+        """Start without any difference.
+
         Args:
-            points: the graph's, in the order of computation.
-            hidden: keys that the graph computes and does not show.
+            points: points of the graph, in the order of computation.
+            hidden: keys of points that the graph computes inside an operator.
         """
         self._hidden = hidden
         self._points = {point.key: point for point in points}
         self._sums: dict[str, _Sum] = {}
         self._expected: dict[str, None] = {}
 
-    def add(self, found: Values, expected: Values, lengths: Sequence[int]) -> None:
-        """Compares one batch.
+    def add(self, values: Values, expected: Values, lengths: Sequence[int]) -> None:
+        """Compare one batch.
 
         Args:
-            found: the graph's values.
-            expected: the reference's, in the order of computation.
+            values: values of the graph.
+            expected: values of the reference, in the order of computation.
             lengths: tokens of each text.
         """
         self._expected.update((key, None) for key in expected if key not in self._hidden)
         for key in self._points.keys() & expected.keys():
-            for row, (ours, theirs) in enumerate(zip(found[key], expected[key], strict=True)):
+            for row, (ours, theirs) in enumerate(zip(values[key], expected[key], strict=True)):
                 where = f"worst in text {row + 1} of a batch of {len(lengths)}, {lengths[row]} tokens long"
                 new = _Sum.of(ours, compare_values(ours, theirs), where)
                 self._sums[key] = self._sums[key].with_(new) if key in self._sums else new
 
     def results(self, tolerance: Callable[[str], float]) -> list[PointResult]:
-        """One result a point, in the graph's order.
+        """Return one result for each point, in the graph's order.
 
-        Points that the graph lacks stand where the reference has them: behind the last one before that the graph has.
+        A point that the graph lacks comes after the last earlier point of the reference that the graph has.
 
         Args:
-            tolerance: of a point's relative error, by its key.
+            tolerance: returns the tolerance of a point's relative error, by its key.
         """
         order, previous = [*self._points], -1
         for key in self._expected:
@@ -126,8 +127,8 @@ class Tally:
         )
 
 
-def _free(point: Point, shape: tuple[int, ...]) -> tuple[int | str, ...]:
-    """A text's shape as the batch's, with names for the sizes that the batch decides."""
+def _free(point: GraphPoint, shape: tuple[int, ...]) -> tuple[int | str, ...]:
+    """Return the shape of the batch from a text's shape, with names for sizes that depend on the batch."""
     if point.kind is Kind.TOKENS:
         return ("tokens", *shape[1:])
     if point.kind is Kind.TEXTS:

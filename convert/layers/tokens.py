@@ -1,4 +1,4 @@
-"""The first points: the vocabulary, the ids of texts, and the tokens that ColBERT skips, against transformers' tokenizer."""
+"""First points of the comparison: vocabulary, token ids, and the tokens that ColBERT skips."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from fletcher.model_zoo.sentence_transformers.heads import read_late_interaction
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
 
+from ..checkpoint.sentence_transformers import read_files
 from ..texts import EDGES, SENTENCES
-from ..verify.judge import Probe, compare_ids
+from ..verify.verdicts import Probe, compare_ids
 from .results import PointResult
-from .subject import Subject
+from .traced_model import TracedModel
 
 __all__ = ["compare_skipped", "compare_tokenizers", "open_tokenizer"]
 
 
 def open_tokenizer(artifact: Artifact) -> Tokenizer:
-    """The artifact's tokenizer, without truncation.
+    """Return the artifact's tokenizer, without truncation.
 
     Raises:
-        ArtifactError: it cannot be read.
+        ArtifactError: the tokenizer file cannot be read.
     """
     TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)  # the checks of a load
     tokenizer = Tokenizer.from_file(str(artifact.tokenizer_file))
@@ -33,16 +34,16 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     return tokenizer
 
 
-def compare_tokenizers(artifact: Artifact, subject: Subject, texts: Sequence[str]) -> Iterator[PointResult]:
-    """Vocabulary and token ids.
+def compare_tokenizers(artifact: Artifact, traced: TracedModel, texts: Sequence[str]) -> Iterator[PointResult]:
+    """Compare vocabulary and token ids with transformers' tokenizer.
 
     Args:
-        artifact: ours.
-        subject: theirs.
-        texts: compared besides the built-in ones.
+        artifact: the artifact.
+        traced: the reference.
+        texts: texts to compare besides the built-in ones.
     """
     ours = open_tokenizer(artifact).get_vocab(with_added_tokens=True)
-    theirs = subject.tokenizer.get_vocab()
+    theirs = traced.tokenizer.get_vocab()
     different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     note = ""
     if different:
@@ -51,36 +52,37 @@ def compare_tokenizers(artifact: Artifact, subject: Subject, texts: Sequence[str
     yield _result("vocabulary", len(ours), len(different), note)
 
     probes = [Probe(text, RAW) for text in (*EDGES, *SENTENCES, *texts)]
-    rows = subject.tokenize([probe.text for probe in probes])
+    rows = traced.tokenize([probe.text for probe in probes])
     tokenizer = TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
     ids = compare_ids(tokenizer.encode([probe.text for probe in probes]), rows, probes)
     yield _result("token ids", ids.compared, ids.compared - ids.equal, ids.reason)
 
 
-def compare_skipped(artifact: Artifact, subject: Subject, folder: Path) -> Iterator[PointResult]:
-    """The tokens whose vectors ColBERT leaves out, of queries and of documents; nothing for other models.
+def compare_skipped(artifact: Artifact, traced: TracedModel, folder: Path) -> Iterator[PointResult]:
+    """Compare the tokens whose vectors ColBERT leaves out, of queries and of documents; other models give no result.
 
     Args:
-        artifact: its card says which, its tokenizer what their ids are.
-        subject: whose vocabulary has the ids that are right.
-        folder: the checkpoint, whose files say which.
+        artifact: artifact, whose card has the tokens, and whose tokenizer has their ids.
+        traced: reference, whose vocabulary has the expected ids.
+        folder: checkpoint, whose files have the expected tokens.
     """
     late, card = artifact.manifest.card.late_interaction, artifact.manifest.card
     if late is None:
         return
     ours = _skipped_ids(late, TextTokenizer(artifact.tokenizer_file, card.max_tokens).token_id)
-    theirs = _skipped_ids(read_late_interaction(folder, card.max_tokens)[0], subject.tokenizer.get_vocab().get)
+    published, _ = read_late_interaction(read_files(folder), card.max_tokens)
+    theirs = _skipped_ids(published, traced.tokenizer.get_vocab().get)
     different = sorted(ours ^ theirs)
     note = ""
     if different:
         role, token = different[0]
-        who = "the artifact" if different[0] in ours else "the checkpoint"
-        note = f"{len(different)} differ: {who} alone skips the id {token} in a {role}"
+        side = "the artifact" if different[0] in ours else "the checkpoint"
+        note = f"{len(different)} differ: {side} alone skips the id {token} in a {role}"
     yield _result("skipped tokens", len(theirs), len(different), note)
 
 
 def _skipped_ids(late: LateInteraction, id_of: Callable[[str], int | None]) -> set[tuple[str, int]]:
-    """Roles and ids; a token that the vocabulary lacks is skipped nowhere."""
+    """Return roles and ids of the skipped tokens that the vocabulary has."""
     ids = [token for name in late.skipped if (token := id_of(name)) is not None]
     return {(role, token) for role in late.skipped_in for token in ids}
 

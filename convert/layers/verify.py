@@ -1,7 +1,7 @@
-"""Layer by layer: a variant against transformers' model, or against another variant of the same artifact.
+"""Comparison of a variant with transformers' model, or with another variant of the same artifact, layer by layer.
 
-In order: vocabulary and token ids, every weight, every point of the graph on batches of several sizes and lengths, and at
-last the session that is served against the graph that was looked into. See `probe`, `reference` and `weights`.
+The order is: vocabulary and token ids, every weight, every point of the graph on batches of several sizes and lengths, and
+at last the served session with the probed graph. See `probe`, `reference` and `weights`.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from ..precision import Float
 from ..targets.emit import choose, emit
 from ..verify.comparison import versions
 from ..verify.verify import fetch_reference
-from .batches import Rows, plan
+from .batches import Rows, plan_batches
 from .compare import ROUNDOFF, compare_values, tolerance_of
 from .points import layer_of
 from .probe import GraphProbe, Values
 from .reference import Tracer
 from .results import LayersReport, PointResult
-from .subject import SUBJECTS
 from .tally import Tally
 from .tokens import compare_skipped, compare_tokenizers, open_tokenizer
+from .traced_model import TRACED_MODELS
 from .weights import compare_weights
 
 __all__ = ["compare_variants", "verify_layers"]
@@ -47,25 +47,25 @@ __all__ = ["compare_variants", "verify_layers"]
 
 def verify_layers(
     path: str | Path,
-    *,
     reference: str | None = None,
-    texts: Sequence[str] | None = None,
+    *,
+    texts: Sequence[str] = (),
     variant: str | None = None,
     progress: Progress = SILENT,
 ) -> LayersReport:
-    """Compares a variant with the HuggingFace model at every point; writes nothing.
+    """Compare a variant with the HuggingFace model at every point; write nothing.
 
-    A failure is told by the report's verdict; `LayersReport.raise_if_failed` turns it into an error.
+    A difference is not raised: the report has a verdict, and `LayersReport.raise_if_failed` turns it into an error.
 
     Args:
         path: the artifact's folder.
         reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
-        texts: looked into besides the built-in ones.
-        variant: which one; None is the artifact's first.
-        progress: receives messages and counts.
+        texts: texts to compare besides the built-in ones.
+        variant: the variant to compare; None is the artifact's first.
+        progress: receives messages and counts. Default: nothing is reported.
 
     Raises:
-        InputError: a variant or a family that cannot be compared layer by layer.
+        InputError: the variant or the family cannot be compared layer by layer.
         ArtifactError: the artifact cannot be read, or is damaged.
         SourceError: the reference cannot be fetched.
         ChecksumError: a file of the artifact is damaged, or the reference is not the checkpoint that it was made from.
@@ -77,17 +77,17 @@ def verify_layers(
     card = artifact.manifest.card
     artifact.check_files()
     folder, name = fetch_reference(artifact, reference, progress)
-    subject = SUBJECTS[card.output](folder, card)
-    rows = plan(open_tokenizer(artifact), card.max_tokens, texts or (), chosen.feeds.shape, subject.unseen_tail)
+    traced = TRACED_MODELS[card.output](folder, card)
+    rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
     batches = _encode(rows, chosen)
-    with GraphProbe(artifact, chosen) as probe, Tracer(subject) as tracer:
-        # What a Dense module of sentence-transformers gives before its activation, the reference keeps to itself.
+    with GraphProbe(artifact, chosen) as probe, Tracer(traced) as tracer:
+        # The reference does not show the result of a sentence-transformers Dense module before its activation.
         probe.points = [
             point
             for point in probe.points
-            if point.key in subject.taps or point.key in subject.steps or not point.key.endswith("/dense")
+            if point.key in traced.taps or point.key in traced.steps or not point.key.endswith("/dense")
         ]
-        results = [*compare_tokenizers(artifact, subject, texts or ()), *compare_skipped(artifact, subject, folder)]
+        results = [*compare_tokenizers(artifact, traced, texts), *compare_skipped(artifact, traced, folder)]
         progress.line("comparing the weights with the checkpoint's")
         tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
         expected = _expected_weights(folder, card, chosen)
@@ -102,26 +102,26 @@ def verify_layers(
             return {key: [values[key] for values in traces] for key in traces[0]}
 
         values = _compare_values(artifact, chosen, probe, trace, chosen.precision, batches, progress)
-    return _report(artifact, chosen, name, subject.tools, batches, [*results, *values])
+    return _report(artifact, chosen, name, traced.tools, batches, [*results, *values])
 
 
 def compare_variants(
-    path: str | Path, *, against: str, on: str, texts: Sequence[str] | None = None, progress: Progress = SILENT
+    path: str | Path, *, against: str, on: str, texts: Sequence[str] = (), progress: Progress = SILENT
 ) -> LayersReport:
-    """Compares a variant with another one of the same artifact, at every point that both have; writes nothing.
+    """Compare a variant with another one of the same artifact, at every point that both have; write nothing.
 
     Args:
         path: the artifact's folder.
-        against: the variant that is taken for right, by its name, or by its target if there is one of it.
-        on: the variant that is judged, with the tolerance of the coarser precision of the two.
-        texts: looked into besides the built-in ones.
-        progress: receives messages and counts.
+        against: the variant whose values are expected, by its name, or by its target if the artifact has one variant of it.
+        on: the variant to compare, with the tolerance of the coarser precision of the two.
+        texts: texts to compare besides the built-in ones.
+        progress: receives messages and counts. Default: nothing is reported.
 
     Raises:
-        InputError: a variant that cannot be compared layer by layer, or one with itself.
+        InputError: a variant cannot be compared layer by layer, or both are the same.
         ArtifactError: the artifact cannot be read, is damaged, or lacks a variant.
-        MissingPackageError: one is for CUDA, and no ONNX Runtime with CUDA is installed.
-        ProviderError: one is, and CUDA cannot be used here.
+        MissingPackageError: a variant is for CUDA, and ONNX Runtime with CUDA is not installed.
+        ProviderError: a variant is for CUDA, which cannot be used on this machine.
     """
     artifact = Artifact.open(path)
     right, judged = _find_variant(artifact, against), _find_variant(artifact, on)
@@ -132,7 +132,7 @@ def compare_variants(
     expansion = card.late_interaction.expansion if card.late_interaction is not None else None
     tail = tokenizer.token_to_id(expansion.token) if expansion is not None and not expansion.attended else None
     shape = judged.feeds.shape or right.feeds.shape
-    batches = _encode(plan(tokenizer, card.max_tokens, texts or (), shape, tail), judged)
+    batches = _encode(plan_batches(tokenizer, card.max_tokens, texts, shape, tail), judged)
     coarser = max(right.precision, judged.precision, key=lambda precision: ROUNDOFF[precision])
     with GraphProbe(artifact, right) as other, GraphProbe(artifact, judged) as probe:
         common = {point.key for point in other.points} & {point.key for point in probe.points}
@@ -147,11 +147,11 @@ def compare_variants(
 
 
 def _find_variant(artifact: Artifact, name: str | None) -> Variant:
-    """A variant by its name, or by its target if the artifact has one of it.
+    """Return a variant by its name, or by its target if the artifact has one of it.
 
     Raises:
-        ArtifactError: there is none.
-        InputError: its values have no names that are known here, or its precision has no tolerance.
+        ArtifactError: the artifact has no such variant.
+        InputError: the variant was traced, so that its values have no known names, or its precision has no tolerance.
     """
     of_target = [variant for variant in artifact.manifest.variants if variant.target == name]
     variant = of_target[0] if len(of_target) == 1 else artifact.variant(name)
@@ -169,7 +169,7 @@ def _find_variant(artifact: Artifact, name: str | None) -> Variant:
 
 
 def _encode(batches: Sequence[Rows], variant: Variant) -> list[Encodings]:
-    """Batches as a variant takes them: with the second half of each text of token type 1, where it tells types apart."""
+    """Return the batches as encodings; for a variant with token types, the second half of each text is of type 1."""
     encodings = [Encodings.from_lists(rows) for rows in batches]
     if all(info.name != "token_type_ids" for info in variant.inputs):
         return encodings
@@ -178,19 +178,19 @@ def _encode(batches: Sequence[Rows], variant: Variant) -> list[Encodings]:
 
 
 def _rows(values: NDArray[np.int32], batch: Encodings) -> list[list[int]]:
-    """Packed values by texts."""
+    """Return packed values split by texts."""
     return [row.tolist() for row in np.split(values, batch.offsets[1:-1])]
 
 
 def _expected_weights(folder: Path, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:
-    """The weights that `export` would write for a variant now."""
+    """Return the weights that `export` would write for a variant now."""
     architecture = describe_model(Checkpoint.open(folder), card)
     precision = choose(variant.target, cast(Float, variant.precision), variant.islands)
     emissions = emit(variant.target, architecture, card.dimension, card.max_tokens, precision)
     names = {f"{variant.target}-{variant.precision}{emission.suffix}": emission for emission in emissions}
     if variant.name not in names:
         raise InputError(
-            f"the checkpoint {folder} gives no graph {variant.name}, only {', '.join(names)}: compare with the checkpoint "
+            f"the checkpoint {folder} has no graph {variant.name}, only {', '.join(names)}: compare with the checkpoint "
             "that the artifact was made from"
         )
     return names[variant.name].graph.weights
@@ -205,14 +205,14 @@ def _compare_values(
     batches: Sequence[Encodings],
     progress: Progress,
 ) -> list[PointResult]:
-    """Every point of the graph over all batches, and the served session's vectors against the probed graph's.
+    """Compare every point of the graph over all batches, and the served session's vectors with the probed graph's.
 
     Args:
-        artifact: where the variant lies.
-        variant: the one that is judged.
+        artifact: artifact of the variant.
+        variant: variant to compare.
         probe: its graph.
-        expect: what the reference has on each text of a batch.
-        precision: whose tolerance holds.
+        expect: returns the reference's values on each text of a batch.
+        precision: precision whose tolerance applies.
         batches: texts.
         progress: receives messages and counts.
     """
@@ -237,7 +237,7 @@ def _compare_values(
         with open_session(artifact, variant, provider=default_provider(variant.target)) as session:
             served = [session.run(batch) for batch in batches]
     except (MissingPackageError, ProviderError) as error:
-        progress.warn(f"the graph was looked into, and the session that is served was not compared with it: {error}")
+        progress.warn(f"the graph was compared, and the served session was not compared with it: {error}")
         return results
     output = artifact.manifest.card.output
     return [*results, _compare_session(output, np.concatenate(served), np.concatenate(probed), tolerance(output))]
@@ -246,13 +246,13 @@ def _compare_values(
 def _compare_session(
     output: Output, served: NDArray[np.float32], probed: NDArray[np.float32], tolerance: float
 ) -> PointResult:
-    """The session that is served, on its target's provider, against the graph that was looked into.
+    """Compare the served session, on its target's provider, with the probed graph.
 
     Args:
-        output: what it gives.
-        served: its values, (texts, dimension) or (tokens, dimension).
-        probed: same.
-        tolerance: of the relative error.
+        output: output of the model.
+        served: values of the session, (texts, dimension) or (tokens, dimension).
+        probed: values of the probed graph, of the same shape.
+        tolerance: tolerance of the relative error.
     """
     difference = compare_values(served, probed)
     return PointResult(

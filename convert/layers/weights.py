@@ -1,7 +1,7 @@
-"""Every weight of the graph that is served against the checkpoint, bit for bit, through the family's mapping.
+"""Comparison of every weight of the served graph with the checkpoint, bit for bit.
 
-The expected weights are made from the checkpoint as `export` makes them: transposed, joined, cut to a row, looked up by
-distance. The found ones are read where the graph says that they lie: file, offset and length of each initializer.
+The expected weights are computed from the checkpoint as `export` computes them: transposed, joined, cut to a row, looked up
+by distance. The stored weights are read by file, offset and length of each initializer of the graph.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .results import PointResult
 
 __all__ = ["compare_weights"]
 
-SURPLUS = "nothing in the checkpoint gives this weight"
+SURPLUS = "the checkpoint does not give this weight"
 
 _DTYPES = {kind.onnx: kind.numpy for kind in FLOATS.values()}
 
@@ -32,16 +32,16 @@ _DTYPES = {kind.onnx: kind.numpy for kind in FLOATS.values()}
 def compare_weights(
     model: onnx.ModelProto, folder: Path, tables: Mapping[str, NDArray[Any]], expected: Mapping[str, Weight]
 ) -> Iterator[PointResult]:
-    """One result a weight: tables of the host, then in the order in which the graph uses them; then those that it lacks.
+    """Yield a result for each weight: tables of the host, weights in the order of use, then weights that the graph lacks.
 
     Args:
         model: the served graph, without its weights.
-        folder: where its weights lie.
+        folder: folder of its weights.
         tables: weights that the host looks up, by name.
-        expected: what `export` would write, by name.
+        expected: weights that `export` would write, by name.
 
     Raises:
-        ArtifactError: the weights cannot be read where the graph says that they lie.
+        ArtifactError: a weight cannot be read at the place that the graph gives.
     """
     external = {tensor.name: tensor for tensor in model.graph.initializer if tensor.external_data}
     used = dict.fromkeys(name for node in model.graph.node for name in node.input if name in external)
@@ -60,20 +60,20 @@ def _unmatched(name: str, note: str) -> PointResult:
     )
 
 
-def _compare(name: str, found: NDArray[Any], expected: Mapping[str, Weight]) -> PointResult:
-    wanted = expected[name].load().astype(FLOATS[expected[name].precision].numpy)
-    digest, wanted_digest = _digest(found), _digest(wanted)
+def _compare(name: str, stored: NDArray[Any], expected: Mapping[str, Weight]) -> PointResult:
+    right = expected[name].load().astype(FLOATS[expected[name].precision].numpy)
+    digest, right_digest = _digest(stored), _digest(right)
     difference, note = Difference(0.0, 0.0, 1.0), f"sha256 {digest[:16]}"
-    equal = digest == wanted_digest and found.shape == wanted.shape and found.dtype == wanted.dtype
+    equal = digest == right_digest and stored.shape == right.shape and stored.dtype == right.dtype
     if not equal:
-        difference = compare_values(found.astype(np.float32), wanted.astype(np.float32))
-        note += f", the checkpoint's {wanted_digest[:16]}{_explain(found, wanted, name, expected)}"
+        difference = compare_values(stored.astype(np.float32), right.astype(np.float32))
+        note += f", the checkpoint's {right_digest[:16]}{_explain(stored, right, name, expected)}"
     return PointResult(
         section="weights",
         point=f"weight {name}",
         key=f"weights/{name}",
         node=name,
-        shape=found.shape,
+        shape=stored.shape,
         max_abs=difference.max_abs,
         relative=difference.relative,
         cosine=difference.cosine,
@@ -82,14 +82,18 @@ def _compare(name: str, found: NDArray[Any], expected: Mapping[str, Weight]) -> 
     )
 
 
-def _explain(found: NDArray[Any], wanted: NDArray[Any], name: str, expected: Mapping[str, Weight]) -> str:
-    """What went wrong with a weight, where that can be seen."""
-    if found.dtype != wanted.dtype:
-        return f": it is {found.dtype}, not {wanted.dtype}"
-    if found.ndim == 2 and np.array_equal(found.reshape(found.shape[::-1]).T, wanted):
+def _explain(stored: NDArray[Any], right: NDArray[Any], name: str, expected: Mapping[str, Weight]) -> str:
+    """Return the cause of a difference, if it has another type, is transposed, or is another weight."""
+    if stored.dtype != right.dtype:
+        return f": it is {stored.dtype}, not {right.dtype}"
+    if stored.ndim == 2 and np.array_equal(stored.reshape(stored.shape[::-1]).T, right):
         return ": it is transposed"
     for other, weight in expected.items():
-        if other != name and weight.shape == found.shape and np.array_equal(weight.load().astype(found.dtype), found):
+        if (
+            other != name
+            and weight.shape == stored.shape
+            and np.array_equal(weight.load().astype(stored.dtype), stored)
+        ):
             return f": it is {other}"
     return ""
 
@@ -105,7 +109,7 @@ def _read(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:
     start, length = int(places.get("offset", 0)), int(places.get("length", size))
     if length != size or start + length > file.stat().st_size:
         raise ArtifactError(
-            f"{file}: the weight {tensor.name} of shape {shape} should have {size} bytes; the graph says {length} from "
+            f"{file}: the weight {tensor.name} of shape {shape} should have {size} bytes; the graph has {length} from "
             f"byte {start} of {file.stat().st_size}. Convert the checkpoint again"
         )
     return np.memmap(file, dtype, "r", start, shape) if size else np.zeros(shape, dtype)

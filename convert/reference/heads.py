@@ -1,7 +1,7 @@
-"""The reference for rerankers, SPLADE and ColBERT: transformers' own classes in float32, one text at a time.
+"""Reference for rerankers, SPLADE and ColBERT: transformers' own classes in float32, one text at a time.
 
-What comes after transformers' model is written here a second time, from sentence-transformers' documentation, and checked
-against its `CrossEncoder`, `SparseEncoder` and `MultiVectorEncoder` in the tests. torch is imported when one is loaded.
+The steps after transformers' model are written here independently of the graphs, from sentence-transformers' documentation,
+and checked against its `CrossEncoder`, `SparseEncoder` and `MultiVectorEncoder` in the tests. torch is imported by a load.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.errors import CheckpointError
 
-from .load import load_model, read_settings, truncated_ids
+from ..checkpoint.sentence_transformers import find_config, read_modules
+from .load import load_model, truncated_ids
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["HeadReference", "Row"]
+__all__ = ["HeadReference", "TokenizedText"]
 
 #: transformers' automatic classes.
 CLASSES: Mapping[Output, str] = MappingProxyType(
@@ -38,13 +38,13 @@ CLASSES: Mapping[Output, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A text, or a pair of texts, as transformers' tokenizer gives it to the model.
+class TokenizedText:
+    """Text, or pair of texts, as transformers' tokenizer encodes it for the model.
 
     Attributes:
         ids: token ids.
-        types: token types; None where the model is given none.
-        attended: how many tokens are attended to; the others are ColBERT's expansion.
+        types: token types; None if the model gets none.
+        attended: number of tokens that are attended to; the others are ColBERT's expansion.
     """
 
     ids: tuple[int, ...]
@@ -54,14 +54,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class HeadReference:
-    """A checkpoint that torch runs.
+    """Reference model with a head, run by torch.
 
     Attributes:
-        card: its settings.
+        card: settings of the model.
         tokenizer: transformers' fast tokenizer.
         model: transformers' model with its head, in evaluation mode.
-        steps: what makes the result of one text out of the model's, in order; of ColBERT, a step for each module.
-        tools: versions of what computes, by package.
+        steps: steps from the model's output to the result of one text, in order; for ColBERT, one step for each module.
+        tools: versions of the packages that compute.
     """
 
     card: ModelCard
@@ -72,7 +72,7 @@ class HeadReference:
 
     @classmethod
     def load(cls, folder: str | Path, card: ModelCard) -> HeadReference:
-        """Loads a checkpoint folder; never runs code that came with it.
+        """Load a checkpoint folder; never run code that comes with it.
 
         Raises:
             MissingPackageError: torch or transformers is not installed.
@@ -86,25 +86,25 @@ class HeadReference:
         return cls(card, loaded.tokenizer, loaded.model, tuple(_steps(folder, card)), loaded.tools)
 
     def finish(self, state: Tensor) -> Tensor:
-        """The result of one text from the model's logits, (labels,) or (tokens, vocabulary), or states, (tokens, hidden)."""
+        """Return one text's result from logits, (labels,) or (tokens, vocabulary), or states, (tokens, hidden)."""
         for step in self.steps:
             state = step(state)
         return state
 
     def count_tokens(self, text: str) -> int:
-        """Length of a text, special tokens included, before truncation and without a prompt."""
+        """Return the tokens of a text, special ones included, before truncation and without a prompt."""
         return len(self.tokenizer(text, truncation=False)["input_ids"])
 
     def tokenize_raw(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of texts without a prompt, special tokens included, cut to the longest input of the model."""
+        """Return token ids of texts without a prompt, special tokens included, cut to the longest input of the model."""
         return truncated_ids(self.tokenizer, texts, self.card.max_tokens)
 
-    def tokenize(self, text: str, *, query: str | None = None, role: str = "document") -> Row:
-        """A text with its prompt, or a pair.
+    def tokenize(self, text: str, *, query: str | None = None, role: str = "document") -> TokenizedText:
+        """Tokenize a text with its prompt, or a pair.
 
         Args:
             text: the text.
-            query: of a pair, the text before it.
+            query: first text of a pair.
             role: `query` or `document`.
         """
         late = self.card.late_interaction
@@ -112,21 +112,21 @@ class HeadReference:
         if late is not None:
             limit = late.query_tokens if role == "query" else late.document_tokens
         prompted = self.card.prompts.get(role, "") + text
-        # Lists, as CrossEncoder gives them: of a lone pair, an empty second text counts as none.
+        # Lists, as in CrossEncoder: without them the tokenizer drops an empty second text.
         texts = ([prompted],) if query is None else ([query], [text])
-        found = self.tokenizer(*texts, truncation="longest_first", max_length=limit, padding=False)
-        ids = list(found["input_ids"][0])
+        encoded = self.tokenizer(*texts, truncation="longest_first", max_length=limit, padding=False)
+        ids = list(encoded["input_ids"][0])
         attended = len(ids)
-        types = found["token_type_ids"][0] if "token_type_ids" in found else None
+        types = encoded["token_type_ids"][0] if "token_type_ids" in encoded else None
         if late is not None and late.expansion is not None and role == "query":
             mask = self.tokenizer.convert_tokens_to_ids(late.expansion.token)
             ids += [mask] * (late.expansion.length - len(ids))
             attended = len(ids) if late.expansion.attended else attended
             types = None
-        return Row(tuple(ids), None if types is None else tuple(types), attended)
+        return TokenizedText(tuple(ids), None if types is None else tuple(types), attended)
 
-    def compute(self, row: Row) -> NDArray[np.float32]:
-        """One text's scores (labels,), weights (vocabulary,) or token vectors (tokens, dimension), float32."""
+    def compute(self, row: TokenizedText) -> NDArray[np.float32]:
+        """Compute one text's scores (labels,), weights (vocabulary,) or token vectors (tokens, dimension), float32."""
         import torch
 
         ids = torch.tensor([row.ids])
@@ -134,8 +134,8 @@ class HeadReference:
         if row.types is not None:
             inputs["token_type_ids"] = torch.tensor([row.types])
         with torch.no_grad():
-            found = self.model(**inputs)
-            state = found.last_hidden_state if self.card.output == "token_vectors" else found.logits
+            output = self.model(**inputs)
+            state = output.last_hidden_state if self.card.output == "token_vectors" else output.logits
             result: NDArray[np.float32] = self.finish(state[0]).numpy().astype(np.float32)
         return result
 
@@ -146,8 +146,8 @@ def _steps(folder: Path, card: ModelCard) -> list[Callable[[Tensor], Tensor]]:
     if card.output == "scores":
         return [torch.sigmoid if card.activation == "sigmoid" else torch.nn.Identity()]
     if card.output == "sparse":
-        settings = read_settings(folder / "1_SpladePooling" / "config.json")
-        twice = settings.get("activation_function", "relu") == "log1p_relu"
+        poolings = [module for module in read_modules(folder) if module.kind == "SpladePooling"]
+        twice = any(find_config(module).get("activation_function") == "log1p_relu" for module in poolings)
 
         def saturate(logits: Tensor) -> Tensor:
             weights = torch.log1p(torch.relu(logits))
@@ -161,31 +161,28 @@ def _steps(folder: Path, card: ModelCard) -> list[Callable[[Tensor], Tensor]]:
 
 
 def _projections(folder: Path) -> list[tuple[Tensor, Tensor | None]]:
-    """Weights and biases of the token-level products, in order."""
+    """Return weights and biases of the token-level products, in order."""
     from safetensors.torch import load_file
 
-    listing = folder / "modules.json"
-    if not listing.is_file():
+    modules = read_modules(folder)
+    if not modules:
         return [(load_file(folder / "model.safetensors")["linear.weight"].float(), None)]
-    found = []
-    for entry in msgspec.json.decode(listing.read_bytes()):
-        if str(entry["type"]).endswith(".Dense"):
-            if not str(read_settings(folder / entry["path"] / "config.json").get("activation_function")).endswith(
-                "Identity"
-            ):
-                raise CheckpointError(f"{folder / entry['path']} has an activation, which the reference does not know")
-            tensors = load_file(folder / entry["path"] / "model.safetensors")
+    projections = []
+    for module in modules:
+        if module.kind == "Dense":
+            if not str(find_config(module).get("activation_function")).endswith("Identity"):
+                raise CheckpointError(f"{module.folder} has an activation, which the reference does not support")
+            tensors = load_file(module.folder / "model.safetensors")
             bias = tensors.get("linear.bias")
-            found.append((tensors["linear.weight"].float(), None if bias is None else bias.float()))
-    return found
+            projections.append((tensors["linear.weight"].float(), None if bias is None else bias.float()))
+    return projections
 
 
 def _add_markers(folder: Path, tokenizer: Any, card: ModelCard) -> None:
-    """Makes the markers of PyLate's and Stanford's checkpoints tokens that are not split, as they insert the tokens' ids."""
+    """Register the markers of PyLate's and Stanford's checkpoints as tokens that are not split."""
     from tokenizers import AddedToken
 
-    listing = folder / "modules.json"
-    if listing.is_file() and b"MultiVectorMask" in listing.read_bytes():
+    if any(module.kind == "MultiVectorMask" for module in read_modules(folder)):
         return
     vocabulary = tokenizer.get_vocab()
     markers: Sequence[str] = [

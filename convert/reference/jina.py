@@ -1,15 +1,15 @@
-"""JinaBERT v2 in torch: the reference for a family that transformers has no class for. Imported when it is needed only.
+"""JinaBERT v2 in torch: the reference of a family for which transformers has no class. It is imported only by a load.
 
 Restated from the published modeling_bert.py of two repositories of huggingface.co/jinaai: jina-bert-implementation
 (small-en, base-en) and jina-bert-v2-qk-post-norm (base-code and the bilingual ones). The modules have the names that those
-files give them, so that their tensors load by name and hooks find them. It shares nothing with `families/jina_bert.py`,
-which it judges: sizes come from the tensors, slopes from the formula of the original's `_get_alibi_head_slopes`.
+files give them, so that their tensors load by name and hooks find them. It shares no code with `families/jina_bert.py`, which
+it checks: sizes come from the tensors, slopes from the formula of the original's `_get_alibi_head_slopes`.
 
 The files themselves are on the model hub only; they were read in adaptations that keep their classes: for the first, vLLM's
 jina_bert ("adapted from jinaai/jina-bert-implementation") and two ports to other frameworks; for the second, transformers'
 unmerged `jina_bert` and text-embeddings-inference's jinaBert_model.py. (candle's port has other slopes than all of these.)
-Dropout and the decoder's cache are left out, which inference has not; the mask is half of float32's lowest number instead of
-the lowest, to which a bias can be added.
+Dropout and the decoder's cache are left out, since inference does not use them; the mask is half of float32's lowest number,
+so that a bias can be added to it.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from torch import Tensor, nn
 
 from fletcher.runtime.errors import CheckpointError
 
-from .load import read_settings
+from ..checkpoint.json_files import find_json
 
 __all__ = ["JinaBert", "load_jina"]
 
-#: By `feed_forward_type`.
+#: Activations of the gate, by `feed_forward_type`.
 GATES: Mapping[str, type[nn.Module]] = {"geglu": nn.GELU, "reglu": nn.ReLU}
 
-#: Of files with a task's head, or of old versions: no token vector needs them.
+#: Prefixes of tensors of a task's head, or of old versions, that token vectors do not need.
 UNUSED = ("pooler.", "cls.", "classifier.", "embeddings.position_ids", "embeddings.token_type_ids")
 
 
 def eager_attention_forward(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float
 ) -> tuple[Tensor, Tensor]:
-    """softmax(q · kᵀ · scaling + mask) · v, under the name and with the arguments of transformers' own, which hooks wrap.
+    """Return softmax(q · kᵀ · scaling + mask) · v; name and arguments are those of transformers' function, which hooks wrap.
 
     Args:
-        module: that calls it.
+        module: calling module.
         query: (texts, heads, tokens, head_size).
-        key: same.
-        value: same.
+        key: (texts, heads, tokens, head_size).
+        value: (texts, heads, tokens, head_size).
         attention_mask: mask and bias, (texts or 1, heads, tokens, tokens).
-        scaling: of the products.
+        scaling: factor of the products.
 
     Returns:
         The context, (texts, tokens, heads, head_size), and the weights.
@@ -107,7 +107,7 @@ class _Attention(nn.Module):
 
 
 class _GatedFirst(nn.Module):
-    """jina-bert-implementation: the first half of the packed product is the gate; the residual and its norm belong to it."""
+    """Unit of jina-bert-implementation: the first half of the packed product is the gate; residual and norm are inside."""
 
     def __init__(self, hidden: int, inner: int, gate: type[nn.Module], epsilon: float) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class _GatedFirst(nn.Module):
 
 
 class _GatedLast(nn.Module):
-    """jina-bert-v2-qk-post-norm: the second half is the gate."""
+    """Unit of jina-bert-v2-qk-post-norm: the second half of the packed product is the gate."""
 
     def __init__(self, hidden: int, inner: int, gate: type[nn.Module]) -> None:
         super().__init__()
@@ -166,27 +166,30 @@ class _Encoder(nn.Module):
 
 
 class JinaBert(nn.Module):
-    """Either implementation, called as transformers' models are.
+    """JinaBERT in either implementation, with the call of transformers' models.
 
     Attributes:
-        config: what callers of transformers' models look at: `model_type` and `num_attention_heads`.
+        config: `model_type` and `num_attention_heads`, as in transformers' models.
     """
 
     def __init__(self, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        """
+        """Build the modules and load the tensors.
+
         Args:
-            config: the checkpoint's `config.json`.
-            tensors: its tensors, by the names of this class's parameters.
+            config: `config.json` of the checkpoint.
+            tensors: tensors, by the names of this class's parameters.
 
         Raises:
-            CheckpointError: another feed-forward part than those of the published models.
+            CheckpointError: the feed-forward part is not one of the published models'.
             KeyError: a setting or a tensor is missing.
             RuntimeError: a tensor is missing, surplus, or of another shape.
         """
         super().__init__()
         kind = str(config.get("feed_forward_type"))
         if kind not in GATES:
-            raise CheckpointError(f"JinaBERT's feed_forward_type is {kind!r}; the reference knows {', '.join(GATES)}")
+            raise CheckpointError(
+                f"JinaBERT's feed_forward_type is {kind!r}; the reference supports {', '.join(GATES)}"
+            )
         normed = "encoder.layer.0.layer_norm_1.weight" in tensors
         words, hidden = tensors["embeddings.word_embeddings.weight"].shape
         types = len(tensors["embeddings.token_type_embeddings.weight"])
@@ -208,7 +211,7 @@ class JinaBert(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> SimpleNamespace:
-        """Token vectors as `last_hidden_state`, (texts, tokens, hidden), of ids of that shape, padded on the right."""
+        """Return token vectors as `last_hidden_state`, (texts, tokens, hidden), of ids of that shape, padded on the right."""
         types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
         places = torch.arange(input_ids.shape[1])
         distances = (places[None, :] - places[:, None]).abs()
@@ -221,7 +224,7 @@ class JinaBert(nn.Module):
 
 
 def _slopes(heads: int) -> list[float]:
-    """ALiBi's slopes, as the original computes them; powers of two in between are those of the paper, arXiv 2108.12409."""
+    """Return ALiBi's slopes as the original computes them; for powers of two they are the paper's, arXiv 2108.12409."""
     if math.log2(heads).is_integer():
         ratio: float = 2.0 ** (-(2.0 ** -(math.log2(heads) - 3)))
         return [ratio ** (index + 1) for index in range(heads)]
@@ -230,15 +233,15 @@ def _slopes(heads: int) -> list[float]:
 
 
 def load_jina(folder: Path) -> JinaBert:
-    """The model of a checkpoint folder, in float32.
+    """Load the model of a checkpoint folder, in float32.
 
     Raises:
-        CheckpointError: another feed-forward part than those of the published models.
+        CheckpointError: the feed-forward part is not one of the published models'.
         OSError, KeyError, RuntimeError: a file, a setting or a tensor is missing, surplus, or of another shape.
     """
-    listing = read_settings(folder / "model.safetensors.index.json")
+    listing = find_json(folder / "model.safetensors.index.json")
     files = sorted(set(listing["weight_map"].values())) if listing else ["model.safetensors"]
     stored = {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
     tensors = {name.removeprefix("bert."): tensor.float() for name, tensor in stored.items()}
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(UNUSED)}
-    return JinaBert(read_settings(folder / "config.json"), tensors)
+    return JinaBert(find_json(folder / "config.json"), tensors)

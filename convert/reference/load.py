@@ -1,6 +1,6 @@
-"""Loading a checkpoint into torch: transformers' class for it, in float32, or our own where transformers has none.
+"""Loading of a checkpoint into torch in float32, as transformers' class, or as `JinaBert`, which transformers lacks.
 
-torch and transformers are imported when a model is loaded, and never to run code that came with a checkpoint.
+torch and transformers are imported by a load. Code that comes with a checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
-__all__ = ["Loaded", "load_model", "read_settings", "truncated_ids"]
+from ..checkpoint.json_files import find_json
+
+__all__ = ["TorchModel", "load_model", "truncated_ids"]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A checkpoint that torch runs.
+class TorchModel:
+    """`load_model`'s result: tokenizer and model of a checkpoint.
 
     Attributes:
         tokenizer: transformers' fast tokenizer.
         model: in evaluation mode, with eager attention, the plainest of the kernels.
-        tools: versions of what computes, by package.
+        tools: versions of the packages that compute.
     """
 
     tokenizer: Any
@@ -32,30 +32,29 @@ class Loaded:
     tools: dict[str, str]
 
 
-def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> Loaded:
-    """Loads a checkpoint folder; never runs code that came with it.
+def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> TorchModel:
+    """Load a checkpoint folder; never run code that comes with it.
 
     Args:
         folder: `config.json`, safetensors weights and the tokenizer.
-        automatic: transformers' automatic class.
+        automatic: name of transformers' automatic class.
         unused: prefixes of weights that the checkpoint may lack.
 
     Raises:
         MissingPackageError: torch or transformers is not installed.
-        CheckpointError: it cannot be loaded, or weights would be made up.
+        CheckpointError: the checkpoint cannot be loaded, or weights would be random.
     """
     try:
         import torch
         import transformers
     except ImportError as error:
         raise MissingPackageError(error.name or "torch", "verify", "comparing with the HuggingFace model") from None
-    told: Any = transformers.utils.logging
-    told.disable_progress_bar()  # the commands tell their own progress
+    logging: Any = transformers.utils.logging
+    logging.disable_progress_bar()  # the commands report progress themselves
     local = {"local_files_only": True, "trust_remote_code": False}
     tools = {"torch": str(torch.__version__), "transformers": str(transformers.__version__)}
-    restated = (
-        automatic == "AutoModel" and read_settings(folder / "config.json").get("position_embedding_type") == "alibi"
-    )
+    config = find_json(folder / "config.json")
+    restated = automatic == "AutoModel" and config.get("position_embedding_type") == "alibi"
     missing: Sequence[str] = ()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
@@ -75,32 +74,18 @@ def load_model(folder: Path, automatic: str, *, unused: Sequence[str] = ()) -> L
             missing = loading["missing_keys"]
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise CheckpointError(f"transformers {transformers.__version__} cannot load {folder}: {error}") from error
-    made_up = sorted(name for name in missing if not name.startswith(tuple(unused)))
-    if made_up:
+    random = sorted(name for name in missing if not name.startswith(tuple(unused)))
+    if random:
         raise CheckpointError(
             f"{folder} lacks weights that transformers {transformers.__version__} would initialize at random: "
-            f"{', '.join(made_up[:5])}. It cannot be a reference"
+            f"{', '.join(random[:5])}. It cannot be a reference"
         )
-    return Loaded(tokenizer, model.eval(), tools)
+    return TorchModel(tokenizer, model.eval(), tools)
 
 
 def truncated_ids(tokenizer: Any, texts: Sequence[str], limit: int) -> list[list[int]]:
-    """Token ids of texts, special tokens included, cut to the longest input.
+    """Return token ids of texts, special tokens included, cut to the longest input.
 
-    One by one: a batch may be padded by what tokenizer.json says.
+    The texts are encoded one by one, because tokenizer.json can ask for padding in a batch.
     """
     return [tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"] for text in texts]
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """A JSON file of settings; empty if there is none.
-
-    Raises:
-        CheckpointError: it is no JSON object.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is no JSON ({error}): fetch the checkpoint again") from error

@@ -1,7 +1,8 @@
-"""What comes after the transformer in the reference model: sentence-transformers' modules, one text at a time.
+"""Modules after the transformer in the reference model: sentence-transformers' modules, one text at a time.
 
-Written from sentence-transformers' documentation of its modules and checked against it in the tests. It shares nothing
-with the graphs that it judges. Tensors' own methods are enough for most of it, so torch is imported where it is needed.
+Written from sentence-transformers' documentation of its modules and checked against it in the tests. As a witness it shares
+no computation with the graphs that it checks; it shares the code that finds and parses the checkpoint's files. Tensors' own
+methods are enough for most of it, so torch is imported where it is needed.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.sentence_transformers.files import Module as ModuleFiles
+from fletcher.model_zoo.sentence_transformers.files import SentenceTransformersFiles
 from fletcher.runtime.errors import CheckpointError
+
+from ..checkpoint.sentence_transformers import find_config, read_pooling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,40 +27,29 @@ __all__ = ["Module", "build_modules"]
 #: One step from (tokens, hidden) to (dimension,), or from one vector to the next.
 Module = Callable[["Tensor"], "Tensor"]
 
-#: Modes in the order in which sentence-transformers concatenates them, under the keys of its older configs.
-MODE_KEYS: Mapping[str, str] = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 
-
-def build_modules(folder: Path, card: ModelCard) -> list[Module]:
-    """The steps after the transformer: those of the checkpoint's `modules.json`, else the card's pooling and normalization.
+def build_modules(files: SentenceTransformersFiles, card: ModelCard) -> list[Module]:
+    """Return the steps after the transformer: by `modules.json`, else by the card's pooling and normalization.
 
     Args:
-        folder: the checkpoint.
-        card: says pooling and normalization where the checkpoint does not.
+        files: files of the checkpoint.
+        card: pooling and normalization of a checkpoint without `modules.json`.
 
     Raises:
-        CheckpointError: a module that is not known here, or one whose files are unusable.
+        CheckpointError: the reference does not support a module, or its files are unusable.
     """
-    listing = folder / "modules.json"
-    if not listing.is_file():
+    if files.modules is None:
         return [_pooling(card.pooling)] + ([_normalize] if card.normalize else [])
     modules: list[Module] = []
-    for entry in _read_json(listing):
-        kind = str(entry["type"]).rsplit(".", 1)[-1]
-        if kind == "Transformer":
+    for module in files.modules:
+        if module.kind == "Transformer":
             continue
-        if kind not in _BUILDERS or not str(entry["type"]).startswith("sentence_transformers."):
+        if module.kind not in _BUILDERS or not module.type.startswith("sentence_transformers."):
             raise CheckpointError(
-                f"{listing} has a module {entry['type']!r}; the reference knows {', '.join(_BUILDERS)}"
+                f"{files.folder / 'modules.json'} has a module {module.type!r}; the reference supports "
+                f"{', '.join(_BUILDERS)}"
             )
-        modules.append(_BUILDERS[kind](folder / entry["path"], card))
+        modules.append(_BUILDERS[module.kind](module, card))
     return modules
 
 
@@ -85,7 +77,7 @@ def _mean_sqrt(tokens: Tensor) -> Tensor:
 
 
 def _weighted_mean(tokens: Tensor) -> Tensor:
-    """Weights 1, 2, 3 … by position (SGPT, arXiv 2202.08904)."""
+    """Return the mean with weights 1, 2, 3 … by position (SGPT, arXiv 2202.08904)."""
     weights = tokens.new_ones(len(tokens), 1).cumsum(dim=0)
     return (tokens * weights).sum(dim=0) / weights.sum()
 
@@ -101,10 +93,10 @@ _POOLING: Mapping[str, Module] = {
 
 
 def _pooling(modes: Sequence[str]) -> Module:
-    """Pools (tokens, hidden) to (modes · hidden,)."""
+    """Pool (tokens, hidden) to (modes · hidden,)."""
     unknown = sorted(set(modes) - set(_POOLING))
     if unknown or not modes:
-        raise CheckpointError(f"pooling {', '.join(unknown) or 'without a mode'}: known are {', '.join(_POOLING)}")
+        raise CheckpointError(f"pooling {', '.join(unknown) or 'without a mode'}: supported are {', '.join(_POOLING)}")
 
     def pool(tokens: Tensor) -> Tensor:
         import torch
@@ -114,36 +106,38 @@ def _pooling(modes: Sequence[str]) -> Module:
     return pool
 
 
-def _load_pooling(folder: Path, card: ModelCard) -> Module:
-    config = _read_json(folder / "config.json")
-    if not config.get("include_prompt", True) and card.prompts:
+def _load_pooling(module: ModuleFiles, card: ModelCard) -> Module:
+    config = read_pooling(module)
+    if not config.include_prompt and card.prompts:
         raise CheckpointError(
-            f"{folder} leaves the prompt's tokens out of pooling (include_prompt is false), which Fletcher does not do"
+            f"{module.folder} leaves the prompt's tokens out of pooling (include_prompt is false), which Fletcher does "
+            "not do"
         )
-    modes = config.get("pooling_mode", [mode for key, mode in MODE_KEYS.items() if config.get(key)])
-    return _pooling([modes] if isinstance(modes, str) else modes)
+    return _pooling(config.modes)
 
 
 # Dense, LayerNorm, Normalize ------------------------------------------------------------------------------------------
 
 
 def _normalize(vector: Tensor) -> Tensor:
-    """L2 norm 1; a zero vector stays zero, as in `torch.nn.functional.normalize`."""
+    """Scale a vector to L2 norm 1; a zero vector stays zero, as in `torch.nn.functional.normalize`."""
     return vector / vector.square().sum().sqrt().clamp(min=1e-12)
 
 
-def _load_normalize(folder: Path, card: ModelCard) -> Module:
-    _only_sentences(folder)
+def _load_normalize(module: ModuleFiles, card: ModelCard) -> Module:
+    _only_sentences(module)
     return _normalize
 
 
-def _load_dense(folder: Path, card: ModelCard) -> Module:
-    config = _only_sentences(folder)
+def _load_dense(module: ModuleFiles, card: ModelCard) -> Module:
+    folder, config = module.folder, _only_sentences(module)
     activation = _activation(folder, config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     tensors = _load_tensors(folder, {"linear.weight"}, {"linear.bias", "residual.weight"})
     weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
     if (bias is not None) != config.get("bias", True):
-        raise CheckpointError(f"{folder}: config.json says bias {config.get('bias', True)}, the weights say otherwise")
+        raise CheckpointError(
+            f"{folder}: config.json has bias {config.get('bias', True)}, which contradicts the weights"
+        )
     residual = config.get("use_residual", False)
 
     def dense(vector: Tensor) -> Tensor:
@@ -158,8 +152,8 @@ def _load_dense(folder: Path, card: ModelCard) -> Module:
     return dense
 
 
-def _load_layer_norm(folder: Path, card: ModelCard) -> Module:
-    tensors = _load_tensors(folder, {"norm.weight", "norm.bias"}, set())
+def _load_layer_norm(module: ModuleFiles, card: ModelCard) -> Module:
+    tensors = _load_tensors(module.folder, {"norm.weight", "norm.bias"}, set())
 
     def layer_norm(vector: Tensor) -> Tensor:
         centered = vector - vector.mean()
@@ -169,7 +163,7 @@ def _load_layer_norm(folder: Path, card: ModelCard) -> Module:
     return layer_norm
 
 
-_BUILDERS: Mapping[str, Callable[[Path, ModelCard], Module]] = {
+_BUILDERS: Mapping[str, Callable[[ModuleFiles, ModelCard], Module]] = {
     "Pooling": _load_pooling,
     "Dense": _load_dense,
     "LayerNorm": _load_layer_norm,
@@ -178,31 +172,32 @@ _BUILDERS: Mapping[str, Callable[[Path, ModelCard], Module]] = {
 
 
 def _activation(folder: Path, name: str) -> Module:
-    """A class of torch.nn by its full name; nothing else is imported, since that would run a stranger's code."""
+    """Return an instance of a class of torch.nn by its full name; no other module is imported, to run no foreign code."""
     import torch
 
     kind = getattr(torch.nn, name.rsplit(".", 1)[-1], None)
     if not name.startswith("torch.nn.") or not (isinstance(kind, type) and issubclass(kind, torch.nn.Module)):
-        raise CheckpointError(f"{folder} has the activation {name!r}: only classes of torch.nn are known")
+        raise CheckpointError(f"{folder} has the activation {name!r}: only classes of torch.nn are supported")
     module: Module = kind()
     return module
 
 
-def _only_sentences(folder: Path) -> dict[str, Any]:
-    """The module's config, refused if the module works on something else than the sentence's vector."""
-    file = folder / "config.json"
-    config: dict[str, Any] = _read_json(file) if file.is_file() else {}
+def _only_sentences(module: ModuleFiles) -> dict[str, Any]:
+    """Return the module's config, and refuse a module that works on something else than the sentence's vector."""
+    config = find_config(module)
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
-            raise CheckpointError(f"{file} has {key} {config[key]!r}: only 'sentence_embedding' is known")
+            raise CheckpointError(
+                f"{module.folder / 'config.json'} has {key} {config[key]!r}: only 'sentence_embedding' is supported"
+            )
     return config
 
 
-def _load_tensors(folder: Path, wanted: set[str], optional: set[str]) -> dict[str, Tensor]:
-    """The module's weights in float32.
+def _load_tensors(folder: Path, required: set[str], optional: set[str]) -> dict[str, Tensor]:
+    """Return the module's weights in float32.
 
     Raises:
-        CheckpointError: no safetensors file, or other tensors than those.
+        CheckpointError: there is no safetensors file, or it has other tensors.
     """
     from safetensors.torch import load_file
 
@@ -210,13 +205,6 @@ def _load_tensors(folder: Path, wanted: set[str], optional: set[str]) -> dict[st
     if not file.is_file():
         raise CheckpointError(f"{folder} has no model.safetensors; weights are read from safetensors files only")
     tensors = {name: tensor.float() for name, tensor in load_file(file).items()}
-    if not wanted <= set(tensors) <= wanted | optional:
-        raise CheckpointError(f"{file} holds {', '.join(sorted(tensors))}; wanted are {', '.join(sorted(wanted))}")
+    if not required <= set(tensors) <= required | optional:
+        raise CheckpointError(f"{file} holds {', '.join(sorted(tensors))}; required are {', '.join(sorted(required))}")
     return tensors
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return msgspec.json.decode(file.read_bytes())
-    except (OSError, msgspec.MsgspecError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}): fetch the checkpoint again") from error

@@ -1,6 +1,6 @@
-"""The reference: the HuggingFace model in float32, as its authors published it, one text at a time.
+"""Reference for vectors: the HuggingFace model in float32, as its authors published it, one text at a time.
 
-One text at a time, so that padding cannot touch a vector. torch is imported when a `Reference` is loaded.
+Texts are computed one by one, so that padding cannot change a vector. torch is imported by a load.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
 from fletcher.runtime.errors import CheckpointError, InputError
 
-from .load import load_model, read_settings, truncated_ids
+from ..checkpoint.sentence_transformers import read_files
+from .load import load_model, truncated_ids
 from .modules import Module, build_modules
 
 __all__ = ["Reference"]
 
-#: Weights that a checkpoint may lack: BERT's pooler, which no sentence vector uses.
+#: Prefixes of weights that a checkpoint may lack: BERT's pooler, which no sentence vector uses.
 UNUSED_WEIGHTS = ("pooler.",)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A checkpoint that torch runs.
+    """Reference model with its modules, run by torch.
 
     Attributes:
-        card: its settings.
+        card: settings of the model.
         tokenizer: transformers' fast tokenizer.
-        model: transformers' model, or our own where it has none, in evaluation mode.
-        modules: what comes after it.
-        tools: versions of what computes, by package.
+        model: transformers' model, or `JinaBert`, in evaluation mode.
+        modules: steps after the model.
+        tools: versions of the packages that compute.
     """
 
     card: ModelCard
@@ -45,11 +46,11 @@ class Reference:
 
     @classmethod
     def load(cls, folder: str | Path, card: ModelCard) -> Reference:
-        """Loads a checkpoint folder; never runs code that came with it.
+        """Load a checkpoint folder; never run code that comes with it.
 
         Args:
             folder: `config.json`, safetensors weights, the tokenizer, and sentence-transformers' modules if any.
-            card: longest input, prompts, and pooling where the folder does not say.
+            card: longest input, prompts, and pooling of a checkpoint without `modules.json`.
 
         Raises:
             MissingPackageError: torch or transformers is not installed.
@@ -60,25 +61,26 @@ class Reference:
         tokenizer = loaded.tokenizer
         if not tokenizer.is_fast:
             raise CheckpointError(f"{folder} has no fast tokenizer (tokenizer.json)")
-        if _lowercases(folder):
+        files = read_files(folder)
+        if files.transformer is not None and files.transformer.do_lower_case:
             _lowercase_first(tokenizer)
-        return cls(card, tokenizer, loaded.model, tuple(build_modules(folder, card)), loaded.tools)
+        return cls(card, tokenizer, loaded.model, tuple(build_modules(files, card)), loaded.tools)
 
     def tokenize(self, texts: Sequence[str], input_type: str | None = None) -> list[list[int]]:
-        """Token ids with special tokens, after the prompt was put before and the end was cut off.
+        """Return token ids with special tokens, of texts with their prompt, truncated to the longest input.
 
         Args:
-            texts: any.
-            input_type: whose prompt to add; None means document.
+            texts: texts without their prompt.
+            input_type: input type, whose prompt is added. Default: document.
 
         Raises:
-            InputError: an input type that the card does not know.
+            InputError: the card does not have the input type.
         """
         prompt = self._prompt(input_type)
         return truncated_ids(self.tokenizer, [prompt + text for text in texts], self.card.max_tokens)
 
     def count_tokens(self, text: str) -> int:
-        """Length of a text, special tokens included, before truncation and without a prompt."""
+        """Return the tokens of a text, special ones included, before truncation and without a prompt."""
         backend = self.tokenizer.backend_tokenizer
         backend.no_truncation()
         backend.no_padding()
@@ -87,17 +89,17 @@ class Reference:
     def embed(
         self, rows: Sequence[Sequence[int]], *, each: Callable[[int], None] = lambda tokens: None
     ) -> NDArray[np.float32]:
-        """Vectors of token ids.
+        """Compute the vectors of token ids.
 
         Args:
             rows: token ids of each text, special tokens included.
-            each: called with a text's number of tokens after it was computed.
+            each: called after each text with its number of tokens.
 
         Returns:
             float32, (n, dimension).
 
         Raises:
-            InputError: a text without any token.
+            InputError: a text has no token.
         """
         import torch
 
@@ -105,7 +107,7 @@ class Reference:
         for index, row in enumerate(rows):
             if not len(row):
                 raise InputError(
-                    f"text {index} has no token, so the reference model has no vector for it: leave it out"
+                    f"text {index} has no token, so the reference model cannot compute a vector: leave it out"
                 )
             ids = torch.tensor([list(row)], dtype=torch.long)
             with torch.no_grad():
@@ -117,22 +119,17 @@ class Reference:
         return np.stack(vectors) if vectors else np.zeros((0, self.card.dimension), np.float32)
 
     def _prompt(self, input_type: str | None) -> str:
-        wanted = "document" if input_type is None else input_type
-        if wanted == RAW:
+        name = "document" if input_type is None else input_type
+        if name == RAW:
             return ""
-        if wanted in self.card.prompts or wanted in INPUT_TYPES:
-            return self.card.prompts.get(wanted, "")
-        known = ", ".join(dict.fromkeys((*INPUT_TYPES, RAW, *self.card.prompts)))
-        raise InputError(f"input type {wanted!r} is unknown to {self.card.name}: it has {known}")
-
-
-def _lowercases(folder: Path) -> bool:
-    """Whether sentence-transformers was told to lowercase texts, whatever the tokenizer does."""
-    return bool(read_settings(folder / "sentence_bert_config.json").get("do_lower_case", False))
+        if name in self.card.prompts or name in INPUT_TYPES:
+            return self.card.prompts.get(name, "")
+        names = ", ".join(dict.fromkeys((*INPUT_TYPES, RAW, *self.card.prompts)))
+        raise InputError(f"input type {name!r} is unknown to {self.card.name}: it has {names}")
 
 
 def _lowercase_first(tokenizer: Any) -> None:
-    """Puts lowercasing before the tokenizer's own normalization, as sentence-transformers does."""
+    """Put lowercasing before the tokenizer's own normalization, as sentence-transformers does."""
     from tokenizers import normalizers
 
     backend = tokenizer.backend_tokenizer

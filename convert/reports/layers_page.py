@@ -1,4 +1,4 @@
-"""A comparison of layers as one page that needs no network, with the growth of the error from layer to layer as a plot."""
+"""Comparison of layers as one HTML page that needs no network, with a plot of the error from layer to layer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SECTIONS = (
 
 
 def layers_to_html(report: LayersReport) -> str:
-    """The page.
+    """Return the page.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -57,7 +57,7 @@ is what rounding may amount to there; points above it are red. Points without an
 
 
 def plot_growth(report: LayersReport) -> str:
-    """Relative error over the points of the graph, layer by layer from `in` to `out`. Returns an `<svg>` element."""
+    """Plot the relative error over the points of the graph, layer by layer from `in` to `out`, as an `<svg>` element."""
     points = [point for point in report.points if point.section == "values" and point.verdict != "missing"]
     starts: dict[str, int] = {}
     for index, point in enumerate(points):

@@ -1,4 +1,4 @@
-"""A comparison of layers for the terminal: a row a point. It computes no figure."""
+"""Comparison of layers as a table for the terminal, one row for each point. It computes no figure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STYLES = {"passed": "green", "failed": "bold red", "missing": "bold red"}
 
 
 def render_layers(report: LayersReport) -> RenderableType:
-    """What the terminal shows: a row a point, equal weights in one row, nodes where something is wrong, and where first."""
+    """Render a row for each point, equal weights as one row, and the nodes of points that differ."""
     title = f"{report.variant} of {report.model} against {report.reference}"
     # Narrow on purpose: a terminal of 80 columns still shows a point on a line or two.
     table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 1, 0, 0))
@@ -41,19 +41,19 @@ def render_layers(report: LayersReport) -> RenderableType:
 
 
 def shape_of(point: PointResult) -> str:
-    """A shape in words."""
+    """Return a shape as text."""
     return "×".join(map(str, point.shape))
 
 
 def _shown(report: LayersReport) -> Iterator[PointResult]:
-    """Every point; weights that are equal as one."""
+    """Yield every point, and all equal weights as one."""
     equal = [point for point in report.points if point.section == "weights" and point.verdict == "passed"]
-    told = False
+    counted = False
     for point in report.points:
         if point.section != "weights" or point.verdict != "passed":
             yield point
-        elif not told:
-            told = True
+        elif not counted:
+            counted = True
             yield PointResult(
                 section="weights",
                 point=f"{len(equal)} weights, bit for bit",

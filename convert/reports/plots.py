@@ -17,7 +17,7 @@ __all__ = ["plot_cosines", "plot_pairs"]
 
 
 def plot_cosines(variant: VariantResult) -> str:
-    """Histogram of 1 - cosine on a logarithmic axis, with the tolerance. Returns an `<svg>` element."""
+    """Plot a histogram of 1 - cosine on a logarithmic axis, with the tolerance, as an `<svg>` element."""
     distances = np.clip(1.0 - np.array([text.cosine for text in variant.texts]), FLOOR, 2.0)
     limit = max(1.0 - variant.tolerance.min_cosine, FLOOR)
     low = np.floor(np.log10(distances.min()))
@@ -35,7 +35,7 @@ def plot_cosines(variant: VariantResult) -> str:
 
 
 def plot_pairs(variant: VariantResult) -> str:
-    """Pairwise similarities, the reference's on x and the variant's on y. Returns an `<svg>` element."""
+    """Plot pairwise similarities, the reference's on x and the variant's on y, as an `<svg>` element."""
     pairs = np.array(variant.pairs, np.float64).reshape(-1, 2)
     ends = [float(pairs.min()) - 0.03, float(pairs.max()) + 0.03] if len(pairs) else [0.0, 1.0]
 

@@ -1,4 +1,4 @@
-"""The verification report as one page: styles and plots are inside, so it can be mailed, archived, and read offline."""
+"""Verification report as one HTML page with styles and plots inside: it can be mailed, archived, and read offline."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .plots import plot_cosines, plot_pairs
 
 __all__ = ["LengthRow", "by_length", "to_html"]
 
-#: Texts that the page lists, worst first.
+#: Number of texts that the page lists, the worst first.
 SHOWN_TEXTS = 12
 
 
 @dataclass(frozen=True, slots=True)
 class LengthRow:
-    """Texts of similar length.
+    """Row of the table by length: texts of similar length.
 
     Attributes:
-        shortest: least tokens.
-        longest: most tokens.
-        texts: how many.
+        shortest: smallest number of tokens.
+        longest: largest number of tokens.
+        texts: number of texts.
         cosine_min: smallest cosine among them.
         max_abs: largest absolute difference of an element among them.
     """
@@ -37,7 +37,7 @@ class LengthRow:
 
 
 def by_length(texts: Sequence[TextResult]) -> list[LengthRow]:
-    """The texts in classes of doubling length: to 4 tokens, 5 to 8, 9 to 16 …"""
+    """Return the texts in classes of doubling length: to 4 tokens, 5 to 8, 9 to 16 …"""
     classes: dict[int, list[TextResult]] = {}
     for text in texts:
         classes.setdefault(max((text.tokens - 1).bit_length(), 2), []).append(text)
@@ -54,7 +54,7 @@ def by_length(texts: Sequence[TextResult]) -> list[LengthRow]:
 
 
 def to_html(report: VerificationReport) -> str:
-    """The page.
+    """Return the page.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
@@ -135,7 +135,7 @@ def _worst(texts: Sequence[TextResult]) -> str:
 
 
 def _distance(cosine: float) -> str:
-    """1 - cosine, which tells more than a row of nines."""
+    """Return 1 - cosine as text, which is easier to read than a row of nines."""
     return f"{max(1.0 - cosine, 0.0):.1e}"
 
 

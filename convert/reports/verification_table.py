@@ -1,4 +1,4 @@
-"""A verification report for people and machines: a table, a JSON file, a page. It computes no figure."""
+"""Verification report as a table for the terminal, a JSON file or an HTML page. It computes no figure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["render", "to_json", "write_report"]
 
 
 def render(report: VerificationReport | LayersReport) -> RenderableType:
-    """What the terminal shows: a column a variant, the tokenizer, the worst text and the verdict; or a row a point."""
+    """Render a column for each variant, the tokenizer, the worst text and the verdict; or a row for each point."""
     if isinstance(report, LayersReport):
         return render_layers(report)
     # A column a variant: seven figures side by side would not fit a terminal of 80 columns.
@@ -59,16 +59,16 @@ def render(report: VerificationReport | LayersReport) -> RenderableType:
 
 
 def to_json(report: VerificationReport | LayersReport) -> bytes:
-    """The whole report, a line a value; infinities are null."""
+    """Return the whole report with one value on each line; infinities are null."""
     return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 def write_report(report: VerificationReport | LayersReport, path: str | Path) -> None:
-    """Writes the report by the file's suffix: `.json`, or `.html` for a page that needs no network.
+    """Write the report by the file's suffix: `.json`, or `.html` for a page that needs no network.
 
     Raises:
-        InputError: another suffix, or the file cannot be written.
-        MissingPackageError: a page was asked for and matplotlib is not installed.
+        InputError: the suffix is another one, or the file cannot be written.
+        MissingPackageError: matplotlib, which a page needs, is not installed.
     """
     path = Path(path)
     if path.suffix not in (".html", ".json"):

@@ -1,1 +1,1 @@
-"""Emitters: from an `Architecture` to a graph, one file a target, each with the operators that its provider runs best."""
+"""Emitters: each target's package writes an `Architecture` as a graph, in the operators that its provider runs best."""

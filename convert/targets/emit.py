@@ -1,4 +1,4 @@
-"""Every target's emitter behind one function, and which precisions each target has."""
+"""The emitters of all targets behind one function, with their precisions and capabilities."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from ..precision import ALWAYS_FP32, Float, Precision
 from .coreml.emit import emit_coreml
 from .cpu.emit import emit_cpu
 from .cuda.emit import emit_cuda
+from .shared.capabilities import ENCODERS, Capabilities, check_capabilities
 from .shared.emission import Emission
 from .tensorrt.emit import emit_tensorrt
 
-__all__ = ["PRECISIONS", "choose", "emit"]
+__all__ = ["CAPABILITIES", "PRECISIONS", "choose", "emit"]
 
-#: Precisions by target. On `cpu` half types halve the file: x86 and MLAS compute in float32 (docs/reference/targets.md).
+#: Parts of an architecture that each target's emitter has nodes for.
+CAPABILITIES: Mapping[str, Capabilities] = MappingProxyType(
+    {"cpu": ENCODERS, "cuda": ENCODERS, "tensorrt": ENCODERS, "coreml": ENCODERS}
+)
+
+#: Precisions by target. On `cpu` half types only halve the file: x86 and MLAS compute in float32 (docs/reference/targets.md).
 PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
     {
         "cpu": ("fp32", "fp16", "bf16"),
@@ -27,17 +33,17 @@ PRECISIONS: Mapping[Target, tuple[Float, ...]] = MappingProxyType(
     }
 )
 
-#: Nodes that bf16 graphs compute in fp32 besides: distances above 256 are no bf16 numbers.
+#: Beginnings of the names of nodes that bf16 graphs compute in fp32: bf16 cannot represent all distances above 256.
 BF16_PARTS = (*ALWAYS_FP32, "positions/")
 
 
 def choose(target: str, name: Float, islands: Iterable[str] = ()) -> Precision:
-    """The types of a target's graph.
+    """Return the types of a target's graph.
 
     Args:
         target: one of `PRECISIONS`.
-        name: of the precision.
-        islands: nodes that a half type cannot hold.
+        name: name of the precision.
+        islands: names of nodes whose values a half type cannot hold.
     """
     if target == "cpu" or name == "fp32":
         return Precision(name, "fp32")
@@ -49,24 +55,25 @@ def choose(target: str, name: Float, islands: Iterable[str] = ()) -> Precision:
 def emit(
     target: str, architecture: Architecture, dimension: int, max_tokens: int, precision: Precision
 ) -> tuple[Emission, ...]:
-    """The graphs of a target.
+    """Emit the graphs of a target.
 
     Args:
         target: one of `PRECISIONS`.
-        architecture: what to compute.
+        architecture: encoder and modules.
         dimension: length of a vector.
-        max_tokens: of the longest text.
+        max_tokens: tokens of the longest text.
         precision: see `choose`.
 
     Raises:
-        InputError: the target cannot give what the architecture gives.
+        InputError: the target cannot emit a part of the architecture.
     """
+    if target not in CAPABILITIES:
+        raise ValueError(f"no emitter for the target {target!r}")
+    check_capabilities(target, CAPABILITIES[target], architecture)
     if target == "cpu":
         return (Emission(emit_cpu(architecture, dimension, precision)),)
     if target == "cuda":
         return (emit_cuda(architecture, dimension, precision),)
     if target == "tensorrt":
         return (emit_tensorrt(architecture, dimension, max_tokens, precision),)
-    if target == "coreml":
-        return emit_coreml(architecture, dimension, max_tokens, precision)
-    raise ValueError(f"no emitter for the target {target!r}")
+    return emit_coreml(architecture, dimension, max_tokens, precision)

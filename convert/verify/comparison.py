@@ -1,6 +1,6 @@
-"""Every variant of an artifact on the same texts: what a verification does, whatever the model gives.
+"""Runs of an artifact's variants on the same texts, and the report made from them, for models of every kind.
 
-`verify_vectors.py` and `verify_heads.py` say what is asked and how it is judged.
+`vectors.py` and `heads.py` prepare the texts and compare the results.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.selection import default_provider, runnable_targets
 
-from .judge import Probe, compare_ids
 from .report import TokenizerResult, VariantResult, VerificationReport
+from .verdicts import Probe, compare_ids
 
 __all__ = ["Question", "Results", "Run", "ask_variants", "build_report", "choose_variants", "versions"]
 
-#: What a model gives for each text: (dimension,), or (tokens, dimension).
+#: Result of a model for each text: (dimension,), or (tokens, dimension).
 Results = Sequence[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a variant gave.
+    """Results of a variant.
 
     Attributes:
-        variant: the graph.
-        provider: what it ran on.
+        variant: the variant.
+        provider: execution provider that ran it.
         lengths: tokens of each text, (n,).
-        alone: of each text in a batch of its own.
-        batched: of each text among all others.
+        alone: result of each text in a batch of its own.
+        batched: result of each text in a batch with the others.
     """
 
     variant: Variant
@@ -50,15 +50,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What every variant is asked, and what the reference said.
+    """Texts for all variants, and their comparison with the reference.
 
     Attributes:
         probes: the texts.
-        rows: HuggingFace's token ids of each.
-        tokenize: the artifact's, of all.
-        instead: what to run if they differ; None runs them all the same.
-        judge: the verdict on what a variant gave.
-        tools: versions of what computed the reference, by package.
+        rows: HuggingFace's token ids of each text.
+        tokenize: returns the artifact's token ids of all texts.
+        instead: returns the token ids to run if the artifact's differ; None runs the artifact's.
+        judge: compares the results of a variant with the reference's.
+        tools: versions of the packages that computed the reference.
     """
 
     probes: Sequence[Probe]
@@ -72,16 +72,16 @@ class Question:
 def ask_variants(
     artifact: Artifact, variants: Sequence[Variant], question: Question, progress: Progress
 ) -> tuple[list[TokenizerResult], list[VariantResult]]:
-    """Asks each variant.
+    """Run each variant on the texts, and compare its results with the reference's.
 
     Args:
-        artifact: whose.
-        variants: which.
-        question: what.
+        artifact: artifact of the variants.
+        variants: variants to run.
+        question: texts and comparison.
         progress: receives messages and counts.
 
     Returns:
-        The verdicts on token ids and on what the model gives, by variant.
+        The results on token ids, and those on the model's output, by variant.
     """
     ids, results = [], []
     for chosen in variants:
@@ -101,20 +101,20 @@ def ask_variants(
     return ids, results
 
 
-def _split(encoder: Encoder, encodings: Encodings, found: NDArray[np.float32]) -> Results:
-    """What was computed together, by texts."""
-    return np.split(found, encodings.offsets[1:-1]) if encoder.card.output == "token_vectors" else list(found)
+def _split(encoder: Encoder, encodings: Encodings, values: NDArray[np.float32]) -> Results:
+    """Return the results of a batch split by texts."""
+    return np.split(values, encodings.offsets[1:-1]) if encoder.card.output == "token_vectors" else list(values)
 
 
 def choose_variants(artifact: Artifact, variant: str | None) -> tuple[tuple[Variant, ...], bool]:
-    """The variants to compare, and whether they are all that run on this machine.
+    """Return the variants to compare, and whether these are all that run on this machine.
 
     Args:
-        artifact: whose.
+        artifact: artifact of the variants.
         variant: the only one to compare; None compares all that run on this machine.
 
     Raises:
-        ArtifactError: it lacks the variant, or has none that runs on this machine.
+        ArtifactError: the artifact lacks the variant, or has none that runs on this machine.
     """
     runnable = tuple(kind for kind in artifact.manifest.variants if kind.target in runnable_targets())
     variants = runnable if variant is None else (artifact.variant(variant),)
@@ -134,15 +134,15 @@ def build_report(
     ids: Sequence[TokenizerResult],
     results: Sequence[VariantResult],
 ) -> VerificationReport:
-    """What was found of an artifact.
+    """Return the report of a verification.
 
     Args:
-        artifact: what was compared.
-        reference: what the report calls the reference.
-        tools: versions of what computed the reference, by package.
+        artifact: the artifact.
+        reference: name of the reference in the report.
+        tools: versions of the packages that computed the reference.
         complete: whether every variant was compared.
-        ids: token ids, by variant.
-        results: same, of the vectors or what else the model gives.
+        ids: results on token ids, by variant.
+        results: results on the model's output, by variant.
     """
     verdicts = {*(result.verdict for result in ids), *(result.verdict for result in results)}
     return VerificationReport(
@@ -160,11 +160,11 @@ def build_report(
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Versions of those packages that are installed: onnxruntime has a flavour for each kind of hardware."""
-    found = {}
+    """Return the versions of the packages that are installed; onnxruntime has other names for some kinds of hardware."""
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed

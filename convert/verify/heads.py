@@ -1,7 +1,7 @@
-"""What is asked of rerankers, SPLADE and ColBERT models, and how it is judged.
+"""Verification of rerankers, SPLADE and ColBERT models: texts, and comparison of the results.
 
-Each result becomes one row, whose angle and largest difference are judged like a vector's: a document's scores for every
-query, a text's weights over the vocabulary, and of a text's token vectors those that differ most.
+Each result becomes one row, whose angle and largest difference are compared like a vector's: a document's scores for every
+query, a text's weights over the vocabulary, or the token vectors of a text that differ most.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from fletcher.model_zoo.progress import Progress
 from fletcher.runtime import Encoder, Encodings
 from fletcher.runtime.tasks.heads import prepare_late
 
-from ..reference.heads import HeadReference, Row
+from ..reference.heads import HeadReference, TokenizedText
 from ..texts import EDGES, SENTENCES, text_of_length
 from .comparison import Question, Results, Run
-from .judge import Probe, judge
 from .report import VariantResult
+from .verdicts import Probe, VariantVectors, compare_vectors
 
 __all__ = ["ask_head"]
 
-#: Each document is scored for this many queries.
+#: Queries for which each document is scored.
 QUERIES = SENTENCES[:3]
 
-#: Of a text's token vectors, this many are judged: those furthest from the reference, so that none is overlooked.
+#: Number of a text's token vectors that are compared: those furthest from the reference.
 WORST_TOKENS = 32
 
-#: Outputs that are not normalized. Of a logit of 10, the last bit of float32 is 1e-6 already.
+#: Outputs that are not normalized: the last bit of a float32 logit of 10 is 1e-6 already.
 UNBOUNDED = ("scores", "sparse")
 BATCH_TOLERANCE_LOGITS = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One run of the model."""
+    """Input of one run of the model."""
 
     text: str
     role: str = "document"
@@ -47,12 +47,12 @@ class _Case:
 
 
 def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], progress: Progress) -> Question:
-    """Computes the reference's results.
+    """Compute the reference's results.
 
     Args:
         reference: the model.
-        card: the artifact's.
-        texts: the user's, compared besides the built-in ones.
+        card: card of the artifact.
+        texts: the user's texts, compared besides the built-in ones.
         progress: receives messages and counts.
     """
     cases = _cases(card, reference.count_tokens, texts)
@@ -66,16 +66,12 @@ def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], pr
 
     def verdict(run: Run) -> VariantResult:
         precision = run.variant.precision
-        (alone, batched, right), kept = _tables(card, [run.alone, run.batched, expected])
-        return judge(
-            run.variant,
-            run.provider,
-            msgspec.structs.replace(card, accuracy={precision: run.variant.tolerance}),
-            [probes[index] for index in kept],
-            run.lengths[kept],
-            alone,
-            batched,
+        (alone, batched, right), cases_of_rows = _tables(card, [run.alone, run.batched, expected])
+        return compare_vectors(
+            VariantVectors(run.variant, run.provider, run.lengths[cases_of_rows], alone, batched),
             right,
+            [probes[index] for index in cases_of_rows],
+            msgspec.structs.replace(card, accuracy={precision: run.variant.tolerance}),
             batch_tolerance=BATCH_TOLERANCE_LOGITS if precision == "fp32" and card.output in UNBOUNDED else None,
         )
 
@@ -83,14 +79,14 @@ def ask_head(reference: HeadReference, card: ModelCard, texts: Sequence[str], pr
         probes,
         [row.ids for row in rows],
         lambda encoder: Encodings.concatenate([_tokenize(encoder, case) for case in cases]),
-        lambda: _from_rows(rows),  # other texts have other results, of another shape even
+        lambda: _from_rows(rows),  # other token ids have results of another shape
         verdict,
         reference.tools,
     )
 
 
 def _cases(card: ModelCard, count_tokens: Callable[[str], int], texts: Sequence[str]) -> list[_Case]:
-    """Edges, sentences in many languages, lengths around the powers of two and around the limit, and the user's texts."""
+    """Return edge cases, sentences in many languages, lengths around powers of two and the limit, and the user's texts."""
     limit = card.max_tokens
     lengths = sorted({2**power + step for power in range(2, 14) for step in (-1, 0, 1)} | {limit - 1, limit})
     sized = [text_of_length(length, count_tokens, start=length) for length in lengths if length <= limit]
@@ -115,14 +111,14 @@ def _tokenize(encoder: Encoder, case: _Case) -> Encodings:
     return encodings if late is None else prepare_late(encodings, encoder.tokenizer, late, case.role)
 
 
-def _from_rows(rows: Sequence[Row]) -> Encodings:
+def _from_rows(rows: Sequence[TokenizedText]) -> Encodings:
     encodings = Encodings.from_lists([row.ids for row in rows])
     types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]
     return Encodings(encodings.ids, encodings.offsets, encodings.dropped, np.concatenate(types).astype(np.int32))
 
 
 def _tables(card: ModelCard, results: Sequence[Results]) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
-    """A table (rows, width) of each: alone, in a batch, expected; and which case stands for each row."""
+    """Return the results alone, in a batch, and expected as tables (rows, width), and the case of each row."""
     if card.output == "scores":
         tables = [np.stack(of_each).reshape(-1, len(QUERIES) * card.dimension) for of_each in results]
         return tables, np.arange(0, len(results[0]), len(QUERIES))
@@ -132,7 +128,7 @@ def _tables(card: ModelCard, results: Sequence[Results]) -> tuple[list[NDArray[n
     for index, parts in enumerate(zip(*results, strict=True)):
         alone, batched, expected = parts
         apart = np.maximum(np.abs(batched - expected), np.abs(batched - alone)).max(axis=1)
-        # The worst of many, and few as often as fills the row.
+        # The worst of many tokens; a few tokens are repeated until they fill the row.
         worst = np.resize(np.argsort(-np.nan_to_num(apart, nan=np.inf), kind="stable")[:WORST_TOKENS], WORST_TOKENS)
         for table, part in zip(tables, parts, strict=True):
             table[index] = part[worst].reshape(-1)

@@ -1,4 +1,4 @@
-"""What a verification found: the structs of its report, which the terminal, the JSON file and the page are made from."""
+"""`VerificationReport`: the structs from which the table, the JSON file and the page of a verification are made."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Verdict = Literal["passed", "failed"]
 
 
 class TokenizerResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The artifact's token ids against those of HuggingFace.
+    """Comparison of the artifact's token ids with HuggingFace's.
 
     Attributes:
-        compared: how many texts.
-        equal: how many of them had exactly the same ids.
-        truncated: how many of them were too long.
-        reason: empty, or the first difference.
+        compared: number of texts.
+        equal: number of texts with the same ids.
+        truncated: number of texts that were truncated.
+        reason: first difference; empty if all ids are equal.
     """
 
     compared: int
@@ -37,13 +37,13 @@ class TokenizerResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One text.
+    """Comparison of one text.
 
     Attributes:
-        text: its beginning, with control characters escaped.
-        input_type: whose prompt it had.
-        tokens: its length, special tokens included.
-        cosine: with the reference; -1 where a vector is not finite.
+        text: beginning of the text, with control characters escaped.
+        input_type: input type, whose prompt was added.
+        tokens: length of the text, special tokens included.
+        cosine: cosine with the reference; -1 if a vector is not finite.
         max_abs: largest absolute difference of an element.
     """
 
@@ -55,25 +55,25 @@ class TextResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One graph's vectors against those of HuggingFace.
+    """Comparison of one variant's vectors with HuggingFace's.
 
     Attributes:
-        name: of the variant.
-        precision: of the variant.
-        provider: what it ran on.
-        tolerance: what it had to reach.
-        batch_tolerance: how far apart a text's vectors alone and in a batch may be.
+        name: name of the variant.
+        precision: precision of the variant.
+        provider: execution provider that ran it.
+        tolerance: accuracy that it had to reach.
+        batch_tolerance: largest difference of an element between a text alone and in a batch that passes.
         cosine_mean: mean of the texts' cosines with their reference.
-        cosine_p1: their first percentile.
-        cosine_min: their minimum.
+        cosine_p1: first percentile of these cosines.
+        cosine_min: smallest of these cosines.
         max_abs: largest absolute difference of an element.
         batch_max_abs: largest absolute difference of an element between a text alone and the same text in a batch.
         neighbors: agreement of the ten nearest neighbors, 0 to 1.
         spearman: rank correlation of the pairwise similarities.
-        worst: the text with the smallest cosine.
-        reasons: what was out of tolerance, in words; empty if nothing was.
-        texts: every text.
-        pairs: similarities of pairs of texts, ours and the reference's.
+        worst: text with the smallest cosine.
+        reasons: figures that are out of tolerance, as text; empty if the variant passed.
+        texts: comparison of every text.
+        pairs: similarities of pairs of texts by the variant and by the reference.
     """
 
     name: str
@@ -99,7 +99,7 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def figures(self) -> Mapping[str, float]:
-        """The figures that the manifest keeps."""
+        """Figures that the manifest records."""
         return {
             "cosine_mean": self.cosine_mean,
             "cosine_p1": self.cosine_p1,
@@ -112,19 +112,19 @@ class VariantResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
-    """An artifact against the HuggingFace model in float32.
+    """Comparison of an artifact with the HuggingFace model in float32.
 
     Attributes:
         model: the card's name.
-        artifact: the folder, as it was given.
-        digest: of the artifact.
-        reference: the checkpoint that it was compared with.
+        artifact: the artifact's folder.
+        digest: digest of the artifact.
+        reference: the checkpoint with the expected results.
         time: UTC, ISO 8601.
         tools: versions by package.
         complete: whether every variant of the artifact was compared.
-        tokenizer: token ids.
-        variants: vectors.
-        verdict: `passed` if the tokenizer and every variant did.
+        tokenizer: comparison of the token ids.
+        variants: comparison of each variant's vectors.
+        verdict: `passed` if the tokenizer and every variant passed.
     """
 
     model: str
@@ -140,7 +140,7 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stamp(self) -> Verification:
-        """What the manifest records of a verification that passed."""
+        """Record of a passed verification for the manifest."""
         return Verification(
             reference=self.reference,
             time=self.time,
@@ -150,24 +150,25 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def raise_if_failed(self) -> None:
-        """
+        """Raise an error if the verification failed.
+
         Raises:
             VerificationError: the verdict is `failed`; the message names each figure, and the worst text of each variant.
         """
         if self.verdict == "passed":
             return
-        found = [self.tokenizer.reason] if self.tokenizer.verdict == "failed" else []
+        failures = [self.tokenizer.reason] if self.tokenizer.verdict == "failed" else []
         for variant in self.variants:
             if variant.verdict == "failed":
                 worst = f"worst text {variant.worst.text!r} ({variant.worst.tokens} tokens)"
-                found.append(f"{variant.name}: {'; '.join(variant.reasons)}; {worst}")
+                failures.append(f"{variant.name}: {'; '.join(variant.reasons)}; {worst}")
         raise VerificationError(
-            f"{self.artifact} does not reproduce {self.reference}. {'. '.join(found)}. "
-            "Do not serve it: convert the checkpoint again, and report it if it stays so"
+            f"{self.artifact} does not reproduce {self.reference}. {'. '.join(failures)}. "
+            "Do not serve it: convert the checkpoint again, and report a bug if it fails again"
         )
 
 
 def excerpt(text: str, length: int = 60) -> str:
-    """The beginning of a text on one printable line."""
+    """Return the beginning of a text on one printable line."""
     shown = "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in text[:length])
     return shown + ("…" if len(text) > length else "")

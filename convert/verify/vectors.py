@@ -1,4 +1,4 @@
-"""What is asked of a model that gives one vector a text: every length, ordinary texts with each prompt, the user's."""
+"""Verification of models with one vector per text: every length, ordinary texts with each prompt, and the user's texts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fletcher.runtime import Encoder, Encodings
 from ..reference.vectors import Reference
 from ..texts import EDGES, SENTENCES, texts_for
 from .comparison import Question, Run
-from .judge import Probe, judge
 from .report import VariantResult
+from .verdicts import Probe, VariantVectors, compare_vectors
 
 __all__ = ["ask_for_vectors"]
 
 
 def ask_for_vectors(reference: Reference, card: ModelCard, texts: Sequence[str], progress: Progress) -> Question:
-    """Computes the reference's vectors.
+    """Compute the reference's vectors.
 
     Args:
         reference: the model.
-        card: the artifact's.
-        texts: the user's, compared besides the built-in ones.
+        card: card of the artifact.
+        texts: the user's texts, compared besides the built-in ones.
         progress: receives messages and counts.
     """
     probes = _probes(card, reference.count_tokens, texts)
@@ -38,20 +38,20 @@ def ask_for_vectors(reference: Reference, card: ModelCard, texts: Sequence[str],
         return Encodings.concatenate([encoder.tokenize(group, kind) for kind, group in _by_input_type(probes)])
 
     def verdict(run: Run) -> VariantResult:
-        alone, batched = np.stack(run.alone), np.stack(run.batched)
-        return judge(run.variant, run.provider, card, probes, run.lengths, alone, batched, expected)
+        vectors = VariantVectors(run.variant, run.provider, run.lengths, np.stack(run.alone), np.stack(run.batched))
+        return compare_vectors(vectors, expected, probes, card)
 
     return Question(probes, rows, tokenize, None, verdict, reference.tools)
 
 
 def _probes(card: ModelCard, count_tokens: Callable[[str], int], texts: Sequence[str]) -> list[Probe]:
-    """Every length without a prompt, so that lengths are exact; then ordinary texts with each prompt; then the user's."""
+    """Return every length without a prompt, ordinary texts with each prompt, and the user's texts as documents."""
     probes = [Probe(text, RAW) for text in texts_for(count_tokens, card.max_tokens)]
     probes += [Probe(text, kind) for kind in card.prompts for text in (*EDGES, *SENTENCES)]
     return probes + [Probe(text, "document") for text in texts]
 
 
 def _by_input_type(probes: Sequence[Probe]) -> list[tuple[str, list[str]]]:
-    """Runs of probes with the same input type, in order."""
+    """Return consecutive probes with the same input type as groups, in order."""
     runs = groupby(probes, key=lambda probe: probe.input_type)
     return [(kind, [probe.text for probe in group]) for kind, group in runs]

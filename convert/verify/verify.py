@@ -1,7 +1,6 @@
-"""Verification: the artifact against the HuggingFace model in float32, on the same texts.
+"""Verification of an artifact against the HuggingFace model in float32, on the same texts.
 
-Three questions, in this order: are the token ids equal, are the vectors (or what else the model gives), and does a text's
-vector stay what it is in a batch?
+It compares the token ids, the vectors (or the model's other output), and each text's vector alone with that in a batch.
 """
 
 from __future__ import annotations
@@ -22,60 +21,63 @@ from .heads import ask_head
 from .report import VerificationReport
 from .vectors import ask_for_vectors
 
-__all__ = ["fetch_reference", "verify", "verify_with"]
+__all__ = ["SILENT", "fetch_reference", "verify", "verify_with"]
 
 
 def verify(
-    path: str | Path,
-    *,
+    artifact: str | Path,
     reference: str | None = None,
-    texts: Sequence[str] | None = None,
+    *,
+    texts: Sequence[str] = (),
     variant: str | None = None,
     progress: Progress = SILENT,
 ) -> VerificationReport:
-    """Compares an artifact with the HuggingFace model, and stamps its manifest if it passed whole.
+    """Compare an artifact with the HuggingFace model in float32, and record it in the artifact's manifest if all agree.
 
-    A failure is told by the report's verdict; `VerificationReport.raise_if_failed` turns it into an error.
+    A difference is not raised: the report has a verdict, and `VerificationReport.raise_if_failed` turns it into an error.
 
     Args:
-        path: the artifact's folder.
+        artifact: the artifact's folder.
         reference: SOURCE of the checkpoint to compare with; None is the one that the artifact was made from.
-        texts: compared besides the built-in ones.
-        variant: the only variant to compare; None compares all that run on this machine, and only then a stamp is written.
-        progress: receives messages and counts.
+        texts: texts to compare besides the built-in ones.
+        variant: the only variant to compare, and nothing is recorded then; None compares all that run on this machine.
+        progress: receives messages and counts. Default: nothing is reported.
+
+    Returns:
+        The figures of each variant and the verdict.
 
     Raises:
         ArtifactError: the artifact cannot be read, or its canary fails.
         SourceError: the reference cannot be fetched.
-        ChecksumError: the reference is no longer the checkpoint that the artifact was made from.
+        ChecksumError: the reference differs from the checkpoint that the artifact was made from.
         CheckpointError: transformers cannot load the reference.
         MissingPackageError: torch or transformers is not installed.
     """
-    artifact = Artifact.open(path)
-    folder, name = fetch_reference(artifact, reference, progress)
-    card = artifact.manifest.card
+    opened = Artifact.open(artifact)
+    folder, name = fetch_reference(opened, reference, progress)
+    card = opened.manifest.card
     loaded = Reference.load(folder, card) if card.output == "vectors" else HeadReference.load(folder, card)
-    report = verify_with(path, loaded, name=name, texts=texts, variant=variant, progress=progress)
+    report = verify_with(artifact, loaded, name=name, texts=texts, variant=variant, progress=progress)
     if report.verdict == "passed" and report.complete:
-        stamp(path, report.stamp, digest=report.digest)
+        stamp(artifact, report.stamp, digest=report.digest)
     return report
 
 
 def fetch_reference(artifact: Artifact, source: str | None, progress: Progress) -> tuple[Path, str]:
-    """Checks the artifact's files, then fetches the checkpoint to compare with.
+    """Check the artifact's files, then fetch the checkpoint to compare with.
 
     Args:
-        artifact: what is verified.
+        artifact: artifact to verify.
         source: SOURCE of the checkpoint; None is the one that the artifact was made from.
         progress: receives messages and counts.
 
     Returns:
-        Its folder, and what reports call it.
+        The checkpoint's folder, and its name in reports.
 
     Raises:
         ArtifactError: the artifact is damaged.
         SourceError: the checkpoint cannot be fetched.
-        ChecksumError: it is no longer the checkpoint that the artifact was made from.
+        ChecksumError: the checkpoint differs from the one that the artifact was made from.
     """
     artifact.check_files()
     origin = artifact.manifest.origin
@@ -87,39 +89,39 @@ def fetch_reference(artifact: Artifact, source: str | None, progress: Progress) 
 
 
 def verify_with(
-    path: str | Path,
+    artifact: str | Path,
     reference: Reference | HeadReference,
     *,
     name: str,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] = (),
     variant: str | None = None,
     progress: Progress = SILENT,
 ) -> VerificationReport:
-    """Compares an artifact with a reference that was loaded; writes nothing.
+    """Compare an artifact with a loaded reference; write nothing.
 
     Args:
-        path: the artifact's folder.
+        artifact: the artifact's folder.
         reference: the model.
-        name: what the report calls it.
-        texts: compared besides the built-in ones.
+        name: name of the reference in the report.
+        texts: texts to compare besides the built-in ones.
         variant: the only variant to compare; None compares all that run on this machine.
-        progress: receives messages and counts.
+        progress: receives messages and counts. Default: nothing is reported.
     """
-    artifact = Artifact.open(path)
-    card = artifact.manifest.card
-    variants, complete = choose_variants(artifact, variant)
+    opened = Artifact.open(artifact)
+    card = opened.manifest.card
+    variants, complete = choose_variants(opened, variant)
     if isinstance(reference, Reference):
-        question = ask_for_vectors(reference, card, texts or (), progress)
+        question = ask_for_vectors(reference, card, texts, progress)
     else:
-        question = ask_head(reference, card, texts or (), progress)
-    ids, results = ask_variants(artifact, variants, question, progress)
-    return build_report(artifact, name, question.tools, complete, ids, results)
+        question = ask_head(reference, card, texts, progress)
+    ids, results = ask_variants(opened, variants, question, progress)
+    return build_report(opened, name, question.tools, complete, ids, results)
 
 
-def _check_origin(found: Mapping[str, str], recorded: Mapping[str, str], source: str) -> None:
-    changed = sorted(name for name, digest in recorded.items() if found.get(name, digest) != digest)
+def _check_origin(digests: Mapping[str, str], recorded: Mapping[str, str], source: str) -> None:
+    changed = sorted(name for name, digest in recorded.items() if digests.get(name, digest) != digest)
     if changed:
         raise ChecksumError(
-            f"{source} is no longer the checkpoint that the artifact was made from: {', '.join(changed)} changed. "
+            f"{source} differs from the checkpoint that the artifact was made from: {', '.join(changed)} changed. "
             "Convert it again, or name the checkpoint to compare with by --reference"
         )

@@ -1,35 +1,48 @@
-"""What sentence-transformers' modules.json and the modules' configs say. It knows no prompts and no lengths."""
+"""Interpretation of sentence-transformers' modules: pooling, sizes and normalization; neither prompts nor lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
-
-import msgspec
+from typing import Any, cast, get_args
 
 from ..card import PoolingMode
 from ..errors import CardError
+from .files import Module, SentenceTransformersFiles, read_module_config
 
-__all__ = ["Modules", "read_json", "read_modules"]
+__all__ = ["Modules", "PoolingConfig", "read_modules", "read_pooling", "require_module_config", "require_width"]
 
 
 @dataclass(frozen=True, slots=True)
 class Modules:
-    """What follows the encoder.
+    """Modules after the encoder of an embedding model.
 
     Attributes:
-        pooling: the pooling modes, whose vectors are concatenated.
+        pooling: pooling modes, whose vectors are concatenated.
         include_prompt: whether a prompt's tokens are pooled too.
-        dimension: length of the vectors that come out at the end.
-        normalize: whether they are scaled to L2 norm 1.
+        dimension: length of the vectors after the last module.
+        normalize: whether the vectors are scaled to L2 norm 1.
     """
 
     pooling: tuple[PoolingMode, ...]
     include_prompt: bool
     dimension: int
     normalize: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PoolingConfig:
+    """`config.json` of a Pooling module.
+
+    Attributes:
+        modes: pooling modes, whose vectors are concatenated.
+        include_prompt: whether a prompt's tokens are pooled too.
+        hidden: width of a token vector, if the file has it.
+    """
+
+    modes: tuple[PoolingMode, ...]
+    include_prompt: bool
+    hidden: object
 
 
 # In the order in which sentence-transformers concatenates them (Pooling._LEGACY_POOLING_MODE_KWARGS).
@@ -44,53 +57,20 @@ _BOOLEANS: dict[str, PoolingMode] = {
 _POOLING_KEYS = {*_BOOLEANS, "pooling_mode", "include_prompt", "embedding_dimension", "word_embedding_dimension"}
 
 
-class _Module(msgspec.Struct):
-    path: str
-    type: str
-
-
-class _Dense(msgspec.Struct):
-    in_features: int
-    out_features: int
-
-
-_T = TypeVar("_T")
-
-
-def read_json(file: Path, kind: type[_T]) -> _T | None:
-    """A JSON file as a type, or None if there is no file.
-
-    Raises:
-        CardError: it is not JSON or has a key of a wrong type; the message names the file and the key.
-    """
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CardError(f"{file} cannot be read: {error.strerror}") from error
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
-        raise CardError(f"{file}: {error}") from error
-
-
-def read_modules(folder: Path, hidden: int) -> Modules | None:
-    """What a checkpoint's modules.json and its modules' configs say, or None if there is no modules.json.
+def read_modules(files: SentenceTransformersFiles, hidden: int) -> Modules | None:
+    """Return the modules after the encoder, or None if the checkpoint has no modules.json.
 
     Args:
-        folder: the checkpoint.
+        files: files of the checkpoint.
         hidden: the encoder's hidden size.
 
     Raises:
-        CardError: a file is missing or malformed, sizes do not fit, or a module or its place is one that Fletcher does
-            not reproduce: such a checkpoint would give other vectors.
+        CardError: a file is missing or malformed, sizes do not fit, or Fletcher does not reproduce a module or its place in
+            the list: such a checkpoint would give other vectors.
     """
-    file = folder / "modules.json"
-    modules = read_json(file, list[_Module])
-    if modules is None:
+    if files.modules is None:
         return None
-    kinds = [module.type.rpartition(".")[2] for module in modules]
+    file, kinds = files.folder / "modules.json", files.kinds
     # Dropout does nothing at inference.
     order = [kind for kind in kinds if kind != "Dropout"]
     inner = [kind for kind in order if kind in ("Dense", "LayerNorm")]
@@ -99,26 +79,31 @@ def read_modules(folder: Path, hidden: int) -> Modules | None:
             f"{file}: its modules are {', '.join(kinds) or 'none'}; Fletcher reproduces Transformer, Pooling, any number "
             "of Dense and LayerNorm, and Normalize at the end"
         )
-    places = dict(zip(kinds, modules, strict=True))
+    places = dict(zip(kinds, files.modules, strict=True))
     if places["Transformer"].path:
         raise CardError(f"{file}: its Transformer lies in {places['Transformer'].path!r}, not beside modules.json")
-    pooling, include_prompt = _read_pooling(folder / places["Pooling"].path / "config.json", hidden)
-    dimension = hidden * len(pooling)
-    for kind, module in zip(kinds, modules, strict=True):
-        if kind == "Dense":
-            dimension = _read_dense(folder / module.path / "config.json", dimension)
-    return Modules(pooling=pooling, include_prompt=include_prompt, dimension=dimension, normalize="Normalize" in kinds)
+    pooling = read_pooling(places["Pooling"])
+    if pooling.hidden not in (None, hidden):
+        raise CardError(
+            f"{places['Pooling'].folder / 'config.json'}: pools vectors of {pooling.hidden} elements, but config.json's "
+            f"hidden size is {hidden}"
+        )
+    dimension = hidden * len(pooling.modes)
+    for module in files.modules:
+        if module.kind == "Dense":
+            dimension = _dense_width(module, dimension)
+    return Modules(pooling.modes, pooling.include_prompt, dimension, normalize="Normalize" in kinds)
 
 
-def _read_pooling(file: Path, hidden: int) -> tuple[tuple[PoolingMode, ...], bool]:
-    config = read_json(file, dict[str, Any])
-    if config is None:
-        raise CardError(f"{file} is missing, and modules.json names it")
+def read_pooling(module: Module) -> PoolingConfig:
+    """Read the configuration of a Pooling module, in the newer or the older spelling.
+
+    Raises:
+        CardError: the file is missing or malformed, or has an unknown key or mode.
+    """
+    config, file = require_module_config(module), module.folder / "config.json"
     if unknown := sorted(set(config) - _POOLING_KEYS):
         raise CardError(f"{file}: `{unknown[0]}`: Fletcher does not know this key of a pooling config")
-    size = config.get("embedding_dimension", config.get("word_embedding_dimension", hidden))
-    if size != hidden:
-        raise CardError(f"{file}: pools vectors of {size} elements, but config.json's hidden size is {hidden}")
     include_prompt = config.get("include_prompt", True)
     if not isinstance(include_prompt, bool):
         raise CardError(f"{file}: `include_prompt`: must be true or false, not {include_prompt!r}")
@@ -129,13 +114,41 @@ def _read_pooling(file: Path, hidden: int) -> tuple[tuple[PoolingMode, ...], boo
         raise CardError(
             f"{file}: `pooling_mode`: {modes!r} is not one or several of {', '.join(get_args(PoolingMode))}"
         )
-    return cast("tuple[PoolingMode, ...]", tuple(modes)), include_prompt
+    hidden = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+    return PoolingConfig(cast("tuple[PoolingMode, ...]", tuple(modes)), include_prompt, hidden)
 
 
-def _read_dense(file: Path, dimension: int) -> int:
-    dense = read_json(file, _Dense)
-    if dense is None:
-        raise CardError(f"{file} is missing, and modules.json names it")
-    if dense.in_features != dimension:
-        raise CardError(f"{file}: takes {dense.in_features} elements, but gets {dimension}")
-    return dense.out_features
+def require_module_config(module: Module) -> dict[str, Any]:
+    """Read a module's own `config.json`.
+
+    Raises:
+        CardError: the file is missing or malformed.
+    """
+    config = read_module_config(module)
+    if config is None:
+        raise CardError(f"{module.folder / 'config.json'} is missing, and modules.json names it")
+    return config
+
+
+def _dense_width(module: Module, width: int) -> int:
+    """Return the width of a Dense module's output, after a check that it takes vectors of `width` elements."""
+    config, file = require_module_config(module), module.folder / "config.json"
+    if config.get("in_features") != width:
+        raise CardError(f"{file}: takes {config.get('in_features')} elements, but gets {width}")
+    return require_width(module, config)
+
+
+def require_width(module: Module, config: Mapping[str, Any]) -> int:
+    """Return `out_features` of a Dense module.
+
+    Args:
+        module: its entry in `modules.json`, for the message.
+        config: its configuration.
+
+    Raises:
+        CardError: the value is not an integer.
+    """
+    width = config.get("out_features")
+    if isinstance(width, bool) or not isinstance(width, int):
+        raise CardError(f"{module.folder / 'config.json'}: `out_features`: must be an integer, not {width!r}")
+    return width

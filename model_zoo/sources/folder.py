@@ -1,4 +1,4 @@
-"""Which files of a checkpoint folder are used, and what a folder must hold. It reads no tensor and runs no code."""
+"""Files of a checkpoint folder: those that are used, and those that must exist. It reads no tensor and runs no code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..errors import SourceError
+from ..errors import CardError, SourceError
+from ..sentence_transformers.files import read_module_list
 
 __all__ = ["CHECKPOINT_PATTERNS", "IGNORED_PATTERNS", "checkpoint_files", "is_checkpoint_file", "require_safetensors"]
 
@@ -45,7 +46,7 @@ _CONVERT = (
 
 
 def is_checkpoint_file(name: str) -> bool:
-    """Whether a file, by its path relative to the checkpoint (with `/`), is one that is used."""
+    """Return whether a file is used, by its path relative to the checkpoint (with `/`)."""
     if any(fnmatchcase(name, pattern) for pattern in IGNORED_PATTERNS):
         return False
     patterns = _MODULE_PATTERNS if "/" in name else _TOP_PATTERNS
@@ -53,7 +54,7 @@ def is_checkpoint_file(name: str) -> bool:
 
 
 def checkpoint_files(folder: Path) -> tuple[str, ...]:
-    """The names, relative and with `/`, of a folder's files that are used."""
+    """Return the paths, relative and with `/`, of a folder's files that are used."""
     names = []
     for parent, folders, files in os.walk(folder):
         relative = Path(parent).relative_to(folder)
@@ -64,17 +65,17 @@ def checkpoint_files(folder: Path) -> tuple[str, ...]:
 
 
 def require_safetensors(folder: Path, origin: str) -> None:
-    """Refuses a folder whose weights are missing, incomplete or a pickle.
+    """Refuse a folder whose weights are missing, incomplete or a pickle.
 
     Args:
         folder: the checkpoint's folder.
-        origin: what the user asked for, for the message.
+        origin: SOURCE of the folder, for the message.
 
     Raises:
-        SourceError: the message has the command that converts a pickle.
+        SourceError: the weights are missing, incomplete or a pickle; the message has the command that converts a pickle.
     """
     if not (folder / "config.json").is_file():
-        raise SourceError(f"{origin}: {folder} is no checkpoint: it has no config.json")
+        raise SourceError(f"{origin}: {folder} is not a checkpoint: it has no config.json")
     for place in (folder, *_dense_folders(folder, origin)):
         if (place / "model.safetensors.index.json").is_file():
             _require_shards(place, origin)
@@ -87,12 +88,12 @@ def _no_safetensors(place: Path, origin: str) -> SourceError:
     if pickle is None:
         return SourceError(
             f"{origin}: {place} has no *.safetensors file. If the weights were published as a pickle "
-            "(pytorch_model.bin), get that file and convert it where you would run a stranger's program: "
+            "(pytorch_model.bin), download that file and convert it in a sandbox for untrusted programs: "
             f"{_convert_command(place / 'pytorch_model.bin')}, then pass that folder"
         )
     return SourceError(
         f"{origin}: the weights are a pickle ({pickle}), which can run code when it is read, so it is refused. "
-        "Convert it where you would run a stranger's program (needs torch and safetensors), then pass that folder: "
+        "Convert it in a sandbox for untrusted programs (it needs torch and safetensors), then pass that folder: "
         f"{_convert_command(pickle)}"
     )
 
@@ -102,25 +103,17 @@ def _convert_command(pickle: Path) -> str:
     return f'python -c "{_CONVERT}" {shlex.quote(str(pickle))} {shlex.quote(str(target))}'
 
 
-class _Module(msgspec.Struct):
-    path: str
-    type: str
-
-
 class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
 def _dense_folders(folder: Path, origin: str) -> list[Path]:
-    """The folders of the sentence-transformers modules that have weights of their own."""
-    file = folder / "modules.json"
-    if not file.is_file():
-        return []
+    """Return the folders of the sentence-transformers modules that have weights of their own."""
     try:
-        modules = msgspec.json.decode(file.read_bytes(), type=list[_Module])
-    except msgspec.DecodeError as error:
-        raise SourceError(f"{origin}: {file} is damaged: {error}") from error
-    return [folder / module.path for module in modules if module.type.rpartition(".")[2] == "Dense"]
+        modules = read_module_list(folder) or ()
+    except CardError as error:
+        raise SourceError(f"{origin}: {error}") from error
+    return [module.folder for module in modules if module.kind == "Dense"]
 
 
 def _require_shards(place: Path, origin: str) -> None:

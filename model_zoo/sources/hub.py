@@ -1,7 +1,7 @@
-"""The HuggingFace hub, through huggingface_hub: its token, mirror, proxy and offline switch are its own variables.
+"""Fetch from the HuggingFace hub by huggingface_hub, whose own variables set token, mirror, proxy and offline mode.
 
 An unpinned repository is pinned at its first fetch: the commit and every file's sha256 are recorded, and later fetches
-use that commit without asking the network. A branch or tag that is named (`@main`) is looked up each time.
+use that commit without a request. A named branch or tag (`@main`) is looked up each time.
 """
 
 from __future__ import annotations
@@ -15,28 +15,27 @@ from threading import Lock
 from typing import Any
 
 from ..errors import ChecksumError, SourceError
+from ..locator import HubSource
 from ..progress import Counter, Progress
 from .cache import Record, cache_folder, check_digests, disk_error, hash_files, read_record, slug, write_record
 from .folder import CHECKPOINT_PATTERNS, IGNORED_PATTERNS, checkpoint_files, require_safetensors
-from .locator import HubSource
 
 __all__ = ["fetch_hub", "is_recorded"]
 
 _TIMEOUT = 10.0  # seconds for the first answer, huggingface_hub's own DEFAULT_REQUEST_TIMEOUT
 
-# Statuses that say something about the repository; after any other the cache may still have it.
+# Statuses that concern the repository itself; after another status the cache is tried.
 _FINAL = (400, 401, 403, 404, 410)
 
 
 def fetch_hub(
     source: HubSource, cache_dir: Path | None, pinned: Mapping[str, str], progress: Progress
 ) -> tuple[Path, str, dict[str, str]]:
-    """Downloads, or finds in the cache, a repository's checkpoint.
+    """Download a repository's checkpoint, or take it from the cache.
 
     Args:
-        source: the repository and, where known, the commit, branch or tag.
-        cache_dir: the cache folder; None keeps the snapshots in huggingface_hub's own cache, shared with other tools,
-            unless FLETCHER_CACHE is set.
+        source: the repository and, if known, the commit, branch or tag.
+        cache_dir: cache folder; None is huggingface_hub's own cache, shared with other tools, unless FLETCHER_CACHE is set.
         pinned: sha256 by file name, as far as a card pins them.
         progress: receives a line per step and the bytes of a download.
 
@@ -50,15 +49,15 @@ def fetch_hub(
     """
     records = cache_folder(cache_dir) / "records"
     snapshots = cache_folder(cache_dir) / "hub" if cache_dir is not None or os.environ.get("FLETCHER_CACHE") else None
-    asked = source
+    requested = source
     if source.revision is None and (first := read_record(_record_file(records, source))) is not None:
-        asked = HubSource(source.repository, first.revision)
-    folder = _snapshot(asked, snapshots, records, progress)
+        requested = HubSource(source.repository, first.revision)
+    folder = _snapshot(requested, snapshots, records, progress)
     commit = folder.name
-    found = _verify(folder, HubSource(source.repository, commit), records, pinned, progress)
-    if asked.revision != commit:  # a branch, a tag, or nothing at the first fetch: which commit that was
-        _write(_record_file(records, asked), Record(source=str(asked), revision=commit, sha256=found))
-    return folder, commit, found
+    digests = _verify(folder, HubSource(source.repository, commit), records, pinned, progress)
+    if requested.revision != commit:  # a branch, a tag, or no revision at the first fetch: record its commit
+        _write(_record_file(records, requested), Record(source=str(requested), revision=commit, sha256=digests))
+    return folder, commit, digests
 
 
 def _record_file(records: Path, source: HubSource) -> Path:
@@ -72,22 +71,22 @@ def _verify(
     file = _record_file(records, source)
     record = read_record(file)
     progress.line(f"Checking {source.repository}")
-    found = hash_files(folder, checkpoint_files(folder))
+    digests = hash_files(folder, checkpoint_files(folder))
     for expected, origin in ((pinned, "the model's card"), (record.sha256 if record else {}, "its first download")):
         try:
-            check_digests(found, expected, origin=origin, remedy=_remedy(folder, found, expected))
+            check_digests(digests, expected, origin=origin, remedy=_remedy(folder, digests, expected))
         except ChecksumError:
             raise
         except SourceError as error:
             raise SourceError(f"{source}: {error}") from error
     if record is None:
-        _write(file, Record(source=str(source), revision=source.revision, sha256=found))
-    return found
+        _write(file, Record(source=str(source), revision=source.revision, sha256=digests))
+    return digests
 
 
-def _remedy(folder: Path, found: Mapping[str, str], expected: Mapping[str, str]) -> str:
+def _remedy(folder: Path, digests: Mapping[str, str], expected: Mapping[str, str]) -> str:
     # A snapshot holds links into the hub cache's blobs: only deleting the blob makes huggingface_hub fetch it again.
-    wrong = [name for name, digest in expected.items() if found.get(name) not in (None, digest)]
+    wrong = [name for name, digest in expected.items() if digests.get(name) not in (None, digest)]
     paths = " ".join(str((folder / name).resolve()) for name in wrong)
     return f"Delete {paths} and try again; if it happens again, the hub or mirror gives another file." if wrong else ""
 
@@ -100,12 +99,12 @@ def _write(file: Path, record: Record) -> None:
 
 
 def is_recorded(source: HubSource, cache_dir: Path | None) -> bool:
-    """Whether the cache has a record of this repository at this revision, so that no request is needed."""
+    """Return whether the cache has a record of this repository at this revision, so that no request is needed."""
     return _record_file(cache_folder(cache_dir) / "records", source).is_file()
 
 
 def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress: Progress) -> Path:
-    """The snapshot's folder; a commit that was verified before is taken from the cache without a request."""
+    """Return the snapshot's folder; take a commit that was verified before from the cache, without a request."""
     import huggingface_hub  # 0.3 s, and only this source needs it
     from huggingface_hub import errors
 
@@ -133,7 +132,7 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
                 return folder
     progress.line(f"Downloading {source.repository}")
     try:
-        # Asked first because it fails at once: snapshot_download repeats its first request for 25 s.
+        # This request fails at once: snapshot_download repeats its first request for 25 s.
         commit = huggingface_hub.HfApi().model_info(source.repository, revision=source.revision, timeout=_TIMEOUT).sha
     except (OSError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         # errors.HTTPError is the base of whichever HTTP library this huggingface_hub uses (requests, httpx, httpx2).
@@ -166,7 +165,7 @@ def _unreachable(source: HubSource) -> SourceError:
 
 
 def _translate(error: Exception, source: HubSource, snapshots: Path | None) -> SourceError:
-    """huggingface_hub's errors, in the words of what the user can do."""
+    """Translate an error of huggingface_hub to one with a next step for the user."""
     from huggingface_hub import constants, errors
 
     repository = source.repository
@@ -193,7 +192,7 @@ def _translate(error: Exception, source: HubSource, snapshots: Path | None) -> S
         return _unreachable(source)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_error(error, snapshots or Path(constants.HF_HUB_CACHE))
-    return SourceError(f"{source}: the download broke off ({error}). Try again: files that are complete are kept")
+    return SourceError(f"{source}: the download was interrupted ({error}). Try again: complete files stay in the cache")
 
 
 class _DownloadedBytes:

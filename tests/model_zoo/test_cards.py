@@ -1,4 +1,4 @@
-"""Every packaged card, and what a malformed one is told."""
+"""Every packaged card, and the errors of malformed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of transformers' PretrainedConfig, and of the tools that write one, which leave an encoder's inference as it is."""
+"""Keys of transformers' PretrainedConfig, and of tools that write one, that do not change an encoder's inference."""
 
 __all__ = ["HARMLESS"]
 

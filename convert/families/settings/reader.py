@@ -1,4 +1,4 @@
-"""Reading `config.json` strictly: a key that may change the mathematics and is not understood is an error, never a guess."""
+"""Strict reading of `config.json`: a key that may change the computation and is not understood is an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .harmless_keys import HARMLESS
 
 __all__ = ["Config"]
 
-#: Keys that must have the value that leaves the mathematics alone, if they are there.
+#: Keys that must have these neutral values, if they are in the file.
 NEUTRAL: Mapping[str, object] = {
     "is_decoder": False,
     "add_cross_attention": False,
@@ -22,7 +22,7 @@ NEUTRAL: Mapping[str, object] = {
 
 
 class Config:
-    """A `config.json` whose keys are asked for one by one; `finish` refuses those that nobody asked for."""
+    """`config.json` whose keys are read one by one; `finish` refuses the keys that were not read."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._values = checkpoint.config
@@ -32,10 +32,10 @@ class Config:
             self.must_be(key, neutral)
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """A positive number of things.
+        """Return a positive integer.
 
         Raises:
-            CheckpointError: missing without a default, or no positive integer.
+            CheckpointError: the key is missing and has no default, or its value is not a positive integer.
         """
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -43,10 +43,10 @@ class Config:
         return value
 
     def count(self, key: str, default: int) -> int:
-        """A token id, or another number that may be 0.
+        """Return an integer that may be 0, such as a token id.
 
         Raises:
-            CheckpointError: no such number.
+            CheckpointError: the value is negative or not an integer.
         """
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -54,10 +54,10 @@ class Config:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A positive real number.
+        """Return a positive real number.
 
         Raises:
-            CheckpointError: missing without a default, or no positive number.
+            CheckpointError: the key is missing and has no default, or its value is not a positive number.
         """
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
@@ -65,38 +65,40 @@ class Config:
         return float(value)
 
     def value(self, key: str, default: Any = None) -> Any:
-        """Whatever stands there; the caller checks it."""
+        """Return the value of a key as it is; the caller checks it."""
         self._asked.add(key)
         return self._values.get(key, default)
 
     def ignore(self, *keys: str) -> None:
-        """Counts keys as known: they concern training, or heads that no embedding uses."""
+        """Mark keys as read: they concern training, or heads that no embedding uses."""
         self._asked.update(keys)
 
     def where(self, key: str) -> str:
-        """File and key, for messages."""
+        """Return file and key, for messages."""
         return f"{self._file}: {key}"
 
     def refusal(self, reason: str) -> CheckpointError:
-        """The error to raise for a reason that concerns several keys."""
+        """Return the error to raise for a reason that concerns several keys."""
         return CheckpointError(f"{self._file}: {reason}")
 
     def must_be(self, key: str, *allowed: object) -> None:
-        """
+        """Check a key whose value Fletcher authors in a few cases only.
+
         Raises:
-            CheckpointError: the key is there and has none of the values that Fletcher authors.
+            CheckpointError: the key is in the file and has another value than the allowed ones.
         """
         self._asked.add(key)
         if key in self._values and self._values[key] not in allowed:
-            wanted = " or ".join(map(repr, allowed))
+            values = " or ".join(map(repr, allowed))
             raise CheckpointError(
-                f"{self._file}: {key} is {self._values[key]!r}; Fletcher authors this family with {wanted} only"
+                f"{self._file}: {key} is {self._values[key]!r}; Fletcher authors this family with {values} only"
             )
 
     def finish(self) -> None:
-        """
+        """Refuse a configuration with keys that were not read.
+
         Raises:
-            CheckpointError: a key is there that nobody asked for, so it may change the mathematics.
+            CheckpointError: a key was not read, so it may change the computation.
         """
         unknown = sorted(set(self._values) - self._asked)
         if unknown:

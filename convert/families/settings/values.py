@@ -17,10 +17,10 @@ __all__ = ["agreed", "frequencies", "head_size", "positive", "read_rotary", "swi
 
 
 def switch(config: Config, file: Path, key: str, default: bool) -> bool:
-    """True or false.
+    """Return a switch.
 
     Raises:
-        CheckpointError: anything else.
+        CheckpointError: the value is neither true nor false.
     """
     value = config.value(key, default)
     if not isinstance(value, bool):
@@ -29,36 +29,36 @@ def switch(config: Config, file: Path, key: str, default: bool) -> bool:
 
 
 def agreed(config: Config, file: Path, *keys: str, default: Any = None) -> Any:
-    """The value of a quantity that goes by several names, of which a file may have more than one.
+    """Return the value of a quantity that has several names; a file may have more than one of them.
 
     Raises:
-        CheckpointError: two of them contradict each other.
+        CheckpointError: two values contradict each other.
     """
-    found = {key: value for key in keys if (value := config.value(key)) is not None}
-    if len(set(map(repr, found.values()))) > 1:
-        raise CheckpointError(f"{file} contradicts itself: {', '.join(f'{k} is {v!r}' for k, v in found.items())}")
-    return next(iter(found.values()), default)
+    values = {key: value for key in keys if (value := config.value(key)) is not None}
+    if len(set(map(repr, values.values()))) > 1:
+        raise CheckpointError(f"{file} contradicts itself: {', '.join(f'{k} is {v!r}' for k, v in values.items())}")
+    return next(iter(values.values()), default)
 
 
 def head_size(file: Path, hidden: int, heads: int) -> int:
-    """Width of a head.
+    """Return the width of a head.
 
     Raises:
         CheckpointError: the heads do not divide the hidden size.
     """
     if hidden % heads:
-        raise CheckpointError(f"{file}: the hidden size {hidden} is no multiple of the {heads} attention heads")
+        raise CheckpointError(f"{file}: the hidden size {hidden} is not a multiple of the {heads} attention heads")
     return hidden // heads
 
 
 def frequencies(theta: float, width: int) -> tuple[float, ...]:
-    """theta ** (-2i / width) for each pair i, in float32 and in the order of operations that PyTorch models use.
+    """Return theta ** (-2i / width) for each pair i, in float32 and in the order of operations that PyTorch models use.
 
     The order matters: at position 8000 the last bit of a frequency moves the angle by 5e-4.
 
     Args:
-        theta: the base.
-        width: how many elements of a head are turned.
+        theta: base.
+        width: rotated elements of a head.
     """
     exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     # In float64 and rounded once, which is what an exact float32 power gives.
@@ -67,17 +67,17 @@ def frequencies(theta: float, width: int) -> tuple[float, ...]:
 
 
 def read_rotary(parameters: object, file: Path, name: str, width: int, theta: float) -> Rotary:
-    """transformers' `rope_parameters`, or one layer type's part of them.
+    """Return rotary positions by transformers' `rope_parameters`, or by one layer type's part of them.
 
     Args:
-        parameters: as configured; None stands for the defaults.
+        parameters: value in the configuration; None is the default.
         file: the configuration, for messages.
-        name: of the tables in the graph.
+        name: name of the tables in the graph.
         width: width of a head.
-        theta: the base where `parameters` has none.
+        theta: default base.
 
     Raises:
-        CheckpointError: a scaling that is not authored, or an unknown key.
+        CheckpointError: the scaling is not authored, or a key is unknown.
     """
     if parameters is None:
         parameters = {}
@@ -103,10 +103,10 @@ def read_rotary(parameters: object, file: Path, name: str, width: int, theta: fl
 
 
 def positive(value: object, file: Path, what: str) -> float:
-    """A positive real number.
+    """Return a positive real number.
 
     Raises:
-        CheckpointError: anything else.
+        CheckpointError: the value is not a positive number.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         raise CheckpointError(f"{file}: {what} is {value!r}, where a positive number was expected")

@@ -1,11 +1,12 @@
-"""The target `coreml`: fixed shapes, one graph a length bucket, one text at a time; only operators of CoreML's MLProgram.
+"""Emitter of the target `coreml`: fixed shapes, a graph for each length bucket, batch 1, operators of CoreML's MLProgram.
 
-CoreML takes no dimension above 16,384, which rules the vocabulary out, and has no Gather: the host looks up the rows of the
-word and position tables (they lie in the weights file) and hands them in. What depends on positions alone is constant for
-a bucket: rotary tables are cut to its length, and distances are computed from a vector of steps with Sub, Mul and Max.
+CoreML has no dimension above 16,384, which excludes the vocabulary, and no Gather: the host looks up the rows of the word and
+position tables, which are in the weights file, and feeds them. Values that depend on positions alone are constant for a
+bucket: rotary tables are cut to its length, and distances are computed from a vector of steps with Sub, Mul and Max.
 
-Source of `OPERATORS`: coreml_supported_mlprogram_ops.md in onnxruntime.tools.mobile_helpers 1.32. `Where` is on that list
-since lately only, and `Gather`, `Neg`, `Expand`, `Abs`, `LessOrEqual`, `ReduceL2` are not: none is used.
+Source of `OPERATORS`: coreml_supported_mlprogram_ops.md in onnxruntime.tools.mobile_helpers 1.32. The graphs do not use
+`Where`, which only recent versions of that list have, and `Gather`, `Neg`, `Expand`, `Abs`, `LessOrEqual`, `ReduceL2`, which
+it lacks.
 """
 
 from __future__ import annotations
@@ -19,16 +20,26 @@ from fletcher.runtime.session.feeds import POSITION_TABLE, WORD_TABLE
 from ...architecture import Architecture, Attention, RelativeBias, Rotary
 from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
+from ...graph.norms import NORMS
 from ...precision import FP32, Float, Precision
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder
-from ..shared.positions import OUT_OF_SIGHT_HALF, Positions, bias_key, buckets, emit_sum, rotaries_of, rotary_tables
+from ..shared.positions import (
+    OUT_OF_SIGHT_HALF,
+    Positions,
+    biased_attentions,
+    buckets,
+    emit_sum,
+    rotaries_of,
+    rotary_tables,
+    window_size,
+)
 from ..shared.rectangle import emit_mask, emit_rectangle_attention, emit_rectangle_pooling
 
 __all__ = ["LARGEST_SIDE", "OPERATORS", "emit_coreml", "lengths"]
 
 OPSET = 20
-#: CoreML refuses a dimension above this.
+#: Largest dimension that CoreML accepts.
 LARGEST_SIDE = 16_384
 #: Longest bucket: the scores of one text of 2,048 tokens with 12 heads fill 100 MB in fp16.
 LONGEST = 2048
@@ -44,7 +55,7 @@ OPERATORS = frozenset(
             "Div",
             "Gelu",
             "Identity",
-            "LayerNormalization",
+            *NORMS.values(),
             "MatMul",
             "Max",
             "Mul",
@@ -72,7 +83,7 @@ _DTYPES: dict[Float, str] = {"fp32": "float32", "fp16": "float16"}
 
 
 def lengths(max_tokens: int) -> tuple[int, ...]:
-    """The buckets: 32 tokens, then twice as many each, up to the longest text, or 2,048."""
+    """Return the lengths of the buckets in tokens: 32, 64, … up to the longest text, or 2,048."""
     longest = min(max_tokens, LONGEST)
     ladder = [SHORTEST]
     while ladder[-1] < longest:
@@ -83,26 +94,26 @@ def lengths(max_tokens: int) -> tuple[int, ...]:
 def emit_coreml(
     architecture: Architecture, dimension: int, max_tokens: int, precision: Precision = FP32
 ) -> tuple[Emission, ...]:
-    """Writes a graph for each bucket.
+    """Emit a graph for each bucket.
 
     Args:
-        architecture: what to compute.
+        architecture: encoder and modules.
         dimension: length of a vector.
-        max_tokens: of the longest text.
-        precision: of its nodes; CoreML has no bf16.
+        max_tokens: tokens of the longest text.
+        precision: types of the nodes; CoreML has no bf16.
 
     Raises:
-        InputError: the model needs what CoreML lacks.
+        InputError: the model needs an operator or a size that CoreML lacks.
     """
     if architecture.output == "sparse":
         raise InputError(
-            f"the target coreml has no Log, and takes no dimension above {LARGEST_SIDE:,}; this model gives log(1 + weight) "
+            f"the target coreml has no Log, and no dimension above {LARGEST_SIDE:,}; this model computes log(1 + weight) "
             f"of each of {dimension:,} tokens of its vocabulary: export it for another target"
         )
     types = architecture.embedding.token_types
     if types is not None and types.shape[0] != 2:
         raise InputError(
-            f"the target coreml has no Gather, and tells two token types apart, not the {types.shape[0]} of this model: "
+            f"the target coreml has no Gather, and supports two token types, not the {types.shape[0]} of this model: "
             "export it for another target"
         )
     return tuple(_emit_bucket(architecture, dimension, length, precision) for length in lengths(max_tokens))
@@ -141,7 +152,7 @@ def _emit_bucket(architecture: Architecture, dimension: int, length: int, precis
 
 
 def _emit_token_types(graph: GraphBuilder, table: Weight, shape: tuple[int, int]) -> str:
-    """Rows of a table of two token types without Gather: first + type · (second - first), (1, length, width)."""
+    """Add the rows of a table of two token types without Gather: first + type · (second - first), (1, length, width)."""
     types = graph.input(TensorInfo("token_type_ids", "int32", shape))
     factors = graph.node("Cast", [types], "embeddings/token_type/ids", to=1)
     factors = graph.node("Unsqueeze", [factors, graph.constant([2])], "embeddings/token_type/factors")
@@ -152,13 +163,12 @@ def _emit_token_types(graph: GraphBuilder, table: Weight, shape: tuple[int, int]
 
 
 def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int) -> Positions:
-    """The shared values of `positions.emit_positions`, of a fixed length and without its operators."""
+    """Add the values of `positions.emit_positions` for a fixed length, without the operators that CoreML lacks."""
     tables = {
         name: _emit_table(graph, rotary, architecture.max_positions, length)
         for name, rotary in rotaries_of(architecture).items()
     }
-    different = {bias_key(layer.attention): layer.attention for layer in architecture.layers}
-    different.pop((None, None, None), None)
+    different = biased_attentions(architecture)
     if not different:
         return Positions(tables, {})
     steps = graph.weight(constant(f"steps.s{length}", np.arange(length, dtype=np.float32)))
@@ -174,7 +184,7 @@ def _emit_positions(graph: GraphBuilder, architecture: Architecture, length: int
 
 
 def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, length: int) -> tuple[str, str]:
-    """The first rows of the tables, (1, length, 1, pairs)."""
+    """Add the first rows of the tables, (1, length, 1, pairs)."""
     parts = []
     for name, table in zip(("cos", "sin"), rotary_tables(rotary, num_positions), strict=True):
         weight = graph.weight(constant(f"{rotary.name}.{name}", table))
@@ -185,22 +195,22 @@ def _emit_table(graph: GraphBuilder, rotary: Rotary, num_positions: int, length:
 
 
 def _emit_bias(graph: GraphBuilder, attention: Attention, length: int, distance: str, name: str) -> str:
-    """The sum of what a layer adds to its scores, (1, heads or 1, length, length)."""
+    """Add the bias of a layer's scores, (1, heads or 1, length, length)."""
     terms = []
     if attention.alibi is not None:
         slopes = graph.constant(-np.array(attention.alibi, np.float32)[:, None, None])
         terms.append(graph.node("Mul", [distance, slopes], f"{name}/alibi"))
     if attention.relative_bias is not None:
         terms.append(graph.weight(_by_place(attention.relative_bias, length)))
-    if attention.window is not None:
-        beyond = graph.node("Sub", [distance, graph.constant(float(attention.window))], f"{name}/beyond")
+    if (size := window_size(attention)) is not None:
+        beyond = graph.node("Sub", [distance, graph.constant(float(size))], f"{name}/beyond")
         outside = graph.node("Clip", [beyond, graph.constant(0.0), graph.constant(1.0)], f"{name}/outside")
         terms.append(graph.node("Mul", [outside, graph.constant(OUT_OF_SIGHT_HALF)], f"{name}/in_window"))
     return emit_sum(graph, attention, terms, name)
 
 
 def _by_place(bias: RelativeBias, length: int) -> Weight:
-    """The learned bias of each pair of places, (heads, length, length)."""
+    """Return the learned bias of each pair of positions, (heads, length, length)."""
     num_buckets, num_heads = bias.table.shape
     steps = np.arange(length, dtype=np.int64)
     index = buckets(steps - steps[:, None], num_buckets, bias.max_distance)

@@ -1,14 +1,14 @@
-"""The target `cpu`: standard operators over packed tokens, so that padding is never computed.
+"""Emitter of the target `cpu`: standard operators over packed tokens, so that padding is never computed.
 
-Every matrix product and norm works on (tokens, hidden), all texts' tokens in a row. Attention alone needs a rectangle: the
-packed rows are gathered into (texts, longest, hidden) before it and back after it. Against a padded graph that costs nothing
-that shows where lengths are equal, and ragged batches gain what padding would have cost (benchmarks/optimum).
+Every matrix product and norm works on (tokens, hidden), the tokens of all texts in a row. Attention alone needs a rectangle:
+the packed rows are gathered into (texts, longest, hidden) before it and back after it. For equal lengths this is as fast as a
+padded graph, and for mixed lengths it saves the cost of the padding (benchmarks/optimum).
 
-The graph eats `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,), and for pairs of texts
+The inputs are those of `Encodings`: `input_ids` int32 (tokens,) and `offsets` int64 (texts + 1,), and for pairs of texts
 `token_type_ids` int32 (tokens,).
 
-Where a text's vector is the mean of its tokens', the last hidden states leave the graph too, as `token_states` float32
-(tokens, hidden): late chunking averages other runs of tokens. A session that is not asked for them does not copy them.
+If a text's vector is the mean of its tokens', the last hidden states are an output too, `token_states` float32 (tokens,
+hidden): late chunking averages other spans of tokens. A session copies them only on request.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from ...architecture import Architecture, LearnedPositions, Normalize, Pooling
 from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
 from ...precision import FP32, Precision
-from ..shared.attention import emit_attention
 from ..shared.encoder import Parts, emit_encoder
 from ..shared.positions import emit_positions, has_bias
-from .layout import Layout, emit_layout
+from .attention import emit_attention
+from .packed_layout import PackedLayout, emit_packed_layout
 from .pooling import emit_pooling
 
 __all__ = ["emit_cpu"]
 
 
 def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = FP32) -> GraphBuilder:
-    """Writes the graph.
+    """Emit the graph.
 
     Args:
-        architecture: what to compute.
+        architecture: encoder and modules.
         dimension: length of a vector.
-        precision: of its nodes.
+        precision: types of the nodes.
 
     Returns:
-        A graph whose output is called what it is, as the architecture says; float32.
+        A graph whose output has the name of the architecture's `output`; float32.
     """
     graph = GraphBuilder(f"{architecture.family}-cpu", precision)
     ids = graph.input(TensorInfo("input_ids", "int32", ("tokens",)))
     offsets = graph.input(TensorInfo("offsets", "int64", ("texts_plus_1",)))
-    layout = emit_layout(graph, offsets)
+    layout = emit_packed_layout(graph, offsets)
     word = graph.node("Gather", [graph.weight(architecture.embedding.word), ids], "embeddings/word")
     steps = graph.node("Cast", [layout.steps], "positions/steps", to=6) if has_bias(architecture) else ""  # int32
     positions = emit_positions(graph, architecture, layout.positions, steps)
@@ -68,7 +68,7 @@ def emit_cpu(architecture: Architecture, dimension: int, precision: Precision = 
 
 
 def _averages_tokens(architecture: Architecture) -> bool:
-    """Whether a text's vector is the mean of its tokens' last hidden states, normalized or not."""
+    """Return whether a text's vector is the mean of its tokens' last hidden states, normalized or not."""
     pooling, *others = architecture.modules or (None,)
     return pooling == Pooling(("mean",)) and all(isinstance(module, Normalize) for module in others)
 
@@ -78,20 +78,20 @@ def _emit_token_types(graph: GraphBuilder, table: Weight) -> str:
     return graph.node("Gather", [graph.weight(table), types], "embeddings/token_type")
 
 
-def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: Layout) -> str:
-    """Tokens of each text up to the last one that is not of the id `tail`, int64, (texts,); at least 1."""
+def _emit_seen_lengths(graph: GraphBuilder, tail: int, ids: str, layout: PackedLayout) -> str:
+    """Add the tokens of each text up to the last one that is not of the id `tail`, int64, (texts,); at least 1."""
     one = graph.constant(1)
     is_other = graph.node(
         "Not", [graph.node("Equal", [ids, graph.constant(np.array(tail, np.int32))], "tail/is")], "tail/not"
     )
     place = graph.node("Add", [layout.positions, one], "tail/place")  # 1, 2, … in each text
-    kept = graph.node("Where", [is_other, place, one], "tail/kept")
-    rectangle = graph.node("Gather", [kept, layout.rectangle], "tail/rectangle")  # (texts, longest)
+    places = graph.node("Where", [is_other, place, one], "tail/kept")
+    rectangle = graph.node("Gather", [places, layout.rectangle], "tail/rectangle")  # (texts, longest)
     valid = graph.node("Where", [layout.valid, rectangle, one], "tail/valid")
     return graph.node("ReduceMax", [valid, graph.constant([1])], "tail/seen_lengths", keepdims=0)
 
 
-def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None, ids: str, layout: Layout) -> str:
+def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None, ids: str, layout: PackedLayout) -> str:
     if positions is None:
         raise ValueError("the family has no learned positions")
     index = layout.positions
@@ -100,15 +100,15 @@ def _emit_position_rows(graph: GraphBuilder, positions: LearnedPositions | None,
     return graph.node("Gather", [graph.weight(positions.table), index], "embeddings/position")
 
 
-def _emit_counted_positions(graph: GraphBuilder, padding_id: int, ids: str, layout: Layout) -> str:
-    """How many tokens of the text, up to each one, are no padding tokens; a padding token has 0. Then the padding id more.
+def _emit_counted_positions(graph: GraphBuilder, padding_id: int, ids: str, layout: PackedLayout) -> str:
+    """Add RoBERTa's positions: the padding id plus the number of tokens up to each one; padding tokens count 0.
 
     Source: `create_position_ids_from_input_ids` in transformers' modeling_roberta.py.
     """
     padding = graph.node("Equal", [ids, graph.constant(np.array(padding_id, np.int32))], "embeddings/is_padding")
     counts = graph.node("Cast", [graph.node("Not", [padding], "embeddings/counts")], "embeddings/counts_int64", to=7)
     before = graph.node("CumSum", [counts, graph.constant(0)], "embeddings/counted_before", exclusive=1)
-    # That runs over all packed tokens: less what was counted before the text's own first token.
+    # The sum runs over all packed tokens: subtract the count before the text's own first token.
     longest = graph.node("Shape", [layout.steps], "embeddings/longest")
     text = graph.node("Div", [layout.packed, longest], "embeddings/text")
     start = graph.node("Gather", [layout.starts, text], "embeddings/start")

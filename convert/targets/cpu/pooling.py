@@ -1,4 +1,4 @@
-"""Pooling: of packed token vectors whose layout the graph computes itself (`cpu`), and by weights that the host made."""
+"""Pooling of packed token vectors whose layout the graph computes itself."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import numpy as np
 from fletcher.model_zoo.card import PoolingMode
 
 from ...graph.builder import GraphBuilder
-from .layout import Layout
+from ..shared.pooling import emit_weighted_sum
+from .packed_layout import PackedLayout
 
-__all__ = ["emit_pooling", "emit_weighted_sum"]
+__all__ = ["emit_pooling"]
 
 
-def emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, layout: Layout, name: str) -> str:
-    """One vector a text from packed token vectors; every token counts, special ones too, as in sentence-transformers."""
+def emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, layout: PackedLayout, name: str) -> str:
+    """Add one vector per text from packed token vectors; special tokens count too, as in sentence-transformers."""
     if mode == "cls":
         return graph.node("Gather", [hidden, layout.starts], name)
     if mode == "lasttoken":
@@ -35,20 +36,4 @@ def emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, layout: La
     if mode == "mean_sqrt_len_tokens":
         total = graph.node("Sqrt", [total], f"{name}/root")
     weights = graph.node("Div", [weights, total], f"{name}/weights")
-    row = graph.node("Unsqueeze", [weights, graph.constant([1])], f"{name}/weights_row")
-    summed = graph.node("MatMul", [row, rectangle], f"{name}/sum")
-    return graph.node("Squeeze", [summed, graph.constant([1])], name)
-
-
-def emit_weighted_sum(graph: GraphBuilder, weights: str, rectangle: str, name: str) -> str:
-    """The sum over each text of its tokens, weighted.
-
-    Args:
-        graph: where to.
-        weights: (texts, longest), 0 for padding.
-        rectangle: token vectors, (texts, longest, hidden); finite in padding, too.
-        name: of the last node.
-    """
-    row = graph.node("Unsqueeze", [weights, graph.constant([1])], f"{name}/weights_row")
-    summed = graph.node("MatMul", [row, rectangle], f"{name}/sum")  # (texts, 1, hidden)
-    return graph.node("Squeeze", [summed, graph.constant([1])], name)
+    return emit_weighted_sum(graph, weights, rectangle, name)

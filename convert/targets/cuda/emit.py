@@ -1,15 +1,15 @@
-"""The target `cuda`: packed tokens from end to end, attention over offsets, every index made by the host.
+"""Emitter of the target `cuda`: packed tokens from end to end, attention over offsets, and all indices computed by the host.
 
-`com.microsoft.PackedMultiHeadAttention` runs flash attention over the packed rows of all texts, told where each text begins
-by `cumulative_sequence_length`; no rectangle and no padding exist between the token ids and the pooling. Nothing in the graph
-depends on a value that only the device knows (no NonZero, no Range, no shape arithmetic), so that nothing makes the host
-wait for the device and a CUDA graph can be captured.
+`com.microsoft.PackedMultiHeadAttention` runs flash attention over the packed rows of all texts; `cumulative_sequence_length`
+holds the first row of each text. There is no rectangle and no padding between the token ids and the pooling. No shape depends
+on a value that only the device has (no NonZero, no Range, no shape arithmetic), so that the host never waits for the device
+and a CUDA graph can be captured.
 
-`OPERATORS` are the operators that are used, each with the types of its CUDA kernel. Sources: ONNX Runtime's
+`OPERATORS` are the operators of the graphs, each with the types of its CUDA kernel. Sources: ONNX Runtime's
 docs/OperatorKernels.md (at commit 001d12d2), and contrib_ops/cuda/bert/packed_multihead_attention.cc: flash attention without
 a bias; with one, CUTLASS's if the rectangle's width is a multiple of four times an element's bytes (8 in half types, 16 in
-float32), else an unfused kernel. So the host rounds the width up where there is a bias. The kernel has no bfloat16: bf16
-graphs attend in fp16.
+float32), else an unfused kernel. So the host rounds the width up for graphs with a bias. The kernel has no bfloat16: the
+attention of bf16 graphs is in fp16.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from fletcher.runtime.artifact.manifest import HALF_VECTORS, FeedRules, TensorIn
 
 from ...architecture import Architecture, Attention
 from ...graph.builder import GraphBuilder
+from ...graph.norms import MICROSOFT, NORMS, SUMMED_NORMS
 from ...precision import FP32, Precision
-from ..cpu.pooling import emit_weighted_sum
 from ..shared.blocks import emit_linear
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
+from ..shared.pooling import emit_weighted_sum
 from ..shared.positions import Positions, bias_key, emit_positions, has_bias, rotaries_of
 from ..shared.rectangle import emit_mask
-from .layers import MICROSOFT, emit_cuda_layer, emit_cuda_sum
+from .layers import emit_cuda_layer, emit_cuda_sum
 from .projections import emit_qkv, emit_wide_tables
 
 __all__ = ["OPERATORS", "emit_cuda"]
@@ -54,7 +55,7 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         ("", "Gemm"): _FLOATS,
         ("", "Greater"): frozenset({"float", "float16", "int32", "int64"}),
         ("", "Identity"): _ALL,
-        ("", "LayerNormalization"): _FLOATS,
+        **{("", operator): _FLOATS for operator in NORMS.values()},
         ("", "Log"): frozenset({"float", "float16"}),
         ("", "MatMul"): _FLOATS,
         ("", "Max"): _NUMBERS,
@@ -74,18 +75,18 @@ OPERATORS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
         (MICROSOFT, "BiasGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "FastGelu"): frozenset({"float", "float16"}),
         (MICROSOFT, "PackedMultiHeadAttention"): frozenset({"float", "float16"}),
-        (MICROSOFT, "SkipLayerNormalization"): frozenset({"float", "float16"}),
+        **{(MICROSOFT, operator): frozenset({"float", "float16"}) for operator in SUMMED_NORMS.values()},
     }
 )
 
 
 def emit_cuda(architecture: Architecture, dimension: int, precision: Precision = FP32) -> Emission:
-    """Writes the graph.
+    """Emit the graph.
 
     Args:
-        architecture: what to compute.
+        architecture: encoder and modules.
         dimension: length of a vector.
-        precision: of its nodes.
+        precision: types of the nodes.
     """
     if precision.arithmetic == "bf16":
         precision = replace(precision, operators={"PackedMultiHeadAttention": "fp16"})
@@ -100,10 +101,10 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
     if architecture.unseen_tail is not None:
         positions = _emit_unseen(graph, architecture, positions, steps)
 
-    wide = emit_wide_tables(graph, [layer.attention for layer in architecture.layers], positions)
+    wide = emit_wide_tables(graph, architecture.attentions, positions)
 
     def context(attention: Attention, hidden: str, name: str) -> str:
-        """Attention over packed rows, (tokens, heads · head_size)."""
+        """Add the attention over packed rows up to its context, (tokens, heads · head_size)."""
         qkv = emit_qkv(graph, attention, hidden, positions, wide, name)
         return graph.node(
             "PackedMultiHeadAttention",
@@ -140,14 +141,14 @@ def emit_cuda(architecture: Architecture, dimension: int, precision: Precision =
 
 
 def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Positions, steps: str) -> Positions:
-    """Takes the tokens that none attends to out of sight, by the one thing that the operator adds to scores: its bias."""
+    """Mask the tokens of the unseen tail by the operator's bias, the only value that it adds to scores."""
     mask = emit_mask(graph, ("texts", "longest")).scores_mask  # (texts, 1, 1, longest)
-    # The operator repeats a bias over texts and heads, and not over the tokens that attend: zeros of their number are added.
+    # The operator broadcasts a bias over texts and heads, but not over the attending tokens: add zeros for each of them.
     zeros = graph.node("Cast", [steps], "mask/steps", to=1)
     zeros = graph.node("Mul", [zeros, graph.constant(0.0)], "mask/zeros")
     zeros = graph.node("Unsqueeze", [zeros, graph.constant([1])], "mask/rows")  # (longest, 1)
     square = graph.node("Add", [mask, zeros], "mask/square")  # (texts, 1, longest, longest)
-    biases = {bias_key(layer.attention): "" for layer in architecture.layers} | dict(positions.biases)
+    biases = {bias_key(attention): "" for attention in architecture.attentions} | dict(positions.biases)
     return Positions(
         positions.tables,
         {
@@ -158,7 +159,7 @@ def _emit_unseen(graph: GraphBuilder, architecture: Architecture, positions: Pos
 
 
 def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, name: str) -> str:
-    """One vector a text: rows that the host chose, or a sum that it weighted, over a rectangle that exists only here."""
+    """Add one vector per text: rows that the host chose, or a sum over a rectangle with the host's weights."""
     if mode in ("cls", "lasttoken"):
         rows = _input(graph, TensorInfo(f"pooling.{mode}", "int32", ("texts",)))
         return graph.node("Gather", [hidden, rows], name)
@@ -171,5 +172,5 @@ def _emit_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, name: str
 
 
 def _input(graph: GraphBuilder, info: TensorInfo) -> str:
-    """An input, declared once."""
+    """Declare an input unless it is declared, and return its name."""
     return info.name if info in graph.inputs else graph.input(info)

@@ -1,51 +1,47 @@
-"""Products, norms and feed-forward parts over rows: the same nodes for packed tokens and for pooled vectors."""
+"""Products and feed-forward parts over rows: the same nodes for packed tokens and for pooled vectors."""
 
 from __future__ import annotations
 
 from ...architecture import FeedForward
-from ...checkpoint.tensors import Linear, Norm, concatenate
+from ...checkpoint.tensors import Linear, concatenate
 from ...graph.activations import emit_activation
 from ...graph.builder import GraphBuilder
 
-__all__ = ["emit_feed_forward", "emit_linear", "emit_norm", "side_by_side"]
+__all__ = ["emit_feed_forward", "emit_inner", "emit_linear", "side_by_side"]
 
 
 def emit_linear(graph: GraphBuilder, linear: Linear, value: str, name: str) -> str:
-    """x · weight + bias."""
+    """Add x · weight + bias."""
     if linear.bias is None:
         return graph.node("MatMul", [value, graph.weight(linear.weight)], name)
     product = graph.node("MatMul", [value, graph.weight(linear.weight)], f"{name}/product")
     return graph.node("Add", [product, graph.weight(linear.bias)], name)
 
 
-def emit_norm(graph: GraphBuilder, norm: Norm, value: str, name: str) -> str:
-    """Layer normalization, as one operator."""
-    inputs = [value, graph.weight(norm.weight)]
-    if norm.bias is not None:
-        inputs.append(graph.weight(norm.bias))
-    return graph.node("LayerNormalization", inputs, name, axis=-1, epsilon=norm.epsilon)
-
-
 def emit_feed_forward(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
-    """down(activation(up)), or down(activation(gate) · up)."""
+    """Add down(activation(up)), or down(activation(gate) · up)."""
+    return emit_linear(graph, part.down, emit_inner(graph, part, hidden, name), f"{name}/down")
+
+
+def emit_inner(graph: GraphBuilder, part: FeedForward, hidden: str, name: str) -> str:
+    """Add a feed-forward part up to its down projection: activation(up), or activation(gate) · up."""
     up = emit_linear(graph, part.up, hidden, f"{name}/up")
     if part.gate is None:
-        inner = emit_activation(graph, part.activation, up, f"{name}/activation")
-    else:
-        gate = emit_linear(graph, part.gate, hidden, f"{name}/gate")
-        gate = emit_activation(graph, part.activation, gate, f"{name}/activation")
-        inner = graph.node("Mul", [gate, up], f"{name}/gated")
-    return emit_linear(graph, part.down, inner, f"{name}/down")
+        return emit_activation(graph, part.activation, up, f"{name}/activation")
+    gate = emit_linear(graph, part.gate, hidden, f"{name}/gate")
+    gate = emit_activation(graph, part.activation, gate, f"{name}/activation")
+    return graph.node("Mul", [gate, up], f"{name}/gated")
 
 
 def side_by_side(parts: tuple[Linear, ...], name: str) -> Linear:
-    """Several products of one input as one, which MLAS runs faster than three small ones.
+    """Return several products of one input as one, which MLAS runs faster than three small ones.
 
-    The new weights are named after the old ones, `self.query_key_value`, so that layers which share those share these.
+    The names of the new weights are made from the old ones, `self.query_key_value`, so that layers which share the old
+    weights share the new ones.
 
     Args:
-        parts: either each has a bias or none.
-        name: of the node, for the message.
+        parts: the products; either all or none of them have a bias.
+        name: name of the node, for the message.
     """
     stems = [part.weight.name.removesuffix(".weight").rpartition(".") for part in parts]
     joined = f"{stems[0][0]}.{'_'.join(last for _, _, last in stems)}"

@@ -1,4 +1,4 @@
-"""What an emitter hands over: a graph, and what the manifest must say of it."""
+"""`Emission`: a graph that an emitter wrote, and its entries of the manifest."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Emission"]
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """A graph of a target.
+    """Graph of a target.
 
     Attributes:
         graph: the graph.
-        suffix: of the variant's name, where a target has several graphs.
-        feeds: how its inputs are made.
-        profiles: shapes to build engines for.
-        exporter: who wrote it: `fletcher`, or the tracer's name.
+        suffix: suffix of the variant's name, for targets with several graphs.
+        feeds: rules for the inputs.
+        profiles: shapes for which TensorRT builds engines.
+        exporter: `fletcher`, or the name of the tracer.
     """
 
     graph: GraphBuilder

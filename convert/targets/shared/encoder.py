@@ -1,7 +1,7 @@
-"""The encoder's order of nodes, the same on every target: embedding, layers, modules.
+"""Nodes of the encoder in the order of all targets: embedding, layers, modules.
 
-A target brings the rows of the embedding tables, its attention and its pooling; everything between works on rows, whether
-they are packed, (tokens, hidden), or lie in a rectangle, (texts, longest, hidden).
+A target provides the rows of the embedding tables, its attention and its pooling. The nodes between them work on rows,
+packed, (tokens, hidden), or in a rectangle, (texts, longest, hidden).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import TensorInfo
 
-from ...architecture import Architecture, Attention, Decoder, Embedding, Layer
+from ...architecture import Architecture, Attention, Block, Decoder, Embedding, Layer
 from ...checkpoint.tensors import Weight
 from ...graph.builder import GraphBuilder
-from .blocks import emit_feed_forward, emit_linear, emit_norm
+from ...graph.norms import emit_norm
+from .blocks import emit_feed_forward, emit_linear
 from .modules import emit_decoder, emit_modules
 
 __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_type_rows"]
@@ -23,17 +24,17 @@ __all__ = ["Parts", "emit_encoder", "emit_token_types", "position_rows", "token_
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a target does in its own way.
+    """Parts of the encoder that a target emits in its own way.
 
     Attributes:
-        word: the tokens' rows of the word table.
-        position: adds the nodes of the tokens' rows of the position table; not asked for where the family has none.
-        attend: attention of a layer: its description, the hidden states, and the name of its nodes.
-        pool: one vector a text: the mode, the hidden states, and the name of the last node.
-        token_type: adds the nodes of the tokens' rows of the token type table; asked for where pairs of texts come in.
+        word: name of the tokens' rows of the word table.
+        position: adds the tokens' rows of the position table; called only for families that have one.
+        attend: adds the attention of a layer: its description, the hidden states, and the prefix of the nodes' names.
+        pool: adds one vector per text: the mode, the hidden states, and the name of the last node.
+        token_type: adds the tokens' rows of the token type table; called only for models that take pairs of texts.
         decode: adds the vocabulary's logits of the hidden states, under a name.
-        sum: the sum of the tables' rows with its norm, or None where it is to be written here.
-        layer: a whole layer, from its description and the hidden states, or None where the layer is to be written here.
+        sum: adds the sum of the tables' rows with its norm, or returns None for the common nodes.
+        layer: adds a whole layer, from its description and the hidden states, or returns None for the common nodes.
         rows: names of the axes that count tokens: ("tokens",) packed, or texts and longest of a rectangle.
     """
 
@@ -51,10 +52,10 @@ class Parts:
 def emit_encoder(
     graph: GraphBuilder, architecture: Architecture, parts: Parts, texts: int | str, dimension: int
 ) -> str:
-    """Adds everything from the embeddings to the output, which has the name of what it is.
+    """Add all nodes from the embeddings to the output.
 
-    `vectors`, `scores` and `sparse` are float32, (texts, dimension); `token_vectors` float32, (tokens, dimension), or (texts,
-    longest, dimension) where tokens lie in a rectangle.
+    The outputs are float32: `vectors`, `scores` and `sparse` (texts, dimension); `token_vectors` (tokens, dimension),
+    or (texts, longest, dimension) for tokens in a rectangle.
 
     Returns:
         The last hidden states, before any module.
@@ -72,7 +73,7 @@ def emit_encoder(
 
 
 def position_rows(graph: GraphBuilder, architecture: Architecture, shape: tuple[str, ...]) -> Callable[[], str]:
-    """For `Parts.position`: rows of the position table by the input `position_ids`, which the host makes."""
+    """Return a function for `Parts.position` that adds the rows of the position table by the input `position_ids`."""
 
     def emit() -> str:
         learned = architecture.embedding.positions
@@ -85,7 +86,7 @@ def position_rows(graph: GraphBuilder, architecture: Architecture, shape: tuple[
 
 
 def token_type_rows(graph: GraphBuilder, shape: tuple[str, ...]) -> Callable[[Weight], str]:
-    """For `Parts.token_type`: rows of the token type table by the input `token_type_ids`."""
+    """Return a function for `Parts.token_type` that adds the rows of the token type table by the input `token_type_ids`."""
 
     def emit(table: Weight) -> str:
         types = graph.input(TensorInfo("token_type_ids", "int32", shape))
@@ -95,7 +96,7 @@ def token_type_rows(graph: GraphBuilder, shape: tuple[str, ...]) -> Callable[[We
 
 
 def emit_token_types(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
-    """The rows of the word table, with those of the token types that the texts tell apart."""
+    """Add the rows of the token types to those of the word table, for models that take pairs of texts."""
     if embedding.token_types is None:
         return parts.word
     if parts.token_type is None:
@@ -122,24 +123,27 @@ def _emit_sum(graph: GraphBuilder, embedding: Embedding, parts: Parts) -> str:
 
 
 def _emit_layer(graph: GraphBuilder, layer: Layer, hidden: str, parts: Parts) -> str:
-    """norm(x + f(x)), or x + f(norm(x)) for pre-norm."""
-    name = layer.name
-    attended = hidden
-    if layer.norm_first and layer.attention_norm is not None:
-        attended = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
-    attended = parts.attend(layer.attention, attended, f"{name}/attention")
-    inputs = hidden
-    hidden = graph.node("Add", [attended, inputs], f"{name}/attention/residual")
-    if not layer.norm_first and layer.attention_norm is not None:
-        hidden = emit_norm(graph, layer.attention_norm, hidden, f"{name}/attention/norm")
-    if layer.attention_norm_again is not None:
-        hidden = graph.node("Add", [hidden, inputs], f"{name}/attention/residual_again")
-        hidden = emit_norm(graph, layer.attention_norm_again, hidden, f"{name}/attention/norm_again")
-    widened = hidden
-    if layer.norm_first:
-        widened = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")
-    widened = emit_feed_forward(graph, layer.feed_forward, widened, f"{name}/feed_forward")
-    hidden = graph.node("Add", [widened, hidden], f"{name}/feed_forward/residual")
-    if not layer.norm_first:
-        hidden = emit_norm(graph, layer.feed_forward_norm, hidden, f"{name}/feed_forward/norm")
+    for block in layer.blocks:
+        part = "attention" if isinstance(block.core, Attention) else "feed_forward"
+        hidden = _emit_block(graph, block, hidden, parts, f"{layer.name}/{part}")
     return hidden
+
+
+def _emit_block(graph: GraphBuilder, block: Block, hidden: str, parts: Parts, name: str) -> str:
+    """Add a residual block. A block around another one has its own residual and norms, with `_again` after their names."""
+    again = "_again" if isinstance(block.body, Block) else ""
+    value = hidden
+    if block.norm_before is not None:
+        value = emit_norm(graph, block.norm_before, value, f"{name}/norm{again}")
+    if isinstance(block.body, Block):
+        value = _emit_block(graph, block.body, value, parts, name)
+    elif isinstance(block.body, Attention):
+        value = parts.attend(block.body, value, name)
+    else:
+        value = emit_feed_forward(graph, block.body, value, name)
+    if block.norm_after is not None:
+        value = emit_norm(graph, block.norm_after, value, f"{name}/norm_after{again}")
+    value = graph.node("Add", [value, hidden], f"{name}/residual{again}")
+    if block.norm_sum is not None:
+        value = emit_norm(graph, block.norm_sum, value, f"{name}/norm{again}")
+    return value

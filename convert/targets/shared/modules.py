@@ -1,4 +1,4 @@
-"""What follows the encoder: pooling, projections, layer norm and L2 normalization, inside the graph."""
+"""Modules after the encoder, inside the graph: pooling, projections, layer norm, L2 normalization, decoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ...architecture import Activation, Architecture, Decoder, Dense, Normalize,
 from ...checkpoint.tensors import Norm
 from ...graph.activations import emit_activation
 from ...graph.builder import GraphBuilder
-from .blocks import emit_linear, emit_norm
+from ...graph.norms import emit_norm
+from .blocks import emit_linear
 
 __all__ = ["emit_decoder", "emit_modules"]
 
@@ -19,8 +20,8 @@ NORMALIZE_EPSILON = 1e-12
 
 
 def emit_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
-    """x · tableᵀ + bias of packed token vectors."""
-    # The table as it is stored: it is the word embeddings' as a rule, and a transposed copy would double them.
+    """Add x · tableᵀ + bias of packed token vectors."""
+    # The table as it is stored: it is usually the word embeddings', and a transposed copy would double them.
     inputs = [value, graph.weight(decoder.table)]
     if decoder.bias is not None:
         inputs.append(graph.weight(decoder.bias))
@@ -34,13 +35,13 @@ def emit_modules(
     pool: Callable[[PoolingMode, str, str], str],
     decode: Callable[[GraphBuilder, Decoder, str, str], str] = emit_decoder,
 ) -> str:
-    """sentence-transformers' modules, from token vectors to what leaves the graph.
+    """Add the modules after the encoder, from token vectors to the output.
 
     Args:
-        graph: where to.
-        architecture: whose modules.
-        hidden: the token vectors.
-        pool: adds one vector a text: the mode, the token vectors, and the name of the last node.
+        graph: graph to add to.
+        architecture: architecture with the modules.
+        hidden: token vectors.
+        pool: adds one vector per text: the mode, the token vectors, and the name of the last node.
         decode: adds the vocabulary's logits of token vectors, under a name.
     """
     value = hidden

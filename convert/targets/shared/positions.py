@@ -1,6 +1,6 @@
 """Positions inside attention: rotary tables, and one additive bias for windows, ALiBi and learned relative positions.
 
-Both are computed once a run of the graph, whatever the number of layers that share them.
+Both are computed once in a run of the graph, for all layers that share them.
 """
 
 from __future__ import annotations
@@ -12,29 +12,36 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...architecture import Architecture, Attention, RelativeBias, Rotary
+from ...architecture import Architecture, Attention, Mask, RelativeBias, Rotary, Window
 from ...checkpoint.tensors import Weight, constant
 from ...graph.builder import GraphBuilder
 
 __all__ = [
+    "NO_BIAS",
     "OUT_OF_SIGHT_HALF",
     "Positions",
     "bias_key",
+    "biased_attentions",
     "buckets",
     "emit_positions",
     "emit_sum",
     "has_bias",
     "rotaries_of",
     "rotary_tables",
+    "window_size",
 ]
 
-#: Added to the scores outside a window. exp underflows to 0 for it, and it is finite, so that a row with nothing in sight
-#: (padding) gets equal weights where -inf would give NaN.
+#: Number added to the scores outside a window. Its exp underflows to 0, and it is finite, so that a row without visible
+#: tokens (padding) gets equal weights; -inf would give NaN.
 OUT_OF_SIGHT = -1e30
-#: The same where half types occur, which end at 65504.
+#: The same number for graphs with half types, whose range ends at 65504.
 OUT_OF_SIGHT_HALF = -1e4
 
-_Bias = tuple[int | None, tuple[float, ...] | None, str | None]
+#: Key of a bias: mask, slopes, and the learned table's name. Layers with equal keys add the same bias to their scores.
+BiasKey = tuple[Mask, tuple[float, ...] | None, str | None]
+
+#: Key of the layers that add nothing to their scores.
+NO_BIAS: BiasKey = ("full", None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,46 +49,45 @@ class Positions:
     """Names of values that attention layers share.
 
     Attributes:
-        tables: by a `Rotary`'s name, cosines and sines of each token: (1, tokens, pairs) packed, (texts, longest, 1, pairs)
-            in a rectangle.
-        biases: by what distinguishes them, (1, heads or 1, longest, longest).
+        tables: cosines and sines of each token by the name of the `Rotary`: (1, tokens, pairs) packed, (texts, longest, 1,
+            pairs) in a rectangle.
+        biases: biases by their keys, (1, heads or 1, longest, longest).
     """
 
     tables: Mapping[str, tuple[str, str]]
-    biases: Mapping[_Bias, str]
+    biases: Mapping[BiasKey, str]
 
     def bias_of(self, attention: Attention) -> str:
-        """The bias that this layer adds to its scores; empty for none."""
+        """Return the name of the bias that an attention adds to its scores; an empty name if it adds none."""
         return self.biases.get(bias_key(attention), "")
 
 
 def emit_positions(
     graph: GraphBuilder, architecture: Architecture, positions: str, steps: str, *, rows_axis: int = 0
 ) -> Positions:
-    """Adds what the layers of an architecture need, each different table and bias once.
+    """Add the rotary tables and biases of an architecture's layers, each once.
 
     Args:
-        graph: where to.
-        architecture: whose layers.
-        positions: position of each token in its text, int32 or int64, as the token ids lie; read where layers rotate.
-        steps: 0, 1, … longest - 1, int32, (longest,); read where layers have a bias.
-        rows_axis: where the rows of the rotary tables get an axis of size 1.
+        graph: graph to add to.
+        architecture: architecture with the layers.
+        positions: position of each token in its text, int32 or int64, in the shape of the token ids; used for rotary layers.
+        steps: 0, 1, … longest - 1, int32, (longest,); used for layers with a bias.
+        rows_axis: axis of size 1 that is added to the rows of the rotary tables.
     """
-    attentions = [layer.attention for layer in architecture.layers]
     rotaries = rotaries_of(architecture)
     tables = {
         name: _emit_table(graph, rotary, architecture.max_positions, positions, rows_axis)
         for name, rotary in rotaries.items()
     }
-    different = {bias_key(part): part for part in attentions if bias_key(part) != (None, None, None)}
+    different = biased_attentions(architecture)
     if not different:
         return Positions(tables, {})
     one = graph.constant([1])
     query = graph.node("Unsqueeze", [steps, one], "positions/query")
-    # A square of longest x longest: int32, of which 8,192 tokens fill 268 MB, and none that no layer asks for.
+    # A square of longest x longest in int32 takes 268 MB for 8,192 tokens, so only squares that a layer needs are added.
     distance = graph.node("Sub", [steps, query], "positions/distance")  # key - query
     absolute = ""
-    if any(part.alibi is not None or part.window is not None for part in different.values()):
+    if any(part.alibi is not None or window_size(part) is not None for part in different.values()):
         absolute = graph.node("Abs", [distance], "positions/absolute_distance")
     biases = {
         key: _emit_bias(graph, part, architecture.max_positions, distance, absolute, f"positions/bias.{index}")
@@ -91,21 +97,42 @@ def emit_positions(
 
 
 def rotaries_of(architecture: Architecture) -> dict[str, Rotary]:
-    """The rotary positions of an architecture, by name."""
-    rotaries = (layer.attention.rotary for layer in architecture.layers)
+    """Return the rotary positions of an architecture, by name."""
+    rotaries = (attention.rotary for attention in architecture.attentions)
     return {rotary.name: rotary for rotary in rotaries if rotary is not None}
 
 
 def has_bias(architecture: Architecture) -> bool:
-    """Whether some layer adds to its scores."""
-    return any(bias_key(layer.attention) != (None, None, None) for layer in architecture.layers)
+    """Return whether some layer adds to its scores."""
+    return bool(biased_attentions(architecture))
+
+
+def biased_attentions(architecture: Architecture) -> dict[BiasKey, Attention]:
+    """Return one attention for each different bias of an architecture."""
+    different = {bias_key(attention): attention for attention in architecture.attentions}
+    different.pop(NO_BIAS, None)
+    return different
+
+
+def window_size(attention: Attention) -> int | None:
+    """Return the tokens on each side that an attention sees; None without a window.
+
+    Raises:
+        ValueError: the mask is not the same on both sides; `check_capabilities` refuses such an architecture first.
+    """
+    mask = attention.mask
+    if mask == "full":
+        return None
+    if not isinstance(mask, Window) or mask.before != mask.after:
+        raise ValueError(f"a bias cannot express the mask {mask}")
+    return mask.before
 
 
 def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosines and sines, (positions, pairs).
+    """Return cosines and sines, (positions, pairs).
 
-    The angle is rounded to float32 as in every PyTorch implementation: at position 8000 that alone moves it by up to 2e-4,
-    and the models were trained so.
+    The angle is rounded to float32 as in every PyTorch implementation, with which the models were trained: at position 8000
+    the rounding moves it by up to 2e-4.
     """
     steps = np.arange(num_positions, dtype=np.float32)
     angles = np.outer(steps, np.array(rotary.frequencies, np.float32)).astype(np.float64)
@@ -116,10 +143,11 @@ def rotary_tables(rotary: Rotary, num_positions: int) -> tuple[NDArray[np.float3
 
 
 def buckets(distances: NDArray[np.int64], num_buckets: int, max_distance: int) -> NDArray[np.int64]:
-    """T5's bucket of each distance (key - query), for attention in both directions.
+    """Return T5's bucket of each distance (key - query), for attention in both directions.
 
-    Half of the buckets are for distances above 0; of each half, one half is a bucket a distance, the rest grows
-    logarithmically up to `max_distance`. In float32, as transformers computes it: at a boundary the rounding decides.
+    Half of the buckets are for distances above 0. One half of each half has a bucket for each distance; the sizes of the
+    others grow logarithmically up to `max_distance`. The computation is in float32 as in transformers, because rounding
+    decides at a boundary.
 
     Source: `relative_position_bucket` in transformers' modeling_mpnet.py.
     """
@@ -133,18 +161,18 @@ def buckets(distances: NDArray[np.int64], num_buckets: int, max_distance: int) -
     return bucket
 
 
-def bias_key(attention: Attention) -> _Bias:
-    """What distinguishes the bias of a layer from that of another; (None, None, None) for none."""
+def bias_key(attention: Attention) -> BiasKey:
+    """Return the key of a layer's bias; `NO_BIAS` if the layer has none."""
     learned = attention.relative_bias
-    return attention.window, attention.alibi, None if learned is None else learned.table.name
+    return attention.mask, attention.alibi, None if learned is None else learned.table.name
 
 
 def _emit_table(
     graph: GraphBuilder, rotary: Rotary, num_positions: int, positions: str, rows_axis: int
 ) -> tuple[str, str]:
-    """Each token's row of the tables.
+    """Add each token's row of the tables.
 
-    `RotaryEmbedding` could look positions up by itself, but refuses more tokens than the table has rows (ONNX Runtime 1.32:
+    `RotaryEmbedding` could look up positions by itself, but refuses more tokens than the table has rows (ONNX Runtime 1.32:
     "Updating cos_cache and sin_cache … is not currently supported"), and all texts of a batch are one text here.
     """
     parts = []
@@ -167,11 +195,12 @@ def _emit_bias(
         table = graph.weight(_by_distance(attention.relative_bias, num_positions))
         shift = graph.constant(np.array(num_positions - 1, np.int32))
         index = graph.node("Add", [distance, shift], f"{name}/index")
-        terms.append(graph.node("Gather", [table, index], f"{name}/learned", axis=1))  # (heads, longest, longest)
-    if attention.window is not None:
+        # The spelling stays: artifacts' digests are made of their graphs' bytes. (heads, longest, longest)
+        terms.append(graph.node("Gather", [table, index], f"{name}/learnt", axis=1))
+    if (size := window_size(attention)) is not None:
         out = OUT_OF_SIGHT if graph.precision.arithmetic == "fp32" else OUT_OF_SIGHT_HALF
-        window = graph.constant(np.array(attention.window, np.int32))
-        # Not Where, which makes two more squares of what it chooses from in ONNX Runtime.
+        window = graph.constant(np.array(size, np.int32))
+        # Where would need two more squares for its operands in ONNX Runtime.
         beyond = graph.node("Greater", [absolute, window], f"{name}/beyond")
         outside = graph.node("Cast", [beyond], f"{name}/outside", to=1)
         terms.append(graph.node("Mul", [outside, graph.constant(out)], f"{name}/in_window"))
@@ -179,7 +208,7 @@ def _emit_bias(
 
 
 def emit_sum(graph: GraphBuilder, attention: Attention, terms: Sequence[str], name: str) -> str:
-    """The sum of what a layer adds to its scores, (1, heads or 1, longest, longest)."""
+    """Add the sum of a bias's terms, (1, heads or 1, longest, longest)."""
     total = terms[0]
     for place, term in enumerate(terms[1:]):
         total = graph.node("Add", [total, term], f"{name}/sum.{place}")
@@ -189,7 +218,7 @@ def emit_sum(graph: GraphBuilder, attention: Attention, terms: Sequence[str], na
 
 
 def _by_distance(bias: RelativeBias, num_positions: int) -> Weight:
-    """The learned table looked up for each distance from 1 - positions to positions - 1: (heads, 2 · positions - 1)."""
+    """Return the learned bias of each distance from 1 - positions to positions - 1, (heads, 2 · positions - 1)."""
     num_buckets, num_heads = bias.table.shape
     distances = np.arange(1 - num_positions, num_positions, dtype=np.int64)
     index = buckets(distances, num_buckets, bias.max_distance)

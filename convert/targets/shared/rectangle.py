@@ -1,8 +1,8 @@
 """Attention, rotation and pooling over a padded rectangle, with standard operators alone (targets `tensorrt` and `coreml`).
 
-The scores are MatMul(scaled query, keyᵀ) + mask, then Softmax and MatMul: what NVIDIA documents as the pattern that TensorRT
-fuses into one kernel. The mask is finite, so that a row that is all padding has equal weights, not NaN. Gemm takes no
-rectangle, so a decoder is a product and a sum.
+The scores are MatMul(scaled query, keyᵀ) + mask, then Softmax and MatMul: the pattern that TensorRT fuses into one kernel
+according to NVIDIA's documentation. The mask is finite, so that a row of padding has equal weights, not NaN. Gemm does not
+take a rectangle, so a decoder is a product and a sum.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.artifact.manifest import TensorInfo
 
-from ...architecture import Attention, Decoder, Rotary
+from ...architecture import Attention, Decoder, Heads, Rotary
 from ...graph.builder import GraphBuilder
-from ..cpu.pooling import emit_weighted_sum
-from .attention import emit_projections
 from .blocks import emit_linear
+from .pooling import emit_weighted_sum
 from .positions import OUT_OF_SIGHT_HALF, Positions
+from .projections import emit_projections
 
 __all__ = [
     "Rectangle",
@@ -30,10 +30,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Rectangle:
-    """The rectangle's sides, and its mask.
+    """Shape and mask of a rectangle of texts.
 
     Attributes:
-        shape: texts and tokens as inputs declare them: numbers, or names where they are free.
+        shape: texts and tokens as the inputs declare them: numbers, or names of free sizes.
         mask: 0 for a token, -10,000 for padding, (texts, longest).
         scores_mask: the same for scores, (texts, 1, 1, longest).
     """
@@ -43,12 +43,12 @@ class Rectangle:
     scores_mask: str
 
     def sizes(self, *widths: int) -> list[int]:
-        """A shape for Reshape: the sides, then the widths; 0 copies a free side."""
+        """Return a shape for Reshape: the rectangle's sides, then the widths; 0 copies a free side."""
         return [*(side if isinstance(side, int) else 0 for side in self.shape), *widths]
 
 
 def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectangle:
-    """Declares the input `attention_mask`, int32, and makes both masks of it."""
+    """Declare the input `attention_mask`, int32, and add both masks."""
     tokens = graph.input(TensorInfo("attention_mask", "int32", shape))
     ones = graph.node("Cast", [tokens], "mask/tokens", to=1)
     padding = graph.node("Sub", [ones, graph.constant(1.0)], "mask/padding")  # 0 or -1
@@ -59,29 +59,23 @@ def emit_mask(graph: GraphBuilder, shape: tuple[int | str, int | str]) -> Rectan
 def emit_rectangle_attention(
     graph: GraphBuilder, attention: Attention, hidden: str, rectangle: Rectangle, positions: Positions, name: str
 ) -> str:
-    """Attention from (texts, longest, hidden) to the same."""
+    """Add attention from (texts, longest, hidden) to the same shape."""
 
-    def rotate(
-        graph: GraphBuilder, attention: Attention, rotary: Rotary, rows: str, positions: Positions, name: str
-    ) -> str:
-        return _emit_rotation(graph, attention, rotary, rows, rectangle, positions, name)
+    def rotate(graph: GraphBuilder, heads: Heads, rotary: Rotary, rows: str, positions: Positions, name: str) -> str:
+        return _emit_rotation(graph, heads, rotary, rows, rectangle, positions, name)
 
     query, key, value = emit_projections(graph, attention, hidden, positions, name, rotate)
-    size = attention.query.weight.shape[1] // attention.num_heads
     query = graph.node("Mul", [query, graph.constant(attention.scale)], f"{name}/query/scaled")
-    split = graph.constant(rectangle.sizes(attention.num_heads, size))
+
+    def split(rows: str, heads: Heads, part: str, perm: tuple[int, ...]) -> str:
+        sizes = graph.constant(rectangle.sizes(heads.count, heads.size))
+        rows = graph.node("Reshape", [rows, sizes], f"{name}/{part}/split")
+        return graph.node("Transpose", [rows], f"{name}/{part}/heads", perm=perm)
+
     heads = {
-        part: graph.node(
-            "Transpose",
-            [graph.node("Reshape", [rows, split], f"{name}/{part}/split")],
-            f"{name}/{part}/heads",
-            perm=perm,
-        )
-        for part, rows, perm in (
-            ("query", query, (0, 2, 1, 3)),  # (texts, heads, longest, size)
-            ("key", key, (0, 2, 3, 1)),  # (texts, heads, size, longest)
-            ("value", value, (0, 2, 1, 3)),
-        )
+        "query": split(query, attention.query_heads, "query", (0, 2, 1, 3)),  # (texts, heads, longest, size)
+        "key": split(key, attention.key_heads, "key", (0, 2, 3, 1)),  # (texts, heads, size, longest)
+        "value": split(value, attention.key_heads, "value", (0, 2, 1, 3)),
     }
     scores = graph.node("MatMul", [heads["query"], heads["key"]], f"{name}/scores")  # (texts, heads, longest, longest)
     if bias := positions.bias_of(attention):
@@ -90,35 +84,34 @@ def emit_rectangle_attention(
     weights = graph.node("Softmax", [scores], f"{name}/weights", axis=-1)
     context = graph.node("MatMul", [weights, heads["value"]], f"{name}/context/heads")
     context = graph.node("Transpose", [context], f"{name}/context/split", perm=(0, 2, 1, 3))
-    width = attention.output.weight.shape[0]
+    width = attention.query_heads.width
     context = graph.node("Reshape", [context, graph.constant(rectangle.sizes(width))], f"{name}/context")
     return emit_linear(graph, attention.output, context, f"{name}/output")
 
 
 def _emit_rotation(
     graph: GraphBuilder,
-    attention: Attention,
+    heads: Heads,
     rotary: Rotary,
     rows: str,
     rectangle: Rectangle,
     positions: Positions,
     name: str,
 ) -> str:
-    """Turns pairs (a, b) of each head into (a cos - b sin, b cos + a sin)."""
+    """Turn pairs (a, b) of each head into (a cos - b sin, b cos + a sin)."""
     cosines, sines = positions.tables[rotary.name]  # (texts, longest, 1, pairs)
-    pairs, width = len(rotary.frequencies), attention.query.weight.shape[1]
-    size = width // attention.num_heads
-    heads = graph.node(
-        "Reshape", [rows, graph.constant(rectangle.sizes(attention.num_heads, size))], f"{name}/rotary/heads"
+    pairs = len(rotary.frequencies)
+    turned = graph.node(
+        "Reshape", [rows, graph.constant(rectangle.sizes(heads.count, heads.size))], f"{name}/rotary/heads"
     )
-    turned, rest = heads, []
-    if 2 * pairs < size:
-        sizes = graph.constant([2 * pairs, size - 2 * pairs])
-        turned, kept = graph.nodes(
-            "Split", [heads, sizes], f"{name}/rotary/part", [f"{name}/rotary/turned", f"{name}/rotary/kept"], axis=-1
+    rest = []
+    if 2 * pairs < heads.size:
+        sizes = graph.constant([2 * pairs, heads.size - 2 * pairs])
+        turned, unturned = graph.nodes(
+            "Split", [turned, sizes], f"{name}/rotary/part", [f"{name}/rotary/turned", f"{name}/rotary/kept"], axis=-1
         )
-        rest = [kept]
-    first, second = _emit_pairs(graph, rotary, attention.num_heads, turned, rectangle, f"{name}/rotary")
+        rest = [unturned]
+    first, second = _emit_pairs(graph, rotary, heads.count, turned, rectangle, f"{name}/rotary")
     products = {
         f"{part}_{what}": graph.node("Mul", [value, table], f"{name}/rotary/{part}_{what}")
         for part, value in (("first", first), ("second", second))
@@ -130,18 +123,18 @@ def _emit_rotation(
         last = graph.constant([4])
         both = [graph.node("Unsqueeze", [part, last], f"{part}_pair") for part in (ahead, behind)]
         joined = graph.node("Concat", both, f"{name}/rotary/pairs_turned", axis=4)
-        sizes = graph.constant(rectangle.sizes(attention.num_heads, 2 * pairs))
+        sizes = graph.constant(rectangle.sizes(heads.count, 2 * pairs))
         parts = [graph.node("Reshape", [joined, sizes], f"{name}/rotary/interleaved"), *rest]
     else:
         parts = [ahead, behind, *rest]
     whole = parts[0] if len(parts) == 1 else graph.node("Concat", parts, f"{name}/rotary/whole", axis=3)
-    return graph.node("Reshape", [whole, graph.constant(rectangle.sizes(width))], f"{name}/rotated")
+    return graph.node("Reshape", [whole, graph.constant(rectangle.sizes(heads.width))], f"{name}/rotated")
 
 
 def _emit_pairs(
     graph: GraphBuilder, rotary: Rotary, num_heads: int, turned: str, rectangle: Rectangle, name: str
 ) -> tuple[str, str]:
-    """First and second elements of the pairs, each (texts, longest, heads, pairs)."""
+    """Add the first and second elements of the pairs, each (texts, longest, heads, pairs)."""
     pairs = len(rotary.frequencies)
     if not rotary.interleaved:
         halves = graph.constant([pairs, pairs])
@@ -166,7 +159,7 @@ def _emit_pairs(
 
 
 def emit_rectangle_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, rectangle: Rectangle, name: str) -> str:
-    """One vector a text: a sum that the host weighted, or the maximum over tokens."""
+    """Add one vector per text: a sum with the host's weights, or the maximum over tokens."""
     if mode == "max":
         mask = graph.node("Unsqueeze", [rectangle.mask, graph.constant([2])], f"{name}/mask")
         masked = graph.node("Add", [hidden, mask], f"{name}/masked")
@@ -176,7 +169,7 @@ def emit_rectangle_pooling(graph: GraphBuilder, mode: PoolingMode, hidden: str, 
 
 
 def emit_rectangle_decoder(graph: GraphBuilder, decoder: Decoder, value: str, name: str) -> str:
-    """x · tableᵀ + bias of token vectors in a rectangle, (texts, longest, vocabulary)."""
+    """Add x · tableᵀ + bias of token vectors in a rectangle, (texts, longest, vocabulary)."""
     table = graph.node("Transpose", [graph.weight(decoder.table)], f"{name}/table", perm=(1, 0))
     if decoder.bias is None:
         return graph.node("MatMul", [value, table], name)

@@ -1,4 +1,4 @@
-"""What can be known of a `tensorrt` variant without TensorRT: operators, types, names, and profiles for every free size."""
+"""Check of a `tensorrt` variant without TensorRT: operators, types, names, and profiles for every free size."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from .emit import OPERATORS, OPSET
 
 __all__ = ["check_tensorrt"]
 
-#: Types of TensorRT's `DataType` that a graph here may have. It knows no double; in networks that are typed by the graph
-#: alone nothing is cast.
+#: Types of TensorRT's `DataType` that a graph may have. TensorRT has no double, and does not cast in strongly typed networks.
 TYPES = frozenset(
     {
         TensorProto.FLOAT,
@@ -28,14 +27,14 @@ TYPES = frozenset(
 
 
 def check_tensorrt(artifact: Artifact, variant: Variant) -> list[str]:
-    """What TensorRT would not take, or would take apart.
+    """Return the reasons why TensorRT would refuse or split a graph.
 
     Args:
-        artifact: where the graph lies.
-        variant: of the target `tensorrt`.
+        artifact: artifact with the graph.
+        variant: variant of the target `tensorrt`.
 
     Returns:
-        Problems, one sentence each; none if everything that can be checked is right.
+        Problems, one sentence each; empty if the checks find none.
     """
     model = onnx.load(artifact.path / variant.file, load_external_data=False)
     problems = [*_operators(model), *_types(model)]
@@ -43,9 +42,9 @@ def check_tensorrt(artifact: Artifact, variant: Variant) -> list[str]:
         ("input", model.graph.input, variant.inputs),
         ("output", model.graph.output, variant.outputs),
     ):
-        found, wanted = [_info(value) for value in values], list(infos)
-        if found != wanted:
-            problems.append(f"the graph's {kind}s are {_told(found)}, the manifest says {_told(wanted)}")
+        declared, recorded = [_info(value) for value in values], list(infos)
+        if declared != recorded:
+            problems.append(f"the graph's {kind}s are {_describe(declared)}, the manifest has {_describe(recorded)}")
     if not variant.profiles:
         problems.append("there are no profiles: an engine would be built for every shape")
     for number, profile in enumerate(variant.profiles):
@@ -66,7 +65,7 @@ def _operators(model: onnx.ModelProto) -> list[str]:
 
 
 def _types(model: onnx.ModelProto) -> list[str]:
-    """Every value has one of TensorRT's types, and no node mixes what it must not mix."""
+    """Return the values whose type TensorRT does not have, or the node whose types disagree."""
     try:
         inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True).graph
     except shape_inference.InferenceError as error:
@@ -80,7 +79,7 @@ def _types(model: onnx.ModelProto) -> list[str]:
     for name in [*types, *(name for node in inferred.node for name in node.output if name not in types)]:
         kind = types.get(name, TensorProto.UNDEFINED)
         if kind not in TYPES:
-            problems.append(f"{name} is {TensorProto.DataType.Name(kind).lower()}, which is no type of TensorRT's")
+            problems.append(f"{name} is {TensorProto.DataType.Name(kind).lower()}, which is not a type of TensorRT")
     return problems
 
 
@@ -96,7 +95,7 @@ def _profile(profile: Profile, inputs: tuple[TensorInfo, ...]) -> list[str]:
             continue
         shapes = {side: shapes[info.name] for side, shapes in sides.items()}
         if any(len(shape) != len(info.shape) for shape in shapes.values()):
-            problems.append(f"{info.name} has {len(info.shape)} sizes, not {_told(shapes)}")
+            problems.append(f"{info.name} has {len(info.shape)} sizes, not {_describe(shapes)}")
             continue
         for place, size in enumerate(info.shape):
             low, best, high = (shapes[side][place] for side in ("min", "opt", "max"))
@@ -113,7 +112,7 @@ def _profile(profile: Profile, inputs: tuple[TensorInfo, ...]) -> list[str]:
         if len(sizes) > 1
     ]
     if unknown := sorted({*profile.min, *profile.opt, *profile.max} - {info.name for info in inputs}):
-        problems.append(f"{', '.join(unknown)} is no input")
+        problems.append(f"{', '.join(unknown)} is not an input")
     return problems
 
 
@@ -123,7 +122,7 @@ def _info(value: onnx.ValueInfoProto) -> TensorInfo:
     return TensorInfo(value.name, np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name, shape)
 
 
-def _told(things: object) -> str:
-    if isinstance(things, list):
-        return ", ".join(f"{info.name} {info.dtype} {list(info.shape)}" for info in things)
-    return str(things)
+def _describe(values: object) -> str:
+    if isinstance(values, list):
+        return ", ".join(f"{info.name} {info.dtype} {list(info.shape)}" for info in values)
+    return str(values)

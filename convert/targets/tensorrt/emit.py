@@ -1,11 +1,11 @@
-"""The target `tensorrt`: standard operators over a padded rectangle, every value typed, shapes within the profiles.
+"""Emitter of the target `tensorrt`: standard operators over a padded rectangle, typed values, shapes within the profiles.
 
-Contrib operators would split the graph between TensorRT and CUDA, and the parser's `Attention` never reads
-`nonpad_kv_seqlen`: so attention is spelled out (rectangle.py). Since TensorRT 11 networks are typed by the ONNX file alone.
+Contrib operators would split the graph between TensorRT and CUDA, and TensorRT's parser ignores `nonpad_kv_seqlen` of
+`Attention`: so attention is in standard operators (rectangle.py). Since TensorRT 11 the ONNX file alone types a network.
 Opset 20 is the oldest with `Gelu`.
 
-The host makes positions and pooling weights; what the graph computes itself from `steps` is the bias of a window, ALiBi or
-learned distances.
+The host computes positions and pooling weights; the graph computes the bias of a window, ALiBi or learned distances from
+`steps`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fletcher.runtime.artifact.manifest import FeedRules, Profile, TensorInfo
 
 from ...architecture import Architecture
 from ...graph.builder import GraphBuilder
+from ...graph.norms import NORMS
 from ...precision import FP32, Precision
 from ..shared.emission import Emission
 from ..shared.encoder import Parts, emit_encoder, position_rows, token_type_rows
@@ -40,7 +41,7 @@ OPERATORS = frozenset(
             "Gelu",
             "Greater",
             "Identity",
-            "LayerNormalization",
+            *NORMS.values(),
             "Log",
             "MatMul",
         ),
@@ -62,20 +63,20 @@ OPERATORS = frozenset(
     }
 )
 
-#: Tokens of the largest rectangle, so that the largest text still has company, and memory an end.
+#: Tokens of the largest rectangle: it bounds the memory, and leaves room for other texts beside the longest one.
 MAX_TOKENS = 32_768
 #: Most tokens of a text in the first profile: most texts are short, and an engine tuned for 8,192 tokens is slow for 32.
 SHORT = 128
 
 
 def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, precision: Precision = FP32) -> Emission:
-    """Writes the graph.
+    """Emit the graph.
 
     Args:
-        architecture: what to compute.
+        architecture: encoder and modules.
         dimension: length of a vector.
-        max_tokens: of the longest text.
-        precision: of its nodes.
+        max_tokens: tokens of the longest text.
+        precision: types of the nodes.
     """
     graph = GraphBuilder(f"{architecture.family}-tensorrt", precision, OPSET)
     ids = graph.input(TensorInfo("input_ids", "int32", SHAPE))
@@ -106,7 +107,7 @@ def emit_tensorrt(architecture: Architecture, dimension: int, max_tokens: int, p
 
 
 def _profiles(inputs: Sequence[TensorInfo], max_tokens: int) -> tuple[Profile, ...]:
-    """One for short texts in large batches, and one up to the longest text."""
+    """Return a profile for short texts in large batches, and one up to the longest text."""
     short = min(SHORT, max_tokens)
     ladders = [((1, 1), (MAX_TOKENS // SHORT // 4, short // 2 or 1), (MAX_TOKENS // SHORT, short))]
     if max_tokens > short:

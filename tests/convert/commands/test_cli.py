@@ -33,7 +33,7 @@ def environment() -> dict[str, str]:
 
 
 def convert(*args: str | Path, before: Callable[[], None] | None = None, **variables: str) -> Any:
-    """Runs the command in a process of its own."""
+    """Run the command in a process of its own."""
     command = [sys.executable, "-c", MAIN, *map(str, args)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=120, env=environment() | variables, preexec_fn=before

@@ -1,4 +1,4 @@
-"""Export end to end: what the artifact says, precision of the weights, and the options' limits."""
+"""Export end to end: manifest of the artifact, precision of the weights, and limits of the options."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from tokenizers.processors import TemplateProcessing
 
 from fletcher import Encoder
 from fletcher.convert.export import export as module
-from fletcher.convert.export.export import export
+from fletcher.convert.export.card import model_name
+from fletcher.convert.export.export import ExportOptions, export
+from fletcher.convert.export.own_canary import own_canary, shorten_canary
 from fletcher.convert.texts import SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
@@ -133,7 +136,7 @@ def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoi
     assert found.status == "published canary" and len(canary.texts) > 0 and canary.encodings.lengths.max() < 40
     with pytest.raises(InputError, match="--max-tokens 257 exceeds the 256"):
         export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=257)
-    with pytest.raises(InputError, match="--pooling cls contradicts the card of all-MiniLM-L6-v2, which says mean"):
+    with pytest.raises(InputError, match="--pooling cls contradicts the card of all-MiniLM-L6-v2, which has mean"):
         export("all-MiniLM-L6-v2", tmp_path / "b", pooling="cls")
     with pytest.raises(InputError, match="--max-tokens 2 leaves no text of the canary"):
         export("all-MiniLM-L6-v2", tmp_path / "b", max_tokens=2)
@@ -152,7 +155,7 @@ def test_a_shorter_minilm_keeps_the_part_of_the_canary_that_fits(minilm_checkpoi
 )
 def test_every_source_has_a_name_that_a_card_may_have(source: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "is_dir", lambda self: True)  # a folder source is one that exists
-    assert module._model_name(source) == name
+    assert model_name(source) == name
 
 
 def test_a_folder_of_any_name_can_be_converted(tiny: Path, tmp_path: Path) -> None:
@@ -178,14 +181,12 @@ def test_without_special_tokens_an_empty_text_is_refused_and_the_others_are_embe
 def test_a_result_that_fails_its_canary_is_not_left(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module._own_canary
-
     def other(*args: object) -> object:
-        canary = real(*args)  # type: ignore[arg-type]
+        canary = own_canary(*args)  # type: ignore[arg-type]
         canary.vectors[0] += 0.1
         return canary
 
-    monkeypatch.setattr(module, "_own_canary", other)
+    monkeypatch.setattr(module, "own_canary", other)
     with pytest.raises(CanaryError, match="does not reproduce its canary"):
         export(str(tiny), tmp_path / "a", pooling="mean", max_tokens=8)
     assert list(tmp_path.iterdir()) == []
@@ -194,16 +195,29 @@ def test_a_result_that_fails_its_canary_is_not_left(
 def test_a_tokenizer_that_gives_other_ids_than_the_published_canary_is_refused(
     minilm_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module._shorten
-
     def shifted(path: Path, card: ModelCard) -> Canary:
-        canary = real(path, card)
+        canary = shorten_canary(path, card)
         return replace(canary, encodings=replace(canary.encodings, ids=canary.encodings.ids + 1))
 
-    monkeypatch.setattr(module, "_shorten", shifted)
+    monkeypatch.setattr(module, "shorten_canary", shifted)
     with pytest.raises(CanaryError, match="gives other ids than the canary of all-MiniLM-L6-v2"):
         export("all-MiniLM-L6-v2", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_options_are_a_struct_or_keywords_and_are_checked_when_they_are_made(tiny: Path, tmp_path: Path) -> None:
+    options = ExportOptions(pooling="mean", max_tokens=8)
+    assert export(str(tiny), tmp_path / "struct", options).max_tokens == 8
+    assert export(str(tiny), tmp_path / "both", options, max_tokens=7).max_tokens == 7
+    unknown: Any = "mystery"
+    with pytest.raises(InputError, match="--pooling mystery is unknown: choose from cls, mean"):
+        ExportOptions(pooling=unknown)
+    with pytest.raises(InputError, match="--head mystery is unknown: choose from embedding"):
+        ExportOptions(head=unknown)
+    with pytest.raises(InputError, match="--exporter mystery is unknown: choose from fletcher, optimum"):
+        export("no such source", tmp_path / "a", exporter=unknown)
+    with pytest.raises(InputError, match="--max-tokens 0"):
+        ExportOptions(max_tokens=0)
 
 
 def test_unknown_targets_and_precisions_name_the_known_ones(tiny: Path, tmp_path: Path) -> None:
@@ -219,7 +233,7 @@ def test_unknown_targets_and_precisions_name_the_known_ones(tiny: Path, tmp_path
         ({"model_type": "mystery"}, FletcherError, "mystery"),
         ({"mystery_scaling": 2}, CheckpointError, "does not know for this family: mystery_scaling"),
         ({"hidden_act": "mish"}, CheckpointError, "activation 'mish'"),
-        ({"num_attention_heads": 5}, CheckpointError, "hidden_size 32 is no multiple"),
+        ({"num_attention_heads": 5}, CheckpointError, "hidden_size 32 is not a multiple"),
         ({"num_hidden_layers": 3}, CheckpointError, r"lacks the tensor .*layer\.2"),
         ({"num_hidden_layers": 1}, CheckpointError, r"does not use: encoder\.layer\.1"),
         ({"vocab_size": 7}, CheckpointError, "word_embeddings.weight has shape"),
@@ -238,19 +252,21 @@ def test_configurations_that_are_not_understood_are_refused(
 
 def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -> None:
     path = checkpoint.parent / "a"
-    with pytest.raises(CardError, match="say it with --pooling"):
+    with pytest.raises(CardError, match="choose it with --pooling"):
         export(str(checkpoint), path, max_tokens=8)
     with pytest.raises(CardError, match=r"--max-tokens 65: .* has positions for 1 to 64 tokens"):
         export(str(checkpoint), path, pooling="mean", max_tokens=65)
     save_modules(checkpoint)
-    with pytest.raises(CardError, match=r"--pooling cls contradicts .*, which says mean"):
+    with pytest.raises(CardError, match=r"--pooling cls contradicts .*, which has mean"):
         export(str(checkpoint), path, pooling="cls")
 
 
 PEAK = """
 import re, sys
 import onnxruntime
-from fletcher.convert.export.export import export
+from fletcher.convert.export.card import model_name
+from fletcher.convert.export.export import ExportOptions, export
+from fletcher.convert.export.own_canary import own_canary, shorten_canary
 from fletcher.model_zoo.card import ModelCard
 
 def peak():  # not ru_maxrss, which a process inherits from the one that started it

@@ -1,4 +1,4 @@
-"""What the manifest says of a batch's memory, against what ONNX Runtime takes for it."""
+"""Memory of a batch by the manifest, compared with the memory that ONNX Runtime allocates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Artifacts of several targets and precisions: what the manifest says, what loads, and what is refused."""
+"""Artifacts of several targets and precisions: manifest, loads, and refusals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from fletcher.convert.export import variants as module
 from fletcher.convert.export.export import Exported, export
-from fletcher.convert.export.variants import TOLERANCES, check_wanted
+from fletcher.convert.export.variants import TOLERANCES, check_variants
 from fletcher.convert.reference.vectors import Reference
 from fletcher.convert.texts import SENTENCES
 from fletcher.convert.verify.verify import verify
@@ -170,11 +170,11 @@ def test_a_half_variant_that_fails_its_canary_is_not_left(
 )
 def test_what_cannot_be_had_names_what_can(targets: tuple[str, ...], precisions: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_wanted(targets, precisions)
+        check_variants(targets, precisions)
 
 
 def _vectors(artifact: Artifact, variant: Variant, rows: list[list[int]], kind: type) -> NDArray[np.float64]:
-    """A variant's vectors, made as the manifest says, one text at a time."""
+    """Compute a variant's vectors by the manifest's feed rules, one text at a time."""
     model = onnx.load(artifact.path / variant.file, load_external_data=False)
     with safe_open(artifact.path / variant.weights, framework="numpy") as file:
         tables = {name: file.get_tensor(tensor) for name, tensor in variant.feeds.tables.items()}

@@ -82,7 +82,7 @@ class Restated:
         return (scores.softmax(-1) @ value).transpose(1, 2).flatten(2)
 
     def save(self, folder: Path, **changes: Any) -> Path:
-        """Writes the checkpoint, with other settings if any."""
+        """Write the checkpoint, with other settings if any."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.settings | changes))
         save_file({name: tensor.data.clone() for name, tensor in self.tensors.items()}, folder / "model.safetensors")

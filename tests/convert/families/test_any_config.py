@@ -27,7 +27,7 @@ _IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id":
 
 
 def _of(name: str, renamed: Mapping[str, str] = {}, **more: Any) -> Callable[[Mapping[str, Any]], Any]:
-    """Makes transformers' model of a family from sizes in BERT's names."""
+    """Make transformers' model of a family from sizes in BERT's names."""
 
     def make(sizes: Mapping[str, Any]) -> Any:
         settings = {renamed.get(key, key): value for key, value in sizes.items()}

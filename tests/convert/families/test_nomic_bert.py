@@ -253,4 +253,4 @@ def test_gated_units_are_as_wide_as_the_original_makes_them(tmp_path: Path) -> N
     """It rounds n_inner up to a multiple of 256."""
     folder = Nomic().save(tmp_path, n_inner=200)
     assert json.loads((folder / "config.json").read_text())["n_inner"] == 200
-    assert describe(Checkpoint.open(folder)).layers[0].feed_forward.up.weight.shape == (HIDDEN, 256)
+    assert describe(Checkpoint.open(folder)).feed_forwards[0].up.weight.shape == (HIDDEN, 256)

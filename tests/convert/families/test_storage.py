@@ -1,4 +1,4 @@
-"""How a checkpoint lies on disk does not matter: shards, tied weights, half precision; and the whole way to an `Encoder`."""
+"""Storage of a checkpoint (shards, tied weights, half precision) does not change the vectors."""
 
 from __future__ import annotations
 

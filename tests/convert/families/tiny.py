@@ -57,11 +57,11 @@ def edit_config(folder: Path, *without: str, **changes: Any) -> None:
 
 
 def rename_tensors(folder: Path, rename: Callable[[str], str]) -> None:
-    """Gives the tensors of `model.safetensors` other names."""
+    """Give the tensors of `model.safetensors` other names."""
     edit_tensors(folder, lambda tensors: {rename(name): tensor for name, tensor in tensors.items()})
 
 
 def edit_tensors(folder: Path, edit: Callable[[Tensors], Tensors]) -> None:
-    """Writes `model.safetensors` again with other tensors."""
+    """Write `model.safetensors` again with other tensors."""
     file = folder / "model.safetensors"
     save_file(edit(load_file(file)), file)

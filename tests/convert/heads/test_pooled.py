@@ -1,4 +1,4 @@
-"""What follows the encoder, against sentence-transformers models that the tests build and save."""
+"""Modules after the encoder, compared with sentence-transformers models that the tests build and save."""
 
 from __future__ import annotations
 
@@ -204,5 +204,5 @@ def test_unknown_modules_and_a_malformed_list_are_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"module sentence_transformers\.models\.WeightedLayerPooling"):
         read_modules(Checkpoint.open(folder), CARD, HIDDEN)
     (folder / "modules.json").write_text('[{"path": 5}]')
-    with pytest.raises(CheckpointError, match="no list of sentence-transformers' modules"):
+    with pytest.raises(CheckpointError, match=r"modules\.json must be a list of sentence-transformers' modules"):
         read_modules(Checkpoint.open(folder), CARD, HIDDEN)

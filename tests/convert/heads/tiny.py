@@ -44,8 +44,12 @@ DOCUMENTS = (
 )
 
 
+def silent(message: str, done: int, total: int | None) -> None:
+    """Report nothing."""
+
+
 def save(model: Any, folder: Path, *, types: bool = True) -> Path:
-    """Writes a model with its tokenizer.
+    """Write a model with its tokenizer.
 
     Args:
         model: transformers' model.
@@ -87,5 +91,5 @@ def set_input_names(folder: Path, names: list[str] | None) -> None:
 
 
 def convert(folder: Path, head: Head | None = None) -> Exported:
-    """Exports beside the checkpoint, into `FOLDER.artifact`."""
+    """Export beside the checkpoint, into `FOLDER.artifact`."""
     return export(str(folder), folder.with_name(f"{folder.name}.artifact"), head=head)

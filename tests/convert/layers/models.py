@@ -51,7 +51,7 @@ MODELS: Mapping[str, Callable[[], Any]] = {
 
 
 def save_artifact(family: str, folder: Path) -> Path:
-    """Writes a checkpoint and the artifact made of it.
+    """Write a checkpoint and the artifact made of it.
 
     Args:
         family: one of `MODELS`.
@@ -67,7 +67,7 @@ def save_artifact(family: str, folder: Path) -> Path:
 
 
 def export_mean(checkpoint: Path, hidden: int) -> Path:
-    """Exports a checkpoint beside it, to be pooled by the mean and normalized.
+    """Export a checkpoint beside it, to be pooled by the mean and normalized.
 
     Args:
         checkpoint: model and tokenizer; gets the other files.

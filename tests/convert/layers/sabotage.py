@@ -50,7 +50,7 @@ class Patient:
         self.stamp()
 
     def stamp(self) -> None:
-        """Writes the sizes and digests of the files as they are now into the manifest."""
+        """Write the sizes and digests of the files as they are now into the manifest."""
         manifest = Artifact.open(self.path).manifest
         write_manifest(self.path, msgspec.structs.replace(manifest, files=describe_files(self.path)))
 
@@ -82,7 +82,7 @@ class Patient:
         self.edit(change)
 
     def set_input(self, operator: str, place: int, value: str) -> None:
-        """Gives every node of that operator another input; empty takes it away."""
+        """Give every node of that operator another input; an empty name removes it."""
 
         def change(model: onnx.ModelProto) -> None:
             for node in model.graph.node:
@@ -92,7 +92,7 @@ class Patient:
         self.edit(change)
 
     def set_constant(self, name: str, place: int, value: Array) -> None:
-        """Gives one node a constant as input."""
+        """Give one node a constant as input."""
 
         def change(model: onnx.ModelProto) -> None:
             model.graph.initializer.append(numpy_helper.from_array(value, "sabotage"))
@@ -109,7 +109,7 @@ class Patient:
     # The weights ------------------------------------------------------------------------------------------------------
 
     def edit_weight(self, name: str, change: Callable[[Array], Array]) -> None:
-        """Overwrites a weight in the weights file, where the graph says that it lies."""
+        """Overwrite a weight in the weights file, at the place that the graph gives."""
         model = onnx.load(self.path / self.file, load_external_data=False)
         tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
         places = {entry.key: entry.value for entry in tensor.external_data}

@@ -59,7 +59,7 @@ def _open(graph: bytes, weights_folder: Path, target: Any) -> InspectionSession:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What stands in for a GPU."""
+    """Stand-in for a GPU."""
     monkeypatch.setattr(probe_module, "InspectionSession", _open)
 
 

@@ -1,4 +1,4 @@
-"""`model verify --layers` of what is no plain embedder: SPLADE's and ColBERT's heads, step by step, sound and broken."""
+"""`model verify --layers` of SPLADE's and ColBERT's heads and of rerankers, step by step, intact and broken."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _token_vectors(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("kind", ["sentence-transformers", "pylate", "stanford"])
 def test_token_vectors_are_compared_step_by_step(tmp_path: Path, kind: str) -> None:
-    """Queries that are filled up, too: nobody attends to the filling, on either side."""
+    """Filled queries too: no token attends to the filling tokens, on either side."""
     artifact = convert(_token_vectors(tmp_path / "model", kind)).path
     report = verify_layers(artifact)
     assert report.first is None, report.summary

@@ -1,4 +1,4 @@
-"""What is read out of a graph is what the graph computes: scores recomputed with numpy, and points found by name."""
+"""Values that are read from a graph are those that it computes: scores recomputed with numpy, and points found by name."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from fletcher.convert.layers.batches import plan
+from fletcher.convert.layers.batches import plan_batches
 from fletcher.convert.layers.compare import compare_values, tolerance_of
-from fletcher.convert.layers.points import Kind, Point, find_points, title_of
+from fletcher.convert.layers.points import GraphPoint, Kind, find_points, title_of
 from fletcher.convert.layers.scores import copies_of, shown_by, split_scores
 from fletcher.convert.layers.tally import Tally
 from fletcher.runtime.encodings import Encodings
@@ -114,11 +114,11 @@ def test_points_have_one_key_on_every_family_and_the_order_of_the_graph() -> Non
     nodes = [helper.make_node("Identity", ["x"], [name], name=f"node of {name}") for name in names]
     model = helper.make_model(helper.make_graph(nodes, "points", [], []))
     assert find_points(model) == [
-        Point("embeddings/word", Kind.TOKENS, "node of embeddings/word", "embeddings/word"),
-        Point("layers.0/attention/query", Kind.TOKENS, f"node of {names[3]}", names[3]),
-        Point("layers.1/feed_forward/up", Kind.TOKENS, f"node of {names[5]}", names[5]),
-        Point("modules.0", Kind.TEXTS, "node of modules.0/mean", "modules.0/mean"),
-        Point("modules.1", Kind.TEXTS, "node of modules.1/normalized", "modules.1/normalized"),
+        GraphPoint("embeddings/word", Kind.TOKENS, "node of embeddings/word", "embeddings/word"),
+        GraphPoint("layers.0/attention/query", Kind.TOKENS, f"node of {names[3]}", names[3]),
+        GraphPoint("layers.1/feed_forward/up", Kind.TOKENS, f"node of {names[5]}", names[5]),
+        GraphPoint("modules.0", Kind.TEXTS, "node of modules.0/mean", "modules.0/mean"),
+        GraphPoint("modules.1", Kind.TEXTS, "node of modules.1/normalized", "modules.1/normalized"),
     ]
     assert [title_of(point) for point in find_points(model)][1:4] == [
         "layer 0: query projection",
@@ -173,7 +173,7 @@ def test_tolerances_grow_with_depth_and_with_the_roundoff_of_the_precision() -> 
 
 
 def test_a_point_that_one_side_lacks_is_missing_and_stands_in_its_place() -> None:
-    points = [Point(key, Kind.TOKENS, f"node {key}", key) for key in ("embeddings/word", "embeddings/norm")]
+    points = [GraphPoint(key, Kind.TOKENS, f"node {key}", key) for key in ("embeddings/word", "embeddings/norm")]
     one = [np.ones((2, 3), np.float32)]
     tally = Tally(points)
     expected = {"embeddings/word": one, "embeddings/position": one}
@@ -198,10 +198,10 @@ def test_batches_have_several_sizes_and_lengths_and_fit_a_fixed_shape() -> None:
         WordLevel({"[UNK]": 0, **{f"w{index}": index + 1 for index in range(500)}}, unk_token="[UNK]")
     )
     tokenizer.pre_tokenizer = Whitespace()
-    batches = plan(tokenizer, 128, ["w1 w2 w3"] * 9)
+    batches = plan_batches(tokenizer, 128, ["w1 w2 w3"] * 9)
     lengths = [[len(row) for row in batch] for batch in batches]
     assert [len(batch) for batch in lengths] == [1, 1, 2, 3, 7, 7, 2]
     assert lengths[0] == [1] and lengths[1] == [128] and len(set(lengths[4])) == 7
     assert {max(row) for batch in batches for row in batch} >= {500}  # the vocabulary's last id is looked up, too
-    fixed = plan(tokenizer, 128, [], (1, 32))
+    fixed = plan_batches(tokenizer, 128, [], (1, 32))
     assert all(len(batch) == 1 and len(batch[0]) <= 32 for batch in fixed)

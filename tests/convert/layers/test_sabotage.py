@@ -44,7 +44,7 @@ class Case:
         key: of the first value that must be wrong.
         node: of that value.
         weight: the weight that must be named before it, if the break is in the weights file.
-        note: what must be said of the weight.
+        note: expected note of the weight.
     """
 
     family: str
@@ -187,7 +187,7 @@ def test_a_broken_graph_is_named_at_the_point_where_it_breaks(
 
 
 def _check_first(report: LayersReport, case: Case) -> None:
-    """What comes before the first wrong value is right; a break in the weights is named there first."""
+    """All values before the first wrong one are right; a wrong weight is named first among the weights."""
     assert report.first is not None and report.verdict == "failed"
     if case.weight:
         assert (report.first.section, report.first.node) == ("weights", case.weight)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fletcher.convert.architecture import Architecture
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
 from fletcher.convert.heads import describe_model
-from fletcher.convert.reference.heads import HeadReference, Row
+from fletcher.convert.reference.heads import HeadReference, TokenizedText
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.encodings import Encodings
@@ -54,7 +54,7 @@ class HeadModel:
     architecture: Architecture
     card: ModelCard
     reference: HeadReference
-    rows: Sequence[Row]
+    rows: Sequence[TokenizedText]
 
     def expected(self) -> NDArray[np.float32]:
         """transformers' results, a row a text or a row a token."""
@@ -63,14 +63,14 @@ class HeadModel:
 
 
 def classifier(folder: Path, family: str) -> Path:
-    """Writes a classifier of pairs with two labels."""
+    """Write a classifier of pairs with two labels."""
     config = getattr(transformers, f"{family}Config")(**FAMILIES[family], num_labels=2)
     model = randomize(getattr(transformers, f"{family}ForSequenceClassification")(config))
     return save(model, folder, types=family in ("Bert", "Albert", "Electra"))
 
 
 def load_head(folder: Path, head: str, family: str) -> HeadModel:
-    """Writes a model and loads it on both sides.
+    """Write a model and load it on both sides.
 
     Args:
         folder: where the checkpoint is to lie.
@@ -90,7 +90,7 @@ def load_head(folder: Path, head: str, family: str) -> HeadModel:
     return HeadModel(describe_model(Checkpoint.open(folder), card), card, reference, _rows(head, reference))
 
 
-def _rows(head: str, reference: HeadReference) -> list[Row]:
+def _rows(head: str, reference: HeadReference) -> list[TokenizedText]:
     if head == "filled_queries":
         queries = [reference.tokenize(text, role="query") for text in test_colbert.QUERIES]
         assert {len(row.ids) - row.attended for row in queries} == {0, 2, 6}
@@ -99,7 +99,7 @@ def _rows(head: str, reference: HeadReference) -> list[Row]:
     return [reference.tokenize(text, query=query) for text in DOCUMENTS]
 
 
-def encode(rows: Sequence[Row]) -> Encodings:
+def encode(rows: Sequence[TokenizedText]) -> Encodings:
     """Texts as the runtime takes them."""
     plain = Encodings.from_lists([row.ids for row in rows])
     types = [row.types if row.types is not None else (0,) * len(row.ids) for row in rows]

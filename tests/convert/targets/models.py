@@ -42,7 +42,7 @@ class Tiny:
     hidden: int
 
     def save(self, folder: Path) -> Path:
-        """Writes the checkpoint, with a tokenizer if it is transformers'."""
+        """Write the checkpoint, with a tokenizer if it is transformers'."""
         if isinstance(self.model, Restated):
             return self.model.save(folder)
         return save_checkpoint(self.model, folder, self.tokens)

@@ -82,7 +82,7 @@ def models_of(
     precision: Float,
     islands: Iterable[str] = (),
 ) -> tuple[tuple[Emission, ...], list[onnx.ModelProto]]:
-    """Emits a target's graphs and writes their weights into `folder`."""
+    """Emit a target's graphs and write their weights into `folder`."""
     emissions = emit(target, architecture, card.dimension, card.max_tokens, choose(target, precision, islands))
     weights = {name: weight for part in emissions for name, weight in part.graph.weights.items()}
     places = write_weights(folder / f"{target}.{precision}.safetensors", weights.values())
@@ -100,7 +100,7 @@ def load_target(
     precision: Float,
     islands: Iterable[str] = (),
 ) -> TargetSession:
-    """Emits a target's graphs and loads them on the CPU provider; packed attention is spelled out there."""
+    """Emit a target's graphs and load them on the CPU provider; packed attention is spelled out there."""
     emissions, models = models_of(architecture, card, folder, target, precision, islands)
     graphs = [CpuGraph(spell_out(model).SerializeToString(), folder) for model in models]
     with safe_open(folder / f"{target}.{precision}.safetensors", framework="numpy") as file:

@@ -41,7 +41,7 @@ Load = Callable[[str, str], HeadModel]
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
-    """Makes a tiny model with a head, once."""
+    """Make a tiny model with a head, once."""
     torch.set_num_threads(1)
     return functools.cache(lambda head, family: load_head(tmp_path_factory.mktemp(head) / "model", head, family))
 

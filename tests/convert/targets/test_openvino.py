@@ -1,4 +1,4 @@
-"""The cpu graph of every family and head on OpenVINO: transformers' vectors, whoever else is in the batch."""
+"""The cpu graph of every family and head on OpenVINO: transformers' vectors, independent of the other texts in the batch."""
 
 from __future__ import annotations
 

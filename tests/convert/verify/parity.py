@@ -79,7 +79,7 @@ ROBERTA_TOKENS = SpecialTokens(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), star
 
 
 def randomize(model: Any, seed: int = 0, std: float = 0.2) -> Any:
-    """Fills a model with weights none of which can be left out unseen, and readies it for inference with eager attention.
+    """Fill a model with weights that all change the vectors, and prepare it for inference with eager attention.
 
     Every bias is nonzero, every norm's weight differs from 1, all rows of every table differ, padding's row included.
 
@@ -104,7 +104,7 @@ def randomize(model: Any, seed: int = 0, std: float = 0.2) -> Any:
 
 
 def save_checkpoint(model: Any, folder: Path, tokens: SpecialTokens = BERT_TOKENS, **options: Any) -> Path:
-    """Writes `config.json`, safetensors and a `tokenizer.json` whose words are `w0`, `w1`, ….
+    """Write `config.json`, safetensors and a `tokenizer.json` whose words are `w0`, `w1`, ….
 
     Args:
         model: what to save.
@@ -121,7 +121,7 @@ def save_checkpoint(model: Any, folder: Path, tokens: SpecialTokens = BERT_TOKEN
 
 
 def save_tokenizer(folder: Path, size: int, tokens: SpecialTokens = BERT_TOKENS) -> None:
-    """Writes a `tokenizer.json` of that many tokens: the special ones, then `w0`, `w1`, ….
+    """Write a `tokenizer.json` of that many tokens: the special ones, then `w0`, `w1`, ….
 
     Args:
         folder: where to.
@@ -192,7 +192,7 @@ class Parity:
         vocabulary: ids are below this.
         longest: most tokens of a text.
         sides: where transformers may pad. With "left" and `absolute`, positions are handed to it.
-        absolute: whether transformers counts positions over padding, too, unless it is told.
+        absolute: whether transformers counts positions over padding, too, unless it gets position ids.
         extra: further inputs of transformers' model by the shape of `input_ids`, such as token types.
     """
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from fletcher.convert.export.export import export
 from fletcher.convert.reference.vectors import Reference
-from fletcher.convert.verify.judge import Probe, compare_ids, judge
 from fletcher.convert.verify.report import VariantResult, VerificationReport
+from fletcher.convert.verify.verdicts import Probe, VariantVectors, compare_ids, compare_vectors
 from fletcher.convert.verify.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
 from fletcher.runtime import Encodings
@@ -177,7 +177,8 @@ def verdict_of(
 ) -> VariantResult:
     lengths = np.full(len(PROBES), 5, np.int64)
     alone = batched if alone is None else alone
-    return judge(variant_of(precision), "MLAS", card or card_of(), PROBES, lengths, alone, batched, expected)
+    vectors = VariantVectors(variant_of(precision), "MLAS", lengths, alone, batched)
+    return compare_vectors(vectors, expected, PROBES, card or card_of())
 
 
 def test_equal_vectors_pass(expected: NDArray[np.float32]) -> None:

@@ -1,4 +1,4 @@
-"""Which head a checkpoint has: said by its files, asked for, or told by its architecture; and never guessed."""
+"""Head of a checkpoint: declared by its files, requested, or implied by its architecture; never guessed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from fletcher.model_zoo import read_card
 from fletcher.model_zoo.errors import CardError
+from fletcher.model_zoo.sentence_transformers.files import read_files
 from fletcher.model_zoo.sentence_transformers.heads import find_head, read_late_interaction, read_scoring
 
 
@@ -54,20 +55,20 @@ PLAIN = {"architectures": ["BertModel"]}
 )
 def test_the_files_say_it(tmp_path: Path, files: dict[str, Any], expected: Any) -> None:
     folder = write(tmp_path, **files)
-    assert find_head(folder, None) == expected
-    assert find_head(folder, expected) == expected
+    assert find_head(read_files(folder), None) == expected
+    assert find_head(read_files(folder), expected) == expected
 
 
 def test_what_the_files_leave_open_must_be_asked_for(tmp_path: Path) -> None:
     folder = write(tmp_path, config=MASKED)
     with pytest.raises(CardError, match=r"BertForMaskedLM without modules\.json.* --head splade, or --head embedding"):
-        find_head(folder, None)
-    assert find_head(folder, "splade") == "splade"
-    assert find_head(folder, "embedding") == "embedding"
-    assert find_head(folder, None, pooled=True) == "embedding"
+        find_head(read_files(folder), None)
+    assert find_head(read_files(folder), "splade") == "splade"
+    assert find_head(read_files(folder), "embedding") == "embedding"
+    assert find_head(read_files(folder), None, pooled=True) == "embedding"
     unknown: Any = "ranking"
     with pytest.raises(CardError, match="--head ranking: is unknown"):
-        find_head(folder, unknown)
+        find_head(read_files(folder), unknown)
 
 
 @pytest.mark.parametrize(
@@ -75,27 +76,33 @@ def test_what_the_files_leave_open_must_be_asked_for(tmp_path: Path) -> None:
 )
 def test_what_the_files_say_is_not_overruled(tmp_path: Path, kinds: list[str], asked: Any) -> None:
     with pytest.raises(CardError, match=f"--head {asked} contradicts"):
-        find_head(write(tmp_path, config=PLAIN, modules=modules(*kinds)), asked)
+        find_head(read_files(write(tmp_path, config=PLAIN, modules=modules(*kinds))), asked)
 
 
 def test_scores_of_a_reranker(tmp_path: Path) -> None:
     folder = write(tmp_path, config={"id2label": {"1": "b", "0": "a", "10": "c"}})
-    assert read_scoring(folder).labels == ("a", "b", "c") and read_scoring(folder).activation == "identity"
-    assert read_scoring(write(tmp_path, config={})).labels == ("LABEL_0", "LABEL_1")  # transformers' default
-    assert read_scoring(write(tmp_path, config={"id2label": {"0": "x"}})).activation == "sigmoid"
+    assert (
+        read_scoring(read_files(folder)).labels == ("a", "b", "c")
+        and read_scoring(read_files(folder)).activation == "identity"
+    )
+    assert read_scoring(read_files(write(tmp_path, config={}))).labels == (
+        "LABEL_0",
+        "LABEL_1",
+    )  # transformers' default
+    assert read_scoring(read_files(write(tmp_path, config={"id2label": {"0": "x"}}))).activation == "sigmoid"
     write(tmp_path, said={"activation_fn": "torch.nn.modules.linear.Identity"})
-    assert read_scoring(folder).activation == "identity"
+    assert read_scoring(read_files(folder)).activation == "identity"
     write(tmp_path, said={"prompts": {"query": "q: "}})
     with pytest.raises(CardError, match="prompts"):
-        read_scoring(folder)
+        read_scoring(read_files(folder))
     write(tmp_path, said={}, modules=modules("Transformer", "LogitScore"))
     with pytest.raises(CardError, match="LogitScore"):
-        read_scoring(folder)
+        read_scoring(read_files(folder))
 
 
 def test_settings_of_stanfords_colbert(tmp_path: Path) -> None:
     folder = write(tmp_path, stanford={"doc_maxlen": 180, "attend_to_mask_tokens": False, "mask_punctuation": True})
-    late, prompts = read_late_interaction(folder, 512)
+    late, prompts = read_late_interaction(read_files(folder), 512)
     assert (late.query_tokens, late.document_tokens) == (32, 180)  # its own defaults
     assert late.expansion is not None and (late.expansion.token, late.expansion.attended) == ("[MASK]", False)
     assert "." in late.skipped and late.skipped_in == ("document",)
@@ -107,7 +114,7 @@ def test_an_expansion_that_is_not_known_is_refused(tmp_path: Path) -> None:
     for said in ({"strategy": "odd", "length": 5}, {"strategy": "min"}, {"strategy": "min", "length": 5, "x": 1}):
         folder = write(tmp_path, modules=entries, transformer={"query_expansion": said})
         with pytest.raises(CardError, match="query_expansion"):
-            read_late_interaction(folder, 40)
+            read_late_interaction(read_files(folder), 40)
 
 
 def test_pooling_is_for_vectors(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_without_modules_pooling_must_be_said(minilm: Path) -> None:
 
 def test_pooling_that_contradicts_the_checkpoint_is_refused_with_both_named(minilm: Path) -> None:
     assert read_card(minilm, name="mine", pooling="mean").pooling == ("mean",)
-    with pytest.raises(CardError, match=r"--pooling cls contradicts .* says mean"):
+    with pytest.raises(CardError, match=r"--pooling cls contradicts .* has mean"):
         read_card(minilm, name="mine", pooling="cls")
     with pytest.raises(CardError, match=r"--pooling average: is not a pooling mode"):
         read_card(minilm, name="mine", pooling="average")

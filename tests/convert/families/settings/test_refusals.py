@@ -119,7 +119,7 @@ def test_a_missing_size(checkpoint: Path) -> None:
 def test_heads_that_do_not_divide_the_width(family: str, checkpoint: Path) -> None:
     hidden, heads = ("dim", "n_heads") if family == "distilbert" else ("hidden_size", "num_attention_heads")
     edit_config(checkpoint, **{heads: 5})
-    _refused(checkpoint, f"{hidden} 48 is no multiple of {heads} 5")
+    _refused(checkpoint, f"{hidden} 48 is not a multiple of {heads} 5")
 
 
 @pytest.mark.parametrize("part", ["word_embeddings.weight", "embeddings.LayerNorm.bias", "layer"])
@@ -199,7 +199,7 @@ def test_positions_that_a_padding_id_leaves_none_of(tmp_path: Path) -> None:
 
 
 def test_buckets_that_transformers_would_not_use(tmp_path: Path) -> None:
-    """`compute_position_bias` reads 32 buckets, whatever the file says."""
+    """`compute_position_bias` reads 32 buckets and ignores the file's number."""
     folder = save_checkpoint(MODELS["mpnet"](), tmp_path, ROBERTA_TOKENS)
     edit_config(folder, relative_attention_num_buckets=64)
     _refused(folder, "relative_attention_num_buckets is 64")

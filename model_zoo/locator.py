@@ -1,4 +1,4 @@
-"""What a SOURCE string means: a hub repository, packages that carry a model, or a folder. It fetches nothing.
+"""Parser of SOURCE strings: a hub repository, packages that contain a model, or a folder. It fetches nothing.
 
 hf:ORG/NAME[@REVISION]   ORG/NAME[@REVISION]   pypi:DIST==VERSION[,DIST==VERSION…]   FOLDER
 """
@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import SourceError
+from .errors import SourceError
 
 __all__ = ["FolderSource", "HubSource", "Location", "PackageSource", "parse_location"]
 
@@ -21,7 +21,7 @@ _REQUIREMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?==[A-Za-z0
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A repository of the HuggingFace hub, at a commit, branch or tag, or (None) wherever its main branch is."""
+    """Repository of the HuggingFace hub, at a commit, branch or tag; None is its main branch."""
 
     repository: str
     revision: str | None
@@ -32,7 +32,7 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class PackageSource:
-    """Packages (`DIST==VERSION`) that carry a model's files, or, in this order, the parts of one zip of them."""
+    """Packages (`DIST==VERSION`) that contain a model's files, or the parts of one zip file of them, in this order."""
 
     requirements: tuple[str, ...]
 
@@ -42,7 +42,7 @@ class PackageSource:
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """A checkpoint folder of the user's own."""
+    """Checkpoint folder of the user."""
 
     path: Path
 
@@ -54,12 +54,12 @@ Location = HubSource | PackageSource | FolderSource
 
 
 def parse_location(text: str) -> Location:
-    """Reads a SOURCE that is not a zoo name.
+    """Parse a SOURCE that is not a zoo name.
 
-    An existing folder comes before a hub id of the same spelling, as in transformers; `hf:` asks for the hub.
+    An existing folder has priority over a hub id of the same name, as in transformers; `hf:` selects the hub.
 
     Raises:
-        SourceError: the text is none of the forms, or the folder does not exist.
+        SourceError: the text has none of the forms, or the folder does not exist.
     """
     kind, colon, rest = text.partition(":")
     if colon and kind == "pypi":
@@ -84,7 +84,7 @@ def parse_location(text: str) -> Location:
     match = _HUB_ID.fullmatch(text)
     if match is None:
         raise SourceError(
-            f"{text!r} is not a source: it is no zoo name (`fletcher-convert model list` shows them), no hub id "
-            "(ORG/NAME or ORG/NAME@REVISION), no pypi:DIST==VERSION and no existing folder"
+            f"{text!r} is not a source: it is not a zoo name (`fletcher-convert model list` shows them), a hub id "
+            "(ORG/NAME or ORG/NAME@REVISION), pypi:DIST==VERSION or an existing folder"
         )
     return HubSource(match["repository"], match["revision"])

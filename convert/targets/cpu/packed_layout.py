@@ -1,4 +1,4 @@
-"""Where each token lies: packed rows on one side, the rectangle that attention needs on the other."""
+"""`PackedLayout`: places of the tokens in the packed rows and in the rectangle that attention needs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 
 from ...graph.builder import GraphBuilder
 
-__all__ = ["Layout", "emit_layout"]
+__all__ = ["PackedLayout", "emit_packed_layout"]
 
 _END = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Names of the values that say where each token lies.
+class PackedLayout:
+    """Names of the values that hold the places of the tokens.
 
     Attributes:
         starts: first token of each text, int64, (texts,).
         last: last token of each text, int64, (texts,).
         lengths: tokens of each text, int64, (texts,).
         steps: 0, 1, … longest - 1, int64, (longest,).
-        valid: whether a place of the rectangle holds a token, bool, (texts, longest).
-        rectangle: the packed row of each place; padding repeats row 0, int64, (texts, longest).
-        packed: the place of each packed row in the flattened rectangle, int64, (tokens,).
+        valid: whether a cell of the rectangle holds a token, bool, (texts, longest).
+        rectangle: packed row of each cell; padding repeats row 0, int64, (texts, longest).
+        packed: cell of each packed row in the flattened rectangle, int64, (tokens,).
         positions: position of each token in its text, int64, (tokens,).
     """
 
@@ -38,8 +38,8 @@ class Layout:
     positions: str
 
 
-def emit_layout(graph: GraphBuilder, offsets: str) -> Layout:
-    """Computes the layout from the `Encodings`' offsets, int64, (texts + 1,)."""
+def emit_packed_layout(graph: GraphBuilder, offsets: str) -> PackedLayout:
+    """Add the layout from the `Encodings`' offsets, int64, (texts + 1,)."""
     zero, one, end = graph.constant([0]), graph.constant([1]), graph.constant([_END])
     first, step = graph.constant(0), graph.constant(1)
     starts = graph.node("Slice", [offsets, zero, graph.constant([-1])], "layout/starts")
@@ -54,7 +54,7 @@ def emit_layout(graph: GraphBuilder, offsets: str) -> Layout:
     rows = graph.node("Add", [column, steps], "layout/rows")
     flat = graph.node("Reshape", [valid, graph.constant([-1])], "layout/valid_flat")
     packed = graph.node("Squeeze", [graph.node("NonZero", [flat], "layout/nonzero"), zero], "layout/packed")
-    return Layout(
+    return PackedLayout(
         starts=starts,
         last=graph.node("Sub", [ends, step], "layout/last"),
         lengths=lengths,

@@ -1,4 +1,4 @@
-"""The model that is traced, whatever it gives: vectors, a classifier's scores, SPLADE's weights, or a vector a token."""
+"""`TracedModel`: reference model to trace, for vectors, a classifier's scores, SPLADE's weights, or a vector per token."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from .families import CLASSIFIERS, MASKED_LM, Family, Tap, taps_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SUBJECTS", "Subject"]
+__all__ = ["TRACED_MODELS", "TracedModel"]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """A model of transformers, and what follows it.
+class TracedModel:
+    """Model of transformers, and the steps after it.
 
     Attributes:
         model: the model that is called, in evaluation mode.
         prefix: path of the encoder in it, with a dot at the end; empty if it is the encoder.
-        family: the encoder's table of points.
-        taps: points of what follows the encoder, by key, paths in the whole model.
-        finish: the rest of the points, from the model's output of one text.
+        family: table of the encoder's points.
+        taps: taps of the points after the encoder, by key, with paths in the whole model.
+        finish: computes the rest of the points from the model's output of one text.
         tokenizer: transformers' fast tokenizer.
-        tokenize: token ids of texts without a prompt, special tokens included.
-        tools: versions of what computes, by package.
-        steps: points of `finish` that stand beside a module's own, as products before their activation do.
-        unseen_tail: tokens of this id at a text's end are attended to by none.
+        tokenize: returns token ids of texts without a prompt, special tokens included.
+        tools: versions of the packages that compute.
+        steps: keys of `finish` besides the modules' own, such as products before their activation.
+        unseen_tail: token id; no token attends to tokens of this id at a text's end.
     """
 
     model: Any
@@ -49,17 +49,17 @@ class Subject:
     unseen_tail: int | None = None
 
 
-def _embedder(folder: Path, card: ModelCard) -> Subject:
+def _embedder(folder: Path, card: ModelCard) -> TracedModel:
     reference = Reference.load(folder, card)
 
-    def finish(found: Any) -> dict[str, Tensor]:
-        state = found.last_hidden_state[0]
+    def finish(output: Any) -> dict[str, Tensor]:
+        state = output.last_hidden_state[0]
         points = {}
         for index, module in enumerate(reference.modules):
             points[f"modules.{index}"] = state = module(state)
         return points
 
-    return Subject(
+    return TracedModel(
         model=reference.model,
         prefix="",
         family=taps_of(str(reference.model.config.model_type)),
@@ -71,7 +71,7 @@ def _embedder(folder: Path, card: ModelCard) -> Subject:
     )
 
 
-def _classifier(folder: Path, card: ModelCard) -> Subject:
+def _classifier(folder: Path, card: ModelCard) -> TracedModel:
     reference = HeadReference.load(folder, card)
     family = str(reference.model.config.model_type)
     encoder = taps_of(family)
@@ -81,10 +81,10 @@ def _classifier(folder: Path, card: ModelCard) -> Subject:
     taps = {f"modules.{index}": Tap(path, "in") for index, path in enumerate(paths)}
     taps |= {f"modules.{index}/dense": Tap(path, "out") for index, path in enumerate(paths, 1) if "norm" not in path}
 
-    def finish(found: Any) -> dict[str, Tensor]:
-        return {f"modules.{len(paths)}": reference.finish(found.logits[0])}
+    def finish(output: Any) -> dict[str, Tensor]:
+        return {f"modules.{len(paths)}": reference.finish(output.logits[0])}
 
-    return Subject(
+    return TracedModel(
         model=reference.model,
         prefix=prefix,
         family=encoder,
@@ -96,17 +96,17 @@ def _classifier(folder: Path, card: ModelCard) -> Subject:
     )
 
 
-def _masked_lm(folder: Path, card: ModelCard) -> Subject:
+def _masked_lm(folder: Path, card: ModelCard) -> TracedModel:
     reference = HeadReference.load(folder, card)
     family = str(reference.model.config.model_type)
     dense, norm, decoder = MASKED_LM[family]
 
-    def finish(found: Any) -> dict[str, Tensor]:
-        logits = found.logits[0]  # (tokens, vocabulary)
+    def finish(output: Any) -> dict[str, Tensor]:
+        logits = output.logits[0]  # (tokens, vocabulary)
         # The graph takes the maximum of the logits, the reference that of the weights: log(1 + relu(x)) grows with x.
         return {"modules.3": logits.amax(dim=0), "modules.4": reference.finish(logits)}
 
-    return Subject(
+    return TracedModel(
         model=reference.model,
         prefix=f"{reference.model.base_model_prefix}.",
         family=taps_of(family),
@@ -123,13 +123,13 @@ def _masked_lm(folder: Path, card: ModelCard) -> Subject:
     )
 
 
-def _token_embedder(folder: Path, card: ModelCard) -> Subject:
+def _token_embedder(folder: Path, card: ModelCard) -> TracedModel:
     reference = HeadReference.load(folder, card)
     num_products = len(reference.steps) - int(card.normalize)
     expansion = card.late_interaction.expansion if card.late_interaction is not None else None
 
-    def finish(found: Any) -> dict[str, Tensor]:
-        state, points = found.last_hidden_state[0], {}
+    def finish(output: Any) -> dict[str, Tensor]:
+        state, points = output.last_hidden_state[0], {}
         for index, step in enumerate(reference.steps):
             state = step(state)
             if index < num_products:
@@ -138,7 +138,7 @@ def _token_embedder(folder: Path, card: ModelCard) -> Subject:
         return points
 
     unseen = expansion is not None and not expansion.attended
-    return Subject(
+    return TracedModel(
         model=reference.model,
         prefix="",
         family=taps_of(str(reference.model.config.model_type)),
@@ -152,8 +152,8 @@ def _token_embedder(folder: Path, card: ModelCard) -> Subject:
     )
 
 
-#: Loads a checkpoint to be traced, by what the model gives. Raises InputError for a family without a table of points,
-#: CheckpointError if transformers cannot load it, MissingPackageError without torch or transformers.
-SUBJECTS: Mapping[Output, Callable[[Path, ModelCard], Subject]] = MappingProxyType(
+#: Functions that load a checkpoint to trace, by the model's output. They raise InputError for a family without a table of
+#: points, CheckpointError if transformers cannot load it, MissingPackageError without torch or transformers.
+TRACED_MODELS: Mapping[Output, Callable[[Path, ModelCard], TracedModel]] = MappingProxyType(
     {"vectors": _embedder, "scores": _classifier, "sparse": _masked_lm, "token_vectors": _token_embedder}
 )

@@ -1,0 +1,53 @@
+"""Card of an export: the zoo's, or one that is read from the checkpoint, with the user's options."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from fletcher.model_zoo import Checkout, ModelCard, read_card
+from fletcher.model_zoo.locator import FolderSource, HubSource, PackageSource, parse_location
+from fletcher.model_zoo.sentence_transformers.heads import OUTPUTS
+from fletcher.runtime.errors import InputError
+
+from .options import ExportOptions
+
+__all__ = ["model_name", "settle_card"]
+
+
+def settle_card(checkout: Checkout, options: ExportOptions) -> ModelCard:
+    """Return the zoo's card or one that is read from the checkpoint, with the user's longest input.
+
+    Raises:
+        InputError: an option contradicts the zoo's card.
+        CardError: neither the checkpoint nor the options name the pooling or the kind of the model.
+    """
+    pooling, max_tokens, head = options.pooling, options.max_tokens, options.head
+    if checkout.card is None:
+        name = model_name(checkout.source)
+        return read_card(checkout.folder, name=name, pooling=pooling, max_tokens=max_tokens, head=head)
+    card = checkout.card
+    if head is not None and OUTPUTS[head] != card.output:
+        raise InputError(f"--head {head} contradicts the card of {card.name}, whose output is {card.output}")
+    if pooling is not None and (pooling,) != card.pooling:
+        raise InputError(
+            f"--pooling {pooling} contradicts the card of {card.name}, which has {', '.join(card.pooling)}"
+        )
+    if max_tokens is None:
+        return card
+    if max_tokens > card.max_tokens:
+        raise InputError(f"--max-tokens {max_tokens} exceeds the {card.max_tokens} that the card of {card.name} allows")
+    return msgspec.structs.replace(card, max_tokens=max_tokens)
+
+
+def model_name(source: str) -> str:
+    """Return a card's name from a canonical source: the folder's, repository's or first package's, in valid letters."""
+    match parse_location(source):
+        case FolderSource(path=path):
+            name = path.name
+        case HubSource(repository=repository):
+            name = repository.rpartition("/")[2]
+        case PackageSource(requirements=requirements):
+            name = requirements[0].partition("==")[0]
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "model"

@@ -1,0 +1,64 @@
+"""Options of an export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
+
+from fletcher.model_zoo import HEADS, Head
+from fletcher.model_zoo.card import PoolingMode
+from fletcher.runtime.errors import InputError
+
+__all__ = ["ExportFields", "ExportOptions", "Exporter"]
+
+Exporter = Literal["fletcher", "optimum"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """Options of `export`.
+
+    Attributes:
+        targets: targets to write graphs for: `cpu`, `cuda`, `tensorrt`, `coreml`.
+        precisions: precisions of weights and arithmetic: `fp32`, `fp16`, `bf16`; every target is written in each of them.
+        pooling: pooling mode, for a checkpoint that does not name one. Default: the checkpoint's.
+        max_tokens: longest input, special tokens included, at most the model's own limit. Default: that limit.
+        head: kind of the model, for a checkpoint that does not name it: `embedding`, `classification`, `splade`, `colbert`.
+            Default: the checkpoint's.
+        exporter: `fletcher` writes the graph from the checkpoint's configuration; `optimum` traces the encoder with torch,
+            for families that Fletcher does not author.
+
+    Raises:
+        InputError: a pooling mode, a head, an exporter or a length that does not exist.
+    """
+
+    targets: Sequence[str] = ("cpu",)
+    precisions: Sequence[str] = ("fp32",)
+    pooling: PoolingMode | None = None
+    max_tokens: int | None = None
+    head: Head | None = None
+    exporter: Exporter = "fletcher"
+
+    def __post_init__(self) -> None:
+        choices: tuple[tuple[str, object, Sequence[str]], ...] = (
+            ("pooling", self.pooling, get_args(PoolingMode)),
+            ("head", self.head, HEADS),
+            ("exporter", self.exporter, get_args(Exporter)),
+        )
+        for name, value, known in choices:
+            if value is not None and value not in known:
+                raise InputError(f"--{name} {value} is unknown: choose from {', '.join(known)}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise InputError(f"--max-tokens {self.max_tokens}: must be at least 1")
+
+
+class ExportFields(TypedDict, total=False):
+    """Fields of `ExportOptions`, as keyword arguments of `export`."""
+
+    targets: Sequence[str]
+    precisions: Sequence[str]
+    pooling: PoolingMode | None
+    max_tokens: int | None
+    head: Head | None
+    exporter: Exporter

@@ -1,0 +1,116 @@
+"""Canary of an artifact: the card's published one, or one that the artifact's own graph computes; and the check of both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from fletcher.model_zoo import ModelCard
+from fletcher.runtime import Artifact
+from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.canary import Canary, CanaryResult, encode_canary, read_canary
+from fletcher.runtime.errors import CanaryError, CheckpointError, InputError
+from fletcher.runtime.machine.machine import this_machine
+from fletcher.runtime.providers.opening import open_session
+from fletcher.runtime.providers.selection import default_provider, find_provider, runnable_targets
+from fletcher.runtime.session.session import Session
+from fletcher.runtime.tokenizing.tokenizer import Tokenizer
+from fletcher.runtime.workers.pool import Workers
+
+from ..texts import SENTENCES
+from .variants import GraphWriter
+
+__all__ = ["check_canaries", "own_canary", "own_texts", "shorten_canary", "with_tokens"]
+
+#: Of the built-in sentences, every eighth is in an own canary: English, German, Arabic, a command. It is run twice here, and
+#: at every load.
+CANARY_STEP = 8
+
+#: Origin of an own canary's vectors.
+ORIGIN = "this artifact's cpu-fp32, not compared with HuggingFace"
+
+
+def check_canaries(artifact: Artifact, session: Session | None) -> list[CanaryResult]:
+    """Load every variant that this machine runs, and compare its canary.
+
+    Args:
+        artifact: the artifact.
+        session: session of the written `cpu-fp32`, if it is open already; it is closed here.
+
+    Raises:
+        CanaryError: a variant does not pass.
+    """
+    results = []
+    canary, card, targets = read_canary(artifact.canary_file), artifact.manifest.card, runnable_targets()
+    checked: set[str] = set()
+    for variant in artifact.manifest.variants:
+        if variant.target not in targets or variant.name in checked:
+            continue
+        provider = find_provider(default_provider(variant.target))
+        checked.update(other.name for other in provider.variants(artifact, variant))
+        is_open = (variant.target, variant.precision) == ("cpu", "fp32")
+        opened = session if is_open and session is not None else _open_for_check(artifact, variant)
+        workers = Workers(opened, variant.outputs, name=card.name, count=1, token_budget=card.max_tokens)
+        with closing(workers):
+            result = canary.judge(workers.compute(canary.encodings), card.output, variant.tolerance)
+        if not result.passed:
+            raise CanaryError(
+                f"{card.name} ({variant.name} on {opened.provider}) does not reproduce its canary: {result.reason}. It "
+                "would serve wrong vectors, so it was removed"
+            )
+        results.append(result)
+    return results
+
+
+def _open_for_check(artifact: Artifact, variant: Variant) -> Session:
+    """Open a variant on its target's default provider, on all cores."""
+    provider = default_provider(variant.target)
+    return open_session(artifact, variant, provider=provider, threads=len(this_machine().processors))
+
+
+def shorten_canary(path: Path, card: ModelCard) -> Canary:
+    """Read the card's canary without the texts that a lower --max-tokens would truncate."""
+    canary = read_canary(path)
+    if canary.encodings.lengths.max() <= card.max_tokens:
+        return canary
+    rows = np.flatnonzero(canary.encodings.lengths < card.max_tokens)
+    if not len(rows):
+        raise InputError(
+            f"--max-tokens {card.max_tokens} leaves no text of the canary of {card.name}: choose a larger one"
+        )
+    texts = tuple(canary.texts[row] for row in rows)
+    return Canary(texts, canary.encodings.select(rows), canary.vectors[rows], canary.origin)
+
+
+def own_texts(tokenizer: Tokenizer, card: ModelCard, source: str) -> Canary:
+    """Return a canary without its vectors: a few texts and their token ids."""
+    prompted = (prompt + SENTENCES[0] for prompt in card.prompts.values())
+    texts = with_tokens(tokenizer, ["", *SENTENCES[::CANARY_STEP], *prompted], source)
+    queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
+    encodings = encode_canary(tokenizer, card, texts, queries)
+    return Canary(texts, encodings, np.zeros((0, 0), np.float32), ORIGIN, queries)
+
+
+def own_canary(session: Session | None, writer: GraphWriter, texts: Canary) -> Canary:
+    """Add the fp32 graph's vectors of the texts, one at a time. They show later damage, not that the graph is right."""
+    encodings = texts.encodings
+    if session is None:
+        return dataclasses.replace(texts, vectors=writer.reference(encodings))
+    rows = [encodings.select(np.array([row])) for row in range(len(encodings))]
+    return dataclasses.replace(texts, vectors=np.concatenate([session.run(row) for row in rows]))
+
+
+def with_tokens(tokenizer: Tokenizer, texts: Sequence[str], source: str) -> tuple[str, ...]:
+    """Return the texts that have a token, each once: without special tokens, the empty text has neither token nor vector.
+
+    Raises:
+        CheckpointError: no text has a token.
+    """
+    nonempty = tuple(text for text in dict.fromkeys(texts) if len(tokenizer.encode([text]).ids))
+    if not nonempty:
+        raise CheckpointError(f"the tokenizer of {source} makes no token of any text")
+    return nonempty

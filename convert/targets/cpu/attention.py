@@ -1,0 +1,49 @@
+"""Attention of the target `cpu`: from packed tokens to packed tokens, through a rectangle of texts."""
+
+from __future__ import annotations
+
+from ...architecture import Attention
+from ...graph.builder import GraphBuilder
+from ..shared.blocks import emit_linear
+from ..shared.positions import Positions
+from ..shared.projections import emit_projections, emit_rotary
+from .packed_layout import PackedLayout
+
+__all__ = ["emit_attention"]
+
+
+def emit_attention(
+    graph: GraphBuilder, attention: Attention, hidden: str, layout: PackedLayout, positions: Positions, name: str
+) -> str:
+    """Add the operator `Attention` over the rectangle; `nonpad_kv_seqlen` keeps padding out of every softmax.
+
+    The norm and the rotation of a query or key work on packed rows, before there is any padding.
+
+    Args:
+        graph: graph to add to.
+        attention: description of the attention.
+        hidden: packed hidden states, (tokens, hidden).
+        layout: places of the tokens.
+        positions: tables to rotate with, and the biases of the scores.
+        name: prefix of the nodes' names.
+
+    Returns:
+        The output of the attention, (tokens, hidden).
+    """
+    query, key, value = emit_projections(graph, attention, hidden, positions, name, emit_rotary)
+    rectangles = [
+        graph.node("Gather", [rows, layout.rectangle], f"{name}/{part}_rectangle")  # (texts, longest, hidden)
+        for part, rows in (("query", query), ("key", key), ("value", value))
+    ]
+    context = graph.node(
+        "Attention",
+        [*rectangles, positions.bias_of(attention), "", "", layout.lengths],
+        f"{name}/context_rectangle",
+        q_num_heads=attention.num_heads,
+        kv_num_heads=attention.num_kv_heads,
+        scale=attention.scale,
+    )
+    width = attention.query_heads.width
+    flat = graph.node("Reshape", [context, graph.constant([-1, width])], f"{name}/context_flat")
+    context = graph.node("Gather", [flat, layout.packed], f"{name}/context")  # (tokens, heads · head_size)
+    return emit_linear(graph, attention.output, context, f"{name}/output")

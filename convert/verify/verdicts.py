@@ -1,0 +1,155 @@
+"""Comparison of a variant's token ids and vectors with the reference's, and of vectors alone with those in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fletcher.model_zoo.card import Accuracy, ModelCard
+from fletcher.quantize.measure.metrics import compare, similarities
+from fletcher.runtime import Encodings
+from fletcher.runtime.artifact.manifest import Variant
+
+from .report import TextResult, TokenizerResult, VariantResult, excerpt
+
+__all__ = ["Probe", "VariantVectors", "compare_ids", "compare_vectors"]
+
+#: Default accuracy by precision; precisions without an entry have the tolerance of their variant.
+DEFAULT_ACCURACY: Mapping[str, Accuracy] = {"fp32": Accuracy(min_cosine=0.999999, max_abs=1e-5)}
+
+#: Largest difference of an element between a text alone and in a batch: float32's own rounding, in another order.
+BATCH_TOLERANCE_FP32 = 1e-6
+
+#: The same for reduced precisions, where a different order can change the direction of one rounding. A scale shared by the
+#: batch, which this tolerance must detect, moves elements by 1e-2 (batch cosine 0.978 was measured for such INT8).
+BATCH_TOLERANCE_REDUCED = 2e-3
+
+#: Number of points in the plot of pairwise similarities.
+PLOTTED_PAIRS = 1200
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Text to compare.
+
+    Attributes:
+        text: text without its prompt.
+        input_type: input type, whose prompt is added.
+    """
+
+    text: str
+    input_type: str
+
+
+def compare_ids(encodings: Encodings, rows: Sequence[Sequence[int]], probes: Sequence[Probe]) -> TokenizerResult:
+    """Compare token ids, text by text.
+
+    Args:
+        encodings: the artifact's token ids.
+        rows: HuggingFace's token ids.
+        probes: texts, in the same order.
+    """
+    equal, reason = 0, ""
+    for index, (row, probe) in enumerate(zip(rows, probes, strict=True)):
+        ours = encodings.ids[encodings.offsets[index] : encodings.offsets[index + 1]].tolist()
+        if ours == list(row):
+            equal += 1
+        elif not reason:
+            place = next((i for i, pair in enumerate(zip(ours, row, strict=False)) if pair[0] != pair[1]), None)
+            where = (
+                f"{len(ours)} ids instead of {len(row)}"
+                if place is None
+                else (f"id {ours[place]} instead of {row[place]} at place {place}")
+            )
+            reason = f"the tokenizer gives {where} for the text {excerpt(probe.text)!r} ({probe.input_type})"
+    truncated = int(np.count_nonzero(encodings.dropped))
+    return TokenizerResult(compared=len(rows), equal=equal, truncated=truncated, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class VariantVectors:
+    """Vectors that a variant computed for n texts.
+
+    Attributes:
+        variant: the variant.
+        provider: execution provider that ran it.
+        lengths: tokens of each text, (n,).
+        alone: vectors of the texts run one by one, (n, dimension).
+        batched: vectors of the texts run together, (n, dimension).
+    """
+
+    variant: Variant
+    provider: str
+    lengths: NDArray[np.int64]
+    alone: NDArray[np.float32]
+    batched: NDArray[np.float32]
+
+
+def compare_vectors(
+    vectors: VariantVectors,
+    expected: NDArray[np.float32],
+    probes: Sequence[Probe],
+    card: ModelCard,
+    *,
+    batch_tolerance: float | None = None,
+) -> VariantResult:
+    """Compare a variant's vectors with the reference's, and list what is out of tolerance.
+
+    Args:
+        vectors: the variant's vectors.
+        expected: the reference's vectors, (n, dimension).
+        probes: the texts.
+        card: its accuracy for the variant's precision, if it has one, is the tolerance.
+        batch_tolerance: largest difference of an element between a text alone and in a batch; None is the tolerance of unit
+            vectors.
+    """
+    variant = vectors.variant
+    tolerance = card.accuracy.get(variant.precision) or DEFAULT_ACCURACY.get(variant.precision, variant.tolerance)
+    if batch_tolerance is None:
+        batch_tolerance = BATCH_TOLERANCE_FP32 if variant.precision == "fp32" else BATCH_TOLERANCE_REDUCED
+    agreement, in_batch = compare(vectors.batched, expected), compare(vectors.batched, vectors.alone)
+    results = tuple(
+        TextResult(
+            text=excerpt(probe.text), input_type=probe.input_type, tokens=tokens, cosine=cosine, max_abs=difference
+        )
+        for probe, tokens, cosine, difference in zip(
+            probes, vectors.lengths.tolist(), agreement.cosines.tolist(), agreement.differences.tolist(), strict=True
+        )
+    )
+    reasons = []
+    # Written so that NaN would fail: "not at least", never "less than".
+    if not agreement.cosine_min >= tolerance.min_cosine:
+        reasons.append(f"cosine {agreement.cosine_min:.7f}, at least {tolerance.min_cosine} required")
+    if tolerance.max_abs is not None and not agreement.max_abs <= tolerance.max_abs:
+        largest = results[int(np.argmax(agreement.differences))]
+        reasons.append(
+            f"max abs difference {agreement.max_abs:.2e} (text {largest.text!r}), at most {tolerance.max_abs:.0e} allowed"
+        )
+    if not in_batch.max_abs <= batch_tolerance:
+        changed = results[int(np.argmax(in_batch.differences))]
+        reasons.append(
+            f"alone and in a batch {in_batch.max_abs:.2e} apart (text {changed.text!r}), "
+            f"at most {batch_tolerance:.0e} allowed"
+        )
+    ours, theirs = similarities(vectors.batched, PLOTTED_PAIRS), similarities(expected, PLOTTED_PAIRS)
+    return VariantResult(
+        name=variant.name,
+        precision=variant.precision,
+        provider=vectors.provider,
+        tolerance=tolerance,
+        batch_tolerance=batch_tolerance,
+        cosine_mean=agreement.cosine_mean,
+        cosine_p1=agreement.cosine_p1,
+        cosine_min=agreement.cosine_min,
+        max_abs=agreement.max_abs,
+        batch_max_abs=in_batch.max_abs,
+        neighbors=agreement.neighbors,
+        spearman=agreement.spearman,
+        worst=results[agreement.worst],
+        reasons=tuple(reasons),
+        texts=results,
+        pairs=tuple(zip(ours.tolist(), theirs.tolist(), strict=True)),
+    )

@@ -1,0 +1,228 @@
+"""Files that sentence-transformers, PyLate and Stanford's ColBERT write beside a checkpoint: the one place that reads them.
+
+This file has the files' names and formats; `modules.py`, `heads.py` and `read_card.py` interpret them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from ..errors import CardError
+
+__all__ = [
+    "CheckpointConfig",
+    "ModelSettings",
+    "Module",
+    "SentenceTransformersFiles",
+    "StanfordSettings",
+    "TokenizerSettings",
+    "TransformerSettings",
+    "read_files",
+    "read_json",
+    "read_module_config",
+    "read_module_list",
+    "read_stanford_settings",
+    "read_tokenizer_settings",
+]
+
+#: Names of the transformer module's file: older versions had one for each family (Transformer.load_config).
+TRANSFORMER_FILES = tuple(
+    f"sentence_{family}_config.json"
+    for family in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
+
+class CheckpointConfig(msgspec.Struct, frozen=True):
+    """Keys of `config.json` that a card depends on, under the names of all families."""
+
+    model_type: str | None = None
+    architectures: tuple[str, ...] | None = None
+    hidden_size: int | None = None
+    dim: int | None = None  # distilbert
+    n_embd: int | None = None  # nomic_bert
+    max_position_embeddings: int | None = None
+    n_positions: int | None = None  # nomic_bert
+    pad_token_id: int | None = None
+    vocab_size: int | None = None
+    id2label: dict[str, str] | None = None
+    num_labels: int | None = None
+    sbert_ce_default_activation_function: str | None = None
+    sentence_transformers: dict[str, Any] | None = None
+
+
+class ModelSettings(msgspec.Struct, frozen=True):
+    """`config_sentence_transformers.json`: prompts, and the settings of rerankers and of PyLate's models."""
+
+    model_type: str | None = None
+    prompts: dict[str, str | None] | None = None
+    default_prompt_name: str | None = None
+    activation_fn: str | None = None
+    query_prefix: str | None = None
+    document_prefix: str | None = None
+    query_length: int | None = None
+    document_length: int | None = None
+    do_query_expansion: bool | None = None
+    attend_to_expansion_tokens: bool | None = None
+    skiplist_words: tuple[str, ...] | None = None
+
+
+class TransformerSettings(msgspec.Struct, frozen=True):
+    """`sentence_bert_config.json`: settings of the module Transformer."""
+
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    query_length: int | None = None
+    document_length: int | None = None
+    query_expansion: dict[str, Any] | None = None
+
+
+class TokenizerSettings(msgspec.Struct, frozen=True):
+    """Keys of `tokenizer_config.json` that a card depends on."""
+
+    model_max_length: int | float | None = None
+    mask_token: str | dict[str, Any] | None = None
+
+
+class StanfordSettings(msgspec.Struct, frozen=True):
+    """`artifact.metadata`: settings of Stanford's ColBERT, with its own defaults."""
+
+    dim: int = 128
+    query_token_id: str | None = None
+    doc_token_id: str | None = None
+    query_maxlen: int | None = None
+    doc_maxlen: int | None = None
+    attend_to_mask_tokens: bool = False
+    mask_punctuation: bool = True
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    path: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One module of `modules.json`.
+
+    Attributes:
+        type: dotted name of its class.
+        path: its folder, relative to the checkpoint; empty for the checkpoint itself.
+        folder: its folder.
+    """
+
+    type: str
+    path: str
+    folder: Path
+
+    @property
+    def kind(self) -> str:
+        """Name of its class, without the package."""
+        return self.type.rpartition(".")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceTransformersFiles:
+    """Parsed files of a checkpoint folder; a file that does not exist gives None, or the settings' defaults.
+
+    Attributes:
+        folder: the checkpoint.
+        config: `config.json`.
+        modules: `modules.json`, in its order.
+        settings: `config_sentence_transformers.json`.
+        transformer: `sentence_bert_config.json`, or its older name for a family.
+    """
+
+    folder: Path
+    config: CheckpointConfig | None
+    modules: tuple[Module, ...] | None
+    settings: ModelSettings
+    transformer: TransformerSettings | None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Class names of the modules; empty without `modules.json`."""
+        return tuple(module.kind for module in self.modules or ())
+
+
+def read_files(folder: Path) -> SentenceTransformersFiles:
+    """Read the files of a checkpoint folder.
+
+    Raises:
+        CardError: a file cannot be read, is not JSON, or has a key of a wrong type; the message names the file and the key.
+    """
+    transformers = (read_json(folder / name, TransformerSettings) for name in TRANSFORMER_FILES)
+    return SentenceTransformersFiles(
+        folder=folder,
+        config=read_json(folder / "config.json", CheckpointConfig),
+        modules=read_module_list(folder),
+        settings=read_json(folder / "config_sentence_transformers.json", ModelSettings) or ModelSettings(),
+        transformer=next((settings for settings in transformers if settings is not None), None),
+    )
+
+
+def read_module_list(folder: Path) -> tuple[Module, ...] | None:
+    """Read `modules.json`; return None if there is no such file.
+
+    Raises:
+        CardError: the file cannot be read, or is not a list of modules.
+    """
+    file = folder / "modules.json"
+    try:
+        entries = read_json(file, list[_Entry])
+    except CardError as error:
+        raise CardError(f"{error}; {file.name} must be a list of sentence-transformers' modules") from error
+    if entries is None:
+        return None
+    return tuple(Module(entry.type, entry.path, folder / entry.path) for entry in entries)
+
+
+def read_module_config(module: Module) -> dict[str, Any] | None:
+    """Read a module's own `config.json`; return None if there is no such file.
+
+    Raises:
+        CardError: the file cannot be read, or is not a JSON object.
+    """
+    return read_json(module.folder / "config.json", dict[str, Any])
+
+
+def read_tokenizer_settings(folder: Path) -> TokenizerSettings:
+    """Read `tokenizer_config.json`.
+
+    Raises:
+        CardError: the file cannot be read, is not JSON, or has a key of a wrong type.
+    """
+    return read_json(folder / "tokenizer_config.json", TokenizerSettings) or TokenizerSettings()
+
+
+def read_stanford_settings(folder: Path) -> StanfordSettings:
+    """Read `artifact.metadata`.
+
+    Raises:
+        CardError: the file cannot be read, is not JSON, or has a key of a wrong type.
+    """
+    return read_json(folder / "artifact.metadata", StanfordSettings) or StanfordSettings()
+
+
+_T = TypeVar("_T")
+
+
+def read_json(file: Path, kind: type[_T]) -> _T | None:
+    """Read a JSON file as a type; return None if there is no such file.
+
+    Raises:
+        CardError: the file cannot be read, is not JSON, or has a key of a wrong type; the message names the file and the key.
+    """
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CardError(f"{file} cannot be read: {error.strerror}") from error
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise CardError(f"{file}: {error}") from error
