@@ -231,13 +231,13 @@ def targets(artifact: Path) -> Path:
     "variant", ["cpu-fp16", "tensorrt-fp32", "tensorrt-fp16", "coreml-fp32-s32", "coreml-fp16-s40"]
 )
 def test_graphs_of_other_targets_and_precisions_agree(targets: Path, variant: str) -> None:
-    report = verify_layers(targets, variant=variant)
+    report = verify_layers(targets, variant=variant, progress=Reporter(as_json=True))
     assert report.first is None, report.summary
     keys = {point.key for point in report.points}
     assert {"embeddings/word", "layers.2/attention/softmax", "layers.0/attention/mask", "modules.1"} <= keys
     if variant.startswith("coreml"):
         assert {len(batch) for batch in report.batches} == {1}
-    other = compare_variants(targets, against="cpu-fp32", on=variant)
+    other = compare_variants(targets, against="cpu-fp32", on=variant, progress=Reporter(as_json=True))
     assert other.first is None and "layers.2/attention/softmax" in {point.key for point in other.points}
 
 
@@ -245,7 +245,7 @@ def test_a_mask_that_is_left_out_is_named_where_attention_is_spelled_out(targets
     patient = Patient(Patient.copy_of(targets, tmp_path / "broken").path, "tensorrt-fp32.onnx")
     name = "encoder.layer.1/attention"
     patient.replace(f"{name}/masked_scores", "Identity", [f"{name}/scores"])
-    report = verify_layers(patient.path, variant="tensorrt-fp32")
+    report = verify_layers(patient.path, variant="tensorrt-fp32", progress=Reporter(as_json=True))
     assert report.first is not None
     assert (report.first.key, report.first.node) == ("layers.1/attention/mask", f"{name}/weights")
 
