@@ -67,7 +67,9 @@ def bench(
         from ..bench.run import bench as measure
         from ..files.texts import open_texts
     from fletcher.runtime.errors import InputError
+    from fletcher.runtime.providers.selection import check_provider
 
+    check_provider(load.provider)
     if texts is not None:
         with open_texts(texts, text_format=None, column=column, chunk_texts=1024) as source:
             chosen = list(islice((text for chunk in source.chunks for text in chunk.texts), count))
