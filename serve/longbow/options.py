@@ -76,12 +76,13 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = None
     on_error: Annotated[
-        Literal["skip", "stop"], Meta(description="Action for a row that cannot be used: end the job, or skip the row.")
+        Literal["skip", "stop"],
+        Meta(description="Action for a row that cannot be used: `skip` the row, or `stop` the job."),
     ] = "stop"
     dead_letters: Annotated[
         str | None,
         Meta(
-            description="File for skipped rows, as JSON lines. Default: ./DATASET.failed.jsonl.",
+            description="File for skipped rows, as JSON lines. Default: the dataset's name with .failed.jsonl.",
             extra={"metavar": "FILE"},
         ),
     ] = None
