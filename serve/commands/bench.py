@@ -77,7 +77,7 @@ def bench(
         chosen = make_corpus(corpus, count)
     else:
         raise InputError(f"there is no corpus {corpus!r}: use {', '.join(CORPORA)}")
-    found = measure(
+    results = measure(
         directory,
         chosen,
         corpus=texts or corpus,
@@ -88,9 +88,9 @@ def bench(
         say=report.line,
     )
     if picture is not None:
-        plot(found, picture)
-    report.result(found, table(found))
+        plot(results, picture)
+    report.result(results, table(results))
     if not report.as_json:
-        ours = found.participants[0]
-        report.line(ours.versions)
-        report.line(stages(ours))
+        fletcher = results.participants[0]
+        report.line(fletcher.versions)
+        report.line(stages(fletcher))
