@@ -29,7 +29,7 @@ class Field:
         hint: its annotation, with bounds and description.
         type: its type without annotations, for example `int | None`.
         meta: description and bounds.
-        default: the value if nothing else is said; `msgspec.NODEFAULT` if the option is required.
+        default: the value that the struct has without another; `msgspec.NODEFAULT` if the option is required.
     """
 
     name: str
