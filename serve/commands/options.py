@@ -50,11 +50,11 @@ def check_options(directory: Path, options: EmbedOptions, load: LoadOptions) -> 
     """
     from fletcher.runtime import Artifact
     from fletcher.runtime.artifact.manifest import TOKEN_STATES
+    from fletcher.runtime.model_info import require_output
     from fletcher.runtime.providers.selection import check_provider
-    from fletcher.runtime.tasks.heads import require
 
     check_provider(load.provider)
     manifest = Artifact.open(directory).manifest
-    require(manifest.card, "vectors")
+    require_output(manifest.card, "vectors")
     late = any(info.name == TOKEN_STATES for variant in manifest.variants for info in variant.outputs)
     options.check(manifest.card, late=late)

@@ -222,7 +222,7 @@ def nothing_opens(monkeypatch: pytest.MonkeyPatch, parts: object) -> None:
 
     monkeypatch.setattr(Encoder, "open", fail)
     monkeypatch.setattr(onnxruntime, "InferenceSession", fail)
-    for method in ("prepare", "prepare_ids", "run", "compute"):
+    for method in ("prepare", "run", "compute"):
         monkeypatch.setattr(Encoder, method, fail)
 
 
