@@ -17,7 +17,6 @@ import transformers
 from numpy.typing import NDArray
 
 from fletcher.convert.export.export import export
-from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Artifact, Encoder, LoadOptions
 from fletcher.runtime.errors import InputError, OptionError, TooLongError
 from fletcher.serve.models.spec import read_specs
@@ -44,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def artifact(checkpoint: Path) -> Path:
-    export(str(checkpoint), checkpoint.parent / "artifact", progress=silent)
+    export(str(checkpoint), checkpoint.parent / "artifact")
     return checkpoint.parent / "artifact"
 
 
@@ -54,7 +53,7 @@ def unit_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unit") / "checkpoint"
     save_bert(folder)
     save_modules(folder)
-    export(str(folder), folder.parent / "artifact", progress=silent)
+    export(str(folder), folder.parent / "artifact")
     return folder.parent / "artifact"
 
 
