@@ -24,11 +24,11 @@ __all__ = [
     "VectorFields",
 ]
 
-#: What happens to a text that is longer than the model's longest input.
+#: Treatment of a text that is longer than the model's longest input.
 Overflow = Literal["truncate", "truncate_left", "refuse", "windows", "late"]
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 
-#: What a vector's elements leave as; sentence-transformers' names.
+#: Type of a vector's elements, in sentence-transformers' names.
 DType = Literal["float32", "float16", "int8", "ubinary"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 
@@ -53,7 +53,7 @@ OverflowField = Annotated[
 
 Normalize = Annotated[
     bool | None,
-    Meta(description="Whether vectors are scaled to length 1. Default: as the model's authors publish them."),
+    Meta(description="Scale vectors to length 1. Default: as the model's authors publish them."),
 ]
 
 DEFAULT_INPUT_TYPE = "document"
@@ -73,7 +73,7 @@ IDENTITY = (
 #: Tokens of a chunk in late chunking: about a paragraph.
 CHUNK_TOKENS = 256
 
-#: Share of a window that it has in common with the one before, where nothing else is said.
+#: Share of a window that it has in common with the one before, unless `overlap_tokens` sets it.
 OVERLAP = 1 / 8
 
 
@@ -113,7 +113,7 @@ class VectorFields(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How texts become vectors; `docs/reference/generated/options.md` lists the fields.
+    """`EmbedOptions`: the way from texts to vectors; `docs/reference/generated/options.md` lists the fields.
 
     Raises:
         OptionError: a value has a wrong type or is out of its bounds.
@@ -125,7 +125,7 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def splits(self) -> bool:
-        """Whether a text may become several chunks."""
+        """True if a text may become several chunks."""
         return self.overflow in ("windows", "late")
 
     @property
@@ -135,35 +135,38 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
         return f"EmbedOptions({fields})"
 
     def prompt(self, card: ModelCard) -> str:
-        """The prefix that the texts get; empty where the model has none.
+        """Return the prefix of the texts; it is empty if the model has none.
 
         Raises:
-            OptionError: an input type that neither Fletcher nor the card knows.
+            OptionError: neither Fletcher nor the card has the input type.
         """
         input_type = DEFAULT_INPUT_TYPE if self.input_type is None else self.input_type
         if input_type == RAW:
             return ""
         if input_type not in card.prompts and input_type not in INPUT_TYPES:
-            known = ", ".join(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW]))
-            raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} knows {known}")
+            available = ", ".join(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW]))
+            raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} knows {available}")
         return card.prompts.get(input_type, "")
 
     def check(self, card: ModelCard, *, late: bool) -> None:
-        """Refuses what the model does not have, before anything is computed.
+        """Raise an error if the model does not have an option, before anything is computed.
 
         Args:
-            card: the model's.
-            late: whether its graph gives token states.
+            card: the model's card.
+            late: whether the model's graph gives token states.
 
         Raises:
-            OptionError: names the field, what was asked for and what there is.
+            OptionError: the model does not have an option; the message names the field, its value and the values that exist.
         """
         self.prompt(card)
         if self.dimensions is not None and self.dimensions not in (card.dimension, *card.matryoshka):
             offered = ", ".join(map(str, dict.fromkeys([card.dimension, *card.matryoshka])))
             raise OptionError("dimensions", f"dimensions is {self.dimensions}; {card.name} gives vectors of {offered}")
         if self.dtype == "ubinary" and (self.dimensions or card.dimension) % 8:
-            raise OptionError("dtype", f"ubinary packs eight elements in a byte; {self.dimensions} is no multiple of 8")
+            raise OptionError(
+                "dtype",
+                f"ubinary packs eight elements in a byte; {self.dimensions or card.dimension} is not a multiple of 8",
+            )
         if self.normalize is False and card.normalize:
             raise OptionError(
                 "normalize", f"normalize is false, but the vectors of {card.name} have length 1 by its own definition"
@@ -191,16 +194,16 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
             )
 
     def window(self, card: ModelCard) -> int:
-        """Tokens of a window, special ones included."""
+        """Return the number of tokens of a window, special tokens included."""
         return card.max_tokens if self.window_tokens is None else self.window_tokens
 
     def overlap(self, card: ModelCard) -> int:
-        """Tokens that a window shares with the one before."""
+        """Return the number of tokens that a window shares with the one before."""
         return int(self.window(card) * OVERLAP) if self.overlap_tokens is None else self.overlap_tokens
 
     @property
     def chunk(self) -> int:
-        """Tokens of a chunk."""
+        """Number of tokens of a chunk."""
         return CHUNK_TOKENS if self.chunk_tokens is None else self.chunk_tokens
 
 

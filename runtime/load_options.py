@@ -14,7 +14,7 @@ __all__ = ["LoadFields", "LoadOptions"]
 
 
 class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How a model is loaded and run; `docs/reference/generated/options.md` lists the fields.
+    """`LoadOptions`: options of loading and running a model; `docs/reference/generated/options.md` lists the fields.
 
     Raises:
         OptionError: a value has a wrong type, is out of its bounds, or is not a size.

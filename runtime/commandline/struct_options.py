@@ -36,7 +36,7 @@ def struct_options(function: Callable[..., None]) -> Callable[..., None]:
 
     A default of such a parameter, `load: LoadOptions = LoadOptions(cache="64MiB")`, gives the options' defaults. The fields'
     `Meta.extra` may hold `metavar`, `flags` (all names of the option), `panel` and `hidden` (there is no option); a struct's
-    `PANEL` names the panel of the others.
+    `PANEL` names the panel of the others. A `bool | None` becomes a pair such as `--normalize/--no-normalize`.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters: list[inspect.Parameter] = []
@@ -87,7 +87,7 @@ def _parameters(
 
 def _option(struct: type[Options], field: Field) -> Any:
     extra = field.meta.extra or {}
-    flags = extra.get("flags", (f"--{field.name.replace('_', '-')}",))
+    flags = extra.get("flags") or (_flag(field),)
     metavar = extra.get("metavar") or ("|".join(map(str, field.choices)) or None)
     number = int in _kinds(field) or float in _kinds(field)
     return typer.Option(
@@ -98,6 +98,12 @@ def _option(struct: type[Options], field: Field) -> Any:
         max=field.meta.le if number and str not in _kinds(field) else None,
         rich_help_panel=extra.get("panel", getattr(struct, "PANEL", None)),
     )
+
+
+def _flag(field: Field) -> str:
+    """Return the option's name. A switch that is not simply off by default has a second name that turns it off."""
+    name = field.name.replace("_", "-")
+    return f"--{name}/--no-{name}" if bool in _kinds(field) and field.default is not False else f"--{name}"
 
 
 def _kinds(field: Field) -> tuple[Any, ...]:

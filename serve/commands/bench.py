@@ -67,7 +67,9 @@ def bench(
         from ..bench.run import bench as measure
         from ..files.texts import open_texts
     from fletcher.runtime.errors import InputError
+    from fletcher.runtime.providers.selection import check_provider
 
+    check_provider(load.provider)
     if texts is not None:
         with open_texts(texts, text_format=None, column=column, chunk_texts=1024) as source:
             chosen = list(islice((text for chunk in source.chunks for text in chunk.texts), count))
@@ -75,7 +77,7 @@ def bench(
         chosen = make_corpus(corpus, count)
     else:
         raise InputError(f"there is no corpus {corpus!r}: use {', '.join(CORPORA)}")
-    found = measure(
+    results = measure(
         directory,
         chosen,
         corpus=texts or corpus,
@@ -86,9 +88,9 @@ def bench(
         say=report.line,
     )
     if picture is not None:
-        plot(found, picture)
-    report.result(found, table(found))
+        plot(results, picture)
+    report.result(results, table(results))
     if not report.as_json:
-        ours = found.participants[0]
-        report.line(ours.versions)
-        report.line(stages(ours))
+        fletcher = results.participants[0]
+        report.line(fletcher.versions)
+        report.line(stages(fletcher))

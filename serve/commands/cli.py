@@ -1,6 +1,6 @@
-"""`fletcher-serve`: serve an artifact, or embed a file with it. Commands only say what is asked; the work is elsewhere.
+"""Commands of `fletcher-serve`: serve artifacts, embed files, measure. Each reads options and calls one function.
 
-pyarrow, the HTTP stack and onnxruntime are imported by the command that needs them: `--help` and completion stay quick.
+pyarrow, the HTTP stack and onnxruntime are imported by the command that needs them, so that `--help` and completion are fast.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .run import serve
 
 __all__ = ["app", "main"]
 
-app = make_app("fletcher-serve", "Text embeddings from a Fletcher artifact: a server, and bulk jobs.")
+app = make_app("fletcher-serve", "Serve text embeddings from Fletcher artifacts, and embed files.")
 app.command("embed")(embed)
 app.command("run")(serve)
 app.add_typer(keys, name="keys")
@@ -27,5 +27,5 @@ app.command("search")(search)
 
 
 def main() -> None:
-    """The console script."""
+    """Run `fletcher-serve`."""
     run(app)

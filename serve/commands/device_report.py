@@ -1,4 +1,4 @@
-"""What `fletcher-serve devices` tells: the machine, its providers, and how an artifact runs on each."""
+"""Report of `fletcher-serve devices`: the machine, its providers, and the measurements of an artifact on each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fletcher.runtime.tuning.settle import measure
 __all__ = ["Devices", "GpuState", "ProviderState", "describe_machine", "lines", "measure_artifact", "table"]
 
 #: Instruction sets that decide which kernels run.
-TELLING = (
+INSTRUCTIONS = (
     "avx2",
     "avx512f",
     "avx512_vnni",
@@ -40,12 +40,12 @@ TELLING = (
 
 
 class ProviderState(msgspec.Struct, frozen=True):
-    """Whether a provider can be used here.
+    """State of a provider on this machine.
 
     Attributes:
-        name: as `--provider` takes it.
-        ready: whether it can.
-        problem: why not.
+        name: its name, as `--provider` takes it.
+        ready: whether the provider can be used.
+        problem: the reason why it cannot be used, or None.
     """
 
     name: str
@@ -57,10 +57,10 @@ class GpuState(msgspec.Struct, frozen=True):
     """An NVIDIA GPU.
 
     Attributes:
-        device: as metrics name it.
-        name: what NVIDIA calls it.
-        memory: bytes, in all.
-        capability: compute capability.
+        device: its name in metrics.
+        name: its product name.
+        memory: total memory in bytes.
+        capability: its compute capability.
     """
 
     device: str
@@ -70,24 +70,24 @@ class GpuState(msgspec.Struct, frozen=True):
 
 
 class Devices(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is.
+    """Description of a machine, and the measurements of an artifact on it.
 
     Attributes:
-        processor: its name.
-        processors: how many this process may use.
-        numa_nodes: those, by node.
-        instructions: the instruction sets that matter.
-        memory: bytes this process may use.
-        gpus: NVIDIA's.
-        gpu_problem: why there is none, in the driver's words where there is one.
-        driver: NVIDIA's driver.
-        providers: in the order of preference.
-        tokenizer: which tokenizer is used, or could be.
-        tokenizer_problem: why the fast one is not.
-        model: the artifact's, if one was given.
+        processor: name of the processor.
+        processors: number of processors that this process may use.
+        numa_nodes: these processors by NUMA node.
+        instructions: instruction sets of the processor that change the speed.
+        memory: bytes that this process may use.
+        gpus: the NVIDIA GPUs.
+        gpu_problem: the reason why there is no GPU, in the driver's words if there is a driver.
+        driver: version of NVIDIA's driver.
+        providers: the providers in the order of preference.
+        tokenizer: the tokenizer that is used, or that would be used.
+        tokenizer_problem: the reason why the fast tokenizer is not used, or None.
+        model: name of the artifact's model, if an artifact was measured.
         variant: the graph that was measured.
-        measurements: each layout's.
-        choice: what `auto` takes.
+        measurements: one for each layout.
+        choice: the layout that `auto` takes.
     """
 
     processor: str
@@ -108,7 +108,7 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe_machine() -> Devices:
-    """What this machine has; nothing is loaded for it."""
+    """Describe this machine without loading a model."""
     problem = package_problem()
     if problem is not None:
         return _describe(this_machine(), "tokenizers", problem.reason)
@@ -123,44 +123,45 @@ def measure_artifact(
     min_cosine: float | None,
     providers: Sequence[str] | None = None,
 ) -> Devices:
-    """Measures an artifact on every provider, and remembers it for the next load.
+    """Measure an artifact on every provider, and store the measurements for the next load.
 
     Args:
         directory: the artifact's folder.
-        variant: which graph; None is the first that runs here.
-        seconds: for all measurements.
-        min_cosine: how far from the reference `auto` may go; None is the variant's own tolerance.
-        providers: which; None is all. A part of them says nothing of the rest, so it is not remembered.
+        variant: name of the graph; None is the first one that runs on this machine.
+        seconds: time for all measurements.
+        min_cosine: smallest cosine with the reference that `auto` may accept; None is the variant's own tolerance.
+        providers: names of the providers to measure; None measures all. Measurements of some providers are not stored,
+            because `auto` needs those of all.
 
     Raises:
         InputError: there is no such provider.
-        ArtifactError: no artifact, or a damaged one.
-        ProviderError: nothing runs it here.
+        ArtifactError: the folder is not an artifact, or it is damaged.
+        ProviderError: no provider runs the graph on this machine.
     """
     artifact = Artifact.open(directory)
     artifact.check_files()
     chosen = choose_variant(artifact, variant, AUTO)
     machine = this_machine()
     tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)
-    found = measure(artifact, chosen, seconds=seconds, providers=providers or None)
+    measurements = measure(artifact, chosen, seconds=seconds, providers=providers or None)
     if not providers:
         forget(measuring_key(), artifact.digest, chosen.name)
-        remember(measuring_key(), artifact.digest, chosen.name, found)
+        remember(measuring_key(), artifact.digest, chosen.name, measurements)
     tolerance = chosen.tolerance if min_cosine is None else Accuracy(min_cosine=min_cosine)
-    choice = choose(found, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
+    choice = choose(measurements, min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs)
     devices = _describe(machine, tokenizer.implementation, tokenizer.fast_problem)
     return msgspec.structs.replace(
-        devices, model=artifact.manifest.card.name, variant=chosen.name, measurements=found, choice=choice
+        devices, model=artifact.manifest.card.name, variant=chosen.name, measurements=measurements, choice=choice
     )
 
 
 def lines(devices: Devices) -> Iterator[str]:
-    """The machine and its providers for people."""
+    """Yield the lines that describe the machine and its providers."""
     nodes = (
         "" if len(devices.numa_nodes) == 1 else f", NUMA nodes of {', '.join(str(len(n)) for n in devices.numa_nodes)}"
     )
     yield f"{devices.processor}: {devices.processors} processors{nodes}, {devices.memory / 2**30:.1f} GiB"
-    yield f"instructions  {' '.join(devices.instructions) or 'none that matter'}"
+    yield f"instructions  {' '.join(devices.instructions) or 'none'}"
     for gpu in devices.gpus:
         driver = f"driver {devices.driver}" if devices.driver else "driver unknown"
         yield f"{gpu.device:<13} {gpu.name}, {gpu.memory / 2**30:.0f} GiB, compute capability {gpu.capability}, {driver}"
@@ -172,22 +173,22 @@ def lines(devices: Devices) -> Iterator[str]:
 
 
 def table(devices: Devices) -> Table:
-    """The measurements for people."""
-    speeds = [found.tokens_per_s or 0.0 for found in devices.measurements]
+    """Return the measurements as a table."""
+    speeds = [measurement.tokens_per_s or 0.0 for measurement in devices.measurements]
     rows = []
-    for found, speed in zip(devices.measurements, speeds, strict=True):
-        layout = found.layout
+    for measurement, speed in zip(devices.measurements, speeds, strict=True):
+        layout = measurement.layout
         rows.append(
             (
                 layout.provider,
                 f"{layout.workers} x {layout.threads}",
                 layout.token_budget,
-                "" if found.latency_ms is None else f"{found.latency_ms:.2f}",
-                "" if found.tokens_per_s is None else f"{speed:,.0f}",
-                "" if found.tokens_per_s is None else f"{speed / max(speeds):.2f}",
-                "" if found.min_cosine is None else f"{found.min_cosine:.6f}",
-                "" if found.max_abs is None else f"{found.max_abs:.0e}",
-                found.problem or ("auto" if devices.choice and layout == devices.choice.layout else ""),
+                "" if measurement.latency_ms is None else f"{measurement.latency_ms:.2f}",
+                "" if measurement.tokens_per_s is None else f"{speed:,.0f}",
+                "" if measurement.tokens_per_s is None else f"{speed / max(speeds):.2f}",
+                "" if measurement.min_cosine is None else f"{measurement.min_cosine:.6f}",
+                "" if measurement.max_abs is None else f"{measurement.max_abs:.0e}",
+                measurement.problem or ("auto" if devices.choice and layout == devices.choice.layout else ""),
             )
         )
     columns = ("provider", "workers", "budget", "ms", "tokens/s", "relative", "cosine", "max abs", "")
@@ -205,7 +206,7 @@ def _describe(machine: Machine, tokenizer: str, tokenizer_problem: str | None) -
         processor=machine.processor,
         processors=len(machine.processors),
         numa_nodes=[list(node) for node in machine.numa_nodes],
-        instructions=[name for name in TELLING if name in machine.instructions],
+        instructions=[name for name in INSTRUCTIONS if name in machine.instructions],
         memory=machine.memory,
         providers=[ProviderState(name, problem is None, problem) for name, problem in problems.items()],
         tokenizer=tokenizer,

@@ -1,4 +1,4 @@
-"""`fletcher-serve devices`: what this machine has, and what runs best on it."""
+"""`fletcher-serve devices`: show the machine and its providers, and measure an artifact on them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ __all__ = ["devices"]
 def devices(
     ctx: typer.Context,
     directory: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="An artifact to measure here.", show_default=False)
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of an artifact to measure.", show_default=False)
     ] = None,
     variant: Annotated[
-        str | None, typer.Option("--variant", help="Graph of the artifact to measure. Default: all that run here.")
+        str | None, typer.Option("--variant", help="Graph to measure. Default: the first one that runs here.")
     ] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="How long measuring may take.")] = 20.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, help="Seconds that all measurements may take.")
+    ] = 20.0,
     min_cosine: Annotated[
         float | None,
         typer.Option(
@@ -31,25 +33,31 @@ def devices(
         ),
     ] = None,
     provider: Annotated[
-        list[str] | None, typer.Option("--provider", help="Measure these alone, and remember nothing.")
+        list[str] | None,
+        typer.Option(
+            "--provider",
+            help="Provider to measure; the measurements are then not stored. Repeatable. Default: all that run the graph.",
+        ),
     ] = None,
 ) -> None:
-    """Lists what this machine has; with an artifact, measures it on each provider and says what auto takes.
+    """Show the machine, its providers and tokenizers. With an artifact, measure each provider and show the choice of auto.
 
-    The measurements are remembered: later loads of that artifact on this machine take them.
+    The measurements are stored. Later loads of the artifact on this machine use them.
     """
     report = reporter(ctx)
     from .device_report import describe_machine, lines, measure_artifact, table
 
     if directory is None:
-        found = describe_machine()
+        described = describe_machine()
     else:
-        found = measure_artifact(directory, variant=variant, seconds=seconds, min_cosine=min_cosine, providers=provider)
+        described = measure_artifact(
+            directory, variant=variant, seconds=seconds, min_cosine=min_cosine, providers=provider
+        )
     if report.as_json:
-        report.result(found)
+        report.result(described)
         return
-    for line in lines(found):
+    for line in lines(described):
         report.line(line)
-    if found.choice is not None:
-        report.result(found, table(found))
-        report.line(f"auto takes {found.choice.reason}")
+    if described.choice is not None:
+        report.result(described, table(described))
+        report.line(f"auto takes {described.choice.reason}")

@@ -14,7 +14,7 @@ from fletcher.runtime.load_options import LoadOptions
 
 from ..files.options import InputOptions
 from ..models.spec import SERVER_CACHE
-from .options import Directory, serve_packages
+from .options import Directory, check_options, serve_packages
 
 __all__ = ["embed"]
 
@@ -44,6 +44,7 @@ def embed(
         from ..files.texts import open_texts
     from fletcher.runtime import Encoder
 
+    check_options(directory, options, load)
     with (
         open_texts(
             source, text_format=inputs.text_format, column=inputs.column, chunk_texts=inputs.chunk_size

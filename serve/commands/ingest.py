@@ -13,7 +13,7 @@ from fletcher.runtime.load_options import LoadOptions
 
 from ..files.options import InputOptions
 from ..longbow.options import IngestOptions, LongbowOptions, SinkOptions
-from .options import Directory, serve_packages
+from .options import Directory, check_options, serve_packages
 
 __all__ = ["ingest", "search"]
 
@@ -47,6 +47,7 @@ def ingest(
         from ..longbow.job.spec import Job
     from fletcher.runtime import Encoder
 
+    check_options(directory, embed, load)
     job = Job(source, longbow, inputs, options, embed, sink)
     with Encoder.load(directory, load) as encoder:
         run_job(encoder, job, report)
@@ -70,6 +71,7 @@ def search(
         from ..longbow.wire.target import Target
     from fletcher.runtime import Encoder
 
+    check_options(directory, options, load)
     target = Target.of(longbow)
     with Encoder.load(directory, load) as encoder:
         results = find(encoder, target, longbow.dataset, text, k=hits, options=options)

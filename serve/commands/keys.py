@@ -1,4 +1,4 @@
-"""`fletcher-serve keys`: the file of API keys."""
+"""Commands of `fletcher-serve keys`: manage the file of API keys."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from fletcher.runtime.commandline.console import reporter
 
 __all__ = ["keys"]
 
-KeysFile = Annotated[Path, typer.Option("--keys", metavar="FILE", help="The file of keys.")]
+KeysFile = Annotated[Path, typer.Option("--keys", metavar="FILE", help="File of API keys.")]
 
-keys = typer.Typer(help="API keys: a file of names and hashes.", no_args_is_help=True)
+keys = typer.Typer(help="Manage the file of API keys, which holds names and hashes.", no_args_is_help=True)
 
 
 @keys.command("add")
 def add(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client that gets the key.")],
     file: KeysFile,
-    admin: Annotated[bool, typer.Option("--admin", help="It opens the admin API, too.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Allow the admin API with this key, too.")] = False,
 ) -> None:
-    """Makes a key and prints it, once: the file keeps its hash alone."""
+    """Make a key and print it once. The file keeps only its hash."""
     from ..access.keys import add_key
 
     key = add_key(file, name, "admin" if admin else "user")
@@ -36,24 +36,24 @@ def add(
 
 @keys.command("list")
 def list_keys(ctx: typer.Context, file: KeysFile) -> None:
-    """Lists the keys' names and roles."""
+    """List the names and roles of the keys."""
     from ..access.keys import read_keys
 
-    found = [{"name": key.name, "role": key.role} for key in read_keys(file)]
+    entries = [{"name": key.name, "role": key.role} for key in read_keys(file)]
     if reporter(ctx).as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+        typer.echo(msgspec.json.encode(entries).decode())
         return
-    for key in found:
-        typer.echo(f"{key['name']}\t{key['role']}")
+    for entry in entries:
+        typer.echo(f"{entry['name']}\t{entry['role']}")
 
 
 @keys.command("remove")
 def remove(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client whose key is removed.")],
     file: KeysFile,
 ) -> None:
-    """Removes a key; a running server notices on SIGHUP."""
+    """Remove a key. A running server reads the file again on SIGHUP."""
     from ..access.keys import remove_key
 
     remove_key(file, name)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from fletcher.runtime.errors import MissingPackageError
 
-__all__ = ["Directory", "serve_packages"]
+if TYPE_CHECKING:
+    from fletcher.runtime.embed_options import EmbedOptions
+    from fletcher.runtime.load_options import LoadOptions
+
+__all__ = ["Directory", "check_options", "serve_packages"]
 
 #: The extra that installs a package.
 EXTRAS: Final = {
@@ -32,3 +36,25 @@ def serve_packages(purpose: str) -> Iterator[None]:
         if package not in EXTRAS:
             raise
         raise MissingPackageError(package, EXTRAS[package], purpose) from error
+
+
+def check_options(directory: Path, options: EmbedOptions, load: LoadOptions) -> None:
+    """Compare options with the artifact's manifest and with the providers, before a session is opened and a text is read.
+
+    Late chunking passes if any variant can do it; the loaded encoder checks its own variant.
+
+    Raises:
+        ArtifactError: the folder is not an artifact.
+        InputError: there is no such provider, or the model does not give vectors.
+        OptionError: the model does not have one of the options.
+    """
+    from fletcher.runtime import Artifact
+    from fletcher.runtime.artifact.manifest import TOKEN_STATES
+    from fletcher.runtime.model_info import require_output
+    from fletcher.runtime.providers.selection import check_provider
+
+    check_provider(load.provider)
+    manifest = Artifact.open(directory).manifest
+    require_output(manifest.card, "vectors")
+    late = any(info.name == TOKEN_STATES for variant in manifest.variants for info in variant.outputs)
+    options.check(manifest.card, late=late)

@@ -59,17 +59,17 @@ def serve(
     from fletcher.runtime.errors import InputError, OptionError
 
     config, name = ctx.obj.config, options.name
-    given = [
+    named = [
         ModelSpec.of(load, path=str(directory), name=name or "", idle_seconds=idle_seconds)
         for directory in directories or []
     ]
-    if name and len(given) != 1:
+    if name and len(named) != 1:
         raise InputError(
-            f"--name is for one folder, and there are {len(given)}: name them in [[models]] of a TOML file"
+            f"--name is for one folder, and there are {len(named)}: name them in [[models]] of a TOML file"
         )
 
-    def wanted() -> list[ModelSpec]:
-        return [*given, *(read_specs(config) if config else [])]
+    def all_specs() -> list[ModelSpec]:
+        return [*named, *(read_specs(config) if config else [])]
 
     def announce(server: Server) -> None:
         if report.as_json:
@@ -89,8 +89,8 @@ def serve(
         raise OptionError("log_level", f"--log-level is {options.log_level!r}: use {', '.join(LEVELS)}")
     if options.otlp is not None:
         with serve_packages("--otlp"):
-            from ..observe import tracing as _tracing  # noqa: F401 - its absence is reported before a model is loaded
-    specs = wanted()
+            from ..observe import tracing as _tracing  # noqa: F401 - its absence must be reported before a model is loaded
+    specs = all_specs()
     if not specs:
         raise InputError("there is no model to serve: name a folder, or put [[models]] into the file of --config")
-    run_server(specs, options, reread=wanted, on_listening=announce)
+    run_server(specs, options, reread=all_specs, on_listening=announce)

@@ -43,7 +43,7 @@ class LongbowOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class SinkOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """How rows are sent."""
+    """Options of sending rows."""
 
     PANEL: ClassVar[str | None] = LONGBOW_PANEL
 
@@ -58,7 +58,7 @@ class SinkOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a job does with documents."""
+    """Options of a job: ids, journal, and the rows that are written."""
 
     id_column: Annotated[
         str | None,
@@ -76,12 +76,13 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = None
     on_error: Annotated[
-        Literal["skip", "stop"], Meta(description="Action for a row that cannot be used: end the job, or skip the row.")
+        Literal["skip", "stop"],
+        Meta(description="Action for a row that cannot be used: `skip` the row, or `stop` the job."),
     ] = "stop"
     dead_letters: Annotated[
         str | None,
         Meta(
-            description="File for skipped rows, as JSON lines. Default: ./DATASET.failed.jsonl.",
+            description="File for skipped rows, as JSON lines. Default: the dataset's name with .failed.jsonl.",
             extra={"metavar": "FILE"},
         ),
     ] = None

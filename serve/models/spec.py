@@ -47,11 +47,11 @@ class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     shadow: Annotated[
         bool,
         Meta(
-            description="Whether this version gets copies of requests instead. Its answers are compared and thrown away."
+            description="Send this version copies of requests only. Its answers are compared with the others and discarded."
         ),
     ] = False
     shadow_share: Annotated[
-        float, Meta(ge=0.0, le=1.0, description="Share of the requests that a shadow gets copies of.")
+        float, Meta(ge=0.0, le=1.0, description="Share of the requests of which a shadow gets copies.")
     ] = 1.0
     idle_seconds: Annotated[
         Annotated[float, Meta(ge=0.1)] | None,
@@ -71,7 +71,7 @@ class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it is told apart by: name and version."""
+        """Name and version, which identify the model in a server."""
         return self.name, self.version
 
     @property
@@ -80,10 +80,10 @@ class ModelSpec(LoadOptions, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.path, LoadOptions.of(self)
 
     def named(self) -> ModelSpec:
-        """Itself with its card's name, where it has none.
+        """Return the specification with a name: its own, or that of its card.
 
         Raises:
-            ArtifactError: the folder is no artifact.
+            ArtifactError: the folder is not an artifact.
         """
         if self.name:
             return self
@@ -95,10 +95,10 @@ class _Table(msgspec.Struct, frozen=True):
 
 
 def read_specs(path: Path) -> list[ModelSpec]:
-    """The `[[models]]` of a TOML file; relative folders are relative to it.
+    """Return the `[[models]]` of a TOML file. Relative folders are relative to the file.
 
     Raises:
-        InputError: the file cannot be read, or a model in it cannot be used as it is.
+        InputError: the file cannot be read, or an option of a model is wrong.
     """
     try:
         table = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Table)
@@ -114,9 +114,10 @@ def read_specs(path: Path) -> list[ModelSpec]:
 
 
 def check_specs(specs: Sequence[ModelSpec]) -> None:
-    """
+    """Raise an error unless a server can serve these models.
+
     Raises:
-        InputError: no model, two of the same name and version, or a model without a version that answers.
+        InputError: there is no model, two have the same name and version, or no version of a model answers.
     """
     if not specs:
         raise InputError("a server needs at least one model")

@@ -90,20 +90,23 @@ def widen(embeddings: Embeddings, *, allow_unnormalized: bool) -> NDArray[np.flo
     vectors = embeddings.vectors
     if vectors.dtype == np.uint8:
         raise InputError("Longbow indexes float32 vectors; of ubinary ones only the signs are left: use float32")
+    tolerance: NDArray[np.float32] | float = NORM_TOLERANCE
     if embeddings.scales is not None:
         wide = vectors.astype(np.float32) * embeddings.scales[:, None]
-        if not allow_unnormalized:  # rounding moved the norm by up to 1 %, which is no other model's doing
-            wide /= np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
+        # Each element is off by half a scale at most, so the norm by half a scale times the root of the dimension.
+        tolerance = NORM_TOLERANCE + embeddings.scales * np.float32(np.sqrt(vectors.shape[1]) / 2)
     else:
         wide = np.ascontiguousarray(vectors, np.float32)
     if not allow_unnormalized and len(wide):
         norms = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-        if not (np.abs(norms - 1) <= NORM_TOLERANCE).all():  # NaN fails this too
+        if not (np.abs(norms - 1) <= tolerance).all():  # NaN fails this too
             worst = float(norms[int(np.argmax(np.abs(norms - 1)))])
             raise InputError(
                 f"a vector has the norm {worst:.4g} and not 1. Longbow knows Euclidean distance only, which ranks as cosine "
                 "does for normalized vectors alone: use a model that normalizes, or ask for it with --allow-unnormalized"
             )
+        if embeddings.scales is not None:
+            wide /= norms[:, None]  # the vector had length 1 before it was rounded
     return wide
 
 
