@@ -21,7 +21,7 @@ from .heads import ask_head
 from .report import VerificationReport
 from .vectors import ask_for_vectors
 
-__all__ = ["SILENT", "fetch_reference", "verify", "verify_with"]
+__all__ = ["fetch_reference", "verify", "verify_with"]
 
 
 def verify(

