@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from fletcher.model_zoo.sources.progress import silent
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.tuning import settle as settle_module
-from fletcher.runtime.tuning.choice import Measurement
+from fletcher.runtime.tuning.measurement import Measurement
 
 from .heavy import is_heavy
 
@@ -34,9 +35,9 @@ MEASURE = settle_module.measure
 _frozen_modules = 0
 
 
-def _measure_nothing(artifact: Artifact, variant: Variant, *, seconds: float) -> list[Measurement]:
+def _measure_nothing(artifact: Artifact, variant: Variant, **options: Any) -> list[Measurement]:
     """Return what a load finds that has no time to measure; it then runs the first usable provider."""
-    return MEASURE(artifact, variant, seconds=0)
+    return MEASURE(artifact, variant, **options | {"seconds": 0})
 
 
 def pytest_configure() -> None:
