@@ -1,6 +1,6 @@
 # Each target does all the set-up that it needs: Python 3.11 or newer and a package index are enough.
 .DEFAULT_GOAL := help
-.PHONY: help demo test verify lint format clean
+.PHONY: help demo test quick verify lint format clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,8 +16,16 @@ help: ## Show the targets.
 demo: $(VENV)/.runtime ## Convert all-MiniLM-L6-v2, check it, serve it, ask it over HTTP and Flight, stop it.
 	$(BIN)/python demo/demo.py
 
+# A worker imports torch, which takes about 1 GB. A file's tests run in one worker and share its fixtures.
+WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile
+
 test: $(VENV)/.development ## Run the tests, with coverage.
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(BIN)/pytest $(WORKERS) --cov --cov-report=term:skip-covered
+
+quick: $(VENV)/.development ## Run ruff and the tests that need neither torch, real weights nor processes.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest $(WORKERS) -m "not heavy and not slow and not gpu"
 
 verify: $(VENV)/.development ## Compare the converted all-MiniLM-L6-v2 with HuggingFace in float32, on torch.
 	$(BIN)/fletcher-convert model export all-MiniLM-L6-v2 -o .demo/all-MiniLM-L6-v2

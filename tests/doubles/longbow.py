@@ -481,7 +481,7 @@ class LongbowDouble:
         self._data = DataPort(self.store, f"{scheme}://127.0.0.1:{port}", **options)
         self._meta = MetaPort(self.store)
         self._metrics = ThreadingHTTPServer(("127.0.0.1", 0), _page(self.store))
-        self._thread = threading.Thread(target=self._metrics.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread = threading.Thread(target=self._metrics.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()
         self.port = self._data.port
         self.url = f"{scheme}://127.0.0.1:{self._data.port}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +12,16 @@ from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
 from .fake_encoder import FakeEncoder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_ticks() -> Iterator[None]:
+    """Let uvicorn's loop sleep 10 ms instead of 100 ms, so that each server stops up to 0.2 s sooner."""
+    shortened = SimpleNamespace(**vars(asyncio))
+    shortened.sleep = lambda seconds: asyncio.sleep(seconds / 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uvicorn.server.asyncio", shortened)
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from fletcher.model_zoo.progress import SILENT
 from fletcher.model_zoo.sources import pypi
 from fletcher.model_zoo.sources.cache import slug
 
+pytestmark = pytest.mark.heavy  # pip is a process of its own
+
 SOURCE = PackageSource(("tiny-model==1.0",))
 
 

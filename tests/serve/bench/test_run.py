@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fletcher.convert.export.export import export
-from fletcher.runtime import Encoder
+from fletcher.runtime import Encoder, corpora
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.load_options import LoadOptions
@@ -189,6 +189,7 @@ def test_corpora_are_different_texts_in_a_fixed_order() -> None:
         assert len(set(texts)) == 3000
         words: Any = np.array([len(text.split()) for text in texts])
         assert low / 2 < words.mean() < high
+    corpora._docstrings.cache_clear()
     assert texts == corpus("sentences", 3000)
 
 

@@ -83,8 +83,8 @@ def test_a_gzip_bomb_never_unfolds(http: httpx.Client, server: Server) -> None:
     ("body", "coding", "status"),
     [
         (BODY, "gzip", 400),
-        (gzip.compress(BODY)[:-4], "gzip", 400),
-        (gzip.compress(BODY) + b"more", "gzip", 400),
+        (gzip.compress(BODY, mtime=0)[:-4], "gzip", 400),
+        (gzip.compress(BODY, mtime=0) + b"more", "gzip", 400),
         (BODY, "br", 415),
         (BODY, "gzip, gzip", 415),
     ],

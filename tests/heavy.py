@@ -1,0 +1,55 @@
+"""Recognition of heavy tests: those that use torch, real weights or processes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pytest
+
+__all__ = ["is_heavy"]
+
+#: Modules whose use makes a test heavy.
+MODULES = frozenset({"torch", "transformers", "sentence_transformers", "subprocess", "multiprocessing"})
+
+#: Fixtures whose use makes a test heavy: they fetch or convert real weights.
+FIXTURES = frozenset({"minilm_checkpoint", "minilm_artifact"})
+
+
+def is_heavy(test: pytest.Function) -> bool:
+    """Report whether a test, a fixture that it requests, or a helper of theirs in `tests` names a heavy module or fixture.
+
+    A helper that is found only through a container, such as a dictionary of functions, is not seen.
+    """
+    if FIXTURES & set(test.fixturenames):
+        return True
+    fixtures = [fixture.func for defined in test._fixtureinfo.name2fixturedefs.values() for fixture in defined]
+    visited: set[object] = set()
+    return any(_reaches(used, visited) for used in (test.function, *fixtures))
+
+
+def _reaches(used: Any, visited: set[object]) -> bool:
+    """Report whether a function or class names a heavy module, itself or through others in `tests`."""
+    if isinstance(used, type):
+        return any(_reaches(member, visited) for member in vars(used).values() if isinstance(member, FunctionType))
+    used = getattr(used, "__wrapped__", used)
+    if not isinstance(used, FunctionType) or used in visited or not used.__module__.startswith("tests"):
+        return False
+    visited.add(used)
+    for name in _names(used.__code__):
+        value = used.__globals__.get(name)
+        module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+        if MODULES & {name, str(module).partition(".")[0]}:
+            return True
+        if str(module).startswith("tests") and _reaches(value, visited):
+            return True
+    return False
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """Yield the names that code uses, functions inside it included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

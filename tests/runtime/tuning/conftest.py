@@ -1,0 +1,10 @@
+"""Tests of this folder measure providers as a load does outside tests."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _measuring(real_measuring: None) -> None:
+    """Let loads measure."""
