@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from .http.app import HttpApp
     from .models.spec import ModelSpec
     from .server import Server
+    from .server_options import ServerOptions
 
-__all__ = ["EmbedRequest", "Engine", "HttpApp", "ModelSpec", "Server"]
+__all__ = ["EmbedRequest", "Engine", "HttpApp", "ModelSpec", "Server", "ServerOptions"]
 
 #: Module of each exported name, imported when the name is first used: the help of a command line needs none of them.
 _MODULES = {
@@ -21,6 +22,7 @@ _MODULES = {
     "HttpApp": ".http.app",
     "ModelSpec": ".models.spec",
     "Server": ".server",
+    "ServerOptions": ".server_options",
 }
 
 

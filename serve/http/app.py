@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ..observe.trace import Trace
     from ..observe.tracing import Tracing
 
-__all__ = ["HttpApp"]
+__all__ = ["HttpApp", "http_routes"]
 
 logger = logging.getLogger("fletcher.serve.http")
 
@@ -56,6 +56,19 @@ ID_HEADER = REQUEST_ID.encode()
 
 #: Seconds between two looks at bodies that arrive slowly.
 WATCH_SECONDS = 1.0
+
+
+def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
+    """Return the routes of all APIs."""
+    return [
+        *openai_routes(),
+        *tei_routes(),
+        *cohere_routes(),
+        *encode_routes(),
+        *longbow_routes(longbow),
+        *admin_routes(),
+        *service_routes(),
+    ]
 
 
 class HttpApp:
@@ -89,16 +102,7 @@ class HttpApp:
         self._bodies: dict[asyncio.Task[Any], float] = {}
         self._ids = itertools.count()
         self._id_prefix = b"req-" + os.urandom(6).hex().encode() + b"-"
-        routes = [
-            *openai_routes(),
-            *tei_routes(),
-            *cohere_routes(),
-            *encode_routes(),
-            *longbow_routes(longbow),
-            *admin_routes(),
-            *service_routes(),
-            Route("GET", "/openapi.json", self._schema, access="open"),
-        ]
+        routes = [*http_routes(longbow), Route("GET", "/openapi.json", self._schema, access="open")]
         self._openapi = msgspec.json.encode(openapi_document(routes, self._limits, keys=self._gate.keys is not None))
         self._routes: dict[str, dict[str, Route]] = {}
         self._prefixes: dict[str, dict[str, Route]] = {}
