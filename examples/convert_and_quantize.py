@@ -2,7 +2,7 @@
 
     python examples/convert_and_quantize.py SOURCE FOLDER
 
-SOURCE is a name of the model zoo (`all-MiniLM-L6-v2`), a hub id or a local checkpoint. FOLDER gets the artifacts `fp32` and `int8`.
+SOURCE is a name of the model zoo, a hub id or a local checkpoint. FOLDER gets the artifacts `fp32` and `int8`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Run a server inside this program and query it with OpenAI's client.
 
-    python examples/serve_in_process.py ARTIFACT
+python examples/serve_in_process.py ARTIFACT
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ def main() -> None:
     with Server([model], options) as server:
         client = OpenAI(base_url=f"{server.addresses.http}/v1", api_key="not needed")
         answer = client.embeddings.create(model="my-model", input=["a text", "another"])
-        print(f"{len(answer.data)} vectors of {len(answer.data[0].embedding)} dimensions; {answer.usage.total_tokens} tokens")
+        print(
+            f"{len(answer.data)} vectors of {len(answer.data[0].embedding)} dimensions; {answer.usage.total_tokens} tokens"
+        )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fletcher.runtime import EmbedOptions, Embeddings, Encoder, LoadOptions
+from fletcher.runtime import Embeddings, EmbedOptions, Encoder, LoadOptions
 
 if TYPE_CHECKING:
     from fletcher.convert.export.export import export

@@ -64,7 +64,9 @@ def test_flight_client(minilm_artifact: Path) -> None:
         assert run("flight_client.py", str(server.addresses.flight)) == "1000 rows; fixed_size_list<item: float>[384]\n"
 
 
-@pytest.mark.parametrize("name", ["export", "verify", "quantize", "Encoder", "EmbedOptions", "LoadOptions", "Embeddings"])
+@pytest.mark.parametrize(
+    "name", ["export", "verify", "quantize", "Encoder", "EmbedOptions", "LoadOptions", "Embeddings"]
+)
 def test_the_public_names_are_documented(name: str) -> None:
     import fletcher
 

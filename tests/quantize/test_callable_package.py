@@ -40,4 +40,4 @@ def test_a_module_of_the_package_does_not_import_onnx_before_the_call() -> None:
 
 
 def test_the_package_has_the_signature_of_the_function() -> None:
-    assert inspect.signature(fletcher.quantize) == inspect.signature(quantize)  # type: ignore[arg-type]
+    assert inspect.signature(fletcher.quantize) == inspect.signature(quantize)
