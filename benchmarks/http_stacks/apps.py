@@ -126,6 +126,7 @@ def fletcher() -> Any:
             digest="0",
             variant="none",
             provider="none",
+            provider_name="none",
             dimension=DIMENSION,
             max_tokens=256,
             outputs=("vectors",),
