@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import Self, Unpack
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from .artifact.folder import Artifact
 from .artifact.manifest import HALF_VECTORS, TOKEN_STATES
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, gives_tokens, read_canary
+from .closing import Closing
 from .embed_options import EmbedFields, EmbedOptions
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError
@@ -37,7 +37,7 @@ __all__ = ["Encoder"]
 PLAIN = EmbedOptions()
 
 
-class Encoder:
+class Encoder(Closing):
     """A loaded model that turns texts into vectors. Safe to use from several threads; a context manager that closes it.
 
     Attributes:
@@ -324,14 +324,6 @@ class Encoder:
     def close(self) -> None:
         """Wait for the batches under way and release the memory."""
         self._workers.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _describe(artifact: Artifact, loaded: Loaded, *, has_states: bool) -> ModelInfo:
