@@ -2,10 +2,10 @@
 
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant
-from .embed_options import EmbedOptions
 from .encoder import Encoder
 from .encodings import Embeddings, Encodings
-from .load_options import LoadOptions
+from .options.embed import EmbedOptions
+from .options.load import LoadOptions
 from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings
 
 __all__ = [

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
-from .embed_options import EmbedOptions
 from .encodings import Embeddings, Encodings
 from .errors import InputError
+from .options.embed import EmbedOptions
 from .tasks.duplicates import Distinct, VectorCache, unique
 from .tasks.long_documents import Folding, cut_documents
 from .tasks.split_text_cache import KnownDocuments

@@ -18,13 +18,13 @@ from .artifact.manifest import HALF_VECTORS, TOKEN_STATES
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, gives_tokens, read_canary
 from .closing import Closing
-from .embed_options import EmbedFields, EmbedOptions
 from .encodings import Embeddings, Encodings
 from .errors import CanaryError
 from .inputs import Inputs, Pairs, Texts, TokenIds
-from .load_options import LoadFields, LoadOptions
 from .loading import Loaded, load_parts
 from .model_info import ModelInfo, require_output
+from .options.embed import EmbedFields, EmbedOptions
+from .options.load import LoadFields, LoadOptions
 from .providers.selection import check_provider, choose_variant
 from .session.counters import EncoderMetrics
 from .tasks.duplicates import Promise, VectorCache

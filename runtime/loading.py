@@ -12,10 +12,10 @@ from fletcher.model_zoo.card import Accuracy
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant
 from .errors import FletcherError, InputError
-from .load_options import LoadOptions
 from .machine.affinity import pinning
 from .machine.machine import this_machine
 from .memory.budget import MemoryBudget, memory_budget, resident
+from .options.load import LoadOptions
 from .providers.opening import Opened, open_session, open_with_fallback
 from .providers.selection import find_provider
 from .providers.worker_layout import WorkerLayout

@@ -9,8 +9,8 @@ import msgspec
 
 from fletcher.model_zoo.card import ModelCard, Output
 
-from .embed_options import EmbedOptions
 from .errors import InputError
+from .options.embed import EmbedOptions
 
 __all__ = ["ModelInfo", "require_output"]
 

@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Final
 from msgspec import Meta
 
 from fletcher.runtime.errors import InputError, OptionError
-from fletcher.runtime.options import Options
-from fletcher.runtime.sizes import parse_size
+from fletcher.runtime.options.sizes import parse_size
+from fletcher.runtime.options.struct import Options
 
 __all__ = ["OFF", "ServerOptions"]
 

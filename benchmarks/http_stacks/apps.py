@@ -100,8 +100,8 @@ def fletcher() -> Any:
     """Build Fletcher's application and engine over an encoder that hardly computes."""
     from fletcher.model_zoo.card import ModelCard
     from fletcher.runtime import Embeddings, Encodings
-    from fletcher.runtime.embed_options import EmbedOptions
     from fletcher.runtime.model_info import ModelInfo
+    from fletcher.runtime.options.embed import EmbedOptions
     from fletcher.runtime.session.counters import EncoderMetrics
     from fletcher.runtime.tasks.task import Task
     from fletcher.serve.engine.engine import Engine

@@ -30,7 +30,7 @@ from fletcher import Encoder
 from fletcher.model_zoo.progress import SILENT
 from fletcher.runtime import Embeddings
 from fletcher.runtime.corpora import corpus
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.files.embed_file import embed_file
 from fletcher.serve.files.texts import open_texts
 from fletcher.serve.longbow.job.capacity import CapacityWatch

@@ -20,7 +20,7 @@ import numpy as np
 from fletcher import Encoder
 from fletcher.runtime import Encodings
 from fletcher.runtime.memory.budget import resident
-from fletcher.runtime.sizes import parse_size
+from fletcher.runtime.options.sizes import parse_size
 
 #: Batches after which the session has allocated its usual memory.
 SETTLED = 500

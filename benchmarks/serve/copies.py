@@ -25,8 +25,8 @@ import pyarrow.flight as fl
 
 from fletcher import Encoder
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.inputs import Texts
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.arrow.batches import output_schema, read_texts, with_vectors
 from fletcher.serve.http.apis.openai.codec import encode_embeddings
 from fletcher.serve.models.description import ModelDescription

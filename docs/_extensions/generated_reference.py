@@ -97,8 +97,8 @@ def _described(param: Any) -> str:
 
 def options_page() -> Iterator[str]:
     """Yield the page of the option structs."""
-    from fletcher.runtime.embed_options import EmbedOptions
-    from fletcher.runtime.load_options import LoadOptions
+    from fletcher.runtime.options.embed import EmbedOptions
+    from fletcher.runtime.options.load import LoadOptions
     from fletcher.serve.models.spec import ModelSpec
 
     yield "# Options"

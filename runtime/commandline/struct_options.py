@@ -19,7 +19,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 import typer
 
-from ..options import Field, Options, fields_of
+from ..options.struct import Field, Options, fields_of
 
 __all__ = ["Without", "struct_options"]
 

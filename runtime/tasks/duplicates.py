@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..byte_cache import BoundedCache
-from ..embed_options import EmbedOptions
 from ..encodings import Chunks
+from ..options.embed import EmbedOptions
 
 __all__ = ["Distinct", "Known", "Promise", "VectorCache", "unique"]
 

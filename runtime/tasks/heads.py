@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import LateInteraction, ModelCard, Output
 
 from ..artifact.manifest import TOKEN_STATES
-from ..embed_options import EmbedOptions
 from ..encodings import Encodings
 from ..errors import ArtifactError, InputError
 from ..inputs import Inputs, Pairs, Texts
 from ..model_info import require_output
+from ..options.embed import EmbedOptions
 from ..tokenizing.tokenizer import Tokenizer
 from .task import Task, refuse_long, tokenize
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard
 
 from ..artifact.manifest import TOKEN_STATES
-from ..embed_options import EmbedOptions
 from ..encodings import Chunks, Embeddings, Encodings
+from ..options.embed import EmbedOptions
 from ..tokenizing.long_text import PIECE
 from ..tokenizing.tokenizer import Tokenizer
 from .postprocess import normalize

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
-from ..embed_options import DType
 from ..errors import OptionError
+from ..options.embed import DType
 
 __all__ = ["cast", "normalize", "shorten"]
 

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..embed_options import EmbedOptions
 from ..encodings import Chunks, Embeddings
+from ..options.embed import EmbedOptions
 from .duplicates import Known, VectorCache
 
 __all__ = ["KnownDocuments"]

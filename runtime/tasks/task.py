@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import ModelCard
 
-from ..embed_options import EmbedOptions
 from ..encodings import Chunks, Embeddings, Encodings, ragged_index
 from ..errors import InputError, TooLongError
+from ..options.embed import EmbedOptions
 from ..tokenizing.tokenizer import Tokenizer
 from .duplicates import Known, Promise, VectorCache, unique
 from .long_documents import Folding, Rows, cut_documents

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from fletcher import __version__
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..errors import FieldError
 from ..models.description import ModelDescription

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 
 __all__ = ["VECTOR_COLUMN", "made_columns", "vector_columns", "vector_fields"]
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 
 __all__ = ["ArrowOptions"]
 
@@ -19,7 +19,7 @@ class ArrowOptions(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_onl
         model: name of the served model. Default: the first one that gives vectors.
         compression: of the answer's buffers. It pays on a slow network, for text columns more than for vectors.
 
-    The other fields are those of `fletcher.runtime.embed_options.EmbedOptions`.
+    The other fields are those of `fletcher.runtime.options.embed.EmbedOptions`.
     """
 
     column: str | None = None

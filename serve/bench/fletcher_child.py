@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 import fletcher
 from fletcher.runtime import Encoder
 from fletcher.runtime.batch import Batch
-from fletcher.runtime.load_options import LoadOptions
+from fletcher.runtime.options.load import LoadOptions
 from fletcher.runtime.session.session import Session
 from fletcher.runtime.tasks.task import Task
 

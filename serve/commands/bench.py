@@ -10,7 +10,7 @@ import typer
 
 from fletcher.runtime.commandline.console import reporter
 from fletcher.runtime.commandline.struct_options import Without, struct_options
-from fletcher.runtime.load_options import LoadOptions
+from fletcher.runtime.options.load import LoadOptions
 
 from .options import Directory, serve_packages
 

@@ -9,8 +9,8 @@ import typer
 
 from fletcher.runtime.commandline.console import reporter
 from fletcher.runtime.commandline.struct_options import struct_options
-from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.load_options import LoadOptions
+from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.options.load import LoadOptions
 
 from ..files.options import InputOptions
 from ..models.spec import SERVER_CACHE

@@ -12,8 +12,8 @@ import typer
 from fletcher.runtime.errors import MissingPackageError
 
 if TYPE_CHECKING:
-    from fletcher.runtime.embed_options import EmbedOptions
-    from fletcher.runtime.load_options import LoadOptions
+    from fletcher.runtime.options.embed import EmbedOptions
+    from fletcher.runtime.options.load import LoadOptions
 
 __all__ = ["Directory", "check_options", "serve_packages"]
 

@@ -11,7 +11,7 @@ import typer
 
 from fletcher.runtime.commandline.console import reporter
 from fletcher.runtime.commandline.struct_options import struct_options
-from fletcher.runtime.load_options import LoadOptions
+from fletcher.runtime.options.load import LoadOptions
 
 from ..models.heap import few_arenas
 from ..models.spec import SERVER_CACHE, ModelSpec, read_specs

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import Output
 from fletcher.runtime import Encodings
 from fletcher.runtime.canary import CanaryResult
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.inputs import Inputs
 from fletcher.runtime.model_info import ModelInfo
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.counters import EncoderMetrics
 from fletcher.runtime.tasks.task import Task
 from fletcher.runtime.tokenizing.token_details import TextToken

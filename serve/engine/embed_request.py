@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from fletcher.model_zoo.card import Output
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.inputs import Inputs
+from fletcher.runtime.options.embed import EmbedOptions
 
 from .terms import USUAL, Terms
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from fletcher.model_zoo.progress import SILENT, Counter
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 
 from .chunks import TextChunk, TextSource
 from .vectors import open_vectors

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from fletcher.runtime.options import Options
+from fletcher.runtime.options.struct import Options
 
 __all__ = ["InputOptions"]
 

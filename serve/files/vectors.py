@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..arrow.columns import made_columns, vector_columns, vector_fields
 from .chunks import TextChunk

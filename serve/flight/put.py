@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..arrow.batches import choose_column, read_texts
 from ..arrow.options import ArrowOptions

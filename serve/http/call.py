@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fletcher.model_zoo.card import Output
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError
 from fletcher.runtime.inputs import Inputs
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import PLAIN, EmbedRequest
 from ..engine.terms import Terms

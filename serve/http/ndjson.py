@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import FletcherError, OverloadedError
 from fletcher.runtime.inputs import Texts
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import EmbedRequest
 from ..errors import FieldError

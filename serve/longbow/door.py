@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, FletcherError, InputError
 from fletcher.runtime.inputs import Texts
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import EmbedRequest
 from ..engine.terms import Terms

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from fletcher.runtime.options import Options
+from fletcher.runtime.options.struct import Options
 
 __all__ = ["IngestOptions", "LongbowOptions", "SinkOptions"]
 

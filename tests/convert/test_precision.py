@@ -23,9 +23,9 @@ from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CheckpointError
 
 from .families.tiny import POSITIONS, SIZES
-from .targets.contrib_operators import spell_out
-from .targets.rounding import RoundingGraph
 from .targets.sessions import TargetSession, architecture_of, models_of
+from .targets.support.contrib_operators import spell_out
+from .targets.support.rounding import RoundingGraph
 from .verify.parity import make_card, randomize, save_checkpoint
 
 FP16 = Precision("fp16", "fp16")

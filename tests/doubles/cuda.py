@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fletcher.runtime.machine.cuda_driver import CudaDriver
 from fletcher.runtime.machine.gpus import Gpu
 from fletcher.runtime.providers.mlas.graph import CpuGraph
-from tests.convert.targets.contrib_operators import spell_out
+from tests.convert.targets.support.contrib_operators import spell_out
 
 __all__ = ["FakeCuda", "FakeOnnxRuntime"]
 

@@ -23,7 +23,7 @@ from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
-from ..convert.targets.contrib_operators import spell_out
+from ..convert.targets.support.contrib_operators import spell_out
 from ..convert.tiny import save_embedder
 
 TEXTS = [text for text in SENTENCES if text.strip()]

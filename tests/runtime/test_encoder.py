@@ -23,10 +23,10 @@ from fletcher.convert.texts import EDGES, SENTENCES
 from fletcher.model_zoo.card import ModelCard
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.batch import Batch
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.loading import Loaded
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.session import Session
 from fletcher.runtime.tasks.postprocess import shorten
 from fletcher.runtime.tasks.task import encode_ids

@@ -22,7 +22,7 @@ import pytest
 
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.commandline.console import run
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.commands.cli import app
 from fletcher.serve.server import Server
 

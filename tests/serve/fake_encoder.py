@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime import Encodings
 from fletcher.runtime.canary import CanaryResult
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError, ProviderError
 from fletcher.runtime.inputs import Inputs, Pairs, Texts, TokenIds
 from fletcher.runtime.model_info import ModelInfo
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.session.counters import DeviceMetric, EncoderMetrics
 from fletcher.runtime.tasks.task import Task, finish_rows, refuse_long
 from fletcher.runtime.tokenizing.token_details import TextToken

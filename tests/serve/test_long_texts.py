@@ -17,7 +17,7 @@ import pytest
 
 from fletcher.convert.export.export import export
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.files.embed_file import embed_file
 from fletcher.serve.files.texts import open_texts
 from fletcher.serve.server import Server

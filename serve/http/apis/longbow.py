@@ -9,8 +9,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, OverloadedError
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ...errors import FieldError
 from ...json_bodies import decode

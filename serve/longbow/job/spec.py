@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError, OptionError
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ...files.options import InputOptions
 from ..options import IngestOptions, LongbowOptions, SinkOptions

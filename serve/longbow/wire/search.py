@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Table
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.options.embed import EmbedOptions
 
 from .connection import Condition, Connection, Hit
 from .removed import removed_at

@@ -25,7 +25,7 @@ from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, I
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
-from ..targets.rounding import RoundingGraph
+from ..targets.support.rounding import RoundingGraph
 from ..tiny import save_embedder
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users

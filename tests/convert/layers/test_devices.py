@@ -22,8 +22,8 @@ from fletcher.runtime.errors import MissingPackageError
 from fletcher.runtime.providers.inspection import InspectionSession
 
 from ..families.test_jina_bert import HIDDEN, VOCABULARY, Jina
-from ..targets.contrib_operators import spell_out
-from ..targets.rounding import round_every_node
+from ..targets.support.contrib_operators import spell_out
+from ..targets.support.rounding import round_every_node
 from ..verify.parity import save_tokenizer
 from .models import MODELS, export_mean, save_artifact
 from .sabotage import Patient

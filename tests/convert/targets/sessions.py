@@ -27,9 +27,9 @@ from fletcher.runtime.session.feeds import make_feeds, pack
 from fletcher.runtime.session.session import Session
 
 from ..verify.parity import Parity, make_card
-from .contrib_operators import spell_out
 from .models import Tiny
-from .rounding import RoundingGraph
+from .support.contrib_operators import spell_out
+from .support.rounding import RoundingGraph
 
 __all__ = ["TargetSession", "architecture_of", "load_target", "models_of", "parity_of"]
 

@@ -14,10 +14,10 @@ from fletcher.convert.precision import Float
 from fletcher.runtime.encodings import Encodings
 
 from ..verify.parity import MIXED, Parity, make_card
-from .contrib_operators import spell_out
 from .models import MODELS, Tiny
-from .rounding import RoundingGraph
 from .sessions import TargetSession, architecture_of, load_target, models_of
+from .support.contrib_operators import spell_out
+from .support.rounding import RoundingGraph
 
 #: CoreML's graphs compute what TensorRT's do; the processor's compute in float32, with weights that were rounded once.
 ROUNDED: tuple[tuple[str, Float], ...] = (

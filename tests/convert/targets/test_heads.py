@@ -32,9 +32,9 @@ from fletcher.runtime.errors import InputError
 from ..heads import test_colbert, test_splade
 from ..heads.tiny import SIZES, VOCABULARY, convert, save
 from ..verify.parity import randomize
-from .graph_types import assert_kernels, typed
 from .head_models import FAMILIES, FILLED, HeadModel, classifier, encode, load_head
 from .sessions import load_target, models_of
+from .support.graph_types import assert_kernels, typed
 
 Load = Callable[[str, str], HeadModel]
 

@@ -21,9 +21,9 @@ from fletcher.runtime.providers.mlas.graph import CpuGraph
 from fletcher.runtime.session.feeds import make_feeds
 
 from ..verify.parity import make_card
-from .contrib_operators import spell_out
 from .models import MODELS
 from .sessions import architecture_of, models_of
+from .support.contrib_operators import spell_out
 
 TARGETS = ("cpu", "cuda", "tensorrt")
 TEXTS = ([2, 7, 9, 11, 3], [2, 8, 3])

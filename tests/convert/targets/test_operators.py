@@ -17,9 +17,9 @@ from fletcher.convert.targets.emit import PRECISIONS
 from fletcher.convert.targets.tensorrt import emit as tensorrt
 
 from ..verify.parity import make_card
-from .graph_types import SYNCHRONIZING, assert_kernels, typed
 from .models import MODELS, Tiny
 from .sessions import architecture_of, models_of
+from .support.graph_types import SYNCHRONIZING, assert_kernels, typed
 
 HALVES: tuple[Float, ...] = ("fp16", "bf16")
 

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from fletcher.runtime.commandline.console import make_app, reporter, run
 from fletcher.runtime.commandline.struct_options import Without, struct_options
-from fletcher.runtime.options import Options
+from fletcher.runtime.options.struct import Options
 
 
 class Oven(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -19,9 +19,9 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.memory_shape import MemoryFactors, MemoryShape
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.memory.budget import MemoryGate, memory_budget, request_bytes, resident
+from fletcher.runtime.options.sizes import parse_size
 from fletcher.runtime.providers.registry import PROVIDERS
 from fletcher.runtime.providers.selection import find_provider
-from fletcher.runtime.sizes import parse_size
 from fletcher.runtime.workers.planning import plan_batches
 
 from ..peak import grown, needs_proc

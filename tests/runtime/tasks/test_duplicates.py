@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Embeddings, Encoder
-from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.inputs import Texts
+from fletcher.runtime.options.embed import EmbedOptions, Overflow
 from fletcher.runtime.tasks.duplicates import Distinct, Promise, VectorCache, unique
 
 

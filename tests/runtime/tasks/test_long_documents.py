@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from fletcher.convert.texts import SENTENCES
 from fletcher.runtime import Encoder
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.inputs import Texts
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.tasks import long_documents as longdocs_module
 
 LONG = " ".join(SENTENCES)

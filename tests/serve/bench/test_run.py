@@ -15,7 +15,7 @@ from fletcher.convert.export.export import export
 from fletcher.runtime import Encoder, corpora
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.errors import InputError, ProviderError
-from fletcher.runtime.load_options import LoadOptions
+from fletcher.runtime.options.load import LoadOptions
 from fletcher.serve.bench.participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command
 from fletcher.serve.bench.results import BenchResult, Figures, plot, stages, table
 from fletcher.serve.bench.run import bench

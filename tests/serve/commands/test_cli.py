@@ -17,8 +17,8 @@ from openai import OpenAI
 
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.commandline.console import run
-from fletcher.runtime.embed_options import EmbedOptions
-from fletcher.runtime.load_options import LoadOptions
+from fletcher.runtime.options.embed import EmbedOptions
+from fletcher.runtime.options.load import LoadOptions
 from fletcher.serve.commands.cli import app
 
 from ..fake_encoder import CARD, info

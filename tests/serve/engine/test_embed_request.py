@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Encoder
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.inputs import Pairs, Texts, TokenIds
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.admission import Price, price_of
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import Engine

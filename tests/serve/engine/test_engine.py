@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from fletcher.runtime import Embeddings, Encodings
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError, OverloadedError, ProviderError, StoppingError
 from fletcher.runtime.inputs import TokenIds
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.embed_request import EmbedRequest
 from fletcher.serve.engine.engine import INLINE_CHARACTERS, Engine
 

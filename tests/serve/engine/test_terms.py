@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings, Encodings
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, FailingError, OverloadedError, ProviderError
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.engine.admission import MAX_MEMORY, Admission, Price
 from fletcher.serve.engine.breaker import Breaker
 from fletcher.serve.engine.drain_rate import DrainRate

@@ -15,8 +15,8 @@ import pytest
 
 from fletcher.runtime import Embeddings, Encoder
 from fletcher.runtime.canary import read_canary
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.files.embed_file import EmbedSummary, embed_file
 from fletcher.serve.files.texts import open_texts
 

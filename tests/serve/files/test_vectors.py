@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.files.chunks import TextChunk
 from fletcher.serve.files.vectors import open_vectors
 

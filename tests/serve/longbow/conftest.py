@@ -12,7 +12,7 @@ import pytest
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Reporter
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.files.options import InputOptions
 from fletcher.serve.longbow.job.command import run_job
 from fletcher.serve.longbow.job.spec import Job

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import DeadlineError, InputError, ServiceError
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.longbow.job.summary import IngestSummary
 from fletcher.serve.longbow.journal.ids import candidate, content_digest
 from fletcher.serve.longbow.journal.journal import Entry, Journal

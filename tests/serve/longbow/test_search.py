@@ -10,8 +10,8 @@ import pytest
 
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.console import run as run_app
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.commands.cli import app
 from fletcher.serve.longbow.wire.search import search
 from fletcher.serve.longbow.wire.target import Target

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ..fake_encoder import CARD, info
 

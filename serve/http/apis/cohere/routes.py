@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from fletcher.runtime.embed_options import EmbedOptions, Overflow
 from fletcher.runtime.inputs import Texts
+from fletcher.runtime.options.embed import EmbedOptions, Overflow
 from fletcher.runtime.tasks.postprocess import cast
 
 from ....errors import FieldError

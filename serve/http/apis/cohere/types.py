@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from fletcher.runtime.embed_options import Overflow
+from fletcher.runtime.options.embed import Overflow
 
 __all__ = ["MAX_TEXTS", "ByType", "CohereRequest", "CohereResponse", "EmbeddingType"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.inputs import TokenIds
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ....errors import FieldError
 from ....json_bodies import decode

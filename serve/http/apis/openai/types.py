@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from fletcher.model_zoo.card import Output
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 
 from ...embedding_items import EmbeddingItem, TokenId, Usage
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from fletcher import __version__
 from fletcher.model_zoo.card import Output
 from fletcher.runtime import Embeddings, Scores, SparseEmbeddings, TokenEmbeddings
-from fletcher.runtime.embed_options import EmbedOptions
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.inputs import Pairs, Texts, TokenIds
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.tasks.heads import sparse_texts
 
 from ....engine.engine import MAX_QUEUE_TOKENS, Engine

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from fletcher.runtime.embed_options import EmbedOptions, InputType, Overflow, VectorFields
+from fletcher.runtime.options.embed import EmbedOptions, InputType, Overflow, VectorFields
 
 from ...embedding_items import ChunkItem, TokenId, Vector
 

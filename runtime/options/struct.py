@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin, g
 import msgspec
 from msgspec import Meta
 
-from .errors import OptionError
+from ..errors import OptionError
 
 __all__ = ["Field", "Options", "fields_of"]
 

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, TypedDict
 
 from msgspec import Meta
 
-from .errors import InputError, OptionError
-from .options import Options
+from ..errors import InputError, OptionError
 from .sizes import parse_size
+from .struct import Options
 
 __all__ = ["LoadFields", "LoadOptions"]
 

@@ -8,8 +8,8 @@ from msgspec import Meta
 
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, ModelCard
 
-from .errors import OptionError
-from .options import Options
+from ..errors import OptionError
+from .struct import Options
 
 __all__ = [
     "DTYPES",

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from msgspec import Meta
 
-from fletcher.runtime.embed_options import DTYPES, OVERFLOWS, EmbedFields, EmbedOptions, VectorFields
 from fletcher.runtime.errors import InputError, OptionError
-from fletcher.runtime.load_options import LoadFields, LoadOptions
-from fletcher.runtime.options import Options, fields_of
+from fletcher.runtime.options.embed import DTYPES, OVERFLOWS, EmbedFields, EmbedOptions, VectorFields
+from fletcher.runtime.options.load import LoadFields, LoadOptions
+from fletcher.runtime.options.struct import Options, fields_of
 
 
 class Oven(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -1,0 +1,1 @@
+"""`Options`: option structs of loading and embedding, and their base."""
