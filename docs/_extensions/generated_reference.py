@@ -4,6 +4,7 @@ Before the sources are read, it writes `docs/reference/generated/`:
 
 - `commands.md`: every command and option of both command line tools, from their own declarations;
 - `options.md`: the fields of `LoadOptions`, `EmbedOptions` and `ModelSpec`, from the descriptions in the structs;
+- `errors.md`: the tree of errors, from its docstring;
 - `routes.md`: every HTTP route with the fields of its body, from the server's OpenAPI document.
 """
 
@@ -30,7 +31,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def write_pages(_app: Sphinx) -> None:
     """Write the generated pages; a file whose text did not change keeps its time, so that it is not read again."""
-    pages = {"commands.md": commands_page(), "options.md": options_page(), "routes.md": routes_page()}
+    pages = {
+        "commands.md": commands_page(),
+        "options.md": options_page(),
+        "routes.md": routes_page(),
+        "errors.md": errors_page(),
+    }
     GENERATED.mkdir(exist_ok=True)
     for name, lines in pages.items():
         text = "\n".join(lines) + "\n"
@@ -158,10 +164,20 @@ def _bounds(field: dict[str, Any]) -> str:
     if low is None and high is None:
         return ""
     if high is None:
-        return f", at least {low:g}" if "minimum" in field else f", above {low:g}"
+        return f", at least {low:,}" if "minimum" in field else f", above {low:,}"
     if low is None:
-        return f", at most {high:g}" if "maximum" in field else f", below {high:g}"
-    return f", {low:g} to {high:g}"
+        return f", at most {high:,}" if "maximum" in field else f", below {high:,}"
+    return f", {low:,} to {high:,}"
+
+
+# Errors ----------------------------------------------------------------------------------------------------------------
+
+
+def errors_page() -> Iterator[str]:
+    """Yield the page of the error tree."""
+    from fletcher.runtime import errors
+
+    yield from ("# Errors", "", "`fletcher.runtime.errors`:", "", "```text", inspect.getdoc(errors) or "", "```")
 
 
 # HTTP ------------------------------------------------------------------------------------------------------------------
