@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import sys
@@ -91,9 +92,12 @@ def real_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def minilm_checkpoint() -> Path:
-    """The folder of the real all-MiniLM-L6-v2 checkpoint, fetched once into Fletcher's cache."""
-    return fetch(MINILM).folder
+def minilm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the real all-MiniLM-L6-v2 checkpoint, fetched once into Fletcher's cache, by one worker at a time."""
+    shared = tmp_path_factory.getbasetemp().parent
+    with (shared / "minilm.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return fetch(MINILM).folder
 
 
 @pytest.fixture(scope="session")
