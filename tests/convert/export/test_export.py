@@ -264,9 +264,7 @@ def test_pooling_must_be_said_once_and_without_contradiction(checkpoint: Path) -
 PEAK = """
 import re, sys
 import onnxruntime
-from fletcher.convert.export.card import model_name
-from fletcher.convert.export.export import ExportOptions, export
-from fletcher.convert.export.own_canary import own_canary, shorten_canary
+from fletcher.convert.export.export import export
 from fletcher.model_zoo.card import ModelCard
 
 def peak():  # not ru_maxrss, which a process inherits from the one that started it
