@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from openai import OpenAI
 
-from fletcher.runtime import Embeddings, Encoder
+from fletcher.runtime import Artifact, Embeddings, Encoder
 from fletcher.runtime.commandline.console import run
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.options.load import LoadOptions
@@ -61,6 +62,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append({"path": path, **msgspec.structs.asdict(options)})
         return Lengths()
 
+    manifest = SimpleNamespace(card=Lengths.info.card, variants=())  # with which the options are compared before
+    monkeypatch.setattr(Artifact, "open", lambda path: SimpleNamespace(manifest=manifest))
     monkeypatch.setattr(Encoder, "load", load)
     return calls
 
@@ -119,6 +122,14 @@ def test_embed_for_people(
     assert lines["texts"].strip() == "3"
     assert lines["dimension"].strip() == "1"
     assert lines["truncated texts"].strip() == "1"
+
+
+def test_dimensions_that_the_model_lacks_are_refused_before_it_is_loaded(
+    asked: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("embed", "m", "-i", str(tmp_path / "none"), "-o", str(tmp_path / "o.npy"), "--dimensions", "7") == 1
+    assert capsys.readouterr().err == "fletcher-serve: error: dimensions is 7; lengths gives vectors of 2, 1\n"
+    assert asked == []
 
 
 def test_embed_of_no_texts_warns(
