@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from fletcher.runtime import Encoder
+from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.commandline.console import run as run_app
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.options.embed import EmbedOptions
@@ -80,6 +81,8 @@ def test_the_commands(
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr("sys.excepthook", lambda *_: None)
+    manifest = SimpleNamespace(card=Loaded().info.card, variants=())  # with which the options are compared before
+    monkeypatch.setattr(Artifact, "open", lambda path: SimpleNamespace(manifest=manifest))
     monkeypatch.setattr(Encoder, "load", lambda path, options: Loaded())
     monkeypatch.chdir(tmp_path)
     (tmp_path / "texts.txt").write_text("one\ntwo\n\none\n")
