@@ -28,7 +28,10 @@ from ..verify.parity import save_tokenizer
 from .models import MODELS, export_mean, save_artifact
 from .sabotage import Patient
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+#: Warnings of torch and its users; and of the verification, which cannot run a device's own session here.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:the graph was compared, and the served session"
+)
 
 #: A learned bias, and rotation and windows, always; the others with `-m slow`.
 QUICK = ("mpnet", "modernbert")

@@ -144,6 +144,7 @@ def test_three_token_types_are_refused_by_coreml_with_the_reason(tmp_path: Path)
     _refuse(describe_model(Checkpoint.open(source), card), card, "not the 3 of this model")
 
 
+@pytest.mark.filterwarnings("ignore:the graph was compared, and the served session")  # no session of a device here
 @pytest.mark.parametrize(
     ("head", "option"), [("scores", "classification"), ("sparse", "splade"), ("token_vectors", "colbert")]
 )

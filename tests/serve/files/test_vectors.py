@@ -182,7 +182,7 @@ import sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
 from fletcher.runtime import Embeddings
-from fletcher.runtime.embed_options import EmbedOptions
+from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.serve.files.chunks import TextChunk
 from fletcher.serve.files.vectors import open_vectors
 empty = pa.RecordBatch.from_pydict({})
