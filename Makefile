@@ -1,17 +1,26 @@
 # Each target does all the set-up that it needs: Python 3.11 or newer and a package index are enough.
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick verify lint format clean
+.PHONY: help demo test quick test-newest test-lowest verify lint format docs lock clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Named by itself and installed first, so that nothing below moves it.
+TOOLS := .venv-tools
+NEWEST := .venv-newest
+LOWEST := .venv-lowest
+PIP = $(1)/bin/python -m pip --disable-pip-version-check --quiet
+
+# Exact versions of all that the targets install, used as pip's constraints: for Python 3.11 to 3.13 on Linux and macOS.
+LOCK := requirements.lock
+LOCKED := --constraint $(LOCK) --build-constraint $(LOCK)
+DEVELOPMENT := cpu,serve,verify,dev
+# Named by itself and installed first, so that nothing below moves it. Its CPU build needs none of the CUDA packages of
+# the lock.
 TORCH := torch==2.13.0
 
 help: ## Show the targets.
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-13s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## Convert all-MiniLM-L6-v2, check it, serve it, ask it over HTTP and Flight, stop it.
 	$(BIN)/python demo/demo.py
@@ -27,6 +36,21 @@ quick: $(VENV)/.development ## Run ruff and the tests that need neither torch, r
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest $(WORKERS) -m "not heavy and not slow and not gpu"
 
+# torch is held at $(TORCH) in both: every other release from PyPI brings gigabytes of CUDA on Linux.
+test-newest: | $(NEWEST)/bin/python ## Run the tests with the newest versions that pyproject.toml allows.
+	$(call PIP,$(NEWEST)) install --upgrade pip
+	$(call PIP,$(NEWEST)) install '$(TORCH)'
+	$(call PIP,$(NEWEST)) install --upgrade --upgrade-strategy eager '$(TORCH)' --editable '.[$(DEVELOPMENT)]'
+	$(NEWEST)/bin/pytest $(WORKERS)
+
+test-lowest: $(TOOLS)/.installed | $(LOWEST)/bin/python ## Run the tests with the lowest versions that pyproject.toml allows.
+	echo '$(TORCH)' | $(COMPILE) --resolution lowest-direct --python $(LOWEST)/bin/python \
+		--output-file $(LOWEST)/constraints.txt
+	$(call PIP,$(LOWEST)) install --upgrade --constraint $(LOCK) pip
+	$(call PIP,$(LOWEST)) install --constraint $(LOWEST)/constraints.txt '$(TORCH)'
+	$(call PIP,$(LOWEST)) install --constraint $(LOWEST)/constraints.txt --editable '.[$(DEVELOPMENT)]'
+	$(LOWEST)/bin/pytest $(WORKERS)
+
 verify: $(VENV)/.development ## Compare the converted all-MiniLM-L6-v2 with HuggingFace in float32, on torch.
 	$(BIN)/fletcher-convert model export all-MiniLM-L6-v2 -o .demo/all-MiniLM-L6-v2
 	$(BIN)/fletcher-convert model verify .demo/all-MiniLM-L6-v2 --report .demo/verify.html --report .demo/verify.json
@@ -41,20 +65,41 @@ format: $(VENV)/.development ## Put the code into its format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean: ## Remove what the other targets made.
-	rm -rf $(VENV) .demo .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+docs: $(VENV)/.development ## Build the documentation site in docs/_build/html, with warnings as errors.
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
-$(BIN)/python:
+# uv only resolves: it does not see pip's configuration, so pip installs.
+COMPILE = $(TOOLS)/bin/uv pip compile pyproject.toml - --quiet --no-annotate --custom-compile-command 'make lock' \
+	$(foreach extra,$(subst $(comma), ,$(DEVELOPMENT)),--extra $(extra))
+comma := ,
+
+lock: $(TOOLS)/.installed ## Renew requirements.lock with the newest versions that pyproject.toml allows.
+	echo '$(TORCH)' | $(COMPILE) --group demo --group tools --universal --python-version 3.11 --upgrade \
+		--output-file $(LOCK)
+
+clean: ## Remove what the other targets made.
+	rm -rf $(VENV) $(TOOLS) $(NEWEST) $(LOWEST) .demo .coverage .hypothesis .import_linter_cache .mypy_cache \
+		.pytest_cache .ruff_cache build dist docs/_build docs/reference/generated
+
+%/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'Fletcher needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11' >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $*
 
 # What a server needs, and the client that the demo asks it with: no torch.
-$(VENV)/.runtime: pyproject.toml | $(BIN)/python
-	$(PIP) install -e '.[cpu,serve]' 'openai>=1.60'
+$(VENV)/.runtime: pyproject.toml $(LOCK) | $(BIN)/python
+	$(call PIP,$(VENV)) install --upgrade --constraint $(LOCK) pip
+	$(call PIP,$(VENV)) install $(LOCKED) --group demo --editable '.[cpu,serve]'
 	@touch $@
 
-$(VENV)/.development: pyproject.toml | $(BIN)/python
-	$(PIP) install '$(TORCH)'
-	$(PIP) install -e '.[cpu,serve,verify,dev]'
+$(VENV)/.development: pyproject.toml $(LOCK) | $(BIN)/python
+	$(call PIP,$(VENV)) install --upgrade --constraint $(LOCK) pip
+	$(call PIP,$(VENV)) install --constraint $(LOCK) '$(TORCH)'
+	$(call PIP,$(VENV)) install $(LOCKED) --editable '.[$(DEVELOPMENT)]'
+	@touch $@
+
+# The lock also pins what renews it; without a lock, the newest.
+$(TOOLS)/.installed: pyproject.toml $(wildcard $(LOCK)) | $(TOOLS)/bin/python
+	$(call PIP,$(TOOLS)) install --upgrade $(addprefix --constraint ,$(wildcard $(LOCK))) pip
+	$(call PIP,$(TOOLS)) install $(addprefix --constraint ,$(wildcard $(LOCK))) --group tools
 	@touch $@

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 
 __all__ = ["EDGES", "SENTENCES", "lengths_to", "read_texts", "text_of_length", "texts_for"]
@@ -193,7 +194,7 @@ def _parse(path: Path, lines: Sequence[str]) -> list[str]:
         if not line.strip():
             continue
         try:
-            texts.append(msgspec.json.decode(line, type=_Line).text)
-        except msgspec.MsgspecError as error:
+            texts.append(decode_json(line, _Line).text)
+        except msgspec.DecodeError as error:
             raise InputError(f'{path}, line {number}: {error}. Each line must be like {{"text": "…"}}') from error
     return texts

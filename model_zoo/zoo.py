@@ -12,6 +12,7 @@ import msgspec
 
 from .card import ModelCard
 from .consistency import check_card
+from .decode import decode_toml
 from .errors import CardError
 
 __all__ = ["canary_path", "list_cards", "load_card", "parse_card"]
@@ -29,10 +30,7 @@ def parse_card(data: bytes, where: str) -> ModelCard:
             the message names the file and the key.
     """
     try:
-        # Decoded here: msgspec reports bytes that are not UTF-8 with another exception in every other release.
-        card = msgspec.toml.decode(data.decode(), type=ModelCard)
-    except UnicodeDecodeError as error:
-        raise CardError(f"{where}: is not UTF-8: {error}") from error
+        card = decode_toml(data, ModelCard)
     except msgspec.DecodeError as error:  # a ValidationError is one too; its text ends with the key's path
         raise CardError(f"{where}: {error}") from error
     return check_card(card, where)

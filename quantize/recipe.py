@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_toml
 from fletcher.runtime.errors import InputError
 
 __all__ = [
@@ -142,10 +143,10 @@ def _read(path: Path) -> Recipe:
         InputError: the file cannot be read, or its content is not a recipe.
     """
     try:
-        recipe = msgspec.toml.decode(path.read_bytes(), type=Recipe)
+        recipe = decode_toml(path.read_bytes(), Recipe)
     except OSError as error:
         raise InputError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError) as error:
         fields = ", ".join(Recipe.__struct_fields__)
         raise InputError(f"{path} is not a recipe: {error}. The fields of a recipe are {fields}") from error
     if recipe.scheme == "mixed" and not recipe.patterns and not recipe.outliers:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ..decode import decode_json
 from ..errors import CardError
 
 __all__ = [
@@ -223,6 +224,6 @@ def read_json(file: Path, kind: type[_T]) -> _T | None:
     except OSError as error:
         raise CardError(f"{file} cannot be read: {error.strerror}") from error
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decode_json(data, kind)
     except msgspec.DecodeError as error:
         raise CardError(f"{file}: {error}") from error

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..decode import decode_json
 from ..errors import ChecksumError, SourceError
 
 __all__ = [
@@ -130,7 +131,7 @@ def read_record(file: Path) -> Record | None:
     except FileNotFoundError:
         return None
     try:
-        return msgspec.json.decode(data, type=Record)
+        return decode_json(data, Record)
     except msgspec.DecodeError as error:
         raise SourceError(f"{file} is damaged ({error}); delete it and try again") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from ..decode import decode_json
 from ..errors import CardError, SourceError
 from ..sentence_transformers.files import read_module_list
 
@@ -119,7 +120,7 @@ def _dense_folders(folder: Path, origin: str) -> list[Path]:
 def _require_shards(place: Path, origin: str) -> None:
     file = place / "model.safetensors.index.json"
     try:
-        index = msgspec.json.decode(file.read_bytes(), type=_Index)
+        index = decode_json(file.read_bytes(), _Index)
     except msgspec.DecodeError as error:
         raise SourceError(f"{origin}: {file} is damaged: {error}") from error
     missing = sorted(shard for shard in set(index.weight_map.values()) if not (place / shard).is_file())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 
 from ..sensitivity import Sensitivity
@@ -80,8 +81,8 @@ def open_state(folder: Path, key: str) -> Iterator[StateFile]:
     path = folder / STATE
     if path.is_file():
         try:
-            state = msgspec.json.decode(path.read_bytes(), type=SweepState)
-        except msgspec.MsgspecError as error:
+            state = decode_json(path.read_bytes(), SweepState)
+        except msgspec.DecodeError as error:
             raise InputError(f"{path} is not a sweep of this version: {error}. Choose another folder") from error
         if state.key != key:
             raise InputError(

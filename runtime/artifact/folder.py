@@ -21,6 +21,8 @@ import msgspec
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from fletcher.model_zoo.decode import decode_json
+
 from ..errors import ArtifactError, ChecksumError
 from .manifest import FORMAT_VERSION, Manifest, Target, Variant
 
@@ -62,14 +64,14 @@ class Artifact:
         except OSError as error:
             raise ArtifactError(f"{file} cannot be read: {error.strerror}") from error
         try:
-            version = msgspec.json.decode(text, type=_FormatOnly).format
+            version = decode_json(text, _FormatOnly).format
             if version != FORMAT_VERSION:
                 raise ArtifactError(
                     f"{path} has artifact format {version}, this Fletcher reads format {FORMAT_VERSION}: "
                     "convert the checkpoint again, or install the Fletcher that wrote it"
                 )
-            manifest = msgspec.json.decode(text, type=Manifest)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            manifest = decode_json(text, Manifest)
+        except msgspec.DecodeError as error:
             raise ArtifactError(f"{file} is damaged ({error}): convert the checkpoint again") from error
         _check_names(file, manifest)
         return cls(path, manifest)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.model_zoo.sources.cache import cache_folder
 
 from ..machine import gpus
@@ -38,7 +39,7 @@ def recall(machine: str, digest: str, variant: str) -> list[Measurement] | None:
     """Return the measurements of an artifact on a machine, or None if there are none that can be used."""
     file = _file(machine, digest, variant)
     try:
-        measurements = msgspec.json.decode(file.read_bytes(), type=list[Measurement])
+        measurements = decode_json(file.read_bytes(), list[Measurement])
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:

@@ -17,6 +17,7 @@ from typing import Literal
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 from fletcher.runtime.os_errors import explain
 
@@ -96,10 +97,10 @@ def read_keys(path: Path) -> Sequence[Key]:
         InputError: the file cannot be read, or is not a file of keys.
     """
     try:
-        file = msgspec.json.decode(path.read_bytes(), type=_File)
+        file = decode_json(path.read_bytes(), _File)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {explain(error)}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise InputError(f"{path} is not a file of API keys: {error}") from None
     for key in file.keys:
         try:

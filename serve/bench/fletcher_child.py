@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 import fletcher
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime import Encoder
 from fletcher.runtime.batch import Batch
 from fletcher.runtime.options.load import LoadOptions
@@ -171,7 +171,7 @@ class Subject:
 def main() -> None:
     """Serves the artifact and the options of the command line."""
     directory, options = sys.argv[1:]
-    serve(lambda: Subject(directory, msgspec.json.decode(options, type=LoadOptions)))
+    serve(lambda: Subject(directory, decode_json(options, LoadOptions)))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 
 from .chunks import CHUNK_CHARACTERS, TextChunk
@@ -89,7 +90,7 @@ def read_jsonl(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse)
 def _object(line: str, name: str, number: int, column: str) -> Row:
     """A line of JSON as a row."""
     try:
-        row = msgspec.json.decode(line)
+        row = decode_json(line, object)
     except msgspec.DecodeError as error:
         # msgspec reports an escape such as \\ud800 without its second half as truncated data.
         hint = "; does it hold half of a surrogate pair (\\ud8xx)?" if "\\ud" in line.lower() else ""

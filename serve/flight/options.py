@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
+
 from ..arrow.options import ArrowOptions
 from ..errors import FieldError
 from ..models.registry import Models
@@ -31,8 +33,8 @@ def read_ticket(data: bytes, models: Models) -> tuple[list[str], ArrowOptions]:
         InputError, UnknownModelError: as for `read_options`.
     """
     try:
-        ticket = msgspec.json.decode(data, type=_Ticket)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        ticket = decode_json(data, _Ticket)
+    except msgspec.DecodeError as error:
         raise FieldError(
             f'the ticket is not usable: {error}. It is JSON such as {{"texts": ["a text"]}}', None
         ) from None
@@ -52,8 +54,8 @@ def read_options(data: bytes, models: Models) -> ArrowOptions:
         UnknownModelError: the server has no model of that name.
     """
     try:
-        options = msgspec.json.decode(data, type=ArrowOptions)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        options = decode_json(data, ArrowOptions)
+    except msgspec.DecodeError as error:
         raise FieldError(
             f'the options are not usable: {error}. They are JSON such as {{"column": "text"}}', None
         ) from None

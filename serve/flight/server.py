@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from fletcher import __version__
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError
 from fletcher.runtime.inputs import Texts
 
@@ -190,7 +191,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 self._models.edit(unloading(body.decode(errors="replace")))
             else:
                 spec = decode(_spec, body).named()
-                names = {"name", *msgspec.json.decode(body)}
+                names = {"name", *decode_json(body, dict[str, object])}
                 self._models.edit(loading(spec, names), reload=frozenset([spec.key]))
         except ArtifactError as error:  # the operator reads and mends it
             raise FieldError(str(error), "path") from error

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.model_zoo.sources.cache import cache_folder
 
 from ...artifact.folder import hash_file
@@ -220,7 +221,7 @@ class EngineCache:
 
     def _problem(self) -> str | None:
         try:
-            record = msgspec.json.decode((self.folder / RECORD).read_bytes(), type=_Record)
+            record = decode_json((self.folder / RECORD).read_bytes(), _Record)
             if record.key != self._key:
                 return "they are of another key"
             for name, info in record.files.items():
@@ -229,16 +230,16 @@ class EngineCache:
                     return f"{name} is not what was written"
         except OSError as error:
             return f"{error.filename or RECORD} cannot be read: {error.strerror}"
-        except msgspec.MsgspecError as error:
+        except msgspec.DecodeError as error:
             return f"{RECORD} is damaged: {error}"
         return None
 
     def _history(self) -> list[_Build]:
         try:
-            return msgspec.json.decode((self._root / HISTORY).read_bytes(), type=list[_Build])
+            return decode_json((self._root / HISTORY).read_bytes(), list[_Build])
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.MsgspecError) as error:  # only estimates suffer
+        except (OSError, msgspec.DecodeError) as error:  # only estimates suffer
             logger.info("history of builds not read", extra={"fields": {"reason": str(error)}})
             return []
 

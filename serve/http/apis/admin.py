@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import ArtifactError, FletcherError, InputError, ServiceError
 
 from ...errors import FieldError, MediaTypeError, UnknownModelError
@@ -74,7 +75,7 @@ async def load(call: Call) -> Response:
     """
     body = await _json(call)
     spec = decode(_spec, body)
-    names = {"name", *msgspec.json.decode(body)}
+    names = {"name", *decode_json(body, dict[str, object])}
     loop = asyncio.get_running_loop()
     try:
         spec = await loop.run_in_executor(None, spec.named)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime.errors import InputError
 
 from ..journal.journal import Entry, Journal
@@ -55,7 +56,13 @@ def adopt(
         for row, text, metadata, time in zip(*columns, times, strict=True):
             if time < removed.get(row, 0) or (row in last and last[row][0] > time):
                 continue
-            told = msgspec.json.decode(metadata)
+            try:
+                told = decode_json(metadata, dict[str, Any])
+            except msgspec.DecodeError as error:
+                raise InputError(
+                    f"{dataset!r} has a row (id {row}) whose metadata is not a JSON object: {error}. Only rows of an ingest "
+                    "job can be adopted"
+                ) from error
             for name, wanted in identity.items():
                 if told.get(name) != wanted:
                     raise InputError(

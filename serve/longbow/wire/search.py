@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from fletcher.model_zoo.decode import decode_json
 from fletcher.runtime import Encoder
 from fletcher.runtime.commandline.reporter import Table
 from fletcher.runtime.errors import InputError
@@ -109,7 +110,7 @@ def _metadata(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        return msgspec.json.decode(text)
+        return decode_json(text, object)
     except msgspec.DecodeError:
         return text  # not ours
 

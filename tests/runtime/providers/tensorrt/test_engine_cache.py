@@ -78,7 +78,7 @@ def test_engines_under_another_keys_name_are_not_used(tmp_path: Path) -> None:
     assert not other.folder.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no record", "record"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no record", "record", "not UTF-8"])
 def test_a_damaged_cache_is_told_once_and_removed(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,6 +92,8 @@ def test_a_damaged_cache_is_told_once_and_removed(
         engine.unlink()
     elif damage == "no record":
         record.unlink()
+    elif damage == "not UTF-8":
+        record.write_bytes(record.read_bytes().replace(b"engine", b"\xff"))
     else:
         record.write_text("{")
     with caplog.at_level(logging.WARNING, "fletcher.runtime.providers.tensorrt.engine_cache"):
@@ -100,6 +102,16 @@ def test_a_damaged_cache_is_told_once_and_removed(
     assert [entry.message for entry in caplog.records] == ["engines discarded"]
     build(cache)
     assert cache.find() == cache.folder
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b'[{"key": "\xff"}]'])
+def test_a_damaged_history_leaves_a_guess(tmp_path: Path, content: bytes) -> None:
+    cache = EngineCache(tmp_path, KEY)
+    guess = cache.estimate(1000)
+    build(cache)
+    assert cache.estimate(1000) != guess
+    (tmp_path / "history.json").write_bytes(content)
+    assert cache.estimate(1000) == guess
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
