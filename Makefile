@@ -1,6 +1,6 @@
 # Each target does all the set-up that it needs: Python 3.11 or newer and a package index are enough.
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick test-newest test-lowest verify lint format docs lock clean
+.PHONY: help demo test quick test-newest test-lowest verify lint format docs lock release-check clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -76,6 +76,15 @@ comma := ,
 lock: $(TOOLS)/.installed ## Renew requirements.lock with the newest versions that pyproject.toml allows.
 	echo '$(TORCH)' | $(COMPILE) --group demo --group tools --universal --python-version 3.11 --upgrade \
 		--output-file $(LOCK)
+
+release-check: $(TOOLS)/.installed ## Build the distributions, check them, install the wheel elsewhere and run its commands.
+	rm -rf dist $(TOOLS)/release
+	$(TOOLS)/bin/python -m build --quiet
+	$(TOOLS)/bin/twine check --strict dist/*
+	$(PYTHON) -m venv $(TOOLS)/release
+	$(call PIP,$(TOOLS)/release) install --constraint $(LOCK) "$$(ls dist/*.whl)[cpu,http]"
+	cd $(TOOLS) && release/bin/fletcher-convert --version && release/bin/fletcher-convert model list --json > /dev/null
+	cd $(TOOLS) && release/bin/fletcher-serve --version && release/bin/fletcher-serve devices --json > /dev/null
 
 clean: ## Remove what the other targets made.
 	rm -rf $(VENV) $(TOOLS) $(NEWEST) $(LOWEST) .demo .coverage .hypothesis .import_linter_cache .mypy_cache \

@@ -15,7 +15,7 @@ project_copyright = "The Fletcher authors, Apache-2.0"
 version = release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "generated_reference"]
-exclude_patterns = ["_extensions"]
+exclude_patterns = ["_extensions", "RELEASING.md"]
 source_suffix = {".md": "markdown"}
 
 myst_enable_extensions = ["attrs_inline", "deflist"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import signal
 import sys
@@ -14,19 +15,16 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
 from fletcher.runtime import Artifact, Encoder, LoadOptions
-from fletcher.runtime.errors import FletcherError, InputError
+from fletcher.runtime.errors import FletcherError, InputError, MissingPackageError
 
 from .access.addresses import Addresses, bind, parse
 from .access.gate import Gate, check_binding
 from .access.keys import Keys
 from .engine.backend import Backend
 from .engine.engine import Engine
-from .flight.server import FlightServer
 from .http.app import HttpApp
 from .http.call import Limits
 from .http.server import HttpServer
-from .longbow.door import LongbowDoor
-from .longbow.wire.target import Target
 from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
@@ -36,6 +34,8 @@ from .observe.record import Consumer
 from .server_options import OFF, ServerOptions
 
 if TYPE_CHECKING:
+    from .flight.server import FlightServer
+    from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
 
 __all__ = ["Addresses", "Server", "fingerprint", "load_encoder", "run_server"]
@@ -91,14 +91,15 @@ class Server:
         options = ServerOptions() if options is None else options
         self._drain_seconds = options.drain_seconds
         http_at = None if options.http == OFF else parse(options.http, "--http")
-        flight_at = None if options.flight == OFF else parse(options.flight, "--flight")
+        flight_at = None if _flight_is_off(options) else parse(options.flight, "--flight")
         if http_at is None and flight_at is None:
             raise InputError("neither --http nor --flight was given an address: a server needs one of them")
         for address, option in ((http_at, "--http"), (flight_at, "--flight")):
             if address is not None:
                 check_binding(address, option, keys=options.keys is not None, allow_anonymous=options.allow_anonymous)
         self.keys = None if options.keys is None else Keys(Path(options.keys))
-        longbow = None if options.longbow is None else _target(options)
+        flight_server = None if flight_at is None else _flight_server()
+        self._longbow = None if options.longbow is None else _open_longbow(options)
         if tracing is None and options.otlp is not None:
             tracing = _open_tracing(options.otlp)
         if flight_at is not None:
@@ -117,7 +118,6 @@ class Server:
             )
 
         self.models = Models(load, make_engine, drain_seconds=options.drain_seconds, fingerprint=fingerprint)
-        self._longbow = None if longbow is None else LongbowDoor(longbow)
         self._tracing = tracing
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
@@ -127,8 +127,8 @@ class Server:
             else:
                 name = options.name or models.info.card.name
                 self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
-            if flight_at is not None:
-                self._flight = FlightServer(self.models, gate, flight_at, self._longbow, tracing, consumers)
+            if flight_at is not None and flight_server is not None:
+                self._flight = flight_server(self.models, gate, flight_at, self._longbow, tracing, consumers)
             if listener is not None:
                 app = HttpApp(
                     self.models,
@@ -223,9 +223,55 @@ def run_server(
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
 
 
-def _target(options: ServerOptions) -> Target:
+def _flight_is_off(options: ServerOptions) -> bool:
+    """Return whether Flight is turned off: by the options, or because nobody asked for it and pyarrow is not installed."""
+    if options.flight == OFF:
+        return True
+    if options.flight != ServerOptions().flight or _has_pyarrow():
+        return False
+    logger.info(
+        "no Arrow Flight",
+        extra={"fields": {"reason": "pyarrow is not installed: pip install 'longbow-fletcher[flight]'"}},
+    )
+    return True
+
+
+def _has_pyarrow() -> bool:
+    try:
+        return importlib.util.find_spec("pyarrow") is not None
+    except ModuleNotFoundError:  # an import hook that hides the package
+        return False
+
+
+def _flight_server() -> type[FlightServer]:
+    with _arrow_packages("--flight"):
+        from .flight.server import FlightServer
+
+    return FlightServer
+
+
+def _open_longbow(options: ServerOptions) -> LongbowDoor:
+    with _arrow_packages("--longbow"):
+        from .longbow.door import LongbowDoor
+        from .longbow.wire.target import Target
+
     ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
-    return Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout)
+    return LongbowDoor(Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout))
+
+
+@contextmanager
+def _arrow_packages(purpose: str) -> Iterator[None]:
+    """Translate the absence of pyarrow into the error that names the extra.
+
+    Raises:
+        MissingPackageError: pyarrow is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "pyarrow":
+            raise
+        raise MissingPackageError("pyarrow", "flight", purpose) from error
 
 
 def _open_tracing(url: str) -> Tracing:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fletcher.convert.checkpoint.checkpoint import read_json
+from fletcher.convert.checkpoint.json_files import read_json
 from fletcher.convert.texts import read_texts
 from fletcher.model_zoo.errors import CardError, FletcherError, SourceError
 from fletcher.model_zoo.sources.cache import read_record

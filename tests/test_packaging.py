@@ -72,9 +72,18 @@ def test_no_flavour_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
     assert base
     assert not [requirement for requirement in base if requirement.startswith(("onnxruntime", "torch", "transformers"))]
     flavours = {"cpu", "apple", "nvidia", "tensorrt"}
-    assert flavours | {"openvino", "tensorrt-rtx", "fast-tokenizer", "serve", "otel", "verify", "export", "dev"} == set(
-        metadata.get_all("Provides-Extra") or []
-    )
+    assert flavours | {
+        "openvino",
+        "tensorrt-rtx",
+        "fast-tokenizer",
+        "http",
+        "flight",
+        "serve",
+        "otel",
+        "verify",
+        "export",
+        "dev",
+    } == set(metadata.get_all("Provides-Extra") or [])
 
 
 def test_the_wheel_imports_from_another_folder(unpacked: Path, tmp_path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from fletcher.runtime.options.embed import EmbedOptions
 
 __all__ = ["ArrowOptions"]
@@ -32,6 +30,8 @@ class ArrowOptions(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_onl
     @property
     def ipc(self) -> Any:
         """Arrow's options for writing the answer."""
+        import pyarrow as pa  # HTTP takes these options without pyarrow
+
         return pa.ipc.IpcWriteOptions(compression=self.compression)
 
     @property

@@ -19,7 +19,8 @@ __all__ = ["Directory", "check_options", "serve_packages"]
 
 #: The extra that installs a package.
 EXTRAS: Final = {
-    **dict.fromkeys(["cbor2", "httptools", "prometheus_client", "pyarrow", "uvicorn", "uvloop"], "serve"),
+    **dict.fromkeys(["cbor2", "httptools", "prometheus_client", "uvicorn", "uvloop"], "http"),
+    "pyarrow": "flight",
     "opentelemetry": "otel",
 }
 

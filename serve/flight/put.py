@@ -13,7 +13,8 @@ from fletcher.runtime.options.embed import EmbedOptions
 from ..arrow.batches import choose_column, read_texts
 from ..arrow.options import ArrowOptions
 from ..errors import UnknownRouteError
-from ..longbow.door import Document, LongbowDoor, require
+from ..longbow.door import LongbowDoor
+from ..longbow.ingest_request import Document, require
 from ..models.registry import Models
 from ..observe.requests import RecordDraft
 

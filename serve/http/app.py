@@ -22,7 +22,6 @@ from fletcher.runtime.errors import DeadlineError, FletcherError
 from ..access.gate import Gate
 from ..engine.terms import Priority, Terms
 from ..errors import MethodError, UnauthorizedError, UnknownRouteError
-from ..longbow.door import LongbowDoor
 from ..models.registry import Models
 from ..observe.logs import trace_fields
 from ..observe.record import Consumer
@@ -43,6 +42,7 @@ from .openapi import openapi_document
 from .routes import Route
 
 if TYPE_CHECKING:
+    from ..longbow.door import LongbowDoor
     from ..observe.trace import Trace
     from ..observe.tracing import Tracing
 

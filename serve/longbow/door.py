@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,9 +24,10 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from ..engine.embed_request import EmbedRequest
 from ..engine.terms import Terms
-from ..errors import FieldError, UnknownRouteError
+from ..errors import FieldError
 from ..models.registry import Models
 from ..observe.requests import RecordDraft
+from .ingest_request import Document, IngestAnswer
 from .journal.ids import candidate, digester, key_of, whole_number
 from .options import SinkOptions
 from .wire.connection import Connection
@@ -36,42 +36,7 @@ from .wire.schema import check_schema, longbow_schema, make_batch, widen
 from .wire.sink import Parcel, Sink
 from .wire.target import Target
 
-__all__ = ["MAX_DOCUMENTS", "Document", "IngestAnswer", "LongbowDoor", "require"]
-
-#: Documents of one request: more belong into a bulk job.
-MAX_DOCUMENTS = 2048
-
-
-class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document of a request.
-
-    Attributes:
-        text: what is embedded.
-        id: a whole number below 2^32, or a name that one is derived from; None derives it from the text.
-        metadata: kept beside the vector.
-    """
-
-    text: str
-    id: int | str | None = None
-    metadata: dict[str, Any] | None = None
-
-
-class IngestAnswer(msgspec.Struct, frozen=True):
-    """What became of a request's documents: they are acknowledged.
-
-    Attributes:
-        dataset: where they are.
-        ids: of each document, in order.
-        sent: rows; fewer than documents where some were the same.
-        duplicates: documents that were the same as one before.
-        tokens: that the model saw.
-    """
-
-    dataset: str
-    ids: list[int]
-    sent: int
-    duplicates: int
-    tokens: int
+__all__ = ["LongbowDoor"]
 
 
 class _Waiting:
@@ -274,16 +239,3 @@ def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[
                 f"{field} has the id {number}, and a document before it with another text has it too", field
             )
     return ids, rows
-
-
-def require(door: LongbowDoor | None) -> LongbowDoor:
-    """The door, where the server has one.
-
-    Raises:
-        UnknownRouteError: it has none.
-    """
-    if door is None:
-        raise UnknownRouteError(
-            "this server has no Longbow: start it with fletcher-serve run DIR --longbow grpc://HOST:PORT"
-        )
-    return door

@@ -9,15 +9,13 @@ from urllib.parse import parse_qsl
 import cbor2
 import msgspec
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from fletcher.runtime import Embeddings
 from fletcher.runtime.inputs import Texts
 
-from ...arrow.batches import choose_column, output_schema, read_texts, with_vectors
 from ...arrow.options import ArrowOptions
-from ...errors import FieldError
+from ...errors import FieldError, MediaTypeError
 from ...json_bodies import invalid
 from ..call import Call, Response
 from ..routes import Doc, Route
@@ -101,60 +99,30 @@ def _array_head(size: int) -> bytes:
 
 async def encode_arrow(call: Call) -> Response:
     """Answer an Arrow stream of texts with the same stream and its vectors; every other column passes unchanged."""
+    try:
+        from ...arrow import streams
+    except ModuleNotFoundError as error:
+        raise MediaTypeError(
+            "this server reads no Arrow streams, because pyarrow is not installed there: "
+            "pip install 'longbow-fletcher[flight]'"
+        ) from error
+
     options = query_options(call)
     body = await call.body()
     loop = asyncio.get_running_loop()
-    batches, texts, column = await loop.run_in_executor(None, read_arrow, body, options)
+    batches, texts, column = await loop.run_in_executor(None, streams.read_arrow, body, options)
     total = sum(map(len, texts))
     most = call.limits.most_items(MAX_ROWS)
     if total > most:
         raise FieldError(f"the stream has {total} rows; a request may have {most}: send several, or use Flight", column)
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
-    schema = output_schema(batches[0].schema if batches else read_schema(body), version.description, options.embed)
+    received = batches[0].schema if batches else streams.read_schema(body)
+    schema = streams.output_schema(received, version.description, options.embed)
     rest: list[Embeddings] = [first] if texts else []
     for part in texts[1:]:
         rest.append((await call.ask(options.model, Texts(tuple(part)), options.embed))[1])
-    made = await loop.run_in_executor(None, write_arrow, schema, batches, rest)
+    made = await loop.run_in_executor(None, streams.write_arrow, schema, batches, rest)
     return Response(200, made, ARROW.encode())
-
-
-def read_schema(body: bytes) -> Any:
-    """Return the schema of an Arrow stream."""
-    return pa.ipc.open_stream(body).schema
-
-
-def read_arrow(body: bytes, options: ArrowOptions) -> tuple[list[Any], list[list[str]], str]:
-    """Return the stream's batches, their texts, and the name of the column.
-
-    Raises:
-        FieldError: the body is not an Arrow stream, or it lacks the column, or the column has a null.
-    """
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            schema, batches = reader.schema, list(reader)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise FieldError(f"the body is not an Arrow IPC stream: {type(error).__name__}", None) from None
-    column = choose_column(schema, options)
-    texts, row = [], 0
-    for batch in batches:
-        texts.append(read_texts(batch, column, row))
-        row += batch.num_rows
-    return batches, texts, schema.field(column).name
-
-
-def write_arrow(schema: Any, batches: list[Any], embeddings: list[Embeddings]) -> bytes:
-    """Return the stream with its vectors."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        for batch, found in zip(batches, embeddings, strict=True):
-            # The columns are the client's own and the vectors; the texts' token counts are in the metadata.
-            counts = {
-                "fletcher.tokens_seen": ",".join(map(str, found.tokens.tolist())),
-                "fletcher.tokens_dropped": ",".join(map(str, found.dropped.tolist())),
-            }
-            writer.write_batch(with_vectors(batch, found, schema), custom_metadata=counts)
-    stream: bytes = sink.getvalue().to_pybytes()
-    return stream
 
 
 def encode_routes() -> list[Route]:

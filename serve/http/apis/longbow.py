@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta
@@ -14,9 +14,12 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 from ...errors import FieldError
 from ...json_bodies import decode
-from ...longbow.door import MAX_DOCUMENTS, Document, IngestAnswer, LongbowDoor, require
+from ...longbow.ingest_request import MAX_DOCUMENTS, Document, IngestAnswer, require
 from ..call import Call, Response
 from ..routes import Doc, Route
+
+if TYPE_CHECKING:
+    from ...longbow.door import LongbowDoor
 
 __all__ = ["IngestRequest", "longbow_routes"]
 

@@ -188,7 +188,10 @@ def test_scaling_stretches_the_positions(tmp_path: Path) -> None:
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
         ({"rope_scaling": {"type": "ntk"}}, "factor"),
         ({"rope_scaling": {"type": "ntk", "factor": 2.0, "alpha": 1.0}}, "alpha"),
-        ({"rope_scaling": {"type": "ntk", "factor": 2.0}, "rope_parameters": {"rope_theta": 9.0}}, "both rope_scaling and rope_parameters"),
+        (
+            {"rope_scaling": {"type": "ntk", "factor": 2.0}, "rope_parameters": {"rope_theta": 9.0}},
+            "both rope_scaling and rope_parameters",
+        ),
         ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "llama3"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"rope_parameters": 10_000}, "JSON object"),

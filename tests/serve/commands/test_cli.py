@@ -237,5 +237,5 @@ def test_without_pyarrow_the_error_names_the_extra(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BLOCKED.format(package="pyarrow"), "embed", "m", "-i", "in.txt", "-o", "o.npy"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "pip install 'longbow-fletcher[serve]'" in done.stderr
+    assert "pip install 'longbow-fletcher[flight]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,0 +1,47 @@
+"""`requirements.lock` holds exact versions of all that make installs, within the bounds of pyproject.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+
+#: What `make demo`, `make test`, CI and the make targets for maintainers install.
+INSTALLED = [
+    *PROJECT["project"]["dependencies"],
+    *(line for extra in ("cpu", "http", "flight", "verify", "dev") for line in EXTRAS[extra]),
+    *(line for group in PROJECT["dependency-groups"].values() for line in group),
+    *PROJECT["build-system"]["requires"],
+]
+
+
+def locked() -> dict[str, list[Version]]:
+    """Return the versions of each package; several where they depend on the Python version."""
+    versions: dict[str, list[Version]] = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            (exact,) = requirement.specifier
+            assert exact.operator == "==", line
+            versions.setdefault(canonicalize_name(requirement.name), []).append(Version(exact.version))
+    return versions
+
+
+@pytest.mark.parametrize("line", INSTALLED)
+def test_every_requirement_is_locked_within_its_bounds(line: str) -> None:
+    requirement = Requirement(line)
+    versions = locked()[canonicalize_name(requirement.name)]
+    assert all(requirement.specifier.contains(version, prereleases=True) for version in versions)
+
+
+def test_torch_is_the_version_that_make_names() -> None:
+    (version,) = locked()["torch"]
+    assert f"TORCH := torch=={version}\n" in (ROOT / "Makefile").read_text()
