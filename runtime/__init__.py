@@ -1,4 +1,4 @@
-"""How a model runs: artifacts, tokenizing, batches, sessions, and the `Encoder` that joins them."""
+"""Execution of models: artifacts, tokenizing, batches, sessions, and the `Encoder` that joins them."""
 
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant

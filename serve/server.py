@@ -52,7 +52,7 @@ def load_encoder(spec: ModelSpec) -> Backend:
 
 
 def fingerprint(spec: ModelSpec) -> str:
-    """What the vectors of the folder depend on now."""
+    """Return the digest of the folder, on which its vectors depend."""
     return Artifact.open(Path(spec.path)).digest if spec.path else ""
 
 
@@ -152,7 +152,7 @@ class Server:
 
     @property
     def engine(self) -> Engine:
-        """What answers for the first model."""
+        """The engine of the first model."""
         return self.models.named[0].answering[0].wake()
 
     def stop(self) -> bool:

@@ -1,1 +1,1 @@
-"""From texts to rows of token ids, and from computed rows to embeddings, scores, sparse and token vectors."""
+"""Preparation of texts as rows of token ids, and conversion of computed rows to embeddings, scores and other outputs."""

@@ -16,10 +16,10 @@ from ..options.embed import EmbedOptions
 
 __all__ = ["Distinct", "Known", "Promise", "VectorCache", "unique"]
 
-#: Bytes of vectors that are kept across calls.
+#: Default bytes of vectors that are cached across calls.
 CACHE_BYTES = 64 << 20
 
-#: What Python keeps beside the arrays' elements: the key, the arrays' heads, the entry.
+#: Bytes that Python needs besides the arrays' elements: the key, the arrays' headers, the entry.
 ENTRY_BYTES = 500
 
 
@@ -37,13 +37,13 @@ def unique(texts: Sequence[str]) -> tuple[Sequence[str], NDArray[np.int64] | Non
 
 
 class Distinct:
-    """Different texts of a sequence that comes in parts, one after the other."""
+    """Distinct texts of a sequence that arrives in parts."""
 
     def __init__(self, count: int) -> None:
         """Begin empty.
 
         Args:
-            count: texts of all parts together.
+            count: number of texts of all parts together.
         """
         self._places: dict[str, int] = {}
         self._inverse = np.empty(count, np.int64)
@@ -96,7 +96,7 @@ class Known:
 
     @property
     def size(self) -> int:
-        """Return the approximate number of bytes that it takes."""
+        """Return its approximate size in bytes."""
         chunks = self.chunks
         parts = 0 if chunks is None else chunks.vectors.nbytes + chunks.spans.nbytes + ENTRY_BYTES
         return self.vector.nbytes + ENTRY_BYTES + parts
@@ -120,24 +120,24 @@ class Promise:
     known: Known | None = None
 
     def kept(self) -> Known:
-        """Return the vector. Parts of a job are finished in order, so it is there when a later part needs it.
+        """Return the vector. Parts of a job are finished in order, so it exists when a later part needs it.
 
         Raises:
-            RuntimeError: it was asked for before its turn.
+            RuntimeError: the earlier part is not finished.
         """
         if self.known is None:
-            raise RuntimeError("a vector of an earlier part was asked for before that part was finished")
+            raise RuntimeError("a vector of an earlier part was requested before that part was finished")
         return self.known
 
 
 class VectorCache:
-    """Vectors by model, options and text, bounded in bytes. Safe to use from several threads.
+    """Cache of vectors by model, options and text, bounded in bytes. Safe to use from several threads.
 
-    It keeps full float32 vectors: a shorter length or another type is made of them on the way out, so every door shares
-    them. Texts are keyed by 128 bits of BLAKE2b: two of a billion different ones share a key with a chance below 1e-20.
+    It keeps full float32 vectors: shorter lengths and other types are made of them after the lookup, so that all APIs
+    share them. Texts are keyed by 128 bits of BLAKE2b: two of a billion different ones share a key with a chance below 1e-20.
 
     Attributes:
-        enabled: whether it may keep anything.
+        enabled: whether it can hold vectors at all.
     """
 
     def __init__(self, identity: str, max_bytes: int = CACHE_BYTES) -> None:
@@ -145,7 +145,7 @@ class VectorCache:
 
         Args:
             identity: text that identifies the model and the provider: vectors of another one are never returned.
-            max_bytes: bound of the memory; 0 keeps nothing.
+            max_bytes: bound of the memory; 0 caches nothing.
         """
         self._identity = identity.encode()
         self._cache: BoundedCache[bytes, Known] = BoundedCache(max_bytes)
@@ -165,7 +165,7 @@ class VectorCache:
         """Return the texts' keys.
 
         Raises:
-            UnicodeEncodeError: a text that is not valid Unicode.
+            UnicodeEncodeError: a text is not valid Unicode.
         """
         same = options.replace(dimensions=None, dtype="float32", normalize=None)
         start = hashlib.blake2b(self._identity, digest_size=16)

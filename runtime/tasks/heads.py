@@ -76,7 +76,7 @@ class SparseEmbeddings:
 
 @dataclass(frozen=True, slots=True)
 class TokenEmbeddings:
-    """A vector for each token that counts.
+    """Vectors of tokens, without the tokens that the model skips.
 
     Attributes:
         vectors: float32, (vectors, dimension), all texts' in a row.
@@ -225,8 +225,8 @@ def prepare_late(encodings: Encodings, tokenizer: Tokenizer, late: LateInteracti
 
     Args:
         encodings: texts with their special tokens.
-        tokenizer: that made them.
-        late: the card's.
+        tokenizer: the tokenizer that made them.
+        late: the card's settings of late interaction.
         role: `query` or `document`.
 
     Raises:

@@ -1,9 +1,11 @@
-"""Texts longer than the model's longest input: cut into rows before computing, folded into one vector each after it.
+"""Texts longer than the model's longest input: cut into rows before the computation, folded into one vector each after it.
 
-Windows: each row is embedded as a text of its own; the document's vector is the mean of theirs, weighted by the tokens that
-they have of the document. Late chunking (arXiv 2409.04701): a row is as much of the document as the model allows; the states
-of its tokens, which have seen all of that, are averaged chunk by chunk. Of a document of several rows, the tokens that a
-row shares with the one before are context only, as in the paper's `long late chunking`. Special tokens and the prompt count
+Windows: each row is embedded as a text of its own. The document's vector is the mean of the rows' vectors, weighted by the
+number of document tokens in each row.
+
+Late chunking (arXiv 2409.04701): a row is as much of the document as the model allows, and
+the states of its tokens are averaged chunk by chunk. In a document of several rows, the tokens that a row shares with the
+one before are context only, as in the paper's `long late chunking`. Special tokens and the prompt count
 with the first chunk, the special tokens at the end with the last, so that the mean of all tokens is the vector that a
 document which fits has without chunking.
 """
@@ -27,24 +29,24 @@ from .postprocess import normalize
 
 __all__ = ["Folding", "Row", "Rows", "cut_documents"]
 
-#: Tokens of rows that are computed before they are folded: bounds what a document of any length holds.
+#: Tokens of rows that are computed before they are folded. This bounds the memory of a document of any length.
 PART_TOKENS = 1 << 16
 
-#: The same where a token's state is kept until then, in bytes of states: within what `--memory-limit` leaves beside batches.
+#: The same for late chunking, in bytes of token states: within the memory that `--memory-limit` leaves besides batches.
 PART_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row's place in its document.
+    """Place of a row in its document.
 
     Attributes:
         document: index of the text.
-        lead: tokens before its own: special ones and the prompt's.
-        context: of its own tokens, how many the row before has too.
-        start: its first token's number in the document.
-        end: that behind its last one.
-        last: whether it is the document's last.
+        lead: number of tokens before the document's own: special tokens and the prompt's.
+        context: number of its document tokens that the row before has too.
+        start: place of its first token in the document.
+        end: place behind its last token in the document.
+        last: whether it is the document's last row.
     """
 
     document: int
@@ -61,8 +63,8 @@ class Rows:
 
     Attributes:
         encodings: their token ids.
-        output: which of the graph's outputs; None is the first.
-        places: where each belongs.
+        output: name of the graph's output; None is the first.
+        places: place of each row.
     """
 
     encodings: Encodings
@@ -73,20 +75,20 @@ class Rows:
 def cut_documents(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Iterator[Rows]:
     """Cut texts into rows of windows, or into the rows of late chunking.
 
-    A text that fits is one row, the same as without windows. In a longer one, every window gets the prompt, as the model was
-    trained with it before every input; in late chunking only the first row does.
+    A text that fits is one row, the same as without windows. In a longer text every window gets the prompt, as the model was
+    trained with it before every input; in late chunking only the first row gets it.
 
     Args:
-        tokenizer: the model's.
-        card: the model's.
-        texts: without prompts.
-        options: `windows` or `late`.
+        tokenizer: the model's tokenizer.
+        card: the model's card.
+        texts: texts without prompts.
+        options: options whose overflow is `windows` or `late`.
 
     Yields:
-        Rows in the texts' order, at most about `PART_TOKENS` tokens or `PART_BYTES` of states at a time.
+        Rows in the order of the texts, at most about `PART_TOKENS` tokens or `PART_BYTES` of states at a time.
 
     Raises:
-        InputError: a text that is not a valid Unicode string, or a window without room.
+        InputError: a text is not a valid Unicode string, or a window has no room for a token of the text.
     """
     output = TOKEN_STATES if options.overflow == "late" else None
     most = PART_TOKENS if output is None else min(PART_TOKENS, PART_BYTES // (4 * card.dimension))
@@ -118,8 +120,8 @@ def _rows_of(
     later = lead if options.overflow == "windows" else lead[:0]
     start = 0
     waiting: tuple[NDArray[np.int32], Row] | None = None
-    # The first row alone has the prompt in late chunking: the rows behind it are counted as if they had it, which costs the
-    # few tokens of their room that a prompt has.
+    # In late chunking only the first row has the prompt. The rows behind it are cut as if they had it too, so that they are a
+    # few tokens shorter than necessary.
     for number, row in enumerate(tokenizer.windows(text, size=size, overlap=overlap, lead=lead)):
         if waiting is not None:
             yield waiting
@@ -141,7 +143,7 @@ def _only_row(tokenizer: Tokenizer, document: int, prompt: str, tokens: int) -> 
 
 
 class Folding:
-    """Collects the computed rows of texts, part by part and in order, and makes one vector of each text."""
+    """Accumulator of computed rows, added in order; it makes one vector of each text."""
 
     def __init__(self, texts: int, card: ModelCard, options: EmbedOptions) -> None:
         """Begin with no rows.
@@ -166,7 +168,7 @@ class Folding:
         """Add the values of the next rows.
 
         Args:
-            rows: the next ones.
+            rows: the next rows.
             values: float32, (rows, dimension), or the states of their tokens, (tokens, dimension).
         """
         offsets = rows.encodings.offsets.tolist()
@@ -178,7 +180,7 @@ class Folding:
                 self._add_states(place, values[offsets[index] : offsets[index + 1]])
 
     def result(self) -> Embeddings:
-        """Return the vectors, float32 and of full length, with their chunks; nothing of the texts was dropped."""
+        """Return the vectors, float32 and of full length, with their chunks; no token of the texts was dropped."""
         weights = np.maximum(self._weights, 1).astype(np.float32)
         vectors: NDArray[np.float32] = np.divide(self._sums, weights[:, None])
         offsets = np.zeros(len(self._counts) + 1, np.int64)
@@ -192,7 +194,9 @@ class Folding:
         )
 
     def _add_window(self, place: Row, vector: NDArray[np.float32]) -> None:
-        weight = max(place.end - place.start, 1)  # a text without a token of its own has its special tokens' vector
+        weight = max(
+            place.end - place.start, 1
+        )  # a text without a token of its own has the vector of its special tokens
         self._sums[place.document] += weight * vector
         self._weights[place.document] += weight
         self._close_chunk(place.document, vector, place.start, place.end)
@@ -202,7 +206,7 @@ class Folding:
         first = 0 if not place.start and not place.context else place.lead + place.context
         end = len(states) if place.last else place.lead + place.end - place.start
         kept = states[first:end]
-        # Number of each kept token in the document; those before its text count as the first, those behind as the last.
+        # Place of each averaged token in the document; those before the text count as its first, those behind it as its last.
         numbers = np.arange(first, end) - place.lead + place.start
         chunk_of = np.clip(numbers, 0, max(place.end - 1, 0)) // size
         starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
@@ -215,7 +219,7 @@ class Folding:
             if chunk == len(self._open):
                 self._open.append(sums)
                 self._open_tokens.append(count)
-            else:  # the last chunk of the row before goes on here
+            else:  # the last chunk of the row before continues here
                 self._open[chunk] = self._open[chunk] + sums
                 self._open_tokens[chunk] += count
         if place.last:

@@ -1,4 +1,4 @@
-"""Post-processing of vectors: cut to a Matryoshka length, normalized and cast, all rows at a time."""
+"""Post-processing of vectors, all rows at a time: Matryoshka lengths, normalization and types."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ LARGEST_INT8 = 127
 def shorten(vectors: Vectors, card: ModelCard, dimensions: int | None) -> Vectors:
     """Cut vectors to one of the model's Matryoshka dimensions.
 
-    The order is the model's own: layer norm without weights (where the card says so), cut, L2. Layer norm after the
-    graph's L2 equals layer norm before it but for the vector's length, which the L2 that follows sets anew.
+    The order is the model's own: layer norm without weights (if the card says so), cut, L2. Layer norm after the
+    graph's L2 differs from layer norm before it only in the vector's length, which the L2 at the end sets again.
 
     Args:
         vectors: float32, (n, dimension).
-        card: the model's.
+        card: the model's card.
         dimensions: the requested length; None leaves the vectors as they are.
 
     Returns:
-        float32, (n, dimensions); the argument itself where nothing is to be done.
+        float32, (n, dimensions); the argument itself if there is nothing to do.
 
     Raises:
         OptionError: the model was not trained for that length.

@@ -1,4 +1,4 @@
-"""`KnownDocuments`: the cache of split texts with their chunks. Cached texts need no rows; results of others are cached."""
+"""`KnownDocuments`: cached results of split texts. Cached texts need no rows; the results of the others are cached."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class KnownDocuments:
         ]
 
     def join(self, computed: Embeddings) -> Embeddings:
-        """Cache what was computed, and add what was cached.
+        """Cache the computed results, and add the cached ones.
 
         Args:
-            computed: of `missing`: float32 vectors of full length, with their chunks.
+            computed: results of `missing`: float32 vectors of full length, with their chunks.
 
         Returns:
             The embeddings of all texts, in order.
@@ -80,5 +80,5 @@ def _put_together(documents: Sequence[Known]) -> Embeddings:
 
 def _chunks(split: Embeddings | Known) -> Chunks:
     if split.chunks is None:
-        raise TypeError("a text that was not split is among those that were")
+        raise TypeError("embeddings of split texts include one without chunks")
     return split.chunks

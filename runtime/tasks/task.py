@@ -36,7 +36,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Rows to compute, and their way back to an answer.
+    """Rows to compute, and the function that makes the answer of their values.
 
     Attributes:
         encodings: rows to compute; none if the cache has all of them.
@@ -72,7 +72,7 @@ def prepare_vectors(
             must be finished in the order in which they were prepared. None is a job of one part.
 
     Raises:
-        InputError: a text that is not a valid Unicode string, or one that has no token at all.
+        InputError: a text is not a valid Unicode string, or has no token at all.
     """
     try:
         distinct, inverse = (texts, None) if len(texts) < 2 else unique(texts)
@@ -99,7 +99,7 @@ def prepare_ids(tokenizer: Tokenizer, card: ModelCard, rows: Sequence[Sequence[i
         options: dimensions, type and norm of the vectors.
 
     Raises:
-        InputError: as `encode_ids`.
+        InputError: token ids cannot be used; see `encode_ids`.
     """
     encodings = encode_ids(tokenizer, rows)
     return Task(encodings, None, partial(finish_rows, encodings, None, card, options))
@@ -117,7 +117,7 @@ def encode_ids(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> Encodings
         if not ids.size:
             raise InputError(f"row {index} of token ids is empty: it needs at least one id")
         if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise InputError(f"row {index} of token ids holds something else than whole numbers below 2^63")
+            raise InputError(f"row {index} of token ids holds values that are not whole numbers below 2^63")
         for token in (int(ids.min()), int(ids.max())):
             if not 0 <= token < size:
                 raise InputError(f"row {index} holds the token id {token}; the vocabulary has ids 0 to {size - 1}")
@@ -161,7 +161,7 @@ def _prepare_cached(
         keys = cache.keys(texts, options)
     except UnicodeEncodeError:
         keys = [b""] * len(texts)  # the tokenizer names the text
-    # A promise is looked for first: one that is kept meanwhile is in the cache, if that is large enough.
+    # Promises come first: a vector that is computed in the meantime may not fit into the cache.
     known = [promised.get(key) or cache.get(key) for key in keys]
     missing = [index for index, value in enumerate(known) if value is None]
     encodings = tokenize(tokenizer, card, [texts[index] for index in missing], options)
@@ -254,7 +254,7 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
     """Add the prompt, tokenize, and truncate.
 
     Raises:
-        InputError: a text that is not a valid Unicode string, or one that has no token at all.
+        InputError: a text is not a valid Unicode string, or has no token at all.
     """
     if prompt := options.prompt(card):
         texts = [prompt + text if isinstance(text, str) else text for text in texts]
@@ -285,7 +285,7 @@ def refuse_empty(encodings: Encodings, card: ModelCard) -> NoReturn:
     """Reject texts of which one has no token.
 
     Raises:
-        InputError: names the text.
+        InputError: always; the message names the text.
     """
     raise InputError(
         f"text {int(np.argmin(encodings.lengths))} has no token, and the tokenizer of {card.name} adds no "

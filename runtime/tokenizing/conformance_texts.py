@@ -1,4 +1,4 @@
-"""Texts on which tokenizers disagree, the same every time: what a fast tokenizer must get right before it is used."""
+"""Texts on which tokenizers often disagree. A fast tokenizer is used only if it reproduces the reference on all of them."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _FIXED = (
 
 
 def hostile_texts(special: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Some hundreds of texts.
+    """Return some hundreds of texts, the same at every call.
 
     Args:
-        special: the vocabulary's added tokens, which must be found inside words and beside each other.
+        special: the vocabulary's added tokens; the texts hold them inside words and beside each other.
         words: some of its other tokens.
     """
     texts = list(_FIXED)
@@ -56,7 +56,7 @@ def hostile_texts(special: Sequence[str], words: Sequence[str]) -> list[str]:
         ]
     characters = [chr(code) for code in range(0x20, LAST, STRIDE) if not 0xD800 <= code < 0xE000]
     texts += ["".join(group) for group in _groups(characters, 24)]
-    # Alone between letters: does it end a word, vanish, or belong to it?
+    # Alone between letters, a character may end a word, vanish, or belong to the word.
     texts += ["".join(f"a{character}b " for character in group) for group in _groups(characters, 24)]
     texts += ["".join(group) for group in _groups(_of_every_category(), 16)]
     texts += [" ".join(group) for group in _groups(words, 24)]
@@ -65,14 +65,14 @@ def hostile_texts(special: Sequence[str], words: Sequence[str]) -> list[str]:
 
 
 def _spread(items: Sequence[str], number: int) -> list[str]:
-    """At most so many of the items, from the first to the last, evenly."""
+    """Return at most `number` of the items, spread evenly from the first to the last."""
     if len(items) <= number:
         return list(items)
     return [items[place * (len(items) - 1) // (number - 1)] for place in range(number)]
 
 
 def _of_every_category() -> Iterator[str]:
-    """The first characters of each general category (Unicode's table 12 of UAX 44), each after a letter and before one."""
+    """Yield the first characters of each general category (table 12 of Unicode's UAX 44), each between two letters."""
     found: dict[str, int] = {}
     for code in range(0x20, 0x3000):
         if 0xD800 <= code < 0xE000:

@@ -1,7 +1,7 @@
-"""Cutting a very long text into pieces that a tokenizer treats as it would the whole. It knows nothing of ids.
+"""Splitting of a very long text into pieces whose tokens, joined, equal those of the whole text.
 
-The tokenizers library keeps a split, with its own allocations, for every word of the text at once: 10 MB of full stops
-took 5 GB. Pieces bound that, and are tokenized on several threads.
+The tokenizers library allocates a split for every word of the text at once: 10 MB of full stops took 5 GB. Pieces bound
+this memory, and they are tokenized on several threads.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 __all__ = ["PIECE", "ends_of", "pieces"]
 
-#: Characters of a piece, about; texts up to this length are never cut.
+#: Approximate characters of a piece; texts up to this length are never cut.
 PIECE = 1 << 16
 
-# BERT's pre-tokenizer ends a word at each of these (the Chinese ones by the normalizer's own spaces around them), so nothing
-# can span a cut behind one. Brackets are not among them, as special tokens like [SEP] hold them, and of the blanks only
+# BERT's pre-tokenizer ends a word at each of these (its normalizer puts spaces around the Chinese ones), so no
+# token can span a cut behind one. Brackets are not among them, as special tokens like [SEP] hold them, and of the blanks only
 # those that its normalizer does not take for control characters and remove.
 _BERT_ENDS = re.compile(r"[ \t\n\r.,;:!?\u4e00-\u9fff]")
 
-# Byte-level and SentencePiece vocabularies have words that begin with their space: the cut is before it, where a lone space
-# stands between two ASCII letters, as no normalizer below joins or changes those three, and no piece then begins or ends
-# with what the tokenizer would add, strip or see the end of the text in.
+# In byte-level and SentencePiece vocabularies a word begins with its space. The cut is before a single space between two
+# ASCII letters: no normalizer below joins or changes those three characters, and no piece begins or ends with characters
+# that the tokenizer would add, strip, or treat as the end of the text.
 _SPACED_ENDS = re.compile(r"[A-Za-z](?= [A-Za-z])")
 
 #: Pre-tokenizers that begin a word at every such space, and those that only cut words further.
@@ -39,7 +39,7 @@ _LOCAL = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "
 
 
 def ends_of(tokenizer: Tokenizer) -> re.Pattern[str] | None:
-    """What a piece may end with so that no token spans the cut behind it; None where nobody can tell."""
+    """Return a pattern of the piece ends behind which no token spans a cut; None if this tokenizer has no known pattern."""
     added = list(tokenizer.get_added_tokens_decoder().values())
     if isinstance(tokenizer.pre_tokenizer, BertPreTokenizer):
         normal = isinstance(tokenizer.normalizer, BertNormalizer) and bool(tokenizer.normalizer.handle_chinese_chars)
@@ -49,14 +49,14 @@ def ends_of(tokenizer: Tokenizer) -> re.Pattern[str] | None:
         return None
     if not all(_is_local(step) for step in _steps(tokenizer.normalizer, "normalizers")):
         return None
-    # An added token must not end in a blank, or take the blank behind it along: that is the next piece's.
+    # An added token must not end with a blank or absorb the blank behind it: that blank belongs to the next piece.
     if any(re.search(r"\S ", token.content) or (token.rstrip and token.content[-1:] not in ">]}|") for token in added):
         return None
     return _SPACED_ENDS
 
 
 def pieces(text: str, ends: re.Pattern[str]) -> Iterator[str]:
-    """The text in pieces of about `PIECE` characters, each ending as `ends` says; longer where nothing does."""
+    """Yield the text in pieces of about `PIECE` characters that end with `ends`; a piece without such an end is longer."""
     start = 0
     while len(text) - start > PIECE:
         end = ends.search(text, start + PIECE - 1)
@@ -68,7 +68,7 @@ def pieces(text: str, ends: re.Pattern[str]) -> Iterator[str]:
 
 
 def _steps(part: Any, several: str) -> list[dict[str, Any]]:
-    """A normalizer or pre-tokenizer as the tokenizer file describes it; a sequence as its members, none as nothing."""
+    """Return the steps of a normalizer or pre-tokenizer as the tokenizer file describes them; None has no steps."""
     if part is None:
         return []
     found: dict[str, Any] = json.loads(part.__getstate__())

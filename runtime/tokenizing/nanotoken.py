@@ -1,4 +1,4 @@
-"""nanotoken, an exact WordPiece tokenizer, several times as fast as HuggingFace's, behind a check that it is exact here."""
+"""nanotoken: a WordPiece tokenizer, faster than HuggingFace's. It is used only after it reproduced HuggingFace's ids."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["PACKAGE", "FastTokenizer", "NotUsed", "fast_version", "open_fast", "
 
 PACKAGE = "nanotoken"
 FAST_INSTALL = "pip install 'longbow-fletcher[fast-tokenizer]'"
-#: The version that was compared with `tokenizers` text by text; the first two numbers must agree.
+#: The version that was compared with `tokenizers` text by text; the first two numbers must be equal.
 KNOWN = "0.1"
 
-#: Words of the vocabulary that are tried before it is used, about.
+#: Approximate number of vocabulary words that are compared before the tokenizer is used.
 WORDS = 480
 
-#: Texts from which on nanotoken's own threads pay.
+#: Smallest number of texts for which nanotoken's own threads are faster than one thread.
 PARALLEL_TEXTS = 64
 
 
 class FastTokenizer:
-    """Texts to flat ids, without a Python object a token, and without the GIL.
+    """Tokenizer that returns flat arrays of ids, without a Python object per token and without holding the GIL.
 
     Attributes:
         name: the package and its version.
@@ -38,35 +38,35 @@ class FastTokenizer:
     def __init__(self, backend: Any, name: str) -> None:
         self.name = name
         self._backend = backend
-        self._encode_one = backend.backend.encode  # past the wrapper, which only chooses threads
+        self._encode_one = backend.backend.encode  # bypasses the wrapper, which only chooses threads
 
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Token ids with their special tokens, int32, (tokens,), and row offsets, int64, (n + 1,).
+        """Return token ids with their special tokens, int32, (tokens,), and row offsets, int64, (n + 1,).
 
         Raises:
-            UnicodeEncodeError: a text that is no valid Unicode.
+            UnicodeEncodeError: a text is not valid Unicode.
         """
         if len(texts) == 1:
             ids = self._encode_one(texts[0])
             return ids.view(np.int32), np.array([0, len(ids)])
-        # None is its own choice: not in a forked process, where its pool has no threads and a parallel call never ends.
+        # None lets nanotoken choose. In a forked process its pool has no threads, and a parallel call never ends.
         ragged = self._backend.encode_batch(texts, parallel=None if len(texts) >= PARALLEL_TEXTS else False)
         return ragged.ids.view(np.int32), ragged.offsets
 
     def encode_plain(self, text: str) -> NDArray[np.int32]:
-        """Token ids of one text without special tokens, int32, (tokens,)."""
+        """Return the token ids of one text without special tokens, int32, (tokens,)."""
         ids: NDArray[np.int32] = self._encode_one(text, False).view(np.int32)
         return ids
 
 
 @dataclass(frozen=True, slots=True)
 class NotUsed:
-    """Why the fast tokenizer does not do the work.
+    """Reason why the fast tokenizer is not used.
 
     Attributes:
-        reason: for people.
-        fault: whether something is wrong with the package. That it is not installed, or does not know this kind of
-            tokenizer, is no fault.
+        reason: the reason as text for display.
+        fault: whether the package is faulty. A package that is not installed, or that does not support this kind of
+            tokenizer, is not faulty.
     """
 
     reason: str
@@ -74,14 +74,14 @@ class NotUsed:
 
 
 def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | NotUsed:
-    """Opens the fast tokenizer if it reproduces the reference on every hostile text.
+    """Open the fast tokenizer if it reproduces the reference on every hostile text.
 
     Args:
         file: a `tokenizer.json`.
         reference: HuggingFace's tokenizer of that file, without truncation and padding.
 
     Returns:
-        The tokenizer, or why it is not used.
+        The tokenizer, or the reason why it is not used.
     """
     problem = package_problem()  # before the import: another version may have other names
     if problem is not None:
@@ -94,16 +94,16 @@ def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | No
     try:
         fast = FastTokenizer(Tokenizer.from_json(file.read_bytes()), name)
     except ValueError as error:  # its UnsupportedTokenizerError is one
-        return NotUsed(f"{name} does not know this kind of tokenizer: {error}", fault=False)
+        return NotUsed(f"{name} does not support this kind of tokenizer: {error}", fault=False)
     try:
         difference = _difference(fast, reference)
-    except Exception as error:  # noqa: BLE001  what it raises for a text that tokenizers takes is a difference too
-        difference = f"{fast.name} fails on a text that tokenizers takes: {type(error).__name__}: {error}"
+    except Exception as error:  # noqa: BLE001  an error for a text that tokenizers accepts is a difference too
+        difference = f"{fast.name} fails on a text that tokenizers accepts: {type(error).__name__}: {error}"
     return fast if difference is None else NotUsed(difference, fault=True)
 
 
 def package_problem() -> NotUsed | None:
-    """Why the package cannot be used for any tokenizer, or None. Nothing is imported for the answer."""
+    """Return the reason why the package cannot be used for any tokenizer, or None. The package is not imported."""
     version = fast_version()
     if version is None:
         return NotUsed(f"{PACKAGE} is not installed: {FAST_INSTALL}", fault=False)
@@ -116,7 +116,7 @@ def package_problem() -> NotUsed | None:
 
 
 def fast_version() -> str | None:
-    """The package's version, or None if it is not installed."""
+    """Return the package's version, or None if it is not installed."""
     try:
         return metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:
@@ -124,9 +124,9 @@ def fast_version() -> str | None:
 
 
 def _difference(fast: FastTokenizer, reference: HuggingFaceTokenizer) -> str | None:
-    """Where the two give different ids, or None."""
+    """Return a description of the first text for which the two give different ids, or None."""
     added = [token.content for _, token in sorted(reference.get_added_tokens_decoder().items())]
-    # By id, as Python takes tens of milliseconds for the whole vocabulary of BERT; ids may have gaps.
+    # By id: building the whole vocabulary of BERT as a dictionary takes tens of milliseconds. Ids may have gaps.
     size = reference.get_vocab_size()
     words = [reference.id_to_token(number) for number in range(0, size, max(size // WORDS, 1))]
     texts = hostile_texts(added, [word for word in words if word is not None])

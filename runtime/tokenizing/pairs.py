@@ -1,4 +1,4 @@
-"""Pairs of texts as one row of token ids each: what rerankers eat."""
+"""Tokenization of pairs of texts into one row of token ids each, the input of rerankers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["encode_pairs"]
 def encode_pairs(
     tokenizer: HuggingFaceTokenizer, firsts: Sequence[str], seconds: Sequence[str], max_tokens: int
 ) -> Encodings:
-    """Tokenizes pairs; of too long a pair the longer text is cut, as transformers does.
+    """Tokenize pairs. If a pair is too long, its longer text is cut, as transformers does.
 
     Args:
         tokenizer: without truncation and padding.
-        firsts: the texts that come first.
-        seconds: as many others.
-        max_tokens: longest row.
+        firsts: the first text of each pair.
+        seconds: the second text of each pair.
+        max_tokens: tokens of the longest row.
     """
     pairs = tokenizer.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
     kept = [_keep(pair.sequence_ids, max_tokens) for pair in pairs]
@@ -35,10 +35,10 @@ def encode_pairs(
 
 
 def _keep(sequence_ids: Sequence[int | None], max_tokens: int) -> NDArray[np.int64]:
-    """Places of the tokens that stay when a pair is cut to `max_tokens`.
+    """Return the places of the tokens that stay when a pair is cut to `max_tokens`.
 
-    Source: `truncate_encodings` of the tokenizers library, strategy longest first: the longer text is cut to what the shorter
-    leaves, or each to half.
+    Source: `truncate_encodings` of the tokenizers library, strategy longest first: the longer text is cut to
+    the room that the shorter one leaves, or each text to half.
     """
     sequences = np.array([-1 if sequence is None else sequence for sequence in sequence_ids], np.int64)
     first, second = (int((sequences == sequence).sum()) for sequence in (0, 1))

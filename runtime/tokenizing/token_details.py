@@ -1,4 +1,4 @@
-"""A text's tokens with their place in it, for people who want to see them; nothing here is on the way to a vector."""
+"""Tokens of a text with their places in it, for display only; vectors are not computed from them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["TextToken", "describe_tokens"]
 
 @dataclass(frozen=True, slots=True)
 class TextToken:
-    """A token.
+    """A token of a text.
 
     Attributes:
         id: its number in the vocabulary.
-        text: the vocabulary's spelling of a special token, the text's own of every other one.
+        text: the vocabulary's spelling of a special token; the characters of the text for every other token.
         special: whether the tokenizer added it.
-        start: its first character's place in the text.
-        end: that behind its last one.
+        start: place of its first character in the text.
+        end: place behind its last character.
     """
 
     id: int
@@ -32,20 +32,20 @@ class TextToken:
 
 
 def describe_tokens(tokenizer: HuggingFaceTokenizer, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
-    """Each text's tokens, untruncated.
+    """Return each text's tokens, without truncation.
 
     Args:
         tokenizer: without truncation and padding.
-        texts: any number.
-        special: whether with those that the tokenizer adds.
+        texts: any number of texts.
+        special: whether the tokens that the tokenizer adds are included.
 
     Raises:
-        InputError: a text that is no valid Unicode string.
+        InputError: a text is not a valid Unicode string.
     """
     try:
         encodings = tokenizer.encode_batch(list(texts), add_special_tokens=special)
     except (TypeError, UnicodeEncodeError) as error:
-        raise InputError("a text holds a surrogate that is no character: send valid Unicode") from error
+        raise InputError("a text holds a surrogate that is not a character: send valid Unicode") from error
     return [
         [
             TextToken(token, word if mark else text[start:end], bool(mark), start, end)

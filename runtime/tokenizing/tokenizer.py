@@ -1,4 +1,4 @@
-"""Texts in, ragged token ids out. It knows the tokenizer file and the longest input, and nothing of prompts or vectors."""
+"""`Tokenizer`: turns texts into ragged token ids, cut to the model's longest input. It does not know prompts or vectors."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ __all__ = ["Tokenizer", "TokenizerStats", "vocabulary_size"]
 
 logger = logging.getLogger("fletcher.runtime.tokenizing.tokenizer")
 
-#: Texts tokenized in one call of HuggingFace's: bounds the `Encoding` objects (about 100 bytes a token) that live at once.
+#: Texts of one call of HuggingFace's tokenizer; bounds the `Encoding` objects that live at once, about 100 bytes a token.
 CHUNK = 1024
 
-#: Pieces of a long text tokenized in one call, for the same reason.
+#: Pieces of a long text in one call, for the same reason.
 PIECES = 16
 
 #: Bytes of ids and texts that the cache may hold.
 CACHE_BYTES = 16 << 20
 
-#: The cache is for requests, not for jobs: calls of at most so many texts, each of at most so many characters.
+#: The cache serves requests, not jobs: calls of at most this many texts, each of at most this many characters.
 CACHED_TEXTS, CACHED_CHARACTERS = 16, 2048
 
-#: What Python keeps beside the characters and the ids of a cached text.
+#: Bytes that Python needs besides the characters and the ids of a cached text.
 ENTRY_BYTES = 400
 
 
 @dataclass(slots=True)
 class TokenizerStats:
-    """What a tokenizer has done since it was opened.
+    """Counts of a tokenizer's work since it was opened.
 
     Attributes:
-        seconds: inside the tokenizer, over all threads, whichever method was asked.
-        texts: tokenized, those from the cache included; a pair is two.
-        tokens: made, those that truncation cut included.
-        cache_hits: texts found in the cache.
-        cache_misses: texts looked for in vain.
+        seconds: time inside the tokenizer, summed over all threads and methods.
+        texts: tokenized texts, including those from the cache; a pair counts as two.
+        tokens: produced tokens, including those that truncation cut.
+        cache_hits: texts that were in the cache.
+        cache_misses: texts that were not in the cache.
     """
 
     seconds: float = 0.0
@@ -65,7 +65,7 @@ class TokenizerStats:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, started: float, *, texts: int, tokens: int, hits: int = 0, misses: int = 0) -> None:
-        """Counts work that began at `started` (`time.perf_counter`) and ends now. Safe from several threads."""
+        """Count work that began at `started` (`time.perf_counter`) and ends now. Safe to call from several threads."""
         seconds = time.perf_counter() - started
         with self._lock:
             self.seconds += seconds
@@ -76,35 +76,36 @@ class TokenizerStats:
 
 
 def vocabulary_size(tokenizer: HuggingFaceTokenizer) -> int:
-    """What all ids are below: their number, unless they have gaps."""
+    """Return the bound that all ids are below: the number of ids, unless they have gaps."""
     count = tokenizer.get_vocab_size(with_added_tokens=True)
-    # One by one, since a dictionary of all takes longer, and megabytes.
+    # One by one: a dictionary of all tokens takes longer, and megabytes.
     if all(tokenizer.id_to_token(number) is not None for number in range(count)):
         return count
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
 class Tokenizer:
-    """HuggingFace's tokenizer, or one that was checked against it and is faster, with truncation that says what it cut.
+    """HuggingFace's tokenizer, or a faster one that was checked against it, with truncation that counts the tokens it cut.
 
-    The fast one gives flat arrays and takes a few microseconds a short text (benchmarks/tokenizers). HuggingFace's own makes
-    a list of Python integers for each text (its `Encoding` offers nothing else), so only there recent short texts are kept
-    in a cache.
+    The fast tokenizer returns flat arrays and takes a few microseconds for a short text (benchmarks/tokenizers).
+    HuggingFace's tokenizer makes a list of Python integers for each text (its `Encoding` offers nothing else), so only with
+    it recent short texts are cached.
 
     Attributes:
         max_tokens: longest output, special tokens included.
-        vocabulary_size: ids are below this.
-        stats: what it has done.
-        fast_problem: why the fast tokenizer is not used; None if it is, or was not wanted.
+        vocabulary_size: bound that all ids are below.
+        stats: counts of its work.
+        fast_problem: reason why the fast tokenizer is not used; None if it is used or was not requested.
     """
 
     def __init__(self, path: Path, max_tokens: int, *, fast: bool = True, cache_bytes: int = CACHE_BYTES) -> None:
-        """
+        """Open a tokenizer file.
+
         Args:
             path: a `tokenizer.json`.
-            max_tokens: longest output, special tokens included.
-            fast: whether another tokenizer may do the work, after it gave the same ids for every hostile text.
-            cache_bytes: bound of the cache; 0 is none.
+            max_tokens: tokens of the longest output, special tokens included.
+            fast: whether the fast tokenizer may be used, if it gives the same ids for every hostile text.
+            cache_bytes: bound of the cache in bytes; 0 turns it off.
 
         Raises:
             ArtifactError: the file cannot be read.
@@ -112,8 +113,8 @@ class Tokenizer:
         try:
             self._tokenizer = HuggingFaceTokenizer.from_file(str(path))
         except Exception as error:
-            raise ArtifactError(f"{path} is no tokenizer that can be read: {error}") from error
-        # A checkpoint's file may carry truncation and padding of its training run: both would be silent here.
+            raise ArtifactError(f"{path} is not a tokenizer that can be read: {error}") from error
+        # A checkpoint's file may hold the truncation and padding of its training run, which would change ids without notice.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.max_tokens = max_tokens
@@ -140,31 +141,31 @@ class Tokenizer:
 
     @property
     def num_prefix(self) -> int:
-        """Special tokens before a text."""
+        """Number of special tokens before a text."""
         return len(self._prefix)
 
     @property
     def num_special(self) -> int:
-        """Special tokens around a text."""
+        """Number of special tokens around a text."""
         return len(self._prefix) + len(self._suffix)
 
     @cached_property
     def implementation(self) -> str:
-        """Which library makes the ids, with its version."""
+        """Name and version of the library that makes the ids."""
         return self._fast.name if self._fast else f"tokenizers {metadata.version('tokenizers')}"
 
     def encode(self, texts: Sequence[str], *, side: Side | None = "right") -> Encodings:
-        """Tokenize texts, on several threads for many and without holding the GIL, and cut them to `max_tokens`.
+        """Tokenize texts without holding the GIL, many of them on several threads, and cut them to `max_tokens`.
 
         Args:
-            texts: any number.
-            side: end of too long a text that is cut; None cuts nothing.
+            texts: any number of texts.
+            side: end of a text at which it is cut if it is too long; None cuts nothing.
 
         Raises:
-            InputError: an element is no string, or a string that is not valid Unicode.
+            InputError: an element is not a string, or is not valid Unicode.
         """
         started = time.perf_counter()
-        # The libraries take a tuple or a list of two strings for a pair, and bytes for a text.
+        # The libraries would accept a tuple or a list of two strings as a pair, and bytes as a text.
         if set(map(type, texts)) != {str} and not all(isinstance(text, str) for text in texts):
             raise InputError(_explain(texts))
         hits = misses = 0
@@ -181,34 +182,34 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain(texts)) from None
         self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
-        if side is None or len(ids) <= self.max_tokens:  # so each of them fits: most requests
+        if side is None or len(ids) <= self.max_tokens:  # then each row fits, as in most requests
             return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
         return self._truncate(ids, offsets, side)
 
     def windows(
         self, text: str, *, size: int, overlap: int, lead: Sequence[int] | NDArray[np.int32] = ()
     ) -> Iterator[NDArray[np.int32]]:
-        """Cuts a text of any length into overlapping windows, each with the special tokens around it.
+        """Cut a text of any length into overlapping windows, each with the special tokens around it.
 
-        The tokens of about 64 thousand characters are held at a time, where the tokenizer can be cut at a word's end.
+        If texts may be cut at a word's end for this tokenizer, the tokens of about 64 thousand characters are held at a time.
 
         Args:
             text: the text.
             size: tokens of a window, special ones included.
             overlap: tokens that a window shares with the one before.
-            lead: tokens that stand before the text's own in every window (a prompt's).
+            lead: tokens before the text's own tokens in every window, such as a prompt's.
 
         Yields:
             Token ids, int32, (at most size,). The last window ends where the text ends; a text that fits has one window.
 
         Raises:
-            InputError: the text is no valid Unicode string, or the window has no room for a new token.
+            InputError: the text is not a valid Unicode string, or the window has no room for a new token.
         """
         body = size - self.num_special - len(lead)
         if not 0 <= overlap < body:
             raise InputError(
-                f"windows of {size} tokens have room for {max(body, 0)} of a text's own, which an overlap of "
-                f"{overlap} does not leave: choose an overlap from 0 to {max(body - 1, 0)}"
+                f"windows of {size} tokens have room for {max(body, 0)} tokens of a text, too few for an overlap of "
+                f"{overlap}: choose an overlap from 0 to {max(body - 1, 0)}"
             )
         held = np.zeros(0, np.int32)
         for part in self._counted_parts(text):
@@ -219,15 +220,15 @@ class Tokenizer:
         yield self._framed(held, lead)
 
     def plain_ids(self, text: str) -> NDArray[np.int32]:
-        """Token ids of a text without special tokens, int32.
+        """Return the token ids of a text without special tokens, int32, (tokens,).
 
         Raises:
-            InputError: the text is no valid Unicode string.
+            InputError: the text is not a valid Unicode string.
         """
         return np.concatenate([np.zeros(0, np.int32), *self._counted_parts(text)])
 
     def _counted_parts(self, text: str) -> Iterator[NDArray[np.int32]]:
-        """`_parts`, counted: the time that the caller spends between two parts is not."""
+        """Yield the parts of `_parts` and count their time, but not the time that the caller spends between two parts."""
         parts = self._parts(text)
         texts = 1
         while True:
@@ -243,14 +244,14 @@ class Tokenizer:
         return np.concatenate([self._prefix, np.asarray(lead, np.int32), ids, self._suffix])
 
     def encode_pairs(self, firsts: Sequence[str], seconds: Sequence[str]) -> Encodings:
-        """Tokenizes pairs of texts into one row each; of too long a pair the longer text is cut, as transformers does.
+        """Tokenize pairs of texts into one row each. If a pair is too long, its longer text is cut, as transformers does.
 
         Args:
-            firsts: the texts that come first.
-            seconds: as many others.
+            firsts: the first text of each pair.
+            seconds: the second text of each pair.
 
         Raises:
-            InputError: an element is no string, or a string that is not valid Unicode.
+            InputError: an element is not a string, or is not valid Unicode.
         """
         if len(firsts) > CHUNK:
             chunks = [slice(start, start + CHUNK) for start in range(0, len(firsts), CHUNK)]
@@ -267,21 +268,21 @@ class Tokenizer:
         return encodings
 
     def cut(self, encodings: Encodings, max_tokens: int) -> Encodings:
-        """Cuts rows further than `max_tokens` of this tokenizer, keeping the special tokens around them."""
+        """Cut rows to a length below this tokenizer's `max_tokens`, keeping the special tokens around them."""
         cut = truncate(encodings.ids, encodings.offsets, max_tokens, prefix=len(self._prefix), suffix=len(self._suffix))
         return Encodings(cut.ids, cut.offsets, encodings.dropped + cut.dropped)
 
     def truncate(self, rows: Sequence[NDArray[np.int32]]) -> Encodings:
-        """Joins rows of ids, special tokens included, cutting each to `max_tokens`."""
+        """Join rows of ids, special tokens included, and cut each to `max_tokens`."""
         whole = Encodings.from_lists(rows)
         return self._truncate(whole.ids, whole.offsets, "right")
 
     def describe(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
-        """Each text's tokens, untruncated; see `text_tokens.describe_tokens`."""
+        """Return each text's tokens, without truncation; see `token_details.describe_tokens`."""
         return describe_tokens(self._tokenizer, texts, special=special)
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token, or None if the vocabulary lacks it."""
+        """Return the id of a token, or None if the vocabulary lacks it."""
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
@@ -289,7 +290,7 @@ class Tokenizer:
         return truncate(ids, offsets, self.max_tokens, prefix=len(self._prefix), suffix=len(self._suffix), side=side)
 
     def _cached(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:
-        """Each text's ids, and how many were known."""
+        """Return each text's ids, and the number of texts that were in the cache."""
         found = [self._cache.get(text) if len(text) <= CACHED_CHARACTERS else None for text in texts]
         unknown = [index for index, row in enumerate(found) if row is None]
         for index, ids in zip(unknown, self._slow([texts[index] for index in unknown]), strict=True):
@@ -300,20 +301,20 @@ class Tokenizer:
         return [row for row in found if row is not None], len(texts) - len(unknown)
 
     def _slow(self, texts: Sequence[str]) -> Sequence[Sequence[int] | NDArray[np.int32]]:
-        """Ids of each text by HuggingFace's library."""
+        """Return the ids of each text from HuggingFace's library."""
         if self._ends is not None and any(len(text) > PIECE for text in texts):
             return [self._framed_long(text) if len(text) > PIECE else self._slow([text])[0] for text in texts]
-        if len(texts) == 1:  # a batch of one costs rayon's dispatch; the plain call does not
+        if len(texts) == 1:  # a plain call avoids rayon's dispatch, which a batch of one would pay for
             ids: list[int] = self._tokenizer.encode(texts[0]).ids
             return [ids]
-        # `encode_batch_fast` leaves out the character offsets, which nobody reads here.
+        # `encode_batch_fast` leaves out the character offsets, which are not used here.
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts)]
 
     def _framed_long(self, text: str) -> NDArray[np.int32]:
         return self._framed(np.concatenate(list(self._parts(text))))
 
     def _parts(self, text: str) -> Iterator[NDArray[np.int32]]:
-        """Ids of a text without special tokens, a part at a time."""
+        """Yield the ids of a text without special tokens, a part at a time."""
         if not isinstance(text, str):
             raise InputError(_explain([text]))
         try:
@@ -329,7 +330,7 @@ class Tokenizer:
 
 
 def _join(rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Rows as one flat array, and their offsets."""
+    """Return rows as one flat array, and their offsets."""
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     if len(rows) == 1:
@@ -338,10 +339,10 @@ def _join(rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[NDArray[np
 
 
 def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Ids that the tokenizer puts before a text, and those that it puts behind it.
+    """Return the ids that the tokenizer puts before a text, and those that it puts behind it.
 
     Raises:
-        ArtifactError: it has special tokens, and no text shows where they go.
+        ArtifactError: it adds special tokens, and none of the tried texts shows their places.
     """
     special = np.array(tokenizer.encode("").ids, np.int32)
     if not len(special):
@@ -351,16 +352,18 @@ def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[NDArray[n
         if 0 in mask:
             num_prefix = mask.index(0)
             return special[:num_prefix], special[num_prefix:]
-    raise ArtifactError(f"{path} makes special tokens only of every text that was tried: it is no tokenizer for texts")
+    raise ArtifactError(
+        f"{path} gives nothing but special tokens for every tried text: it is not a tokenizer for texts"
+    )
 
 
 def _shortest_tokens(tokenizer: HuggingFaceTokenizer) -> Iterator[str]:
-    """For a vocabulary of one script, which may make nothing of another's letters; read only if they are asked for."""
+    """Yield the vocabulary's shortest tokens: a vocabulary of one script may have no tokens for another script's letters."""
     yield from sorted(tokenizer.get_vocab(with_added_tokens=False), key=len)[:1000]
 
 
 def _explain(texts: Sequence[str]) -> str:
-    """Which text could not be tokenized, and why."""
+    """Return a sentence that names the text that could not be tokenized, and the reason."""
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             return f"text {index} is {type(text).__name__}, not a string"
@@ -369,7 +372,7 @@ def _explain(texts: Sequence[str]) -> str:
         except UnicodeEncodeError as error:
             code = ord(text[error.start])
             return (
-                f"text {index} holds the lone surrogate U+{code:04X} at character {error.start}, which is no valid "
+                f"text {index} holds the lone surrogate U+{code:04X} at character {error.start}, which is not valid "
                 "Unicode: decode the text with errors='replace', or remove it"
             )
     return "the texts could not be tokenized"

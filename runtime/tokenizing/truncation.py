@@ -1,4 +1,4 @@
-"""Cutting rows of token ids to a model's longest input, all rows at once. It knows nothing of texts."""
+"""Truncation of rows of token ids to a model's longest input, all rows at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..encodings import Encodings
 
 __all__ = ["Side", "truncate"]
 
-#: The end of a text that truncation takes away, in transformers' words (`truncation_side`).
+#: End of a text that truncation removes, as in transformers' `truncation_side`.
 Side = Literal["right", "left"]
 
 
@@ -24,15 +24,15 @@ def truncate(
     suffix: int = 0,
     side: Side = "right",
 ) -> Encodings:
-    """Cuts every row to `max_tokens`, keeping the special tokens around it, and counts what it cut.
+    """Cut every row to `max_tokens`, keeping the special tokens around it, and count the tokens that are cut.
 
     Args:
         ids: token ids with their special tokens, int32, (tokens,).
-        offsets: where each row begins and the last one ends, int64, (n + 1,).
-        max_tokens: longest row.
-        prefix: special tokens before a text.
-        suffix: special tokens behind it.
-        side: which end of the text is cut.
+        offsets: places where each row begins and the last one ends, int64, (n + 1,).
+        max_tokens: tokens of the longest row.
+        prefix: number of special tokens before a text.
+        suffix: number of special tokens behind a text.
+        side: end of the text that is cut.
     """
     lengths = np.diff(offsets)
     kept = np.minimum(lengths, max_tokens)

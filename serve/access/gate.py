@@ -24,7 +24,8 @@ class Gate:
     """Lets callers in or refuses them. Safe to use from any thread."""
 
     def __init__(self, keys: Keys | None) -> None:
-        """
+        """Guard a server with keys.
+
         Args:
             keys: the server's keys; None lets every caller in, and to the admin API every caller from the loopback.
         """

@@ -50,7 +50,8 @@ class Keys:
     """The keys of a file. `reload` reads it again."""
 
     def __init__(self, path: Path) -> None:
-        """
+        """Read the keys of a file.
+
         Args:
             path: the file.
 

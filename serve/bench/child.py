@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 
 class Subject(Protocol):
-    """What is measured."""
+    """Library that is measured."""
 
     versions: str
 

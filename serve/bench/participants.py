@@ -37,7 +37,7 @@ class ChildError(Exception):
 
 
 def fletcher_command(directory: Path, options: LoadOptions) -> list[str]:
-    """How Fletcher's own child is started."""
+    """Return the command that starts Fletcher's own child process."""
     return [
         sys.executable,
         "-m",
@@ -110,7 +110,7 @@ class Participant(Closing):
         return self._answer(ANSWER_SECONDS)
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """What it makes of texts, float32, (n, dimension)."""
+        """Return the vectors of texts, float32, (n, dimension)."""
         answer = self.ask(do="vectors", texts=list(texts))
         return np.frombuffer(base64.b64decode(answer["data"]), "<f4").reshape(answer["shape"])
 

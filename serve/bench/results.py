@@ -1,4 +1,4 @@
-"""What a benchmark found, as structs, as a table and as a picture."""
+"""Results of a benchmark, as structs, as a table and as a plot."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def table(result: BenchResult) -> Table:
 
 
 def stages(ours: Figures) -> str:
-    """Where Fletcher's own time went, for people."""
+    """Return the share of time of each stage of Fletcher, as text."""
     return (
         f"workers computed {_show(ours.compute_share, '.0%')} of their time; beside it, tokenizing took "
         f"{_show(ours.tokenizing_share, '.1%')} of the job's and making the output {_show(ours.output_share, '.1%')}; "

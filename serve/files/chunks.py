@@ -1,4 +1,4 @@
-"""What the readers of text files give: chunks of consecutive texts with the other columns beside them."""
+"""Chunks of text files: consecutive texts with the other columns beside them."""
 
 from __future__ import annotations
 

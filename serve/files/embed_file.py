@@ -22,7 +22,7 @@ __all__ = ["EmbedSummary", "embed_file"]
 
 @dataclass(frozen=True, slots=True)
 class EmbedSummary:
-    """What a bulk job did.
+    """Summary of a bulk job.
 
     Attributes:
         output: the file of vectors.

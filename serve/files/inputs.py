@@ -1,4 +1,4 @@
-"""Where bytes come from: a local file, or a URL that pyarrow's filesystems open."""
+"""Inputs: local files, and URLs that pyarrow's filesystems open."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["filesystem", "is_url", "open_input"]
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is a URL such as s3://bucket/key."""
+    """Return whether a path is a URL such as s3://bucket/key."""
     return "://" in path
 
 

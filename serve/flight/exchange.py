@@ -88,7 +88,8 @@ class Exchange:
     """
 
     def __init__(self, models: Models, options: ArrowOptions, stream: Stream, terms: Terms, draft: RecordDraft) -> None:
-        """
+        """Begin a stream.
+
         Args:
             models: models of the server.
             options: options in the descriptor.
@@ -112,7 +113,7 @@ class Exchange:
 
     @property
     def idle(self) -> bool:
-        """Whether every batch that was read is answered."""
+        """True if every batch that was read is answered."""
         return not self._unanswered
 
     def run(self) -> None:

@@ -119,7 +119,8 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
     """
 
     def __init__(self, gate: Gate, ids: RequestIdFactory, requests: Requests) -> None:
-        """
+        """Identify callers by the keys of a gate.
+
         Args:
             gate: decides who may call.
             ids: has given the call its id.

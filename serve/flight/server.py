@@ -70,7 +70,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
     ) -> None:
-        """
+        """Listen on an address.
+
         Args:
             models: models that answer.
             gate: decides who may call.

@@ -1,1 +1,1 @@
-"""The HTTP server."""
+"""HTTP server."""

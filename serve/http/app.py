@@ -1,7 +1,7 @@
-"""`HttpApp`: a plain ASGI application over the models' engines. Any ASGI server can carry it; `http.server` holds ours.
+"""`HttpApp`: a plain ASGI application over the models' engines. Any ASGI server can run it; `http.server` runs it on uvicorn.
 
-It is written on ASGI itself: a framework's routing, request and response objects cost more than everything else here together
-(benchmarks/http_stacks measures it). This file holds what all routes share; each API has a file of its own in `apis`.
+It uses ASGI directly: the routing, request and response objects of a framework cost more than all the rest of the application
+(benchmarks/http_stacks measures it). This module holds the parts that all routes share; `apis` has the routes of each API.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 ID_HEADER = REQUEST_ID.encode()
 
-#: Seconds between two looks at bodies that arrive slowly.
+#: Seconds between two checks for bodies that arrive too slowly.
 WATCH_SECONDS = 1.0
 
 
@@ -72,7 +72,7 @@ def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
 
 
 class HttpApp:
-    """The ASGI application. One event loop serves it."""
+    """ASGI application. It runs on one event loop."""
 
     def __init__(
         self,
@@ -84,13 +84,14 @@ class HttpApp:
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
     ) -> None:
-        """
+        """Build the application.
+
         Args:
             models: models that answer; the caller starts and stops them.
-            gate: decides who may ask for what. Default: a gate without keys.
+            gate: checks the access of callers. Default: a gate without keys.
             limits: limits of a request. Default: `Limits()`.
-            longbow: where `/v1/ingest` writes to; None refuses it.
-            tracing: begins and ends spans; None makes none.
+            longbow: destination of `/v1/ingest`; None rejects such requests.
+            tracing: begins and ends spans; None disables traces.
             consumers: receive the record of every request, besides metrics, log and traces.
         """
         self._models = models
@@ -111,7 +112,7 @@ class HttpApp:
             (self._prefixes if brace else self._routes).setdefault(fixed, {})[route.method] = route
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or ASGI's events of the server's life.
+        """Answer one request, or the lifespan events of ASGI.
 
         Raises:
             RuntimeError: the scope is neither `http` nor `lifespan`.
@@ -142,13 +143,17 @@ class HttpApp:
             except ClientLeftError:
                 return
             except Exception:
-                # The last resort: a defect of ours. The client learns that it happened; the log has the rest.
+                # A defect of the server: the client gets a general message, and the log has the details.
                 logger.exception("request failed", extra={"fields": {"request_id": draft.id, "route": name}})
-                response = self._refuse(FletcherError("internal error"), draft, shape)
+                response = self._refuse(
+                    FletcherError("internal error: the log of the server has the details under the id of this request"),
+                    draft,
+                    shape,
+                )
             await _send(response, draft, send)
 
     def _find_prefix(self, path: str) -> tuple[str, Mapping[str, Route]]:
-        """Return the route's path, such as `/v1/models/{id}`, and its methods; `unknown` and none if nothing is there."""
+        """Return the route's path, such as `/v1/models/{id}`, and its methods; `unknown` and none if it does not exist."""
         for prefix, methods in self._prefixes.items():
             if path.startswith(prefix) and len(path) > len(prefix):
                 return next(iter(methods.values())).path, methods
@@ -162,11 +167,11 @@ class HttpApp:
         methods: Mapping[str, Route],
         draft: RecordDraft,
     ) -> tuple[Route, Call]:
-        """Choose the route, read the headers and let the caller in.
+        """Choose the route, read the headers and check the access of the caller.
 
         Raises:
-            UnknownRouteError: there is nothing at the path.
-            MethodError: the path does not answer to the method.
+            UnknownRouteError: the path does not exist.
+            MethodError: the path does not support the method.
             FieldError: a header cannot be used.
             UnauthorizedError, ForbiddenError: the caller may not use the route.
         """
@@ -176,10 +181,8 @@ class HttpApp:
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:
             if methods:
-                raise MethodError(
-                    f"{scope['path']} does not answer to {method}, but to {', '.join(methods)}", [*methods]
-                )
-            raise UnknownRouteError(f"there is nothing at {scope['path']}: /docs lists what there is")
+                raise MethodError(f"{scope['path']} does not support {method}: use {', '.join(methods)}", [*methods])
+            raise UnknownRouteError(f"the path {scope['path']} does not exist: /docs lists the paths")
         priority: Priority = "normal"
         timeout = deadline = None
         if (value := headers.get(b"x-priority")) is not None:
@@ -217,7 +220,7 @@ class HttpApp:
     def _begin_trace(
         self, tracing: Tracing, scope: Scope, methods: Mapping[str, Route], draft: RecordDraft
     ) -> Trace | None:
-        """Begin a span for a request that computes something; spans of probes and of unknown paths would be noise."""
+        """Begin a span for a request that computes something. Probes and unknown paths do not get spans."""
         if all(route.access == "open" for route in methods.values()):
             return None
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
@@ -246,7 +249,7 @@ class HttpApp:
         return Response(status, shape.encode(error, draft.id), headers=tuple(headers))
 
     def _watch_bodies(self) -> None:
-        """Cancel requests whose bodies are late. One timer serves all requests: few requests need it."""
+        """Cancel requests whose bodies are late. One timer serves all requests, because few requests need it."""
         loop = asyncio.get_running_loop()
         late = loop.time() - self._limits.body_seconds
         for task in [task for task, since in self._bodies.items() if since < late]:
@@ -255,12 +258,12 @@ class HttpApp:
         loop.call_later(min(WATCH_SECONDS, self._limits.body_seconds / 4), self._watch_bodies)
 
     async def _schema(self, call: Call) -> Response:
-        """Answer with the OpenAPI document."""
+        """Return the OpenAPI document."""
         return Response(200, self._openapi)
 
 
 async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
-    """Send an answer; the draft learns its status, its size and the time since the engine's answer."""
+    """Send an answer; record its status, its size and the time since the answer of the engine in the draft."""
     headers = [(b"content-type", response.content_type), (ID_HEADER, draft.id.encode()), *response.headers]
     body = response.body
     if isinstance(body, bytes):
@@ -280,13 +283,13 @@ async def _send(response: Response, draft: RecordDraft, send: Send) -> None:
 
 
 async def _lifespan(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer the server's start and end; there is nothing to do at either, for the caller starts and stops the models.
+    """Acknowledge the start and the end of the server. Neither needs work, because the caller starts and stops the models.
 
     Raises:
         RuntimeError: the scope is not `lifespan`.
     """
     if scope["type"] != "lifespan":
-        raise RuntimeError(f"this application speaks HTTP, not {scope['type']}")
+        raise RuntimeError(f"this application supports HTTP, not {scope['type']}")
     while True:
         event = (await receive())["type"]  # lifespan.startup, then lifespan.shutdown
         await send({"type": f"{event}.complete"})

@@ -1,4 +1,4 @@
-"""`Bridge`: brings answers of the workers' threads to the event loop, many in one wake-up, and notices clients that leave."""
+"""`Bridge`: pass answers of worker threads to the event loop, many in one wake-up, and detect clients that disconnect."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["Bridge", "ClientLeftError", "Message", "Receive"]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
-#: Seconds that an answer may take before the server watches whether its client left: watching costs a task.
+#: Seconds after which the server checks whether the client of a request has disconnected. Each check costs a task.
 WATCH_AFTER = 0.05
 
 
 class ClientLeftError(Exception):
-    """The client of a request has left."""
+    """The client of a request has disconnected."""
 
 
 class Bridge:
-    """Turns the engine's futures into awaitables of one event loop.
+    """Convert futures of the engine to awaitables of one event loop.
 
-    `asyncio.wrap_future` wakes the loop once for each answer; a batch has dozens of answers at a time.
+    `asyncio.wrap_future` wakes the loop once for each answer, but a batch completes dozens of answers at once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -37,14 +37,14 @@ class Bridge:
         self._scheduled = False
 
     async def wait(self, future: Future[Embeddings], receive: Receive) -> Embeddings:
-        """Wait for an answer. Cancel the work if the client leaves first.
+        """Wait for an answer. Cancel the work if the client disconnects first.
 
         Args:
-            future: the engine's future.
-            receive: ASGI's receive; the request's body has been read from it.
+            future: future of the engine.
+            receive: `receive` of ASGI; the body of the request has been read from it.
 
         Raises:
-            ClientLeftError: the client left.
+            ClientLeftError: the client disconnected.
         """
         waiter: asyncio.Future[Embeddings] = self._loop.create_future()
         future.add_done_callback(partial(self._arrive, waiter))
@@ -65,15 +65,15 @@ class Bridge:
                 watch.cancel()
 
     def _arrive(self, waiter: asyncio.Future[Embeddings], future: Future[Embeddings]) -> None:
-        """Note that an answer has arrived, and wake the event loop."""
-        # On a worker's thread. The deque's operations are atomic; if two threads race, the second wake-up finds it empty.
+        """Queue an answer and wake the event loop."""
+        # This runs on a worker thread. The deque is atomic; if two threads race, it is empty at the second wake-up.
         self._arrived.append((waiter, future))
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        """Give every answer that has arrived to its waiter."""
+        """Pass every queued answer to its waiter."""
         self._scheduled = False  # first, so that an answer that arrives while the loop below ends wakes the loop again
         while self._arrived:
             waiter, future = self._arrived.popleft()
@@ -87,7 +87,7 @@ class Bridge:
 
 
 async def _watch(receive: Receive, waiter: asyncio.Future[Embeddings]) -> None:
-    """Cancel the waiter when the client leaves."""
+    """Cancel the waiter when the client disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     waiter.cancel()

@@ -1,4 +1,4 @@
-"""`Call`: one HTTP request under way: its headers, its body within bounds of size and time, its questions to the engine."""
+"""`Call`: one open HTTP request: its headers, its body with limits of size and time, and its requests to the engine."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Scope = Mapping[str, Any]
 
 JSON = b"application/json"
 
-#: 2,048 texts of 16 KiB, or one book; more belongs into a bulk job.
+#: 2,048 texts of 16 KiB, or one book. A bulk job suits more text better.
 MAX_BODY_BYTES = 32 << 20
 
-#: Seconds in which a body must arrive: 32 MiB at 10 Mbit/s take 27.
+#: Seconds in which a body must arrive: 32 MiB at 10 Mbit/s take 27 s.
 BODY_SECONDS = 30.0
 
-#: Bytes that are decompressed on the event loop; more takes milliseconds, and another thread.
+#: Largest compressed body that is decompressed on the event loop. A larger one takes milliseconds, so a thread does it.
 INLINE_GZIP = 1 << 16
 
 
@@ -43,10 +43,10 @@ class Limits:
     """Limits of a request.
 
     Attributes:
-        body_bytes: bytes of a body, decompressed.
-        body_seconds: seconds until the body must have arrived.
-        items: texts of a request; None leaves each API its own limit.
-        tokens: tokens that a request may have the model compute, over HTTP and Flight; None is no limit.
+        body_bytes: largest size of a body in bytes after decompression.
+        body_seconds: seconds in which a body must arrive.
+        items: largest number of texts in a request; None for the limit of each API.
+        tokens: largest number of tokens to compute for a request, over HTTP and Flight; None for no limit.
     """
 
     body_bytes: int = MAX_BODY_BYTES
@@ -55,13 +55,13 @@ class Limits:
     tokens: int | None = None
 
     def most_items(self, own: int) -> int:
-        """Return the smaller of the server's limit and an API's own limit."""
+        """Return the smaller one of the limits of the server and of an API."""
         return own if self.items is None else min(own, self.items)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Answer of a route: a body, or one that comes in parts."""
+    """Answer of a route: a whole body, or a body in parts."""
 
     status: int
     body: bytes | AsyncIterator[bytes]
@@ -71,19 +71,19 @@ class Response:
 
 @dataclass(slots=True)
 class Call:
-    """A request under way.
+    """An open request.
 
     Attributes:
         scope: ASGI's scope.
-        headers: headers by name in lower case; of several of one name the last.
+        headers: headers by name in lower case; the last one if a name is repeated.
         receive: ASGI's receive.
         models: models of the server.
         limits: limits of the request.
         bridge: brings answers of the engine's threads to this event loop.
-        bodies: tasks that wait for a body, and since when; a task that waits too long is cancelled.
+        bodies: tasks that wait for a body, with their start times; a task that waits too long is cancelled.
         client: name of the API key; empty without keys.
         timeout: `X-Request-Timeout` in seconds, or None.
-        terms: terms on which the engine computes the request.
+        terms: priority, client and deadline of the request.
         draft: draft of the request's record.
     """
 
@@ -100,7 +100,7 @@ class Call:
     draft: RecordDraft
 
     def wants(self, media_type: bytes) -> bool:
-        """Return whether the client asks for answers of a type."""
+        """Return whether the client accepts answers of a media type."""
         return media_type in self.headers.get(b"accept", b"")
 
     async def body(self) -> bytes:
@@ -109,9 +109,9 @@ class Call:
         Raises:
             TooLargeError: the body is larger than the limit.
             SlowBodyError: the body did not arrive in time.
-            MediaTypeError: the body is compressed in another way than gzip.
+            MediaTypeError: the body has a content coding other than gzip.
             FieldError: the body is not gzip although its header says so.
-            ClientLeftError: the client left.
+            ClientLeftError: the client disconnected.
         """
         limit, started = self.limits.body_bytes, time.perf_counter()
         declared = self.headers.get(b"content-length")
@@ -121,7 +121,9 @@ class Call:
             )
         coding = self.headers.get(b"content-encoding", b"identity").lower()
         if coding not in (b"identity", b"gzip"):
-            raise MediaTypeError(f"the body's coding is {coding.decode('latin-1')!r}: send it plain or as gzip")
+            raise MediaTypeError(
+                f"the Content-Encoding of the body is {coding.decode('latin-1')!r}: send the body plain or as gzip"
+            )
         task = asyncio.current_task()
         assert task is not None
         self.bodies[task] = asyncio.get_running_loop().time()
@@ -138,11 +140,13 @@ class Call:
                     raise TooLargeError(f"the body has more than {limit} bytes: send it in several requests")
                 more = message.get("more_body", False)
         except asyncio.CancelledError:
-            if task not in self.bodies:  # the application's watch cancelled the task, and not the server
+            if (
+                task not in self.bodies
+            ):  # the application cancelled the task because the body was late; the server did not cancel it
                 task.uncancel()
                 seconds = self.limits.body_seconds
                 raise SlowBodyError(
-                    f"the body was not there after {seconds:g} s: send it faster, or in parts"
+                    f"the body did not arrive within {seconds:g} s: send it faster, or in several requests"
                 ) from None
             raise
         finally:
@@ -161,9 +165,9 @@ class Call:
         """Submit a request to a model's engine and wait for the answer.
 
         Args:
-            name: name of the model. Default: the first model that gives the output.
+            name: name of the model. Default: the first model with the requested output.
             inputs: texts, token ids, or pairs.
-            options: the way in which texts become vectors.
+            options: options for embedding.
             output: the requested output.
 
         Returns:
@@ -171,8 +175,8 @@ class Call:
 
         Raises:
             FletcherError: an error of the engine.
-            DeadlineError: the client's own time is over.
-            ClientLeftError: the client left.
+            DeadlineError: the timeout of the client passed.
+            ClientLeftError: the client disconnected.
         """
         timeout = self.timeout
         request = EmbedRequest(inputs, options, output, self.terms)
@@ -201,19 +205,19 @@ Handler = Callable[[Call], Awaitable[Response]]
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
-    """Decompress; stop when the limit is passed, so that a small body cannot become a huge one.
+    """Decompress a body. Stop at the limit, so that a small body cannot expand to a huge one.
 
     Raises:
         TooLargeError: the decompressed body is larger than the limit.
-        FieldError: the data are not gzip, or are cut off.
+        FieldError: the data are not gzip, or are incomplete.
     """
     reader = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     try:
         plain = reader.decompress(data, limit + 1)
     except zlib.error as error:
-        raise FieldError(f"the body is not the gzip that its Content-Encoding says: {error}", None) from None
+        raise FieldError(f"the body is not gzip, but its Content-Encoding is gzip: {error}", None) from None
     if len(plain) > limit:
         raise TooLargeError(f"the body has more than {limit} bytes when decompressed: send it in several requests")
     if not reader.eof or reader.unused_data:
-        raise FieldError("the body's gzip is cut off, or has something behind it", None)
+        raise FieldError("the gzip data of the body are incomplete, or other data follow them", None)
     return plain

@@ -1,4 +1,4 @@
-"""The page `/docs`: it renders `/openapi.json` with its own script, so that it works without the internet."""
+"""Page `/docs`: it renders `/openapi.json` with a script of its own, so that it works without the internet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib.resources import files
 
 __all__ = ["DOCS_POLICY", "docs_page"]
 
-#: The browser loads nothing for the page from any other server.
+#: Content security policy: the browser does not load anything for the page from another server.
 DOCS_POLICY = (
     "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -14,5 +14,5 @@ DOCS_POLICY = (
 
 
 def docs_page() -> bytes:
-    """Return the page's HTML."""
+    """Return the HTML of the page."""
     return files(__package__).joinpath("docs.html").read_bytes()

@@ -1,4 +1,4 @@
-"""`EmbeddingItem`: the answer for one text, which OpenAI's and TEI's routes and streams share."""
+"""`EmbeddingItem`: answer for one text, which the routes and streams of OpenAI and TEI share."""
 
 from __future__ import annotations
 
@@ -30,28 +30,32 @@ Vector = list[float] | bytes
 
 
 class ChunkItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A part of a text that was split."""
+    """Chunk of a text that was split."""
 
     embedding: Vector
-    start: Annotated[int, Meta(description="Its first token, of the text's own.")]
-    end: Annotated[int, Meta(description="The token behind its last one.")]
-    scale: Annotated[float | None, Meta(description="Of an int8 vector.")] = None
+    start: Annotated[int, Meta(description="Index of its first token in the text, special tokens aside.")]
+    end: Annotated[int, Meta(description="Index after its last token.")]
+    scale: Annotated[
+        float | None, Meta(description="Factor by which the elements of an int8 vector are multiplied.")
+    ] = None
 
 
 class EmbeddingItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One text's vector."""
+    """Vector of one text."""
 
     object: Annotated[str, Meta(extra_json_schema={"const": "embedding"})]
     index: int
     embedding: Vector
-    tokens_seen: Annotated[int, Meta(description="Tokens that the model saw, special ones included.")]
-    tokens_dropped: Annotated[int, Meta(description="Tokens that truncation cut.")]
-    scale: Annotated[float | None, Meta(description="Of an int8 vector: what its elements are multiplied with.")] = None
-    chunks: Annotated[list[ChunkItem] | None, Meta(description="The text's parts, where it was split.")] = None
+    tokens_seen: Annotated[int, Meta(description="Number of tokens that the model saw, with special tokens.")]
+    tokens_dropped: Annotated[int, Meta(description="Number of tokens that truncation cut.")]
+    scale: Annotated[
+        float | None, Meta(description="Factor by which the elements of an int8 vector are multiplied.")
+    ] = None
+    chunks: Annotated[list[ChunkItem] | None, Meta(description="Chunks of the text, if it was split.")] = None
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens that the model computed."""
+    """Number of tokens that the model computed."""
 
     prompt_tokens: int
     total_tokens: int
@@ -63,9 +67,9 @@ def embedding_items(
     """Return the items of a range of texts.
 
     Args:
-        embeddings: the texts' vectors.
+        embeddings: vectors of the texts.
         start, end: the range.
-        binary: whether vectors are bytes, which become base64, and not numbers.
+        binary: whether to encode vectors as base64 instead of numbers.
         first_index: index of the first item. Default: `start`.
     """
     tokens = embeddings.tokens[start:end].tolist()
@@ -90,7 +94,7 @@ def embedding_items(
 
 
 def _chunk_items(chunks: Chunks, text: int, *, binary: bool) -> list[ChunkItem]:
-    """Return the items of one text's chunks."""
+    """Return the items of the chunks of one text."""
     rows = slice(*chunks.offsets[text : text + 2].tolist())
     vectors: NDArray[Any] = chunks.vectors[rows]
     values: Sequence[Vector] = [row.tobytes() for row in little_endian(vectors)] if binary else vectors.tolist()

@@ -1,4 +1,4 @@
-"""`ErrorShape`: an API's own JSON and statuses for errors, over the one table of `statuses`; OpenAI's is the default."""
+"""`ErrorShape`: JSON and statuses of errors in an API, from the table of `statuses`. The shape of OpenAI is the default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["OPENAI", "ErrorBody", "ErrorDetail", "ErrorShape", "field_of", "http
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """Error object of OpenAI's API."""
+    """Error object of the OpenAI API."""
 
     message: str
     type: str
@@ -25,18 +25,18 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """Body of an error in OpenAI's API."""
+    """Body of an error in the OpenAI API."""
 
     error: ErrorDetail
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorShape:
-    """Errors of an API.
+    """Form of the errors of an API.
 
     Attributes:
         status: returns the HTTP status of an error.
-        encode: returns the body for an error and the request's id.
+        encode: returns the body for an error and the id of the request.
         struct: struct of the body.
     """
 

@@ -1,4 +1,4 @@
-"""Long lists as JSON, a few milliseconds at a time, so that other requests are served in between."""
+"""JSON encoding of long lists in steps of a few milliseconds, so that the event loop serves other requests in between."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 __all__ = ["SLICE_ROWS", "gather", "json_list", "little_endian"]
 
-#: Rows that are encoded before the event loop may turn to other requests: 64 rows of 1,024 floats take about 3 ms.
+#: Rows that are encoded in one step of the event loop: 64 rows of 1,024 floats take about 3 ms.
 SLICE_ROWS = 64
 
 _encoder = msgspec.json.Encoder()
@@ -23,7 +23,7 @@ def json_list(slices: Iterator[Sequence[Any]]) -> Iterator[bytes]:
     """Yield the parts of one JSON list.
 
     Args:
-        slices: the list's items, a slice at a time.
+        slices: slices of the list, in order.
     """
     mark = b"["
     for rows in slices:
@@ -43,7 +43,7 @@ async def gather(parts: Iterator[bytes]) -> bytes:
 
 
 def little_endian(vectors: NDArray[Any]) -> NDArray[Any]:
-    """Return the same values, contiguous and with little-endian bytes, which every client reads the same way."""
+    """Return the same values as a contiguous little-endian array."""
     if sys.byteorder == "little" and vectors.dtype.isnative:
         return np.ascontiguousarray(vectors)
     return np.ascontiguousarray(vectors, vectors.dtype.newbyteorder("<"))

@@ -1,4 +1,4 @@
-"""Long lists as NDJSON: one line for each text, in order, written while later texts are still computed."""
+"""Streamed answers as NDJSON: one line for each text, in order, sent while later texts are still being computed."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ logger = logging.getLogger("fletcher.serve.http")
 
 NDJSON = b"application/x-ndjson"
 
-#: Texts of one streamed request.
+#: Largest number of texts in a streamed request.
 MAX_LINES = 65_536
 
-#: Texts that are submitted at once: the answer's first line is there after these.
+#: Texts in one piece, which is submitted at once. The first line is sent after the first piece.
 PIECE = 64
 
-#: Pieces under way: workers never wait for the writing, and memory stays bounded.
+#: Pieces that are open at once: workers do not wait for the network, and memory stays bounded.
 AHEAD = 8
 
-#: Seconds between two attempts when a stream that is under way finds the queue full.
+#: Seconds between two attempts of an open stream to submit a piece while the queue is full.
 RETRY_SECONDS = 0.1
 
 _encoder = msgspec.json.Encoder()
@@ -49,16 +49,19 @@ _encoder = msgspec.json.Encoder()
 async def stream(
     call: Call, name: str | None, texts: Sequence[str], options: EmbedOptions, encoding_format: str, shape: ErrorShape
 ) -> Response:
-    """Answer with one `EmbeddingItem` line for each text, and a last line with the model and the usage, or with the error.
+    """Send one `EmbeddingItem` line for each text, and a last line with the model and the usage, or with the error.
 
-    The first piece is computed before the status is sent, so that a refusal has a status of its own.
+    The first piece is computed before the status is sent, so that an early error has its own status.
 
     Raises:
         FletcherError: an error of the first piece.
     """
     most = call.limits.most_items(MAX_LINES)
     if len(texts) > most:
-        raise FieldError(f"there are {len(texts)} texts; a streamed request may have {most}: send several", "input")
+        raise FieldError(
+            f"the request has {len(texts)} texts; the limit of a streamed request is {most}: send several requests",
+            "input",
+        )
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
     version, first = await call.ask(name, pieces[0], options)
     answers = _answers(call, version, pieces[1:], options)
@@ -69,7 +72,7 @@ async def stream(
 async def _answers(
     call: Call, version: ModelVersion, pieces: Sequence[Texts], options: EmbedOptions
 ) -> AsyncIterator[Embeddings]:
-    """Yield the embeddings of the pieces, in order, and keep `AHEAD` pieces under way."""
+    """Yield the embeddings of the pieces, in order, and keep `AHEAD` pieces open."""
     waiting: deque[Future[Any]] = deque()
     left = deque(pieces)
     try:
@@ -83,7 +86,9 @@ async def _answers(
                         break
                     await asyncio.sleep(RETRY_SECONDS)
                     continue
-                if future is None:  # exchanged or asleep in mid-stream: another piece of the same model goes on
+                if (
+                    future is None
+                ):  # the version was replaced or sleeps: the stream continues with another version of the model
                     version, answer = await call.ask(version.spec.name, left[0], options)
                     left.popleft()
                     while waiting:
@@ -100,7 +105,7 @@ async def _answers(
 
 
 async def _wait(call: Call, version: ModelVersion, future: Future[Any]) -> Embeddings:
-    """Return a piece's embeddings, counted in the request's record."""
+    """Return the embeddings of a piece, and count them in the record of the request."""
     embeddings: Embeddings = await call.bridge.wait(future, call.receive)
     call.draft.count(version.description.name, version.description.version, embeddings)
     return embeddings

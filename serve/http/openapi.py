@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, derived from the routes and from the structs that they decode and encode."""
+"""OpenAPI 3.1 document, derived from the routes and from the structs that they decode and encode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["openapi_document"]
 
 Schema = dict[str, Any]
 
-#: Statuses of errors of every route that reads a body, and of every route that asks an engine.
+#: Error statuses of all routes that read a body, and of all routes that submit requests to an engine.
 BODY_ERRORS = (400, 408, 413, 415)
 ENGINE_ERRORS = (429, 500, 503, 504)
 
@@ -29,7 +29,7 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
     Args:
         routes: all routes; those without a `Doc` are left out.
         limits: limits of a request.
-        keys: whether the server has API keys.
+        keys: whether the server requires API keys.
     """
     shown = [(route, route.doc) for route in routes if route.doc is not None]
     types: list[Any] = []
@@ -50,7 +50,7 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
         "info": {
             "title": "Fletcher",
             "version": __version__,
-            "description": "Text embeddings that are the published model's own: checked against it when the server starts.",
+            "description": "Text embeddings. The server checks at its start that they match the published model.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
@@ -62,7 +62,7 @@ def openapi_document(routes: Sequence[Route], limits: Limits, *, keys: bool) -> 
 
 
 def _answers(doc: Doc) -> Sequence[Any]:
-    """Return the types of a route's answer."""
+    """Return the types of the answer of a route."""
     return doc.answer if isinstance(doc.answer, tuple) else [] if doc.answer is None else [doc.answer]
 
 
@@ -106,7 +106,7 @@ def _operation(
 
 
 def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
-    """Yield the parameters in a route's path, query and headers."""
+    """Yield the parameters in the path, query and headers of a route."""
     if "{" in route.path:
         name = route.path.partition("{")[2].rstrip("}")
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
@@ -126,13 +126,13 @@ def _parameters(route: Route, doc: Doc) -> Iterable[Schema]:
         yield {
             "name": "X-Priority",
             "in": "header",
-            "description": "Which queue the request waits in",
+            "description": "Priority class of the request",
             "schema": {"enum": ["interactive", "normal", "bulk"]},
         }
 
 
 def _plain(field: Schema) -> Schema:
-    """Return a field's schema without the null that a query cannot hold."""
+    """Return the schema of a field without null, which a query cannot hold."""
     kinds = [kind for kind in field.get("anyOf", []) if kind.get("type") != "null"]
     if len(kinds) == 1:
         return dict(kinds[0])
@@ -141,7 +141,7 @@ def _plain(field: Schema) -> Schema:
 
 def _refusal(status: int, error: Schema, answer: Schema | None, shape: ErrorShape) -> Schema:
     """Return the response of an error."""
-    # `/ready` gives the reason for 503 in its own answer.
+    # `/ready` returns the reason for 503 in its usual answer.
     schema = answer if status == 503 and answer is not None and "Ready" in answer.get("$ref", "") else error
     headers = _ID_HEADER | (_RETRY_HEADER if status in (429, 503) else {})
     return {
@@ -152,24 +152,24 @@ def _refusal(status: int, error: Schema, answer: Schema | None, shape: ErrorShap
 
 
 _MEANINGS = {
-    400: "The request cannot be used as it is; the message names the field",
-    401: "An API key is needed",
-    403: "This caller may not do this",
-    404: "The model is not served here",
-    408: "The body did not come in time",
-    413: "The body is too large, or the request has too many or too long texts",
-    415: "The body's type or coding is not supported",
-    422: "A field of the request cannot be used",
-    424: "The model failed; the server's log has the details",
-    429: "Too many requests wait already",
-    500: "The model failed; the server's log has the details",
-    503: "The server is not ready, or is stopping",
-    504: "The request's own time passed",
+    400: "The request is invalid; the message names the field",
+    401: "The request needs a valid API key",
+    403: "The caller does not have permission",
+    404: "The server does not have this model or path",
+    408: "The body did not arrive in time",
+    413: "The body is too large, or the request has too many texts or texts that are too long",
+    415: "The media type or the coding of the body is not supported",
+    422: "A field of the request is invalid",
+    424: "The model failed; the log of the server has the details",
+    429: "Too many requests are waiting",
+    500: "The model failed; the log of the server has the details",
+    503: "The server is not ready, or it is stopping",
+    504: "The timeout of the request passed",
 }
 
 _ID_HEADER: Schema = {
     "x-request-id": {
-        "description": "The request's id: the caller's own `x-request-id`, or a new one",
+        "description": "Id of the request: the `x-request-id` of the caller, or a new one",
         "schema": {"type": "string"},
     }
 }

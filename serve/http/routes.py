@@ -21,15 +21,15 @@ class Doc:
         name: operation id.
         summary: one line about the route.
         request: struct of the body in JSON, or None.
-        answer: type of the answer in JSON, a tuple of several types, or None.
+        answer: type of the answer in JSON, or a tuple of types, or None.
         text: details beyond the summary.
         requests: schemas of the body by other media types.
         answers: schemas of the answer by other media types.
         query: struct whose fields are parameters of the query.
-        errors: statuses of errors, besides those that every route of its kind has.
+        errors: error statuses in addition to those that all routes with a body or an engine have.
         status: status of success.
         example: an example of a body.
-        headers: descriptions of the answer's headers by name, besides the request's id.
+        headers: descriptions of the headers of the answer by name, the id of the request aside.
     """
 
     name: str
@@ -51,12 +51,12 @@ class Route:
     """A route.
 
     Attributes:
-        method: method of HTTP, such as `GET`, which answers to `HEAD` too.
-        path: a whole path, or a path whose last part is a `{name}`.
-        handler: answers a request.
+        method: HTTP method; a `GET` route also answers `HEAD`.
+        path: a fixed path, or a path whose last part is a `{name}`.
+        handler: function that answers a request.
         doc: documentation in the OpenAPI document; None leaves the route out.
-        shape: shape of its errors.
-        access: level of access that it needs.
+        shape: form of its errors.
+        access: level of access that the caller needs.
     """
 
     method: str

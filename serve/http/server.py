@@ -1,4 +1,4 @@
-"""`HttpServer`: the ASGI application on uvicorn, on a thread of its own. `benchmarks/http_stacks` compares it with others."""
+"""`HttpServer`: uvicorn with the ASGI application, on its own thread. `benchmarks/http_stacks` compares it with others."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .app import HttpApp
 
 __all__ = ["HttpServer"]
 
-#: Seconds that an idle connection stays open: longer than a load balancer's usual minute, so that the balancer closes first.
+#: Seconds that an idle connection stays open: longer than the usual minute of load balancers, so that the balancer closes it.
 KEEP_ALIVE_SECONDS = 75
 
-#: Seconds in which a new connection must have sent the head of its first request.
+#: Seconds in which a new connection must send the head of its first request.
 HEADER_SECONDS = 30.0
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's protocol with a time limit for a connection's first request; uvicorn itself would wait forever."""
+    """Protocol of uvicorn with a time limit for the first request of a connection. uvicorn itself does not have one."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the connection's timer."""
+        """Start the timer of the connection."""
         super().connection_made(transport)
         self._head_timer = self.loop.call_later(HEADER_SECONDS, self._check_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the connection's timer."""
+        """Stop the timer of the connection."""
         super().connection_lost(exc)
-        self._head_timer.cancel()  # until it fires, it would hold the connection's some kilobytes
+        self._head_timer.cancel()  # an open timer would keep a few kilobytes of the connection alive
 
     def _check_head(self) -> None:
         if self.cycle is None and not self.transport.is_closing():
@@ -44,7 +44,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Announcing(uvicorn.Server):
-    """uvicorn's server with an event that is set once it accepts connections."""
+    """Server of uvicorn with an event that is set when it accepts connections."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -57,14 +57,15 @@ class _Announcing(uvicorn.Server):
 
 
 class HttpServer:
-    """The HTTP server: open from `start` to `stop`."""
+    """HTTP server. It is open from `start` to `stop`."""
 
     def __init__(self, app: HttpApp, listener: socket.socket, *, drain_seconds: float) -> None:
-        """
+        """Prepare the server.
+
         Args:
             app: the application.
-            listener: a listening socket; the server owns it from now on.
-            drain_seconds: seconds that requests under way may take after `stop`.
+            listener: a listening socket; the server closes it.
+            drain_seconds: seconds that open requests may take after `stop`.
         """
         config = uvicorn.Config(
             app,
@@ -77,7 +78,7 @@ class HttpServer:
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            # The engine keeps the limit and answers requests that it drops. uvicorn's own limit cancels requests that hang.
+            # The engine applies the limit and answers what it drops. The limit of uvicorn cancels requests that hang.
             timeout_graceful_shutdown=math.ceil(drain_seconds) + 2,
         )
         self._server = _Announcing(config)
@@ -98,11 +99,11 @@ class HttpServer:
                 raise ServiceError(f"the HTTP server on {self.url} did not start; the log has the reason")
 
     def stop(self) -> None:
-        """Close the listening socket and idle connections; requests under way go on. Return at once."""
+        """Close the listening socket and idle connections, and return at once. Open requests continue."""
         self._server.should_exit = True
 
     def join(self) -> None:
-        """Wait until every request under way is answered, or the time for that is over."""
+        """Wait until all open requests are answered, or until the time limit passes."""
         self._thread.join()
 
     def _serve(self) -> None:

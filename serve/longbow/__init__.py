@@ -1,5 +1,6 @@
-"""Texts and vectors into the Longbow vector database, streamed, resumable and counted; and questions to it.
+"""Ingestion of texts and vectors into the Longbow vector database, and search in it.
 
-`connection` speaks the protocol, `pacing` decides how much and how fast, `exchange` is one stream with its acknowledgements,
-`sink` keeps several of them busy, `journal` remembers on disk what became of every document, `job` puts them together.
+`wire` has the protocol: `connection` makes the calls, `pacing` sets the batch size and the waits, `exchange` is one
+stream with its acknowledgments, and `sink` runs several streams. `journal` stores the state of every document on disk.
+`job` is an ingest job, which can be resumed.
 """

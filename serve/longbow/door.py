@@ -1,7 +1,9 @@
-"""The server's way into Longbow: clients send texts to Fletcher and find them in a dataset, acknowledged.
+"""Ingestion through the server: clients send texts to Fletcher, which writes them to a dataset of Longbow.
 
-A server keeps no journal: a document's id is its own or made of its content. An answer means that Longbow acknowledged it.
-A client that asks again after an error may leave a row twice. The `ingest` command is the one that counts and resumes.
+A server does not keep a journal: the id of a document is given by the client or derived from the content. A response
+    means that
+Longbow acknowledged the rows. If a client repeats a request after an error, a row may be stored twice. The `ingest`
+command counts and resumes.
 """
 
 from __future__ import annotations
@@ -40,13 +42,13 @@ __all__ = ["LongbowDoor"]
 
 
 class _Waiting:
-    """The sink's ledger of a server: who waits for which parcel."""
+    """Ledger of a server's sink: the futures of the parcels that were sent."""
 
     def __init__(self) -> None:
         self.futures: dict[int, Future[None]] = {}
 
     def sending(self, unit: int) -> None:
-        """Nothing to write down."""
+        """Do nothing."""
 
     def acked(self, unit: int) -> None:
         future = self.futures.pop(unit, None)
@@ -56,19 +58,20 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Channel:
-    """A dataset's sink, and who waits on it."""
+    """The sink of a dataset, and its ledger."""
 
     sink: Sink
     waiting: _Waiting
 
 
 class LongbowDoor:
-    """Texts in, acknowledged rows out. Safe to use from any thread."""
+    """Embed texts and write them to Longbow. Safe to use from any thread."""
 
     def __init__(self, target: Target) -> None:
-        """
+        """Create the door. It does not connect before the first request.
+
         Args:
-            target: where Longbow is.
+            target: address of Longbow.
         """
         self.target = target
         self._channels: dict[tuple[str, int], _Channel] = {}
@@ -85,24 +88,24 @@ class LongbowDoor:
         options: EmbedOptions,
         draft: RecordDraft,
     ) -> IngestAnswer:
-        """Embeds documents and waits until Longbow has acknowledged them.
+        """Embed documents and wait until Longbow has acknowledged them.
 
         Args:
-            models: what is served.
-            name: the model's; None is the first that gives vectors.
-            dataset: in Longbow.
-            documents: what goes there.
-            options: how they become vectors.
-            draft: draft of the request's record; its id is kept in the rows' metadata.
+            models: the models of the server.
+            name: name of the model; None is the first model that gives vectors.
+            dataset: name of the dataset in Longbow.
+            documents: documents to ingest.
+            options: options of embedding.
+            draft: draft of the request's record; its id is stored in the metadata of the rows.
 
         Raises:
-            InputError: documents, options or the dataset cannot be used.
-            OverloadedError: the engine is full, or Longbow is known to be away.
-            ServiceError: Longbow is away.
+            InputError: the documents, the options or the dataset cannot be used.
+            OverloadedError: the engine's queue is full, or Longbow failed a moment ago.
+            ServiceError: Longbow cannot be reached.
         """
         if not dataset:
             raise FieldError("the dataset has no name", "dataset")
-        while True:  # once more where the model is exchanged or woken in between
+        while True:  # repeat if the model is replaced or loaded at the same time
             version = models.pick(name)
             model = version.description
             ids, rows = _ids(documents, f"{model.digest} {model.variant} {options.identity}")
@@ -162,7 +165,7 @@ class LongbowDoor:
                 check_schema(dataset, there, schema)
 
     def _next_unit(self) -> tuple[int, str]:
-        """A number and a mark that no other batch has."""
+        """Return a number and a mark that are unique to a batch."""
         with self._lock:
             self._unit += 1
             return self._unit, f"{self._marks}-{self._unit}"
@@ -186,14 +189,14 @@ class LongbowDoor:
                         ) from None
         except FletcherError:
             channel.waiting.futures.pop(parcel.unit, None)
-            with self._lock:  # a sink that failed for good is done: the next request gets a new one
+            with self._lock:  # remove a sink that failed for good: the next request opens a new one
                 if channel.sink.failed and self._channels.get((dataset, dimension)) is channel:
                     del self._channels[dataset, dimension]
                     threading.Thread(target=channel.sink.close, daemon=True).start()
             raise
 
     def close(self) -> None:
-        """Ends the streams."""
+        """Close the streams."""
         with self._lock:
             channels, self._channels = self._channels, {}
         for channel in channels.values():
@@ -201,15 +204,15 @@ class LongbowDoor:
 
 
 def _rest(document: Document) -> str:
-    """The end of a row's metadata, JSON."""
+    """Return the end of a row's metadata, as JSON."""
     return f',"fields":{msgspec.json.encode(document.metadata).decode()}}}' if document.metadata else "}"
 
 
 def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[int]]:
-    """Each document's id, and the rows that are the first with theirs.
+    """Return the id of each document, and the index of the first document of each id.
 
     Raises:
-        FieldError: a document without text, an id that does not fit, or one id for two texts.
+        FieldError: a document has no text, an id is out of range, or two texts have the same id.
     """
     digest = digester(identity.encode())
     ids: list[int] = []
@@ -227,7 +230,7 @@ def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[
             else:
                 number = whole_number(document.id)
         except UnicodeEncodeError:
-            raise FieldError(f"{field} is no valid Unicode", f"{field}.text") from None
+            raise FieldError(f"{field} is not valid Unicode", f"{field}.text") from None
         except InputError as error:
             raise FieldError(f"{field}: {error}", f"{field}.id") from None
         ids.append(number)
@@ -236,6 +239,6 @@ def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[
             rows.append(row)
         elif first[number] != document.text:
             raise FieldError(
-                f"{field} has the id {number}, and a document before it with another text has it too", field
+                f"{field} has the id {number}, which an earlier document with another text has, too", field
             )
     return ids, rows

@@ -12,7 +12,7 @@ __all__ = ["MAX_DOCUMENTS", "Document", "IngestAnswer", "require"]
 
 _T = TypeVar("_T")
 
-#: Documents of one request: more belong into a bulk job.
+#: Largest number of documents in one request. Use a bulk job for more.
 MAX_DOCUMENTS = 2048
 
 
@@ -20,9 +20,9 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A document of a request.
 
     Attributes:
-        text: what is embedded.
-        id: a whole number below 2^32, or a name that one is derived from; None derives it from the text.
-        metadata: kept beside the vector.
+        text: text to embed.
+        id: an integer below 2^32, or a name from which the id is derived; None derives it from the text.
+        metadata: JSON object that is stored beside the vector.
     """
 
     text: str
@@ -31,14 +31,14 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class IngestAnswer(msgspec.Struct, frozen=True):
-    """What became of a request's documents: they are acknowledged.
+    """Response to an ingest request: all rows are acknowledged.
 
     Attributes:
-        dataset: where they are.
-        ids: of each document, in order.
-        sent: rows; fewer than documents where some were the same.
-        duplicates: documents that were the same as one before.
-        tokens: that the model saw.
+        dataset: name of the dataset in Longbow.
+        ids: id of each document, in order.
+        sent: number of rows that were sent; duplicates are not sent.
+        duplicates: number of documents that are equal to an earlier one of the request.
+        tokens: number of tokens that the model processed.
     """
 
     dataset: str
@@ -49,13 +49,13 @@ class IngestAnswer(msgspec.Struct, frozen=True):
 
 
 def require(door: _T | None) -> _T:
-    """Return the server's way into Longbow.
+    """Return the door.
 
     Raises:
-        UnknownRouteError: the server has none.
+        UnknownRouteError: the server was started without Longbow.
     """
     if door is None:
         raise UnknownRouteError(
-            "this server has no Longbow: start it with fletcher-serve run DIR --longbow grpc://HOST:PORT"
+            "this server is not connected to Longbow: start it with fletcher-serve run DIR --longbow grpc://HOST:PORT"
         )
     return door

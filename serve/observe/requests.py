@@ -72,7 +72,8 @@ class Requests:
     """
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None, consumers: Sequence[Consumer] = ()) -> None:
-        """
+        """Report requests to consumers.
+
         Args:
             metrics: counts every request.
             tracing: ends the span of every request that has one; None if nothing is traced.

@@ -30,7 +30,8 @@ class Trace:
     __slots__ = ("_context", "id", "span", "tracer")
 
     def __init__(self, tracer: otel.Tracer, span: Span) -> None:
-        """
+        """Begin the trace of a request.
+
         Args:
             tracer, span: see above.
         """

@@ -36,7 +36,8 @@ class Tracing:
     """Begins and ends the spans of one server's requests."""
 
     def __init__(self, provider: TracerProvider) -> None:
-        """
+        """Send spans to a provider.
+
         Args:
             provider: receives the spans; `close` shuts it down.
         """

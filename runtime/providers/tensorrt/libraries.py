@@ -56,7 +56,8 @@ def tensorrt_problem() -> str | None:
 
 
 def require_provider() -> None:
-    """
+    """Raise an error unless onnxruntime has a TensorRT provider.
+
     Raises:
         MissingPackageError: no ONNX Runtime with a TensorRT provider is installed.
     """

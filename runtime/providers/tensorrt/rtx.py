@@ -27,7 +27,8 @@ _REGISTERING = threading.Lock()
 
 
 def check_capability(gpu: Gpu) -> None:
-    """
+    """Raise an error unless TensorRT RTX supports the GPU.
+
     Raises:
         ProviderError: TensorRT RTX does not take this GPU.
     """

@@ -1,4 +1,4 @@
-"""The admin API: list, load, exchange and unload models, and share requests between a model's versions."""
+"""Admin API: list, load, replace and unload models, and divide requests among the versions of a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PREFIX = "/admin/models/"
 
 
 class ModelState(ModelSpec, frozen=True, kw_only=True, omit_defaults=False):
-    """One version of a model as it is now: its configuration, and its state."""
+    """One version of a model in its present state: its configuration and its runtime state."""
 
     output: str
     digest: str
@@ -38,13 +38,13 @@ class ModelState(ModelSpec, frozen=True, kw_only=True, omit_defaults=False):
 
 
 class ModelStates(msgspec.Struct, frozen=True, kw_only=True):
-    """Every version of every model."""
+    """All versions of all models."""
 
     models: list[ModelState]
 
 
 class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of a version that change without a load; a setting that is left out stays."""
+    """Settings of a version that can change without a reload. A setting that is left out does not change."""
 
     version: str
     weight: Annotated[float, Meta(ge=0.0, le=1e6)] | None = None
@@ -53,7 +53,7 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Shares(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Settings of several versions at once, so that a share moves from one version to another in one step."""
+    """Settings of several versions at once, so that a share of the requests moves between two versions in one step."""
 
     versions: Annotated[list[Share], Meta(min_length=1)]
 
@@ -63,15 +63,15 @@ _shares = msgspec.json.Decoder(Shares)
 
 
 async def show(call: Call) -> Response:
-    """Answer with every version of every model."""
+    """Return all versions of all models."""
     states = msgspec.convert(call.models.describe(), list[ModelState])
     return Response(200, msgspec.json.encode(ModelStates(models=states)))
 
 
 async def load(call: Call) -> Response:
-    """Load a model, or exchange the version that has its name and label. Its canary passes before it answers a request.
+    """Load a model, or replace the version that has the same name and label. Its canary passes before it answers a request.
 
-    An exchanged version keeps the settings that the body leaves out: its aliases, its share, its load options.
+    A replaced version keeps the settings that the body leaves out: its aliases, its share and its load options.
     """
     body = await _json(call)
     spec = decode(_spec, body)
@@ -87,21 +87,23 @@ async def load(call: Call) -> Response:
 
 
 async def unload(call: Call) -> Response:
-    """Unload a model, or one version of it by `name@version`; requests that it has admitted are answered."""
+    """Unload a model, or one version of it (`name@version`), after the requests that it admitted are answered."""
     name = call.scope["path"].removeprefix(PREFIX)
     await _edit(call, "unload", unloading(name))
     return await show(call)
 
 
 async def share(call: Call) -> Response:
-    """Change how requests are shared between a model's versions."""
+    """Change the shares of requests that the versions of a model get."""
     name = call.scope["path"].removeprefix(PREFIX)
     shares = {each.version: each for each in decode(_shares, await _json(call)).versions}
 
     def change(specs: list[ModelSpec]) -> list[ModelSpec]:
         versions = {spec.version for spec in specs if spec.name == name}
         if not versions:
-            raise UnknownModelError(f"there is no model {name!r}; there are {', '.join(spec.name for spec in specs)}")
+            raise UnknownModelError(
+                f"there is no model {name!r}; the models are {', '.join(spec.name for spec in specs)}"
+            )
         if unknown := set(shares) - versions:
             raise FieldError(
                 f"{name} has no version {sorted(unknown)[0]!r}; it has {', '.join(sorted(versions))}", "versions"
@@ -116,20 +118,22 @@ async def share(call: Call) -> Response:
 
 
 def _shared(spec: ModelSpec, share: Share) -> ModelSpec:
-    """Return a specification with the settings of a share."""
+    """Return a specification with the given settings."""
     settings = {"weight": share.weight, "shadow": share.shadow, "shadow_share": share.shadow_share}
     return msgspec.structs.replace(spec, **{name: value for name, value in settings.items() if value is not None})
 
 
 async def _json(call: Call) -> bytes:
-    """Return the body, whose type must be JSON: the form of a website cannot send that type.
+    """Return the body. Its media type must be JSON, because the form of a website cannot send that type.
 
     Raises:
-        MediaTypeError: the body has another type.
+        MediaTypeError: the body has another media type.
     """
     kind = call.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != JSON:
-        raise MediaTypeError("the admin API takes application/json: send the header Content-Type")
+        raise MediaTypeError(
+            "the admin API reads application/json only: send the header `Content-Type: application/json`"
+        )
     return await call.body()
 
 
@@ -140,26 +144,28 @@ async def _edit(
     *,
     reload: frozenset[tuple[str, str]] = frozenset(),
 ) -> None:
-    """Log a change of the models and make it.
+    """Log a change of the models and apply it.
 
     Args:
         call: the request.
         what: name of the change, for the log.
-        change: returns the new specifications for the present ones.
-        reload: names and versions to load again even if nothing of them changes.
+        change: function from the present specifications to the new ones.
+        reload: names and versions to load again even if their specifications do not change.
 
     Raises:
-        FletcherError: the change cannot be made; the models are as before.
+        FletcherError: the change failed; the models are the same as before.
     """
     fields: dict[str, Any] = {"request_id": call.draft.id, "client": call.client, "change": what}
     logger.info("admin", extra={"fields": fields})
-    # A change that has begun is completed even if its client leaves: half a change would be worse.
+    # A change that has begun is completed even if its client disconnects: a half-finished change would be worse.
     loop = asyncio.get_running_loop()
     try:
         await asyncio.shield(loop.run_in_executor(None, partial(call.models.edit, change, reload=reload)))
     except (InputError, ServiceError):
         raise
-    except FletcherError as error:  # an artifact that cannot be served: the operator reads and mends it
+    except (
+        FletcherError
+    ) as error:  # an artifact that cannot be served: the operator reads the message and repairs the artifact
         raise FieldError(str(error), "path") from error
 
 
@@ -171,7 +177,7 @@ def admin_routes() -> list[Route]:
             "GET",
             "/admin/models",
             show,
-            Doc("adminModels", "Every version", None, ModelStates, errors=(403,)),
+            Doc("adminModels", "List all versions of all models", None, ModelStates, errors=(403,)),
             access="admin",
         ),
         Route(
@@ -180,7 +186,7 @@ def admin_routes() -> list[Route]:
             load,
             Doc(
                 "adminLoad",
-                "Load a model, or exchange one",
+                "Load a model, or replace one",
                 ModelSpec,
                 ModelStates,
                 example={"path": "/srv/models/minilm", "name": "minilm", "version": "2"},
@@ -194,7 +200,7 @@ def admin_routes() -> list[Route]:
             share,
             Doc(
                 "adminShare",
-                "Share requests between versions",
+                "Change the shares of requests that the versions of a model get",
                 Shares,
                 ModelStates,
                 example={"versions": [{"version": "1", "weight": 0.9}, {"version": "2", "weight": 0.1}]},

@@ -1,4 +1,4 @@
-"""Routes of Fletcher 0.x: `/encode` takes and gives CBOR, `/encode/arrow` takes and gives Arrow IPC."""
+"""Routes of Fletcher 0.x: `/encode` reads and returns CBOR, `/encode/arrow` reads and returns Arrow IPC."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..routes import Doc, Route
 
 __all__ = ["encode_routes"]
 
-#: Texts of one CBOR request; rows of one Arrow stream, beyond which Flight is the better way.
+#: Largest number of texts in a CBOR request, and of rows in an Arrow stream. Flight suits larger streams better.
 MAX_TEXTS, MAX_ROWS = 2048, 65_536
 
 CBOR = "application/cbor"
@@ -33,11 +33,11 @@ def query_options(call: Call) -> ArrowOptions:
     """Return the options in the query: the same as in a Flight descriptor.
 
     Raises:
-        FieldError: an option is unknown, is there twice, or has a value of another kind.
+        FieldError: an option is unknown, is given twice, or has a value of a wrong type.
     """
     pairs = parse_qsl(call.scope["query_string"].decode("latin-1"), keep_blank_values=True)
     if len(dict(pairs)) < len(pairs):
-        raise FieldError("an option is in the query twice", None)
+        raise FieldError("the query gives an option twice: give each option once", None)
     try:
         return msgspec.convert(dict(pairs), ArrowOptions, strict=False)
     except msgspec.ValidationError as error:
@@ -45,13 +45,13 @@ def query_options(call: Call) -> ArrowOptions:
 
 
 async def encode(call: Call) -> Response:
-    """Answer a CBOR array of texts with a CBOR array of vectors."""
+    """Return a CBOR array of vectors for a CBOR array of texts."""
     options = query_options(call)
     body = await call.body()
     texts = read_cbor(body)
     most = call.limits.most_items(MAX_TEXTS)
     if len(texts) > most:
-        raise FieldError(f"there are {len(texts)} texts; a request may have {most}: send several", None)
+        raise FieldError(f"the request has {len(texts)} texts; the limit is {most}: send several requests", None)
     _, found = await call.ask(options.model, Texts(tuple(texts)), options.embed)
     headers = (
         (b"x-tokens-seen", ",".join(map(str, found.tokens.tolist())).encode()),
@@ -68,7 +68,7 @@ def read_cbor(body: bytes) -> list[str]:
     """
     try:
         value = cbor2.loads(body)
-    except Exception as error:  # noqa: BLE001 - cbor2 lets MemoryError, RecursionError and OverflowError of odd bodies pass
+    except Exception as error:  # noqa: BLE001 - cbor2 raises MemoryError, RecursionError and OverflowError for malformed bodies
         raise FieldError(f"the body is not CBOR: {type(error).__name__}", None) from None
     if not isinstance(value, list) or not all(type(item) is str for item in value):
         raise FieldError("the body must be a CBOR array of text strings", None)
@@ -76,7 +76,7 @@ def read_cbor(body: bytes) -> list[str]:
 
 
 def cbor_rows(vectors: NDArray[Any]) -> bytes:
-    """Return CBOR arrays in an array (RFC 8949): float32 is 0xfa and four bytes, float16 0xf9 and two, bits a byte string."""
+    """Return nested CBOR arrays (RFC 8949): 0xfa and 4 bytes for float32, 0xf9 and 2 for float16, byte strings for bits."""
     count, size = vectors.shape
     if vectors.dtype in (np.float32, np.float16):
         width = vectors.dtype.itemsize
@@ -114,7 +114,9 @@ async def encode_arrow(call: Call) -> Response:
     total = sum(map(len, texts))
     most = call.limits.most_items(MAX_ROWS)
     if total > most:
-        raise FieldError(f"the stream has {total} rows; a request may have {most}: send several, or use Flight", column)
+        raise FieldError(
+            f"the stream has {total} rows; the limit is {most}: send several requests, or use Flight", column
+        )
     version, first = await call.ask(options.model, Texts(tuple(texts[0]) if texts else ()), options.embed)
     received = batches[0].schema if batches else streams.read_schema(body)
     schema = streams.output_schema(received, version.description, options.embed)
@@ -128,7 +130,10 @@ async def encode_arrow(call: Call) -> Response:
 def encode_routes() -> list[Route]:
     """Return the routes."""
     binary = {"type": "string", "format": "binary"}
-    tokens = {"x-tokens-seen": "Tokens that the model saw of each text", "x-tokens-dropped": "Tokens that were cut"}
+    tokens = {
+        "x-tokens-seen": "Tokens of each text that the model saw",
+        "x-tokens-dropped": "Tokens of each text that were cut",
+    }
     return [
         Route(
             "POST",
@@ -136,7 +141,7 @@ def encode_routes() -> list[Route]:
             encode,
             Doc(
                 "encode",
-                "Fletcher 0.x: a CBOR array of texts to a CBOR array of vectors",
+                "Fletcher 0.x: embed a CBOR array of texts; the answer is a CBOR array of vectors",
                 requests={CBOR: binary},
                 answers={CBOR: binary},
                 query=ArrowOptions,
@@ -150,7 +155,7 @@ def encode_routes() -> list[Route]:
             encode_arrow,
             Doc(
                 "encodeArrow",
-                "Fletcher 0.x: an Arrow IPC stream to the same stream with vectors",
+                "Fletcher 0.x: embed the texts of an Arrow IPC stream; the answer is the same stream with vectors",
                 requests={ARROW: binary},
                 answers={ARROW: binary},
                 query=ArrowOptions,

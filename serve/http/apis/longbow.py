@@ -1,4 +1,4 @@
-"""`POST /v1/ingest`: takes documents, and answers once Longbow has acknowledged their vectors."""
+"""`POST /v1/ingest`: store documents in Longbow; the answer is sent after Longbow has acknowledged their vectors."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ if TYPE_CHECKING:
 
 __all__ = ["IngestRequest", "longbow_routes"]
 
-#: Requests that wait for Longbow at once, each on a thread of its own; and requests that may wait for such a thread.
+#: Number of requests that wait for Longbow at once, each on its own thread; and number of those that may wait for a thread.
 CALLS, WAITING = 16, 64
 
 
 class IngestRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The body of `POST /v1/ingest`."""
+    """Body of `POST /v1/ingest`."""
 
     dataset: Annotated[str, Meta(description="Dataset in Longbow; it is created on first use.")]
     documents: Annotated[list[Document | str], Meta(description="Documents to embed and store.")]
-    model: Annotated[str | None, Meta(description="Name of the served model. Default: the only one.")] = None
+    model: Annotated[str | None, Meta(description="Name of the served model. Default: the only model.")] = None
 
     def __post_init__(self) -> None:
-        """Nothing to check: msgspec has checked the fields while it decoded them."""
+        """Check nothing: msgspec has checked the fields while it decoded them."""
 
 
 _decoder = msgspec.json.Decoder(IngestRequest)
 
 
 def longbow_routes(door: LongbowDoor | None) -> list[Route]:
-    """Return the route. Without a door it answers 404 and names the option that gives one."""
+    """Return the route. Without a door it returns 404 and names the option that sets the address of Longbow."""
     pool = ThreadPoolExecutor(CALLS, "fletcher-ingest")
     waiting = 0
 
@@ -53,11 +53,12 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         limit = call.limits.most_items(MAX_DOCUMENTS)
         if len(request.documents) > limit:
             raise FieldError(
-                f"documents has {len(request.documents)}; the limit is {limit}: use fletcher-serve ingest", "documents"
+                f"documents has {len(request.documents)} items; the limit is {limit}: use fletcher-serve ingest",
+                "documents",
             )
         longbow = require(door)
         if waiting >= CALLS + WAITING:
-            raise OverloadedError(f"{waiting} requests wait for Longbow already: retry after 1 s", 1.0)
+            raise OverloadedError(f"{waiting} requests are already waiting for Longbow: retry after 1 s", 1.0)
         options = EmbedOptions.of(request)
         documents = [Document(one) if isinstance(one, str) else one for one in request.documents]
         loop = asyncio.get_running_loop()
@@ -81,8 +82,9 @@ def longbow_routes(door: LongbowDoor | None) -> list[Route]:
         "Embed documents and store them in a dataset of Longbow",
         IngestRequest,
         IngestAnswer,
-        text=f"At most {MAX_DOCUMENTS} documents. An answer means that Longbow has acknowledged the rows; after an error "
-        "some may be there, and their ids, made of the content unless given, are the same when they are sent again.",
+        text=f"At most {MAX_DOCUMENTS} documents. An answer means that Longbow has acknowledged the rows. "
+        "After an error, some "
+        "rows may be stored. Ids that are not given are derived from the content, so a repeated request has the same ids.",
         errors=(404,),
         example={
             "dataset": "docs",

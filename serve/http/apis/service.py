@@ -15,17 +15,17 @@ __all__ = ["service_routes"]
 
 
 class Health(msgspec.Struct, frozen=True):
-    """`ok` as long as the process answers."""
+    """Status `ok`, as long as the process answers."""
 
     status: str
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`ready` and the provider of the first model, or `not ready` with the reason.
+    """Status `ready` with the provider of the first model, or `not ready` with the reason.
 
     Attributes:
-        fallback: why another provider computes than the requested one, if that was allowed and happened; with the names of
-            the models if there are several.
+        fallback: reason why a model runs on another provider than the requested one, if that was allowed and happened.
+            It names the models if there are several.
     """
 
     status: str
@@ -35,12 +35,12 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 async def health(call: Call) -> Response:
-    """Answer while the process lives."""
+    """Return `ok` while the process runs."""
     return Response(200, b'{"status":"ok"}')
 
 
 async def ready(call: Call) -> Response:
-    """Answer whether every model's canary passed on the session that answers."""
+    """Report whether the canary of every model passed on the session that answers requests."""
     models = call.models
     if models.settled:
         reason = models.not_ready()
@@ -57,28 +57,34 @@ async def ready(call: Call) -> Response:
 
 
 async def metrics(call: Call) -> Response:
-    """Answer with the metrics in Prometheus' text format."""
+    """Return the metrics in the text format of Prometheus."""
     return Response(200, call.models.metrics.exposition(), METRICS_TYPE.encode())
 
 
 async def home(call: Call) -> Response:
-    """Send browsers to the documentation."""
+    """Redirect browsers to the documentation."""
     return Response(307, b"", b"text/plain", ((b"location", b"/docs"),))
 
 
 def service_routes() -> list[Route]:
-    """Return the routes; `/openapi.json` is the application's own, which has all routes."""
+    """Return the routes. `/openapi.json` is not among them: the application, which knows all routes, adds it."""
     page = docs_page()
 
     async def docs(call: Call) -> Response:
         policy = (b"content-security-policy", DOCS_POLICY.encode())
         return Response(200, page, b"text/html; charset=utf-8", (policy,))
 
-    health_doc = Doc("health", "Whether the process lives", None, Health)
+    health_doc = Doc("health", "Report that the process runs", None, Health)
     ready_doc = Doc(
-        "ready", "Whether every model's canary passed on the session that answers", None, Ready, errors=(503,)
+        "ready",
+        "Report whether the canary of every model passed on the session that answers requests",
+        None,
+        Ready,
+        errors=(503,),
     )
-    metrics_doc = Doc("metrics", "Prometheus metrics", answers={METRICS_TYPE.partition(";")[0]: {"type": "string"}})
+    metrics_doc = Doc(
+        "metrics", "Return the metrics for Prometheus", answers={METRICS_TYPE.partition(";")[0]: {"type": "string"}}
+    )
     return [
         Route("GET", "/health", health, health_doc, access="open"),
         Route("GET", "/healthz", health, access="open"),  # names of Fletcher 0.x

@@ -1,1 +1,1 @@
-"""Ingest jobs: documents in, counted and resumable."""
+"""Ingest jobs, which count every document and can be resumed."""

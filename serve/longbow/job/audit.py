@@ -1,4 +1,4 @@
-"""The journal beside what Longbow has: before a run, what an earlier one left in doubt; after it, whether all is there."""
+"""Comparison of the journal with Longbow: of the units in doubt before a run, and of the count of rows after it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Census", "count_up", "settle"]
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What a count found; the names are those of `IngestSummary`."""
+    """Result of a count. The names are those of `IngestSummary`."""
 
     index_len: int | None = None
     missing: int = 0
@@ -29,21 +29,21 @@ class Census:
 
 
 def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Journal, patience: float) -> int:
-    """Sees that the dataset takes such rows, and finds out what became of what an earlier run left in doubt.
+    """Check that the rows fit into the dataset, and settle the units that an earlier run left in doubt.
 
     Args:
-        connection: to Longbow.
-        dataset: where the rows go.
-        schema: of the rows.
-        journal: of the job.
-        patience: seconds without any change that Longbow may be busy.
+        connection: connection to Longbow.
+        dataset: name of the dataset.
+        schema: schema of the rows.
+        journal: journal of the job.
+        patience: seconds that Longbow may be busy without any change.
 
     Returns:
-        How many rows there are that a new journal knows nothing of.
+        The number of rows that a new journal does not have.
 
     Raises:
         InputError: the dataset has other columns.
-        ServiceError: Longbow is not there, or stays busy.
+        ServiceError: Longbow cannot be reached, or stays busy.
     """
     state = _reach(connection, dataset, patience)
     there = connection.schema(dataset) if state.status != "NOT_FOUND" else None
@@ -52,7 +52,7 @@ def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Jou
     if new := journal.fact("baseline") is None:
         journal.set_fact("baseline", str(state.index_len))
     elif state.status == "NOT_FOUND" and journal.acked_rows:
-        journal.forget_all()  # somebody deleted the dataset, or it was never made durable
+        journal.forget_all()  # the dataset was deleted, or Longbow never wrote it to its disk
     doubt, seconds = journal.in_doubt()
     if doubt:
         time.sleep(min(max(GRACE - seconds, 0.0), GRACE))
@@ -63,19 +63,19 @@ def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Jou
 
 
 def count_up(connection: Connection, dataset: str, journal: Journal, patience: float) -> Census:
-    """Counts what arrived: `READY` alone hides rows that were dropped after OK.
+    """Count the rows that arrived: the status `READY` does not exclude rows that were dropped after OK.
 
-    What is missing is forgotten, so that the next run sends it, and of what arrived twice one is marked as deleted. The whole
-    dataset crosses the network where the count is not what it should be.
+    Missing rows are removed from the journal, so that the next run sends them. Of rows that arrived twice, one is marked as
+    deleted. If the count is not the expected one, the whole dataset crosses the network.
 
     Args:
         connection: to Longbow.
-        dataset: where the rows went.
-        journal: of the job.
-        patience: seconds without any change that Longbow may be busy.
+        dataset: name of the dataset.
+        journal: journal of the job.
+        patience: seconds that Longbow may be busy without any change.
 
     Raises:
-        ServiceError: Longbow is not there, stays busy, or has not indexed what it has.
+        ServiceError: Longbow cannot be reached, stays busy, or has rows that are not in its index.
     """
     least = journal.count("baseline") + journal.acked_rows
     index_len = wait_until_quiet(connection, dataset, patience)
@@ -86,23 +86,23 @@ def count_up(connection: Connection, dataset: str, journal: Journal, patience: f
         for row in (there[copies > 1] >> np.uint64(32)).tolist():
             connection.delete(dataset, row)
         doubled = int((copies - 1).sum())
-        journal.add("baseline", index_len - least)  # told once
+        journal.add("baseline", index_len - least)  # report these rows only once
         return Census(index_len, doubled=doubled, surplus=max(0, index_len - least - doubled))
     absent = np.setdiff1d(journal.placed(), there)
     journal.forget((absent >> np.uint64(32)).astype(np.int64))
-    journal.add("baseline", -len(absent))  # from here on counting begins without them
+    journal.add("baseline", -len(absent))  # the next count does not expect them
     unindexed = least - index_len - len(absent)
     if unindexed > 0:
-        lost = f"; {len(absent):,} others are not there at all, and the next run sends them" if len(absent) else ""
+        lost = f"; {len(absent):,} others are missing, and the next run sends them" if len(absent) else ""
         raise ServiceError(
-            f"Longbow has rows of {dataset!r} of which {unindexed:,} are not in its index, and no search finds them{lost}. "
-            "It says READY all the same. Make the dataset anew"
+            f"Longbow has rows of {dataset!r} of which {unindexed:,} are not in its index, and searches do not find them"
+            f"{lost}. Longbow reports READY nevertheless. Delete the dataset and ingest it again"
         )
     return Census(index_len, missing=len(absent))
 
 
 def _reach(connection: Connection, dataset: str, patience: float) -> Readiness:
-    """The first word with Longbow: tries again for a while."""
+    """Return the state of the dataset. Try again for a while if Longbow cannot be reached."""
     deadline = time.monotonic() + min(patience, connection.target.timeout)
     while True:
         try:

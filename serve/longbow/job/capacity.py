@@ -1,6 +1,6 @@
-"""How full Longbow is and how far behind: to say so, and to wait before it blocks without a word.
+"""Load of Longbow, for the line of progress and to pause before Longbow blocks without an error.
 
-The memory is told by its Prometheus port; how many batches wait for its index only `check_readiness` tells.
+The use of memory comes from Longbow's Prometheus port, the number of batches that wait for the index from `check_readiness`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from fletcher.runtime.errors import InputError, ServiceError
 
 __all__ = ["Capacity", "CapacityWatch", "read_metrics"]
 
-#: Longbow blocks writers above 95 % of its heap, or 90 % of what its rows may take: wait before that.
+#: Share of the memory above which to pause. Longbow blocks writers above 95 % of its heap, or 90 % of the memory for rows.
 HOLD_ABOVE: Final = 0.85
 
-#: Batches that may wait for Longbow's index, acknowledged as they are: enough that it is never idle. It would take 60,000,
-#: and drop more, and while it works on them nothing tells how far it is.
+#: Largest number of acknowledged batches that wait for the index: enough to keep Longbow busy. Its queue holds 60,000, and
+#: it drops more. No call shows the progress of the queue.
 MOST_TO_INDEX: Final = 32
 
-#: Seconds between two looks.
+#: Seconds between two readings.
 INTERVAL: Final = 2.0
 
 _sample = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})?\s+([0-9eE+.\-]+|NaN|[+-]Inf)", re.MULTILINE)
@@ -32,12 +32,12 @@ _sample = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{[^}]*\})?\s+([0-9eE+.\-]+|NaN|[+-
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What Longbow's metrics say.
+    """Load of Longbow according to its metrics.
 
     Attributes:
-        memory_share: of its limit, 0 to 1, or None where it does not say.
-        lag_rows: accepted and not yet stored.
-        index_queue: batches that wait for the index.
+        memory_share: used share of the memory limit, 0 to 1, or None if the metric is missing.
+        lag_rows: number of rows that are accepted and not yet stored.
+        index_queue: number of batches that wait for the index.
     """
 
     memory_share: float | None = None
@@ -46,7 +46,7 @@ class Capacity:
 
 
 def read_metrics(page: str) -> Capacity:
-    """Reads Prometheus' text format; of a metric with labels the sum."""
+    """Parse Prometheus' text format. The values of a metric with labels are summed."""
     sums: dict[str, float] = {}
     for name, value in _sample.findall(page):
         sums[name] = sums.get(name, 0.0) + float(value)
@@ -57,7 +57,7 @@ def read_metrics(page: str) -> Capacity:
     shares = []
     if "longbow_gc_tuner_heap_utilization" in sums:
         shares.append(sums["longbow_gc_tuner_heap_utilization"])
-    if sums.get("longbow_memory_limit_bytes"):  # there since January 2026, but 0
+    if sums.get("longbow_memory_limit_bytes"):  # 0 in Longbow of January 2026
         shares.append(sums.get("longbow_memory_current_bytes", 0.0) / sums["longbow_memory_limit_bytes"])
     return Capacity(
         max(shares) if shares else None,
@@ -67,23 +67,24 @@ def read_metrics(page: str) -> Capacity:
 
 
 class CapacityWatch:
-    """Looks at the metrics' port now and then, on a thread of its own; a context manager.
+    """Read the load regularly on a separate thread. A context manager.
 
     Attributes:
-        last: what was seen last; None before the first look and after one that failed.
-        highest_share: of the memory's limit, over all looks.
-        to_index: batches that wait for the index; None where that is not known.
-        problem: why the page could not be read, or None.
+        last: the last reading; None before the first one and after one that failed.
+        highest_share: highest used share of the memory limit, over all readings.
+        to_index: number of batches that wait for the index, or None if Longbow did not answer.
+        problem: reason why the page could not be read, or None.
     """
 
     def __init__(self, url: str | None, to_index: Callable[[], int] | None = None) -> None:
-        """
+        """Create the watch. Entering its context starts the thread.
+
         Args:
-            url: of the page, such as http://127.0.0.1:9090/metrics; None never looks at one.
-            to_index: asks Longbow how many batches wait for its index; None never asks.
+            url: URL of the metrics, such as http://127.0.0.1:9090/metrics; None does not read metrics.
+            to_index: function that asks Longbow for the number of batches that wait for the index; None does not ask.
 
         Raises:
-            InputError: it is no URL of HTTP.
+            InputError: the URL is not an HTTP URL.
         """
         if url is not None and not url.startswith(("http://", "https://")):
             raise InputError(f"the address of Longbow's metrics is {url!r}, and must be like http://HOST:9090/metrics")
@@ -97,34 +98,34 @@ class CapacityWatch:
         self._thread = threading.Thread(target=self._run, name="fletcher-longbow-capacity", daemon=True)
 
     def look(self) -> None:
-        """Reads the page once."""
+        """Read the metrics once."""
         if self._url is None:
             return
         try:
-            # Without asking for text it may come as protocol buffers.
+            # Without this header, the answer may be protocol buffers.
             question = urllib.request.Request(self._url, headers={"accept": "text/plain"})
             with urllib.request.urlopen(question, timeout=5.0) as answer:
                 self.last = read_metrics(answer.read().decode())
             self.problem = None
         except (urllib.error.URLError, OSError, ValueError) as error:
             self.last = None
-            self.problem = f"{self._url} gives no metrics: {error}"
+            self.problem = f"{self._url} does not give metrics: {error}"
             return
         share = self.last.memory_share
         if share is not None:
             self.highest_share = max(share, self.highest_share or 0.0)
 
     def ask(self) -> None:
-        """Asks once how many batches wait for the index."""
+        """Ask Longbow once for the number of batches that wait for the index."""
         if self._ask is None:
             return
         try:
             self.to_index = self._ask()
-        except ServiceError:  # the streams notice that it is away, and say so
+        except ServiceError:  # the streams report that Longbow cannot be reached
             self.to_index = None
 
     def hold(self) -> str:
-        """Why a sender should wait; empty where it need not."""
+        """Return the reason why a sender must wait, or an empty text."""
         share = self.last.memory_share if self.last is not None else None
         if share is not None and share > HOLD_ABOVE:
             return f"its memory is {share:.0%} full, and it blocks at 95 %: raise LONGBOW_MAX_MEMORY"
@@ -133,7 +134,7 @@ class CapacityWatch:
         return ""
 
     def told(self) -> str:
-        """For a line of progress; empty where nothing is known."""
+        """Return a note for the line of progress, or an empty text."""
         parts = []
         if self.to_index:
             parts.append(f"{self.to_index:,} batches to index")

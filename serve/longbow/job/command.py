@@ -1,4 +1,4 @@
-"""`fletcher-serve ingest` behind its options: where the files are, what is told, and what a failure is."""
+"""`run_job`: the work of `fletcher-serve ingest`, with its warnings, its result and its errors."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["run_job"]
 
 
 def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
-    """Runs it and tells what happened.
+    """Run an ingest job, and report its result.
 
     Raises:
         InputError: the input, the options, the journal or the dataset cannot be used.
-        ServiceError: Longbow is away, or does not have everything that it acknowledged.
+        ServiceError: Longbow cannot be reached, or does not have all rows that it acknowledged.
     """
     options, dataset = job.options, job.longbow.dataset
     letters = DeadLetters(options.dead_letters_path(dataset), options.on_error == "stop")
@@ -58,7 +58,7 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                 ) as progress,
             ):
                 if watch.problem is not None:
-                    report.warn(f"{watch.problem}; going on without")
+                    report.warn(f"{watch.problem}; the job continues without them")
                 ingestion = Ingestion(
                     encoder, job, source, journal, letters, watch=watch, progress=progress, warn=report.warn
                 )
@@ -72,23 +72,23 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
 
 def _tell(summary: IngestSummary, job: Job, report: Reporter, letters: DeadLetters) -> None:
     if summary.failed:
-        report.warn(f"{summary.failed:,} rows could not be used; the first: {letters.first}. {letters.path} has all")
+        report.warn(f"{summary.failed:,} rows could not be used; the first: {letters.first}. See {letters.path}")
     if summary.truncated_texts:
         report.warn(
             f"{summary.truncated_texts:,} of {summary.sent:,} texts were longer than the model's limit and were truncated: "
-            f"{summary.dropped_tokens:,} tokens have no part in the vectors"
+            f"{summary.dropped_tokens:,} tokens are not part of the vectors"
         )
     if summary.surplus:
         report.warn(
-            f"Longbow's index has {summary.surplus:,} entries more than this journal knows of: rows that others wrote"
+            f"Longbow's index has {summary.surplus:,} entries more than this journal: other programs wrote these rows"
         )
     if summary.doubled:
         report.warn(
-            f"{summary.doubled:,} rows arrived twice where a stream broke, and Longbow's own searches find them twice"
+            f"{summary.doubled:,} rows arrived twice when a stream broke, and Longbow's own searches return them twice"
         )
     report.result(summary)
     if summary.missing:
         raise ServiceError(
-            f"Longbow acknowledged {summary.missing:,} rows that it does not have, as it does when its memory is full (raise "
-            "LONGBOW_MAX_MEMORY) or it was killed: run the job again, which sends these rows alone"
+            f"Longbow acknowledged {summary.missing:,} rows that it does not have. This happens when its memory is full "
+            "(raise LONGBOW_MAX_MEMORY) or when it is killed. Run the job again: it sends only these rows"
         )

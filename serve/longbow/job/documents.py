@@ -1,4 +1,4 @@
-"""What an ingest job reads: files of texts with their ids, and folders of documents; and where it puts what it cannot use."""
+"""Sources of an ingest job, which are files of texts and folders of documents, and the file of rows that it cannot use."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from ...files.texts import STDIN, open_texts
 
 __all__ = ["FOLDER_SUFFIXES", "PATH_COLUMN", "DeadLetters", "Failed", "open_documents"]
 
-#: Files of a folder that are documents.
+#: Suffixes of the documents of a folder.
 FOLDER_SUFFIXES: Final = (".txt", ".md", ".rst", ".text")
 
-#: The column that names a folder's document.
+#: The column with the path of a folder's document.
 PATH_COLUMN: Final = "path"
 
 
@@ -34,20 +34,20 @@ PATH_COLUMN: Final = "path"
 def open_documents(
     path: str, *, text_format: str | None, column: str, chunk_texts: int, bad: Bad
 ) -> Iterator[tuple[TextSource, str | None]]:
-    """Opens a file, a URL, standard input, or a folder of documents.
+    """Open a file, a URL, standard input, or a folder of documents.
 
     Args:
-        path: what to read.
+        path: file, URL, folder, or "-" for standard input.
         text_format: as in `open_texts`.
         column: as in `open_texts`.
-        chunk_texts: most texts in a chunk.
-        bad: told of what cannot be read.
+        chunk_texts: largest number of texts in a chunk.
+        bad: called for each row or file that cannot be read.
 
     Yields:
-        The texts, and the column that names them if there is one by nature: of a folder, the file's path in it.
+        The texts, and the name of the column with their ids: for a folder, the column of paths; otherwise None.
 
     Raises:
-        InputError: a folder without documents, or as in `open_texts`.
+        InputError: the folder has no documents, or as in `open_texts`.
     """
     folder = _folder(path)
     if folder is None:
@@ -69,7 +69,7 @@ def open_documents(
 
 
 def _folder(path: str) -> tuple[Any, str] | None:
-    """The file system and the path on it, where a path is a folder."""
+    """Return the file system of a folder and its path there, or None if the path is not a folder."""
     if path == STDIN:
         return None
     if not is_url(path):
@@ -104,9 +104,9 @@ class Failed(msgspec.Struct, frozen=True):
     """A line of the dead-letter file.
 
     Attributes:
-        error: why the row was not sent.
-        text: its text, or None where there is none.
-        row: the row's other columns, or where it could not be read the row as it stands in the file.
+        error: reason why the row was not sent.
+        text: text of the row, or None if it has none.
+        row: other columns of the row, or the row as in the file if it could not be read.
     """
 
     error: str
@@ -116,12 +116,13 @@ class Failed(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class DeadLetters:
-    """Counts what cannot be used, and writes it down as JSON lines; `stop` instead ends the job at the first.
+    """Count the rows that cannot be used, and write them to a file as JSON lines. With `stop`, the first one ends the job.
 
     Attributes:
-        path: of the file, which appears with the first such row; None writes nothing.
-        stop: whether the first one ends the job.
-        count: so far.
+        path: path of the file, which is created for the first such row; None writes no file.
+        stop: whether the first such row ends the job.
+        count: number of such rows so far.
+        first: message of the first error.
     """
 
     path: Path | None
@@ -131,17 +132,17 @@ class DeadLetters:
     _file: IO[bytes] | None = None
 
     def bad(self, error: InputError, row: bytes) -> None:
-        """A row that could not be read."""
+        """Add a row that could not be read."""
         self.add(error, None, row.decode(errors="replace"))
 
     def add(self, error: InputError, text: str | None, row: object) -> None:
-        """A row that cannot be sent.
+        """Add a row that cannot be sent.
 
         Raises:
-            InputError: the job stops at the first.
+            InputError: `stop` is set.
         """
         if self.stop:
-            raise InputError(f"{error}. Nothing of what was sent is lost; go on past such rows with --on-error skip")
+            raise InputError(f"{error}. Rows that were sent are not lost; skip such rows with --on-error skip")
         self.count += 1
         self.first = self.first or str(error)
         if self.path is None:
@@ -152,6 +153,6 @@ class DeadLetters:
         self._file.flush()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()

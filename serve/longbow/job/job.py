@@ -1,4 +1,4 @@
-"""The job: documents become vectors and go to Longbow, each once; what happened is counted, and adds up (`summary`)."""
+"""`Ingestion`: a run of an ingest job, which embeds documents and sends each to Longbow once. `summary` has the counts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["Ingestion", "journal_facts"]
 
 
 def journal_facts(encoder: Encoder, job: Job) -> dict[str, str]:
-    """Return what a journal belongs to: with another value, the rows in Longbow would not be of one kind."""
+    """Return the facts that identify a journal's job. Rows with other facts must not be in the same dataset."""
     return {
         "dataset": job.longbow.dataset,
         "model": encoder.info.card.name,
@@ -53,7 +53,7 @@ _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class Ingestion:
-    """One run of a job over one source."""
+    """One run of a job on one source."""
 
     def __init__(
         self,
@@ -67,16 +67,17 @@ class Ingestion:
         progress: Counter,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """
+        """Prepare a run.
+
         Args:
             encoder: the model.
             job: dataset and options.
             source: documents.
             journal: state of every document, before and during the run.
-            letters: takes rows that cannot be used.
-            watch: Longbow's metrics.
-            progress: counts rows and tokens as they are acknowledged, and batches.
-            warn: gets messages for the user.
+            letters: receiver of rows that cannot be used.
+            watch: load of Longbow.
+            progress: counter of acknowledged rows and tokens.
+            warn: called with messages for the user.
         """
         self._encoder = encoder
         self._source = source
@@ -106,17 +107,17 @@ class Ingestion:
         self._sink: Sink | None = None
 
     def run(self) -> IngestSummary:
-        """Does it.
+        """Run the job.
 
         Raises:
             InputError: the options, the input or the dataset cannot be used.
-            ServiceError: Longbow is away for too long; run again to go on.
+            ServiceError: Longbow cannot be reached for too long; run the job again to continue.
         """
         options, counts = self._options, self._counts
         self._encoder.info.check(self._job.embed)
         if options.id_column is not None and options.id_column not in self._source.schema.names:
-            found = ", ".join(map(repr, self._source.schema.names)) or "none"
-            raise InputError(f"{self._source.name} has no column {options.id_column!r} for ids; it has {found}")
+            names = ", ".join(map(repr, self._source.schema.names)) or "none"
+            raise InputError(f"{self._source.name} has no column {options.id_column!r} for ids; it has {names}")
         started = time.monotonic()
         if options.dry_run:
             for _ in self._claimed():
@@ -132,8 +133,9 @@ class Ingestion:
                 adopt(connection, self._dataset, self._journal, identity, self._entry)
             elif unknown:
                 self._warn(
-                    f"{self._dataset} has {unknown:,} rows, and the journal {self._journal.path} is new: a document that is "
-                    "there already will be there twice. With --adopt, and a new journal, it is read which are there"
+                    f"{self._dataset} has {unknown:,} rows, and the journal {self._journal.path} is new: a document that the "
+                    "dataset has already will be stored twice. To build the journal from the dataset, delete this journal "
+                    "and use --adopt"
                 )
             with Sink(
                 self._target,
@@ -150,7 +152,7 @@ class Ingestion:
                         chunk, claim = self._taken.popleft()
                         sink.send(self._parcel(schema, chunk, claim, embeddings))
                 except FletcherError:
-                    sink.flush()  # what was computed before is good: let none of it be in doubt
+                    sink.flush()  # wait for the rows that were sent, so that none is in doubt
                     raise
                 sink.flush()
                 retries = sink.retries
@@ -160,7 +162,7 @@ class Ingestion:
         return self._summary(time.monotonic() - started, retries, census)
 
     def told(self) -> str:
-        """What a line of progress says besides the rows."""
+        """Return a note for the line of progress."""
         sink = self._sink
         parts = [f"{sink.open_parcels} batches queued, {sink.retries} retries" if sink is not None else ""]
         parts.append(self._watch.told())
@@ -169,7 +171,7 @@ class Ingestion:
     # During -----------------------------------------------------------------------------------------------------------
 
     def _claimed(self) -> Iterator[list[str]]:
-        """The texts that must be embedded, some at a time; the chunks that they are of wait in `_taken`."""
+        """Yield the texts to embed, chunk by chunk. Append their chunks to `_taken`."""
         for chunk in self._source.chunks:
             rows, entries = self._entries(chunk)
             claim = self._journal.claim(entries, dry=self._options.dry_run)
@@ -185,8 +187,8 @@ class Ingestion:
                     self._advance(1, 0)
                 else:
                     error = InputError(
-                        f"{self._source.name}, row {chunk.first_row + row} (from 0): its id came before in the input with "
-                        "another text; the first one is kept"
+                        f"{self._source.name}, row {chunk.first_row + row} (from 0): an earlier row of the input has the "
+                        "same id and another text; the earlier row is kept"
                     )
                     self._fail(chunk, row, error)
             if not keep:
@@ -200,7 +202,7 @@ class Ingestion:
             yield texts
 
     def _entries(self, chunk: TextChunk) -> tuple[list[int], list[Entry]]:
-        """The rows of a chunk that can be used, and who they are."""
+        """Return the rows of a chunk that can be used, and their entries for the journal."""
         self._counts.read += len(chunk.texts)
         names = None
         if self._options.id_column is not None:
@@ -222,10 +224,10 @@ class Ingestion:
         return rows, entries
 
     def _entry(self, text: str, columns: Mapping[Any, Any]) -> Entry:
-        """Who a document is.
+        """Return the journal's entry of a document.
 
         Raises:
-            InputError: it has no id, or one that does not fit.
+            InputError: the document has no id, or the id is out of range.
         """
         digest = self._digest(text)
         column = self._options.id_column
@@ -239,7 +241,7 @@ class Ingestion:
 
     @property
     def _failed(self) -> int:
-        """Rows of chunks that failed; those that could not even be read are the dead letters' alone."""
+        """Number of rows of chunks that failed, without the rows that could not be read (`DeadLetters` counts all)."""
         return self._counts.failed
 
     def _parcel(self, schema: Any, chunk: TextChunk, claim: Claim, embeddings: Embeddings) -> Parcel:
@@ -278,7 +280,7 @@ class Ingestion:
     # After ------------------------------------------------------------------------------------------------------------
 
     def _remove(self, connection: Connection) -> None:
-        """Deletes what the input has no more."""
+        """Delete the documents that the input no longer has."""
         for ids in self._journal.unseen():
             remove_rows(connection, self._dataset, ids)
             self._journal.remove(ids)
@@ -317,10 +319,10 @@ class Ingestion:
 
 
 def _named_entry(name: object, digest: bytes) -> Entry:
-    """A document with an id of its own.
+    """Return the entry of a document whose id the user gives.
 
     Raises:
-        InputError: it has none, or one that does not fit.
+        InputError: the id is missing, or out of range.
     """
     if name is None or name == "":
         raise InputError("the id is missing")

@@ -38,5 +38,7 @@ class Job:
         if not self.longbow.dataset:
             raise InputError("the dataset has no name: give one with --dataset")
         if self.embed.dtype == "ubinary":
-            raise OptionError("dtype", "Longbow indexes float32 vectors; ubinary keeps only their signs: use float32")
-        Target.of(self.longbow, self.options.trace)  # refuses an address or a trace id that cannot be used
+            raise OptionError(
+                "dtype", "Longbow indexes float32 vectors, and ubinary keeps only their signs: use float32"
+            )
+        Target.of(self.longbow, self.options.trace)  # raises for an invalid address or trace id

@@ -2,7 +2,7 @@
 
     in = sent + known + duplicates + failed
 
-`known` are documents that an earlier run of the same journal brought there: after a kill, or in an incremental update.
+`known` documents were sent by an earlier run with the same journal: a run that was killed, or one before an update.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ __all__ = ["Counts", "IngestSummary"]
 
 @dataclass(frozen=True, slots=True)
 class IngestSummary:
-    """What a job did: read = sent + known + duplicates + failed.
+    """Result of a job: read = sent + known + duplicates + failed.
 
     Attributes:
-        dataset: where the rows are.
-        model: the card's name.
-        variant: the graph that ran.
-        read: documents in the input.
-        sent: embedded and acknowledged in this run; with `dry_run`, those that would be.
-        replaced: of them, those whose former content was deleted.
-        known: in Longbow from an earlier run.
-        duplicates: same content, or same id and content, as one before in the input.
-        failed: could not be used; the dead-letter file has them.
-        removed: documents of earlier runs that the input has no more, deleted.
-        tokens: that the model saw.
-        truncated_texts: longer than the model's limit.
-        dropped_tokens: cut from them.
-        cosine_loss: 1 - cosine between a vector as it was sent and as the model computed it is at most this; 0 for float32.
-        retries: streams that failed and were opened anew.
-        index_len: vectors in Longbow's index at the end; None where it was not asked.
+        dataset: name of the dataset.
+        model: name of the model, from its card.
+        variant: name of the graph that ran.
+        read: number of documents in the input.
+        sent: documents that were embedded and acknowledged in this run; with `dry_run`, those that would be sent.
+        replaced: documents of `sent` whose former content was deleted.
+        known: documents that Longbow has from an earlier run.
+        duplicates: documents with the same content, or the same id and content, as an earlier one in the input.
+        failed: documents that could not be used; the dead-letter file has them.
+        removed: documents of earlier runs that were deleted, because the input no longer has them.
+        tokens: number of tokens that the model processed.
+        truncated_texts: number of texts that are longer than the model's limit.
+        dropped_tokens: number of tokens that were cut from these texts.
+        cosine_loss: upper bound of 1 - cosine between a sent vector and the vector of the model; 0 for float32.
+        retries: number of streams that failed and were opened again.
+        index_len: number of vectors in Longbow's index at the end, or None if they were not counted.
         missing: rows that Longbow acknowledged and does not have; the next run sends them.
-        doubled: rows of this journal that arrived twice, which the protocol cannot rule out where a stream breaks; one of the
-            two is marked as deleted.
-        surplus: index entries beyond all these: rows of others.
-        tombstones: rows that this journal's runs replaced or removed; Longbow's index has them for ever.
-        memory_share: highest share of Longbow's memory that its metrics told.
-        seconds: from the first document read to the count at the end.
-        rows_per_second: rows sent by these seconds.
-        tokens_per_second: tokens by these seconds.
+        doubled: rows of this journal that arrived twice, which can happen when a stream breaks; one of the two is marked as
+            deleted.
+        surplus: entries of the index that other programs wrote.
+        tombstones: rows that the runs of this journal replaced or removed; they stay in Longbow's index.
+        memory_share: highest used share of Longbow's memory, from its metrics.
+        seconds: seconds from the start to the count at the end.
+        rows_per_second: sent rows per second.
+        tokens_per_second: tokens per second.
     """
 
     dataset: str
@@ -72,7 +72,7 @@ class IngestSummary:
 
 @dataclass(slots=True)
 class Counts:
-    """What a job has done so far; its names are those of `IngestSummary`."""
+    """Counts of a running job. The names are those of `IngestSummary`."""
 
     read: int = 0
     sent: int = 0

@@ -1,4 +1,4 @@
-"""An SQLite file with one writer: transactions, and SQLite's errors as ours."""
+"""An SQLite file with one writer: transactions, and the translation of SQLite's errors."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ __all__ = ["Database"]
 
 
 class Database:
-    """Commits survive the process (write-ahead log, synchronous=NORMAL). Safe to use from several threads."""
+    """A database whose commits survive a crash of the process. Safe to use from several threads."""
 
     def __init__(self, path: Path, tables: str) -> None:
-        """Opens or makes it.
+        """Open the database, or create it.
 
         Args:
-            path: of the file.
-            tables: statements that make what is not there, between semicolons.
+            path: path of the file.
+            tables: statements that create missing tables, separated by semicolons.
 
         Raises:
-            InputError: it is no database, or somebody else writes it.
-            OSError: it cannot be written, for example because the disk is full.
+            InputError: the file is not a database, or another process writes it.
+            OSError: the file cannot be written, for example because the disk is full.
         """
         self.path = path
         self._lock = threading.RLock()
@@ -39,7 +39,7 @@ class Database:
             with self._named():
                 for pragma in (
                     "journal_mode=WAL",
-                    # One writer at a time: two jobs on one journal would each claim what the other sends.
+                    # One writer at a time: two jobs on one journal would claim the same documents.
                     "locking_mode=EXCLUSIVE",
                     "synchronous=NORMAL",
                     "cache_size=-16384",
@@ -54,35 +54,35 @@ class Database:
             raise
 
     def rows(self, query: str, *values: object) -> list[Any]:
-        """All rows of an answer."""
+        """Return all rows of a query."""
         with self._lock, self._named():
             return self._connection.execute(query, values).fetchall()
 
     def number(self, query: str) -> int:
-        """The one number of an answer; 0 where it is null."""
+        """Return the only number of a query; 0 if it is null."""
         return int(self.rows(query)[0][0] or 0)
 
     def numbers(self, query: str, *values: object) -> NDArray[np.int64]:
-        """An answer of one column of numbers, int64, (n,)."""
+        """Return the only column of a query, int64, (n,)."""
         with self._lock, self._named():
             return np.fromiter((row[0] for row in self._connection.execute(query, values)), np.int64)
 
     def write(self, statement: str, *values: object) -> None:
-        """Does a statement; within a transaction."""
+        """Run a statement. Call it within a transaction."""
         with self._lock, self._named():
             self._connection.execute(statement, values)
 
     def write_many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Does a statement for each of several rows; within a transaction."""
+        """Run a statement for each of several rows. Call it within a transaction."""
         with self._lock, self._named():
             self._connection.executemany(statement, rows)
 
     @contextmanager
     def transaction(self, *, rollback: bool = False) -> Iterator[None]:
-        """All of it or nothing; inside another one of the same thread a part of that.
+        """Open a transaction. Inside another one of the same thread, it is a part of that one.
 
         Args:
-            rollback: nothing, in any case.
+            rollback: whether to roll back at the end.
         """
         with self._lock, self._named():
             if self._connection.in_transaction:
@@ -99,7 +99,7 @@ class Database:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """SQLite's errors as ours."""
+        """Translate SQLite's errors."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -110,17 +110,17 @@ class Database:
                 ) from error
             if "full" in text or "disk I/O" in text:
                 raise OSError(
-                    28, "no space left for the journal; run the job again once there is some", str(self.path)
+                    28, "no space left for the journal; free some space and run the job again", str(self.path)
                 ) from error
             if "unable to open" in text or "readonly" in text:
                 raise InputError(
                     f"{self.path}: the journal cannot be written ({text}); name another with --journal"
                 ) from error
             raise InputError(
-                f"{self.path} is no journal of Fletcher's, or damaged ({text}); name another file"
+                f"{self.path} is not a journal of Fletcher, or it is damaged ({text}); name another file"
             ) from error
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         with self._lock:
             self._connection.close()

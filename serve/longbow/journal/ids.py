@@ -1,7 +1,7 @@
-"""Which id a document has: the user's, or one made of its content or its name; always below 2^32, which Longbow wants.
+"""Ids of documents: given by the user, or derived from the content or the name. Longbow requires ids below 2^32.
 
-2^32 ids are few: of a million documents about 116 share their first one with another (n² / 2 / 2^32). Such a document takes
-its second choice, and so on: the journal knows which ids are taken by whom.
+Derived ids collide: among a million documents, about 116 share their first id with another one (n² / 2 / 2^32). Such a
+document takes its second choice, and so on. The journal stores the id of each document.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from ..wire.schema import MAX_ID
 
 __all__ = ["candidate", "content_digest", "digester", "key_of", "whole_number"]
 
-#: Of a digest: two of a billion documents share one with a chance below 1e-20.
+#: Size of a digest: the probability that two of a billion documents share one is below 2e-21.
 DIGEST_BYTES = 16
 
 
 def digester(identity: bytes) -> Callable[[str], bytes]:
-    """Makes a text's digest: of its content and of what else its vector depends on.
+    """Return a function that computes the digest of a text, together with all else that its vector depends on.
 
     Args:
-        identity: the model, its variant and the options.
+        identity: bytes that identify the model, its variant and the options.
     """
     start = hashlib.blake2b(identity, digest_size=DIGEST_BYTES)
 
     def digest(text: str) -> bytes:
-        made = start.copy()
-        made.update(text.encode())
-        return made.digest()
+        state = start.copy()
+        state.update(text.encode())
+        return state.digest()
 
     return digest
 
@@ -39,16 +39,16 @@ content_digest = digester(b"")
 
 
 def key_of(name: str) -> bytes:
-    """Who a document with a name is: the same whatever its content, 16 bytes."""
+    """Return the key of a named document, 16 bytes. It does not depend on the content."""
     return hashlib.blake2b(name.encode(), digest_size=DIGEST_BYTES, person=b"fletcher-key").digest()
 
 
 def candidate(key: bytes, choice: int) -> int:
-    """A document's first, second, … choice of an id, the same on every machine and in every run.
+    """Return the first, second, … choice of a document's id, which is the same on every machine and in every run.
 
     Args:
-        key: 16 bytes.
-        choice: from 0.
+        key: key of the document, 16 bytes.
+        choice: number of the choice, from 0.
     """
     if choice < 4:
         return int.from_bytes(key[4 * choice : 4 * choice + 4], "big")
@@ -57,16 +57,16 @@ def candidate(key: bytes, choice: int) -> int:
 
 
 def whole_number(value: object) -> int:
-    """The user's own id as Longbow's.
+    """Check an id that the user gives, and return it.
 
     Raises:
-        InputError: it is no whole number from 0 to 2^32 - 1.
+        InputError: the id is not an integer from 0 to 2^32 - 1.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"the id is a {type(value).__name__}, and must be a whole number or a string")
     if not 0 <= value <= MAX_ID:
         raise InputError(
             f"the id {value} does not fit: Longbow's searches give ids of 32 bits, 0 to {MAX_ID}. "
-            "Make it a string, and an id is derived from it"
+            "Pass it as a string, from which an id is derived"
         )
     return value

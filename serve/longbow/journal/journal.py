@@ -1,13 +1,13 @@
-"""What became of every document, on disk (SQLite). Whenever the process is killed, the next one knows where it stands.
+"""State of every document, on disk (SQLite), so that a new process can continue after the old one was killed.
 
-A document is claimed, with its id and its unit, before anything of it is sent; a unit is a few hundred documents that go out
-together and has one of three states:
+A document is claimed, with its id and its unit, before it is sent. A unit is a few hundred documents that are sent together.
+It has one of three states:
 
-    CLAIMED   nothing of it was sent
-    SENDING   some of it may have been: in doubt, until Longbow is asked
-    ACKED     Longbow has all of it, as far as it says
+    CLAIMED   no row of it was sent
+    SENDING   some rows may have been sent: the unit is in doubt until Longbow is asked
+    ACKED     Longbow acknowledged all rows
 
-Commits survive the process; a power failure may undo the last ones, and then rows that Longbow has are sent again.
+Commits survive a crash of the process. A power failure may undo the last ones; then rows that Longbow has are sent again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CLAIMED: Final = 0
 SENDING: Final = 1
 ACKED: Final = 2
 
-#: The unit of documents that were removed; their rows stay, so that others find their ids where they left them.
+#: Unit of removed documents. Their entries stay, so that the ids of documents that collided with them do not change.
 REMOVED: Final = -1
 
 FORMAT: Final = "2"
@@ -53,9 +53,9 @@ class Entry:
     """A document of the input.
 
     Attributes:
-        key: who it is, 16 bytes.
-        digest: what it says, 16 bytes.
-        fixed: the id that its user gave it, or None.
+        key: identity of the document, 16 bytes.
+        digest: digest of its content, 16 bytes.
+        fixed: id that the user gave, or None.
     """
 
     key: bytes
@@ -65,13 +65,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do with a document.
+    """Decision about a document.
 
     Attributes:
-        kind: `send`; `known`, it is in Longbow already; `duplicate` of one in this run; `conflict`, one in this run had the
-            same key and said something else.
-        id: its id.
-        stale: whether a row of its former content must be deleted first.
+        kind: `send`; `known`: Longbow has it already; `duplicate`: equal to an earlier document of this run; `conflict`: an
+            earlier document of this run has the same key and another content.
+        id: id of the document.
+        stale: whether the row of its former content must be deleted first.
     """
 
     kind: str
@@ -84,8 +84,8 @@ class Claim:
     """Documents that were looked up together.
 
     Attributes:
-        unit: of those to send.
-        verdicts: one a document, in order.
+        unit: unit of the documents to send.
+        verdicts: one verdict for each document, in order.
     """
 
     unit: int
@@ -93,24 +93,24 @@ class Claim:
 
 
 class Journal(Closing):
-    """One file, one writer. Safe to use from several threads; a context manager."""
+    """Journal in one file, with one writer. Safe to use from several threads. A context manager."""
 
     def __init__(self, path: Path, facts: Mapping[str, str]) -> None:
-        """Opens or makes a journal, and begins a run.
+        """Open a journal, or create it, and begin a run.
 
         Args:
-            path: of the file.
-            facts: what must not change as long as it lives: the model's digest, the dataset, the options. By name.
+            path: path of the file.
+            facts: values by name that must not change in a journal: the digest of the model, the dataset, the options.
 
         Raises:
-            InputError: it is another model's or dataset's, no journal, or somebody else writes it.
-            OSError: it cannot be written, for example because the disk is full.
+            InputError: the journal has other facts, the file is not a journal, or another process writes it.
+            OSError: the file cannot be written, for example because the disk is full.
         """
-        #: What the marks of this journal's units begin with, no other journal's.
+        #: Unique beginning of the marks of this journal's units.
         self.marks = ""
         self.path = path
         if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent} for the journal; make it first")
+            raise InputError(f"{path}: there is no folder {path.parent} for the journal; create it first")
         self._db = Database(path, TABLES)
         try:
             self._check({"format": FORMAT, **facts})
@@ -127,44 +127,44 @@ class Journal(Closing):
 
     def _check(self, facts: Mapping[str, str]) -> None:
         for name, value in facts.items():
-            found = self.fact(name)
-            if found is None:
+            stored = self.fact(name)
+            if stored is None:
                 self.set_fact(name, value)
-            elif found != value:
+            elif stored != value:
                 raise InputError(
-                    f"{self.path} is the journal of another job: its {name} is {found!r}, and this job's is {value!r}. "
+                    f"{self.path} is the journal of another job: its {name} is {stored!r}, and this job's is {value!r}. "
                     "Name another journal with --journal, or run the job that it belongs to"
                 )
 
     # Facts ------------------------------------------------------------------------------------------------------------
 
     def fact(self, name: str) -> str | None:
-        """A fact, or None."""
+        """Return a fact, or None."""
         rows = self._db.rows("SELECT value FROM facts WHERE name = ?", name)
         return rows[0][0] if rows else None
 
     def set_fact(self, name: str, value: str) -> None:
-        """Writes a fact down."""
+        """Store a fact."""
         with self._db.transaction():
             self._db.write("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
 
     def count(self, name: str) -> int:
-        """A fact that is a number; 0 where it is none."""
+        """Return a fact as a number; 0 if it is not stored."""
         return int(self.fact(name) or 0)
 
     def add(self, name: str, amount: int) -> None:
-        """Adds to a fact that is a number."""
+        """Add to a fact that is a number."""
         with self._db.transaction():
             self.set_fact(name, str(self.count(name) + amount))
 
     # Documents --------------------------------------------------------------------------------------------------------
 
     def claim(self, entries: Sequence[Entry], *, dry: bool = False) -> Claim:
-        """Decides what to do with documents, and writes it down.
+        """Decide about documents, and store the decisions.
 
         Args:
-            entries: in the input's order.
-            dry: write nothing down.
+            entries: documents, in the order of the input.
+            dry: whether to store nothing.
         """
         with self._db.transaction(rollback=dry):
             self._unit += 1
@@ -200,7 +200,7 @@ class Journal(Closing):
         choice = 0
         row = self._first_choice(entry)
         while (found := known.get(row)) is not None and found[0] != entry.key:
-            choice += 1  # the id is another document's
+            choice += 1  # another document has the id
             row = candidate(entry.key, choice)
             if row not in known:
                 known.update(self._lookup([row]))
@@ -213,13 +213,13 @@ class Journal(Closing):
     def _judge(
         self, entry: Entry, row: int, unit: int, found: tuple[bytes, bytes, int, int, int] | None
     ) -> tuple[Verdict, tuple[bytes, bytes, int, int, int] | None]:
-        """What to do with a document, and how it stands in the table from now on."""
+        """Return the decision about a document, and its new entry in the table."""
         if found is None or found[2] == REMOVED:
             return Verdict("send", row), (entry.key, entry.digest, unit, self.run, 0)
         _, digest, former, run, stale = found
         if run == self.run:
             return Verdict("duplicate" if digest == entry.digest else "conflict", row), None
-        if former in self._open:  # claimed by a run that did not come to its end
+        if former in self._open:  # claimed by a run that was interrupted
             return Verdict("send", row, bool(stale)), (entry.key, entry.digest, unit, self.run, stale)
         if digest == entry.digest:
             return Verdict("known", row), (entry.key, digest, former, self.run, 0)
@@ -227,39 +227,39 @@ class Journal(Closing):
 
     @property
     def documents(self) -> int:
-        """How many it knows, those that were removed among them."""
+        """Number of documents, including those that were removed."""
         return self._db.number("SELECT count(*) FROM documents")
 
     def adopt(self, documents: Iterable[tuple[int, Entry]]) -> None:
-        """Writes down that Longbow has documents which this journal did not bring there.
+        """Store documents that Longbow has and that this journal did not send.
 
         Args:
-            documents: their ids, and who they are.
+            documents: ids and entries of the documents.
         """
         with self._db.transaction():
-            self._unit += 1  # of no rows: they are in the count that this journal began with
+            self._unit += 1  # a unit of 0 rows: the baseline of this journal includes these rows
             self._db.write("INSERT INTO units VALUES (?, ?, ?, NULL)", self._unit, ACKED, 0)
             rows = ((row, one.key, one.digest, self._unit, 0, 0) for row, one in documents)
             self._db.write_many("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def unseen(self) -> Iterator[NDArray[np.int64]]:
-        """Ids of documents that this run did not meet, some at a time; to be removed before the next ones are asked for."""
+        """Yield the ids of documents that this run did not read. Remove each array of ids before you take the next one."""
         query = "SELECT id FROM documents WHERE run < ? AND unit != ? LIMIT 1000"
         while rows := self._db.rows(query, self.run, REMOVED):
             yield np.array([row[0] for row in rows], np.int64)
 
     def remove(self, ids: NDArray[np.int64]) -> None:
-        """Writes down that documents are gone."""
+        """Store that documents were removed."""
         with self._db.transaction():
             self._db.write_many("UPDATE documents SET unit = ? WHERE id = ?", [(REMOVED, row) for row in ids.tolist()])
 
     def placed(self) -> NDArray[np.uint64]:
-        """Every document that this journal brought to Longbow, as `id << 32 | unit`; uint64, (n,)."""
+        """Return every document that this journal sent to Longbow, as `id << 32 | unit`; uint64, (n,)."""
         query = "SELECT id << 32 | unit FROM documents WHERE unit IN (SELECT unit FROM units WHERE state = ? AND rows)"
         return self._db.numbers(query, ACKED).view(np.uint64)
 
     def forget(self, ids: NDArray[np.int64]) -> None:
-        """Writes down that Longbow does not have these: the next run that meets them sends them."""
+        """Store that Longbow does not have these documents. The next run that reads them sends them."""
         if not len(ids):
             return
         with self._db.transaction():
@@ -270,7 +270,7 @@ class Journal(Closing):
             self._open.add(self._unit)
 
     def forget_all(self) -> int:
-        """The same for all of them, where the dataset is gone. Returns how many those were."""
+        """Delete all documents and units, because the dataset does not exist anymore. Return the number of documents."""
         with self._db.transaction():
             lost = self._db.number("SELECT count(*) FROM documents WHERE unit != -1")
             self._db.write("DELETE FROM units")
@@ -282,32 +282,32 @@ class Journal(Closing):
         return lost
 
     def mark(self, unit: int) -> str:
-        """What the metadata of a unit's rows begin with."""
+        """Return the mark with which the metadata of a unit's rows begin."""
         return f"{self.marks}-{unit}"
 
     # Units ------------------------------------------------------------------------------------------------------------
 
     def sending(self, unit: int) -> None:
-        """Something of a unit is about to be sent."""
+        """Store that the sending of a unit begins."""
         with self._db.transaction():
             self._db.write("UPDATE units SET state = ?, at = ? WHERE unit = ?", SENDING, time.time(), unit)
 
     def acked(self, unit: int) -> None:
-        """Longbow has all of a unit."""
+        """Store that Longbow acknowledged all rows of a unit."""
         with self._db.transaction():
             self._db.write("UPDATE units SET state = ? WHERE unit = ?", ACKED, unit)
 
     def in_doubt(self) -> tuple[list[int], float]:
-        """Units of earlier runs that may have arrived in part, and how many seconds ago the last of them was begun."""
+        """Return the units of earlier runs that are in doubt, and the seconds since the last of them began."""
         rows = self._db.rows("SELECT unit, at FROM units WHERE state = ?", SENDING)
         return [row[0] for row in rows], time.time() - max((row[1] for row in rows), default=0.0)
 
     def settled(self, unit: int, there: NDArray[np.int64]) -> None:
-        """It is known what Longbow has of a unit that was in doubt; what its rows were to replace was deleted before.
+        """Store which rows of a unit in doubt Longbow has. The rows that they replace were deleted before.
 
         Args:
-            unit: its number.
-            there: ids of the rows that arrived.
+            unit: number of the unit.
+            there: ids of the rows that arrived, int64, (n,).
         """
         with self._db.transaction():
             claimed = self._db.numbers("SELECT id FROM documents WHERE unit = ?", unit)
@@ -318,9 +318,9 @@ class Journal(Closing):
 
     @property
     def acked_rows(self) -> int:
-        """Rows that were acknowledged, over all runs; those that were replaced or removed since among them."""
+        """Number of rows that were acknowledged in all runs, including those that were replaced or removed later."""
         return self._db.number("SELECT sum(rows) FROM units WHERE state = 2")
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._db.close()

@@ -1,1 +1,1 @@
-"""Longbow's protocol: connections, streams, search."""
+"""Protocol of Longbow: connections, streams, search."""

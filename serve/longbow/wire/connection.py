@@ -1,7 +1,6 @@
-"""A connection to Longbow: its calls, each with a deadline. Knows no job and no journal.
+"""Connection to Longbow: one method for each call, each with a deadline.
 
-What the calls do is read from Longbow's source (github 23skdu/longbow, internal/store, January 2026) and was tried on a
-server built from it.
+The behavior of the calls follows Longbow's source (github 23skdu/longbow, internal/store, January 2026).
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from .target import Target, translate
 
 __all__ = ["Condition", "Connection", "Hit", "Readiness"]
 
-#: Longbow takes messages of up to 512 MiB; gRPC's own default is 4 MiB.
+#: Longbow accepts messages of up to 512 MiB; gRPC's default limit is 4 MiB.
 MESSAGE_BYTES: Final = 512 * 2**20
 
-#: Longbow may answer pings more often than every five minutes with GOAWAY.
+#: Longbow may close a connection with GOAWAY if pings come more often than every five minutes.
 KEEPALIVE_MS: Final = 330_000
 
 CHANNEL: Final = [
@@ -36,9 +35,9 @@ CHANNEL: Final = [
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
-    # Each connection a socket of its own: channels of the same address and options would share one.
+    # Each connection has its own socket: channels of the same address and options would share one.
     ("grpc.use_local_subchannel_pool", 1),
-    # Our own backoff decides when to try again; gRPC's would hold a call back for up to two minutes.
+    # `Backoff` decides when to try again; gRPC's own backoff would delay a call for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -50,12 +49,12 @@ _to_index = re.compile(r"global index queue has (\d+) jobs")
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What `check_readiness` says.
+    """Answer of the action `check_readiness`.
 
     Attributes:
         status: READY, BUSY or NOT_FOUND.
-        reason: why, where it is not ready.
-        index_len: vectors in the index, those of deleted rows among them.
+        reason: reason why the dataset is not ready, or empty.
+        index_len: number of vectors in the index, including those of deleted rows.
     """
 
     status: str
@@ -64,19 +63,19 @@ class Readiness:
 
     @property
     def to_index(self) -> int:
-        """Batches, of all datasets, that were acknowledged and wait for the index."""
-        found = _to_index.search(self.reason)
-        return int(found[1]) if found else 0
+        """Number of acknowledged batches, of all datasets, that wait for the index."""
+        match = _to_index.search(self.reason)
+        return int(match[1]) if match else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a row's column must be.
+    """Condition on a column, which filters rows.
 
     Attributes:
-        column: an int64 or a string.
+        column: name of a column of int64 or strings.
         operator: =, !=, <, <=, > or >=; strings are compared byte by byte.
-        value: a number's digits, or the string.
+        value: the decimal digits of a number, or a string.
     """
 
     column: str
@@ -86,11 +85,11 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A row that a search found.
+    """A result of a search.
 
     Attributes:
-        id: its id.
-        score: higher is nearer.
+        id: id of the row.
+        score: similarity; a higher score is nearer.
     """
 
     id: int
@@ -98,10 +97,10 @@ class Hit:
 
 
 class Connection(Closing):
-    """One gRPC channel. Safe to use from several threads; a context manager."""
+    """One gRPC channel. Safe to use from several threads. A context manager."""
 
     def __init__(self, target: Target) -> None:
-        """Opens no socket yet: the first call does.
+        """Create the channel. The first call opens the socket.
 
         Raises:
             InputError: the file of certificates cannot be read.
@@ -116,7 +115,11 @@ class Connection(Closing):
         self.client = fl.FlightClient(target.url, **options)
 
     def options(self, timeout: float | None = None) -> Any:
-        """Options of a call: its deadline and the token."""
+        """Return the options of a call: its deadline, the token and the trace id.
+
+        Args:
+            timeout: seconds; None is the timeout of the target.
+        """
         headers = []
         if self.target.token is not None:
             headers.append((b"authorization", f"Bearer {self.target.token}".encode()))
@@ -129,7 +132,9 @@ class Connection(Closing):
         return b"".join(result.body.to_pybytes() for result in self.client.do_action(action, self.options()))
 
     def readiness(self, dataset: str) -> Readiness:
-        """Whether everything that was written is indexed, and how much that is. `READY` alone hides rows that were lost.
+        """Return the state of a dataset's index.
+
+        The status `READY` does not exclude lost rows: compare `index_len`, too.
 
         Raises:
             ServiceError, InputError: as in `translate`.
@@ -139,7 +144,7 @@ class Connection(Closing):
         return Readiness(answer["status"], answer.get("reason", ""), int(answer.get("index_len", 0)))
 
     def schema(self, dataset: str) -> Any:
-        """The columns of a dataset, a `pyarrow.Schema`, or None where no row was stored yet; no row of it is read.
+        """Return the `pyarrow.Schema` of a dataset without reading a row, or None if the dataset has no row yet.
 
         Raises:
             ServiceError, InputError: as in `translate`.
@@ -150,7 +155,7 @@ class Connection(Closing):
                 reader = self.client.do_get(fl.Ticket(nothing), self.options())
                 schema = reader.schema
             except (pa.ArrowException, fl.FlightError, OSError) as error:
-                # A dataset is made when a stream to it opens, before its first row.
+                # Longbow creates a dataset when a stream to it opens, before the first row.
                 if "never sent a data message" in str(error):
                     return None
                 raise
@@ -158,21 +163,21 @@ class Connection(Closing):
         return schema
 
     def delete(self, dataset: str, row: int) -> bool:
-        """Marks the row that came last under an id as deleted. Its vector stays in the index, and searches find it.
+        """Mark the last row of an id as deleted. Its vector stays in the index, and searches still return it.
 
         Returns:
-            Whether there was one; a row that was marked before counts. Rows that Longbow read from its disk at its start are
-            none to it.
+            True if the id has a row, even if the row was marked before. Longbow does not see the rows that it read from
+            its disk at its start.
         """
         with translate(self.target, "delete"):
             try:
                 self._act("delete", {"dataset": dataset, "id": str(row)})
-            except KeyError:  # NOT_FOUND: the id, or the dataset
+            except KeyError:  # NOT_FOUND: the id or the dataset does not exist
                 return False
         return True
 
     def delete_dataset(self, dataset: str) -> bool:
-        """Removes a dataset; whether there was one."""
+        """Delete a dataset. Return whether it existed."""
         with translate(self.target, "delete-dataset"):
             try:
                 self._act("delete-dataset", {"dataset": dataset})
@@ -181,11 +186,11 @@ class Connection(Closing):
         return True
 
     def search(self, dataset: str, vector: NDArray[np.float32], k: int) -> list[Hit]:
-        """The k rows whose vectors are nearest, nearest first.
+        """Return the k rows with the nearest vectors, nearest first.
 
         Raises:
-            InputError: no such dataset, or vectors of another length.
-            ServiceError: Longbow is not there, or has no index yet.
+            InputError: the dataset does not exist, or its vectors have another dimension.
+            ServiceError: Longbow cannot be reached, or the dataset has no index yet.
         """
         body = {"dataset": dataset, "vector": [float(value) for value in vector], "k": k}
         with translate(self.target, "VectorSearch", dataset):
@@ -194,22 +199,22 @@ class Connection(Closing):
         return [Hit(row, score) for row, score in pairs]
 
     def rows(self, dataset: str, conditions: Sequence[Condition], columns: Sequence[str]) -> Iterator[Any]:
-        """Rows that meet all conditions, deleted ones among them, as record batches in no order.
+        """Yield the rows that meet all conditions, including deleted rows, as record batches in arbitrary order.
 
-        Longbow looks at every row for it, and sends whole rows, vectors included. There is always a condition, and never the
-        bare name: a bare name is answered with the conditions of an earlier question, and without any Longbow ends when it
-        comes to a batch whose rows were all deleted.
+        Longbow scans all rows and sends whole rows, including the vectors. The request always has a condition: to a
+        ticket that is only a name, Longbow applies the conditions of an earlier ticket, and without any condition the
+        server terminates when it reads a batch whose rows are all deleted.
 
         Args:
-            dataset: what to read; of none there are none.
-            conditions: on columns of int64 and strings; Longbow passes over those on others.
-            columns: wanted, where there are such.
+            dataset: name of the dataset; one that does not exist yields nothing.
+            conditions: conditions on columns of int64 or strings, at least one; Longbow ignores those on other types.
+            columns: names of the columns to return; missing columns are skipped.
 
         Raises:
             ServiceError, InputError: as in `translate`.
         """
         with translate(self.target, "DoGet", dataset):
-            # Its deadline covers the whole answer, which may be gigabytes.
+            # The deadline covers the whole answer, which may have gigabytes.
             options = self.options(max(self.target.timeout, 600.0))
             try:
                 for chunk in self.client.do_get(fl.Ticket(_ticket(dataset, conditions)), options):
@@ -221,7 +226,7 @@ class Connection(Closing):
                     raise
 
     def ids(self, dataset: str) -> NDArray[np.int64]:
-        """The ids of all rows, deleted ones among them, a repeated one as often as it is there; int64, (n,).
+        """Return the ids of all rows, int64, (n,). Deleted rows and repeated ids are included.
 
         Raises:
             ServiceError, InputError: as in `translate`.
@@ -230,7 +235,7 @@ class Connection(Closing):
         return np.concatenate([np.zeros(0, np.int64), *(batch.column("id").to_numpy() for batch in batches)])
 
     def close(self) -> None:
-        """Ends the channel and whatever runs on it."""
+        """Close the channel and cancel all of its calls."""
         self.client.close()
 
 

@@ -1,4 +1,4 @@
-"""One stream of record batches to Longbow, with an acknowledgement for each: `DoExchange ["ingest", dataset]`."""
+"""One stream of record batches to Longbow, which acknowledges each batch: `DoExchange ["ingest", dataset]`."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .target import translate
 
 __all__ = ["Exchange", "Parcel"]
 
-#: Batches and bytes that may wait for their acknowledgement: enough that the network is never idle.
+#: Largest number of batches and bytes that wait for an acknowledgment: enough to keep the network busy.
 WINDOW_BATCHES: Final = 4
 WINDOW_BYTES: Final = 16 * 2**20
 
-#: Seconds after which a stream is ended in good order and another one opened: gRPC's deadline covers a whole stream.
+#: Seconds after which a stream is finished and a new one is opened, because gRPC's deadline covers a whole stream.
 LIFETIME: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parcel:
-    """Rows that the journal knows as one unit.
+    """The rows of one unit of the journal.
 
     Attributes:
-        unit: its number in the journal.
-        mark: what the metadata of its rows begin with, no other parcel's.
+        unit: number of the unit in the journal.
+        mark: unique text with which the metadata of the rows begins.
         batch: the rows, with the columns of `longbow_schema`.
-        stale: ids whose former rows must be deleted before.
+        stale: ids whose former rows must be deleted first.
     """
 
     unit: int
@@ -47,7 +47,14 @@ class Parcel:
 
 @dataclass(slots=True)
 class _Sent:
-    """A batch on its way."""
+    """A batch that was sent and not yet acknowledged.
+
+    Attributes:
+        rows: number of rows.
+        size: size in bytes.
+        done: the parcels that are complete with this batch.
+        at: time of sending, or the time when the batch became the oldest one, by `time.monotonic`.
+    """
 
     rows: int
     size: int
@@ -56,7 +63,7 @@ class _Sent:
 
 
 class Exchange:
-    """A stream from its first batch to its last acknowledgement; one thread writes."""
+    """A stream, from its first batch to its last acknowledgment. Only one thread may write."""
 
     def __init__(
         self,
@@ -66,15 +73,15 @@ class Exchange:
         compression: str | None,
         on_ack: Callable[[Sequence[Parcel], int, float], None],
     ) -> None:
-        """Opens the stream.
+        """Open the stream.
 
         Args:
-            connection: what carries it.
-            dataset: where the rows go.
-            schema: of every batch.
+            connection: connection to Longbow.
+            dataset: name of the dataset.
+            schema: schema of every batch.
             compression: lz4, zstd or None.
-            on_ack: called for each acknowledged batch on the stream's reading thread: the parcels that it completes, its
-                rows, and the seconds that it took.
+            on_ack: called on the reading thread for each acknowledged batch, with the parcels that the batch completes,
+                its number of rows, and the seconds until the acknowledgment.
 
         Raises:
             ServiceError, InputError: as in `translate`.
@@ -101,24 +108,24 @@ class Exchange:
 
     @property
     def idle(self) -> bool:
-        """Whether everything was acknowledged."""
+        """True if all batches are acknowledged."""
         return not self._sent
 
     @property
     def old(self) -> bool:
-        """Whether it is time for another stream."""
+        """True if a new stream must be opened."""
         return time.monotonic() - self.opened > LIFETIME
 
     def write(self, batch: pa.RecordBatch, parcels: Sequence[Parcel], done: Sequence[Parcel]) -> None:
-        """Sends a batch; waits while too much is unacknowledged.
+        """Send a batch. Wait while too many batches or bytes are not acknowledged.
 
         Args:
-            batch: rows.
-            parcels: those that it has rows of.
-            done: those that are complete with it.
+            batch: rows to send.
+            parcels: the parcels that have rows in the batch.
+            done: the parcels that are complete with the batch.
 
         Raises:
-            ServiceError, InputError: the stream failed, now or before; `unacked` says what is in doubt.
+            ServiceError, InputError: the stream failed, now or before; `unacked` returns the parcels in doubt.
         """
         with self._changed:
             self._owed += [parcel for parcel in parcels if parcel not in self._owed]
@@ -138,7 +145,7 @@ class Exchange:
         return len(self._sent) >= WINDOW_BATCHES or self._bytes + size > WINDOW_BYTES
 
     def _failure(self, error: FletcherError) -> FletcherError:
-        """The error to tell: the reading side has the server's own message, a little later than the writing side fails."""
+        """Return the error to raise. The reading thread gets the server's message shortly after a write fails."""
         if threading.current_thread() is not self._thread:
             self._thread.join(self._target.timeout)
         with self._changed:
@@ -147,7 +154,7 @@ class Exchange:
             return self.error
 
     def _read(self) -> None:
-        """The reading thread's life."""
+        """Read acknowledgments until the stream ends. Runs on the reading thread."""
         try:
             with translate(self._target, "ingest", self._dataset):
                 while True:
@@ -164,15 +171,16 @@ class Exchange:
                     )
         except FletcherError as error:
             self._fail(error)
-        except Exception as error:  # noqa: BLE001 (a defect must reach the writer, who would wait for ever)
-            self._fail(ServiceError(f"an acknowledgement could not be taken: {type(error).__name__}: {error}"))
+        except Exception as error:  # noqa: BLE001 (a defect must reach the writer, which would wait forever)
+            self._fail(ServiceError(f"an acknowledgment could not be processed: {type(error).__name__}: {error}"))
 
     def _fail(self, error: FletcherError) -> None:
         with self._changed:
             if self._late:
                 error = DeadlineError(
-                    f"Longbow at {self._target.url} did not acknowledge a batch within {self._target.timeout:g} s. It blocks "
-                    "without a word when its memory is over 90 % full: look at longbow_gc_tuner_heap_utilization"
+                    f"Longbow at {self._target.url} did not acknowledge a batch within {self._target.timeout:g} s. "
+                    "It blocks without an error when more than 90 % of its memory is in use: check "
+                    "longbow_gc_tuner_heap_utilization"
                 )
             if self.error is None:
                 self.error = error
@@ -192,12 +200,12 @@ class Exchange:
             for parcel in sent.done:
                 self._owed.remove(parcel)
             if self._sent:
-                self._sent[0].at = max(self._sent[0].at, time.monotonic())  # its turn begins now
+                self._sent[0].at = max(self._sent[0].at, time.monotonic())  # the next batch is processed from now on
             self._changed.notify_all()
         self._on_ack(sent.done, sent.rows, time.monotonic() - sent.at)
 
     def watch(self) -> None:
-        """Ends the stream if its oldest batch is overdue; to be called now and then by another thread."""
+        """Cancel the stream if its oldest batch is overdue. Another thread must call this regularly."""
         with self._changed:
             late = self._sent and time.monotonic() - self._sent[0].at > self._target.timeout
             if not late or self._late:
@@ -206,12 +214,12 @@ class Exchange:
         self._reader.cancel()
 
     def unacked(self) -> list[Parcel]:
-        """Parcels of which something was sent and not everything acknowledged."""
+        """Return the parcels that were sent at least in part and are not fully acknowledged."""
         with self._changed:
             return list(self._owed)
 
     def finish(self) -> None:
-        """Says that no more comes, and waits for the last acknowledgement.
+        """End the writing, and wait for the last acknowledgment.
 
         Raises:
             ServiceError, InputError: the stream failed.
@@ -226,7 +234,7 @@ class Exchange:
         self._close()
 
     def abort(self) -> None:
-        """Gives the stream up."""
+        """Cancel the stream."""
         self._reader.cancel()
         self._thread.join(self._target.timeout)
         self._close()
@@ -235,4 +243,4 @@ class Exchange:
         try:
             self._writer.close()
         except (fl.FlightError, pa.ArrowException, OSError, KeyError):
-            return  # it failed before; that error was told
+            return  # the stream failed before, and that error was raised

@@ -1,4 +1,4 @@
-"""One lane of a sink: a connection, and on it one stream after the other; what a stream that failed leaves is sorted out."""
+"""One lane of a sink: a connection with one stream at a time, and the recovery after a stream has failed."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from .shared import Shared
 
 __all__ = ["Lane"]
 
-#: Seconds between two questions whether a batch is still held back.
+#: Seconds between two checks whether a batch is still held back.
 HELD: Final = 0.5
 
 logger = logging.getLogger("fletcher.serve.longbow")
 
 
 class Lane:
-    """Sends parcels on a thread of its own."""
+    """Send parcels on a separate thread."""
 
     def __init__(self, shared: Shared, connection: Connection) -> None:
-        """
+        """Start the thread.
+
         Args:
-            shared: the sink's parcels and how they are doing.
-            connection: this lane's alone.
+            shared: state that the lanes of the sink share.
+            connection: connection that only this lane uses.
         """
         self._shared = shared
         self._connection = connection
@@ -48,13 +49,13 @@ class Lane:
         self._thread.start()
 
     def watch(self) -> None:
-        """Ends the stream if it is overdue."""
+        """Cancel the stream if it is overdue."""
         stream = self._stream
         if stream is not None:
             stream.watch()
 
     def close(self) -> None:
-        """Waits for the thread, which ends once the sink is closing."""
+        """Wait for the thread, which ends when the sink closes."""
         self._thread.join()
         self._connection.close()
 
@@ -93,7 +94,7 @@ class Lane:
         stream.finish()
 
     def _next(self) -> list[Parcel]:
-        """Parcels that fit one batch: those to send again, or those that wait."""
+        """Return parcels that fit into one batch: first those to send again, then those that wait."""
         if self._again:
             parcels, self._again = self._again[:1], self._again[1:]
             return parcels
@@ -147,20 +148,20 @@ class Lane:
         shared = self._shared
         return ServiceError(
             f"Longbow at {shared.target.url} has acknowledged nothing for {shared.options.patience:g} s"
-            f"{f': {why}' if why else ''}. What was acknowledged is in the journal: run the job again to go on"
+            f"{f': {why}' if why else ''}. The journal has all that was acknowledged: run the job again to continue"
         )
 
     def _out_of_patience(self) -> bool:
         return time.monotonic() - self._trouble_since > self._shared.options.patience
 
     def _in_trouble(self) -> None:
-        """Something failed, or is held back: the trouble began now, unless nothing was acknowledged since it began before."""
+        """Note a failure or a delay. The trouble begins now, or it continues if nothing was acknowledged in between."""
         if self._trouble_since <= self._shared.last_ack:
             self._trouble_since = time.monotonic()
             self._backoff.succeed()
 
     def _recover(self, error: FletcherError, parcels: list[Parcel]) -> None:
-        """After a failure: wait, find out what arrived, and line up what must go again."""
+        """Recover from a failure: wait, check which rows arrived, and queue the others to be sent again."""
         shared = self._shared
         shared.retries += 1
         self._in_trouble()
@@ -191,10 +192,10 @@ class Lane:
                 return
 
     def _sort_out(self, doubt: Sequence[Parcel]) -> list[Parcel]:
-        """What of doubtful parcels must go again, once Longbow has nothing under way any more.
+        """Wait until Longbow has stored what it received. Return the rows of parcels in doubt that it does not have.
 
         Raises:
-            ServiceError, InputError: Longbow cannot be asked; ask again.
+            ServiceError, InputError: Longbow does not answer; call again.
         """
         if not doubt:
             return []
@@ -204,7 +205,7 @@ class Lane:
         self._backoff.succeed()
         shared.breaker.succeed()
         whole = [parcel for parcel in rest if not parcel.batch.num_rows]
-        if whole:  # patience is for a Longbow that takes nothing
+        if whole:  # rows that arrived count as an acknowledgment for `patience`
             shared.acked(whole, 0, 0.0)
         return [parcel for parcel in rest if parcel.batch.num_rows]
 
@@ -218,6 +219,6 @@ def _row_bytes(batch: pa.RecordBatch) -> float:
 
 
 def _without(parcel: Parcel, there: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Parcel:
-    """A parcel without the rows that are there; what it was to replace was deleted before its first row went."""
+    """Return a parcel without the rows that Longbow has. Stale rows were deleted before its first row was sent."""
     keep = ~np.isin(parcel.batch.column("id").to_numpy(), there)
     return replace(parcel, batch=parcel.batch.filter(pa.array(keep)), stale=())

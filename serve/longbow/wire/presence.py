@@ -1,8 +1,8 @@
-"""Which rows of a batch are in Longbow: what an acknowledgement that got lost would have said.
+"""Check which rows of a batch Longbow has, for batches whose acknowledgment was lost.
 
-A row's metadata begins with the mark of the batch that it was sent in, and Longbow can be asked for rows whose string lies
-between two others. So one question tells what of a batch arrived; it is right after a restart of Longbow too, when its table
-of ids, which its `delete` goes by, is empty.
+The metadata of a row begins with the mark of its batch, and Longbow can filter rows whose string lies between two
+bounds. So one query returns the rows of a batch that arrived. The query is also right after a restart of Longbow, when
+the table of ids that `delete` uses is empty.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from .connection import Condition, Connection
 
 __all__ = ["GRACE", "all_placed", "arrived", "metadata_head", "wait_until_quiet"]
 
-#: Seconds after the end of a stream until Longbow has taken in what had reached it; nothing tells of it before.
+#: Seconds after the end of a stream until Longbow has stored what it received. Before that, no call shows these rows.
 GRACE: Final = 1.0
 
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def metadata_head(mark: str, constant: Mapping[str, Any]) -> str:
-    """What the metadata of a batch's rows begin with, JSON without its last brace.
+    """Return the beginning of the metadata of a batch's rows: JSON without the last brace.
 
     Args:
-        mark: of the batch: letters, digits and dashes.
-        constant: what else is the same in all rows.
+        mark: mark of the batch: letters, digits and dashes.
+        constant: other values that are the same in all rows.
     """
     return _encode({"batch": mark, **constant}).decode()[:-1]
 
 
 def arrived(connection: Connection, dataset: str, mark: str) -> NDArray[np.int64]:
-    """Ids of the rows that are there of a batch, int64, (n,); as often as they are.
+    """Return the ids of the rows of a batch that Longbow has, int64, (n,). Repeated rows are included.
 
     Raises:
         ServiceError, InputError: as in `translate`.
@@ -52,14 +52,14 @@ def arrived(connection: Connection, dataset: str, mark: str) -> NDArray[np.int64
 
 
 def all_placed(connection: Connection, dataset: str, job: str) -> NDArray[np.uint64]:
-    """All rows that a job's batches brought there, each as `id << 32 | unit`; uint64, (n,).
+    """Return all rows of a job's batches, each as `id << 32 | unit`; uint64, (n,).
 
-    Longbow sends them whole: the dataset crosses the network.
+    Longbow sends whole rows, so the whole dataset crosses the network.
 
     Args:
-        connection: to Longbow.
-        dataset: what to read.
-        job: what its marks begin with; a mark is `JOB-UNIT`.
+        connection: connection to Longbow.
+        dataset: name of the dataset.
+        job: beginning of the job's marks; a mark is `JOB-UNIT`.
 
     Raises:
         ServiceError, InputError: as in `translate`.
@@ -75,16 +75,16 @@ def all_placed(connection: Connection, dataset: str, job: str) -> NDArray[np.uin
 
 
 def wait_until_quiet(connection: Connection, dataset: str, patience: float) -> int:
-    """Waits until Longbow is ready and its index grows no more; returns `index_len`.
+    """Wait until Longbow is ready and its index stops growing. Return `index_len`.
 
     Args:
-        connection: to Longbow.
-        dataset: what is waited for.
-        patience: seconds without any change after which it is given up. Longbow acknowledges rows long before it has
+        connection: connection to Longbow.
+        dataset: name of the dataset.
+        patience: seconds without any change after which the wait fails. Longbow acknowledges rows long before it has
             indexed them.
 
     Raises:
-        ServiceError: it stays busy.
+        ServiceError: Longbow stays busy.
     """
     last, changed = connection.readiness(dataset), time.monotonic()
     pause = 0.02
@@ -98,6 +98,6 @@ def wait_until_quiet(connection: Connection, dataset: str, patience: float) -> i
         elif time.monotonic() - changed > patience:
             raise ServiceError(
                 f"Longbow at {connection.target.url} stays busy ({state.reason or 'its index grows'}), without any change "
-                f"for {patience:g} s. What it acknowledged is not lost: try again later"
+                f"for {patience:g} s. Acknowledged rows are not lost: try again later"
             )
         pause = min(pause * 2, 1.0)

@@ -1,5 +1,7 @@
-"""Which documents were removed from a dataset. Longbow's `delete` takes nothing out of its index, and a restart undoes it, so
-each removal is a row of a dataset beside it, `DATASET.removed`: an id and when, nanoseconds since 1970.
+"""Removal of documents from a dataset.
+
+Longbow's `delete` does not remove rows from the index, and a restart undoes it. So each removal is also stored as a row
+of a second dataset, `DATASET.removed`: the id, and the time in nanoseconds since 1970.
 """
 
 from __future__ import annotations
@@ -20,15 +22,15 @@ SCHEMA: Final = pa.schema([pa.field("id", pa.int64()), pa.field("removed", pa.in
 
 
 def remove_rows(connection: Connection, dataset: str, ids: NDArray[np.int64]) -> None:
-    """Writes down that documents are gone, and has Longbow mark their rows.
+    """Store the removal of documents, and let Longbow mark their rows as deleted.
 
     Args:
-        connection: to Longbow.
-        dataset: that they were in.
-        ids: int64, (n,).
+        connection: connection to Longbow.
+        dataset: name of the dataset of the documents.
+        ids: ids of the documents, int64, (n,).
 
     Raises:
-        ServiceError, InputError: as in `translate`; do it again then.
+        ServiceError, InputError: as in `translate`; call again then.
     """
     now = np.full(len(ids), time.time_ns(), np.int64)
     stream = Exchange(connection, _beside(dataset), SCHEMA, None, lambda parcels, rows, seconds: None)
@@ -43,7 +45,7 @@ def remove_rows(connection: Connection, dataset: str, ids: NDArray[np.int64]) ->
 
 
 def removed_at(connection: Connection, dataset: str, row: int) -> int:
-    """When a document was removed last, nanoseconds since 1970; 0 is never.
+    """Return the time of a document's last removal, in nanoseconds since 1970, or 0 if it was never removed.
 
     Raises:
         ServiceError, InputError: as in `translate`.
@@ -53,7 +55,7 @@ def removed_at(connection: Connection, dataset: str, row: int) -> int:
 
 
 def all_removed(connection: Connection, dataset: str) -> dict[int, int]:
-    """When each document that was ever removed was so last, nanoseconds since 1970, by id.
+    """Return the time of the last removal of each document that was removed, in nanoseconds since 1970, by id.
 
     Raises:
         ServiceError, InputError: as in `translate`.

@@ -1,4 +1,4 @@
-"""Longbow's columns: what a row is there, and what of ours cannot be one."""
+"""Columns of a dataset of Longbow, and the checks and conversions of the rows that are sent."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from fletcher.runtime.errors import InputError
 
 __all__ = ["MAX_ID", "check_schema", "cosine_loss", "longbow_schema", "make_batch", "widen"]
 
-#: Search gives ids of 32 bits.
+#: Longbow's search returns ids of 32 bits.
 MAX_ID: Final = 2**32 - 1
 
-#: How far from 1 a norm may be: float16 rounds a component by up to 2^-11 of itself, so a norm by less than 0.0005.
+#: Largest deviation of a norm from 1. The relative rounding error of float16 is at most 2^-11, so that of a norm is
+#: below 0.0005.
 NORM_TOLERANCE: Final = 1e-3
 
 
 def longbow_schema(dimension: int, *, with_text: bool) -> pa.Schema:
-    """The columns of a dataset. Longbow wants one schema for a dataset's life, the list's inner nullability included.
+    """Return the columns of a dataset.
+
+    Longbow requires that the schema, including the list's nullability, never changes.
 
     Args:
-        dimension: of the vectors.
-        with_text: whether the texts go along; every string column enters Longbow's full-text index.
+        dimension: dimension of the vectors.
+        with_text: whether the texts are stored; Longbow adds every string column to its full-text index.
     """
     fields = [
         pa.field("id", pa.int64()),
@@ -40,60 +43,64 @@ def longbow_schema(dimension: int, *, with_text: bool) -> pa.Schema:
 
 
 def check_schema(dataset: str, there: pa.Schema, ours: pa.Schema) -> None:
-    """Refuses rows that a dataset cannot take. Longbow's `DoExchange` does not look: it would store them and index none, and
-    could never start again, since at its start it compares what it reads from its disk.
+    """Reject rows that do not fit into a dataset.
+
+    Longbow's `DoExchange` does not check the schema: it would store the rows and not index them. It could also not
+    start again, because it compares the schemas when it reads its disk at the start.
 
     Args:
-        dataset: its name, for the message.
-        there: the dataset's columns.
-        ours: those of the rows.
+        dataset: name of the dataset, for the message.
+        there: schema of the dataset.
+        ours: schema of the rows.
 
     Raises:
-        InputError: a column of the same name has another type, or the vectors another length.
+        InputError: a column of the same name has another type, or the vectors have another dimension.
     """
     for field in ours:
         place = there.get_field_index(field.name)
         if place < 0 or there.field(place).type == field.type:
             continue
-        found = there.field(place).type
-        if pa.types.is_fixed_size_list(found) and found.list_size != field.type.list_size:
+        stored = there.field(place).type
+        if pa.types.is_fixed_size_list(stored) and stored.list_size != field.type.list_size:
             raise InputError(
-                f"the dataset {dataset!r} has vectors of {found.list_size} numbers, and these have {field.type.list_size}: "
-                "use another dataset, or the model and the --dimensions that it was made with"
+                f"the dataset {dataset!r} has vectors of {stored.list_size} numbers, and these have {field.type.list_size}: "
+                "use another dataset, or the model and the --dimensions of the dataset"
             )
         if (
-            pa.types.is_fixed_size_list(found)
-            and found.value_type == field.type.value_type
-            and found.value_field.nullable == field.type.value_field.nullable
+            pa.types.is_fixed_size_list(stored)
+            and stored.value_type == field.type.value_type
+            and stored.value_field.nullable == field.type.value_field.nullable
         ):
-            continue  # the inner field's name is the writer's
+            continue  # the name of the inner field is free
         raise InputError(
-            f"the dataset {dataset!r} keeps {field.name!r} as {found}, and these rows have {field.type}: use another dataset"
+            f"the dataset {dataset!r} keeps {field.name!r} as {stored}, and these rows have {field.type}: use another dataset"
         )
 
 
 def widen(embeddings: Embeddings, *, allow_unnormalized: bool) -> NDArray[np.float32]:
-    """Vectors as Longbow's float32, checked.
+    """Check vectors, and convert them to float32 for Longbow.
 
-    float16 and int8 vectors are widened: float16 exactly, of int8 each element is within half a scale of the model's own.
+    The conversion of float16 is exact. Each element of an int8 vector differs from the model's value by half a scale at
+    most.
 
     Args:
         embeddings: float32, float16 or int8 vectors.
-        allow_unnormalized: whether vectors whose norm is not 1 may pass.
+        allow_unnormalized: whether vectors whose norm is not 1 are accepted.
 
     Returns:
         float32, (n, dimension).
 
     Raises:
-        InputError: bits instead of numbers, or vectors that Longbow would rank by something else than cosine.
+        InputError: the vectors are bits, or Longbow would not rank them by cosine.
     """
     vectors = embeddings.vectors
     if vectors.dtype == np.uint8:
-        raise InputError("Longbow indexes float32 vectors; of ubinary ones only the signs are left: use float32")
+        raise InputError("Longbow indexes float32 vectors, and ubinary keeps only the signs: use float32")
     tolerance: NDArray[np.float32] | float = NORM_TOLERANCE
     if embeddings.scales is not None:
         wide = vectors.astype(np.float32) * embeddings.scales[:, None]
-        # Each element is off by half a scale at most, so the norm by half a scale times the root of the dimension.
+        # The error of an element is half a scale at most, so that of the norm is half a scale times the root of the
+        # dimension.
         tolerance = NORM_TOLERANCE + embeddings.scales * np.float32(np.sqrt(vectors.shape[1]) / 2)
     else:
         wide = np.ascontiguousarray(vectors, np.float32)
@@ -102,23 +109,23 @@ def widen(embeddings: Embeddings, *, allow_unnormalized: bool) -> NDArray[np.flo
         if not (np.abs(norms - 1) <= tolerance).all():  # NaN fails this too
             worst = float(norms[int(np.argmax(np.abs(norms - 1)))])
             raise InputError(
-                f"a vector has the norm {worst:.4g} and not 1. Longbow knows Euclidean distance only, which ranks as cosine "
-                "does for normalized vectors alone: use a model that normalizes, or ask for it with --allow-unnormalized"
+                f"a vector has the norm {worst:.4g} and not 1. Longbow has only Euclidean distance, which ranks like "
+                "cosine for normalized vectors only: use a model that normalizes, or accept this with --allow-unnormalized"
             )
         if embeddings.scales is not None:
-            wide /= norms[:, None]  # the vector had length 1 before it was rounded
+            wide /= norms[:, None]  # the vector had norm 1 before it was rounded
     return wide
 
 
 def cosine_loss(embeddings: Embeddings) -> float:
-    """How far rounding can have turned a vector: 1 - cosine to the one that the model computed is at most this.
+    """Return an upper bound of 1 - cosine between a rounded vector and the vector that the model computed.
 
-    Of float16 an element is off by 2^-11 of itself at most, so the vector by 2^-11 of its length; of int8 by half a scale, so
-    the vector by half a scale times the root of its dimension. A vector that is off by a share e of its length is turned by
-    arcsin e at most.
+    For float16, the relative error of an element, and so of the vector, is 2^-11 at most. For int8, the error of an
+    element is half a scale at most, so the error of the vector is half a scale times the root of its dimension. A
+    relative error e turns a vector by arcsin e at most.
 
     Args:
-        embeddings: float32, which lost nothing, float16 or int8 vectors.
+        embeddings: float32, float16 or int8 vectors; float32 has no loss.
     """
     off = 0.0
     if embeddings.scales is not None and len(embeddings.scales):
@@ -137,14 +144,14 @@ def make_batch(
     texts: Sequence[str],
     metadata: Sequence[str],
 ) -> pa.RecordBatch:
-    """Rows for Longbow; the vectors stay where they are.
+    """Return the rows for Longbow. The vectors are not copied.
 
     Args:
-        schema: from `longbow_schema`.
-        ids: int64, (n,), 0 to 2^32 - 1.
-        vectors: float32, (n, dimension).
-        texts: n of them; left out where the schema has no place for them.
-        metadata: JSON, n of them.
+        schema: schema from `longbow_schema`.
+        ids: ids from 0 to 2^32 - 1, int64, (n,).
+        vectors: vectors, float32, (n, dimension).
+        texts: n texts; ignored if the schema has no column for them.
+        metadata: n JSON objects.
     """
     columns = {
         "id": pa.array(ids),

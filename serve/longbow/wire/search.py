@@ -1,4 +1,4 @@
-"""A question to a dataset: the text gets the model's query prompt, Longbow the vector."""
+"""Search in a dataset: the model embeds the text with its query prompt, and Longbow finds the nearest vectors."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from .target import Target
 
 __all__ = ["Found", "search", "table"]
 
-#: Characters of a text that a table shows.
+#: Largest number of characters of a text in a table.
 SHOWN = 100
 
-#: Longbow is asked for so many hits at most, for one that is wanted.
+#: Largest number of hits that are requested from Longbow for each result.
 MOST_ASKED = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A hit with what Longbow keeps beside its vector.
+    """A hit, with the text and the metadata of its row.
 
     Attributes:
-        id: of the row.
-        score: 1 / (1 + Euclidean distance), higher is nearer.
-        text: or None where the dataset has none.
-        metadata: what the ingest job wrote, or None.
+        id: id of the row.
+        score: 1 / (1 + Euclidean distance); a higher score is nearer.
+        text: the text, or None if the dataset has no texts.
+        metadata: metadata that the ingest job wrote, or None.
     """
 
     id: int
@@ -48,24 +48,25 @@ class Found:
 
 
 def search(encoder: Encoder, target: Target, dataset: str, text: str, *, k: int, options: EmbedOptions) -> list[Found]:
-    """The k rows nearest to a text, nearest first.
+    """Return the k rows nearest to a text, nearest first.
 
     Args:
-        encoder: the model that the dataset was made with.
-        target: where Longbow is.
-        dataset: what to search.
-        text: the question.
-        k: hits wanted.
-        options: how the question becomes a vector; the dimension is the dataset's.
+        encoder: the model that embedded the rows of the dataset.
+        target: address of Longbow.
+        dataset: name of the dataset.
+        text: text to search for.
+        k: number of results.
+        options: options of embedding; the dimension must be that of the dataset.
 
     Raises:
-        InputError: no text, no such dataset, or one of vectors of another length or another model.
-        ServiceError: Longbow is not there.
+        InputError: the text is empty, the dataset does not exist, or its vectors have another dimension or another
+            model.
+        ServiceError: Longbow cannot be reached.
     """
     if not text.strip():
         raise InputError("there is nothing to search for: the text is empty")
     if k < 1:
-        raise InputError(f"{k} hits were asked for; it needs at least 1")
+        raise InputError(f"{k} hits were requested: the smallest number is 1")
     vector = encoder.embed([text], options).vectors[0]
     with Connection(target) as connection:
         found: dict[int, Found | None] = {}
@@ -85,9 +86,9 @@ def search(encoder: Encoder, target: Target, dataset: str, text: str, *, k: int,
 
 
 def _current(connection: Connection, dataset: str, vector: NDArray[np.float32], hit: Hit) -> Found | None:
-    """What an id stands for now, or None where that was removed.
+    """Return the current row of an id, or None if the document was removed.
 
-    Longbow finds rows that were replaced or removed as well; the last one written under an id counts.
+    Longbow also finds rows that were replaced or removed. The current row is the last one that was written with the id.
     """
     last: dict[str, Any] = {}
     where = [Condition("id", "=", str(hit.id))]
@@ -112,7 +113,7 @@ def _metadata(text: str | None) -> Any:
     try:
         return decode_json(text, object)
     except msgspec.DecodeError:
-        return text  # not ours
+        return text  # another program wrote it
 
 
 def _check_model(encoder: Encoder, dataset: str, found: Sequence[Found]) -> None:
@@ -126,7 +127,7 @@ def _check_model(encoder: Encoder, dataset: str, found: Sequence[Found]) -> None
 
 
 def table(found: Sequence[Found]) -> Table:
-    """The hits for people."""
+    """Return the hits as a table."""
     rows = []
     for hit in found:
         text = " ".join((hit.text or "").split())

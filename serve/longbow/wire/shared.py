@@ -1,4 +1,4 @@
-"""What the streams of one sink share: the parcels that wait, how they are doing, and the first error that ends them all."""
+"""State that the streams of one sink share: the waiting parcels, their progress, and the first fatal error."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .target import Target
 
 __all__ = ["Ledger", "Shared"]
 
-#: Parcels that wait for a stream; more, and whoever makes them waits.
+#: Largest number of parcels per stream that wait; then `Sink.send` blocks.
 WAITING: Final = 4
 
 
 class Ledger(Protocol):
-    """What is told of every parcel, before and after; the journal is one."""
+    """Receiver of the state of every parcel: called before sending and after the acknowledgment. A journal is one."""
 
     def sending(self, unit: int) -> None: ...
 
@@ -33,23 +33,23 @@ class Ledger(Protocol):
 
 
 class Shared:
-    """Safe to use from several threads.
+    """State of a sink. Safe to use from several threads.
 
     Attributes:
-        target: where Longbow is.
-        dataset: where the rows go.
-        schema: of every parcel's batch.
-        ledger: what is told.
-        options: how rows are sent.
-        hold: why the next batch should wait, or empty; asked before each.
-        waiting: parcels that no stream has taken.
-        sizer: rows of the next batch.
-        breaker: opens while nothing works.
-        closing: set when the streams must end.
-        retries: streams that failed.
-        last_ack: when, by `time.monotonic`.
-        open: parcels handed in and not yet acknowledged.
-        error: what failed for good.
+        target: address of Longbow.
+        dataset: name of the dataset.
+        schema: schema of every parcel's batch.
+        ledger: receiver of the state of every parcel.
+        options: options of sending.
+        hold: function that returns the reason why the next batch must wait, or an empty text; called before each batch.
+        waiting: parcels that no stream has taken yet.
+        sizer: number of rows of the next batch.
+        breaker: breaker that opens when Longbow fails.
+        closing: event that is set when the streams must end.
+        retries: number of streams that failed.
+        last_ack: time of the last acknowledgment, by `time.monotonic`.
+        open: number of parcels that were passed to `send` and are not yet acknowledged.
+        error: first error that cannot be retried, or None.
     """
 
     def __init__(
@@ -80,20 +80,21 @@ class Shared:
         self._on_done = on_done
 
     def check(self) -> None:
-        """
+        """Raise the error that ended the streams, if there is one.
+
         Raises:
-            ServiceError, InputError, OSError: something failed for good.
+            ServiceError, InputError, OSError: an earlier parcel failed for good.
         """
         if self.error is not None:
             raise self.error
 
     def acked(self, parcels: Sequence[Parcel], rows: int, seconds: float) -> None:
-        """Longbow has some rows, and with them all of some parcels.
+        """Note an acknowledgment.
 
         Args:
-            parcels: that are complete.
-            rows: of the batch.
-            seconds: that its acknowledgement took.
+            parcels: parcels that are complete now.
+            rows: number of rows of the batch.
+            seconds: time until the acknowledgment.
         """
         self.last_ack = time.monotonic()
         self.sizer.acknowledged(rows, seconds)
@@ -110,7 +111,7 @@ class Shared:
                 self.settled.notify_all()
 
     def fail(self, error: FletcherError | OSError) -> None:
-        """Something failed for good: the first such error is the one that is told."""
+        """Store an error that cannot be retried. Only the first one is kept."""
         with self.settled:
             if self.error is None:
                 self.error = error

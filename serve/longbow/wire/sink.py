@@ -1,7 +1,7 @@
-"""Rows into a dataset of Longbow: several streams, retried, bounded, each row once.
+"""Delivery of rows to a dataset of Longbow: several streams, with retries and bounded memory. Each row is stored once.
 
-Longbow neither overwrites nor deduplicates, so a batch that may have arrived is not simply sent again: what is there of it is
-asked first (`presence`), and only the rest goes.
+Longbow neither overwrites nor deduplicates rows. So before a batch that may have arrived is sent again, `presence`
+checks which of its rows Longbow has, and only the others are sent.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DEFAULTS: Final = SinkOptions()
 
 
 class Sink(Closing):
-    """Takes parcels and sees them through. A context manager that ends its threads."""
+    """Deliver parcels to Longbow. A context manager that ends its threads."""
 
     def __init__(
         self,
@@ -42,15 +42,17 @@ class Sink(Closing):
         on_done: Callable[[Parcel], None] = lambda parcel: None,
         hold: Callable[[], str] = lambda: "",
     ) -> None:
-        """
+        """Start the threads.
+
         Args:
-            target: where Longbow is.
-            dataset: where the rows go; it is made on first use.
-            schema: of every parcel's batch.
-            ledger: what is told.
-            options: how rows are sent.
-            on_done: called for each parcel that was acknowledged, on a stream's thread.
-            hold: why the next batch should wait, or empty; asked before each.
+            target: address of Longbow.
+            dataset: name of the dataset, which is created on first use.
+            schema: schema of every parcel's batch.
+            ledger: receiver of the state of every parcel.
+            options: options of sending.
+            on_done: called on a stream's thread for each parcel that is acknowledged.
+            hold: function that returns the reason why the next batch must wait, or an empty text; called before each
+                batch.
         """
         self._shared = Shared(target, dataset, schema, ledger, options, on_done, hold)
         self.breaker = self._shared.breaker
@@ -60,28 +62,29 @@ class Sink(Closing):
 
     @property
     def open_parcels(self) -> int:
-        """Parcels handed in and not yet acknowledged."""
+        """Number of parcels that were passed to `send` and are not yet acknowledged."""
         return self._shared.open
 
     @property
     def retries(self) -> int:
-        """Streams that failed and were opened anew."""
+        """Number of streams that failed and were opened again."""
         return self._shared.retries
 
     @property
     def failed(self) -> bool:
-        """Whether something failed for good: it takes nothing more."""
+        """True if a parcel failed for good. The sink then accepts no other parcel."""
         return self._shared.error is not None
 
     def check(self) -> None:
-        """
+        """Raise the error that ended the streams, if there is one.
+
         Raises:
-            ServiceError, InputError, OSError: something failed for good.
+            ServiceError, InputError, OSError: an earlier parcel failed for good.
         """
         self._shared.check()
 
     def send(self, parcel: Parcel) -> None:
-        """Hands a parcel in; waits while enough others wait, which is what slows the engine down.
+        """Queue a parcel. Block while the queue is full, which slows the engine down.
 
         Raises:
             ServiceError, InputError, OSError: an earlier parcel failed for good.
@@ -98,10 +101,10 @@ class Sink(Closing):
                 continue
 
     def flush(self) -> None:
-        """Waits until everything was acknowledged.
+        """Wait until all parcels are acknowledged.
 
         Raises:
-            ServiceError, InputError, OSError: something failed for good.
+            ServiceError, InputError, OSError: a parcel failed for good.
         """
         shared = self._shared
         with shared.settled:
@@ -110,13 +113,13 @@ class Sink(Closing):
         shared.check()
 
     def _watch(self) -> None:
-        """Looks for overdue streams: a stream that hangs can only be ended from outside."""
+        """Check for overdue streams: only another thread can cancel a stream that hangs."""
         while not self._shared.closing.wait(min(0.25, self._shared.target.timeout / 4)):
             for lane in self._lanes:
                 lane.watch()
 
     def close(self) -> None:
-        """Ends the streams, with what was not acknowledged in doubt."""
+        """End the streams. Parcels that are not acknowledged stay in doubt."""
         self._shared.closing.set()
         for lane in self._lanes:
             lane.close()

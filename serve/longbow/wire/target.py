@@ -1,4 +1,4 @@
-"""Where Longbow is, and its errors as ours."""
+"""Address of Longbow, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ _plain = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where Longbow is, and how to get in.
+    """Address of Longbow, with credentials.
 
     Attributes:
-        url: `grpc://HOST:PORT`, or `grpc+tls://` for a proxy in front (Longbow itself has no TLS).
-        token: sent as `authorization: Bearer …`, for a proxy; Longbow ignores it.
-        ca_file: certificates to trust, PEM; None trusts the system's.
+        url: `grpc://HOST:PORT`, or `grpc+tls://` for a proxy (Longbow itself has no TLS).
+        token: token for a proxy, sent as `authorization: Bearer …`; Longbow ignores it.
+        ca_file: file of trusted certificates (PEM); None is those of the system.
         timeout: seconds that a call may take.
-        trace: sent as `x-request-id` with every call, so that a proxy's log shows which job it was; empty is none.
+        trace: id that is sent as `x-request-id` with every call, so that the log of a proxy names the job; empty sends
+            none.
     """
 
     url: str
@@ -66,19 +67,21 @@ class Target:
         if self.token is not None and parts.scheme != "grpc+tls" and parts.hostname not in ("127.0.0.1", "localhost"):
             raise InputError(f"a token would go to {self.url} unencrypted: use grpc+tls://")
         if self.timeout <= 0:
-            raise InputError(f"a timeout of {self.timeout:g} s was asked for; it must be above 0")
+            raise InputError(f"the timeout is {self.timeout:g} s, and must be above 0")
         if self.trace and not _plain.fullmatch(self.trace):
             raise InputError(f"the trace is {self.trace!r}: use up to 128 letters, digits and . _ : -")
 
 
 @contextmanager
 def translate(target: Target, call: str, dataset: str | None = None) -> Iterator[None]:
-    """gRPC's errors as ours. A `ServiceError` may pass by itself, an `InputError` never does.
+    """Translate gRPC's errors.
+
+    A call that raised a `ServiceError` may succeed later; one that raised an `InputError` does not.
 
     Raises:
-        DeadlineError: no answer in time.
-        ServiceError: Longbow is not there, refuses, or failed.
-        InputError: what was asked for cannot be: another dimension, another schema, no such dataset, no right to it.
+        DeadlineError: Longbow did not answer in time.
+        ServiceError: Longbow cannot be reached, or failed.
+        InputError: Longbow rejects the request: another dimension or schema, an unknown dataset, or missing rights.
     """
     where = f"Longbow at {target.url}"
     try:
@@ -87,28 +90,29 @@ def translate(target: Target, call: str, dataset: str | None = None) -> Iterator
         raise
     except fl.FlightTimedOutError as error:
         raise DeadlineError(
-            f"{where} did not answer {call} within {target.timeout:g} s. It blocks without a word when its memory is over "
-            "90 % full: look at longbow_gc_tuner_heap_utilization, raise LONGBOW_MAX_MEMORY, or give more time "
+            f"{where} did not answer {call} within {target.timeout:g} s. It blocks without an error when more than 90 % "
+            "of its memory is in use: check longbow_gc_tuner_heap_utilization, raise LONGBOW_MAX_MEMORY, or raise the "
+            "timeout "
             f"({_brief(error)})"
         ) from error
     except (fl.FlightUnauthenticatedError, fl.FlightUnauthorizedError) as error:
-        raise InputError(f"{where} refuses {call}: {_brief(error)}. Give a token that it takes") from error
+        raise InputError(f"{where} rejects {call}: {_brief(error)}. Give a valid token") from error
     except KeyError as error:  # pyarrow's NOT_FOUND
         raise InputError(f"{where} has no dataset {dataset!r}: {_brief(error)}") from error
     except pa.ArrowNotImplementedError as error:
         raise InputError(f"{where} has no {call}: {_brief(error)}. Is it Longbow's data port (3000)?") from error
     except pa.ArrowInvalid as error:
-        # Its own server gives InvalidArgument; a Flight error of another kind is none of these.
+        # Longbow reports InvalidArgument; other Flight errors are not `ArrowInvalid`.
         raise InputError(
-            f"{where} refuses {call}{f' into {dataset!r}' if dataset else ''}: {_brief(error)}. A dataset keeps the columns "
-            "and the length of vectors that it began with: use another dataset, or the model that it was made with"
+            f"{where} rejects {call}{f' into {dataset!r}' if dataset else ''}: {_brief(error)}. The columns of a dataset "
+            "and the dimension of its vectors cannot change: use another dataset, or the model of the dataset"
         ) from error
     except (fl.FlightError, pa.ArrowException, OSError) as error:
         raise ServiceError(f"{where} failed on {call}: {_brief(error)}") from error
 
 
 def _brief(error: BaseException) -> str:
-    """gRPC's message without the client's debugging context and the server's stack trace."""
+    """Return gRPC's message without the client's debugging context and the server's stack trace."""
     text = str(error).strip("'\"")
     for mark in (". gRPC client debug context", ". Client context", ". Detail:"):
         text = text.partition(mark)[0]

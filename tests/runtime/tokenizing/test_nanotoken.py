@@ -125,7 +125,7 @@ def test_a_tokenizer_that_differs_is_not_used(file: Path, monkeypatch: pytest.Mo
 def test_another_kind_of_tokenizer_is_named(tiny_words: Path) -> None:
     tokenizer = Tokenizer(tiny_words, 16)
     assert tokenizer.fast_problem is not None
-    assert "does not know this kind of tokenizer" in tokenizer.fast_problem
+    assert "does not support this kind of tokenizer" in tokenizer.fast_problem
     assert tokenizer.implementation.startswith("tokenizers ")
 
 
@@ -160,7 +160,7 @@ def test_one_that_fails_on_a_text_is_not_used(
     tokenizer = Tokenizer(file, 16)
     assert [record.levelname for record in caplog.records] == ["WARNING"]  # said once, and skipped
     assert tokenizer.fast_problem is not None
-    assert "fails on a text that tokenizers takes: RuntimeError: out of order" in tokenizer.fast_problem
+    assert "fails on a text that tokenizers accepts: RuntimeError: out of order" in tokenizer.fast_problem
     assert tokenizer.encode(["words"]).ids.tolist() == plain(file).encode("words").ids
 
 

@@ -248,7 +248,7 @@ def test_a_limit_that_leaves_no_room_for_text_is_refused(tmp_path: Path) -> None
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text('{"version": "1.0"')
-    with pytest.raises(ArtifactError, match=r"t\.json is no tokenizer that can be read"):
+    with pytest.raises(ArtifactError, match=r"t\.json is not a tokenizer that can be read"):
         Tokenizer(tmp_path / "t.json", 8)
     with pytest.raises(ArtifactError, match=r"missing\.json"):
         Tokenizer(tmp_path / "missing.json", 8)

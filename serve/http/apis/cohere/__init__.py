@@ -1,1 +1,1 @@
-"""Cohere's embed API."""
+"""Embed API of Cohere."""

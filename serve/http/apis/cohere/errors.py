@@ -1,4 +1,4 @@
-"""Errors of Cohere's API: its JSON, with the statuses of the common table."""
+"""Errors of the Cohere API: its JSON, with the statuses of the common table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cohere v2's route: `/v2/embed`."""
+"""Route of the Cohere v2 API: `/v2/embed`."""
 
 from __future__ import annotations
 
@@ -28,20 +28,24 @@ OVERFLOWS: dict[str, Overflow] = {"NONE": "refuse", "START": "truncate_left", "E
 
 
 async def embed(call: Call) -> Response:
-    """Texts to vectors of several types at once."""
+    """Embed texts; return the vectors in each requested type."""
     request = decode(_decoder, await call.body())
     texts = _texts(call, request)
     kinds = list(dict.fromkeys(request.embedding_types or ["float"]))
     version = call.models.pick(request.model)
     if request.max_tokens is not None and request.max_tokens < version.description.max_tokens:
         raise FieldError(
-            f"max_tokens is {request.max_tokens}: this model always sees up to {version.description.max_tokens}; shorter "
-            "windows are `overflow` and `window_tokens`",
+            f"max_tokens is {request.max_tokens}, but this model always reads up to "
+            f"{version.description.max_tokens} tokens: for shorter "
+            "windows use `overflow` and `window_tokens`",
             "max_tokens",
         )
     size = request.output_dimension or version.description.dimension
     if size % 8 and not {"binary", "ubinary"}.isdisjoint(kinds):
-        raise FieldError(f"binary vectors pack eight elements in a byte; {size} is no multiple of 8", "embedding_types")
+        raise FieldError(
+            f"binary vectors hold eight elements in a byte; {size} dimensions are not a multiple of 8",
+            "embedding_types",
+        )
     options = EmbedOptions(
         input_type=INPUT_TYPES.get(request.input_type, request.input_type),
         dimensions=request.output_dimension,
@@ -72,25 +76,25 @@ async def embed(call: Call) -> Response:
 
 def _texts(call: Call, request: CohereRequest) -> list[str]:
     if (request.texts is None) == (request.inputs is None):
-        raise FieldError("give exactly one of texts and inputs", "texts")
+        raise FieldError("the request must have exactly one of texts and inputs", "texts")
     texts = request.texts
     if texts is None:
         texts = ["".join(part.text for part in item.content) for item in request.inputs or ()]
     most = call.limits.most_items(MAX_TEXTS)
     if not 0 < len(texts) <= most:
-        raise FieldError(f"there are {len(texts)} texts; a request may have 1 to {most}", "texts")
+        raise FieldError(f"the request has {len(texts)} texts; it must have 1 to {most}", "texts")
     return texts
 
 
 def _as(vectors: Any, kind: str) -> tuple[Any, list[float] | None]:
-    """The vectors in one of Cohere's types; of int8 and uint8 the scales too."""
+    """Return the vectors in one of the types of Cohere, and the scales of int8 and uint8 vectors."""
     if kind == "float":
         return vectors.tolist(), None
     if kind == "base64":
         return [row.tobytes() for row in little_endian(vectors)], None
     if kind in ("binary", "ubinary"):
         bits = cast(vectors, "ubinary")[0]
-        # Cohere's and sentence-transformers' signed form is the unsigned one less 128.
+        # The signed form of Cohere and sentence-transformers is the unsigned form minus 128.
         return (bits if kind == "ubinary" else bits.astype(np.int16) - 128).tolist(), None
     codes, scales = cast(vectors, "int8")
     whole = codes if kind == "int8" else codes.astype(np.int16) + 128
@@ -98,10 +102,10 @@ def _as(vectors: Any, kind: str) -> tuple[Any, list[float] | None]:
 
 
 def cohere_routes() -> list[Route]:
-    """The routes."""
+    """Return the routes."""
     doc = Doc(
         "cohereEmbed",
-        "Cohere v2: texts to vectors of several types",
+        "Cohere v2: embed texts; the answer has the vectors in each requested type",
         CohereRequest,
         CohereResponse,
         example={"model": "MODEL", "input_type": "search_document", "texts": ["a text"], "embedding_types": ["float"]},

@@ -1,4 +1,4 @@
-"""Cohere v2's shapes as structs: what `POST /v2/embed` takes and gives."""
+"""Structs of the Cohere v2 API: request and answer of `POST /v2/embed`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fletcher.runtime.options.embed import Overflow
 
 __all__ = ["MAX_TEXTS", "ByType", "CohereRequest", "CohereResponse", "EmbeddingType"]
 
-#: Cohere's own limit.
+#: Limit of Cohere itself.
 MAX_TEXTS: Final = 96
 
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 
 
 class Content(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of an input: text is all that there is here."""
+    """A part of an input. Only text is supported."""
 
     type: Literal["text"]
     text: str
@@ -31,26 +31,35 @@ class Input(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class CohereRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `POST /v2/embed` takes: `texts` or `inputs`."""
+    """Request of `POST /v2/embed`, with either `texts` or `inputs`."""
 
     model: str
     input_type: Annotated[
         str,
         Meta(
-            description="`search_document`, `search_query`, `classification`, `clustering`, or an input type of ours."
+            description="`search_document`, `search_query`, `classification`, `clustering`, or an input type of the model."
         ),
     ]
     texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_TEXTS})] | None = None
     inputs: Annotated[list[Input], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_TEXTS})] | None = None
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
-    output_dimension: Annotated[Annotated[int, Meta(ge=1, lt=1 << 31)] | None, Meta(description="A length.")] = None
-    truncate: Annotated[Literal["NONE", "START", "END"], Meta(description="Which end is cut; NONE refuses.")] = "END"
+    output_dimension: Annotated[
+        Annotated[int, Meta(ge=1, lt=1 << 31)] | None, Meta(description="Length of the vectors. Default: the full one.")
+    ] = None
+    truncate: Annotated[
+        Literal["NONE", "START", "END"], Meta(description="End at which a long text is cut; NONE rejects it.")
+    ] = "END"
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1, lt=1 << 31)] | None,
-        Meta(description="Not below the model's own limit: use `window_tokens` with `overflow`."),
+        Meta(description="At least the limit of the model. For shorter windows, use `window_tokens` with `overflow`."),
     ] = None
-    priority: Annotated[Annotated[int, Meta(ge=0, le=999)] | None, Meta(description="Cohere's; 0 goes first.")] = None
-    overflow: Annotated[Overflow | None, Meta(description="As in `/v1/embeddings`; goes before `truncate`.")] = None
+    priority: Annotated[
+        Annotated[int, Meta(ge=0, le=999)] | None,
+        Meta(description="Priority as Cohere defines it; 0 is the most urgent."),
+    ] = None
+    overflow: Annotated[Overflow | None, Meta(description="Same as in `/v1/embeddings`; it overrides `truncate`.")] = (
+        None
+    )
     window_tokens: int | None = None
     overlap_tokens: int | None = None
     chunk_tokens: int | None = None
@@ -58,7 +67,7 @@ class CohereRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
 
 class ByType(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"floats": "float"}):
-    """The vectors in each type that was asked for."""
+    """Vectors in each requested type."""
 
     floats: list[list[float]] | None = None
     int8: list[list[int]] | None = None
@@ -69,7 +78,7 @@ class ByType(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rena
 
 
 class ApiVersion(msgspec.Struct, frozen=True):
-    """Which of Cohere's APIs this is."""
+    """Version of the Cohere API."""
 
     version: str = "2"
 
@@ -81,10 +90,10 @@ class Tokens(msgspec.Struct, frozen=True):
 
 
 class CohereMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the request cost, and what became of each text.
+    """Token counts of the request and of each of its texts.
 
     Attributes:
-        scales: of int8 vectors: what their elements are multiplied with.
+        scales: factors by which the elements of each int8 or uint8 vector are multiplied; None for other types.
     """
 
     api_version: ApiVersion
@@ -96,7 +105,7 @@ class CohereMeta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CohereResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What `POST /v2/embed` gives."""
+    """Answer of `POST /v2/embed`."""
 
     id: str
     embeddings: ByType

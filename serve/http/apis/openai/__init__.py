@@ -1,1 +1,1 @@
-"""OpenAI's embeddings API."""
+"""Embeddings API of OpenAI."""

@@ -1,4 +1,4 @@
-"""Reading of OpenAI's `input`, and encoding of its answers."""
+"""Codec of the OpenAI API: read `input`, encode answers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _encoder = msgspec.json.Encoder()
 
 
 def read_inputs(request: EmbeddingRequest, limits: Limits | None) -> Texts | TokenIds:
-    """Return the request's input, whichever of its four shapes it has.
+    """Return the input of the request, which has one of four shapes.
 
     Args:
         request: the client's request.
-        limits: limits of the request; None leaves a stream its own.
+        limits: limits of the request; None for a streamed request, which has a separate limit.
 
     Raises:
-        FieldError: the input is empty, has too many items, or mixes kinds.
+        FieldError: the input is empty, has too many items, or mixes types.
     """
     value = request.input
     if isinstance(value, str):
@@ -39,14 +39,14 @@ def read_inputs(request: EmbeddingRequest, limits: Limits | None) -> Texts | Tok
         raise FieldError("input is an empty list: give at least one text", "input")
     kind = type(value[0])
     if kind is int:
-        _check_kind(value, int, "a list of token ids holds integers only")
+        _check_kind(value, int, "a list of token ids must hold only integers")
         return TokenIds([cast(list[int], value)])
     if limits is not None and len(value) > (most := limits.most_items(MAX_INPUTS)):
-        raise FieldError(f"input has {len(value)} items; a request may have {most}: send several", "input")
+        raise FieldError(f"input has {len(value)} items; the limit is {most}: send several requests", "input")
     if kind is str:
-        _check_kind(value, str, "a list of texts holds strings only")
+        _check_kind(value, str, "a list of texts must hold only strings")
         return Texts(tuple(cast(list[str], value)))
-    _check_kind(value, list, "a list of token id lists holds lists only")
+    _check_kind(value, list, "a list of token id lists must hold only lists")
     rows = cast(list[list[int]], value)
     if [] in rows:
         index = rows.index([])
@@ -57,15 +57,15 @@ def read_inputs(request: EmbeddingRequest, limits: Limits | None) -> Texts | Tok
 def _check_kind(items: Sequence[object], kind: type, rule: str) -> None:
     for index, item in enumerate(items):
         if type(item) is not kind:
-            raise FieldError(f"input[{index}] is of another kind than input[0]: {rule}", f"input[{index}]")
+            raise FieldError(f"input[{index}] has another type than input[0]: {rule}", f"input[{index}]")
 
 
 async def encode_embeddings(embeddings: Embeddings, model: str, encoding_format: str) -> bytes:
-    """Return the answer's body; other requests are served in between where it takes more than a few milliseconds.
+    """Return the body of the answer. The event loop serves other requests while a long answer is encoded.
 
     Args:
-        embeddings: what the engine gave.
-        model: the name to answer with.
+        embeddings: answer of the engine.
+        model: name of the model in the answer.
         encoding_format: `float` or `base64`.
     """
     total = sum(embeddings.tokens.tolist())
@@ -79,7 +79,7 @@ async def encode_embeddings(embeddings: Embeddings, model: str, encoding_format:
 
 def _slices(embeddings: Embeddings, model: str, usage: Usage, *, binary: bool) -> Iterator[bytes]:
     """Yield the body of a long answer in parts."""
-    # A quote inside a JSON string is escaped, so this is found once, where the list stands.
+    # A quote inside a JSON string is escaped, so this sequence occurs only once, at the list.
     head, tail = _encoder.encode(EmbeddingList(data=[], model=model, usage=usage)).split(b'"data":[]', 1)
     yield head + b'"data":['
     count = len(embeddings.vectors)
@@ -92,7 +92,7 @@ def _slices(embeddings: Embeddings, model: str, usage: Usage, *, binary: bool) -
 
 
 def describe(model: ModelDescription) -> Model:
-    """Return a model as `/v1/models/{id}` shows it."""
+    """Return the description of a model for `/v1/models/{id}`."""
     return Model(
         id=model.name,
         created=model.loaded,
@@ -111,5 +111,5 @@ def describe(model: ModelDescription) -> Model:
 
 
 def list_models(models: Sequence[ModelDescription]) -> ModelList:
-    """Return the models as `/v1/models` shows them."""
+    """Return the list of models for `/v1/models`."""
     return ModelList(data=[describe(model) for model in models])

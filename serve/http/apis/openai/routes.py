@@ -1,4 +1,4 @@
-"""Routes of OpenAI's API: `/v1/embeddings` and `/v1/models`."""
+"""Routes of the OpenAI API: `/v1/embeddings` and `/v1/models`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 async def embed(call: Call) -> Response:
-    """Answer texts or token ids with vectors."""
+    """Return the vectors of texts or token ids."""
     request = decode(_decoder, await call.body())
     options = EmbedOptions.of(request)
     streamed = b"accept" in call.headers and call.wants(NDJSON)
@@ -32,7 +32,7 @@ async def embed(call: Call) -> Response:
     if isinstance(inputs, TokenIds):
         _check_ids_options(request)
         if streamed:
-            raise FieldError("input is token ids: a streamed request takes texts", "input")
+            raise FieldError("input holds token ids, but a streamed request must hold texts", "input")
     elif streamed:
         return await stream(call, request.model, inputs.texts, options, request.encoding_format, OPENAI)
     version, embeddings = await call.ask(request.model, inputs, options)
@@ -42,24 +42,24 @@ async def embed(call: Call) -> Response:
 def _check_ids_options(request: EmbeddingRequest) -> None:
     if request.input_type not in (None, "raw"):
         raise FieldError(
-            f"input_type is {request.input_type!r}, but token ids get no prompt: leave it out, or send texts",
+            f"input_type is {request.input_type!r}, but token ids do not get a prompt: leave it out, or send texts",
             "input_type",
         )
     if request.overflow != "truncate":
         raise FieldError(
-            f"overflow is {request.overflow!r}, but token ids are only ever truncated at their end: send texts",
+            f"overflow is {request.overflow!r}, but token ids are always truncated at their end: leave it out, or send texts",
             "overflow",
         )
 
 
 async def models(call: Call) -> Response:
-    """Answer with the models that are served."""
+    """Return the served models."""
     served = [model.answering[0].description for model in call.models.named]
     return Response(200, msgspec.json.encode(list_models(served)))
 
 
 async def one_model(call: Call) -> Response:
-    """Answer with one model, by name, alias or `name@version`."""
+    """Return one model by its name, alias or `name@version`."""
     found: NamedModel | ModelVersion = call.models.find(call.scope["path"].removeprefix("/v1/models/"))
     version = found.answering[0] if isinstance(found, NamedModel) else found
     return Response(200, msgspec.json.encode(describe(version.description)))
@@ -74,16 +74,22 @@ def openai_routes() -> list[Route]:
             embed,
             Doc(
                 "createEmbeddings",
-                "Texts or token ids to vectors",
+                "Embed texts or token ids",
                 EmbeddingRequest,
                 EmbeddingList,
-                text="OpenAI's embeddings API. Vectors do not depend on what else is in the request or on the server. With "
-                "`Accept: application/x-ndjson` the answer is a line a text while later ones are computed, of up to 65,536.",
+                text="OpenAI's embeddings API. The vector of a text does not depend on other texts or requests. With "
+                "`Accept: application/x-ndjson`, each text is answered with a line as soon as its vector is computed; such a "
+                "request may have up to 65,536 texts.",
                 example={"input": ["a text", "another"], "model": "MODEL", "encoding_format": "float"},
-                answers={NDJSON.decode(): {"type": "string", "description": "Lines of EmbeddingItem, then the usage"}},
+                answers={
+                    NDJSON.decode(): {
+                        "type": "string",
+                        "description": "One EmbeddingItem on each line; the last line has the usage",
+                    }
+                },
                 errors=(404,),
             ),
         ),
-        Route("GET", "/v1/models", models, Doc("listModels", "The models that are served", None, ModelList)),
-        Route("GET", "/v1/models/{id}", one_model, Doc("getModel", "One model", None, Model, errors=(404,))),
+        Route("GET", "/v1/models", models, Doc("listModels", "List the served models", None, ModelList)),
+        Route("GET", "/v1/models/{id}", one_model, Doc("getModel", "Describe one model", None, Model, errors=(404,))),
     ]

@@ -1,6 +1,6 @@
-"""OpenAI's shapes as structs: requests and answers of `/v1/embeddings` and `/v1/models`.
+"""Structs of the OpenAI API: requests and answers of `/v1/embeddings` and `/v1/models`.
 
-Fletcher adds the request's `input_type`, and each item's `tokens_seen` and `tokens_dropped`. OpenAI's own clients ignore
+Fletcher adds `input_type` to the request, and `tokens_seen` and `tokens_dropped` to each item. The clients of OpenAI ignore
 fields that they do not use.
 """
 
@@ -18,16 +18,17 @@ from ...embedding_items import EmbeddingItem, TokenId, Usage
 
 __all__ = ["MAX_INPUTS", "EmbeddingList", "EmbeddingRequest", "Model", "ModelList"]
 
-#: OpenAI's own limit.
+#: Limit of OpenAI itself.
 MAX_INPUTS = 2048
 
 _IDS_SCHEMA: Final = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 
-#: msgspec takes one kind of list in a union; `read_inputs` tells the four shapes apart, and the schema names them.
+#: msgspec allows only one list type in a union. `read_inputs` distinguishes the four shapes, and the schema names them.
 Input = Annotated[
     str | list[str | TokenId | list[TokenId]],
     Meta(
-        description="A text, a list of texts, one text's token ids, or a list of token id lists (special tokens included).",
+        description="A text, a list of texts, the token ids of one text, or a list of token id lists. Token "
+        "ids include special tokens.",
         extra_json_schema={
             "oneOf": [
                 {"type": "string"},
@@ -42,22 +43,22 @@ Input = Annotated[
 
 
 class EmbeddingRequest(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `POST /v1/embeddings` takes."""
+    """Request of `POST /v1/embeddings`."""
 
     input: Input
-    model: Annotated[str, Meta(description="Name of the served model, as `/v1/models` lists it.")]
+    model: Annotated[str, Meta(description="Name of a served model; `/v1/models` lists them.")]
     encoding_format: Annotated[
         Literal["float", "base64"],
-        Meta(description="`base64` is the bytes of little-endian float32, four a dimension."),
+        Meta(description="`base64` encodes the bytes of little-endian float32 values, four for each dimension."),
     ] = "float"
-    user: Annotated[str | None, Meta(description="Accepted for OpenAI's clients; neither used nor logged.")] = None
+    user: Annotated[str | None, Meta(description="Accepted for the clients of OpenAI; not used and not logged.")] = None
 
     def __post_init__(self) -> None:
-        """Nothing to check: msgspec has checked the fields while it decoded them."""
+        """Check nothing: msgspec has checked the fields while it decoded them."""
 
 
 class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
-    """What `POST /v1/embeddings` gives."""
+    """Answer of `POST /v1/embeddings`."""
 
     object: Literal["list"] = "list"
     data: list[EmbeddingItem]
@@ -66,7 +67,7 @@ class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One served model; OpenAI's four fields, and what a client of vectors wants to know."""
+    """One served model: the four fields of OpenAI, and facts about its vectors."""
 
     id: str
     object: Literal["model"] = "model"
@@ -85,7 +86,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
-    """What `GET /v1/models` gives."""
+    """Answer of `GET /v1/models`."""
 
     object: Literal["list"] = "list"
     data: list[Model]

@@ -1,1 +1,1 @@
-"""The API of HuggingFace's text-embeddings-inference (TEI)."""
+"""API of HuggingFace text-embeddings-inference (TEI)."""

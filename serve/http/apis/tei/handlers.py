@@ -60,7 +60,7 @@ __all__ = [
     "tokenize",
 ]
 
-#: A float32 sigmoid this near to 0 or 1 has forgotten its logit: the smallest step below 1.
+#: Smallest step of float32 below 1. A sigmoid that is this close to 0 or 1 does not determine its logit any more.
 SIGMOID_STEP = 2.0**-24
 
 _embed = msgspec.json.Decoder(EmbedRequest)
@@ -73,14 +73,14 @@ _tokenize = msgspec.json.Decoder(TokenizeRequest)
 Headers = tuple[tuple[bytes, bytes], ...]
 
 TOKEN_HEADERS = {
-    "x-compute-tokens": "Tokens that the model saw, of all texts",
-    "x-tokens-seen": "Tokens that the model saw of each text",
-    "x-tokens-dropped": "Tokens that truncation cut from each text",
+    "x-compute-tokens": "Tokens of all texts that the model saw",
+    "x-tokens-seen": "Tokens of each text that the model saw",
+    "x-tokens-dropped": "Tokens of each text that truncation cut",
 }
 
 
 def token_headers(tokens: NDArray[np.int64], dropped: NDArray[np.int32]) -> Headers:
-    """TEI's answers are bare lists, so what became of each text stands beside them."""
+    """Return headers with the token counts: an answer of TEI is a bare list, so the counts are not in the body."""
     return (
         (b"x-compute-tokens", b"%d" % int(tokens.sum())),
         (b"x-tokens-seen", ",".join(map(str, tokens.tolist())).encode()),
@@ -89,23 +89,24 @@ def token_headers(tokens: NDArray[np.int64], dropped: NDArray[np.int32]) -> Head
 
 
 def check_count(call: Call, count: int, field: str, most: int = MAX_INPUTS) -> None:
-    """
+    """Check the number of items of a field.
+
     Raises:
-        EmptyError: no item.
-        TooManyError: too many.
+        EmptyError: the list has no item.
+        TooManyError: the list has too many items.
     """
     if not count:
         raise EmptyError(f"{field} is an empty list: give at least one text", field)
     most = call.limits.most_items(most)
     if count > most:
-        raise TooManyError(f"{field} has {count} items; a request may have {most}: send several", field)
+        raise TooManyError(f"{field} has {count} items; the limit is {most}: send several requests", field)
 
 
 def texts_of(call: Call, value: str | list[str], field: str = "inputs") -> list[str]:
-    """A list of texts in any case.
+    """Return a text, or a list of texts, as a list.
 
     Raises:
-        FieldError: none, or too many.
+        FieldError: the list is empty, or has too many texts.
     """
     texts = [value] if isinstance(value, str) else value
     check_count(call, len(texts), field)
@@ -113,7 +114,7 @@ def texts_of(call: Call, value: str | list[str], field: str = "inputs") -> list[
 
 
 def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts | TokenIds:
-    """TEI's union: a text, ids, or a list of either."""
+    """Return the inputs of a request: a text, token ids, or a list of either."""
     value = request.inputs
     if isinstance(value, str):
         return Texts((value,))
@@ -127,7 +128,7 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
     if kinds == {str}:
         return Texts(tuple(cast("list[str]", value)))
     if kinds != {list}:
-        raise FieldError("inputs mixes texts and token ids: a list holds either", "inputs")
+        raise FieldError("inputs mixes texts and token ids: send a list of one type", "inputs")
     rows = cast("list[list[int]]", value)
     if [] in rows:
         raise EmptyError(f"inputs[{rows.index([])}] is an empty list of token ids", f"inputs[{rows.index([])}]")
@@ -135,16 +136,18 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
 
 
 async def embed(call: Call) -> Response:
-    """Texts or token ids to vectors."""
+    """Embed texts or token ids."""
     request = decode(_embed, await call.body())
     streamed = call.wants(NDJSON)
     inputs = _read_inputs(call, request, streamed=streamed)
     options = request.options
     if isinstance(inputs, TokenIds) and (options.overflow not in ("truncate", "refuse") or options.input_type != "raw"):
-        raise FieldError("inputs is token ids, which get no prompt and are only ever cut at their end", "inputs")
+        raise FieldError(
+            "inputs holds token ids, which do not get a prompt and are always cut at their end: send texts", "inputs"
+        )
     if streamed:
         if isinstance(inputs, TokenIds):
-            raise FieldError("inputs is token ids: a streamed request takes texts", "inputs")
+            raise FieldError("inputs holds token ids, but a streamed request must hold texts", "inputs")
         return await stream(call, request.model, inputs.texts, options, "float", TEI)
     _, found = await call.ask(request.model, inputs, options)
     rows = _details(found) if request.detail else _slices(found.vectors)
@@ -171,7 +174,7 @@ def _details(found: Embeddings) -> Iterator[list[Any]]:
 
 
 async def embed_all(call: Call) -> Response:
-    """Texts to a vector a token: of a ColBERT model its own, of an embedder the states that it averages."""
+    """Return a vector for each token: the token vectors of a ColBERT model, or the token states that an embedder pools."""
     request = decode(_embed_all, await call.body())
     texts = texts_of(call, request.inputs)
     _, found = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "token_vectors")
@@ -192,7 +195,7 @@ def _token_slices(found: TokenEmbeddings, *, detail: bool) -> Iterator[list[Any]
 
 
 async def embed_sparse(call: Call) -> Response:
-    """Texts to weights of the vocabulary's tokens."""
+    """Return the weights of vocabulary tokens for each text."""
     request = decode(_sparse, await call.body())
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, ("sparse",))
@@ -211,14 +214,14 @@ def _sparse_slices(found: SparseEmbeddings) -> Iterator[list[list[SparseValue]]]
 
 
 async def rerank(call: Call) -> Response:
-    """Texts in the order of how well they answer a query."""
+    """Return the texts in the order of their scores for a query."""
     request = decode(_rerank, await call.body())
     check_count(call, len(request.texts), "texts")
     options = EmbedOptions(input_type="raw", overflow="refuse" if request.truncate is False else "truncate")
     version = call.models.pick(request.model, ("scores",))
     if version.description.dimension != 1:
         raise InputError(
-            f"{version.description.name} gives {version.description.dimension} scores a pair; ranking needs one"
+            f"{version.description.name} returns {version.description.dimension} scores for each pair; ranking needs one"
         )
     pairs = Pairs(request.query, tuple(request.texts))
     version, found = await call.ask(request.model, pairs, options, "scores")
@@ -233,9 +236,9 @@ async def rerank(call: Call) -> Response:
 
 
 def tei_scores(scores: NDArray[np.float32], activation: str | None, *, raw: bool) -> NDArray[np.float64]:
-    """Logits or their sigmoids, as TEI gives them, of what the model's own activation made.
+    """Return logits or their sigmoids, as TEI does, computed from scores after the activation function of the model.
 
-    A float32 sigmoid within 2**-24 of 0 or 1 stands for a logit of about 16.6 or beyond.
+    A float32 sigmoid within 2**-24 of 0 or 1 is treated as a logit of about 16.6 or -16.6.
     """
     values = scores.astype(np.float64)
     if activation == "sigmoid":
@@ -251,7 +254,7 @@ def tei_scores(scores: NDArray[np.float32], activation: str | None, *, raw: bool
 
 
 async def similarity(call: Call) -> Response:
-    """Cosines of one sentence with others."""
+    """Return the cosine similarities of one sentence to others."""
     request = decode(_similarity, await call.body())
     sentences = request.inputs.sentences
     check_count(call, len(sentences), "inputs.sentences", MAX_INPUTS - 1)
@@ -269,7 +272,7 @@ async def similarity(call: Call) -> Response:
 
 
 async def tokenize(call: Call) -> Response:
-    """Texts to tokens, untruncated."""
+    """Return the tokens of texts without truncation."""
     request = decode(_tokenize, await call.body())
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, get_args(Output))
@@ -295,7 +298,7 @@ async def tokenize(call: Call) -> Response:
 
 
 async def info(call: Call) -> Response:
-    """The first model, and what the server allows."""
+    """Return facts about the first model, and the limits of the server."""
     version = call.models.named[0].answering[0]
     engine = await awake(version)
     served, model = version.description, engine.backend.info
@@ -319,6 +322,6 @@ async def info(call: Call) -> Response:
 
 
 async def awake(version: ModelVersion) -> Engine:
-    """A version's engine, woken if it slept."""
+    """Return the engine of a version; wake the version if it sleeps."""
     engine = version.engine
     return await asyncio.get_running_loop().run_in_executor(None, version.wake) if engine is None else engine

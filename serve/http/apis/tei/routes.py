@@ -1,4 +1,4 @@
-"""Where text-embeddings-inference (TEI) answers, and what the OpenAPI document says of it; `tei_handlers` answers."""
+"""Routes of the API of text-embeddings-inference (TEI), with their documentation; `handlers` has their handlers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,15 @@ __all__ = ["tei_routes"]
 
 
 def tei_routes() -> list[Route]:
-    """The routes."""
+    """Return the routes."""
     vectors = (list[list[float]], list[EmbedItem])
     everything = list[list[list[float]]]
-    lines = {NDJSON.decode(): {"type": "string", "description": "Lines of EmbeddingItem, then the usage"}}
+    lines = {
+        NDJSON.decode(): {
+            "type": "string",
+            "description": "One EmbeddingItem on each line; the last line has the usage",
+        }
+    }
     said: dict[str, Any] = {"errors": (404, 422, 424), "headers": TOKEN_HEADERS}
 
     def post(path: str, handler: Callable[[Call], Any], doc: Doc) -> Route:
@@ -44,7 +49,7 @@ def tei_routes() -> list[Route]:
             embed,
             Doc(
                 "embed",
-                "TEI: texts to vectors",
+                "TEI: embed texts or token ids",
                 EmbedRequest,
                 vectors,
                 answers=lines,
@@ -57,7 +62,7 @@ def tei_routes() -> list[Route]:
             embed_all,
             Doc(
                 "embedAll",
-                "TEI: texts to a vector a token",
+                "TEI: return a vector for each token",
                 EmbedAllRequest,
                 (everything, list[AllItem]),
                 example={"inputs": "a text"},
@@ -69,7 +74,7 @@ def tei_routes() -> list[Route]:
             embed_sparse,
             Doc(
                 "embedSparse",
-                "TEI: texts to weights of tokens (SPLADE)",
+                "TEI: return the weights of tokens (SPLADE)",
                 SparseRequest,
                 list[list[SparseValue]],
                 example={"inputs": "a text"},
@@ -81,7 +86,7 @@ def tei_routes() -> list[Route]:
             rerank,
             Doc(
                 "rerank",
-                "TEI: texts by how well they answer a query",
+                "TEI: sort texts by their relevance to a query",
                 RerankRequest,
                 list[Rank],
                 example={"query": "a question", "texts": ["an answer", "another"]},
@@ -93,7 +98,7 @@ def tei_routes() -> list[Route]:
             similarity,
             Doc(
                 "similarity",
-                "TEI: cosines of a sentence with others",
+                "TEI: return the cosine similarities of one sentence to others",
                 SimilarityRequest,
                 list[float],
                 example={"inputs": {"source_sentence": "a text", "sentences": ["another"]}},
@@ -105,13 +110,19 @@ def tei_routes() -> list[Route]:
             tokenize,
             Doc(
                 "tokenize",
-                "TEI: texts to tokens",
+                "TEI: tokenize texts",
                 TokenizeRequest,
                 list[list[Token]],
                 example={"inputs": "a text"},
                 errors=(404, 422, 424),
             ),
         ),
-        Route("POST", "/", embed, shape=TEI),  # where the hub's own client asks
-        Route("GET", "/info", info, Doc("info", "TEI: the first model and the limits", None, Info), TEI),
+        Route("POST", "/", embed, shape=TEI),  # path that the client of HuggingFace Hub uses
+        Route(
+            "GET",
+            "/info",
+            info,
+            Doc("info", "TEI: describe the first model and the limits of the server", None, Info),
+            TEI,
+        ),
     ]

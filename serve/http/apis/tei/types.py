@@ -1,4 +1,4 @@
-"""text-embeddings-inference's shapes as structs, with Fletcher's options beside TEI's own."""
+"""Structs of the API of text-embeddings-inference (TEI), with options of Fletcher added."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
     "TokenizeRequest",
 ]
 
-#: Texts of a request: TEI's default is 32; so many still tell their tokens in a header that proxies let pass.
+#: Largest number of texts in a request. TEI's default is 32. The header with token counts stays small enough for proxies.
 MAX_INPUTS: Final = 512
 
 _IDS_SCHEMA: Final = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
@@ -35,7 +35,7 @@ _IDS_SCHEMA: Final = {"type": "array", "items": {"type": "integer", "minimum": 0
 Inputs = Annotated[
     str | list[str | TokenId | list[TokenId]],
     Meta(
-        description="A text, a list of texts, one text's token ids, or a list of token id lists.",
+        description="A text, a list of texts, the token ids of one text, or a list of token id lists.",
         extra_json_schema={
             "oneOf": [
                 {"type": "string"},
@@ -60,16 +60,21 @@ Texts = Annotated[
     ),
 ]
 
-Model = Annotated[str | None, Meta(description="A model of this server; the first that has the output if left out.")]
-Truncate = Annotated[
-    bool | None, Meta(description="false refuses too long a text; true, or nothing, cuts it and says by how much.")
+Model = Annotated[
+    str | None, Meta(description="Name of a served model. Default: the first model with the requested output.")
 ]
-Direction = Annotated[Literal["Left", "Right", "left", "right"], Meta(description="Which end is cut.")]
-PromptName = Annotated[str | None, Meta(description="TEI's name of `input_type`; nothing means no prompt.")]
+Truncate = Annotated[
+    bool | None,
+    Meta(
+        description="false rejects a text that is too long; true cuts it and reports the number of cut tokens. Default: true."
+    ),
+]
+Direction = Annotated[Literal["Left", "Right", "left", "right"], Meta(description="End at which a long text is cut.")]
+PromptName = Annotated[str | None, Meta(description="Name of `input_type` in TEI. Default: no prompt.")]
 
 
 def overflow_of(truncate: bool | None, direction: str, overflow: Overflow | None = None) -> Overflow:
-    """What TEI's two fields, or Fletcher's one, say."""
+    """Return the overflow option that the two fields of TEI, or the field of Fletcher, request."""
     if overflow is not None:
         return overflow
     if truncate is False:
@@ -78,12 +83,12 @@ def overflow_of(truncate: bool | None, direction: str, overflow: Overflow | None
 
 
 def input_type_of(prompt_name: str | None, input_type: str | None) -> str:
-    """Which prompt: TEI adds none unless it is named."""
+    """Return the input type. TEI adds a prompt only if the request names one."""
     return input_type or prompt_name or "raw"
 
 
 class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What TEI's routes share."""
+    """Fields that several routes of TEI share."""
 
     truncate: Truncate = None
     truncation_direction: Direction = "Right"
@@ -93,7 +98,7 @@ class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     @property
     def token_options(self) -> EmbedOptions:
-        """Prompt and truncation."""
+        """Return the options for prompt and truncation."""
         return EmbedOptions(
             input_type=input_type_of(self.prompt_name, self.input_type),
             overflow=overflow_of(self.truncate, self.truncation_direction),
@@ -101,33 +106,35 @@ class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class EmbedRequest(VectorFields, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `POST /embed` takes."""
+    """Request of `POST /embed`."""
 
     inputs: Inputs
     truncate: Truncate = None
     truncation_direction: Direction = "Right"
     prompt_name: PromptName = None
     input_type: InputType = None
-    normalize: Annotated[bool, Meta(description="Whether vectors get length 1.")] = True
-    overflow: Annotated[Overflow | None, Meta(description="As in `/v1/embeddings`; goes before `truncate`.")] = None
+    normalize: Annotated[bool, Meta(description="Scale vectors to length 1.")] = True
+    overflow: Annotated[Overflow | None, Meta(description="Same as in `/v1/embeddings`; it overrides `truncate`.")] = (
+        None
+    )
     detail: Annotated[
-        bool, Meta(description="Objects with tokens seen and dropped, scale and chunks, instead of bare vectors.")
+        bool, Meta(description="Return objects with token counts, scale and chunks instead of bare vectors.")
     ] = False
     model: Model = None
 
     def __post_init__(self) -> None:
-        """Nothing to check: msgspec has checked the fields while it decoded them."""
+        """Check nothing: msgspec has checked the fields while it decoded them."""
 
     @property
     def options(self) -> EmbedOptions:
-        """How its texts become vectors."""
+        """Return the options for embedding."""
         overflow = overflow_of(self.truncate, self.truncation_direction, self.overflow)
         input_type = input_type_of(self.prompt_name, self.input_type)
         return EmbedOptions.of(self, input_type=input_type, overflow=overflow)
 
 
 class EmbedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A text's vector, where `detail` was asked for."""
+    """Vector of a text if `detail` is true."""
 
     embedding: Vector
     tokens_seen: int
@@ -137,14 +144,14 @@ class EmbedItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EmbedAllRequest(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `POST /embed_all` takes."""
+    """Request of `POST /embed_all`."""
 
     inputs: Texts
-    detail: Annotated[bool, Meta(description="Objects with tokens seen and dropped.")] = False
+    detail: Annotated[bool, Meta(description="Return objects with token counts instead of bare vectors.")] = False
 
 
 class AllItem(msgspec.Struct, frozen=True, kw_only=True):
-    """A text's token vectors, where `detail` was asked for."""
+    """Token vectors of a text if `detail` is true."""
 
     embeddings: list[list[float]]
     tokens_seen: int
@@ -152,34 +159,34 @@ class AllItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SparseRequest(_Common, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `POST /embed_sparse` takes."""
+    """Request of `POST /embed_sparse`."""
 
     inputs: Texts
 
 
 class SparseValue(msgspec.Struct, frozen=True):
-    """A token's weight."""
+    """Weight of a token."""
 
     index: int
     value: float
 
 
 class RerankRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `POST /rerank` takes."""
+    """Request of `POST /rerank`."""
 
     query: str
     texts: Annotated[list[str], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_INPUTS})]
     truncate: Truncate = None
     truncation_direction: Annotated[
-        Literal["Right", "right"], Meta(description="Of a pair the longer text is cut at its end.")
+        Literal["Right", "right"], Meta(description="A long pair is cut at the end of its longer text.")
     ] = "Right"
-    raw_scores: Annotated[bool, Meta(description="Logits, instead of their sigmoid.")] = False
+    raw_scores: Annotated[bool, Meta(description="Return logits instead of their sigmoids.")] = False
     return_text: bool = False
     model: Model = None
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A text's place."""
+    """Rank of a text."""
 
     index: int
     score: float
@@ -187,14 +194,14 @@ class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SimilarityInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One sentence, and those that it is compared with."""
+    """One sentence and the sentences to compare it with."""
 
     source_sentence: str
     sentences: Annotated[list[str], Meta(extra_json_schema={"minItems": 1, "maxItems": MAX_INPUTS - 1})]
 
 
 class SimilarityParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How they become vectors."""
+    """Options for embedding the sentences."""
 
     truncate: Truncate = None
     truncation_direction: Direction = "Right"
@@ -204,7 +211,7 @@ class SimilarityParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
 
 
 class SimilarityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `POST /similarity` takes."""
+    """Request of `POST /similarity`."""
 
     inputs: SimilarityInput
     parameters: SimilarityParameters | None = None
@@ -212,7 +219,7 @@ class SimilarityRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `POST /tokenize` takes."""
+    """Request of `POST /tokenize`."""
 
     inputs: Texts
     add_special_tokens: bool = True
@@ -222,7 +229,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A token; `start` and `stop` are places in the text, and nothing for special tokens."""
+    """A token. `start` and `stop` are its position in the text; special tokens have none."""
 
     id: int
     text: str
@@ -232,7 +239,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Info(msgspec.Struct, frozen=True, kw_only=True):
-    """What `GET /info` gives; TEI's names where they mean the same."""
+    """Answer of `GET /info`. Fields with the meaning of a field of TEI have its name."""
 
     model_id: str
     model_sha: str
