@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -83,6 +84,17 @@ def _measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("fletcher.runtime.tuning.history.cache_folder", lambda given: folder)
         patch.setattr(settle_module, "measure", _measure_nothing)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _loggers() -> Iterator[None]:
+    """Give loggers back as they were: a command that serves in the test's process installs a handler for its own output."""
+    loggers = [logging.getLogger(name) for name in ("fletcher", "uvicorn")]
+    before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, handlers, level, propagate in before:
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture
