@@ -187,7 +187,7 @@ def test_a_journal_that_was_lost_is_read_from_the_dataset(
         run(rows, UnitEncoder(digest="d2"), id_column=named, adopt=True, journal=tmp_path / "third")
     capsys.readouterr()
     run(["x"], journal=tmp_path / "fourth")
-    assert "a document that is there already will be there twice" in capsys.readouterr().err
+    assert "a document that the dataset has already will be stored twice" in capsys.readouterr().err
 
 
 def test_the_users_own_numbers_are_the_ids(run: RunJob, longbow: LongbowDouble) -> None:
@@ -548,7 +548,7 @@ def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path
     for size in ("150000", "200000", "250000"):  # on a busy machine the first may be full before anything is sent
         ended = subprocess.run([*command, size], cwd=root, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode != 0
-        assert "no space left for the journal; run the job again once there is some" in ended.stderr
+        assert "no space left for the journal; free some space and run the job again" in ended.stderr
         arrived = len(longbow.store.ids("docs"))
         if arrived:
             break
