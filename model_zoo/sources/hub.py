@@ -128,7 +128,8 @@ def _snapshot(source: HubSource, snapshots: Path | None, records: Path, progress
         except errors.LocalEntryNotFoundError:
             pass  # the snapshot was deleted since: fetch it again, and compare with the record
         else:
-            if set(record.sha256) <= set(checkpoint_files(folder)):
+            # Links without their blobs are listed as files; huggingface_hub before 1.22 returns a snapshot that has them.
+            if all((folder / name).is_file() for name in record.sha256):
                 return folder
     progress.line(f"Downloading {source.repository}")
     try:

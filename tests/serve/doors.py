@@ -97,7 +97,8 @@ def of_table(table: Any) -> Vectors:
     if pa.types.is_fixed_size_binary(kind):
         vectors = np.array([list(row) for row in table["vector"].to_pylist()], np.uint8)
     else:
-        vectors = np.array(table["vector"].to_pylist(), kind.value_type.to_pandas_dtype())
+        column = table["vector"].combine_chunks()
+        vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), kind.list_size)
     return vectors, np.array(table["scale"], np.float32) if "scale" in table.schema.names else None
 
 

@@ -25,6 +25,8 @@ from ..heads.tiny import DOCUMENTS, QUERY, SIZES, save
 from ..verify.parity import randomize
 
 INSTALLED = importlib.util.find_spec("optimum") is not None
+# transformers before 5.23 uses it in the module of DeBERTa.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 needs_optimum = pytest.mark.skipif(not INSTALLED, reason="needs the extra `export`")
 
 DEBERTA: dict[str, Any] = SIZES | {
