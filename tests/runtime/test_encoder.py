@@ -163,11 +163,11 @@ def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[s
         ([[101, 102], []], "row 1 of token ids is empty"),
         ([[101, 30522]], "row 0 holds the token id 30522; the vocabulary has ids 0 to 30521"),
         ([[-1]], "token id -1"),
-        ([[1.5, 2]], "row 0 of token ids holds something else"),
-        ([["a"]], "something else"),
-        ([[True]], "something else"),
-        ([[2**70]], "something else"),
-        ([[[1], [2]]], "something else"),
+        ([[1.5, 2]], "row 0 of token ids holds values that are not whole numbers below"),
+        ([["a"]], "values that are not whole numbers below"),
+        ([[True]], "values that are not whole numbers below"),
+        ([[2**70]], "values that are not whole numbers below"),
+        ([[[1], [2]]], "values that are not whole numbers below"),
     ],
 )
 def test_token_ids_that_cannot_be_are_refused(encoder: Encoder, rows: Any, message: str) -> None:
