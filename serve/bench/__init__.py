@@ -1,1 +1,1 @@
-"""`fletcher-serve bench`: how fast an artifact is here, alone or beside peers, each in a process of its own."""
+"""`fletcher-serve bench`: speed of an artifact on this machine, alone or beside peers, each in its own process."""

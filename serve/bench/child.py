@@ -1,6 +1,6 @@
-"""The child's side of a benchmark: it loads something, and answers commands, a line of JSON each, until its input ends.
+"""Child process of a benchmark: it loads a participant, and answers commands (a line of JSON each) until its input ends.
 
-This file stands alone: a peer may live in another environment, without Fletcher.
+This file does not import Fletcher: a peer may run in another environment.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class Subject(Protocol):
     versions: str
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """Vectors, (n, dimension)."""
+        """Return the vectors of texts, (n, dimension)."""
 
     def set_batch_size(self, size: int) -> None:
-        """Texts of a batch, where it does not choose itself."""
+        """Set the number of texts in a batch. Participants that choose it themselves ignore it."""
 
 
 def serve(load: Callable[[], Subject]) -> None:
-    """Loads, says so, and answers `embed`, `latency`, `vectors` and `usage`."""
-    # Libraries print to standard output, which is for answers here: they get standard error instead.
+    """Load a participant, report its versions, and answer commands."""
+    # Standard output is for answers, and libraries print to it: redirect their output to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -40,7 +40,7 @@ def serve(load: Callable[[], Subject]) -> None:
 
     try:
         subject: Any = load()
-    except Exception as error:  # noqa: BLE001  whatever it is, the parent tells it
+    except Exception as error:  # noqa: BLE001  the parent reports any error
         answer(error=f"{type(error).__name__}: {str(error)[:500]}")
         return
     answer(versions=subject.versions)
@@ -76,8 +76,8 @@ def _embed(subject: Any, texts: Sequence[str]) -> dict[str, Any]:
     started = time.perf_counter()
     subject.embed(texts)
     seconds = time.perf_counter() - started
-    told = {"seconds": seconds, "processor_seconds": time.process_time() - processor, "texts": len(texts)}
-    return told | (subject.stages() if hasattr(subject, "stages") else {})
+    measured = {"seconds": seconds, "processor_seconds": time.process_time() - processor, "texts": len(texts)}
+    return measured | (subject.stages() if hasattr(subject, "stages") else {})
 
 
 def _one(subject: Subject, text: str) -> float:
@@ -90,7 +90,7 @@ def _one(subject: Subject, text: str) -> float:
 
 
 class SentenceTransformers:
-    """sentence-transformers on the processor, by any of its backends."""
+    """sentence-transformers on the CPU, with one of its backends."""
 
     def __init__(self, checkpoint: str, backend: Literal["torch", "onnx", "openvino"], **options: Any) -> None:
         import sentence_transformers
@@ -113,7 +113,7 @@ class SentenceTransformers:
 
 
 class FastEmbed:
-    """fastembed, with the checkpoint's own graph: it wants one in ONNX, which sentence-transformers' backend makes."""
+    """fastembed with the checkpoint's ONNX graph, which the ONNX backend of sentence-transformers exports."""
 
     def __init__(self, checkpoint: str) -> None:
         import tempfile
@@ -121,7 +121,7 @@ class FastEmbed:
 
         folder = Path(checkpoint)
         if not (folder / "onnx" / "model.onnx").is_file() and not (folder / "model.onnx").is_file():
-            raise FileNotFoundError(f"{folder} has no model.onnx, and fastembed converts nothing")
+            raise FileNotFoundError(f"{folder} has no model.onnx, and fastembed does not convert models")
         import fastembed
         from fastembed.common.model_description import ModelSource, PoolingType
 
@@ -153,12 +153,12 @@ PEERS: dict[str, Callable[[str], Subject]] = {
     "sentence-transformers-onnx": lambda checkpoint: SentenceTransformers(
         checkpoint, "onnx", provider="CPUExecutionProvider"
     ),
-    # OpenVINO takes bf16 by itself where the processor has it.
+    # OpenVINO uses bf16 by default if the processor has it.
     "sentence-transformers-openvino": lambda checkpoint: SentenceTransformers(checkpoint, "openvino"),
     "sentence-transformers-openvino-f32": lambda checkpoint: SentenceTransformers(
         checkpoint, "openvino", ov_config={"INFERENCE_PRECISION_HINT": "f32"}
     ),
-    # What benchmarks/openvino/prepare.py made: sentence-transformers' own static INT8.
+    # Static INT8 of sentence-transformers, written by benchmarks/openvino/prepare.py.
     "sentence-transformers-openvino-qint8": lambda checkpoint: SentenceTransformers(
         checkpoint, "openvino", export=False, file_name="openvino/openvino_model_qint8_quantized.xml"
     ),

@@ -1,4 +1,4 @@
-"""Fletcher's own child: the encoder, with a clock at each stage."""
+"""Child process of a benchmark that runs Fletcher's encoder, with a clock at each stage."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ CHUNK = 1024
 
 
 class Clock:
-    """Counts the seconds in which at least one session ran, and those of all threads together.
+    """Count the seconds in which at least one session ran, and those of all threads together.
 
     Attributes:
-        busy: seconds in which at least one ran.
-        thread_seconds: of all that ran, times their threads.
-        tokens: that they computed.
-        cells: of their rectangles, texts x longest.
+        busy: seconds in which at least one session ran.
+        thread_seconds: sum over all runs of seconds times threads.
+        tokens: number of computed tokens.
+        cells: sum over all batches of texts times the longest text, in tokens.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Clock:
         self._since = 0.0
 
     def begin(self) -> float:
-        """A run begins; the time."""
+        """Note the begin of a run, and return the time."""
         now = time.perf_counter()
         with self._lock:
             if not self._running:
@@ -55,7 +55,7 @@ class Clock:
         return now
 
     def end(self, began: float, threads: int, batch: Batch) -> None:
-        """It ended."""
+        """Note the end of a run."""
         now = time.perf_counter()
         with self._lock:
             self._running -= 1
@@ -67,7 +67,7 @@ class Clock:
 
 
 class Timed(Session):
-    """A session whose runs a clock counts."""
+    """A session whose runs are measured by a clock."""
 
     def __init__(self, session: Session, clock: Clock, threads: int) -> None:
         self.provider = session.provider
@@ -76,7 +76,7 @@ class Timed(Session):
         self._threads = threads
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Runs the session's."""
+        """Run the session."""
         began = self._clock.begin()
         try:
             values: NDArray[np.float32] = self._session.run(batch, output)
@@ -85,27 +85,27 @@ class Timed(Session):
         return values
 
     def close(self) -> None:
-        """Closes the session's."""
+        """Close the session."""
         self._session.close()
 
 
 class OutputClock:
-    """Counts the seconds in which vectors were made of what the graph gave: cut, cast, put in the texts' order."""
+    """Count the seconds in which the outputs of the graph became vectors: cut, cast, put in the order of the texts."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def prepared(self, prepare: Any) -> Any:
-        """`Encoder.prepare`, whose tasks' last step is counted; `stream` takes one such step at a time."""
+        """Return a replacement of `Encoder.prepare` that measures `finish` of each task."""
 
         def counted(*args: Any, **options: Any) -> Task:
             task: Task = prepare(*args, **options)
 
             def finish(values: NDArray[np.float32]) -> Any:
                 started = time.perf_counter()
-                made = task.finish(values)
+                result = task.finish(values)
                 self.seconds += time.perf_counter() - started
-                return made
+                return result
 
             return replace(task, finish=finish)
 
@@ -113,7 +113,7 @@ class OutputClock:
 
 
 class Subject:
-    """An encoder without a cache: what comes again is computed again."""
+    """An encoder without a cache, so that repeated texts are computed again."""
 
     def __init__(self, directory: str, options: LoadOptions) -> None:
         self._encoder = Encoder.load(directory, options)
@@ -131,16 +131,16 @@ class Subject:
         self._last: dict[str, Any] = {}
 
     def set_batch_size(self, size: int) -> None:
-        """It forms its batches itself."""
+        """Do nothing: the encoder chooses its batches."""
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One text directly, many as a stream of chunks."""
+        """Embed one text directly, and several as a stream of chunks."""
         if len(texts) == 1:
             return self._encoder.embed(texts).vectors
         before = self._counts()
         started = time.perf_counter()
         chunks = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
-        vectors = np.concatenate([found.vectors for found in self._encoder.stream(chunks)])
+        vectors = np.concatenate([part.vectors for part in self._encoder.stream(chunks)])
         seconds = time.perf_counter() - started
         counts = zip(self._counts(), before, strict=True)
         busy, threads, cells, tokens, tokenizing, output = (new - old for new, old in counts)
@@ -160,16 +160,16 @@ class Subject:
         return clock.busy, clock.thread_seconds, clock.cells, clock.tokens, tokenizing, self._output.seconds
 
     def accuracy(self) -> float:
-        """The canary's smallest cosine."""
+        """Return the smallest cosine of the canary."""
         return self._encoder.check_canary().min_cosine
 
     def stages(self) -> dict[str, Any]:
-        """Of the last job."""
+        """Return the shares of the last job."""
         return self._last
 
 
 def main() -> None:
-    """Serves the artifact and the options of the command line."""
+    """Serve the artifact with the options of the command line."""
     directory, options = sys.argv[1:]
     serve(lambda: Subject(directory, decode_json(options, LoadOptions)))
 

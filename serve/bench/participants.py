@@ -1,4 +1,4 @@
-"""The parent's side: children that are started, asked and ended."""
+"""Participants of a benchmark: child processes that the parent starts, sends commands to, and ends."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["FLETCHER", "ChildError", "Participant", "fletcher_command", "peer_co
 
 FLETCHER = "fletcher"
 
-#: Seconds in which a child must load, and answer any command: peers export a graph first.
+#: Seconds in which a child must load (peers export a graph first), and in which it must answer a command.
 LOAD_SECONDS, ANSWER_SECONDS = 600.0, 1800.0
 
 
 class ChildError(Exception):
-    """A participant could not do what it was asked to; `bench` makes a row or a `ProviderError` of it."""
+    """Failure of a participant. `bench` reports it as a row or as a `ProviderError`."""
 
 
 def fletcher_command(directory: Path, options: LoadOptions) -> list[str]:
@@ -48,14 +48,14 @@ def fletcher_command(directory: Path, options: LoadOptions) -> list[str]:
 
 
 def peer_command(peer: str, checkpoint: Path | None) -> tuple[str, list[str]]:
-    """A peer's name, and how its child is started.
+    """Return the name of a peer, and the command that starts its child.
 
     Args:
-        peer: `NAME`, or `NAME=PYTHON` for one that lives in another environment.
-        checkpoint: the folder that peers load.
+        peer: `NAME`, or `NAME=PYTHON` for a peer in another environment.
+        checkpoint: folder of the checkpoint that peers load.
 
     Raises:
-        InputError: an unknown peer, or no checkpoint for it.
+        InputError: the peer is unknown, or there is no checkpoint.
     """
     name, _, python = peer.partition("=")
     if name not in PEERS:
@@ -66,18 +66,18 @@ def peer_command(peer: str, checkpoint: Path | None) -> tuple[str, list[str]]:
 
 
 class Participant(Closing):
-    """A child that is loaded and waits. A context manager that ends it.
+    """A child process that is loaded and waits for commands. A context manager that ends it.
 
     Attributes:
-        name: whose it is.
-        versions: what it says of itself.
+        name: name of the participant.
+        versions: versions that the child reports.
     """
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
-        """Starts it and waits until it is loaded.
+        """Start the child, and wait until it is loaded.
 
         Raises:
-            ChildError: it did not load.
+            ChildError: the child did not load.
         """
         self.name = name
         environment = {**os.environ, "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
@@ -95,10 +95,10 @@ class Participant(Closing):
             raise
 
     def ask(self, **command: Any) -> dict[str, Any]:
-        """Sends a command and waits for its answer.
+        """Send a command, and wait for its answer.
 
         Raises:
-            ChildError: it failed, ended, or took too long.
+            ChildError: the command failed, the child ended, or the answer took too long.
         """
         if self._process.stdin is None:
             raise ChildError(f"{self.name} was ended")
@@ -115,7 +115,7 @@ class Participant(Closing):
         return np.frombuffer(base64.b64decode(answer["data"]), "<f4").reshape(answer["shape"])
 
     def close(self) -> None:
-        """Ends it."""
+        """End the child."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()

@@ -14,28 +14,28 @@ __all__ = ["BenchResult", "Figures", "plot", "stages", "table"]
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """One participant's.
+    """Figures of one participant.
 
     Attributes:
-        name: whose.
-        versions: what it says of itself.
-        throughput_texts_per_s: of the whole corpus, median of the rounds.
+        name: name of the participant.
+        versions: versions that the participant reports.
+        throughput_texts_per_s: throughput on the whole corpus, median of the rounds.
         tokens_per_s: the same in tokens, as Fletcher's tokenizer counts them.
-        ratio: Fletcher's throughput by its own, median of the rounds, each of which has both.
-        ratio_lowest: the same, of the round that was worst for Fletcher.
-        latency_p50_ms: of one text at a time, milliseconds.
+        ratio: Fletcher's throughput divided by the participant's in the same round, median of the rounds.
+        ratio_lowest: the lowest ratio of a round.
+        latency_p50_ms: median latency of a single text, in milliseconds.
         latency_p95_ms: 95th percentile.
         latency_p99_ms: 99th percentile.
-        latency_ratio: its median latency by Fletcher's.
-        peak_rss_mb: the most memory its process had, MB.
-        min_cosine: with the reference's vectors, the worst of the sample.
-        batch_size: texts of a batch that it was fastest with, where it does not choose itself.
-        padding_waste: share of the attention's rectangles that is padding; the rest of the graph computes none.
-        compute_share: share of the workers' time that they computed.
-        busy_share: share of the time in which at least one did.
-        tokenizing_share: seconds inside the tokenizer by the job's seconds; they run beside the computing.
-        output_share: seconds in which computed values became vectors, by the job's; they run beside the computing, too.
-        problem: why it has no figures.
+        latency_ratio: median latency of the participant divided by Fletcher's.
+        peak_rss_mb: peak memory of the process, in MB.
+        min_cosine: smallest cosine with the reference's vectors in the sample.
+        batch_size: batch size with which a peer was fastest, in texts; None for Fletcher.
+        padding_waste: share of padding in the attention; the rest of the graph does not compute padding.
+        compute_share: share of their time in which the workers computed.
+        busy_share: share of the time in which at least one worker computed.
+        tokenizing_share: seconds in the tokenizer divided by the seconds of the job; tokenizing runs beside the computation.
+        output_share: seconds of making the output divided by the seconds of the job; it runs beside the computation, too.
+        problem: reason why there are no figures, or None.
     """
 
     name: str
@@ -60,18 +60,18 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A benchmark. Fletcher's own figures stand at the top, those of everybody in `participants`.
+    """Result of a benchmark. The fields have Fletcher's figures; `participants` has those of all participants.
 
     Attributes:
-        model: the card's name.
-        texts: of the corpus.
-        tokens: of the corpus.
-        corpus: where the texts came from.
-        rounds: how often each participant had its turn.
-        processors: that the processes may use.
-        reference: whose vectors cosines are taken with.
+        model: name of the model, from its card.
+        texts: number of texts in the corpus.
+        tokens: number of tokens in the corpus.
+        corpus: name of the corpus.
+        rounds: number of rounds.
+        processors: number of processors that the processes may use.
+        reference: source of the vectors that all cosines compare with.
         throughput_texts_per_s, tokens_per_s, latency_p50_ms, latency_p99_ms, padding_waste, peak_rss_mb: see `Figures`.
-        participants: everybody's.
+        participants: figures of all participants.
     """
 
     model: str
@@ -91,7 +91,7 @@ class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def table(result: BenchResult) -> Table:
-    """A row a participant."""
+    """Return a table with one row for each participant."""
     rows = [
         (
             found.name,
@@ -129,14 +129,14 @@ def _show(value: float | None, how: str) -> str:
 
 
 def plot(result: BenchResult, path: Path) -> None:
-    """Draws throughput and latency as bars.
+    """Draw throughput and latency as bars.
 
     Args:
-        result: what to draw.
+        result: result to draw.
         path: a .png or .svg file.
 
     Raises:
-        InputError: another suffix, or the file cannot be written.
+        InputError: the suffix is not supported, or the file cannot be written.
         MissingPackageError: matplotlib is not installed.
     """
     if path.suffix not in (".png", ".svg"):

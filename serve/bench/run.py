@@ -1,4 +1,4 @@
-"""The plan of a benchmark: everybody loads, everybody takes turns, round by round; ratios come from the rounds."""
+"""Run of a benchmark: all participants load, then take turns in each round. Ratios are computed within a round."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ __all__ = ["bench"]
 BATCH_SIZES = (8, 16, 32, 64, 128)
 PROBE_TEXTS = 200
 
-#: Single texts of each round.
+#: Number of single texts in each round.
 LATENCY_TEXTS = 100
 
-#: Texts whose vectors are compared.
+#: Number of texts whose vectors are compared.
 SAMPLE_TEXTS = 64
 
 
 @dataclass(slots=True)
 class _Record:
-    """What a participant did."""
+    """Measurements of a participant."""
 
     participant: Participant
     batch_size: int | None = None
@@ -58,21 +58,21 @@ def bench(
     rounds: int = 3,
     say: Callable[[str], None],
 ) -> BenchResult:
-    """Measures an artifact, and peers beside it.
+    """Measure an artifact, and peers beside it.
 
     Args:
         directory: the artifact's folder.
         texts: the corpus, at least one text.
-        corpus: its name, for the record.
-        options: how Fletcher loads and runs it; the vector cache is off.
+        corpus: name of the corpus, for the result.
+        options: options of loading the artifact; the vector cache is off.
         peers: `NAME` or `NAME=PYTHON`; see `child.PEERS`.
-        checkpoint: what peers load.
-        rounds: turns of each.
-        say: is told what happens.
+        checkpoint: folder of the checkpoint that peers load.
+        rounds: number of rounds.
+        say: called with messages about the progress.
 
     Raises:
-        InputError: no text, or a peer that is none.
-        ArtifactError: no artifact.
+        InputError: there is no text, or a peer is unknown.
+        ArtifactError: the folder is not an artifact.
         ProviderError: Fletcher's own child failed; a peer that fails is a row with its problem.
     """
     try:
@@ -139,7 +139,7 @@ def _bench(
 
 
 def _warm_up(record: _Record, texts: Sequence[str]) -> None:
-    """First runs, and a peer's best batch size: the better of two trials, so that one slow moment does not decide."""
+    """Warm up, and find the best batch size of a peer. Each size has two trials, and the faster one counts."""
     participant = record.participant
     try:
         participant.ask(do="latency", texts=list(texts[:10]))
@@ -176,7 +176,7 @@ def _give_up(record: _Record, error: ChildError) -> None:
 
 
 def _compare(records: Sequence[_Record], artifact: Artifact, texts: Sequence[str]) -> str:
-    """Cosines with sentence-transformers on torch where it takes part; else Fletcher's own with the canary's vectors."""
+    """Compute cosines with sentence-transformers on torch if it takes part, otherwise Fletcher's with the canary's."""
     torch = next((one for one in records if one.participant.name == "sentence-transformers" and not one.problem), None)
     if torch is None:
         records[0].cosine = float(records[0].participant.ask(do="accuracy")["min_cosine"])

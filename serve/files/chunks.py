@@ -12,7 +12,7 @@ from fletcher.runtime.errors import InputError
 
 __all__ = ["CHUNK_CHARACTERS", "CHUNK_TEXTS", "TextChunk", "TextSource", "refuse_reserved"]
 
-#: Texts that a chunk holds: enough to sort by length into even batches, few enough that progress moves every few seconds.
+#: Number of texts in a chunk: enough to sort by length into even batches, few enough to show progress every few seconds.
 CHUNK_TEXTS: Final = 1024
 
 #: A chunk ends early when its texts reach this many characters, so that long documents cannot fill the memory.
@@ -43,9 +43,9 @@ class TextSource:
 
     Attributes:
         name: the file, for messages.
-        total: texts in it, or None where only reading it would tell.
-        schema: of the columns that are carried along.
-        chunks: the texts; to be read once.
+        total: number of texts in the file, or None if it is not known before reading.
+        schema: schema of the carried columns.
+        chunks: the texts; can be read only once.
     """
 
     name: str
@@ -55,10 +55,10 @@ class TextSource:
 
 
 def refuse_reserved(name: str, others: Iterable[str], column: str) -> None:
-    """Refuses input whose other columns have names that the output needs.
+    """Reject input whose other columns have names that the output needs.
 
     Raises:
-        InputError: one of them is "text" or "vector".
+        InputError: a name is "text" or "vector".
     """
     for other in others:
         if other in _RESERVED:

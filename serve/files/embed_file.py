@@ -1,4 +1,4 @@
-"""The bulk job: a file of texts becomes a file of vectors. It knows neither file formats nor maths."""
+"""Bulk job: embed a file of texts into a file of vectors."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class EmbedSummary:
 
     Attributes:
         output: the file of vectors.
-        model: the card's name.
-        variant: the graph that ran.
-        provider: where it ran.
-        texts: vectors written.
-        dimension: length of each.
-        tokens: tokens that the model saw.
+        model: name of the model, from its card.
+        variant: name of the graph that ran.
+        provider: provider that ran the graph.
+        texts: number of vectors written.
+        dimension: dimension of each vector.
+        tokens: number of tokens that the model processed.
         truncated_texts: texts that were longer than the model's limit.
         dropped_tokens: tokens that were cut from them.
-        seconds: from the first text read to the file in its place; loading the model is not in it.
-        texts_per_second: texts by these seconds.
-        tokens_per_second: tokens by these seconds.
+        seconds: seconds from the first text to the complete file, without loading the model.
+        texts_per_second: texts per second.
+        tokens_per_second: tokens per second.
     """
 
     output: Path
@@ -62,7 +62,7 @@ def embed_file(
     force: bool,
     progress: Counter = SILENT,
 ) -> EmbedSummary:
-    """Embeds every text of a source, in its order.
+    """Embed every text of a source, in its order.
 
     Args:
         encoder: the model.
@@ -107,7 +107,7 @@ def embed_file(
 
 
 def _embedded(encoder: Encoder, source: TextSource, options: EmbedOptions) -> Iterator[tuple[TextChunk, Embeddings]]:
-    """Each chunk with its embeddings."""
+    """Yield each chunk with its embeddings."""
     # The encoder reads ahead on a thread of its own: the chunks that it took wait here for their vectors.
     taken: deque[TextChunk] = deque()
 

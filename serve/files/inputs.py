@@ -22,10 +22,10 @@ def is_url(path: str) -> bool:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """The `pyarrow.fs.FileSystem` of a URL, and the path on it.
+    """Return the `pyarrow.fs.FileSystem` of a URL, and the path on it.
 
     Raises:
-        InputError: a scheme that pyarrow does not know, or a URL that is none.
+        InputError: the URL is not valid, or pyarrow does not support its scheme.
     """
     try:
         return cast("tuple[Any, str]", pafs.FileSystem.from_uri(url))
@@ -35,10 +35,10 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def open_input(path: str) -> Iterator[IO[bytes]]:
-    """A file's bytes, seekable.
+    """Open a file for reading bytes. The file is seekable.
 
     Raises:
-        InputError: a URL that cannot be opened.
+        InputError: the URL cannot be opened.
         OSError: the file cannot be read.
     """
     if not is_url(path):
