@@ -183,6 +183,7 @@ def test_vectors_come_whole_over_the_pipe(artifact: Path) -> None:
         np.testing.assert_allclose(ours.vectors(TEXTS), encoder.embed(TEXTS).vectors, rtol=0, atol=1e-6)
 
 
+@pytest.mark.heavy  # it parses the standard library twice
 def test_corpora_are_different_texts_in_a_fixed_order() -> None:
     for name, low, high in (("docstrings", 20, 80), ("sentences", 6, 14)):
         texts = corpus(name, 3000)  # type: ignore[arg-type]
