@@ -31,7 +31,7 @@ WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile
 test: $(VENV)/.development ## Run the tests, with coverage.
 	$(BIN)/pytest $(WORKERS) --cov --cov-report=term:skip-covered
 
-quick: $(VENV)/.development ## Run ruff and the tests that need neither torch, real weights nor processes.
+quick: $(VENV)/.development ## Run ruff and the tests without the marker heavy.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest $(WORKERS) -m "not heavy and not slow and not gpu"

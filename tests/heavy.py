@@ -1,4 +1,4 @@
-"""Recognition of heavy tests: those that use torch, real weights or processes of their own."""
+"""Recognition of heavy tests: those that use torch, real weights, processes of their own, or the stand-in for Longbow."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["is_heavy"]
 #: Modules whose use makes a test heavy.
 MODULES = frozenset({"torch", "transformers", "sentence_transformers", "subprocess", "multiprocessing"})
 
-#: Fixtures whose use makes a test heavy: they fetch or convert real weights.
-FIXTURES = frozenset({"minilm_checkpoint", "minilm_artifact"})
+#: Fixtures whose use makes a test heavy: they fetch or convert real weights, or wait for the time-outs of a database.
+FIXTURES = frozenset({"minilm_checkpoint", "minilm_artifact", "longbow", "longbow_url"})
 
 
 def is_heavy(test: pytest.Function) -> bool:

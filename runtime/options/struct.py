@@ -81,10 +81,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
             value = getattr(self, field.name)
+            if value is field.default:
+                continue  # most fields of most requests
             if isinstance(value, Integral) and not isinstance(value, int):
                 value = int(value)  # numpy's integers are allowed; `repr` and JSON show Python's
                 msgspec.structs.force_setattr(self, field.name, value)
-            if value is not field.default and (problem := field.problem(value)) is not None:
+            if (problem := field.problem(value)) is not None:
                 raise OptionError(field.name, f"{field.name} is {value!r}: {problem}")
 
     @classmethod
