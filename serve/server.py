@@ -31,7 +31,7 @@ from .models.version import Loader
 from .observe import logs
 from .observe.metrics import Metrics
 from .observe.record import Consumer
-from .server_options import OFF, ServerOptions
+from .server_options import FLIGHT, OFF, ServerOptions
 
 if TYPE_CHECKING:
     from .flight.server import FlightServer
@@ -91,7 +91,8 @@ class Server:
         options = ServerOptions() if options is None else options
         self._drain_seconds = options.drain_seconds
         http_at = None if options.http == OFF else parse(options.http, "--http")
-        flight_at = None if _flight_is_off(options) else parse(options.flight, "--flight")
+        flight = _flight_address(options)
+        flight_at = None if flight == OFF else parse(flight, "--flight")
         if http_at is None and flight_at is None:
             raise InputError("neither --http nor --flight was given an address: a server needs one of them")
         for address, option in ((http_at, "--http"), (flight_at, "--flight")):
@@ -223,17 +224,17 @@ def run_server(
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
 
 
-def _flight_is_off(options: ServerOptions) -> bool:
-    """Return whether Flight is turned off: by the options, or because nobody asked for it and pyarrow is not installed."""
-    if options.flight == OFF:
-        return True
-    if options.flight != ServerOptions().flight or _has_pyarrow():
-        return False
+def _flight_address(options: ServerOptions) -> str:
+    """Return the address of Flight that was asked for, or the usual one; `off` if pyarrow is missing for the usual one."""
+    if options.flight is not None:
+        return options.flight
+    if _has_pyarrow():
+        return FLIGHT
     logger.info(
         "no Arrow Flight",
         extra={"fields": {"reason": "pyarrow is not installed: pip install 'longbow-fletcher[flight]'"}},
     )
-    return True
+    return OFF
 
 
 def _has_pyarrow() -> bool:

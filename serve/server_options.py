@@ -10,10 +10,13 @@ from fletcher.runtime.errors import InputError, OptionError
 from fletcher.runtime.options.sizes import parse_size
 from fletcher.runtime.options.struct import Options
 
-__all__ = ["OFF", "ServerOptions"]
+__all__ = ["FLIGHT", "OFF", "ServerOptions"]
 
 #: Address that turns HTTP or Flight off.
 OFF: Final = "off"
+
+#: Address of Flight if none was asked for.
+FLIGHT: Final = "127.0.0.1:8815"
 
 ACCESS_PANEL: Final = "Access and limits"
 QUEUE_PANEL: Final = "Queue"
@@ -37,12 +40,13 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = "127.0.0.1:8080"
     flight: Annotated[
-        str,
+        str | None,
         Meta(
-            description="Address of Arrow Flight. Port 0 takes a free port; off turns Flight off.",
+            description="Address of Arrow Flight. Port 0 takes a free port; off turns Flight off. Default: 127.0.0.1:8815, "
+            "or off if pyarrow is not installed.",
             extra={"metavar": "HOST:PORT"},
         ),
-    ] = "127.0.0.1:8815"
+    ] = None
     name: Annotated[
         str | None,
         Meta(description="Name of the model in requests and answers, if there is only one. Default: the card's name."),

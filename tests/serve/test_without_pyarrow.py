@@ -80,7 +80,9 @@ def test_an_arrow_stream_is_refused_with_the_extra(client: httpx.Client) -> None
     assert "pip install 'longbow-fletcher[flight]'" in answer.text
 
 
-@pytest.mark.parametrize("option", [("--flight", "127.0.0.1:0"), ("--longbow", "grpc://127.0.0.1:1")])
+@pytest.mark.parametrize(
+    "option", [("--flight", "127.0.0.1:0"), ("--flight", "127.0.0.1:8815"), ("--longbow", "grpc://127.0.0.1:1")]
+)
 def test_what_was_asked_for_names_the_extra(minilm_artifact: Path, option: tuple[str, str]) -> None:
     process = start(str(minilm_artifact), "--http", "127.0.0.1:0", "--provider", "mlas", "--workers", "1", *option)
     _, error = process.communicate(timeout=SECONDS)
