@@ -35,5 +35,5 @@ html_theme = "furo"
 html_title = f"Fletcher {release}"
 html_copy_source = False
 html_show_sourcelink = False
-# Everything that a page needs lies in the site: no fonts, scripts or images from other hosts.
+# The site has everything that a page needs: no fonts, scripts or images come from other hosts.
 html_static_path: list[str] = []

@@ -1,4 +1,4 @@
-"""Convert a checkpoint, write an INT8 artifact of it, and print what the quantization costs.
+"""Convert a checkpoint, write an INT8 artifact of it, and print the loss of accuracy.
 
     python examples/convert_and_quantize.py SOURCE FOLDER
 
@@ -14,7 +14,7 @@ from fletcher import export, quantize
 
 
 def main() -> None:
-    """Print the accuracy and the size of both artifacts."""
+    """Make both artifacts, and print their accuracy and size."""
     source, folder = sys.argv[1], Path(sys.argv[2])
     exported = export(source, folder / "fp32")
     print(f"{exported.model}: {exported.dimension} dimensions, canary's smallest cosine {exported.min_cosine:.7f}")

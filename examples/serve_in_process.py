@@ -13,7 +13,7 @@ from fletcher.serve import ModelSpec, Server, ServerOptions
 
 
 def main() -> None:
-    """Serve an artifact on a free port, ask it once, and stop."""
+    """Serve an artifact on a free port, send one request, and stop."""
     model = ModelSpec(path=sys.argv[1], name="my-model")
     options = ServerOptions(http="127.0.0.1:0", flight="off")
     with Server([model], options) as server:

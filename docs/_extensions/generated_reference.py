@@ -1,4 +1,4 @@
-"""Sphinx extension: pages of the reference that are written from the code itself, so that they cannot differ from it.
+"""Sphinx extension that writes pages of the reference from the code, so that they cannot differ from it.
 
 Before the sources are read, it writes `docs/reference/generated/`:
 
@@ -30,7 +30,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 def write_pages(_app: Sphinx) -> None:
-    """Write the generated pages; a file whose text did not change keeps its time, so that it is not read again."""
+    """Write the generated pages; a file with unchanged text keeps its time, so Sphinx does not read it again."""
     pages = {
         "commands.md": commands_page(),
         "options.md": options_page(),
@@ -113,11 +113,11 @@ def options_page() -> Iterator[str]:
     yield "HTTP APIs and Flight all take them under these names, with these defaults and bounds."
     load_fields = set(LoadOptions.__struct_fields__)
     for title, text, struct, left_out in (
-        ("LoadOptions", "Options that decide how a model is loaded and run.", LoadOptions, set()),
-        ("EmbedOptions", "Options that decide how texts become vectors.", EmbedOptions, set()),
+        ("LoadOptions", "Options for loading and running a model.", LoadOptions, set()),
+        ("EmbedOptions", "Options for the way from texts to vectors.", EmbedOptions, set()),
         (
             "ModelSpec",
-            "Fields of one `[[models]]` table of a server's TOML file and of the admin API, beside those of `LoadOptions`.",
+            "Fields of one `[[models]]` table of a server's TOML file and of the admin API, in addition to `LoadOptions`.",
             ModelSpec,
             load_fields,
         ),
@@ -189,9 +189,9 @@ def routes_page() -> Iterator[str]:
     schemas = document["components"]["schemas"]
     yield "# HTTP routes"
     yield ""
-    yield "Every route with the fields of its body. A running server gives the same as an OpenAPI 3.1 document under"
-    yield "`/openapi.json`, and as a page with a form under `/docs`. [HTTP](../http.md) explains what they have in common,"
-    yield "with examples."
+    yield "Every route with the fields of its body. A running server has the same as an OpenAPI 3.1 document under"
+    yield "`/openapi.json`, and as a page with a form under `/docs`. [HTTP](../http.md) explains what the routes have in"
+    yield "common, with examples."
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield from ("", f"## {method.upper()} {path}", "", operation.get("summary", ""), "")
@@ -217,7 +217,7 @@ def _resolve(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _openapi() -> dict[str, Any]:
-    """Return the OpenAPI document of a server that has every route."""
+    """Return the OpenAPI document of a server with every route."""
     from fletcher.serve.http.app import http_routes
     from fletcher.serve.http.call import Limits
     from fletcher.serve.http.openapi import openapi_document
