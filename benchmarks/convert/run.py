@@ -5,7 +5,7 @@
 Each round runs `fletcher-convert model export` in a separate process, imports included. It also reads the checkpoint's
 weights and writes them to another file, in blocks of 4 MB, from and to the page cache, as the conversion does. Memory
 (Linux only) is the peak resident size of one more conversion, minus the size after the imports, relative to the size of
-the weights. It includes the tokenizer: 15 MB for a BERT vocabulary with any weights.
+the weights. It includes the tokenizer, which takes 15 MB for a BERT vocabulary, independent of the weights.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     python benchmarks/cpu/alone.py ARTIFACT [--seconds 5] [--busy 1]
 
 For each length the benchmark prints the seconds on all processors over those on one, lower quartile and 90th percentile
-of the runs, which take turns. ONNX Runtime runs without spinning, with the bound that Fletcher sets, and without a bound.
-With `--busy`, processes compute something else at the same time, which the bound is meant for.
+of the runs, which take turns. ONNX Runtime runs without spinning, with the bound that Fletcher sets, and without a
+bound. With `--busy`, other processes compute at the same time; the bound limits the loss in this case.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each length")
-    parser.add_argument("--busy", type=int, default=0, help="processes that compute something else")
+    parser.add_argument("--busy", type=int, default=0, help="number of other processes that compute")
     options = parser.parse_args()
     artifact = Artifact.open(options.artifact)
     with ExitStack() as stack:
@@ -69,27 +69,27 @@ def open_sessions(stack: ExitStack, artifact: Artifact, variant: Variant) -> dic
     sessions: dict[str, Session] = {}
     for name in (provider.name for provider in usable if variant.target in provider.targets):
         sessions[name] = stack.enter_context(open_session(artifact, variant, provider=name))
-        for way, microseconds in SPINNING.items() if name == "mlas" else {"all": 0}.items():
+        for kind, microseconds in SPINNING.items() if name == "mlas" else {"all": 0}.items():
             mlas.SPIN_MICROSECONDS = microseconds
             opened = open_session(artifact, variant, provider=name, threads=len(machine.processors))
-            sessions[f"{name}, {way}"] = stack.enter_context(opened)
+            sessions[f"{name}, {kind}"] = stack.enter_context(opened)
     return sessions
 
 
 def ratios(taken: dict[str, list[float]]) -> dict[str, list[float]]:
     """Return the time of each session over that of its provider's single thread: lower quartile and 90th percentile."""
-    found = {}
+    ratios_by_name = {}
     for name, seconds in taken.items():
         single = taken[name.partition(",")[0]]
         if seconds is not single:
             both = np.quantile(seconds, (0.25, 0.9)) / np.quantile(single, (0.25, 0.9))
-            found[name] = [round(float(ratio), 2) for ratio in both]
-    return found
+            ratios_by_name[name] = [round(float(ratio), 2) for ratio in both]
+    return ratios_by_name
 
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Start processes that compute until the context ends or this process is gone."""
+    """Start processes that compute until the context or this process ends."""
     children = [multiprocessing.Process(target=_compute, args=(os.getpid(),), daemon=True) for _ in range(count)]
     for child in children:
         child.start()

@@ -1,11 +1,11 @@
-"""Prepares the checkpoints of `fletcher-serve bench`: one that peers load, with an ONNX graph, and a tiny one.
+"""Preparation of two checkpoints for `fletcher-serve bench`: one with an ONNX graph, which peers load, and a tiny one.
 
     PYTHON_OF_PEERS benchmarks/cpu/prepare.py CHECKPOINT FOLDER
 
 It runs in the peers' environment (sentence-transformers with optimum-onnx and optimum-intel, which need an older
-transformers than Fletcher's own). FOLDER gets `model`, a copy of the checkpoint with `onnx/model.onnx`, and `bert-tiny`,
-a random model of bert-tiny's dimensions (2 layers, 128 wide) with the same tokenizer. For the commands see
-docs/reference/benchmarks.md.
+transformers than Fletcher's own). FOLDER gets `model`, a copy of the checkpoint with `onnx/model.onnx`, and
+`bert-tiny`, a random model of bert-tiny's dimensions (2 layers, 128 wide) with the same tokenizer.
+docs/reference/benchmarks.md has the commands.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@
 It runs on a host with onnxruntime-gpu, which lists the TensorRT provider even if its libraries are missing. A GPU is
 needed only with `--artifact`. It checks that
 
-- the provider's parser accepts every option of Fletcher, rejects an unknown name, and accepts no boolean but True and False,
-  all before it loads the provider's library;
-- without the libraries plain ONNX Runtime continues without TensorRT and raises nothing, and raises if a session is opened
-  in Fletcher's way;
-- with `--artifact`, an artifact with a `tensorrt` variant: Fletcher rejects the provider with the reason, and if CUDA is
-  allowed runs the variant there, with the canary's vectors.
+- the provider's parser accepts every option of Fletcher, rejects an unknown name, and accepts only the booleans True and
+  False, all before it loads the provider's library;
+- without the libraries, ONNX Runtime continues without TensorRT and raises no error, but raises one if a session is opened
+  with Fletcher's settings;
+- with `--artifact`, an artifact with a `tensorrt` variant: Fletcher rejects the provider with the reason, and, if CUDA
+  is allowed, runs the variant there and reproduces the canary's vectors.
 
 The first two checks need only onnxruntime-gpu; the third also needs Fletcher (PYTHONPATH=src). The script prints JSON,
 and its exit status is 1 if a check failed.
@@ -56,7 +56,7 @@ OPTIONS = read_options()
 
 
 def parse(options: dict[str, str]) -> str | None:
-    """Return the objection of the provider's parser to options, or None; it finds a missing library later."""
+    """Return the error message of the provider's parser for options, or None; a missing library fails only later."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     session = _pybind_state.InferenceSession(settings, TWICE, False, False)
@@ -124,7 +124,7 @@ def check_artifact(path: Path) -> dict[str, Any]:
     variant = next(variant for variant in artifact.manifest.variants if variant.target == "tensorrt")
     gpu = this_gpus().gpus[0]
     canary = read_canary(artifact.canary_file)
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "gpu": gpu.name,
         "problem": tensorrt_problem(),
         "refused": attempt(lambda: open_tensorrt(artifact, variant, gpu).close()),
@@ -132,27 +132,28 @@ def check_artifact(path: Path) -> dict[str, Any]:
     }
     with open_tensorrt(artifact, variant, gpu, allow_cuda=True) as session:
         vectors = session.run(canary.encodings)
-        found |= {
+        report |= {
             "provider": session.provider,
             "fallback": session.fallback,
             "max_abs_difference": float(np.abs(vectors - canary.vectors).max()),
             "engines_built_in_service": session.engines_built_in_service,
         }
-    return found
+    return report
 
 
-def judge(found: dict[str, Any]) -> list[str]:
+def judge(report: dict[str, Any]) -> list[str]:
     """Return the failed checks."""
-    options, missing = found["options"], found["missing"]
-    is_here = missing["plain_session_runs_on"][:1] == [OPTIONS.TENSORRT_EP]
+    options, missing = report["options"], report["missing"]
+    is_installed = missing["plain_session_runs_on"][:1] == [OPTIONS.TENSORRT_EP]
     expected = {
-        "TensorRT's provider is listed": OPTIONS.TENSORRT_EP in found["available"],
+        "TensorRT's provider is listed": OPTIONS.TENSORRT_EP in report["available"],
         "Fletcher's options are accepted": not options["ours_refused"] and options["all_refused"] is None,
         "unknown options are rejected": not options["unknown_names_taken"],
         "only True and False are booleans": options["boolean_as_number_refused"],
-        "opening in Fletcher's way raises, or runs on TensorRT": isinstance(missing["our_session"], str) is not is_here,
+        "a session with Fletcher's settings raises, or runs on TensorRT": isinstance(missing["our_session"], str)
+        is not is_installed,
     }
-    if (artifact := found.get("artifact")) is not None:
+    if (artifact := report.get("artifact")) is not None:
         refused = artifact["problem"] is not None
         expected |= {
             "the provider is rejected with the reason": refused is (artifact["refused"] is not None)
@@ -161,26 +162,27 @@ def judge(found: dict[str, Any]) -> list[str]:
             "the vectors are the canary's": artifact["max_abs_difference"] < 5e-3,
             "no engine was built while serving": artifact["engines_built_in_service"] == 0,
         }
-    return [what for what, is_so in expected.items() if not is_so]
+    return [check for check, passed in expected.items() if not passed]
 
 
 def main() -> int:
+    """Run the checks, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--artifact", type=Path, help="folder of an artifact with a tensorrt variant")
     arguments = parser.parse_args()
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "onnxruntime": onnxruntime.__version__,
         "available": onnxruntime.get_available_providers(),
         "options": check_options(),
         "missing": check_missing(),
     }
     if arguments.artifact is not None:
-        found["artifact"] = check_artifact(arguments.artifact)
-    found["not_as_expected"] = judge(found)
-    print(json.dumps(found, indent=2))
-    return 1 if found["not_as_expected"] else 0
+        report["artifact"] = check_artifact(arguments.artifact)
+    report["not_as_expected"] = judge(report)
+    print(json.dumps(report, indent=2))
+    return 1 if report["not_as_expected"] else 0
 
 
 if __name__ == "__main__":

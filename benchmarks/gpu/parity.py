@@ -53,12 +53,12 @@ def node_providers(graph: Path, feeds: dict[str, Any]) -> dict[str, int]:
         session = open_session(graph, disabled=[], profile=Path(folder) / "run")
         session.run(None, feeds)
         events = json.loads(Path(session.end_profiling()).read_text())
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for event in events:
         provider = event.get("args", {}).get("provider")
         if event.get("cat") == "Node" and provider:
-            found[provider] = found.get(provider, 0) + 1
-    return found
+            counts[provider] = counts.get(provider, 0) + 1
+    return counts
 
 
 def compare(ours: Any, theirs: Any) -> tuple[float, float]:

@@ -3,10 +3,10 @@
     python -m benchmarks.gpu.prepare_parity FOLDER
 
 Run it in the repository's root, in an environment with torch and transformers. It covers every family
-(tests/convert/targets/models.py), attention heads of 32 elements, which flash attention takes, and rerankers, SPLADE and
-ColBERT (head_models.py there). For each it writes one folder per precision: the cuda graph and its weights, and per batch
-a file of inputs, made by the runtime's feeds, and of expected values, computed by transformers in float32 on the
-processor. The folder has about 15 MB.
+(tests/convert/targets/models.py), attention heads of 32 elements, for which flash attention is used, and rerankers,
+SPLADE and ColBERT (tests/convert/targets/head_models.py). For each it writes one folder per precision: the cuda graph
+and its weights, and for each batch a file with the inputs, made by the runtime's feeds, and the expected values,
+computed by transformers in float32 on the processor. It prints the size of all files.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WIDE_MODELS: Mapping[str, Callable[[], Tiny]] = {
     "mpnet_wide": roberta_like("mpnet", "MPNet", **WIDE),
     "xlm-roberta_wide": roberta_like("xlm-roberta", "XLMRoberta", **WIDE),
 }
-#: Each head, and ColBERT with tokens that no other token attends to, once on a family with its own bias.
+#: Each head, and ColBERT with tokens that no other token attends to, once on a family that has a bias in its attention.
 HEADS = (
     ("scores", "Bert"),
     ("sparse", "Bert"),
@@ -122,8 +122,8 @@ def write_cases(output: Path, name: str, subject: Subject) -> None:
             feeds = make_feeds(tuple(emission.graph.inputs), emission.feeds, batch)
             np.savez_compressed(folder / f"batch{index}.npz", expected=expected, **feeds)
         tolerance = TOLERANCES[precision]
-        facts = {"min_cosine": tolerance.min_cosine, "max_abs": tolerance.max_abs, "islands": sorted(islands)}
-        (folder / "case.json").write_text(json.dumps(facts))
+        limits = {"min_cosine": tolerance.min_cosine, "max_abs": tolerance.max_abs, "islands": sorted(islands)}
+        (folder / "case.json").write_text(json.dumps(limits))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Accuracy and speed of a quantized cuda variant and of the fp16 variant that it was made from.
+"""Accuracy and speed of a quantized cuda variant and of the fp16 variant from which it was made.
 
     fletcher-convert model export all-MiniLM-L6-v2 -o fp16 --target cpu --target cuda --precision fp32 --precision fp16
     fletcher-convert quantize run fp16 -o qdq --recipe cuda-qdq

@@ -2,9 +2,10 @@
 
     PYTHONPATH=SITE:src python -m benchmarks.gpu.run CHECKPOINT --output FILE.json [--only NAME ...] [--seconds 60]
 
-CHECKPOINT is the folder of all-MiniLM-L6-v2; models.py makes all other models. The benchmark needs torch, transformers,
-onnx and onnxruntime-gpu, and sentence-transformers for one comparison. The docstring of each part says what it measures.
-Compared rounds are interleaved, and a figure is the median. The correctness suite is `python benchmarks/gpu/parity.py`.
+CHECKPOINT is the folder of all-MiniLM-L6-v2; benchmarks/gpu/models.py makes all other models. The benchmark needs
+torch, transformers, onnx and onnxruntime-gpu, and sentence-transformers for one comparison. The docstring of each part
+says what it measures. Compared rounds are interleaved, and a figure is the median. `python benchmarks/gpu/parity.py`
+checks correctness.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Bench:
         self._artifacts: dict[str, Path] = {}
 
     def artifact(self, name: str) -> Path:
-        """Return an fp16 artifact, which is made once; its checkpoint is in NAME-checkpoint."""
+        """Return an fp16 artifact, which is made once. A random checkpoint is in the folder `NAME-checkpoint`."""
         if name not in self._artifacts:
             checkpoint, artifact = self.checkpoint, self.folder / name
             if not artifact.exists():
@@ -122,7 +123,7 @@ def throughput(bench: Bench) -> dict[str, Any]:
         )
         budget, workers = encoder.info.token_budget, encoder.info.workers
     rates = {
-        name: (len(few) if "-" in name else len(texts)) / statistics.median(found) for name, found in seconds.items()
+        name: (len(few) if "-" in name else len(texts)) / statistics.median(taken) for name, taken in seconds.items()
     }
     return {
         "texts_per_s": rates,
@@ -255,9 +256,9 @@ def sustained(bench: Bench) -> dict[str, Any]:
     }
 
 
-def cosines(found: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:
-    """Return the cosine of each text's vector with its reference."""
-    each = np.sum(found * expected, 1) / np.linalg.norm(found, axis=1) / np.linalg.norm(expected, axis=1)
+def cosines(vectors: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:
+    """Return the smallest and the mean cosine of the texts' vectors with their references."""
+    each = np.sum(vectors * expected, 1) / np.linalg.norm(vectors, axis=1) / np.linalg.norm(expected, axis=1)
     return {"min_cosine": float(each.min()), "mean_cosine": float(each.mean())}
 
 
@@ -268,12 +269,12 @@ def accuracy(bench: Bench) -> dict[str, Any]:
     texts = ragged_texts(1000, seed=7)
     expected = SentenceTransformer(str(bench.checkpoint), device="cpu").encode(texts, batch_size=64).astype(np.float64)
     with bench.load("minilm") as encoder:
-        found = encoder.embed(texts, dtype="float16").vectors.astype(np.float64)
+        vectors = encoder.embed(texts, dtype="float16").vectors.astype(np.float64)
         alone = np.concatenate([encoder.embed([text]).vectors for text in texts[:200]]).astype(np.float64)
     return {
-        **cosines(found, expected),
+        **cosines(vectors, expected),
         "min_cosine_alone": cosines(alone, expected[:200])["min_cosine"],
-        "alone_against_batch": float(np.abs(alone - found[:200]).max()),
+        "alone_against_batch": float(np.abs(alone - vectors[:200]).max()),
     }
 
 
@@ -291,7 +292,7 @@ def kernels(bench: Bench) -> dict[str, Any]:
                 for _ in range(3):
                     encoder.run(batch, HALF_VECTORS)
                 torch.cuda.synchronize()
-        found = sorted(
+        events = sorted(
             (
                 (event.self_device_time_total / 3000, event.count // 3, event.key[:90])
                 for event in profiled.key_averages()
@@ -299,8 +300,8 @@ def kernels(bench: Bench) -> dict[str, Any]:
             reverse=True,
         )
         results[name] = {
-            "total_ms": sum(ms for ms, *_ in found),
-            "kernels": [f"{ms:.3f} ms in {count}: {key}" for ms, count, key in found[:16]],
+            "total_ms": sum(ms for ms, *_ in events),
+            "kernels": [f"{ms:.3f} ms in {count}: {key}" for ms, count, key in events[:16]],
         }
     return results
 

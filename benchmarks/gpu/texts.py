@@ -1,4 +1,4 @@
-"""Texts of the GPU benchmarks: all of them differ, so that no vector serves several texts."""
+"""Texts of the GPU benchmarks: all of them differ, so a vector is never reused for another text."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def ragged_texts(count: int, seed: int = 0) -> list[str]:
 
 
 def texts_of(count: int, tokens: int, encoder: Encoder) -> list[str]:
-    """Return texts with exactly that many tokens, special tokens included, made of words that are one token each."""
-    known = [
+    """Return texts with exactly that many tokens, special tokens included, made of words of one token."""
+    words = [
         f" {word}" for word in dict.fromkeys(" ".join(corpus("sentences", 3000)).lower().split()) if word.isalpha()
     ]
-    lengths = encoder.tokenize(known).lengths
-    single = [word for word, length in zip(known, lengths.tolist(), strict=True) if length == 3]
+    lengths = encoder.tokenize(words).lengths
+    single = [word for word, length in zip(words, lengths.tolist(), strict=True) if length == 3]
     picks = np.random.default_rng(0).integers(0, len(single), (count, tokens - 2))
     return ["".join(single[pick] for pick in row) for row in picks.tolist()]

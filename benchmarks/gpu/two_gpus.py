@@ -5,10 +5,10 @@
 
 Ragged texts in arrival order, about 60 tokens on average, run through `Encoder`, which tokenizes while it computes.
 Rounds are interleaved: token ids on one GPU and on two, texts on one and on two. Then the second GPU's session raises
-`DeviceLostError` during a run: every vector must be there, in order and equal to the first GPU's. Afterwards the GPU is
-opened again, checked by the artifact's canary, and must compute again. The benchmark also measures the cost of the
-fleet's dispatch per batch, on sessions that compute nothing. The exit status is 1 if a check fails; without --cpu that
-includes the ratio of throughputs.
+`DeviceLostError` during a run: no vector may be missing, and all must be in order and equal to the first GPU's.
+Afterwards the GPU is opened again, checked by the artifact's canary, and must compute again. The benchmark also
+measures the cost of the fleet's dispatch per batch, on sessions that compute nothing. The exit status is 1 if a check
+fails; without --cpu that includes the ratio of throughputs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SAME = 0.9999
 
 
 class Borrowed(Session):
-    """`Borrowed`: a session that its owner closes, and that fails from a given run on.
+    """`Borrowed`: a session that its owner closes, and that fails from one run on.
 
     Attributes:
         runs: number of runs so far.
@@ -70,7 +70,7 @@ class Borrowed(Session):
             self.runs += 1
             fails = self._fails_from is not None and self.runs >= self._fails_from
         if fails:
-            raise DeviceLostError("the benchmark let the device fail")
+            raise DeviceLostError("the benchmark made the device fail")
         return self._session.run(batch, output)
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class Bench:
         self.encodings = self.tokenizer.encode(self.texts)
 
     def encoder(self, count: int, *, fails_from: int | None = None, retry: float = 3600.0) -> Encoder:
-        """Return an encoder on a fleet of the first devices; the last of them fails from a run on, and is opened again."""
+        """Return an encoder on a fleet of the first devices; the last device fails from one run on, and is opened again."""
         canary, card = read_canary(self.artifact.canary_file), self.artifact.manifest.card
         devices = [
             FleetDevice(
@@ -162,19 +162,19 @@ def open_two(
     return sessions, [gpu.processors for gpu in gpus], [f"{gpu.name} {gpu.pci}" for gpu in gpus]
 
 
-def compare(found: NDArray[Any], wanted: NDArray[Any]) -> dict[str, Any]:
-    """Return whether every text has its own vector: near the expected one, and less near to its neighbor's."""
-    found, wanted = found.astype(np.float64), wanted.astype(np.float64)
-    found, wanted = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (found, wanted))
-    own = (found * wanted).sum(axis=1)
-    neighbor = (found * np.roll(wanted, 1, axis=0)).sum(axis=1)
+def compare(vectors: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:
+    """Check that each text's vector is near its expected vector, and less near to the neighbor's; return the figures."""
+    vectors, expected = vectors.astype(np.float64), expected.astype(np.float64)
+    vectors, expected = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (vectors, expected))
+    own = (vectors * expected).sum(axis=1)
+    neighbor = (vectors * np.roll(expected, 1, axis=0)).sum(axis=1)
     ordered = float(np.mean(own > neighbor))
     return {
-        "texts": len(found),
+        "texts": len(vectors),
         "min_cosine": float(own.min()),
-        "max_abs": float(np.abs(found - wanted).max()),
+        "max_abs": float(np.abs(vectors - expected).max()),
         "nearer_to_own_than_to_neighbor": ordered,
-        "passed": bool(len(found) == len(wanted) and own.min() >= SAME and ordered > 0.99),
+        "passed": bool(len(vectors) == len(expected) and own.min() >= SAME and ordered > 0.99),
     }
 
 
@@ -208,7 +208,7 @@ def measure_rounds(bench: Bench) -> tuple[dict[str, Any], NDArray[Any]]:
 
 
 def fail_in_mid_run(bench: Bench, reference: NDArray[Any]) -> dict[str, Any]:
-    """Let the second GPU fail after a few batches; it returns after the run."""
+    """Make the second GPU fail after a few batches, and check that it computes again after the run."""
     probe = bench.encoder(2)
     bench.on_ids(probe)
     share = next(m.value() for m in metrics_of(probe, "fletcher_gpu_batch_count_total") if m.device == "gpu:1")
@@ -240,10 +240,10 @@ def metrics_of(encoder: Encoder, name: str) -> list[Any]:
 
 def counts(encoder: Encoder) -> dict[str, dict[str, float]]:
     """Return the value of every metric by device."""
-    found: dict[str, dict[str, float]] = {}
+    values: dict[str, dict[str, float]] = {}
     for metric in encoder.metrics().devices:
-        found.setdefault(metric.device, {})[metric.name] = metric.value()
-    return found
+        values.setdefault(metric.device, {})[metric.name] = metric.value()
+    return values
 
 
 def dispatch_microseconds(runs: int = 20_000) -> float:

@@ -1,7 +1,7 @@
-"""Applications of the comparison: `POST /v1/embeddings`, one text in, one base64 vector of 384 float32 out, over a stub.
+"""Applications of the comparison: one text in, one base64 vector of 384 float32 out, on `POST /v1/embeddings` over a stub.
 
-`fletcher` is the server's own application over its own engine, with an encoder that hardly computes: its difference to
-`bare` is the cost of admission, batching, the workers' threads, metrics and errors.
+`fletcher` is Fletcher's application and engine over an encoder that hardly computes. Its difference from `bare` is the
+cost of admission, batching, the workers' threads, metrics and errors.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ async def stub(text: str) -> NDArray[np.float32]:
 
 
 async def answer(body: bytes) -> bytes:
-    """Answer a request with msgspec; every candidate that may choose its JSON library does the same."""
+    """Answer a request with msgspec; all candidates whose framework lets them choose the JSON library use it."""
     request = _decoder.decode(body)
     vector = await stub(request.input)
     return _encoder.encode(Answer([Item(vector.tobytes())], request.model, Usage(8, 8)))
 
 
 async def bare(scope: Any, receive: Any, send: Any) -> None:
-    """Build a bare ASGI application."""
+    """Answer a request as an ASGI application without a framework."""
     message = await receive()
     body = message["body"]
     while message.get("more_body"):
@@ -109,8 +109,8 @@ def fletcher() -> Any:
     from fletcher.serve.models.registry import Models
     from fletcher.serve.models.spec import ModelSpec
 
-    class Nothing:
-        """`Nothing`: an encoder with eight tokens per text and vectors from one table."""
+    class StubEncoder:
+        """`StubEncoder`: an encoder with eight tokens per text and vectors from one table."""
 
         card = ModelCard(
             name="bench",
@@ -154,8 +154,8 @@ def fletcher() -> Any:
     def make_engine(encoder: Any, metrics: Any) -> Engine:
         return Engine(encoder, metrics=metrics)
 
-    models = Models(lambda spec: Nothing(), make_engine)
-    models.add_loaded(ModelSpec(path="", name="bench"), Nothing())
+    models = Models(lambda spec: StubEncoder(), make_engine)
+    models.add_loaded(ModelSpec(path="", name="bench"), StubEncoder())
     return HttpApp(models)
 
 
@@ -206,15 +206,15 @@ def serve_granian(name: str, port: int, loop: str) -> None:
 
 
 def granian_bare() -> Any:
-    """Return a candidate by name, for Granian's worker process."""
+    """Return the application `bare`, for Granian's worker process."""
     return bare
 
 
 granian_starlette, granian_litestar, granian_fletcher = starlette, litestar, fletcher
 
 if __name__ == "__main__":
-    stack, candidate, port_text, *rest = sys.argv[1:]
+    stack, candidate, port_text, *loops = sys.argv[1:]
     if stack == "uvicorn":
         serve_uvicorn(candidate, int(port_text))
     else:
-        serve_granian(candidate, int(port_text), rest[0])
+        serve_granian(candidate, int(port_text), loops[0])

@@ -62,6 +62,7 @@ class Round:
 
 
 def free_port() -> int:
+    """Return a free port of the loopback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
@@ -69,8 +70,8 @@ def free_port() -> int:
 def start(candidate: Candidate) -> tuple[subprocess.Popen[bytes], int]:
     """Start a server process, and return it with its port when it accepts connections."""
     port = free_port()
-    stack, app, *rest = candidate.command
-    process = subprocess.Popen([sys.executable, str(HERE / "apps.py"), stack, app, str(port), *rest])
+    stack, app, *loops = candidate.command
+    process = subprocess.Popen([sys.executable, str(HERE / "apps.py"), stack, app, str(port), *loops])
     for _ in range(200):
         if process.poll() is not None:
             raise SystemExit(f"{candidate.name} did not start")
@@ -90,6 +91,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 def measure(process: psutil.Process, port: int, connections: int, requests: int) -> Round:
+    """Measure one round of a candidate."""
     before = cpu_seconds(process)
     command = [
         sys.executable,
@@ -104,9 +106,10 @@ def measure(process: psutil.Process, port: int, connections: int, requests: int)
 
 
 def main() -> None:
+    """Run all candidates in interleaved rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=5000, help="a candidate and round")
+    parser.add_argument("--requests", type=int, default=5000, help="requests per candidate and round")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--json", type=Path, help="file for the figures of every round")
     options = parser.parse_args()
@@ -134,6 +137,7 @@ def main() -> None:
 
 
 def report(rounds: dict[str, list[Round]], options: argparse.Namespace) -> None:
+    """Print a table of the medians, and write the figures of every round if `--json` is set."""
     reference = next(iter(rounds.values()))
     table = Table("stack", "CPU ms/request", "ratio", "requests/s", "ratio", "p50 ms", "p99 ms")
     for name, results in rounds.items():

@@ -1,7 +1,9 @@
-"""Speed and memory of ingesting texts into Longbow: the tests' double in another process on the loopback, which counts rows.
+"""Speed and memory of writing texts to Longbow.
+
+A stand-in for Longbow (tests/doubles/longbow.py) runs in another process on the loopback and counts rows.
 
     python benchmarks/longbow/run.py throughput ARTIFACT   ingest and embed, in turns, in one process
-    python benchmarks/longbow/run.py sink                  computed vectors: only the sink, then the whole job
+    python benchmarks/longbow/run.py sink                  computed vectors: only the sink, then the complete job
     python benchmarks/longbow/run.py latency ARTIFACT      one text until it is acknowledged: in the server, and over HTTP
     python benchmarks/longbow/run.py memory                peak of a job of a million rows, and of the engine alone
 
@@ -71,8 +73,8 @@ class Instant:
 
 
 @contextmanager
-def double(*options: str) -> Iterator[str]:
-    """Start a double in another process, and return its address."""
+def stand_in(*options: str) -> Iterator[str]:
+    """Start the stand-in for Longbow in another process, and yield its address."""
     command = [sys.executable, "-m", "tests.doubles.longbow", *options]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -82,7 +84,7 @@ def double(*options: str) -> Iterator[str]:
 
 
 def job(encoder: Any, path: Path, url: str, dataset: str, folder: Path) -> IngestSummary:
-    """Build one ingest job with its own journal."""
+    """Run one job with a new journal, and return its summary."""
     spec = Job(str(path), LongbowOptions(longbow=url, dataset=dataset))
     with (
         open_texts(str(path)) as source,
@@ -97,11 +99,9 @@ def job(encoder: Any, path: Path, url: str, dataset: str, folder: Path) -> Inges
 def throughput(artifact: Path, count: int, rounds: int) -> dict[str, Any]:
     """Measure the texts per second of `embed` and of `ingest`, in turns."""
     texts = [" ".join(text.split()) for text in corpus("docstrings", count)]
-    texts = [
-        f"{number} {text}" for number, text in enumerate(texts)
-    ]  # different texts, so that neither profits from duplicates
+    texts = [f"{number} {text}" for number, text in enumerate(texts)]  # different texts, because both skip duplicates
     rates: dict[str, list[float]] = {"embed": [], "ingest": []}
-    with tempfile.TemporaryDirectory() as name, double() as url, Encoder.load(artifact) as encoder:
+    with tempfile.TemporaryDirectory() as name, stand_in() as url, Encoder.load(artifact) as encoder:
         folder = Path(name)
         path = folder / "texts.txt"
         path.write_text("\n".join(texts) + "\n")
@@ -120,11 +120,11 @@ def throughput(artifact: Path, count: int, rounds: int) -> dict[str, Any]:
 
 
 def sink(rows: int, rounds: int) -> dict[str, Any]:
-    """Measure the vectors per second on one stream: of sink and journal with computed batches, then of the whole job."""
+    """Measure the vectors per second on one stream: of sink and journal with computed batches, then of the complete job."""
     encoder = Instant()
     schema = longbow_schema(DIMENSION, with_text=True)
-    found: dict[str, Any] = {"rows": rows, "sink": [], "job": []}
-    with tempfile.TemporaryDirectory() as name, double("--count-only") as url:
+    report: dict[str, Any] = {"rows": rows, "sink": [], "job": []}
+    with tempfile.TemporaryDirectory() as name, stand_in("--count-only") as url:
         folder = Path(name)
         path = folder / "texts.txt"
         path.write_text("".join(f"text number {number}\n" for number in range(rows)))
@@ -136,15 +136,15 @@ def sink(rows: int, rounds: int) -> dict[str, Any]:
                 for unit in range(1, rows // 1024 + 1):
                     one.send(Parcel(unit, journal.mark(unit), ready))
                 one.flush()
-                found["sink"].append(round(rows // 1024 * 1024 / (time.perf_counter() - started)))
-            found["job"].append(round(job(encoder, path, url, f"j{turn}", folder).rows_per_second))
-    return found
+                report["sink"].append(round(rows // 1024 * 1024 / (time.perf_counter() - started)))
+            report["job"].append(round(job(encoder, path, url, f"j{turn}", folder).rows_per_second))
+    return report
 
 
 def latency(artifact: Path, count: int) -> dict[str, Any]:
     """Measure the milliseconds from one text to its acknowledgment."""
     texts = [f"{number} how far is the nearest vector from here" for number in range(count)]
-    with double() as url, Encoder.load(artifact) as encoder:
+    with stand_in() as url, Encoder.load(artifact) as encoder:
         with Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off", longbow=url)) as server:
             address = str(server.addresses.http).removeprefix("http://")
             connection = http.client.HTTPConnection(address)
@@ -178,21 +178,21 @@ def _p99(values: Sequence[float]) -> float:
 
 def memory(rows: int) -> dict[str, Any]:
     """Measure the peak memory of a job, and of reading and computing alone, each in a separate process."""
-    found: dict[str, Any] = {"rows": rows}
-    with tempfile.TemporaryDirectory() as name, double("--count-only") as url:
+    report: dict[str, Any] = {"rows": rows}
+    with tempfile.TemporaryDirectory() as name, stand_in("--count-only") as url:
         path = Path(name) / "texts.txt"
         with path.open("w") as file:
             file.writelines(f"this is the text number {number} of a job of many\n" for number in range(rows))
         for kind in ("engine", "job"):
             command = [sys.executable, __file__, "child", kind, str(path), url]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-            found[kind] = json.loads(done.stdout)
-    found["above_engine_mb"] = round(found["job"]["peak_mb"] - found["engine"]["peak_mb"], 1)
-    return found
+            report[kind] = json.loads(done.stdout)
+    report["above_engine_mb"] = round(report["job"]["peak_mb"] - report["engine"]["peak_mb"], 1)
+    return report
 
 
 def child(kind: str, path: Path, url: str) -> dict[str, Any]:
-    """Run the process whose peak memory is measured."""
+    """Run as the process whose peak memory is measured."""
     encoder = Instant()
     started = time.perf_counter()
     if kind == "job":
@@ -212,21 +212,21 @@ def main() -> None:
     """Run one of the benchmarks, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["throughput", "sink", "latency", "memory", "child"])
-    parser.add_argument("rest", nargs="*")
+    parser.add_argument("arguments", nargs="*")
     parser.add_argument("--rows", type=int)
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
-    if asked.what == "throughput":
-        found = throughput(Path(asked.rest[0]), asked.rows or 3000, asked.rounds)
-    elif asked.what == "sink":
-        found = sink(asked.rows or 500_000, asked.rounds)
-    elif asked.what == "latency":
-        found = latency(Path(asked.rest[0]), asked.rows or 500)
-    elif asked.what == "memory":
-        found = memory(asked.rows or 1_000_000)
+    options = parser.parse_args()
+    if options.what == "throughput":
+        report = throughput(Path(options.arguments[0]), options.rows or 3000, options.rounds)
+    elif options.what == "sink":
+        report = sink(options.rows or 500_000, options.rounds)
+    elif options.what == "latency":
+        report = latency(Path(options.arguments[0]), options.rows or 500)
+    elif options.what == "memory":
+        report = memory(options.rows or 1_000_000)
     else:
-        found = child(asked.rest[0], Path(asked.rest[1]), asked.rest[2])
-    print(json.dumps(found, indent=2))
+        report = child(options.arguments[0], Path(options.arguments[1]), options.arguments[2])
+    print(json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/memory/growth.py ARTIFACT [--batches 10000] [--provider mlas] [--memory-limit 500MB]
 
-Batches have 1 to 12 texts of log-normal lengths, so hardly two batches have the same shape. ONNX Runtime's memory can
+Batches have 1 to 12 texts of log-normal lengths, so almost all batches have different shapes. ONNX Runtime's memory can
 grow with each shape (onnxruntime issue 11118, fastembed issue 222). The memory is sampled after every batch.
 """
 
@@ -53,7 +53,7 @@ def main() -> None:
                 peak = max(peak, resident())
 
         def run(some: list[Encodings]) -> None:
-            """Compute every n-th batch on each worker, and keep nothing of a batch, not even its future."""
+            """Compute every n-th batch on each worker, without a reference to finished batches or their futures."""
             threads = [
                 threading.Thread(target=work, args=(islice(some, start, None, encoder.info.workers),))
                 for start in range(encoder.info.workers)

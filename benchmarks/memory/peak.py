@@ -4,8 +4,8 @@
 
 Each shape runs in a separate process, on a session that has computed one short text: the peak of the resident memory is
 reset (Linux only), the batch runs once, and the growth is compared with `MemoryShape.predict`. A shape is TEXTSxTOKENS;
-several shapes joined by + are one ragged batch. With several workers the batch runs on each in turn, never on two at the
-same time: shared memory counts once, and the memory of each worker counts per worker.
+several shapes joined by + are one ragged batch. With several workers the batch runs on one after the other, never on
+two at the same time: shared memory counts once, and each worker's memory counts for each worker.
 """
 
 from __future__ import annotations

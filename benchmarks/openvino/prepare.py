@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def main(checkpoint: Path, folder: Path, texts: Path) -> None:
-    """Write the model with sentence-transformers' documented call and its default configuration."""
+    """Write the model with the call that sentence-transformers documents, and its default configuration."""
     from optimum.intel import OVQuantizationConfig
     from sentence_transformers import SentenceTransformer, export_static_quantized_openvino_model
 

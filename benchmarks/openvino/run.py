@@ -28,6 +28,7 @@ PEER = "sentence-transformers-openvino-qint8"
 
 
 def main() -> None:
+    """Run the comparison, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("fp32", type=Path)
     parser.add_argument("--variant", action="append", required=True, help="ARTIFACT=PROVIDER")
@@ -49,8 +50,8 @@ def main() -> None:
             options = {"provider": provider, "workers": len(this_machine().processors), "min_cosine": 0.9}
             command = fletcher_command(Path(path), options)
             ours.append(stack.enter_context(Participant(f"{Path(path).name} on {provider}", command)))
-        everybody = [peer, *ours]
-        for one in everybody:
+        participants = [peer, *ours]
+        for one in participants:
             one.ask(do="texts", texts=texts)
             one.ask(do="embed", count=min(len(texts), 64))
         trials = dict.fromkeys(BATCH_SIZES, float("inf"))
@@ -59,21 +60,21 @@ def main() -> None:
             trials[size] = min(trials[size], peer.ask(do="embed", count=min(len(texts), 200))["seconds"])
         best = min(BATCH_SIZES, key=lambda size: trials[size])
         peer.ask(do="batch_size", size=best)
-        seconds: dict[str, list[float]] = {one.name: [] for one in everybody}
+        seconds: dict[str, list[float]] = {one.name: [] for one in participants}
         for turn in range(arguments.rounds):
-            for one in everybody if turn % 2 == 0 else reversed(everybody):
+            for one in participants if turn % 2 == 0 else reversed(participants):
                 seconds[one.name].append(one.ask(do="embed", count=len(texts))["seconds"])
         results = {}
-        for one in everybody:
-            found = compare(one.vectors(texts), reference)
+        for one in participants:
+            metrics = compare(one.vectors(texts), reference)
             ratios = [theirs / own for theirs, own in zip(seconds[peer.name], seconds[one.name], strict=True)]
             results[one.name] = {
                 "ratio": statistics.median(ratios),
                 "ratio_lowest": min(ratios),
                 "texts_per_s": len(texts) / statistics.median(seconds[one.name]),
-                "overlap": found.neighbors,
-                "cosine_mean": found.cosine_mean,
-                "cosine_min": found.cosine_min,
+                "overlap": metrics.neighbors,
+                "cosine_mean": metrics.cosine_mean,
+                "cosine_min": metrics.cosine_min,
             }
     print(
         f"{len(texts)} {arguments.corpus}, {arguments.rounds} rounds; {PEER} at its best batch size {best}; {peer.versions}"

@@ -65,20 +65,20 @@ def main() -> None:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = args.threads
     theirs = onnxruntime.InferenceSession(next((args.folder / "o2").glob("*.onnx")), options, ["CPUExecutionProvider"])
-    wanted = {value.name for value in theirs.get_inputs()}
+    input_names = {value.name for value in theirs.get_inputs()}
 
     random = np.random.default_rng(0)
     result = {}
     print(f"{'texts':>24}{'O2 / Fletcher, median (lowest to highest) of the rounds':>60}")
     for name, lengths in cases(random).items():
         batch = Encodings.from_lists([random.integers(4, 30000, length).astype(np.int32) for length in lengths])
-        feeds = {key: value for key, value in padded(batch).items() if key in wanted}
+        feeds = {key: value for key, value in padded(batch).items() if key in input_names}
         vectors, states = ours.run(batch), theirs.run(None, feeds)[0]
         mask = padded(batch)["attention_mask"][:, :, None]
         mean = (states * mask).sum(axis=1) / mask.sum(axis=1)
-        apart = np.abs(vectors - mean).max()
-        if apart > 1e-5:
-            raise SystemExit(f"{name}: the two graphs are {apart:.1e} apart")
+        difference = np.abs(vectors - mean).max()
+        if difference > 1e-5:
+            raise SystemExit(f"{name}: the two graphs are {difference:.1e} apart")
         repeats = max(1, 1024 // batch.num_tokens)
         ratios = []
         for _ in range(args.rounds):

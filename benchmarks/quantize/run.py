@@ -48,6 +48,7 @@ def dependence(artifact: Artifact, texts: list[str]) -> float:
 
 
 def main() -> None:
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--recipes", nargs="+", default=sorted(builtin_recipes()))
@@ -64,6 +65,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, float]]:
+    """Make and measure the artifacts, print the figures, and return them by recipe."""
     work.mkdir(parents=True, exist_ok=True)
     parent = Artifact.open(arguments.artifact)
     texts = built_in_texts(NUM_TEXTS)
@@ -98,6 +100,7 @@ def measure(arguments: argparse.Namespace, work: Path) -> dict[str, dict[str, fl
 
 
 def speeds(artifacts: dict[str, Artifact], seconds: float, results: dict[str, dict[str, float]]) -> None:
+    """Measure the speed of all artifacts in turns, and add it to `results`."""
     parent = artifacts["fp32"]
     ids = Tokenizer(parent.tokenizer_file, parent.manifest.card.max_tokens).encode(built_in_texts(NUM_TEXTS)[:100]).ids
     sessions = {

@@ -1,11 +1,11 @@
-"""Speed of two checkouts of Fletcher beside each other: embedding, one text's latency, HTTP requests, conversion.
+"""Comparison of the speed of two checkouts of Fletcher: embedding, latency of one text, HTTP requests, conversion.
 
     python benchmarks/revisions/run.py OLD NEW ARTIFACT [--source all-MiniLM-L6-v2] [--rounds 9] [--json]
 
 OLD and NEW are folders, for example worktrees of git. Both run on this interpreter, with the same installed packages.
-Each checkout has one process that embeds and one server; the two checkouts take turns in every round, so that a busy
-moment meets both. The ratio of a figure is the median of the rounds' ratios, turned so that above 1 means that NEW is
-better. Both checkouts must be able to load the artifact.
+Each checkout has one process that embeds and one server; the two checkouts take turns in every round, so other load
+affects both. The ratio of a figure is the median of the rounds' ratios; above 1 means that NEW is better. Both
+checkouts must be able to load the artifact.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import IO, Any
 LOAD = Path(__file__).parents[1] / "serve" / "load.py"
 BODY = '{"input": "The quick brown fox jumps over dog ########.", "model": "bench", "encoding_format": "base64"}'
 
-#: Figures of which less is better.
+#: Figures for which a smaller value is better.
 LESS_IS_BETTER = frozenset({"one_text_ms", "http_p50_ms", "http_cpu_ms", "convert_seconds", "convert_cpu_seconds"})
 
 
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("artifact", type=Path)
-    parser.add_argument("--source", default="all-MiniLM-L6-v2", help="what is converted; empty: conversion is left out")
+    parser.add_argument(
+        "--source", default="all-MiniLM-L6-v2", help="checkpoint to convert; an empty value skips the conversion"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--requests", type=int, default=3000)
     parser.add_argument("--json", action="store_true")
@@ -95,7 +97,7 @@ def report(rounds: list[dict[str, dict[str, float]]], *, as_json: bool) -> None:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return the environment in which `import fletcher` finds this checkout."""
+    """Return the environment variables with which `import fletcher` imports this checkout."""
     return os.environ | {"PYTHONPATH": str(root / "src")}
 
 
@@ -108,7 +110,7 @@ def tool(root: Path, name: str, *arguments: str) -> list[str]:
 
 @contextmanager
 def child(root: Path, artifact: Path) -> Iterator[subprocess.Popen[str]]:
-    """Start a process of a checkout that has the artifact loaded and measures on demand."""
+    """Start a process of a checkout that loads the artifact and measures on request."""
     command = [sys.executable, __file__, "child", str(artifact)]
     with subprocess.Popen(
         command, env=environment(root), cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -119,13 +121,13 @@ def child(root: Path, artifact: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def pipe_of(stream: IO[str] | None) -> IO[str]:
-    """Return a pipe that was asked for."""
+    """Return a pipe of a process that was started with this pipe."""
     assert stream is not None
     return stream
 
 
 def ask(process: subprocess.Popen[str], command: str) -> dict[str, float]:
-    """Let a child measure once."""
+    """Make a child measure once, and return its figures."""
     pipe_of(process.stdin).write(command + "\n")
     pipe_of(process.stdin).flush()
     answer: dict[str, float] = json.loads(pipe_of(process.stdout).readline())
@@ -133,7 +135,7 @@ def ask(process: subprocess.Popen[str], command: str) -> dict[str, float]:
 
 
 def serve_commands(artifact: str) -> None:
-    """Measure what each line of standard input asks for, until it ends."""
+    """Measure one figure for each line of standard input, until the input ends."""
     from fletcher import Encoder
 
     texts = docstrings()
@@ -166,7 +168,7 @@ def docstrings(limit: int = 1000) -> list[str]:
 
 @contextmanager
 def server(root: Path, artifact: Path) -> Iterator[tuple[int, int]]:
-    """Start a checkout's server and give its process id and HTTP port."""
+    """Start a checkout's server, and yield its process id and HTTP port."""
     options = ["--http", "127.0.0.1:0", "--flight", "off", "--name", "bench", "--cache", "0", "--json"]
     options += ["--provider", "mlas", "--workers", "2", "--token-budget", "512"]
     command = tool(root, "fletcher-serve", "run", str(artifact), *options)
@@ -182,7 +184,7 @@ def server(root: Path, artifact: Path) -> Iterator[tuple[int, int]]:
 
 
 def http(pid: int, port: int, requests: int) -> dict[str, float]:
-    """Send requests of one short text over 64 connections, and read the server's CPU time around them."""
+    """Send requests of one short text over 64 connections, and measure the server's CPU time for them."""
     before = cpu_seconds(pid)
     command = [sys.executable, str(LOAD), str(port), "--body", BODY, "--requests", str(requests), "--connections", "64"]
     answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -201,7 +203,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def convert(root: Path, source: str) -> dict[str, float]:
-    """Convert a checkpoint that is in the cache already."""
+    """Measure the conversion of a checkpoint, which the cache contains after the first round."""
     with tempfile.TemporaryDirectory() as folder:
         command = tool(root, "fletcher-convert", "model", "export", source, "-o", str(Path(folder) / "artifact"))
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()

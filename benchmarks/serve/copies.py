@@ -1,4 +1,4 @@
-"""Copies of a batch on its way through the server: the allocations of each stage, and the owner of its result's memory.
+"""Copies of a batch in the server: the allocations of each stage, and the owner of its result's memory.
 
     python benchmarks/serve/copies.py ARTIFACT [--texts 256] [--dtype float32]
 
@@ -37,7 +37,7 @@ TEXT = "The quick brown fox jumps over dog {:08}."
 
 
 class Table:
-    """`Table`: the stages so far."""
+    """`Table`: results of the measured stages."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -51,24 +51,24 @@ class Table:
             result: size of the result, bytes.
             shares: array whose memory the result may use; None if there is no such array.
         """
-        work()  # allocates what is allocated once
+        work()  # so that one-time allocations are not counted
         pool = pa.default_memory_pool()
         arrow_before = pool.bytes_allocated()
         tracemalloc.start()
-        made = work()
+        value = work()
         held, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         row = {
             "stage": name,
-            "result_bytes": result(made),
+            "result_bytes": result(value),
             "python_held_bytes": held,
             "python_peak_bytes": peak,
             "arrow_bytes": pool.bytes_allocated() - arrow_before,
         }
         if shares is not None:
-            row["shares"] = address_of(made) == address_of(shares)
+            row["shares"] = address_of(value) == address_of(shares)
         self.rows.append(row)
-        return made
+        return value
 
     def show(self) -> None:
         """Print the table."""
@@ -97,58 +97,57 @@ def stages(encoder: Encoder, count: int, options: EmbedOptions) -> Table:
     batch = pa.record_batch({"text": texts})
     schema = output_schema(batch.schema, ModelDescription.of(encoder.info), options)
 
-    read = table.stage("Arrow strings to Python's", lambda: read_texts(batch, 0, 0), result=lambda made: batch.nbytes)
+    read = table.stage("Arrow strings to Python's", lambda: read_texts(batch, 0, 0), result=lambda _: batch.nbytes)
     task = table.stage(
         "texts to token ids",
         lambda: encoder.prepare(Texts(tuple(read)), options),
-        result=lambda made: made.encodings.ids.nbytes,
+        result=lambda task: task.encodings.ids.nbytes,
     )
     parts = [task.encodings.select(np.arange(start, min(start + 32, count))) for start in range(0, count, 32)]
     values = table.stage(
         "32 texts: session's output to numpy",
         lambda: encoder.run(parts[0], task.output),
-        result=lambda made: int(made.nbytes),
+        result=lambda array: int(array.nbytes),
     )
     print(f"the session's array owns its memory: {values.flags.owndata}")
     computed = [encoder.run(part, task.output) for part in parts]
 
     def fill() -> Any:
-        whole = np.empty((count, encoder.dimension), np.float32)
+        joined = np.empty((count, encoder.dimension), np.float32)
         for index, part in enumerate(computed):
-            whole[32 * index : 32 * index + len(part)] = part
-        return whole
+            joined[32 * index : 32 * index + len(part)] = part
+        return joined
 
-    whole = table.stage(
-        "a request larger than a batch: joined", fill, result=lambda made: int(made.nbytes), shares=values
+    vectors = table.stage(
+        "a request larger than a batch: joined", fill, result=lambda array: int(array.nbytes), shares=values
     )
-    found: Embeddings = table.stage(
+    embeddings: Embeddings = table.stage(
         f"values to embeddings ({options.dtype})",
-        lambda: task.finish(whole),
-        result=lambda made: int(made.vectors.nbytes),
-        shares=whole,
+        lambda: task.finish(vectors),
+        result=lambda embeddings: int(embeddings.vectors.nbytes),
+        shares=vectors,
     )
-    made = table.stage(
+    table.stage(
         "embeddings to a record batch",
-        lambda: with_vectors(batch, found, schema),
-        result=lambda made: int(made.nbytes),
-        shares=found,
+        lambda: with_vectors(batch, embeddings, schema),
+        result=lambda array: int(array.nbytes),
+        shares=embeddings,
     )
     table.stage(
         "HTTP: embeddings to base64 in JSON",
-        lambda: asyncio.run(encode_embeddings(found, "model", "base64")),
+        lambda: asyncio.run(encode_embeddings(embeddings, "model", "base64")),
         result=len,
     )
     table.stage(
         "HTTP: embeddings to numbers in JSON",
-        lambda: asyncio.run(encode_embeddings(found, "model", "float")),
+        lambda: asyncio.run(encode_embeddings(embeddings, "model", "float")),
         result=len,
     )
-    del made
     return table
 
 
 def client(url: str, count: int, batches: int) -> None:
-    """Run the client's process: one stream."""
+    """Run as the client's process, with one stream."""
     batch = pa.record_batch({"text": [TEXT.format(number) for number in range(count)]})
     with fl.connect(url) as flight:
         writer, reader = flight.do_exchange(fl.FlightDescriptor.for_path("embed"))

@@ -2,9 +2,9 @@
 
     python benchmarks/serve/cpu_per_request.py ARTIFACT [--requests 4000] [--connections 64] [--rounds 3] [--json]
 
-The benchmark starts fletcher-serve run on ARTIFACT, and the load comes from another process (load.py, with the route's
-own body). The process's CPU time is read from /proc before and after, so every thread counts: event loop, tokenizing,
-session, metrics. Each round takes the routes in turn. The report gives medians, with `--json` as JSON.
+The benchmark starts `fletcher-serve run ARTIFACT`. The load comes from another process (load.py, with a body for each
+route). The process's CPU time is read from /proc before and after, so every thread counts: event loop, tokenizing,
+session, metrics. Each round measures all routes, one after the other. The report gives medians, with `--json` as JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with serving(options.artifact, "--flight", "off") as server:
-        found: dict[str, list[float]] = {}
+        milliseconds: dict[str, list[float]] = {}
         for number in range(options.rounds + 1):  # the first one is not counted
             for route, body in bodies("bench").items():
                 before = server.cpu_seconds()
@@ -68,13 +68,15 @@ def main() -> None:
                 used = server.cpu_seconds() - before
                 answer = json.loads(load.stdout)
                 if number:
-                    found.setdefault(route, []).append(1000 * used / answer["requests"])
-    result = {route: round(statistics.median(values), 4) for route, values in found.items()}
+                    milliseconds.setdefault(route, []).append(1000 * used / answer["requests"])
+    result = {route: round(statistics.median(values), 4) for route, values in milliseconds.items()}
     if options.json:
-        print(json.dumps({"milliseconds_of_cpu_a_request": result, "all": found}))
+        print(json.dumps({"milliseconds_of_cpu_a_request": result, "all": milliseconds}))
         return
     for route, value in result.items():
-        print(f"{route:16} {value:.3f} ms of CPU per request ({min(found[route]):.3f} to {max(found[route]):.3f})")
+        print(
+            f"{route:16} {value:.3f} ms of CPU per request ({min(milliseconds[route]):.3f} to {max(milliseconds[route]):.3f})"
+        )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python benchmarks/serve/fuzz.py [--messages 100000] [--seed 1] [--workers 8]
 
-The server runs in a separate process over the tests' encoder, whose vectors are known and cost nothing, because HTTP and
-Flight are under test. Half of the messages of tests/serve/http/mutations.py are raw bytes over HTTP, the other half gRPC
-messages with mutated descriptors, tickets, schemas and record batches. Valid requests in between must be answered
-correctly. The exit status is 1, and the message is printed, if an answer is a 5xx, INTERNAL with a message of Fletcher's,
-too late, or contains internals. The default takes about five minutes.
+The server runs in a separate process over the tests' encoder, whose vectors are known and take no time, because HTTP
+and Flight are tested. Half of the messages of tests/serve/http/mutations.py are raw bytes over HTTP, the other half
+gRPC messages with mutated descriptors, tickets, schemas and record batches. Valid requests in between must be answered
+correctly. The exit status is 1, and the message is printed, if an answer is a 5xx, is INTERNAL with a message of
+Fletcher's, is too late, or contains internals. The default takes about five minutes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ EVERY = 500
 
 
 def serve(pipe: Connection) -> None:
-    """Run the server's process."""
+    """Run as the server's process."""
     from fletcher.serve.observe import logs
     from fletcher.serve.server import Server
     from fletcher.serve.server_options import ServerOptions
@@ -65,7 +65,7 @@ class TroubleError(Exception):
 
 
 def try_http(port: int, message: bytes, *, wait: bool) -> str:
-    """Send raw bytes; `wait` keeps the connection open until an answer comes, so that requests that need computing arrive."""
+    """Send raw bytes; `wait` keeps the connection open for an answer, so the server computes valid requests."""
     received = b""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.settimeout(1.0 if wait else PATIENCE)
@@ -85,8 +85,8 @@ def try_http(port: int, message: bytes, *, wait: bool) -> str:
     statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", received)]
     if any(status >= 500 for status in statuses):
         raise TroubleError(repr(received[:2000]))
-    if found := LEAK.search(received):
-        raise TroubleError(f"{found[0]!r} in {received[:2000]!r}")
+    if leak := LEAK.search(received):
+        raise TroubleError(f"{leak[0]!r} in {received[:2000]!r}")
     return str(statuses[0]) if statuses else "hung up"
 
 
@@ -104,8 +104,8 @@ def try_flight(channel: grpc.Channel, message: FlightMessage) -> str:
             raise TroubleError(f"{code} {words}") from None
         if code is grpc.StatusCode.INTERNAL and words:
             raise TroubleError(f"{code} {words}") from None
-        if found := LEAK.search(words.encode()):
-            raise TroubleError(f"{found[0]!r} in {words}") from None
+        if leak := LEAK.search(words.encode()):
+            raise TroubleError(f"{leak[0]!r} in {words}") from None
         return str(code.name)
     return "OK"
 
@@ -114,12 +114,12 @@ def check_alive(http: str) -> None:
     """Check that a valid request is answered correctly."""
     body = json.dumps({"model": "fake-model", "input": "ab", "encoding_format": "base64"}).encode()
     with urllib.request.urlopen(urllib.request.Request(f"{http}/v1/embeddings", body), timeout=PATIENCE) as answer:
-        found = base64.b64decode(json.load(answer)["data"][0]["embedding"])
-    if found != expected("ab").tobytes():
+        vector = base64.b64decode(json.load(answer)["data"][0]["embedding"])
+    if vector != expected("ab").tobytes():
         raise TroubleError("a valid request got another vector")
 
 
-def work(urls: tuple[str, str], count: int, seed: int, found: Counter[str], troubles: list[str]) -> None:
+def work(urls: tuple[str, str], count: int, seed: int, counts: Counter[str], troubles: list[str]) -> None:
     """Send the messages of one thread."""
     chance = random.Random(seed)
     port = int(urls[0].rpartition(":")[2])
@@ -129,10 +129,10 @@ def work(urls: tuple[str, str], count: int, seed: int, found: Counter[str], trou
             try:
                 if number % 2:
                     message = mutate_flight(chance)
-                    found[f"flight {message.method} {try_flight(channel, message)}"] += 1
+                    counts[f"flight {message.method} {try_flight(channel, message)}"] += 1
                 else:
                     message = mutate(chance)
-                    found[f"http {try_http(port, message, wait=chance.random() < 0.02)}"] += 1
+                    counts[f"http {try_http(port, message, wait=chance.random() < 0.02)}"] += 1
                 if number % EVERY == 0:
                     check_alive(urls[0])
             except TroubleError as error:
@@ -149,17 +149,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=8)
     options = parser.parse_args()
-    ours, theirs = multiprocessing.Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
+    pipe, servers_pipe = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(servers_pipe,))
     server.start()
-    urls = ours.recv()
+    urls = pipe.recv()
     watched = psutil.Process(server.pid)
     before, started = watched.memory_info().rss, time.perf_counter()
-    found: list[Counter[str]] = [Counter() for _ in range(options.workers)]
+    counts: list[Counter[str]] = [Counter() for _ in range(options.workers)]
     troubles: list[str] = []
     share = options.messages // options.workers
     threads = [
-        threading.Thread(target=work, args=(urls, share, options.seed * 1000 + number, found[number], troubles))
+        threading.Thread(target=work, args=(urls, share, options.seed * 1000 + number, counts[number], troubles))
         for number in range(options.workers)
     ]
     for thread in threads:
@@ -169,12 +169,12 @@ def main() -> None:
     if server.is_alive():
         check_alive(urls[0])
         after = watched.memory_info().rss
-        ours.send("stop")
+        pipe.send("stop")
     server.join(30)
     result = {
         "messages": share * options.workers,
         "seconds": round(time.perf_counter() - started, 1),
-        "answers": dict(sorted(sum(found, Counter()).items())),
+        "answers": dict(sorted(sum(counts, Counter()).items())),
         "memory_mb": [round(before / 1e6, 1), round(after / 1e6, 1)] if server.exitcode == 0 else "the server died",
         "exit_code": server.exitcode,
         "troubles": len(troubles),

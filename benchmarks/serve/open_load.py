@@ -63,7 +63,7 @@ async def load(port: int, request: bytes, rate: float, seconds: float) -> list[A
 
     async def one(number: int) -> None:
         at = time.perf_counter()
-        status, again = 0, False
+        status, has_retry_after = 0, False
         try:
             while free and free[-1].transport.is_closing():
                 free.pop()
@@ -73,11 +73,11 @@ async def load(port: int, request: bytes, rate: float, seconds: float) -> list[A
                 _, connection = await loop.create_connection(Connection, "127.0.0.1", port)
             async with asyncio.timeout(PATIENCE):
                 head = await connection.send(request.replace(NUMBER, b"%08d" % number))
-            status, again = int(head.split(b" ", 2)[1]), b"\r\nretry-after:" in head
+            status, has_retry_after = int(head.split(b" ", 2)[1]), b"\r\nretry-after:" in head
             free.append(connection)
         except (OSError, TimeoutError):
             pass  # status 0
-        answers.append((at - begun, 1000 * (time.perf_counter() - at), status, again))
+        answers.append((at - begun, 1000 * (time.perf_counter() - at), status, has_retry_after))
 
     async with asyncio.TaskGroup() as tasks:
         number = 0

@@ -3,7 +3,7 @@
     python benchmarks/serve/overload.py ARTIFACT [--seconds 60] [--factor 10] [--queue-seconds 1] [--texts 16]
 
 1. A closed load (64 clients) measures the server's capacity, and one client measures the latency of a lone request.
-2. An open load from another process sends FACTOR times the capacity for SECONDS; each request has TEXTS texts of its own.
+2. An open load from another process sends FACTOR times the capacity for SECONDS; each request has TEXTS texts.
 3. One client sends requests one after the other from the end of the load.
 
 The exit status is 1 if an answer is neither 200 nor 429, a 429 has no Retry-After, the 99th percentile of the accepted
@@ -92,7 +92,7 @@ def judge(
     """Return the figures and the failed checks; end the process if there is one."""
     accepted = [milliseconds for _, milliseconds, status, _ in answers if status == 200]
     statuses = Counter(status for _, _, status, _ in answers)
-    back = [milliseconds for at, milliseconds in after if at >= 1.0]
+    recovered = [milliseconds for at, milliseconds in after if at >= 1.0]
     result = {
         "capacity_requests_per_s": round(rate, 1),
         "sent": len(answers),
@@ -104,18 +104,18 @@ def judge(
         "memory_mb": [round(min(memory.megabytes), 1), round(max(memory.megabytes), 1)],
         "memory_growth": round(memory.growth(), 4),
         "lone_p50_ms": round(lone["p50_ms"], 2),
-        "lone_p50_ms_a_second_after": round(statistics.median(back), 2),
+        "lone_p50_ms_a_second_after": round(statistics.median(recovered), 2),
     }
     wrong = {
         "other statuses": bool(set(statuses) - {200, 429}),
         "no request was accepted": not accepted,
         "no request was refused": not statuses[429],
-        "a refusal has no Retry-After": any(s == 429 and not again for _, _, s, again in answers),
+        "a refusal has no Retry-After": any(s == 429 and not has_retry_after for _, _, s, has_retry_after in answers),
         "accepted requests waited too long": percentile(accepted, 0.99) > 2000 * options.queue_seconds,
         "memory grew": memory.growth() > 0.05,
-        "latency did not recover": statistics.median(back) > 1.5 * lone["p50_ms"],
+        "latency did not recover": statistics.median(recovered) > 1.5 * lone["p50_ms"],
     }
-    result["wrong"] = [what for what, is_wrong in wrong.items() if is_wrong]
+    result["wrong"] = [check for check, failed in wrong.items() if failed]
     if result["wrong"]:
         print(json.dumps(result, indent=2))
         sys.exit(1)

@@ -8,8 +8,8 @@ and
 
     pip install 'infinity-emb[server,torch,optimum]' 'transformers<4.50' 'optimum[onnxruntime]<1.25' 'click<8.2' 'pyarrow<22'
 
-Both servers run all the time, and the load goes to one at a time, from another process, over OpenAI's API with floats in
-base64. Their vectors are compared first. A run takes about three minutes.
+Both servers run during the measurement, and the load goes to one at a time, from another process, over OpenAI's API
+with floats in base64. Their vectors are compared first. A run takes about three minutes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from running import serving
 LOAD = Path(__file__).parent / "load.py"
 TEXT = "The quick brown fox jumps over dog ########."
 
-#: Time limit of infinity's start, seconds; it loads torch.
+#: Time limit for the start of infinity, which loads torch, in seconds.
 START_SECONDS = 180.0
 
 
@@ -97,26 +97,26 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--provider", default="auto", help="Fletcher's")
+    parser.add_argument("--provider", default="auto", help="provider of Fletcher")
     options = parser.parse_args()
     with (
         serving(options.artifact, "--provider", options.provider) as server,
         infinity(options.infinity, options.checkpoint, options.engine) as port,
     ):
-        doors = {"fletcher": (server.port, "/v1/embeddings"), "infinity": (port, "/embeddings")}
-        ours, theirs = (ask(*door, "a text that both must agree about") for door in doors.values())
+        servers = {"fletcher": (server.port, "/v1/embeddings"), "infinity": (port, "/embeddings")}
+        ours, theirs = (ask(*address, "a text that both must agree about") for address in servers.values())
         cosine = float(ours @ theirs / np.linalg.norm(ours) / np.linalg.norm(theirs))
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in doors}
+        rounds: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
         for number in range(options.rounds + 1):  # the first one is not counted
-            for name, door in doors.items():
-                figures = load(*door, options.clients, options.requests if number else options.requests // 4)
+            for name, address in servers.items():
+                figures = load(*address, options.clients, options.requests if number else options.requests // 4)
                 if number:
-                    found[name].append(figures)
-    pairs = list(zip(found["fletcher"], found["infinity"], strict=True))
+                    rounds[name].append(figures)
+    pairs = list(zip(rounds["fletcher"], rounds["infinity"], strict=True))
     result = {
         "engine": options.engine,
         "cosine": cosine,
-        **found,
+        **rounds,
         "rate_ratio": round(statistics.median(a["rate"] / b["rate"] for a, b in pairs), 2),
         "p99_ratio": round(statistics.median(a["p99_ms"] / b["p99_ms"] for a, b in pairs), 2),
     }

@@ -99,7 +99,7 @@ class MemoryWatch:
 
     def __enter__(self) -> Self:
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
 
@@ -109,7 +109,7 @@ class MemoryWatch:
         self._stopped.set()
         self._thread.join()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._stopped.wait(0.5):
             try:
                 self.megabytes.append(self.running.rss())

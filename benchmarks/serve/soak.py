@@ -1,12 +1,12 @@
-"""Soak test: mixed load for a quarter of an hour, in which valid requests never fail and memory does not grow.
+"""Soak test: mixed load for a quarter of an hour, in which no valid request may fail and memory may not grow.
 
     python benchmarks/serve/soak.py ARTIFACT [--seconds 900] [--clients 4] [--swap-seconds 20]
 
-Clients send requests of one to 96 texts of one to four hundred words over HTTP (the routes of OpenAI, TEI and Cohere) and
-streams over Flight, and each repeated text must get the vector that it got first. At the same time other clients leave
+Clients send requests of one to 96 texts of one to four hundred words over HTTP (the routes of OpenAI, TEI and Cohere)
+and streams over Flight, and a repeated text must get the same vector every time. At the same time other clients leave
 before their answer and send invalid bodies, and the admin API exchanges the model. The exit status is 1 if a valid
-request gets anything but its vectors, an invalid one anything but a 4xx, or memory grows by more than 5 % from the second
-quarter of the time to the last.
+request gets anything but its vectors, an invalid one gets anything but a 4xx, or memory grows by more than 5 % from the
+second quarter of the time to the last.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ WORDS = [
     "goes",
 ]
 
-#: Number of texts whose vectors are stored, and largest difference of a vector from the first one: the rounding of float32
-#: differs between batches; see docs/explanation/architecture.md, and the tests of batch dependence.
-KNOWN, TOLERANCE = 200, 1e-5
+#: Number of texts that are repeated, and largest difference of their vectors from the first one: the rounding of float32
+#: differs between batches.
+NUM_REPEATED, TOLERANCE = 200, 1e-5
 
 BAD = [
     ("/v1/embeddings", b"{"),
@@ -88,11 +88,11 @@ class Soak:
         self.until = until
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
-        self.known: dict[str, NDArray[np.float32]] = {}
+        self.first_vectors: dict[str, NDArray[np.float32]] = {}
         self.lock = threading.Lock()
 
     def running(self) -> bool:
-        """Return whether there is time left."""
+        """Report whether there is time left."""
         return time.monotonic() < self.until
 
     def texts(self, chance: random.Random) -> list[str]:
@@ -100,7 +100,7 @@ class Soak:
 
         def text() -> str:
             if chance.random() < 0.3:
-                return f"{chance.randrange(KNOWN)} is a text that comes again"
+                return f"{chance.randrange(NUM_REPEATED)} is a text that comes again"
             return " ".join(chance.choices(WORDS, k=int(400 ** chance.random())))
 
         return [text() for _ in range(int(96 ** chance.random()))]
@@ -114,7 +114,7 @@ class Soak:
         for text, vector in zip(texts, vectors, strict=True):
             if text.endswith("comes again"):
                 with self.lock:
-                    first = self.known.setdefault(text, vector.copy())
+                    first = self.first_vectors.setdefault(text, vector.copy())
                 if np.abs(first - vector).max() > TOLERANCE:
                     self.failures.append(f"{kind}: {text!r} has another vector: {np.abs(first - vector).max()}")
 
@@ -238,22 +238,24 @@ def main() -> None:
                 thread.start()
             for thread in threads:
                 thread.join()
-        left = httpx.get(f"{server.http}/metrics").text
-        stopped = server.stop()
+        metrics = httpx.get(f"{server.http}/metrics").text
+        exit_code = server.stop()
         errors = sum(line["level"] == "error" for line in server.log_lines())
-    opened = next(float(line.split()[1]) for line in left.splitlines() if line.startswith("fletcher_open_requests "))
+    open_requests = next(
+        float(line.split()[1]) for line in metrics.splitlines() if line.startswith("fletcher_open_requests ")
+    )
     result = {
         "seconds": options.seconds,
         "counts": dict(sorted(soak.counts.items())),
         "failures": len(soak.failures),
         "memory_mb": [round(value) for value in memory.megabytes[:: max(len(memory.megabytes) // 12, 1)]],
         "memory_growth": round(memory.growth(), 4),
-        "open_requests_at_the_end": opened,
+        "open_requests_at_the_end": open_requests,
         "errors_in_the_log": errors,
-        "exit_code": stopped,
+        "exit_code": exit_code,
     }
     print(json.dumps(result, indent=2))
-    if soak.failures or memory.growth() > 0.05 or opened or stopped or errors:
+    if soak.failures or memory.growth() > 0.05 or open_requests or exit_code or errors:
         print("\n".join(soak.failures[:20]), file=sys.stderr)
         sys.exit(1)
 

@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     with serving(options.artifact, "--provider", "mlas", "--log-level", "debug") as server:
         command = [sys.executable, str(OPEN_LOAD), str(server.port), "--body", BODY, "--rate", str(options.rate)]
-        # The load continues for a while after the stop; later requests find no server.
+        # The load continues for a while after the stop; later requests cannot connect.
         load = subprocess.Popen([*command, "--seconds", str(options.seconds + 3.0)], stdout=subprocess.PIPE, text=True)
         begun = time.perf_counter()
         swaps = []

@@ -2,7 +2,7 @@
 
     python benchmarks/serve/throughput.py ARTIFACT [--clients 64] [--seconds 4] [--rounds 3]
 
-- `engine`: the engine alone in a process, one short text per request, with as many requests in flight as there are clients.
+- `engine`: the engine alone in a process, one short text per request, with as many requests in flight as clients.
 - `http`: a server and a load from another process, the same requests on /v1/embeddings, as floats in base64.
 - `engine_256`, `flight_256`: 256 texts per request, four in flight, answers taken in order; over Flight as one stream.
 
@@ -74,7 +74,7 @@ def clients_rate(engine: Any, requests: list[list[str]], clients: int) -> float:
 
 
 def serve_engine(artifact: str) -> None:
-    """Run the process of the engine alone, which measures for each line of its standard input."""
+    """Run as the process of the engine alone, which measures once for each line of its standard input."""
     from fletcher import Encoder
     from fletcher.serve.engine.engine import Engine
 
@@ -146,7 +146,7 @@ def main() -> None:
         print(count, size, ahead, file=alone.stdin, flush=True)
         return float(alone.stdout.readline())  # type: ignore[union-attr]
 
-    found: dict[str, list[float]] = {}
+    texts_per_s: dict[str, list[float]] = {}
     latency: list[dict[str, float]] = []
     try:
         with serving(options.artifact, "--provider", "mlas") as server:
@@ -158,7 +158,7 @@ def main() -> None:
                 if number:
                     latency.append(figures)
                     for name, rate in rates.items():
-                        found.setdefault(name, []).append(round(rate, 1))
+                        texts_per_s.setdefault(name, []).append(round(rate, 1))
                 else:
                     requests = max(int(rates["engine"] * options.seconds), 500)
                     batches = max(int(rates["engine_256"] * options.seconds / BATCH), 2 * AHEAD)
@@ -166,11 +166,11 @@ def main() -> None:
         alone.stdin.close()
         alone.wait(30)
     ratios = {
-        "http_of_engine": [a / b for a, b in zip(found["http"], found["engine"], strict=True)],
-        "flight_of_engine": [a / b for a, b in zip(found["flight_256"], found["engine_256"], strict=True)],
+        "http_of_engine": [a / b for a, b in zip(texts_per_s["http"], texts_per_s["engine"], strict=True)],
+        "flight_of_engine": [a / b for a, b in zip(texts_per_s["flight_256"], texts_per_s["engine_256"], strict=True)],
     }
     result = {
-        "texts_per_s": found,
+        "texts_per_s": texts_per_s,
         "http_p99_ms": [round(figures["p99_ms"], 2) for figures in latency],
         **{name: {"median": round(statistics.median(values), 3), "all": values} for name, values in ratios.items()},
     }

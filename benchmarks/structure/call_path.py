@@ -1,14 +1,14 @@
-"""Count the functions and files of Fletcher that one `POST /v1/embeddings` runs, on all threads.
+"""Number of Fletcher's functions and files that one `POST /v1/embeddings` runs, on all threads.
 
-The ASGI application and its engine run in this process, over the encoder of ARTIFACT, or over the tests' small encoder, whose
-own functions are not counted. Warm requests for one short text are sent,
-and each is recorded from the application's call until its last byte is sent and the workers wait for the next batch. Printed
-are the functions that every recorded request ran, so that timers, which run from time to time, are not among them.
+    python benchmarks/structure/call_path.py [ARTIFACT] [--json]
 
-A function is a `def` or a `lambda`, properties included. A comprehension belongs to the function that it is written in, as
-it does in Python since 3.12.
+The ASGI application and its engine run in this process over the encoder of ARTIFACT, or over the tests' small encoder,
+whose own functions are not counted. The program sends requests for one short text, the first ones as a warm-up. It records
+each later request from the call of the application until the last byte is sent and the workers wait for the next batch. It
+prints the functions that every recorded request ran; timers run only in some of the requests, so they are left out.
 
-python benchmarks/structure/call_path.py [ARTIFACT] [--json]
+A function is a `def` or a `lambda`, properties included. A comprehension belongs to the function in which it is written, as
+in Python since 3.12.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from fletcher.serve.http.app import HttpApp
 from fletcher.serve.models.registry import Models
 from fletcher.serve.models.spec import ModelSpec
 
-#: Requests before the first that is recorded, and requests that are recorded.
+#: Number of warm-up requests, and of recorded requests.
 WARM, RECORDED = 3, 5
 
-#: Seconds that a request may take.
+#: Time limit of a request, seconds.
 LIMIT = 30.0
 
 COMPREHENSIONS = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>"}
@@ -49,12 +49,12 @@ ROOT = Path(fletcher.__file__).parent
 
 @dataclass(frozen=True, slots=True, order=True)
 class Function:
-    """A function of Fletcher.
+    """`Function`: a function of Fletcher.
 
     Attributes:
-        file: its path below the package.
-        line: its first line.
-        name: its qualified name.
+        file: path of the file, relative to the package.
+        line: first line.
+        name: qualified name.
     """
 
     file: str
@@ -63,9 +63,13 @@ class Function:
 
 
 class Recorder:
-    """Collects the code that runs while `recording` is set, on every thread that began after the recorder was installed.
+    """`Recorder`: context manager that collects the code objects that run while `recording` is set.
 
-    A context manager: it is installed on entry and taken away on exit.
+    It records this thread and every thread that starts inside the context.
+
+    Attributes:
+        recording: whether code is collected.
+        codes: collected code objects.
     """
 
     def __init__(self) -> None:
@@ -83,7 +87,7 @@ class Recorder:
 
     @contextmanager
     def other_threads(self) -> Iterator[None]:
-        """Leave this thread out for a while."""
+        """Stop recording this thread until the context ends."""
         sys.setprofile(None)
         try:
             yield
@@ -91,14 +95,14 @@ class Recorder:
             sys.setprofile(self._record)
 
     def _record(self, frame: FrameType, event: str, argument: object) -> None:
-        # Calls and returns of C functions name the frame that called them, so a function that resumes is seen, too.
+        # The events of C functions have the frame of their caller, so a generator or coroutine that resumes is also recorded.
         if self.recording:
             self.codes.add(frame.f_code)
             if event == "return" and frame.f_back is not None:
                 self.codes.add(frame.f_back.f_code)
 
     def functions(self) -> set[Function]:
-        """Return the functions of Fletcher among what was recorded, and forget what was recorded."""
+        """Return the recorded functions of Fletcher, and clear the record."""
         codes, self.codes = self.codes, set()
         return {
             Function(str(Path(code.co_filename).relative_to(ROOT)), code.co_firstlineno, code.co_qualname)
@@ -111,7 +115,7 @@ def record(load: Callable[[], Backend]) -> set[Function]:
     """Return the functions that every one of several warm requests runs.
 
     Args:
-        load: opens the model that answers; threads that it begins are recorded.
+        load: function that opens the model; threads that it starts are recorded.
     """
     with Recorder() as recorder:
         models = Models(lambda spec: load(), lambda backend, metrics: Engine(backend, metrics=metrics))
@@ -125,11 +129,11 @@ def record(load: Callable[[], Backend]) -> set[Function]:
 async def _requests(recorder: Recorder, app: HttpApp, models: Models) -> set[Function]:
     runs: list[set[Function]] = []
     for number in range(WARM + RECORDED):
-        # Another text each time: nothing is answered from a cache.
+        # Each request has a different text, so no answer comes from a cache.
         body = json.dumps({"input": f"a short text {number}", "model": "model"}).encode()
         recorder.recording = number >= WARM
         await _request(app, body)
-        with recorder.other_threads():  # a worker ends its batch after the answer is sent
+        with recorder.other_threads():  # a worker finishes its batch after the answer is sent
             await _settle(models)
         recorder.recording = False
         if number >= WARM:
@@ -138,7 +142,7 @@ async def _requests(recorder: Recorder, app: HttpApp, models: Models) -> set[Fun
 
 
 async def _request(app: HttpApp, body: bytes) -> None:
-    """Send one request and check that it is answered."""
+    """Send one request, and check the status of the answer."""
     scope: dict[str, Any] = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -156,7 +160,7 @@ async def _request(app: HttpApp, body: bytes) -> None:
 
     async def receive() -> MutableMapping[str, Any]:
         if not messages:
-            await asyncio.Event().wait()  # the client stays, and sends nothing more
+            await asyncio.Event().wait()  # the client stays connected and sends no more data
         return messages.pop()
 
     async def send(message: MutableMapping[str, Any]) -> None:
@@ -168,7 +172,7 @@ async def _request(app: HttpApp, body: bytes) -> None:
 
 
 async def _settle(models: Models) -> None:
-    """Wait until no request is open and the workers wait for the next batch."""
+    """Wait until all requests are closed and the workers wait for the next batch."""
     until = time.monotonic() + LIMIT
     while models.open_requests:
         if time.monotonic() > until:
@@ -178,7 +182,7 @@ async def _settle(models: Models) -> None:
 
 
 def by_file(functions: set[Function]) -> dict[str, Sequence[str]]:
-    """Return the functions' names by file, in the order of their lines."""
+    """Return the names of the functions by file, in the order of their lines."""
     files: dict[str, list[str]] = {}
     for function in sorted(functions):
         files.setdefault(function.file, []).append(function.name)
@@ -186,7 +190,7 @@ def by_file(functions: set[Function]) -> dict[str, Sequence[str]]:
 
 
 def load(artifact: Path | None) -> Backend:
-    """Open an artifact on the CPU provider that is always there, or the tests' encoder where there is none."""
+    """Open an artifact on the provider `mlas`; without an artifact, return the tests' encoder."""
     if artifact is not None:
         return Encoder.load(artifact, provider="mlas", workers=1)
     sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -196,7 +200,7 @@ def load(artifact: Path | None) -> Backend:
 
 
 def main() -> None:
-    """Run the command line."""
+    """Count the functions, and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artifact", type=Path, nargs="?")
     parser.add_argument("--json", action="store_true")

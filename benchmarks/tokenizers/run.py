@@ -3,10 +3,10 @@
     python benchmarks/tokenizers/run.py ARTIFACT [--texts 8000] [--rounds 5] [--json]
 
 nanotoken and HuggingFace's tokenizers run through `Tokenizer` one after the other in every round, so other load affects
-both, and the report gives the median round. nanotoken caches words, so every round has its own texts, a tenth of whose
-words are new; the others are words of the vocabulary with the frequencies of Zipf's law. All ids are compared. Fletcher's
-own cache is off, except in the last line: there HuggingFace's tokenizer gets texts again. `taskset -c 0` before the
-command measures one core.
+both, and the report gives the median round. nanotoken caches words, so every round has different texts. A tenth of
+their words are new; the others are words of the vocabulary with the frequencies of Zipf's law. All ids are compared.
+Fletcher's own cache is off, except in the last line, for which HuggingFace's tokenizer gets the same texts again.
+`taskset -c 0` before the command measures one core.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ def main() -> None:
         for _ in range(arguments.rounds):
             texts = writer.texts(max(arguments.texts // fewer, 1), fewest, most)
             seconds = {name: seconds_of(tokenizer, texts) for name, tokenizer in tokenizers.items()}
-            whole = slow.encode(texts, side=None)
-            if not np.array_equal(whole.ids, fast.encode(texts, side=None).ids):
+            encodings = slow.encode(texts, side=None)
+            if not np.array_equal(encodings.ids, fast.encode(texts, side=None).ids):
                 raise SystemExit(f"the ids of {kind} texts differ")
             for name, taken in seconds.items():
-                speeds[name].append((len(texts) / taken, whole.num_tokens / taken))
+                speeds[name].append((len(texts) / taken, encodings.num_tokens / taken))
         results[kind] = {
             name: {
                 "texts_per_s": round(statistics.median(texts for texts, _ in rounds)),
@@ -93,19 +93,19 @@ def main() -> None:
             }
             for name, rounds in speeds.items()
         }
-    known = Tokenizer(file, max_tokens, fast=False)
+    cached = Tokenizer(file, max_tokens, fast=False)
     singles = writer.texts(CALLS, 5, 12)
     for text in singles:
-        known.encode([text])
+        cached.encode([text])
     results["one_text_us"] = {
         name: round(statistics.median(seconds_of(tokenizer, [text]) for text in singles) * 1e6, 1)
-        for name, tokenizer in {**tokenizers, f"{slow.implementation}, cached": known}.items()
+        for name, tokenizer in {**tokenizers, f"{slow.implementation}, cached": cached}.items()
     }
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
-    for name, found in results.items():
-        print(name, found)
+    for name, figures in results.items():
+        print(name, figures)
 
 
 if __name__ == "__main__":
