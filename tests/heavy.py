@@ -1,4 +1,4 @@
-"""Recognition of heavy tests: those that use torch, real weights, processes of their own, or the stand-in for Longbow."""
+"""Recognition of heavy tests: tests that use torch, real weights, separate processes, or the stand-in for Longbow."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["is_heavy"]
 #: Modules whose use makes a test heavy.
 MODULES = frozenset({"torch", "transformers", "sentence_transformers", "subprocess", "multiprocessing"})
 
-#: Fixtures whose use makes a test heavy: they fetch or convert real weights, or wait for the time-outs of a database.
+#: Fixtures whose use makes a test heavy: they fetch or convert real weights, or wait for the timeouts of a database.
 FIXTURES = frozenset({"minilm_checkpoint", "minilm_artifact", "longbow", "longbow_url"})
 
 
 def is_heavy(test: pytest.Function) -> bool:
     """Report whether a test, a fixture that it requests, or a helper of theirs in `tests` names a heavy module or fixture.
 
-    A helper that is found only through a container, such as a dictionary of functions, is not seen.
+    A helper that is reachable only through a container, such as a dictionary of functions, is not checked.
     """
     if FIXTURES & set(test.fixturenames):
         return True
@@ -30,7 +30,7 @@ def is_heavy(test: pytest.Function) -> bool:
 
 
 def _reaches(used: Any, visited: set[object]) -> bool:
-    """Report whether a function or class names a heavy module, itself or through others in `tests`."""
+    """Report whether a function or class names a heavy module, directly or through other code in `tests`."""
     if isinstance(used, type):
         return any(_reaches(member, visited) for member in vars(used).values() if isinstance(member, FunctionType))
     used = getattr(used, "__wrapped__", used)
@@ -48,7 +48,7 @@ def _reaches(used: Any, visited: set[object]) -> bool:
 
 
 def _names(code: CodeType) -> Iterator[str]:
-    """Yield the names that code uses, functions inside it included."""
+    """Yield the names that a code object and the functions inside it use."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, CodeType):

@@ -1,7 +1,7 @@
-"""Issue 2's list of bad input, at the command line: one clear message, exit 1, and nothing half-written.
+"""Bad input on the command line: one clear message, exit status 1, and no incomplete files.
 
-Texts that are bad are in `runtime/test_encoder.py`; a full disk and a second writer in `convert/test_cli.py`, which starts
-processes; ports in use with the server's tests.
+`runtime/test_encoder.py` tests bad texts. `convert/commands/test_cli.py` tests a full disk and a second writer, because
+these tests start processes. The server's tests cover ports that are in use.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from fletcher.runtime.commandline.console import run
 
 from .convert.tiny import save_embedder
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of torch and its users
+# torch and packages that use it raise these warnings.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bad") / "checkpoint"
     return save_embedder(folder)
 
 
 @pytest.fixture(scope="module")
-def whole_artifact(whole: Path) -> Path:
-    export(str(whole), whole.parent / "artifact")
-    return whole.parent / "artifact"
+def good_artifact(good_checkpoint: Path) -> Path:
+    export(str(good_checkpoint), good_checkpoint.parent / "artifact")
+    return good_checkpoint.parent / "artifact"
 
 
 @pytest.fixture
 def refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Runs the command, which must fail with one message and leave the folder as it was; gives the message."""
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which `run` sets
+    """Return a function that runs a command, checks that it fails and changes no file, and returns its one message."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # `run` replaces it
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     def refuse(*args: str | Path) -> str:
@@ -51,7 +52,8 @@ def refuse(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytes
             run(app, [*map(str, args)])
         assert stopped.value.code == 1
         errors = capfd.readouterr().err
-        assert errors.count("error:") == errors.count("fletcher-convert: error: ") == 1  # after lines of progress
+        # Lines of progress may precede the error.
+        assert errors.count("error:") == errors.count("fletcher-convert: error: ") == 1
         assert "Traceback" not in errors and "defect" not in errors
         assert sorted(tmp_path.rglob("*")) == before
         return " ".join(errors.split())
@@ -104,7 +106,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (remove(WEIGHTS), "has no *.safetensors"),
     "pickle": (pickle_only, "the weights are a pickle"),
     "no config": (remove("config.json"), "no config.json"),
-    "config that is no JSON": (write("config.json", b"{,"), "config.json"),
+    "config that is not JSON": (write("config.json", b"{,"), "config.json"),
     "config of another encoding": (write("config.json", b'{"model_type": "\xff"}'), "config.json"),
     "config that is a list": (write("config.json", b"[]"), "config.json"),
     "unknown architecture": (change_config(model_type="mystery"), "'mystery'"),
@@ -133,9 +135,9 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", CHECKPOINTS)
-def test_bad_checkpoints(case: str, whole: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
+def test_bad_checkpoints(case: str, good_checkpoint: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
     damage, message = CHECKPOINTS[case]
-    folder = Path(shutil.copytree(whole, tmp_path / "checkpoint"))
+    folder = Path(shutil.copytree(good_checkpoint, tmp_path / "checkpoint"))
     damage(folder)
     assert message in refuse("model", "export", folder, "-o", tmp_path / "artifact", "--json")
 
@@ -151,8 +153,10 @@ def test_bad_checkpoints(case: str, whole: Path, tmp_path: Path, refuse: Callabl
         (["--precision", "fp1"], "'fp1' is unknown"),
     ],
 )
-def test_bad_options(options: list[str], message: str, whole: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
-    assert message in refuse("model", "export", whole, "-o", tmp_path / "artifact", "--json", *options)
+def test_bad_options(
+    options: list[str], message: str, good_checkpoint: Path, tmp_path: Path, refuse: Callable[..., str]
+) -> None:
+    assert message in refuse("model", "export", good_checkpoint, "-o", tmp_path / "artifact", "--json", *options)
 
 
 @pytest.mark.parametrize(
@@ -169,13 +173,17 @@ def test_bad_sources(source: str, message: str, tmp_path: Path, refuse: Callable
     assert message in refuse("model", "export", source, "-o", tmp_path / "artifact", "--json")
 
 
-def test_outputs_that_are_something_else(whole: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
+def test_an_output_that_is_not_an_artifact_is_not_replaced(
+    good_checkpoint: Path, tmp_path: Path, refuse: Callable[..., str]
+) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("years of work")
     (tmp_path / "file").write_text("a file")
     for output in ("thesis", "file"):
-        assert "is not an artifact: it is not replaced" in refuse("model", "export", whole, "-o", tmp_path / output)
-    assert "file" in refuse("model", "export", whole, "-o", tmp_path / "file" / "below")
+        assert "is not an artifact: it is not replaced" in refuse(
+            "model", "export", good_checkpoint, "-o", tmp_path / output
+        )
+    assert "file" in refuse("model", "export", good_checkpoint, "-o", tmp_path / "file" / "below")
 
 
 def flip(folder: Path) -> None:
@@ -197,15 +205,17 @@ ARTIFACTS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("case", ARTIFACTS)
-def test_bad_artifacts(case: str, whole_artifact: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
+def test_bad_artifacts(case: str, good_artifact: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
     damage, message = ARTIFACTS[case]
-    folder = Path(shutil.copytree(whole_artifact, tmp_path / "artifact"))
+    folder = Path(shutil.copytree(good_artifact, tmp_path / "artifact"))
     damage(folder)
     assert message in refuse("model", "inspect", folder, "--json")
 
 
-def test_a_checkpoint_that_changed_is_no_reference(whole: Path, tmp_path: Path, refuse: Callable[..., str]) -> None:
-    folder = Path(shutil.copytree(whole, tmp_path / "checkpoint"))
+def test_a_checkpoint_that_changed_is_not_a_reference(
+    good_checkpoint: Path, tmp_path: Path, refuse: Callable[..., str]
+) -> None:
+    folder = Path(shutil.copytree(good_checkpoint, tmp_path / "checkpoint"))
     export(str(folder), tmp_path / "artifact")
     change_weights(lambda weights: weights.update({NORM: weights[NORM] + 1}))(folder)
     assert "differs from the checkpoint that the artifact was made from" in refuse(

@@ -1,4 +1,4 @@
-"""`requirements.lock` holds exact versions of all that make installs, within the bounds of pyproject.toml."""
+"""`requirements.lock`: exact versions of all packages that make installs, within the bounds of pyproject.toml."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 
-#: What `make demo`, `make test`, CI and the make targets for maintainers install.
+#: Requirements that `make demo`, `make test`, CI and the make targets for maintainers install.
 INSTALLED = [
     *PROJECT["project"]["dependencies"],
     *(line for extra in ("cpu", "http", "flight", "verify", "dev") for line in EXTRAS[extra]),
@@ -25,7 +25,7 @@ INSTALLED = [
 
 
 def locked() -> dict[str, list[Version]]:
-    """Return the versions of each package; several where they depend on the Python version."""
+    """Return the versions of each package; there are several if they depend on the Python version."""
     versions: dict[str, list[Version]] = {}
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         if line and not line.startswith("#"):

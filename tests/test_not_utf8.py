@@ -1,7 +1,7 @@
-"""Files and requests that are not UTF-8: each reader raises its own error, whatever the installed msgspec raises.
+"""Files and requests that are not UTF-8: each reader raises its own error with every release of msgspec.
 
-msgspec raises `UnicodeDecodeError` up to 0.22 and its own `DecodeError` since. Every reader is tested with the lowest
-and with the newest release that pyproject.toml allows.
+msgspec up to 0.22 raises `UnicodeDecodeError`; later releases raise their `DecodeError`. `make test-lowest` and
+`make test-newest` run these tests with the lowest and the newest release that pyproject.toml allows.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def checkpoint(folder: Path) -> None:
     require_safetensors(folder, "a checkpoint")
 
 
-#: The file's name, its reader (of the folder), and the error.
+#: Name of the file, function that reads it from its folder, and expected error, by reader.
 JSON_FILES: dict[str, tuple[str, Callable[[Path], object], type[FletcherError]]] = {
     "manifest": ("fletcher.json", artifact, ArtifactError),
     "settings": ("config.json", lambda folder: read_json(folder / "config.json"), CheckpointError),
@@ -89,9 +89,9 @@ def test_toml_files(reader: str, content: bytes, tmp_path: Path) -> None:
         read(tmp_path)
 
 
-NO_MODELS: Any = None  # JSON that cannot be read is refused before a model is looked for
+NO_MODELS: Any = None  # JSON that cannot be decoded is refused before the models are used
 
-#: The readers of clients' JSON.
+#: Functions that read JSON from clients, by name.
 BODIES: dict[str, Callable[[bytes], object]] = {
     "HTTP": lambda body: decode(msgspec.json.Decoder(ModelSpec), body),
     "Flight's options": lambda body: read_options(body, NO_MODELS),
@@ -111,7 +111,7 @@ def test_measurements_that_cannot_be_read_are_measured_again(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measurement = Measurement(layout=WorkerLayout("mlas", 1, 1, 512), latency_ms=1.0)
-    monkeypatch.setattr("fletcher.runtime.tuning.history.cache_folder", lambda given: tmp_path)
+    monkeypatch.setattr("fletcher.runtime.tuning.history.cache_folder", lambda cache_dir: tmp_path)
     remember("machine", "0" * 64, "cpu-fp32", [measurement])
     (file,) = (tmp_path / "devices").iterdir()
     assert recall("machine", "0" * 64, "cpu-fp32") == [measurement]
@@ -119,8 +119,8 @@ def test_measurements_that_cannot_be_read_are_measured_again(
     assert recall("machine", "0" * 64, "cpu-fp32") is None
 
 
-def test_no_reader_decodes_by_msgspec_itself() -> None:
-    # `fletcher.serve.json_bodies` translates what a prepared `msgspec.json.Decoder` raises.
+def test_no_reader_calls_msgspec_decode_directly() -> None:
+    # `fletcher.serve.json_bodies` translates the errors of a prepared `msgspec.json.Decoder`.
     allowed = {"model_zoo/decode.py"}
     root = Path(__file__).resolve().parent.parent
     folders = ("convert", "model_zoo", "quantize", "runtime", "serve")

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel's content, what the commands import, and what happens where a package is missing."""
+"""Packaging: content of the wheel, imports of the commands, and the error for a missing package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDERS = ("convert", "model_zoo", "quantize", "runtime", "serve")
 
 
 def python(code: str, *args: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh process, in another folder than the repository's."""
+    """Run code in a new process, in a folder outside the repository."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "COVERAGE_"))}
     if path is not None:
         environment["PYTHONPATH"] = str(path)
@@ -30,8 +30,8 @@ def python(code: str, *args: str, cwd: Path, path: Path | None = None) -> subpro
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(folder), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
     (path,) = folder.glob("*.whl")
     return path
 
@@ -59,11 +59,11 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path)
 
 
 def test_the_wheel_is_small(wheel: Path) -> None:
-    # No model weights: the canaries are the largest files.
+    # The wheel has no model weights; the canaries are the largest files.
     assert wheel.stat().st_size < 2_000_000
 
 
-def test_no_flavour_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
+def test_no_flavor_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         metadata = Parser().parsestr(archive.read(name).decode())
@@ -71,8 +71,8 @@ def test_no_flavour_of_onnxruntime_is_a_base_dependency(wheel: Path) -> None:
     base = [requirement for requirement in required if "extra ==" not in requirement]
     assert base
     assert not [requirement for requirement in base if requirement.startswith(("onnxruntime", "torch", "transformers"))]
-    flavours = {"cpu", "apple", "nvidia", "tensorrt"}
-    assert flavours | {
+    flavors = {"cpu", "apple", "nvidia", "tensorrt"}
+    assert flavors | {
         "openvino",
         "tensorrt-rtx",
         "fast-tokenizer",
@@ -91,9 +91,9 @@ def test_the_wheel_imports_from_another_folder(unpacked: Path, tmp_path: Path) -
         "import fletcher, fletcher.convert, fletcher.model_zoo, fletcher.quantize, fletcher.runtime, fletcher.serve\n"
         "print(fletcher.__file__); print(fletcher.model_zoo.load_card('all-MiniLM-L6-v2').dimension)"
     )
-    done = python(code, cwd=tmp_path, path=unpacked)
-    assert done.returncode == 0, done.stderr
-    file, dimension = done.stdout.split()
+    result = python(code, cwd=tmp_path, path=unpacked)
+    assert result.returncode == 0, result.stderr
+    file, dimension = result.stdout.split()
     assert Path(file).is_relative_to(unpacked)
     assert dimension == "384"
 
@@ -102,20 +102,20 @@ def test_the_wheel_imports_from_another_folder(unpacked: Path, tmp_path: Path) -
 def test_the_wheels_commands_show_their_help(tool: str, unpacked: Path, tmp_path: Path) -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         module, _, function = tomllib.load(file)["project"]["scripts"][f"fletcher-{tool}"].partition(":")
-    done = python(f"from {module} import {function}; {function}()", "--help", cwd=tmp_path, path=unpacked)
-    assert done.returncode == 0, done.stderr
-    assert f"fletcher-{tool}" in done.stdout
+    result = python(f"from {module} import {function}; {function}()", "--help", cwd=tmp_path, path=unpacked)
+    assert result.returncode == 0, result.stderr
+    assert f"fletcher-{tool}" in result.stdout
 
 
 @pytest.mark.parametrize("tool", ["fletcher-convert", "fletcher-serve"])
 def test_the_installed_commands_show_their_help(tool: str, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / tool), "--help"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "Commands" in done.stdout
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert "Commands" in result.stdout
 
 
-TOLD = "\nprint(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+PRINT_IMPORTED = "\nprint(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
 
 EXPORT = """
 import json, sys
@@ -138,9 +138,10 @@ with Encoder.load(sys.argv[1], workers=1) as encoder:
 
 
 def imported(code: str, *args: str, cwd: Path) -> set[str]:
-    done = python(code + TOLD, *args, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    """Return the top-level modules that code imports in a new process."""
+    result = python(code + PRINT_IMPORTED, *args, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return set(json.loads(result.stdout.splitlines()[-1]))
 
 
 def test_converting_imports_neither_torch_nor_transformers(minilm_checkpoint: Path, tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ WITHOUT = """
 import sys
 
 class Without:
-    \"\"\"A finder that does not know onnxruntime, as on a machine where it was never installed.\"\"\"
+    \"\"\"`Without`: a finder that does not find onnxruntime, as on a machine without this package.\"\"\"
 
     def __init__(self, finder):
         self.finder = finder
@@ -181,16 +182,16 @@ main()
 
 def test_without_onnxruntime_the_error_names_the_extra(minilm_artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a text\n")
-    done = python(
+    result = python(
         WITHOUT, "embed", str(minilm_artifact), "-i", "in.txt", "-o", "out.npy", "--provider", "mlas", cwd=tmp_path
     )
-    assert done.returncode == 1
-    assert "pip install 'longbow-fletcher[cpu]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert result.returncode == 1
+    assert "pip install 'longbow-fletcher[cpu]'" in result.stderr
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "out.npy").exists()
 
 
-def test_the_layers_hold() -> None:
+def test_imports_follow_the_layers() -> None:
     command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""Rules of the source tree: few parameters, small folders, and docstrings that begin with what they document."""
+"""Rules of the source tree: few parameters, small folders, docstrings that begin with the documented noun or verb."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_PARAMETERS = 8
 #: Largest number of modules in a folder, `__init__.py` aside.
 MAX_MODULES = 14
 
-#: First words that tell nothing about what is documented.
+#: First words of docstrings that do not name the documented subject.
 EMPTY_WORDS = ("What", "How", "Where", "Which", "Who", "Whether", "Raises:", "Args:", "Returns:")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -27,10 +27,10 @@ Documented = ast.Module | ast.ClassDef | Function
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A definition in a file.
+    """`Place`: a definition in a file.
 
     Attributes:
-        file: path from the repository's root.
+        file: path relative to the repository's root.
         name: dotted name in the file; empty for the module.
         node: the definition.
     """
@@ -83,8 +83,8 @@ def parameters(function: Function) -> int:
 
 
 def registered_commands() -> set[tuple[str, str]]:
-    """Return file and name of the functions that a `commands/cli.py` registers: `app.command("embed")(embed)`."""
-    found = set()
+    """Return file and name of each function that a `commands/cli.py` registers, as in `app.command("embed")(embed)`."""
+    commands = set()
     for folder in FOLDERS:
         cli = ROOT / folder / "commands" / "cli.py"
         if not cli.is_file():
@@ -98,12 +98,14 @@ def registered_commands() -> set[tuple[str, str]]:
         }
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and _is_command(node.func):
-                found |= {(files[argument.id], argument.id) for argument in node.args if isinstance(argument, ast.Name)}
-    return found
+                commands |= {
+                    (files[argument.id], argument.id) for argument in node.args if isinstance(argument, ast.Name)
+                }
+    return commands
 
 
 def is_command(function: Function) -> bool:
-    """Return whether a decorator makes a command of a function, whose parameters are options that users see."""
+    """Report whether a decorator makes the function a command, so its parameters are options of a command line."""
     return any(
         (isinstance(decorator, ast.Name) and decorator.id == "struct_options") or _is_command(decorator)
         for decorator in function.decorator_list
@@ -167,7 +169,7 @@ def test_no_folder_has_many_modules() -> None:
 
 
 def is_public(place: Place) -> bool:
-    """Return whether no part of the name is private; `__init__` and its kin are public."""
+    """Report whether no part of the name is private; names such as `__init__` are public."""
     names = [name for name in (*Path(place.file).with_suffix("").parts, *place.name.split(".")) if name]
     return all(not name.startswith("_") or (name.startswith("__") and name.endswith("__")) for name in names)
 
@@ -176,7 +178,7 @@ def first_word(docstring: str) -> str:
     return docstring.split(maxsplit=1)[0] if docstring.strip() else ""
 
 
-def test_docstrings_begin_with_what_they_document() -> None:
+def test_docstrings_begin_with_the_documented_noun_or_verb() -> None:
     offenders: dict[str, list[str]] = {}
     for place in all_definitions():
         docstring = ast.get_docstring(place.node)
@@ -187,6 +189,6 @@ def test_docstrings_begin_with_what_they_document() -> None:
             offenders.setdefault(place.file, []).append(f"{line} {place.name or 'module'}: {docstring.splitlines()[0]}")
     listed = "\n".join(f"{file}\n  " + "\n  ".join(lines) for file, lines in offenders.items())
     assert not offenders, (
-        f"begin with the noun or the verb of what is documented ({sum(map(len, offenders.values()))} docstrings in "
+        f"begin with the documented noun or verb ({sum(map(len, offenders.values()))} docstrings in "
         f"{len(offenders)} files):\n{listed}"
     )
