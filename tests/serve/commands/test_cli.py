@@ -144,7 +144,7 @@ def test_embed_of_no_texts_warns(
     ("args", "code", "told"),
     [
         (["-i", "none.txt", "-o", "o.npy"], 1, "none.txt: no such file or folder"),
-        (["-i", "in.txt", "-o", "o.xls"], 1, "'.xls' names no format of vectors"),
+        (["-i", "in.txt", "-o", "o.xls"], 1, "'.xls' is not supported for vectors"),
         (["-i", "in.txt", "-o", "there.npy"], 1, "there.npy exists"),
         (["-i", "in.txt", "-o", "o.npy", "--format", "pdf"], 1, "the format 'pdf' is unknown"),
         (["-i", "in.txt", "-o", "o.npy", "--chunk-size", "0"], 2, "chunk-size"),

@@ -210,10 +210,10 @@ def test_chunks_end_early_when_texts_are_long(tmp_path: Path, monkeypatch: pytes
         ("a.csv", b"text,text\na,b\n", r"two columns have the same name"),
         ("a.csv", b"id,text\n1,a\n2\n", r"line 3: 1 fields, and the header has 2"),
         ("a.csv", b'text\n"never closed\n', r"not CSV"),
-        ("a.parquet", b"not parquet at all", r"is not a whole parquet file"),
-        ("a.arrow", b"ARROW1 but not really", r"is not a whole Arrow IPC file"),
-        ("a.arrow", b"neither of the two", r"is not a whole Arrow IPC file"),
-        ("a.pdf", b"", r"suffix '\.pdf' names no format"),
+        ("a.parquet", b"not parquet at all", r"is not a complete parquet file"),
+        ("a.arrow", b"ARROW1 but not really", r"is not a complete Arrow IPC file"),
+        ("a.arrow", b"neither of the two", r"is not a complete Arrow IPC file"),
+        ("a.pdf", b"", r"suffix '\.pdf' is not supported for texts"),
     ],
 )
 def test_a_fault_is_named_with_its_place(name: str, content: bytes, told: str, tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_nulls_and_other_types_in_columns(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'text' holds int64, and must hold strings"):
         read(path)
     pq.write_table(pa.table({"body": ["a"]}), path)
-    with pytest.raises(InputError, match="no single column 'text'; it has 'body'"):
+    with pytest.raises(InputError, match="does not have one column 'text'; it has 'body'"):
         read(path)
 
 
@@ -243,7 +243,7 @@ def test_a_damaged_file_of_columns_is_an_input_error(name: str, tmp_path: Path) 
     WRITERS[name](path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="is not a whole"):
+    with pytest.raises(InputError, match="is not a complete"):
         read(path)
 
 

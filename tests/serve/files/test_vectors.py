@@ -152,7 +152,7 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("a.txt", "names no format of vectors"), ("none/a.npy", "there is no folder"), ("a", "no format")],
+    [("a.txt", "not supported for vectors"), ("none/a.npy", "there is no folder"), ("a", "not supported")],
 )
 def test_unusable_targets(name: str, told: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=told):

@@ -226,7 +226,7 @@ def test_several_streams_at_once(flight_url: str) -> None:
         (texts_batch(["a"], vector=pa.array([1.0])), EMBED, "column 'vector' already"),
         (pa.RecordBatch.from_pydict({"text": pa.array(["a", None])}), EMBED, "row 1 .* of column 'text' is null"),
         (texts_batch(["a"]), command(color="blue"), "unknown field `color`"),
-        (texts_batch(["a"]), fl.FlightDescriptor.for_command(b"\xff{"), "options are not usable"),
+        (texts_batch(["a"]), fl.FlightDescriptor.for_command(b"\xff{"), "options cannot be used"),
         (texts_batch(["a"]), command(dimensions=5), "dimensions is 5"),
         (texts_batch(["a"]), command(input_type="poem"), "input_type is 'poem'"),
     ],
@@ -392,7 +392,7 @@ def test_descriptions(client: Any, flight_url: str) -> None:
     short = client.get_flight_info(command(column="body", dimensions=4))
     assert short.schema.names == ["body", "vector"]
     assert short.schema.field("vector").type.list_size == 4
-    with pytest.raises(pa.ArrowKeyError, match=r'there is \["embed"\]'):
+    with pytest.raises(pa.ArrowKeyError, match=r'use \["embed"\]'):
         client.get_flight_info(fl.FlightDescriptor.for_path("elsewhere"))
 
 
