@@ -112,7 +112,7 @@ def describe_machine() -> Devices:
     problem = package_problem()
     if problem is not None:
         return _describe(this_machine(), "tokenizers", problem.reason)
-    return _describe(this_machine(), f"{PACKAGE} {fast_version()}, where it is exact", None)
+    return _describe(this_machine(), f"{PACKAGE} {fast_version()} for tokenizers for which it is exact", None)
 
 
 def measure_artifact(

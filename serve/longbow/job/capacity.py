@@ -1,4 +1,4 @@
-"""Load of Longbow, for the line of progress and to pause before Longbow blocks without an error.
+"""Load of Longbow. The progress line shows it, and a job pauses before Longbow blocks without an error.
 
 The use of memory comes from Longbow's Prometheus port, the number of batches that wait for the index from `check_readiness`.
 """
@@ -67,7 +67,7 @@ def read_metrics(page: str) -> Capacity:
 
 
 class CapacityWatch:
-    """Read the load regularly on a separate thread. A context manager.
+    """Thread that reads the load regularly. A context manager.
 
     Attributes:
         last: the last reading; None before the first one and after one that failed.
@@ -134,7 +134,7 @@ class CapacityWatch:
         return ""
 
     def told(self) -> str:
-        """Return a note for the line of progress, or an empty text."""
+        """Return a note for the progress line, or an empty text."""
         parts = []
         if self.to_index:
             parts.append(f"{self.to_index:,} batches to index")

@@ -111,7 +111,7 @@ class Ingestion:
 
         Raises:
             InputError: the options, the input or the dataset cannot be used.
-            ServiceError: Longbow cannot be reached for too long; run the job again to continue.
+            ServiceError: Longbow was not reachable for too long. Run the job again to continue.
         """
         options, counts = self._options, self._counts
         self._encoder.info.check(self._job.embed)
@@ -162,13 +162,13 @@ class Ingestion:
         return self._summary(time.monotonic() - started, retries, census)
 
     def told(self) -> str:
-        """Return a note for the line of progress."""
+        """Return a note for the progress line."""
         sink = self._sink
         parts = [f"{sink.open_parcels} batches queued, {sink.retries} retries" if sink is not None else ""]
         parts.append(self._watch.told())
         return ", ".join(part for part in parts if part)
 
-    # During -----------------------------------------------------------------------------------------------------------
+    # Documents --------------------------------------------------------------------------------------------------------
 
     def _claimed(self) -> Iterator[list[str]]:
         """Yield the texts to embed, chunk by chunk. Append their chunks to `_taken`."""
@@ -277,7 +277,7 @@ class Ingestion:
         with self._lock:
             self._progress.advance(rows, tokens)
 
-    # After ------------------------------------------------------------------------------------------------------------
+    # End of a run -----------------------------------------------------------------------------------------------------
 
     def _remove(self, connection: Connection) -> None:
         """Delete the documents that the input no longer has."""
