@@ -73,7 +73,7 @@ def bench(
     Raises:
         InputError: there is no text, or a peer is unknown.
         ArtifactError: the folder is not an artifact.
-        ProviderError: Fletcher's own child failed; a peer that fails is a row with its problem.
+        ProviderError: Fletcher's own child failed; a peer that fails has a row with its problem.
     """
     try:
         return _bench(directory, texts, corpus, options, peers, checkpoint, rounds, say)

@@ -109,12 +109,12 @@ def embed_file(
 def _embedded(encoder: Encoder, source: TextSource, options: EmbedOptions) -> Iterator[tuple[TextChunk, Embeddings]]:
     """Yield each chunk with its embeddings."""
     # The encoder reads ahead on a separate thread. The chunks that it has read wait here for their vectors.
-    taken: deque[TextChunk] = deque()
+    waiting: deque[TextChunk] = deque()
 
     def texts() -> Iterator[list[str]]:
         for chunk in source.chunks:
-            taken.append(chunk)
+            waiting.append(chunk)
             yield chunk.texts
 
     for embeddings in encoder.stream(texts(), options):
-        yield taken.popleft(), embeddings
+        yield waiting.popleft(), embeddings

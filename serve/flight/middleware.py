@@ -137,17 +137,17 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         try:
             return _Caller(self._read(headers, method))
         except FletcherError as error:
-            refusal = flight_error(error)
+            translated = flight_error(error)
             draft = RecordDraft(door="flight", id=self._ids.latest, route=route, error=type(error).__name__)
-            draft.status = type(refusal).__name__
+            draft.status = type(translated).__name__
             with self._requests.wrap(draft):
-                raise refusal from None
+                raise translated from None
 
     def _read(self, headers: Headers, method: str) -> Caller:
         """Return the caller.
 
         Raises:
-            UnauthorizedError: an API key is needed, and there is none, or a wrong one.
+            UnauthorizedError: the server requires an API key, and the call has none or a wrong one.
             FieldError: a header cannot be used.
         """
         texts = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}

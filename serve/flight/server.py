@@ -254,7 +254,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 yield draft
                 draft.status = "ok"
             except FletcherError as error:
-                raise _refusal(error, draft, fields) from None
+                raise _log_and_translate(error, draft, fields) from None
             except (fl.FlightError, pa.ArrowException, OSError) as error:
                 logger.info("client left", extra={"fields": fields | {"error": type(error).__name__}})
                 raise fl.FlightCancelledError("the client disconnected") from None
@@ -266,17 +266,17 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 raise flight_error(internal) from None
 
 
-def _refusal(error: FletcherError, draft: RecordDraft, fields: Mapping[str, object]) -> Exception:
+def _log_and_translate(error: FletcherError, draft: RecordDraft, fields: Mapping[str, object]) -> Exception:
     """Log an error and return its translation."""
-    refusal = flight_error(error)
-    draft.error, draft.status = type(error).__name__, type(refusal).__name__
+    translated = flight_error(error)
+    draft.error, draft.status = type(error).__name__, type(translated).__name__
     details: dict[str, object] = {"error": draft.error}
     level = logging.INFO
-    if isinstance(refusal, fl.FlightInternalError):
+    if isinstance(translated, fl.FlightInternalError):
         level = logging.ERROR
         details["reason"] = str(error)  # only for internal errors: other messages may contain a client's text
     logger.log(level, "call failed", extra={"fields": {**fields, **details}})
-    return refusal
+    return translated
 
 
 def _disconnect_clients(port: int) -> None:

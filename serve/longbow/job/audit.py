@@ -66,7 +66,7 @@ def count_up(connection: Connection, dataset: str, journal: Journal, patience: f
     """Count the rows that arrived: the status `READY` does not exclude rows that were dropped after OK.
 
     Missing rows are removed from the journal, so that the next run sends them. Of rows that arrived twice, one is marked as
-    deleted. If the count is not the expected one, the whole dataset crosses the network.
+    deleted. If the count is not the expected one, the whole dataset is sent over the network.
 
     Args:
         connection: connection to Longbow.

@@ -51,7 +51,7 @@ def read_metrics(page: str) -> Capacity:
     for name, value in _sample.findall(page):
         sums[name] = sums.get(name, 0.0) + float(value)
 
-    def whole(name: str) -> int | None:
+    def integer(name: str) -> int | None:
         return int(sums[name]) if name in sums else None
 
     shares = []
@@ -61,8 +61,8 @@ def read_metrics(page: str) -> Capacity:
         shares.append(sums.get("longbow_memory_current_bytes", 0.0) / sums["longbow_memory_limit_bytes"])
     return Capacity(
         max(shares) if shares else None,
-        whole("longbow_ingestion_lag_count"),
-        whole("longbow_index_queue_depth"),
+        integer("longbow_ingestion_lag_count"),
+        integer("longbow_index_queue_depth"),
     )
 
 

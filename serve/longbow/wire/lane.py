@@ -23,7 +23,7 @@ from .shared import Shared
 
 __all__ = ["Lane"]
 
-#: Seconds between two checks whether a batch is still held back.
+#: Seconds between two checks while a batch must wait.
 HELD: Final = 0.5
 
 logger = logging.getLogger("fletcher.serve.longbow")
