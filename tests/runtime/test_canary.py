@@ -46,7 +46,7 @@ def test_files_that_are_no_canary_are_told(tmp_path: Path) -> None:
         read_canary(file)
     for texts in ('["a", "b"]', "[]"):
         save_file({"ids": ids, "offsets": offsets, "vectors": UNIT[:1]}, file, metadata={"texts": texts, "origin": ""})
-        with pytest.raises(ArtifactError, match="should be as many"):
+        with pytest.raises(ArtifactError, match="must be equal and not zero"):
             read_canary(file)
     for texts in ("no json", "5"):
         save_file({"ids": ids, "offsets": offsets, "vectors": UNIT[:1]}, file, metadata={"texts": texts, "origin": ""})
@@ -65,7 +65,7 @@ def test_an_empty_canary_proves_nothing(tmp_path: Path) -> None:
     [
         (UNIT, ""),
         (UNIT + np.float32(5e-7), ""),
-        (UNIT * np.float32(1.001), "max abs difference 1.00e-03, at most 1e-05 wanted"),
+        (UNIT * np.float32(1.001), "max abs difference 1.00e-03, at most 1e-05 allowed"),
         (UNIT[:, ::-1], "cosine 0.0"),
         (UNIT[:2], "shape (2, 4) instead of (3, 4)"),
         (np.full((3, 4), np.nan, np.float32), "NaN or infinity"),

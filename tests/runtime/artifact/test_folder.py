@@ -70,7 +70,9 @@ def test_a_manifest_that_is_none_is_told(own_artifact: Path, content: bytes, mes
 
 
 def test_what_is_no_artifact_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"a folder without fletcher\.json, so no artifact: make one with"):
+    with pytest.raises(
+        ArtifactError, match=r"a folder without fletcher\.json, so it is not an artifact: make one with"
+    ):
         Artifact.open(tmp_path)
     with pytest.raises(ArtifactError, match="not a folder with"):
         Artifact.open(tmp_path / "missing")
@@ -183,7 +185,7 @@ def test_an_artifact_that_was_replaced_meanwhile_is_not_stamped(own_artifact: Pa
 
 
 def test_what_is_no_artifact_is_not_stamped_and_gets_no_lock(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no artifact"):
+    with pytest.raises(ArtifactError, match="so it is not an artifact"):
         stamp(tmp_path / "nothing", VERIFIED)
     assert list(tmp_path.iterdir()) == []
 
