@@ -1,4 +1,4 @@
-"""What vectors leave as, against sentence-transformers' own quantization and torch's layer norm."""
+"""Post-processing of vectors, compared with sentence-transformers' quantization and torch's layer norm."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ finite = hnp.arrays(
 )
 
 
-def test_what_is_whole_already_is_not_copied() -> None:
+def test_vectors_are_not_copied_if_nothing_changes() -> None:
     assert shorten(VECTORS, CARD, None) is VECTORS
     assert shorten(VECTORS, CARD, 16) is VECTORS
     assert cast(VECTORS, "float32") == (VECTORS, None)

@@ -1,4 +1,4 @@
-"""The runtime's tokenizer against transformers', token by token, and special tokens of every arrangement."""
+"""The runtime's tokenizer, compared with transformers token by token, for all arrangements of special tokens."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_any_number_of_texts_keeps_its_order(minilm: Tokenizer) -> None:
 
 
 def _in_pieces(backend: HuggingFaceTokenizer, text: str, size: int) -> list[str]:
-    """The text in pieces of that size, which must have the ids of the whole."""
+    """Return the text in pieces of that size, and check that their ids are those of the whole text."""
     ends = ends_of(backend)
     assert ends is not None
     before = longtexts.PIECE
@@ -102,7 +102,7 @@ def test_a_text_in_pieces_has_the_ids_of_the_whole(minilm: Tokenizer, parts: lis
 
 
 def _trained(kind: str) -> HuggingFaceTokenizer:
-    """A tokenizer as the families of that name have it, of the tests' sentences."""
+    """Return a tokenizer of this family's kind, trained on `SENTENCES`."""
     special = ["<s>", "</s>", "<unk>", "<mask>"]
     if kind == "xlm-roberta":
         tokenizer = HuggingFaceTokenizer(Unigram())
@@ -175,7 +175,7 @@ def test_only_tokenizers_whose_words_end_at_blanks_are_cut(minilm: Tokenizer) ->
     spaced = HuggingFaceTokenizer.from_str(minilm._tokenizer.to_str())
     spaced.add_tokens([AddedToken("two words")])
     assert not ends_of(spaced)
-    assert not ends_of(HuggingFaceTokenizer(BPE()))  # whose words are the whole text
+    assert not ends_of(HuggingFaceTokenizer(BPE()))  # without a pre-tokenizer the whole text is one word
     assert not ends_of(_with("roberta", pre_tokenizer=pre_tokenizers.ByteLevel(use_regex=False)))
     assert not ends_of(_with("xlm-roberta", pre_tokenizer=pre_tokenizers.Metaspace(split=False)))
     assert not ends_of(_with("roberta", pre_tokenizer=pre_tokenizers.Split(Regex("e "), "isolated")))
@@ -219,7 +219,7 @@ def test_truncation_is_transformers_for_every_template(tmp_path: Path, template:
 
 
 def test_special_tokens_are_found_without_latin_letters(tmp_path: Path) -> None:
-    """A vocabulary that drops unknown letters: the usual probe, "a", would show no ordinary token."""
+    """This vocabulary drops unknown letters, so the usual probe "a" has no ordinary token."""
     vocabulary = {"S": 0, "T": 1, "E": 2, "ж": 3}
     file = _save(tmp_path / "tokenizer.json", "S $A E", vocabulary, BPE(vocabulary, []))
     encodings = Tokenizer(file, 3).encode(["жжжж"])
@@ -246,7 +246,7 @@ def test_a_limit_that_leaves_no_room_for_text_is_refused(tmp_path: Path) -> None
         Tokenizer(file, 3)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text('{"version": "1.0"')
     with pytest.raises(ArtifactError, match=r"t\.json is not a tokenizer that can be read"):
         Tokenizer(tmp_path / "t.json", 8)
@@ -254,7 +254,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "missing.json", 8)
 
 
-def test_lowercase_words_with_lone_surrogates_are_told_by_place(minilm: Tokenizer) -> None:
+def test_the_error_for_a_lone_surrogate_names_its_place(minilm: Tokenizer) -> None:
     with pytest.raises(InputError, match=r"text 2 holds the lone surrogate U\+DC00 at character 3"):
         minilm.encode(["a", "b", "abc\udc00"])
     with pytest.raises(InputError, match="text 0 holds"):
@@ -262,7 +262,7 @@ def test_lowercase_words_with_lone_surrogates_are_told_by_place(minilm: Tokenize
 
 
 def test_cased_wordpiece_in_pieces(tmp_path: Path) -> None:
-    """Without stripping, marks are words of their own, and a cut may come right before one."""
+    """If accents are not stripped, a mark is a separate word, and a cut may be directly before it."""
     vocabulary = {name: index for index, name in enumerate(["u", "a", "##b", ".", "面", "\u0301", "##\u0301"])}
     tokenizer = HuggingFaceTokenizer(WordPiece(vocabulary, unk_token="u"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
