@@ -81,6 +81,7 @@ class Encodings:
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens of all texts, special tokens included."""
         return int(self.offsets[-1])
 
     @classmethod

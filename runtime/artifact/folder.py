@@ -68,8 +68,8 @@ class Artifact:
             version = decode_json(text, _FormatOnly).format
             if version != FORMAT_VERSION:
                 raise ArtifactError(
-                    f"{path} has artifact format {version}, this Fletcher reads format {FORMAT_VERSION}: "
-                    "convert the checkpoint again, or install the Fletcher that wrote it"
+                    f"{path} has artifact format {version}, but this version of Fletcher reads format {FORMAT_VERSION}: "
+                    "convert the checkpoint again, or install the version of Fletcher that wrote it"
                 )
             manifest = decode_json(text, Manifest)
         except msgspec.DecodeError as error:
@@ -89,10 +89,12 @@ class Artifact:
 
     @property
     def tokenizer_file(self) -> Path:
+        """Path of the tokenizer's file."""
         return self.path / TOKENIZER
 
     @property
     def canary_file(self) -> Path:
+        """Path of the canary's file."""
         return self.path / CANARY
 
     def variant(self, name: str | None = None, targets: Sequence[Target] = ("cpu",)) -> Variant:
@@ -167,7 +169,9 @@ def _check_names(file: Path, manifest: Manifest) -> None:
             f"{file} is damaged (it has no size and sha256 of {', '.join(missing)}): convert the checkpoint again"
         )
     if outside := [name for name in manifest.files if Path(name).name != name]:
-        raise ArtifactError(f"{file} is damaged (it names {outside[0]!r}): convert the checkpoint again")
+        raise ArtifactError(
+            f"{file} is damaged (it names {outside[0]!r}, which is outside the folder): convert the checkpoint again"
+        )
 
 
 def hash_file(file: Path) -> str:

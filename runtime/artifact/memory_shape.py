@@ -13,7 +13,7 @@ __all__ = ["MemoryFactors", "MemoryShape"]
 
 @dataclass(frozen=True, slots=True)
 class MemoryFactors:
-    """Factors by which a provider's memory differs from a graph's `MemoryShape`, which holds for MLAS.
+    """Factors by which a provider's memory differs from a graph's `MemoryShape`, which is that of MLAS.
 
     Attributes:
         token, cell, square, bias: factors of the shape's fields of these names.

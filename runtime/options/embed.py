@@ -58,7 +58,7 @@ Normalize = Annotated[
 
 DEFAULT_INPUT_TYPE = "document"
 
-#: Fields of `EmbedOptions.identity`, in their order there.
+#: Fields of `EmbedOptions.identity`, in their order in that text.
 IDENTITY = (
     "input_type",
     "dimensions",
@@ -80,7 +80,7 @@ OVERLAP = 1 / 8
 class VectorFields(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Options that have the same names in every API that returns vectors."""
 
-    PANEL: ClassVar[str | None] = "How texts become vectors"
+    PANEL: ClassVar[str | None] = "Embedding options"
 
     dimensions: Annotated[
         Annotated[int, Meta(ge=1, lt=1 << 31)] | None,
@@ -125,7 +125,7 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def splits(self) -> bool:
-        """Whether a text may become several chunks."""
+        """True if a text may become several chunks."""
         return self.overflow in ("windows", "late")
 
     @property
@@ -145,7 +145,7 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
             return ""
         if input_type not in card.prompts and input_type not in INPUT_TYPES:
             available = ", ".join(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW]))
-            raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} knows {available}")
+            raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} has {available}")
         return card.prompts.get(input_type, "")
 
     def check(self, card: ModelCard, *, late: bool) -> None:
@@ -169,13 +169,13 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
             )
         if self.normalize is False and card.normalize:
             raise OptionError(
-                "normalize", f"normalize is false, but the vectors of {card.name} have length 1 by its own definition"
+                "normalize", f"normalize is false, but {card.name} is defined to give vectors of length 1"
             )
         if self.overflow == "late" and not late:
             raise OptionError(
                 "overflow",
-                f"late chunking averages tokens, and {card.name} does not make its vectors of texts that way, "
-                "or this variant does not give its token states: use windows",
+                f"late chunking averages token states, but {card.name} has no mean pooling, or this variant does not give "
+                "token states: use windows",
             )
         for field in ("window_tokens", "overlap_tokens", "chunk_tokens"):
             self._check_cut(field)

@@ -20,7 +20,7 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
         OptionError: a value has a wrong type, is out of its bounds, or is not a size.
     """
 
-    PANEL: ClassVar[str | None] = "How the model runs"
+    PANEL: ClassVar[str | None] = "Model options"
 
     variant: Annotated[
         str | None,

@@ -114,16 +114,16 @@ def _rows_of(
 ) -> Iterator[tuple[NDArray[np.int32], Row]]:
     size, overlap, prompt = options.window(card), options.overlap(card), options.prompt(card)
     if len(text) <= PIECE:
-        whole = tokenizer.encode([prompt + text if isinstance(text, str) else text], side=None)
-        if whole.num_tokens <= size:
-            yield whole.ids, _only_row(tokenizer, document, prompt, whole.num_tokens)
+        encoding = tokenizer.encode([prompt + text if isinstance(text, str) else text], side=None)
+        if encoding.num_tokens <= size:
+            yield encoding.ids, _only_row(tokenizer, document, prompt, encoding.num_tokens)
             return
     lead = tokenizer.plain_ids(prompt.rstrip()) if prompt else np.zeros(0, np.int32)
     later = lead if options.overflow == "windows" else lead[:0]
     start = 0
     waiting: tuple[NDArray[np.int32], Row] | None = None
-    # In late chunking only the first row has the prompt. The rows behind it are cut as if they had it too, so that they are a
-    # few tokens shorter than necessary.
+    # In late chunking only the first row has the prompt. The later rows are cut as if they had it too, so they are a few
+    # tokens shorter than necessary.
     for number, row in enumerate(tokenizer.windows(text, size=size, overlap=overlap, lead=lead)):
         if waiting is not None:
             yield waiting

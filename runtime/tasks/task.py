@@ -162,8 +162,8 @@ def _prepare_cached(
     except UnicodeEncodeError:
         keys = [b""] * len(texts)  # the tokenizer raises the error that names the text
     # Promises come first, because a vector that is being computed may later not fit into the cache.
-    known = [promised.get(key) or cache.get(key) for key in keys]
-    missing = [index for index, value in enumerate(known) if value is None]
+    results = [promised.get(key) or cache.get(key) for key in keys]
+    missing = [index for index, result in enumerate(results) if result is None]
     encodings = tokenize(tokenizer, card, [texts[index] for index in missing], options)
     promises = [promised.setdefault(keys[index], Promise()) for index in missing]
 
@@ -174,11 +174,11 @@ def _prepare_cached(
             promised.pop(keys[index], None)
         if len(missing) < len(texts):
             rows = iter(promises)
-            promised_or_cached = [value or next(rows) for value in known]
-            vectors = [value.kept() if isinstance(value, Promise) else value for value in promised_or_cached]
-            values = np.stack([value.vector for value in vectors])
-            lengths = np.array([value.tokens for value in vectors], np.int64)
-            dropped = np.array([value.dropped for value in vectors], np.int32)
+            promised_or_cached = [result or next(rows) for result in results]
+            finished = [result.kept() if isinstance(result, Promise) else result for result in promised_or_cached]
+            values = np.stack([result.vector for result in finished])
+            lengths = np.array([result.tokens for result in finished], np.int64)
+            dropped = np.array([result.dropped for result in finished], np.int32)
         return finish(Embeddings(values, lengths, dropped), inverse, card, options)
 
     return Task(encodings, None, join)
@@ -281,8 +281,8 @@ def refuse_long(encodings: Encodings, card: ModelCard) -> None:
         index = int(np.argmax(encodings.dropped > 0))
         tokens = int(encodings.lengths[index]) + int(encodings.dropped[index])
         raise TooLongError(
-            f"text {index} has {tokens} tokens, and {card.name} takes {card.max_tokens}: shorten it, or ask for truncation "
-            "or windows"
+            f"text {index} has {tokens} tokens, and {card.name} takes at most {card.max_tokens}: shorten it, or request "
+            "truncation or windows"
         )
 
 

@@ -356,9 +356,7 @@ def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[NDArray[n
         if 0 in mask:
             num_prefix = mask.index(0)
             return special[:num_prefix], special[num_prefix:]
-    raise ArtifactError(
-        f"{path} gives nothing but special tokens for every tried text: it is not a tokenizer for texts"
-    )
+    raise ArtifactError(f"{path} gives only special tokens for every tried text: it is not a tokenizer for texts")
 
 
 def _shortest_tokens(tokenizer: HuggingFaceTokenizer) -> Iterator[str]:

@@ -87,23 +87,23 @@ def test_workers_and_token_budget_do_not_change_vectors(
 
 
 def test_no_text_gives_no_vector(encoder: Encoder) -> None:
-    found = encoder.embed([])
-    assert found.vectors.shape == (0, 384) and found.vectors.dtype == np.float32
-    assert found.tokens.shape == found.dropped.shape == (0,)
+    embeddings = encoder.embed([])
+    assert embeddings.vectors.shape == (0, 384) and embeddings.vectors.dtype == np.float32
+    assert embeddings.tokens.shape == embeddings.dropped.shape == (0,)
 
 
 def test_truncation_keeps_the_special_tokens_and_counts_what_it_dropped(
     encoder: Encoder, minilm_checkpoint: Path, texts: list[str]
 ) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm_checkpoint)
-    found = encoder.tokenize(texts)
+    encodings = encoder.tokenize(texts)
     limit = 256  # of the checkpoint's sentence_bert_config.json
     for index, text in enumerate(texts):
         whole = tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
         cut = tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"]
-        assert found.ids[found.offsets[index] : found.offsets[index + 1]].tolist() == cut
-        assert found.dropped[index] == max(len(whole) - limit, 0)
-    assert found.dropped.max() > 100
+        assert encodings.ids[encodings.offsets[index] : encodings.offsets[index + 1]].tolist() == cut
+        assert encodings.dropped[index] == max(len(whole) - limit, 0)
+    assert encodings.dropped.max() > 100
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_truncation_keeps_the_special_tokens_and_counts_what_it_dropped(
     ],
 )
 def test_megabytes_in_one_text_are_truncated(encoder: Encoder, text: str) -> None:
-    found = encoder.embed([text, "short"])
+    embeddings = encoder.embed([text, "short"])
     # BERT's rules: every word has at least one id; a word of more than 100 letters has one; control characters are removed.
     tokens = {"w": 2_000_000, "x": 1, ".": 2_000_000, "面": 1_000_000, "\x00": 0}[text[0]] + 2
-    assert found.tokens[0] == min(tokens, 256)
-    assert found.dropped[0] == max(tokens - 256, 0)
-    assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert embeddings.tokens[0] == min(tokens, 256)
+    assert embeddings.dropped[0] == max(tokens - 256, 0)
+    assert np.linalg.norm(embeddings.vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_error_for_an_invalid_text_names_its_index(encoder: Encoder, wrong: 
 
 
 def test_unknown_input_type_names_the_known_ones(encoder: Encoder) -> None:
-    with pytest.raises(InputError, match=r"'passage'; .* knows query, document, clustering, classification, raw"):
+    with pytest.raises(InputError, match=r"'passage'; .* has query, document, clustering, classification, raw"):
         encoder.embed(["a"], input_type="passage")
 
 
@@ -153,8 +153,8 @@ def test_unknown_input_type_names_the_known_ones(encoder: Encoder) -> None:
 def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[str]) -> None:
     encodings = encoder.tokenize(texts)
     rows = np.split(encodings.ids, encodings.offsets[1:-1])
-    found = encode_ids(encoder.tokenizer, [row.tolist() for row in rows])
-    assert np.array_equal(found.ids, encodings.ids) and np.array_equal(found.offsets, encodings.offsets)
+    checked = encode_ids(encoder.tokenizer, [row.tolist() for row in rows])
+    assert np.array_equal(checked.ids, encodings.ids) and np.array_equal(checked.offsets, encodings.offsets)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,8 @@ def test_prompts_come_before_the_text(encoder: Encoder, minilm_artifact: Path) -
     prompted = _with_card(encoder, minilm_artifact, prompts={"query": "query: ", "document": "passage: ", "sts": "S "})
     expected = encoder.embed(["query: a", "passage: a", "passage: a", "S a", "a", "a"], input_type="raw").vectors
     kinds = ("query", "document", None, "sts", "raw", "clustering")
-    found = np.concatenate([prompted.embed(["a"], input_type=kind).vectors for kind in kinds])
-    assert np.abs(found - expected).max() <= 1e-6
+    vectors = np.concatenate([prompted.embed(["a"], input_type=kind).vectors for kind in kinds])
+    assert np.abs(vectors - expected).max() <= 1e-6
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -324,8 +324,8 @@ def test_threads_may_share_an_encoder(tiny: Encoder, texts: list[str]) -> None:
     expected = tiny.embed(texts).vectors
     with ThreadPoolExecutor(8) as pool:
         parts = [texts[start::8] for start in range(8)]
-        for start, found in enumerate(pool.map(lambda part: tiny.embed(part).vectors, parts)):
-            assert np.abs(found - expected[start::8]).max() <= 1e-6
+        for start, vectors in enumerate(pool.map(lambda part: tiny.embed(part).vectors, parts)):
+            assert np.abs(vectors - expected[start::8]).max() <= 1e-6
 
 
 def test_a_closed_encoder_raises_an_error(tiny_artifact: Path) -> None:
@@ -374,6 +374,6 @@ def test_an_uneven_batch_is_computed_in_parts(tiny: Encoder, texts: list[str]) -
     """A batch of the server may hold one long text and many short ones. Padding all of them would need much memory."""
     encodings = tiny.tokenize(["a" * 100, *["b"] * 600])
     alone = tiny.run(encodings.select(np.array([0, 1])))
-    found = tiny.run(encodings)
-    assert np.abs(found[:2] - alone).max() <= 1e-6
-    assert np.abs(found[1:] - found[1]).max() <= 1e-6
+    vectors = tiny.run(encodings)
+    assert np.abs(vectors[:2] - alone).max() <= 1e-6
+    assert np.abs(vectors[1:] - vectors[1]).max() <= 1e-6

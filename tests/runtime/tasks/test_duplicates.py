@@ -57,15 +57,15 @@ def test_duplicates_of_a_call_are_computed_once(tiny_artifact: Path, monkeypatch
     with Encoder.load(tiny_artifact, provider="mlas", workers=1) as encoder:
         alone = encoder.embed(["ab", "c", "the longest text of them all, truncated"])
         computed = counted(encoder, monkeypatch)
-        found = encoder.embed(["c", "ab", "c", "the longest text of them all, truncated", "ab", "c"], dtype="int8")
+        embeddings = encoder.embed(["c", "ab", "c", "the longest text of them all, truncated", "ab", "c"], dtype="int8")
         assert sum(computed) == 3
         encoder.embed(["c"])
         assert sum(computed) == 4  # without a cache no vector is kept
     order = [1, 0, 1, 2, 0, 1]
-    assert found.tokens.tolist() == alone.tokens[order].tolist()
-    assert found.dropped.tolist() == alone.dropped[order].tolist()
-    assert found.scales is not None
-    np.testing.assert_allclose(found.vectors * found.scales[:, None], alone.vectors[order], atol=0.01)
+    assert embeddings.tokens.tolist() == alone.tokens[order].tolist()
+    assert embeddings.dropped.tolist() == alone.dropped[order].tolist()
+    assert embeddings.scales is not None
+    np.testing.assert_allclose(embeddings.vectors * embeddings.scales[:, None], alone.vectors[order], atol=0.01)
 
 
 def test_texts_of_earlier_calls_are_not_computed(cached: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,10 +99,10 @@ def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
         for part in parts:
             tasks.append(encoder.prepare(Texts.of(part), promised=promised))
         values = [encoder.compute(task.encodings) for task in tasks]
-        found = [task.finish(some) for task, some in zip(tasks, values, strict=True)]
+        finished = [task.finish(some) for task, some in zip(tasks, values, strict=True)]
         assert sum(computed) == 5
         assert promised == {}
-        for part, embeddings in zip(parts, found, strict=True):
+        for part, embeddings in zip(parts, finished, strict=True):
             np.testing.assert_allclose(embeddings.vectors, [alone[text] for text in part], rtol=0, atol=1e-6)
             embeddings.vectors[:] = 7  # must not change the vectors of later parts
         streamed = list(encoder.stream(parts))
@@ -113,16 +113,16 @@ def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
 LONG = "the longest text of them all, in several windows " * 3
 
 
-def assert_documents(found: Embeddings, expected: Sequence[Embeddings]) -> None:
+def assert_documents(embeddings: Embeddings, expected: Sequence[Embeddings]) -> None:
     """Check that vector, counts and chunks of each text are those of the text alone."""
-    assert len(found) == len(expected) and found.chunks is not None
+    assert len(embeddings) == len(expected) and embeddings.chunks is not None
     for index, one in enumerate(expected):
         assert one.chunks is not None
-        np.testing.assert_allclose(found.vectors[index], one.vectors[0], rtol=0, atol=1e-6)
-        assert found.tokens[index] == one.tokens[0] and found.dropped[index] == 0
-        part = slice(*found.chunks.offsets[index : index + 2])
-        np.testing.assert_allclose(found.chunks.vectors[part], one.chunks.vectors, rtol=0, atol=1e-6)
-        np.testing.assert_array_equal(found.chunks.spans[part], one.chunks.spans)
+        np.testing.assert_allclose(embeddings.vectors[index], one.vectors[0], rtol=0, atol=1e-6)
+        assert embeddings.tokens[index] == one.tokens[0] and embeddings.dropped[index] == 0
+        part = slice(*embeddings.chunks.offsets[index : index + 2])
+        np.testing.assert_allclose(embeddings.chunks.vectors[part], one.chunks.vectors, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(embeddings.chunks.spans[part], one.chunks.spans)
 
 
 @pytest.mark.parametrize("overflow", ["windows", "late"])

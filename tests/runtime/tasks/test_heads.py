@@ -52,14 +52,14 @@ def test_pairs_are_cut_as_transformers_cuts_them(file: Path, limit: int) -> None
     reference = theirs(tokenizer_file=str(file), model_input_names=["input_ids", "token_type_ids", "attention_mask"])
     lengths = (0, 1, 2, 3, 4, 5, 6, 9, 20)
     pairs = [(text(first), text(second)) for first in lengths for second in lengths]
-    found = Tokenizer(file, limit).encode_pairs(*zip(*pairs, strict=True))
+    encodings = Tokenizer(file, limit).encode_pairs(*zip(*pairs, strict=True))
     firsts, seconds = (list(side) for side in zip(*pairs, strict=True))
     cut = reference(firsts, seconds, truncation="longest_first", max_length=limit)
-    whole = reference(firsts, seconds)["input_ids"]
-    assert np.split(found.ids, found.offsets[1:-1])[40].tolist() == cut["input_ids"][40]
-    assert [row.tolist() for row in np.split(found.ids, found.offsets[1:-1])] == cut["input_ids"]
-    assert [row.tolist() for row in np.split(found.types, found.offsets[1:-1])] == cut["token_type_ids"]
-    assert found.dropped.tolist() == [len(a) - len(b) for a, b in zip(whole, cut["input_ids"], strict=True)]
+    uncut = reference(firsts, seconds)["input_ids"]
+    assert np.split(encodings.ids, encodings.offsets[1:-1])[40].tolist() == cut["input_ids"][40]
+    assert [row.tolist() for row in np.split(encodings.ids, encodings.offsets[1:-1])] == cut["input_ids"]
+    assert [row.tolist() for row in np.split(encodings.types, encodings.offsets[1:-1])] == cut["token_type_ids"]
+    assert encodings.dropped.tolist() == [len(a) - len(b) for a, b in zip(uncut, cut["input_ids"], strict=True)]
 
 
 def test_many_pairs_and_none(tokenizer: Tokenizer) -> None:

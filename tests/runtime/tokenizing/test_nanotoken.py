@@ -115,9 +115,9 @@ def test_the_tokenizer_uses_it_and_counts(file: Path) -> None:
 def test_a_tokenizer_that_differs_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cased = plain(file)
     cased.normalizer = BertNormalizer(lowercase=False)
-    found = open_fast(file, cased)
-    assert isinstance(found, NotUsed) and found.fault
-    assert "gives other ids than tokenizers for " in found.reason
+    opened = open_fast(file, cased)
+    assert isinstance(opened, NotUsed) and opened.fault
+    assert "gives other ids than tokenizers for " in opened.reason
     monkeypatch.setattr(fast_tokenizer, "hostile_texts", lambda *given: ["abc"])
     assert isinstance(open_fast(file, cased), FastTokenizer)  # this text alone does not show the difference
 
@@ -279,9 +279,11 @@ def test_the_left_side_is_cut_as_transformers_cuts_it(file: Path, minilm_checkpo
     reference: Any = transformers.AutoTokenizer.from_pretrained(minilm_checkpoint, truncation_side="left")
     texts = ["one two three four five six seven eight nine ten", "short", ""]
     expected = [reference(text, truncation=True, max_length=6, padding=False)["input_ids"] for text in texts]
-    found = Tokenizer(file, 6, fast=fast_one).encode(texts, side="left")
-    assert [found.ids[a:b].tolist() for a, b in zip(found.offsets[:-1], found.offsets[1:], strict=True)] == expected
-    assert found.dropped.tolist() == [6, 0, 0]
+    encodings = Tokenizer(file, 6, fast=fast_one).encode(texts, side="left")
+    assert [
+        encodings.ids[a:b].tolist() for a, b in zip(encodings.offsets[:-1], encodings.offsets[1:], strict=True)
+    ] == expected
+    assert encodings.dropped.tolist() == [6, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -291,18 +293,18 @@ def test_the_left_side_of_every_arrangement(tmp_path: Path, prefix: list[str], s
     """RoBERTa's special tokens (with byte-level BPE), no special tokens, and other arrangements."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", *alphabet])}
-    made = HuggingFaceTokenizer(BPE(vocabulary, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.post_processor = TemplateProcessing(
+    backend = HuggingFaceTokenizer(BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = TemplateProcessing(
         single=[*prefix, "$A", *suffix], special_tokens=[("<s>", 0), ("</s>", 1)] if prefix or suffix else []
     )
-    made.save(str(tmp_path / "tokenizer.json"))
+    backend.save(str(tmp_path / "tokenizer.json"))
     published: Any = transformers.PreTrainedTokenizerFast  # untyped
     reference = published(tokenizer_file=str(tmp_path / "tokenizer.json"), truncation_side="left")
     for text in ("", "a", "abcd", "abcdefghij klm", "é" * 9):
-        found = Tokenizer(tmp_path / "tokenizer.json", 6).encode([text], side="left")
-        assert found.ids.tolist() == reference(text, truncation=True, max_length=6)["input_ids"]
-        assert found.dropped[0] == len(reference(text)["input_ids"]) - len(found.ids)
+        encodings = Tokenizer(tmp_path / "tokenizer.json", 6).encode([text], side="left")
+        assert encodings.ids.tolist() == reference(text, truncation=True, max_length=6)["input_ids"]
+        assert encodings.dropped[0] == len(reference(text)["input_ids"]) - len(encodings.ids)
 
 
 @pytest.mark.parametrize("fast_one", [True, False])

@@ -77,7 +77,7 @@ def test_any_number_of_texts_keeps_its_order(minilm: Tokenizer) -> None:
 
 
 def _in_pieces(backend: HuggingFaceTokenizer, text: str, size: int) -> list[str]:
-    """Return the text in pieces of that size, and check that their ids are those of the whole text."""
+    """Return the text in pieces of that size, and check that their ids are those of the expected text."""
     ends = ends_of(backend)
     assert ends is not None
     before = longtexts.PIECE
@@ -87,8 +87,8 @@ def _in_pieces(backend: HuggingFaceTokenizer, text: str, size: int) -> list[str]
     finally:
         longtexts.PIECE = before
     assert "".join(cut) == text
-    whole = backend.encode(text, add_special_tokens=False).ids
-    assert [index for piece in cut for index in backend.encode(piece, add_special_tokens=False).ids] == whole
+    expected = backend.encode(text, add_special_tokens=False).ids
+    assert [index for piece in cut for index in backend.encode(piece, add_special_tokens=False).ids] == expected
     return cut
 
 
@@ -148,9 +148,9 @@ def test_such_a_text_of_any_length_is_held_in_part(kind: str, tmp_path: Path) ->
     text = " ".join([*SENTENCES, *EDGES]) * 60
     assert len(text) > 2 * longtexts.PIECE
     parts = [len(part) for part in tokenizer._counted_parts(text)]
-    whole = KINDS[kind].encode(text, add_special_tokens=False).ids
-    assert len(parts) > 2 and sum(parts) == len(whole)
-    assert tokenizer.plain_ids(text).tolist() == whole
+    expected = KINDS[kind].encode(text, add_special_tokens=False).ids
+    assert len(parts) > 2 and sum(parts) == len(expected)
+    assert tokenizer.plain_ids(text).tolist() == expected
 
 
 def test_a_long_text_has_transformers_ids_and_count(minilm: Tokenizer, reference: Any) -> None:
@@ -158,9 +158,9 @@ def test_a_long_text_has_transformers_ids_and_count(minilm: Tokenizer, reference
     assert len(text) > 2 * longtexts.PIECE
     encodings = minilm.encode(["a", text, "b"])
     start, end = encodings.offsets[1:3].tolist()
-    whole = reference(text, padding=False, verbose=False)["input_ids"]
-    assert encodings.ids[start:end].tolist() == [*whole[:255], whole[-1]]
-    assert encodings.dropped.tolist() == [0, len(whole) - 256, 0]
+    expected = reference(text, padding=False, verbose=False)["input_ids"]
+    assert encodings.ids[start:end].tolist() == [*expected[:255], expected[-1]]
+    assert encodings.dropped.tolist() == [0, len(expected) - 256, 0]
 
 
 def _with(kind: str, **changes: Any) -> HuggingFaceTokenizer:
