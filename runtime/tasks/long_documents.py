@@ -163,7 +163,8 @@ class Folding:
         self._chunks: list[NDArray[np.float32]] = []
         self._spans: list[tuple[int, int]] = []
         self._counts = np.zeros(texts, np.int64)
-        self._open: list[NDArray[np.float32]] = []  # late: sums and tokens of the current document's chunks
+        # For late chunking: sum of the states and number of tokens of each chunk of the current document.
+        self._open: list[NDArray[np.float32]] = []
         self._open_tokens: list[int] = []
 
     def add(self, rows: Rows, values: NDArray[np.float32]) -> None:

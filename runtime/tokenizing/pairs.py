@@ -38,7 +38,7 @@ def _remaining_indices(sequence_ids: Sequence[int | None], max_tokens: int) -> N
     """Return the indices of the tokens that remain when a pair is cut to `max_tokens`, int64, (tokens,).
 
     Source: `truncate_encodings` of the tokenizers library, strategy longest first. The longer text is cut to the length that
-    the shorter one leaves; if the shorter one takes more than half, both are cut to half.
+    the shorter one leaves. If both texts are longer than half of the room, each is cut to half of it.
     """
     sequences = np.array([-1 if sequence is None else sequence for sequence in sequence_ids], np.int64)
     first, second = (int((sequences == sequence).sum()) for sequence in (0, 1))

@@ -183,9 +183,8 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain(texts)) from None
         self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
-        if (
-            side is None or len(ids) <= self.max_tokens
-        ):  # if all ids together fit, each row does; most requests are so short
+        # If all ids together fit, each row fits. Most requests are so short.
+        if side is None or len(ids) <= self.max_tokens:
             return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
         return self._truncate(ids, offsets, side)
 
