@@ -170,7 +170,7 @@ def _check_names(file: Path, manifest: Manifest) -> None:
         )
     if outside := [name for name in manifest.files if Path(name).name != name]:
         raise ArtifactError(
-            f"{file} is damaged (it names {outside[0]!r}, which is outside the folder): convert the checkpoint again"
+            f"{file} is damaged (it names {outside[0]!r}, which is not a plain file name): convert the checkpoint again"
         )
 
 
