@@ -8,6 +8,7 @@ Each group shows what a user with such a checkpoint meets.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import re
@@ -90,16 +91,16 @@ def main() -> None:
         mutants = select(mutants, options.count, options.seed)
     chunks = [mutants[start : start + CHUNK] for start in range(0, len(mutants), CHUNK)]
     outcomes: list[Outcome] = []
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(options.json.open("w")) if options.json else None
+        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(options.jobs))
         for part in pool.imap(judge_all, chunks):
             outcomes += part
             sys.stderr.write(f"\r{len(outcomes)} of {len(mutants)}")
-    if options.json:
-        with options.json.open("w") as stream:
-            for outcome in outcomes:
+            for outcome in part if stream is not None else ():
                 entry = {"base": outcome.mutant.base, "kind": outcome.mutant.kind, "name": outcome.mutant.name}
                 entry |= {"place": place(outcome.mutant), "verdict": outcome.verdict, "reason": outcome.reason}
-                stream.write(json.dumps(entry) + "\n")
+                stream.write(f"{json.dumps(entry)}\n")
     sys.stdout.write(f"{describe(outcomes, examples=options.examples)}\n")
     sys.exit(any(outcome.verdict in DEFECTS for outcome in outcomes))
 

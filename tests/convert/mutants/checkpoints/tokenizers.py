@@ -57,7 +57,8 @@ def _bytes(name: str, special: tuple[str, ...], **keys: Any) -> TinyTokenizer:
     alphabet = sorted(ByteLevel.alphabet())
     vocabulary = dict.fromkeys([*special, *alphabet, *("".join(pair) for pair in merges)])
     ids = {token: index for index, token in enumerate(vocabulary)}
-    tokenizer = transformers.RobertaTokenizer(vocab=ids, merges=[*merges], **keys)  # type: ignore[arg-type]
+    kind: Any = transformers.RobertaTokenizer
+    tokenizer = kind(vocab=ids, merges=list(merges), **keys)
     lines = "".join(f"{first} {second}\n" for first, second in merges)
     files = {"vocab.json": json.dumps(ids, ensure_ascii=False), "merges.txt": f"#version: 0.2\n{lines}"}
     return TinyTokenizer(name, tokenizer, files, {"add_prefix_space": False, "trim_offsets": True})
