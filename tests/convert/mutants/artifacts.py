@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.convert.export.export import export
+from fletcher.convert.export.options import ExportFields
 from fletcher.runtime import Encoder
 from fletcher.runtime.errors import InputError
 
@@ -30,7 +32,10 @@ def export_folder(folder: Path, base: Base, output: Path) -> None:
     Raises:
         FletcherError: Fletcher refuses the folder.
     """
-    export(str(folder), output, **base.options)
+    # The reference is the installed version; without this an artifact follows the version that a folder names.
+    version = metadata.version("transformers").partition(".")[0]
+    like: dict[str, Any] = {"tokenizer_like": version} if "tokenizer_like" in ExportFields.__annotations__ else {}
+    export(str(folder), output, **base.options, **like)
 
 
 def compute_vectors(folder: Path, base: Base, artifact: Path) -> Vectors:

@@ -15,6 +15,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from .checkpoints.bases import BASES
@@ -93,8 +94,9 @@ def main() -> None:
     outcomes: list[Outcome] = []
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(options.json.open("w")) if options.json else None
-        pool = stack.enter_context(multiprocessing.get_context("spawn").Pool(options.jobs))
-        for part in pool.imap(judge_all, chunks):
+        context = multiprocessing.get_context("spawn")
+        pool = stack.enter_context(ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=10))
+        for part in pool.map(judge_all, chunks):
             outcomes += part
             sys.stderr.write(f"\r{len(outcomes)} of {len(mutants)}")
             for outcome in part if stream is not None else ():
