@@ -95,7 +95,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(options.json.open("w")) if options.json else None
         context = multiprocessing.get_context("spawn")
-        pool = stack.enter_context(ProcessPoolExecutor(options.jobs, context, max_tasks_per_child=10))
+        pool = stack.enter_context(ProcessPoolExecutor(options.jobs, context))
         for part in pool.map(judge_all, chunks):
             outcomes += part
             sys.stderr.write(f"\r{len(outcomes)} of {len(mutants)}")
