@@ -73,7 +73,10 @@ def _unseen_tail(checkpoint: Checkpoint, card: ModelCard) -> int | None:
     file = checkpoint.folder / TOKENIZER
     if not file.is_file():
         raise CheckpointError(f"{checkpoint.folder} has no {TOKENIZER}, which a model with query expansion needs")
-    token = Tokenizer.from_file(str(file)).token_to_id(expansion.token)
+    try:
+        token = Tokenizer.from_file(str(file)).token_to_id(expansion.token)
+    except Exception as error:  # tokenizers raises bare Exception for every failure
+        raise CheckpointError(f"{file} cannot be read as a tokenizer: {error}") from error
     if token is None:
         raise CheckpointError(f"{file} has no token {expansion.token!r}, with which queries are filled up")
     return int(token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -122,20 +122,27 @@ class Mutant:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the files, keys, tensors and tokens that the mutant changes."""
+        """Names of the files, keys and tensors that the mutant changes, and the text of new values, such as tokens."""
         words: set[str] = set()
         for edit in self.edits:
             words |= {part for part in edit.file.split("/") if part}
             if isinstance(edit, WriteKey):
-                words |= {key for key in edit.place if isinstance(key, str)}
-                if isinstance(edit.value, dict):
-                    words |= {str(value) for key, value in edit.value.items() if key == "content"}
+                words |= {key for key in edit.place if isinstance(key, str)} | set(_strings(edit.value))
             elif isinstance(edit, WriteTensors):
                 words |= {*edit.drop, *edit.transpose, *(name for pair in (*edit.rename, *edit.copy) for name in pair)}
-        return frozenset(word for word in words if word and not word.isdigit())
+        return frozenset(word for word in words if len(word) > 2 and not word.isdigit())
 
     def __str__(self) -> str:
         return f"{self.base}: {self.name}"
+
+
+def _strings(value: Json) -> Iterator[str]:
+    """Yield the text in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _strings(part)
 
 
 def parse(data: bytes) -> Json:
