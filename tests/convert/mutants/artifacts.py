@@ -69,9 +69,11 @@ def _embed_sparse(encoder: Encoder, folder: Path) -> Vectors:
 
 
 def _all_prompts(embed: Embed, encoder: Encoder, folder: Path) -> Vectors:
-    named, prompts = _named(folder), encoder.card.prompts
+    settings, prompts = _settings(folder), encoder.card.prompts
+    named, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     # `encode` without a prompt's name adds the default prompt, as an input type without a prompt of its own does.
-    plain = next(kind for kind in ("clustering", "classification", "raw") if kind not in named)
+    last = default if default in prompts else "raw"
+    plain = next(kind for kind in ("clustering", "classification", last) if kind == last or kind not in named)
     kinds = {"encode": plain, "query": "query", "document": "document"}
     kinds |= {name: name for name in prompts if name in named and name not in kinds}
     return {name: _each(embed, TEXTS if name == "encode" else PROMPTED, kind) for name, kind in kinds.items()}
@@ -87,13 +89,11 @@ def _each(embed: Embed, texts: Sequence[str], kind: str | None) -> list[Row | No
     return [row for text in texts for row in _each(embed, [text], kind)]
 
 
-def _named(folder: Path) -> Mapping[str, Any]:
-    """Return the prompts that the checkpoint names."""
-    try:
-        prompts = json.loads((folder / "config_sentence_transformers.json").read_bytes()).get("prompts")
-    except (OSError, ValueError, AttributeError):
-        return {}
-    return prompts if isinstance(prompts, dict) else {}
+def _settings(folder: Path) -> Mapping[str, Any]:
+    """Return the settings with the prompts of the checkpoint, as far as there are any."""
+    file = folder / "config_sentence_transformers.json"
+    settings = json.loads(file.read_bytes()) if file.is_file() else {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _score(encoder: Encoder, folder: Path) -> Vectors:

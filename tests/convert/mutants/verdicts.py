@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ Verdict = Literal["equal", "refused", "both refuse", "WRONG", "SILENT", "CRASH",
 #: Verdicts that a test does not accept: other vectors than the reference's, vectors where the reference gives none, an error
 #: outside Fletcher's tree, and a refusal that names neither the file nor the key.
 DEFECTS: tuple[Verdict, ...] = ("WRONG", "SILENT", "CRASH", "VAGUE")
+
+#: Name of a file that checkpoints have.
+_FILE = re.compile(r"\b[\w.]+\.(json|txt|safetensors|metadata)\b")
 
 #: Largest difference of an element, for vectors whose elements are at most 1; larger vectors are scaled.
 TOLERANCE = 1e-5
@@ -58,17 +62,14 @@ def judge(mutant: Mutant, files: Mapping[str, bytes], scratch: Path, *, ask_refe
             `both refuse`.
     """
     base, folder, artifact = BASES[mutant.base], scratch / "model", scratch / "artifact"
-    content = apply(files, mutant.edits)
-    write_folder(content, folder)
+    write_folder(apply(files, mutant.edits), folder)
     try:
         try:
             export_folder(folder, base, artifact)
             vectors = compute_vectors(folder, base, artifact)
         except FletcherError as error:
             message = str(error).replace(str(scratch), "").replace("/model/", "").replace("/model", "FOLDER")
-            # Of two files that contradict each other, a message may name the one that was not edited.
-            names = mutant.names.union(file.rpartition("/")[2] for file in (*files, *content))
-            if not any(name in message for name in names):
+            if not _names_cause(message, mutant):
                 return Outcome(mutant, "VAGUE", f"{type(error).__name__}: {message}")
             if ask_reference and isinstance(_reference(mutant, folder), str):
                 return Outcome(mutant, "both refuse", message)
@@ -85,6 +86,15 @@ def judge(mutant: Mutant, files: Mapping[str, bytes], scratch: Path, *, ask_refe
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(artifact, ignore_errors=True)
+
+
+def _names_cause(message: str, mutant: Mutant) -> bool:
+    """Return whether a refusal names a file of a checkpoint, or something that the mutant changes.
+
+    Of two files that contradict each other, a message may name the one that was not edited.
+    """
+    plain = message.replace("_", " ")
+    return bool(_FILE.search(message)) or any(name.replace("_", " ") in plain for name in mutant.names)
 
 
 def _reference(mutant: Mutant, folder: Path) -> Vectors | str:
