@@ -27,7 +27,15 @@ class KnownDefect:
     reason: str
 
 
-KNOWN_DEFECTS: tuple[KnownDefect, ...] = ()
+KNOWN_DEFECTS: tuple[KnownDefect, ...] = (
+    KnownDefect(
+        "no limit below the positions of RoBERTa",
+        r"^(reranker-)?(roberta|xlm-roberta|camembert|mpnet).*(model_max_length|tokenizer_config\.json|no limit)",
+        "reranker-roberta: max_seq_length 12, model_max_length 1000000000000000000000000000000",
+        "without another limit sentence-transformers cuts at max_position_embeddings, and fails for the last tokens of a "
+        "family that counts positions after its padding id; Fletcher cuts at the last position",
+    ),
+)
 
 
 def known_defect(mutant: Mutant) -> KnownDefect | None:
