@@ -30,7 +30,9 @@ class KnownDefect:
 KNOWN_DEFECTS: tuple[KnownDefect, ...] = (
     KnownDefect(
         "no limit below the positions of RoBERTa",
-        r"^(reranker-)?(roberta|xlm-roberta|camembert|mpnet).*(model_max_length|tokenizer_config\.json|no limit)",
+        r"^reranker-roberta: .*(model_max_length (removed|=|10{30}$)|n(o|either) tokenizer_config)"
+        r"|^reranker-roberta: tokenizer_config.json (removed|an empty)"
+        r"|^(roberta|xlm-roberta|camembert|mpnet): no limit of the length",
         "reranker-roberta: max_seq_length 12, model_max_length 1000000000000000000000000000000",
         "without another limit sentence-transformers cuts at max_position_embeddings, and fails for the last tokens of a "
         "family that counts positions after its padding id; Fletcher cuts at the last position",
