@@ -37,6 +37,12 @@ KNOWN_DEFECTS: tuple[KnownDefect, ...] = (
         "without another limit sentence-transformers cuts at max_position_embeddings, and fails for the last tokens of a "
         "family that counts positions after its padding id; Fletcher cuts at the last position",
     ),
+    KnownDefect(
+        "no padding token",
+        r"^modernbert: tokenizer_config.json( pad_token (= None|removed)| removed| an empty object)",
+        "modernbert: tokenizer_config.json pad_token = None",
+        "sentence-transformers asks its tokenizer to pad, and fails without a padding token; Fletcher needs none",
+    ),
 )
 
 

@@ -33,6 +33,9 @@ _DAMAGE: Mapping[str, bytes] = {
 }
 
 
+_NO_CLASS = WriteKey("tokenizer_config.json", ("tokenizer_class",), ABSENT)
+
+
 def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
     """Return all mutants of a base, each of them once.
 
@@ -55,7 +58,12 @@ def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
     # A restated model has its own configuration and weights, and does not read those of a mutant.
     if BASES[base].restated is not None:
         fixed = ("config.json", "model.safetensors", "model.safetensors.index.json")
-        return [mutant for mutant in distinct.values() if not any(edit.file in fixed for edit in mutant.edits)]
+        # Without this key the class of the tokenizer depends on the model type, and the reference has a BERT's.
+        return [
+            mutant
+            for mutant in distinct.values()
+            if not any(edit.file in fixed or edit == _NO_CLASS for edit in mutant.edits)
+        ]
     return list(distinct.values())
 
 
