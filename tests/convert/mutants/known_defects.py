@@ -43,6 +43,12 @@ KNOWN_DEFECTS: tuple[KnownDefect, ...] = (
         "modernbert: tokenizer_config.json pad_token = None",
         "sentence-transformers asks its tokenizer to pad, and fails without a padding token; Fletcher needs none",
     ),
+    KnownDefect(
+        "types that only NomicBertConfig refuses",
+        r"^nomic_bert: config.json (classifier_dropout = 1|pad_token_id = None)$",
+        "nomic_bert: config.json pad_token_id = None",
+        "transformers refuses the type of a value that no computation uses and that other families may have",
+    ),
 )
 
 
