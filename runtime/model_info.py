@@ -34,6 +34,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         outputs: outputs that `prepare` accepts. An embedder that also lists `token_vectors` gives the states of its tokens.
         workers: batches that are computed at once.
         token_budget: tokens that a batch should hold.
+        half_vectors: whether the graph can give the vectors in float16, and no cache wants them in float32.
         reason: why this provider, these workers and this token budget were chosen.
         fallback: why another provider runs than the requested one; None if the requested one runs.
     """
@@ -48,6 +49,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     outputs: tuple[Output, ...]
     workers: int
     token_budget: int
+    half_vectors: bool = False
     reason: str = ""
     fallback: str | None = None
 

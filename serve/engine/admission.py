@@ -20,12 +20,13 @@ from ..observe.metrics import Metrics
 from .drain_rate import DrainRate
 from .embed_request import EmbedRequest
 from .open_request import SHORTEST_RETRY, OpenRequest
+from .rows_request import RowsRequest
 from .terms import PRIORITIES, SHARES, WEIGHTS, Priority, Terms
 
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["MAX_MEMORY", "Admission", "Price", "price_of"]
+__all__ = ["MAX_MEMORY", "Admission", "Price", "price_of", "price_of_rows"]
 
 #: Bytes that open requests may be predicted to hold: token ids, and vectors until they are answered.
 MAX_MEMORY: Final = 1 << 30
@@ -87,6 +88,13 @@ def price_of(request: EmbedRequest, info: ModelInfo) -> Price:
     return Price(characters, ids, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
 
 
+def price_of_rows(request: RowsRequest, info: ModelInfo) -> Price:
+    """Return the cost of rows that are tokenized; its tokens are exact."""
+    rows, tokens = len(request.encodings), request.encodings.num_tokens
+    vectors = tokens if request.by_token else rows
+    return Price(0, tokens, rows, tokens, 4 * vectors * info.dimension + 8 * tokens)
+
+
 class Admission:
     """The requests that are open: admitted and not yet settled. Safe to use from any thread.
 
@@ -130,7 +138,12 @@ class Admission:
         return len(self._open)
 
     def admit(
-        self, request: EmbedRequest, price: Price, *, key: object = None, draft: RecordDraft | None = None
+        self,
+        request: EmbedRequest | RowsRequest,
+        price: Price,
+        *,
+        key: object = None,
+        draft: RecordDraft | None = None,
     ) -> OpenRequest:
         """Admit a request, or reject it before it costs anything.
 
@@ -175,7 +188,7 @@ class Admission:
             raise
         if key is not None:
             self.joinable[key] = admitted
-        self._metrics.admitted.inc()
+        self._metrics.admitted.inc(request.requests if isinstance(request, RowsRequest) else 1)
         return admitted
 
     def _check_room(self, tokens: int, terms: Terms, now: float) -> float:

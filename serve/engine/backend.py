@@ -37,6 +37,19 @@ class Backend(Protocol):
         """
         ...
 
+    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool) -> Task:
+        """Take rows that another process has tokenized.
+
+        Args:
+            encodings: the rows, at least one.
+            output: name of the graph's output; None is the first.
+            by_token: whether the output has a row of values per token.
+
+        Returns:
+            A task whose `finish` gives the values of the rows.
+        """
+        ...
+
     def run(self, batch: Encodings, output: str | None, /) -> NDArray[np.float32]:
         """Compute one batch on the calling thread.
 

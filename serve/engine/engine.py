@@ -16,16 +16,18 @@ import numpy as np
 
 from fletcher.runtime.errors import InputError, StoppingError
 from fletcher.runtime.inputs import Texts, TokenIds
+from fletcher.runtime.tasks.task import Task
 
 from ..errors import TooLargeError
 from ..observe.metrics import Metrics
-from .admission import MAX_MEMORY, Admission, price_of
+from .admission import MAX_MEMORY, Admission, price_of, price_of_rows
 from .backend import Backend
 from .backlog import Backlog
 from .drain_rate import DrainRate
 from .embed_request import PLAIN, EmbedRequest
 from .failover import Failover
 from .open_request import OpenRequest
+from .rows_request import RowsRequest
 from .watchdog import STUCK_SECONDS
 from .workers import BatchWorkers
 
@@ -217,9 +219,36 @@ class Engine:
             self._prepare(admitted)
         return admitted.futures[0]
 
+    def submit_rows(self, request: RowsRequest, draft: RecordDraft | None = None) -> Future[Any]:
+        """Admit rows that another process has tokenized.
+
+        Args:
+            request: the rows.
+            draft: record that receives the request's stages.
+
+        Returns:
+            The graph's values, float32 or float16: (rows, dimension), or (tokens, dimension) by token. They are read-only.
+
+        Raises:
+            TooLargeError: the request has more tokens than one may have.
+            OverloadedError, DeadlineError, FailingError, StoppingError: as `submit`.
+        """
+        self._check_tokens(request.encodings.num_tokens, by_token=request.by_token)
+        if self.failover.breaker.failures:
+            self.failover.check()
+        admitted = self.admission.admit(request, price_of_rows(request, self._info), draft=draft)
+        try:
+            task = self.backend.prepare_rows(request.encodings, request.output, by_token=request.by_token)
+        except BaseException as error:
+            self.admission.settle(admitted, error=error)
+            raise
+        self._queue(admitted, task)
+        return admitted.futures[0]
+
     def _prepare(self, admitted: OpenRequest) -> None:
         """Tokenize an admitted request and queue it; settle it and raise the error if that fails."""
         request = admitted.request
+        assert isinstance(request, EmbedRequest)
         started = time.perf_counter()
         try:
             if admitted.futures[0].cancelled() and (dropped := admitted.reason_to_drop(time.monotonic())) is not None:
@@ -239,6 +268,10 @@ class Engine:
             # Callers that joined meanwhile get it from their futures, a caller on this thread as an exception.
             self.admission.settle(admitted, error=error)
             raise
+        self._queue(admitted, task)
+
+    def _queue(self, admitted: OpenRequest, task: Task) -> None:
+        """Queue the rows of a task; answer it at once if there is nothing to compute."""
         if len(task.encodings):
             self._backlog.push(admitted, task)
         else:  # no text, or only cached ones

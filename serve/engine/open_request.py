@@ -17,6 +17,7 @@ from fletcher.runtime.errors import DeadlineError, FletcherError, OverloadedErro
 from fletcher.runtime.tasks.task import Task
 
 from .embed_request import EmbedRequest
+from .rows_request import RowsRequest
 from .terms import WEIGHTS, Terms
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class OpenRequest:
 
     def __init__(
         self,
-        request: EmbedRequest,
+        request: EmbedRequest | RowsRequest,
         cost: int,
         memory: int,
         *,
