@@ -1,4 +1,4 @@
-"""Execution of models: artifacts, tokenizing, batches, sessions, and the `Encoder` that joins them."""
+"""Execution of models: artifacts, tokenizers, batches, sessions, and the `Encoder` that combines them."""
 
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant

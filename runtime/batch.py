@@ -1,7 +1,7 @@
-"""`Batch`: rows that a session computes together, whatever they were made from.
+"""`Batch`: rows that a session computes together, independent of the kind of input.
 
-A row is a sequence of tokens: those of a text, or the patches of an image. Planning, memory and padding need their lengths
-alone; the graph's inputs come as named tensors.
+A row is a sequence of tokens: the tokens of a text, or the patches of an image. Planning, memory limits and padding use only
+the lengths of the rows. The graph's inputs are named tensors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Batch"]
 
 
 class Batch(Protocol):
-    """Rows of tokens without padding. `Encodings` is one."""
+    """Rows of tokens without padding. `Encodings` is the batch of texts."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -24,7 +24,7 @@ class Batch(Protocol):
 
     @property
     def offsets(self) -> NDArray[np.int64]:
-        """Places where each row's tokens begin and the last row's end, int64, (n + 1,)."""
+        """Index of each row's first token, and at the end the number of all tokens, int64, (n + 1,)."""
         ...
 
     @property
@@ -38,7 +38,7 @@ class Batch(Protocol):
         ...
 
     def select(self, rows: NDArray[np.int64]) -> Self:
-        """Return the given rows in the given order.
+        """Return a batch of the selected rows, in the order of the indices.
 
         Args:
             rows: row indices, int64, (m,).
@@ -46,11 +46,11 @@ class Batch(Protocol):
         ...
 
     def token_index(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the places of the given rows' tokens, one row after the other, int64, (their tokens,)."""
+        """Return the indices of the tokens of the selected rows, row by row, int64, (tokens of those rows,)."""
         ...
 
     def tensors(self, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-        """Return the named tensors, packed: the first axis is tokens, or rows.
+        """Return the named tensors without padding: the first axis is tokens, or rows.
 
         Raises:
             KeyError: the batch has no tensor of one of these names.

@@ -1,4 +1,7 @@
-"""Bulk work: many texts in chunks, split texts, and streams, computed while later texts are tokenized."""
+"""Embedding of long lists, of texts that are split, and of streams.
+
+Lists and streams are computed while later texts are tokenized.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +27,13 @@ from .workers.pool import Computation, Workers
 
 __all__ = ["CHUNK_TEXTS", "MANY_TEXTS", "compute_tasks", "embed_many", "embed_split"]
 
-#: Texts of a chunk where many are embedded at once: some GPU batches of short ones, and tokenized in milliseconds.
+#: Texts in a chunk of a long list. So many short texts fill several GPU batches and are tokenized in milliseconds.
 CHUNK_TEXTS = 8192
 
-#: Texts that are many: tokenizing them all before the first is computed would be seen.
+#: Lists longer than this are embedded in chunks: tokenizing all of their texts first would be a noticeable delay.
 MANY_TEXTS = 2 * CHUNK_TEXTS
 
-#: Computes encodings: see `Workers.compute`.
+#: Function that computes encodings, as `Workers.compute` does.
 Compute = Callable[[Encodings, str | None], NDArray[np.float32]]
 
 
@@ -42,18 +45,20 @@ def embed_many(
     options: EmbedOptions,
     output: str | None,
 ) -> Embeddings:
-    """Embed texts in chunks, so that all but the first are tokenized while others are computed; duplicates once.
+    """Embed a list of texts in chunks. Each chunk after the first is tokenized while earlier ones are computed.
+
+    Duplicates are computed once.
 
     Args:
-        workers: compute.
-        tokenizer: the artifact's.
-        card: the model's.
-        texts: any number but none.
-        options: how they become vectors, without splitting.
-        output: of the graph, as `Workers.start` takes it.
+        workers: the threads and the session that compute.
+        tokenizer: the artifact's tokenizer.
+        card: the model's card.
+        texts: at least one text.
+        options: options that do not split texts.
+        output: name of the graph's output; None is the first.
 
     Raises:
-        InputError: a text that is not a valid Unicode string, or one that has no token at all.
+        InputError: a text is not a valid Unicode string, or has no token at all.
     """
     distinct = Distinct(len(texts))
     values = workers.room(len(texts), output)
@@ -74,16 +79,16 @@ def embed_many(
                     start += len(chunk)
                 for computation in computations:
                     computation.result()
-            finally:  # after a failure the rest is forgotten
+            finally:  # after an error, batches that have not begun are dropped
                 for computation in computations:
                     computation.cancel()
     except (InputError, TypeError):
-        tokenize(tokenizer, card, texts, options)  # names the text by its place among all
+        tokenize(tokenizer, card, texts, options)  # raises the error with the text's index among all texts
         raise
     tokens = np.concatenate([chunk.lengths for chunk in encodings])
     dropped = np.concatenate([chunk.dropped for chunk in encodings])
-    made = Embeddings(values[: len(distinct)], tokens, dropped)
-    return finish(made, distinct.inverse, card, options)
+    embeddings = Embeddings(values[: len(distinct)], tokens, dropped)
+    return finish(embeddings, distinct.inverse, card, options)
 
 
 def embed_split(
@@ -94,18 +99,20 @@ def embed_split(
     texts: Sequence[str],
     options: EmbedOptions,
 ) -> Embeddings:
-    """Embed texts that are split, a part of the rows at a time, so that a document of any length fits; duplicates once.
+    """Embed texts that are split. A limited number of rows is computed at a time, so that the memory is bounded.
+
+    Duplicates are computed once.
 
     Args:
-        compute: computes rows.
-        tokenizer: the artifact's.
-        card: the model's.
+        compute: function that computes rows.
+        tokenizer: the artifact's tokenizer.
+        card: the model's card.
         cache: vectors of earlier calls.
-        texts: any number.
-        options: how they are split.
+        texts: any number of texts.
+        options: options that split texts.
 
     Raises:
-        InputError: a text that is not a valid Unicode string, or one that has no token at all.
+        InputError: a text is not a valid Unicode string, or has no token at all.
     """
     try:
         distinct, inverse = unique(texts)
@@ -116,13 +123,13 @@ def embed_split(
                 refuse_empty(rows.encodings, card)
             folding.add(rows, compute(rows.encodings, rows.output))
     except (InputError, TypeError):
-        tokenize(tokenizer, card, texts, options)  # names the text by its place among all
+        tokenize(tokenizer, card, texts, options)  # raises the error with the text's index among all texts
         raise
     return finish(documents.join(folding.result()), inverse, card, options)
 
 
 def compute_tasks(workers: Workers, tasks: Iterator[Task]) -> Iterator[Embeddings]:
-    """Compute tasks in order, while the next one is prepared on a thread of its own."""
+    """Compute tasks in order, while a separate thread prepares the next one."""
     with ThreadPoolExecutor(1, thread_name_prefix="fletcher-read") as reader:
         reading = reader.submit(next, tasks, None)
         started: deque[tuple[Task, Computation]] = deque()
@@ -134,7 +141,7 @@ def compute_tasks(workers: Workers, tasks: Iterator[Task]) -> Iterator[Embedding
                     yield _finish(*started.popleft())
             while started:
                 yield _finish(*started.popleft())
-        finally:  # the chunks failed, or the caller has enough
+        finally:  # preparing a task raised an error, or the caller stopped early
             for _, computation in started:
                 computation.cancel()
 

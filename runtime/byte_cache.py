@@ -1,4 +1,4 @@
-"""A cache bounded in bytes that forgets what was not asked for the longest. It knows nothing of what it holds."""
+"""`BoundedCache`: cache with a bound in bytes that removes the least recently used values first."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ V = TypeVar("V")
 
 
 class BoundedCache(Generic[K, V]):
-    """Safe to use from several threads.
+    """Cache of any values whose sizes the caller states. Safe to use from several threads.
 
     Attributes:
-        max_bytes: what all values together may have; 0 keeps nothing.
-        bytes: what they have now.
-        hits: how often a key was found.
-        misses: how often not.
+        max_bytes: bound of the sizes of all values together; 0 caches nothing.
+        bytes: sizes of all cached values together.
+        hits: number of lookups that found the key.
+        misses: number of lookups that did not find the key.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -33,7 +33,7 @@ class BoundedCache(Generic[K, V]):
         return len(self._entries)
 
     def get(self, key: K) -> V | None:
-        """The value, or None; asking for it keeps it."""
+        """Return the value of a key and mark it as recently used, or return None."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -44,12 +44,12 @@ class BoundedCache(Generic[K, V]):
             return entry[0]
 
     def put(self, key: K, value: V, size: int) -> None:
-        """Keeps a value of so many bytes; one that is larger than the whole cache is not kept."""
+        """Cache a value of `size` bytes. A value that is larger than the whole cache is not cached."""
         if size > self.max_bytes:
             return
         with self._lock:
-            before = self._entries.pop(key, None)
+            replaced = self._entries.pop(key, None)
             self._entries[key] = (value, size)
-            self.bytes += size - (before[1] if before else 0)
+            self.bytes += size - (replaced[1] if replaced else 0)
             while self.bytes > self.max_bytes:
                 self.bytes -= self._entries.popitem(last=False)[1][1]

@@ -1,10 +1,10 @@
 """`Canary`: a few texts of an artifact, their token ids and the vectors that a session must reproduce.
 
-A load that does not reproduce it is refused, so a server can never come up with wrong vectors. The file is a safetensors
-file, readable without Fletcher: `ids` int32 (total_tokens,), `offsets` int64 (n + 1,), `vectors` float32 (n, dimension);
-its metadata hold the texts (JSON) and where the vectors come from. A reranker's has `token_types` int32 (total_tokens,) and
-the queries beside the texts; a SPLADE model's has `indices`, `values` and `row_offsets` instead of `vectors`; a ColBERT
-model's `vectors` are (total_tokens, dimension).
+An artifact whose session does not reproduce them is not loaded, so that a server never starts with wrong vectors. The file is
+a safetensors file that other programs can read: `ids` int32 (total_tokens,), `offsets` int64 (n + 1,), `vectors` float32
+(n, dimension). Its metadata holds the texts (JSON) and the origin of the vectors. The file of a reranker also has
+`token_types` int32 (total_tokens,), and the queries in its metadata. The file of a SPLADE model has `indices`, `values` and
+`row_offsets` instead of `vectors`. The `vectors` of a ColBERT model are (total_tokens, dimension).
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ __all__ = [
     "write_canary",
 ]
 
-#: A canary with this many elements for each that is not zero is written sparse.
+#: Vectors with more elements than this per nonzero element are written sparse.
 SPARSE_FROM = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """Reference that a load must reproduce.
+    """Reference vectors that a loaded artifact must reproduce.
 
     Attributes:
-        texts: the texts as the tokenizer sees them, prompts included.
-        encodings: their token ids.
-        vectors: the reference, float32, (n, dimension), or a row a token.
-        origin: where the vectors come from, for people to read.
-        queries: for a reranker, the text before each text.
+        texts: the texts as the tokenizer gets them, prompts included.
+        encodings: token ids of the texts.
+        vectors: the reference, float32, (n, dimension), or (tokens, dimension) for token vectors.
+        origin: origin of the vectors, as text for display.
+        queries: the first text of each pair, for a reranker; empty for other models.
     """
 
     texts: tuple[str, ...]
@@ -63,12 +63,12 @@ class Canary:
     queries: tuple[str, ...] = ()
 
     def judge(self, vectors: NDArray[np.float32], output: Output, tolerance: Accuracy) -> CanaryResult:
-        """Compare what a session made of the token ids with the reference.
+        """Compare the vectors that a session computed from the token ids with the reference.
 
         Args:
-            vectors: float32, as `vectors`.
-            output: what the model gives.
-            tolerance: how far from the reference they may be.
+            vectors: the session's vectors, float32, in the shape of the reference.
+            output: the model's kind of output.
+            tolerance: allowed difference from the reference.
         """
         return check_vectors(
             *comparable(output, vectors, self.vectors), min_cosine=tolerance.min_cosine, max_abs=tolerance.max_abs
@@ -83,7 +83,7 @@ class CanaryResult:
         passed: whether every vector is within the tolerance.
         min_cosine: smallest cosine with the reference.
         max_abs: largest absolute difference of an element.
-        reason: empty, or what was out of tolerance.
+        reason: description of the values that are out of tolerance; empty if it passed.
     """
 
     passed: bool
@@ -104,16 +104,19 @@ def write_canary(path: Path, canary: Canary) -> None:
     if canary.queries:
         metadata["queries"] = json.dumps(canary.queries, ensure_ascii=True)
         tensors["token_types"] = canary.encodings.types
-    # Not by `save_file`, which makes a file that no other user can read, and has its own error for a full disk.
+    # `save_file` would make a file that only its owner can read, and would raise another error for a full disk.
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata=metadata)
     path.write_bytes(_with_sorted_header(data))
 
 
 def _with_sorted_header(data: bytes) -> bytes:
-    """Sort the header's keys: the library writes them in a random order, and the artifact's digest must not depend on it."""
+    """Return a safetensors file with sorted header keys.
+
+    The library writes them in a random order, and the artifact's digest must not depend on it.
+    """
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # so that the tensors are aligned
+    header += b" " * (-len(header) % 8)  # aligns the tensors to 8 bytes
     return len(header).to_bytes(8, "little") + header + data[end:]
 
 
@@ -133,20 +136,20 @@ def read_canary(path: Path) -> Canary:
         origin = metadata["origin"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise ArtifactError(f"the canary {path} cannot be read ({error}): convert the checkpoint again") from error
-    whole = (
+    counts_agree = (
         len(texts) == len(offsets) - 1 and len(vectors) in (len(texts), len(ids)) and len(queries) in (0, len(texts))
     )
-    if not texts or not whole:
+    if not texts or not counts_agree:
         raise ArtifactError(
-            f"the canary {path} has {len(texts)} texts, {len(offsets) - 1} rows of ids and {len(vectors)} vectors, "
-            "which should be as many, and some: convert the checkpoint again"
+            f"the canary {path} has {len(texts)} texts, {len(offsets) - 1} rows of ids and {len(vectors)} vectors: "
+            "the numbers must be equal and not zero. Convert the checkpoint again"
         )
     encodings = Encodings(ids, offsets, np.zeros(len(texts), np.int32), tensors.get("token_types"))
     return Canary(texts, encodings, vectors, origin, queries)
 
 
 def _dense(tensors: Mapping[str, NDArray[Any]], dimension: int) -> NDArray[np.float32]:
-    """Return dense rows of sparse tensors."""
+    """Return the dense rows that the sparse tensors of a canary describe, float32, (n, dimension)."""
     counts = np.diff(tensors["row_offsets"])
     vectors = np.zeros((len(counts), dimension), np.float32)
     vectors[np.repeat(np.arange(len(counts)), counts), tensors["indices"]] = tensors["values"]
@@ -168,9 +171,10 @@ def encode_canary(
 def comparable(
     output: Output, vectors: NDArray[np.float32], reference: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return both as rows whose angle has a meaning.
+    """Return vectors and reference as rows whose cosine is meaningful.
 
-    A single score has none, so all scores are one row; so are sparse vectors, of which one may be all zeros.
+    All scores become one row, because the cosine of two single numbers is 1 or -1. All sparse vectors become one row too,
+    because a single one may be all zeros.
     """
     if output not in ("scores", "sparse") or vectors.shape != reference.shape:
         return vectors, reference
@@ -183,10 +187,10 @@ def check_vectors(
     """Compare a session's vectors with the canary's.
 
     Args:
-        vectors: float32, (n, dimension).
-        reference: float32, (n, dimension).
-        min_cosine: smallest cosine allowed.
-        max_abs: largest absolute difference of an element allowed; None checks the angle alone.
+        vectors: the session's vectors, float32, (n, dimension).
+        reference: the canary's vectors, float32, (n, dimension).
+        min_cosine: smallest cosine that is allowed.
+        max_abs: largest absolute difference of an element that is allowed; None checks only the cosine.
     """
     if vectors.shape != reference.shape:
         return CanaryResult(False, -1.0, float("inf"), f"shape {vectors.shape} instead of {reference.shape}")
@@ -197,16 +201,16 @@ def check_vectors(
     cosine = float(np.min(np.sum(ours * theirs, axis=1) / np.maximum(norms, np.finfo(np.float64).tiny)))
     difference = float(np.abs(ours - theirs).max())
     reasons = []
-    # Written so that NaN in the reference fails: "not at least", never "less than".
+    # `not cosine >= min_cosine` is also true for NaN in the reference; `cosine < min_cosine` would not be.
     if not cosine >= min_cosine:
-        reasons.append(f"cosine {cosine:.9f}, at least {min_cosine} wanted")
+        reasons.append(f"cosine {cosine:.9f}, at least {min_cosine} required")
     if max_abs is not None and not difference <= max_abs:
-        reasons.append(f"max abs difference {difference:.2e}, at most {max_abs:.0e} wanted")
+        reasons.append(f"max abs difference {difference:.2e}, at most {max_abs:.0e} allowed")
     return CanaryResult(not reasons, cosine, difference, "; ".join(reasons))
 
 
 def gives_tokens(tokenizer: Tokenizer, card: ModelCard, canary: Canary) -> bool:
-    """Return whether a tokenizer gives the canary's ids."""
+    """Return whether a tokenizer gives the token ids of the canary."""
     encodings, expected = encode_canary(tokenizer, card, canary.texts, canary.queries), canary.encodings
     return all(
         np.array_equal(getattr(encodings, part), getattr(expected, part)) for part in ("ids", "offsets", "types")
@@ -214,17 +218,17 @@ def gives_tokens(tokenizer: Tokenizer, card: ModelCard, canary: Canary) -> bool:
 
 
 def require_session(session: Session, canary: Canary, output: Output, tolerance: Accuracy) -> None:
-    """Run the canary's token ids on a session alone, as for a device that comes back into service.
+    """Check one session with the canary's token ids, for example on a GPU that returns to service.
 
     Args:
-        session: what shall serve.
-        canary: the artifact's.
-        output: what the model gives.
-        tolerance: how far from the reference it may be.
+        session: the session to check.
+        canary: the artifact's canary.
+        output: the model's kind of output.
+        tolerance: allowed difference from the reference.
 
     Raises:
-        CanaryError: it does not reproduce the reference.
-        As the session's own `run`.
+        CanaryError: the session does not reproduce the reference.
+        ProviderError: the session failed, as in its `run`.
     """
     result = canary.judge(session.run(canary.encodings).astype(np.float32, copy=False), output, tolerance)
     if not result.passed:

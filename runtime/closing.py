@@ -1,4 +1,4 @@
-"""`Closing`: base class of objects that are closed when their context ends."""
+"""`Closing`: base class of objects that are closed when their `with` block ends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Closing"]
 
 
 class Closing(ABC):
-    """`Closing`: context manager of an object with `close`. Entering returns the object, and leaving closes it."""
+    """`Closing`: context manager for classes with a `close` method. Entering returns the object; leaving closes it."""
 
     __slots__ = ()
 

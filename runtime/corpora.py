@@ -1,4 +1,4 @@
-"""Texts that every machine has: the docstrings of Python's standard library, and their first sentences."""
+"""Sample texts that exist on every machine: the docstrings of Python's standard library, and their first sentences."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["CORPORA", "Corpus", "corpus"]
 Corpus = Literal["docstrings", "sentences"]
 CORPORA: tuple[Corpus, ...] = get_args(Corpus)
 
-#: Characters of a short sentence: what a person types into a search box.
+#: Smallest and largest number of characters of a sentence, about the lengths that people type into a search box.
 SHORTEST, LONGEST = 15, 90
 
 
 def corpus(name: Corpus, count: int, seed: int = 0) -> list[str]:
-    """Different texts in an order that the seed decides.
+    """Return different texts in an order that the seed determines.
 
     Args:
-        name: `docstrings`, a mean of about 60 tokens with a long tail, or `sentences`, a dozen tokens each.
-        count: how many; beyond what the library has, texts come again with a number, so that none equals another.
-        seed: of the order.
+        name: `docstrings`, with a mean of about 60 tokens and a few much longer texts, or `sentences`, about 12 tokens each.
+        count: number of texts. If the library has fewer, texts repeat with a number in front, so that all are different.
+        seed: seed of the order.
     """
     texts = list(_docstrings())
     if name == "sentences":
@@ -40,17 +40,17 @@ def corpus(name: Corpus, count: int, seed: int = 0) -> list[str]:
 
 @cache
 def _docstrings() -> tuple[str, ...]:
-    """Every different docstring of the library's modules, classes and functions, read without importing anything."""
-    found: dict[str, None] = {}
+    """Return every different docstring of the library's modules, classes and functions, without importing them."""
+    docstrings: dict[str, None] = {}
     for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
         if {"site-packages", "test", "tests"} & set(path.parts):
             continue
         try:
             tree = ast.parse(path.read_bytes())
-        except SyntaxError:  # lib2to3 keeps some Python 2 for its own use
+        except SyntaxError:  # lib2to3 contains files in Python 2
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                found[ast.get_docstring(node) or ""] = None
-    found.pop("", None)
-    return tuple(found)
+                docstrings[ast.get_docstring(node) or ""] = None
+    docstrings.pop("", None)
+    return tuple(docstrings)

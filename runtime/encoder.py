@@ -1,4 +1,4 @@
-"""`Encoder`: a loaded artifact that was checked against its canary and turns texts into vectors."""
+"""`Encoder`: a loaded artifact that reproduces its canary and turns texts into vectors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.card import Output as ModelOutput
 
-from .artifact.folder import Artifact
+from .artifact.folder import TOKENIZER, Artifact
 from .artifact.manifest import HALF_VECTORS, TOKEN_STATES
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, gives_tokens, read_canary
@@ -43,14 +43,14 @@ class Encoder(Closing):
     Attributes:
         artifact: the artifact's folder.
         variant: the graph that runs.
-        info: the model's description: dimension, provider, workers and the rest.
+        info: description of the model: dimension, provider, workers and more.
         tokenizer: the artifact's tokenizer.
-        cache: vectors of earlier calls.
-        tolerance: distance from the canary that its vectors may have.
+        cache: cache of vectors of earlier calls.
+        tolerance: allowed difference from the canary's vectors.
     """
 
     def __init__(self, artifact: Artifact, loaded: Loaded, *, cache_bytes: int = 0) -> None:
-        """Join parts that were opened; most callers use `Encoder.load`."""
+        """Make an encoder of opened parts. Most callers use `Encoder.load` instead."""
         self.artifact = artifact
         self.variant = variant = loaded.variant
         self.tokenizer = loaded.tokenizer
@@ -69,20 +69,20 @@ class Encoder(Closing):
         options: LoadOptions | None = None,
         **fields: Unpack[LoadFields],
     ) -> Encoder:
-        """Open an artifact, and refuse it unless its files are whole and its canary passes.
+        """Open an artifact, and check that its files are unchanged and that its canary passes.
 
         Args:
             path: the artifact's folder.
-            options: how it is loaded and run.
-            fields: fields of `LoadOptions` by name, instead of `options` or to change some of them.
+            options: options of loading and running; None means the defaults.
+            fields: fields of `LoadOptions` by name. They replace the fields of `options`.
 
         Raises:
             OptionError: an option has a value that is not allowed; nothing has been loaded.
             ArtifactError: the folder is not an artifact, or it is damaged.
-            ChecksumError: a file is not the one that was written.
+            ChecksumError: a file differs from the manifest.
             CanaryError: the session does not reproduce the reference vectors.
             MissingPackageError: the provider's package is not installed.
-            ProviderError: the variant cannot run here.
+            ProviderError: the variant cannot run on this machine.
             InputError: the provider is unknown, or the memory limit is too small for one text of the longest length.
         """
         options = (options or LoadOptions()).replace(**fields)
@@ -102,12 +102,12 @@ class Encoder(Closing):
         """Open an artifact without checking its files and its canary, for a caller that has just written it.
 
         Args:
-            artifact: the folder.
+            artifact: the opened artifact folder.
             options: as in `load`, but the default provider is `mlas`, so that nothing is measured.
             fields: as in `load`.
 
         Raises:
-            As `load`, except for the checks.
+            FletcherError: as in `load`, except for the errors of the checks.
         """
         options = (options or LoadOptions(provider="mlas")).replace(**fields)
         variant = choose_variant(artifact, options.variant, options.provider)
@@ -120,20 +120,20 @@ class Encoder(Closing):
 
     @property
     def dimension(self) -> int:
-        """Return the length of a full vector; of scores their number, of sparse vectors the vocabulary's size."""
+        """Return the length of a full vector, the number of scores per pair, or the vocabulary size of sparse vectors."""
         return self.info.dimension
 
     def metrics(self) -> EncoderMetrics:
-        """Return what tokenizer, cache and devices count."""
+        """Return the counters of the tokenizer, the cache and the devices."""
         stats, cache, session = self.tokenizer.stats, self.cache, self._workers.session
         counters = {
             "tokenizer_seconds": ("Seconds inside the tokenizer, over all threads", lambda: stats.seconds),
             "tokenizer_texts": ("Texts tokenized", lambda: stats.texts),
-            "tokenizer_tokens": ("Tokens made, those that truncation cut included", lambda: stats.tokens),
-            "tokenizer_cache_hits": ("Texts whose tokens were known", lambda: stats.cache_hits),
-            "tokenizer_cache_misses": ("Texts whose tokens were looked for in vain", lambda: stats.cache_misses),
-            "vector_cache_hits": ("Texts whose vectors were known", lambda: cache.hits),
-            "vector_cache_misses": ("Texts whose vectors were looked for in vain", lambda: cache.misses),
+            "tokenizer_tokens": ("Tokens produced, including those that truncation cut", lambda: stats.tokens),
+            "tokenizer_cache_hits": ("Texts whose tokens were in the cache", lambda: stats.cache_hits),
+            "tokenizer_cache_misses": ("Texts whose tokens were not in the cache", lambda: stats.cache_misses),
+            "vector_cache_hits": ("Texts whose vectors were in the cache", lambda: cache.hits),
+            "vector_cache_misses": ("Texts whose vectors were not in the cache", lambda: cache.misses),
         }
         return EncoderMetrics(counters, session.metrics())
 
@@ -141,19 +141,23 @@ class Encoder(Closing):
         """Add the prompt of the input type, tokenize, and truncate.
 
         Args:
-            texts: any number of texts; an empty one becomes its prompt and special tokens alone.
+            texts: any number of texts; an empty text becomes only its prompt and special tokens.
             input_type: see `EmbedOptions`.
 
         Raises:
-            InputError: an unknown input type, a text that is not a valid Unicode string, or one that has no token at all.
+            InputError: the input type is unknown, or a text is not a valid Unicode string or has no token at all.
         """
         return tokenize(self.tokenizer, self.card, Texts.of(texts).texts, EmbedOptions(input_type=input_type))
 
     def describe_tokens(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
-        """Return each text's tokens, untruncated and without a prompt, for display.
+        """Return each text's tokens for display, without a prompt and without truncation.
+
+        Args:
+            texts: any number of texts.
+            special: whether the tokens that the tokenizer adds are included.
 
         Raises:
-            InputError: a text that is not a valid Unicode string.
+            InputError: a text is not a valid Unicode string.
         """
         return self.tokenizer.describe(texts, special=special)
 
@@ -164,14 +168,14 @@ class Encoder(Closing):
         output: ModelOutput = "vectors",
         promised: dict[bytes, Promise] | None = None,
     ) -> Task:
-        """Tokenize a request: the rows that must be computed, and the function that makes its answer of their values.
+        """Tokenize a request into a task: the rows to compute, and the function that makes the answer of their values.
 
         Args:
             inputs: texts, token ids, or pairs for `scores`. Duplicates and cached texts are not computed.
-            options: the way in which they become vectors; for vectors of texts, `info.check` accepted them.
-            output: `vectors`, or another output that `info.outputs` lists. An embedder's `token_vectors` are the states of
-                its tokens.
-            promised: see `prepare_vectors`.
+            options: options of embedding. For vectors of texts, `info.check` must have accepted them.
+            output: `vectors`, or another output that `info.outputs` lists. The `token_vectors` of an embedder are the states
+                of its tokens.
+            promised: vectors that earlier tasks of the same job will compute; see `prepare_vectors`.
 
         Returns:
             A task whose `finish` gives `Embeddings`, `Scores`, `SparseEmbeddings` or `TokenEmbeddings`.
@@ -190,10 +194,10 @@ class Encoder(Closing):
         return self._workers.run(batch, output)
 
     def compute(self, encodings: Encodings, output: str | None = None) -> NDArray[np.float32]:
-        """Compute any number of texts on all workers, in the order given.
+        """Compute any number of tokenized texts on all workers.
 
         Returns:
-            float32, (n, dimension); for a model that gives token vectors, (tokens, dimension).
+            Values in the order of the texts, float32, (n, dimension); for an output of token vectors, (tokens, dimension).
         """
         return self._workers.compute(encodings, output)
 
@@ -203,12 +207,12 @@ class Encoder(Closing):
         """Return the vectors of texts.
 
         Args:
-            texts: any number of texts, also none. An empty text has a vector: that of its prompt and special tokens.
-            options: how the texts become vectors.
-            fields: fields of `EmbedOptions` by name, instead of `options` or to change some of them.
+            texts: any number of texts, including zero. The vector of an empty text is that of its prompt and special tokens.
+            options: options of embedding; None means the defaults.
+            fields: fields of `EmbedOptions` by name. They replace the fields of `options`.
 
         Raises:
-            InputError: texts or options that cannot be used.
+            InputError: texts or options cannot be used.
         """
         options = EmbedOptions(**fields) if options is None else options.replace(**fields)
         self.info.check(options)
@@ -226,7 +230,7 @@ class Encoder(Closing):
         return embed_split(self.compute, self.tokenizer, self.card, self.cache, texts, options)
 
     def score(self, query: str, documents: Sequence[str]) -> Scores:
-        """Score documents for a query, in the order given: rerankers only.
+        """Return the scores of documents for a query, in the order of the documents. Only rerankers have scores.
 
         Raises:
             InputError: the model is not a reranker, or a text is not a valid Unicode string.
@@ -237,24 +241,24 @@ class Encoder(Closing):
         return scores
 
     def embed_sparse(self, texts: Sequence[str], *, input_type: str | None = None) -> SparseEmbeddings:
-        """Return weights of the vocabulary's tokens for each text: SPLADE models only.
+        """Return weights of the vocabulary's tokens for each text. Only SPLADE models have them.
 
         Raises:
-            InputError: the model gives something else, or texts or input type cannot be used.
+            InputError: the model has another output, or texts or input type cannot be used.
         """
         require_output(self.card, "sparse")
         task = self.prepare(Texts.of(texts), EmbedOptions(input_type=input_type), "sparse")
         return compute_sparse(self.compute, task.encodings, self.card.dimension)
 
     def embed_tokens(self, texts: Sequence[str], *, input_type: str | None = None) -> TokenEmbeddings:
-        """Return a vector for each token of each text: ColBERT models only.
+        """Return a vector for each token of each text. Only ColBERT models have them.
 
         Args:
             texts: any number of texts.
-            input_type: "query" makes queries of the texts, every other one documents.
+            input_type: `query` if the texts are queries; with any other value they are documents.
 
         Raises:
-            InputError: the model gives something else, or texts or input type cannot be used.
+            InputError: the model has another output, or texts or input type cannot be used.
         """
         require_output(self.card, "token_vectors")
         task = self.prepare(Texts.of(texts), EmbedOptions(input_type=input_type), "token_vectors")
@@ -262,17 +266,20 @@ class Encoder(Closing):
         return embeddings
 
     def stream(self, chunks: Iterable[Sequence[str]], options: EmbedOptions | None = None) -> Iterator[Embeddings]:
-        """Embed a long sequence of chunks with bounded memory; reading and tokenizing happen while others are computed.
+        """Embed a long sequence of chunks with bounded memory.
 
-        While a chunk computes, the next one is read and tokenized, and its batches wait behind the first one's, so that no
-        worker idles at a chunk's end. Three chunks are in memory at most; of texts that are split, one.
+        While a chunk is computed, the next one is read and tokenized. Its batches wait in the queue behind those of the first
+        chunk, so that no worker is idle between two chunks. At most three chunks are in memory, or one if texts are split.
 
         Args:
-            chunks: lists of texts; a few thousand texts each keep the batches well sorted.
-            options: how they become vectors.
+            chunks: lists of texts. With a few thousand texts per chunk, a batch has texts of similar length.
+            options: options of embedding; None means the defaults.
 
         Yields:
-            One `Embeddings` a chunk, in order.
+            One `Embeddings` per chunk, in order.
+
+        Raises:
+            InputError: texts or options cannot be used.
         """
         options = EmbedOptions() if options is None else options
         self.info.check(options)
@@ -284,7 +291,7 @@ class Encoder(Closing):
         yield from compute_tasks(self._workers, tasks)
 
     def require_canary(self) -> CanaryResult:
-        """Run the canary.
+        """Run the canary and raise an error if it fails.
 
         Raises:
             CanaryError: the session does not reproduce the reference vectors.
@@ -299,7 +306,10 @@ class Encoder(Closing):
         return result
 
     def check_canary(self) -> CanaryResult:
-        """Run the canary on each session: the tokenizer must give its ids, and the graph its vectors; the worst counts."""
+        """Run the canary on each session and return the worst result.
+
+        The tokenizer must give the canary's token ids, and each session its vectors.
+        """
         canary = self._canary
         if not gives_tokens(self.tokenizer, self.card, canary):
             return CanaryResult(False, -1.0, float("inf"), "the tokenizer gives other ids than the canary's")
@@ -310,7 +320,7 @@ class Encoder(Closing):
         return min(results, key=lambda result: (result.passed, result.min_cosine))
 
     def close(self) -> None:
-        """Wait for the batches under way and release the memory."""
+        """Wait for the batches that are being computed, and release the memory."""
         self._workers.close()
 
 
@@ -330,6 +340,7 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
         workers=loaded.workers.count,
         token_budget=loaded.workers.token_budget,
         half_vectors=HALF_VECTORS in outputs and not caches,
+        tokenizer=artifact.manifest.files[TOKENIZER].sha256,
         reason=loaded.reason,
         fallback=loaded.fallback,
     )

@@ -1,4 +1,4 @@
-"""`Encodings` and `Embeddings`: token ids in, vectors out, the structs that cross every boundary of the runtime."""
+"""`Encodings` and `Embeddings`: token ids and vectors, the structs that all parts of the runtime exchange."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 __all__ = ["Chunks", "Embeddings", "Encodings", "counting", "ragged_index"]
 
 
-#: Attributes of `Encodings` by the name of the tensor.
+#: Attribute of `Encodings` by the tensor's name in a graph.
 _TENSORS: Mapping[str, str] = MappingProxyType({"input_ids": "ids", "offsets": "offsets", "token_type_ids": "types"})
 
 
 def counting(size: int) -> NDArray[np.int32]:
-    """Return 0, 1, 2, …, made once and not to be written to, int32, (size,)."""
+    """Return 0, 1, 2, … as a part of a cached read-only array, int32, (size,)."""
     return _counted((size - 1).bit_length())[:size]
 
 
@@ -31,10 +31,10 @@ def _counted(bits: int) -> NDArray[np.int32]:
 
 
 def ragged_index(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the places of the elements of the given rows of a ragged array, one row after the other.
+    """Return the indices of the elements of the selected rows of a ragged array, row by row.
 
     Args:
-        offsets: where each row begins and the last one ends, int64, (n + 1,).
+        offsets: index of each row's first element, and at the end the number of all elements, int64, (n + 1,).
         rows: row indices, int64, (m,).
 
     Returns:
@@ -48,7 +48,7 @@ def ragged_index(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray
 def _ragged_index(
     starts: NDArray[np.int64], lengths: NDArray[np.int64], new_starts: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return of every requested element its place among them, moved by the distance between its row's old and new start."""
+    """Return the old index of each selected element: its new index plus the distance from its row's new to its old start."""
     index: NDArray[np.int64] = np.repeat(starts - new_starts, lengths)
     index += counting(len(index))
     return index
@@ -56,13 +56,14 @@ def _ragged_index(
 
 @dataclass(frozen=True, slots=True)
 class Encodings:
-    """Tokenized texts, ragged: padding is a property of a target, not of a text.
+    """Tokenized texts as a ragged array. They have no padding; a session adds it if its target needs it.
 
     Attributes:
         ids: token ids with their special tokens, int32, (total_tokens,).
-        offsets: where each text's ids begin and the last one ends, int64, (n + 1,).
-        dropped: tokens that truncation cut from each text, int32, (n,).
-        token_types: of pairs of texts, which of the two each token belongs to, int32, (total_tokens,); None is 0 for all.
+        offsets: index of each text's first id, and at the end the number of all ids, int64, (n + 1,).
+        dropped: number of tokens that truncation cut from each text, int32, (n,).
+        token_types: for pairs of texts, 0 or 1 for a token of the first or the second text, int32, (total_tokens,);
+            None means 0 for all.
     """
 
     ids: NDArray[np.int32]
@@ -75,16 +76,17 @@ class Encodings:
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, special ones included, int64, (n,)."""
+        """Number of tokens of each text, special tokens included, int64, (n,)."""
         return self.offsets[1:] - self.offsets[:-1]
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens of all texts, special tokens included."""
         return int(self.offsets[-1])
 
     @classmethod
     def from_lists(cls, rows: Sequence[Sequence[int] | NDArray[np.int32]]) -> Encodings:
-        """Join rows of token ids; nothing counts as dropped."""
+        """Join rows of token ids. The number of dropped tokens is 0 for each."""
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum([len(row) for row in rows], out=offsets[1:])
         arrays = [np.asarray(row, np.int32) for row in rows]
@@ -110,7 +112,7 @@ class Encodings:
         return np.zeros(len(self.ids), np.int32) if self.token_types is None else self.token_types
 
     def token_index(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the places of the tokens of the given rows, one row after the other, int64, (their tokens,)."""
+        """Return the indices of the tokens of the selected rows, row by row, int64, (tokens of those rows,)."""
         return ragged_index(self.offsets, rows)
 
     def tensors(self, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -122,7 +124,7 @@ class Encodings:
         return {name: getattr(self, _TENSORS[name]) for name in names}
 
     def select(self, rows: NDArray[np.int64]) -> Encodings:
-        """Return the given rows, in the given order.
+        """Return the selected rows, in the order of the indices.
 
         Args:
             rows: row indices, int64, (m,).
@@ -138,13 +140,14 @@ class Encodings:
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """The parts of texts that were cut into windows or chunks, in order.
+    """Parts of texts that were cut into windows or chunks, in order.
 
     Attributes:
-        vectors: as those of the texts, (m, dimension).
-        offsets: which chunks are a text's: where they begin and the last one's end, int64, (n + 1,).
-        spans: first token and the one behind the last of each chunk, of the text's own tokens, int64, (m, 2).
-        scales: of int8 vectors, float32, (m,).
+        vectors: vectors of the chunks, (m, dimension), of the same type as those of the texts.
+        offsets: index of each text's first chunk, and at the end the number of all chunks, int64, (n + 1,).
+        spans: first token of each chunk and the token behind its last one, int64, (m, 2). They are counted among the text's
+            own tokens, without special tokens and prompt.
+        scales: scales of int8 vectors, float32, (m,); None for other types.
     """
 
     vectors: NDArray[Any]
@@ -158,12 +161,13 @@ class Embeddings:
     """Vectors of texts.
 
     Attributes:
-        vectors: (n, dimension), in the order of the texts: float32, or float16 or int8 where that was asked for, or uint8
-            of dimension / 8 columns with a bit an element.
-        tokens: tokens that the model saw of each text, special ones included, int64, (n,).
-        dropped: tokens that truncation cut from each text, int32, (n,).
-        scales: of int8 vectors: element times scale is the float32 one, within half a scale; float32, (n,).
-        chunks: parts of the texts, where they were cut into windows or chunks.
+        vectors: vectors in the order of the texts and in the requested type: float32, float16 or int8, (n, dimension), or
+            uint8 with one bit per element, (n, dimension / 8).
+        tokens: number of tokens of each text that the model processed, special tokens included, int64, (n,).
+        dropped: number of tokens that truncation cut from each text, int32, (n,).
+        scales: scales of int8 vectors, float32, (n,); None for other types. An element times its scale differs from the
+            float32 element by at most half a scale.
+        chunks: parts of the texts if they were cut into windows or chunks, else None.
     """
 
     vectors: NDArray[Any]

@@ -1,25 +1,25 @@
-"""Fletcher's error tree. Third-party exceptions are translated into it once, at the boundary where they arise.
+"""Fletcher's error tree. Exceptions of other libraries are translated into it once, where they arise.
 
 FletcherError
 ├── CardError                a model card is malformed or unknown
-├── SourceError              a model's files cannot be fetched or are refused
-│   └── ChecksumError        a file is not the one that was published
-├── CheckpointError          a checkpoint that cannot be converted without guessing
-├── ArtifactError            an artifact folder is missing, damaged, of another version, or being written
+├── SourceError              a model's files cannot be fetched or are rejected
+│   └── ChecksumError        a file differs from its published checksum
+├── CheckpointError          a checkpoint cannot be converted without guessing
+├── ArtifactError            an artifact folder is missing, damaged, of another format version, or being written
 │   └── CanaryError          a session does not reproduce the artifact's reference vectors
-├── MissingPackageError      an optional package is not installed; names the extra
+├── MissingPackageError      an optional package is not installed; the message names the extra
 ├── ProviderError            an execution provider cannot run this graph on this machine
-│   ├── DeviceMemoryError    a device has not enough free memory for what was asked of it
-│   └── DeviceLostError      a device failed for good; its sessions are of no use any more
-├── InputError               texts, token ids, files or options that cannot be used as given
-│   ├── OptionError          an option that the model does not have; carries its name
+│   ├── DeviceMemoryError    a device does not have enough free memory
+│   └── DeviceLostError      a device failed permanently; its sessions cannot be used any more
+├── InputError               texts, token ids, files or options cannot be used
+│   ├── OptionError          an option is not allowed or the model does not have it; has the option's name
 │   └── TooLongError         a text is longer than the model's longest input, and must not be cut
 ├── VerificationError        an artifact does not reproduce the reference model
 └── ServiceError             the server cannot answer now
-    ├── OverloadedError      the queue is full; carries the seconds after which to retry
+    ├── OverloadedError      the queue is full; has the number of seconds after which to retry
     ├── DeadlineError        the request's deadline passed before it was computed
-    ├── FailingError         the model's device fails; carries the seconds after which to retry
-    └── StoppingError        the server is stopping and admits nothing more
+    ├── FailingError         the model's device fails; has the number of seconds after which to retry
+    └── StoppingError        the server is stopping and admits no more requests
 """
 
 from fletcher.model_zoo.errors import CardError, ChecksumError, FletcherError, SourceError
@@ -49,19 +49,24 @@ __all__ = [
 
 
 class CheckpointError(FletcherError):
-    """A checkpoint whose architecture, configuration or tensors Fletcher does not author exactly."""
+    """A checkpoint has an architecture, configuration or tensors for which Fletcher cannot write an exact graph."""
 
 
 class ArtifactError(FletcherError):
-    """An artifact folder is missing, damaged, of an unknown format version, or being written by somebody else."""
+    """An artifact folder is missing, damaged, of another format version, or being written by another process."""
 
 
 class CanaryError(ArtifactError):
-    """A session does not reproduce the artifact's canary: it must not serve."""
+    """A session does not reproduce the artifact's canary, so it must not be used."""
 
 
 class MissingPackageError(FletcherError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed and not installed.
+
+    Attributes:
+        package: name of the missing package.
+        extra: Fletcher's extra that installs it.
+    """
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -72,26 +77,26 @@ class MissingPackageError(FletcherError):
 
 
 class ProviderError(FletcherError):
-    """An execution provider is not available here, or would not run the graph where it was asked to."""
+    """An execution provider is not available on this machine, or cannot run the graph on the requested device."""
 
 
 class DeviceMemoryError(ProviderError):
-    """A device has not enough free memory for what was asked of it."""
+    """A device does not have enough free memory to load a graph or to compute a batch."""
 
 
 class DeviceLostError(ProviderError):
-    """A device stopped answering or failed for good; its sessions are of no use any more."""
+    """A device does not answer or failed permanently; its sessions cannot be used any more."""
 
 
 class InputError(FletcherError):
-    """Texts, token ids, files or options that cannot be used as given."""
+    """Texts, token ids, files or options cannot be used."""
 
 
 class OptionError(InputError):
-    """An option that the model does not have.
+    """An option has a value that is not allowed, or the model does not have it.
 
     Attributes:
-        field: its name.
+        field: name of the option.
     """
 
     def __init__(self, field: str, message: str) -> None:
@@ -104,7 +109,7 @@ class TooLongError(InputError):
 
 
 class VerificationError(FletcherError):
-    """The artifact's vectors are not those of the reference model."""
+    """The artifact's vectors differ from those of the reference model by more than the tolerance."""
 
 
 class ServiceError(FletcherError):
@@ -115,7 +120,7 @@ class OverloadedError(ServiceError):
     """The queue is full.
 
     Attributes:
-        retry_after: seconds after which a retry has a chance.
+        retry_after: seconds after which a retry may succeed.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -128,10 +133,10 @@ class DeadlineError(ServiceError):
 
 
 class FailingError(ServiceError):
-    """The model's device fails or does not answer: requests are refused until it has recovered.
+    """The model's device fails or does not answer, so requests are rejected until it recovers.
 
     Attributes:
-        retry_after: seconds after which to try again.
+        retry_after: seconds after which to retry.
     """
 
     def __init__(self, message: str, retry_after: float) -> None:
@@ -140,4 +145,4 @@ class FailingError(ServiceError):
 
 
 class StoppingError(ServiceError):
-    """The server is stopping: what was admitted is answered, nothing more is admitted."""
+    """The server is stopping: it answers the requests that it admitted, and admits no more."""

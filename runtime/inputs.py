@@ -15,14 +15,14 @@ class Texts(msgspec.Struct, frozen=True, tag="texts"):
     """Texts to tokenize.
 
     Attributes:
-        texts: any number of texts; each of them becomes one row of the answer.
+        texts: any number of texts. Each text becomes one row of the answer.
     """
 
     texts: tuple[str, ...]
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> Texts:
-        """Take the texts of a caller.
+        """Return the texts of a sequence.
 
         Raises:
             InputError: `texts` is one string.
@@ -33,10 +33,10 @@ class Texts(msgspec.Struct, frozen=True, tag="texts"):
 
 
 class TokenIds(msgspec.Struct, frozen=True, tag="token_ids"):
-    """Token ids that the caller made.
+    """Texts that the caller has tokenized.
 
     Attributes:
-        rows: token ids of each text, special tokens included. They get no prompt and are never split.
+        rows: token ids of each text, special tokens included. No prompt is added, and they are never split.
     """
 
     rows: Sequence[Sequence[int]]
@@ -47,7 +47,7 @@ class Pairs(msgspec.Struct, frozen=True, tag="pairs"):
 
     Attributes:
         query: the first text of every pair.
-        documents: the second text of each pair; each of them becomes one row of the answer.
+        documents: the second text of each pair. Each document becomes one row of the answer.
     """
 
     query: str

@@ -1,4 +1,4 @@
-"""Opening the parts of an encoder, as the caller's options and the machine's measurements say."""
+"""Loading of an encoder's parts, according to the caller's options and the measurements on this machine."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["Loaded", "load_parts"]
 
 logger = logging.getLogger("fletcher.runtime.loading")
 
-#: A session for batches that run alone is a second copy of the weights: of the memory, they may be this share.
+#: Largest share of the machine's memory that the weights may have for a second session, which holds a second copy of them.
 MODEST_SHARE = 0.05
 
-#: The canary's smallest cosine where a provider was asked for that computes in bfloat16. The worst text of MiniLM's, two
-#: special tokens alone, has 0.99991.
+#: Smallest cosine of the canary with a provider that computes in a lower precision than the variant's, such as bfloat16.
+#: The worst text of MiniLM, which consists of two special tokens, has 0.99991.
 REDUCED_COSINE = 0.999
 
 
@@ -43,11 +43,11 @@ class Loaded:
     Attributes:
         variant: the graph that runs.
         provider: name of the provider that runs it.
-        tokenizer: the artifact's.
-        workers: with their session.
-        fallback: why another provider runs than the one that was wanted, or None.
-        reason: why this provider, these workers and this token budget.
-        tolerance: how far from the canary the session may be.
+        tokenizer: the artifact's tokenizer.
+        workers: the workers, which hold the session.
+        fallback: reason why another provider runs than the requested one; None if the requested one runs.
+        reason: reason for the choice of provider, workers and token budget.
+        tolerance: allowed difference of the session's vectors from the canary's.
     """
 
     variant: Variant
@@ -60,10 +60,10 @@ class Loaded:
 
 
 def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Loaded:
-    """Open tokenizer and session.
+    """Open an artifact's tokenizer and session.
 
     Raises:
-        As `Encoder.load`.
+        FletcherError: as in `Encoder.load`, except for the checks of files and canary.
     """
     max_tokens = artifact.manifest.card.max_tokens
     tokenizer = Tokenizer(artifact.tokenizer_file, max_tokens)
@@ -110,10 +110,10 @@ def _layout_of(opened: Opened, layout: WorkerLayout, variant: Variant) -> Worker
     """Return the layout that the opened session runs in.
 
     Args:
-        opened: the session, perhaps on the fallback. TensorRT that was replaced by CUDA keeps its layout: both fill the same
-            GPUs.
-        layout: the layout that was settled on.
-        variant: the variant that was settled on.
+        opened: the session. If it runs the same variant on another provider (CUDA instead of TensorRT), it keeps the layout,
+            because both providers use the same GPUs.
+        layout: the chosen layout.
+        variant: the chosen variant.
     """
     if opened.provider == layout.provider:
         return layout
@@ -123,9 +123,9 @@ def _layout_of(opened: Opened, layout: WorkerLayout, variant: Variant) -> Worker
 
 
 def _is_pinned(layout: WorkerLayout) -> bool:
-    """Return whether workers stay on a NUMA node: those of one thread each that compute on the processor.
+    """Return whether each worker is bound to a NUMA node: if each computes on the processor with one thread.
 
-    Workers that wait for a GPU are moved near it by the fleet.
+    The fleet binds workers that wait for a GPU to the node of that GPU.
     """
     return layout.threads == 1 and find_provider(layout.provider).device_kind == "cpu"
 
@@ -133,8 +133,17 @@ def _is_pinned(layout: WorkerLayout) -> bool:
 def _open_alone(
     artifact: Artifact, variant: Variant, options: LoadOptions, layout: WorkerLayout | None
 ) -> Session | None:
-    """Open a session for batches that run alone, if that is sooner, no limit was set, and a second copy of the weights is
-    nothing to this machine. It is a convenience: what cannot be opened is logged."""
+    """Open a second session for batches that run alone, or return None.
+
+    It is opened only if it was measured to be faster, no memory limit is set, and a second copy of the weights is small
+    compared with the machine's memory. An encoder works without it, so an error is logged and not raised.
+
+    Args:
+        artifact: the artifact.
+        variant: the variant that runs.
+        options: options of loading.
+        layout: the layout that is faster for such batches; None if no other layout is.
+    """
     size = artifact.manifest.files[variant.weights].size
     if layout is None or options.memory_limit is not None or MODEST_SHARE * this_machine().memory <= size:
         return None
@@ -148,7 +157,7 @@ def _open_alone(
 
 
 def _tolerance(variant: Variant, layout: WorkerLayout, min_cosine: float | None) -> Accuracy:
-    """Return the variant's tolerance, unless less was asked for: by a number, or by a provider of lower precision."""
+    """Return the variant's tolerance, or a wider one if the caller set `min_cosine` or the provider's precision is lower."""
     if min_cosine is not None:
         return Accuracy(min_cosine=min_cosine)
     precision = find_provider(layout.provider).precision
@@ -158,10 +167,10 @@ def _tolerance(variant: Variant, layout: WorkerLayout, min_cosine: float | None)
 
 
 def _budget(variant: Variant, options: LoadOptions, layout: WorkerLayout, max_tokens: int) -> MemoryBudget | None:
-    """Return the memory that batches may need, or None without a limit.
+    """Return the memory budget of batches, or None if there is no memory limit.
 
     Raises:
-        InputError: the limit is too small, or it is not known what a batch of this graph needs.
+        InputError: the limit is too small, or the memory that a batch of this graph needs is not known.
     """
     limit = options.memory_limit_bytes
     if limit is None:
@@ -170,8 +179,8 @@ def _budget(variant: Variant, options: LoadOptions, layout: WorkerLayout, max_to
     shape = memory.shape_of(variant)
     if shape is None:
         raise InputError(
-            f"the variant {variant.name} does not say what its batches need, so no memory limit can be kept: "
-            "convert the checkpoint again (traced graphs never say it), or leave the limit out"
+            f"the variant {variant.name} does not state the memory that its batches need, so a memory limit cannot be "
+            "enforced: convert the checkpoint again (traced graphs never state it), or remove the limit"
         )
     return memory_budget(
         shape,

@@ -1,4 +1,4 @@
-"""`ModelInfo`: description of a loaded model, and the check of options against it."""
+"""`ModelInfo`: description of a loaded model, with a check whether the model supports given options."""
 
 from __future__ import annotations
 
@@ -14,29 +14,31 @@ from .options.embed import EmbedOptions
 
 __all__ = ["ModelInfo", "require_output"]
 
-#: The method of `Encoder` for each output, for messages.
+#: Method of `Encoder` for each output, used in messages.
 METHODS: Mapping[Output, str] = MappingProxyType(
     {"vectors": "embed", "scores": "score", "sparse": "embed_sparse", "token_vectors": "embed_tokens"}
 )
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A loaded model: its card and the way in which it runs here. Nothing in it changes while the model is loaded.
+    """Description of a loaded model: its card, and the provider and workers that run it. It never changes.
 
     Attributes:
         card: the model's card.
-        digest: hash of everything in the artifact that decides the vectors, hexadecimal.
+        digest: the artifact's digest, hexadecimal; see `Artifact.digest`.
         variant: name of the graph that runs.
         provider: title of the execution provider that the session runs on, for display.
-        provider_name: name of the provider that opened it, as options write it.
-        dimension: length of a full vector; of scores their number, of sparse vectors the vocabulary's size.
+        provider_name: name of the provider that opened it, as in `LoadOptions.provider`.
+        dimension: length of a full vector; the number of scores per pair, or the vocabulary's size, for models with these
+            outputs.
         max_tokens: longest input in tokens, special tokens included; longer inputs are truncated.
         outputs: outputs that `prepare` accepts. An embedder that also lists `token_vectors` gives the states of its tokens.
-        workers: batches that are computed at once.
+        workers: number of batches that are computed at the same time.
         token_budget: tokens that a batch should hold.
         half_vectors: whether the graph can give the vectors in float16, and no cache wants them in float32.
-        reason: why this provider, these workers and this token budget were chosen.
-        fallback: why another provider runs than the requested one; None if the requested one runs.
+        reason: reason for the choice of provider, workers and token budget.
+        fallback: reason why another provider runs than the requested one; None if the requested one runs.
+        tokenizer: SHA-256 of the tokenizer's file, hexadecimal: models with equal ones share token ids.
     """
 
     card: ModelCard
@@ -52,6 +54,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     half_vectors: bool = False
     reason: str = ""
     fallback: str | None = None
+    tokenizer: str = ""
 
     @property
     def has_token_states(self) -> bool:
@@ -59,7 +62,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
         return "vectors" in self.outputs and "token_vectors" in self.outputs
 
     def check(self, options: EmbedOptions) -> None:
-        """Reject options that this model cannot embed texts with.
+        """Raise an error if this model cannot embed texts with these options.
 
         Raises:
             InputError: the model does not give vectors, or does not have an option; the message names the option.
@@ -69,10 +72,10 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def require_output(card: ModelCard, output: Output) -> None:
-    """Reject a model that gives another output.
+    """Raise an error if the model's output is another one.
 
     Raises:
-        InputError: the model gives something else; the message names the method to use.
+        InputError: the model has another output; the message names the method to use.
     """
     if card.output != output:
         raise InputError(

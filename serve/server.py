@@ -154,7 +154,9 @@ class Server:
     @property
     def engine(self) -> Engine:
         """The engine of the first model."""
-        return self.models.named[0].answering[0].wake()
+        engine = self.models.named[0].answering[0].wake()
+        assert isinstance(engine, Engine)  # `make_engine` above makes no others
+        return engine
 
     def stop(self) -> bool:
         """Admits nothing more, answers what was admitted, and closes the doors.

@@ -194,7 +194,7 @@ def flip(folder: Path) -> None:
 
 
 ARTIFACTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no folder": (shutil.rmtree, "so no artifact: make one with"),
+    "no folder": (shutil.rmtree, "so it is not an artifact: make one with"),
     "no manifest": (remove("fletcher.json"), "a folder without fletcher.json"),
     "damaged manifest": (write("fletcher.json", b'{"format": 1, '), "fletcher.json is damaged"),
     "another format": (write("fletcher.json", b'{"format": 99}'), "artifact format 99"),

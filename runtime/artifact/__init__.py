@@ -1,1 +1,1 @@
-"""The artifact folder on disk: its files, its manifest, and writing it."""
+"""Artifact folders: reading them, checking them and writing them."""

@@ -1,10 +1,10 @@
-"""`Artifact`: the folder, the places of its files, and checks that they are whole.
+"""`Artifact`: an artifact folder, the paths of its files, and checks that the files are unchanged.
 
 fletcher.json              the manifest (manifest.py)
-tokenizer.json
-weights.fp32.safetensors   shared by the graphs of one precision
-cpu-fp32.onnx              a small graph; its weights lie in the file above
-canary.safetensors         what a load must reproduce
+tokenizer.json             the tokenizer
+weights.fp32.safetensors   weights, shared by the graphs of one precision
+cpu-fp32.onnx              a small graph, whose weights are in the file above
+canary.safetensors         vectors that a loaded artifact must reproduce
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CANARY = "canary.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """An artifact folder whose manifest was read.
+    """An artifact folder and its manifest.
 
     Attributes:
-        path: the folder.
-        manifest: its manifest.
+        path: path of the folder.
+        manifest: the manifest that was read from it.
     """
 
     path: Path
@@ -47,19 +47,20 @@ class Artifact:
 
     @classmethod
     def open(cls, path: str | Path) -> Artifact:
-        """Read the manifest; `check_files` reads the rest.
+        """Read an artifact's manifest, without its other files.
 
         Raises:
-            ArtifactError: no folder, no manifest, a damaged one, or one of another format version.
+            ArtifactError: there is no such folder, or its manifest is missing, damaged or of another format version.
         """
         path = Path(path)
         file = path / MANIFEST
         try:
             text = file.read_bytes()
         except FileNotFoundError:
-            what = "a folder without" if path.is_dir() else "not a folder with"
+            finding = "a folder without" if path.is_dir() else "not a folder with"
             raise ArtifactError(
-                f"{path} is {what} {MANIFEST}, so no artifact: make one with `fletcher-convert model export SOURCE -o DIR`"
+                f"{path} is {finding} {MANIFEST}, so it is not an artifact: make one with "
+                "`fletcher-convert model export SOURCE -o DIR`"
             ) from None
         except OSError as error:
             raise ArtifactError(f"{file} cannot be read: {error.strerror}") from error
@@ -67,8 +68,8 @@ class Artifact:
             version = decode_json(text, _FormatOnly).format
             if version != FORMAT_VERSION:
                 raise ArtifactError(
-                    f"{path} has artifact format {version}, this Fletcher reads format {FORMAT_VERSION}: "
-                    "convert the checkpoint again, or install the Fletcher that wrote it"
+                    f"{path} has artifact format {version}, but this version of Fletcher reads format {FORMAT_VERSION}: "
+                    "convert the checkpoint again, or install the version of Fletcher that wrote it"
                 )
             manifest = decode_json(text, Manifest)
         except msgspec.DecodeError as error:
@@ -78,9 +79,9 @@ class Artifact:
 
     @property
     def digest(self) -> str:
-        """Hex digest of all that the vectors depend on: every file's name and sha256, and the card.
+        """Hex digest of everything that the vectors depend on: every file's name and sha256, and the card.
 
-        The card is in it for the prompts and the longest input, which no file knows.
+        The card is included because prompts and longest input are stored only there.
         """
         lines = [f"{name} {info.sha256}" for name, info in sorted(self.manifest.files.items())]
         card = msgspec.json.encode(self.manifest.card, order="deterministic")
@@ -88,21 +89,24 @@ class Artifact:
 
     @property
     def tokenizer_file(self) -> Path:
+        """Path of the tokenizer's file."""
         return self.path / TOKENIZER
 
     @property
     def canary_file(self) -> Path:
+        """Path of the canary's file."""
         return self.path / CANARY
 
     def variant(self, name: str | None = None, targets: Sequence[Target] = ("cpu",)) -> Variant:
         """Return a variant.
 
         Args:
-            name: its name; None is the first one of the first target that there is any of, or the first of all.
-            targets: in the order of preference.
+            name: name of the variant. None is the first variant of the first target that the artifact has, or the first of
+                all variants.
+            targets: targets in the order of preference, used if `name` is None.
 
         Raises:
-            ArtifactError: there is none of that name.
+            ArtifactError: the artifact has no such variant.
         """
         variants = self.manifest.variants
         if name is None and variants:
@@ -115,22 +119,25 @@ class Artifact:
         raise ArtifactError(f"{self.path} has no variant {name!r}: it has {names}")
 
     def tables(self, variant: Variant) -> dict[str, NDArray[Any]]:
-        """Return by input the tables whose rows the host looks up for a variant, (rows, width); most variants have none."""
+        """Return the tables whose rows the host looks up, by input name, (rows, width). Most variants have no tables."""
         names = variant.feeds.tables
         if not names:
             return {}
         with safe_open(self.path / variant.weights, framework="np") as weights:
             return {name: weights.get_tensor(tensor) for name, tensor in names.items()}
 
-    def check_files(self) -> None:
-        """Compare every file's size and sha256 with the manifest.
+    def check_files(self, names: Sequence[str] | None = None) -> None:
+        """Compare the size and sha256 of files with the manifest.
+
+        Args:
+            names: names of the files. Default: all.
 
         Raises:
             ArtifactError: a file is missing or cannot be read.
-            ChecksumError: a file is not the one that was written.
+            ChecksumError: a file has another size or sha256 than the manifest states.
         """
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            list(pool.map(self._check_file, self.manifest.files))
+            list(pool.map(self._check_file, self.manifest.files if names is None else names))
 
     def _check_file(self, name: str) -> None:
         info, file = self.manifest.files[name], self.path / name
@@ -148,13 +155,16 @@ class Artifact:
 
 
 class _FormatOnly(msgspec.Struct):
+    """The format version of a manifest of any version."""
+
     format: int
 
 
 def _check_names(file: Path, manifest: Manifest) -> None:
-    """
+    """Raise an error if the manifest lacks the digest of a needed file, or names a file outside the folder.
+
     Raises:
-        ArtifactError: a file is used that the manifest has no digest of, or one outside the folder is named.
+        ArtifactError: the manifest is damaged.
     """
     used = {TOKENIZER, CANARY, *(name for v in manifest.variants for name in (v.file, v.weights))}
     if missing := sorted(used - set(manifest.files)):
@@ -162,10 +172,12 @@ def _check_names(file: Path, manifest: Manifest) -> None:
             f"{file} is damaged (it has no size and sha256 of {', '.join(missing)}): convert the checkpoint again"
         )
     if outside := [name for name in manifest.files if Path(name).name != name]:
-        raise ArtifactError(f"{file} is damaged (it names {outside[0]!r}): convert the checkpoint again")
+        raise ArtifactError(
+            f"{file} is damaged (it names {outside[0]!r}, which is not a plain file name): convert the checkpoint again"
+        )
 
 
 def hash_file(file: Path) -> str:
-    """Return the file's sha256, hex."""
+    """Return the sha256 of a file as a hex digest."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

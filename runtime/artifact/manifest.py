@@ -1,4 +1,4 @@
-"""`fletcher.json`, the manifest of an artifact, as structs. It reads and writes nothing."""
+"""`Manifest`: the content of an artifact's `fletcher.json`, as structs."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ __all__ = [
 
 FORMAT_VERSION = 1
 
-#: The second output of `cpu` graphs that average token vectors: the last hidden states, (tokens, hidden).
+#: Name of the second output of `cpu` graphs with mean pooling: the last hidden states, (tokens, hidden).
 TOKEN_STATES = "token_states"
 
-#: The second output of `cuda` graphs of embedders: the vectors in half precision, cast where they were computed.
+#: Name of the second output of an embedder's `cuda` graphs: the vectors in half precision, cast on the GPU.
 HALF_VECTORS = "vectors_float16"
 
-#: Outputs with a row a token; every other one has a row a text.
+#: Outputs with one row per token; all other outputs have one row per text.
 TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
 
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
 
 
 class FileInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of the artifact.
+    """Size and digest of one file of the artifact.
 
     Attributes:
-        size: bytes.
-        sha256: hex digest.
+        size: size in bytes.
+        sha256: sha256 as a hex digest.
     """
 
     size: int
@@ -57,9 +57,9 @@ class TensorInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An input or output of a graph.
 
     Attributes:
-        name: the graph's name for it.
+        name: name of the input or output in the graph.
         dtype: numpy's name of the element type.
-        shape: sizes, or names where a size is free.
+        shape: size of each axis, or a name if the size is not fixed.
     """
 
     name: str
@@ -71,12 +71,12 @@ class FeedRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """Rules by which the host makes a graph's inputs, besides the inputs' names and types.
 
     Attributes:
-        padding_id: RoBERTa's way of counting positions: tokens of this id are not counted and have the position of this
-            number, the first counted one has the next.
-        multiple: the longest text of a batch is rounded up to a multiple of this.
-        shape: texts and tokens of the rectangle, where the graph takes no other.
-        tables: by input, the tensor of the weights file whose rows the host looks up.
-        unseen_tail: tokens of this id at a text's end are attended to by none, so that the mask leaves them out (ColBERT's
+        padding_id: token id of RoBERTa's position counting: a token of this id is not counted, and its position is this
+            number; the first counted token has the position after it. None counts all tokens from 0.
+        multiple: the length of a padded batch is rounded up to a multiple of this number of tokens.
+        shape: number of texts and of tokens per text, if the graph has a fixed shape; else None.
+        tables: name of a tensor in the weights file, by input name. The host looks up the input's rows in that tensor.
+        unseen_tail: token id; no token attends to tokens of this id at a text's end, so the mask leaves them out (ColBERT's
             expansion).
     """
 
@@ -88,12 +88,12 @@ class FeedRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 
 class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Shapes by input that a TensorRT engine is built for.
+    """Range of input shapes that a TensorRT engine is built for.
 
     Attributes:
-        min: smallest.
-        opt: what it is tuned for.
-        max: largest.
+        min: smallest shape, by input name.
+        opt: shape that the engine is optimized for, by input name.
+        max: largest shape, by input name.
     """
 
     min: Mapping[str, tuple[int, ...]]
@@ -105,25 +105,25 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """One graph of an artifact.
 
     Attributes:
-        name: `TARGET-PRECISION`.
-        target: which emitter wrote it.
-        precision: of its weights and arithmetic.
-        file: the graph.
-        weights: the file that holds its weights.
-        inputs: what it eats.
-        outputs: what it gives.
-        tolerance: how far from the canary a session of it may be.
-        instructions: processor features it needs, as in /proc/cpuinfo; `a|b` is either.
-        exporter: `fletcher` for an authored graph, otherwise the tracer's name.
-        measured: its figures against HuggingFace in float32, once it was verified.
-        canary: whether it passed when it was exported; `unchecked` where the machine could not run its target.
-        arithmetic: what its nodes compute in, where that is not `precision`.
-        islands: nodes of the encoder that compute in fp32 because a half type would overflow. What follows the encoder
-            (pooling, projections, normalization) is fp32 in every variant.
-        feeds: how its inputs are made.
-        profiles: shapes to build engines for (tensorrt).
-        memory: what a batch needs at its peak; None if that is not known (traced graphs).
-        recipe: the recipe that quantized it, as JSON; None for what `convert` wrote.
+        name: `TARGET-PRECISION`, for example `cpu-fp32`.
+        target: kind of graph, made for one or more providers.
+        precision: type of its weights, and of its arithmetic unless `arithmetic` is set.
+        file: name of the graph's file.
+        weights: name of the file that holds its weights.
+        inputs: inputs of the graph.
+        outputs: outputs of the graph; the first one is the default.
+        tolerance: allowed difference of its vectors from the canary's.
+        instructions: processor features that it needs, named as in /proc/cpuinfo; `a|b` means one of the two.
+        exporter: `fletcher` for a graph that Fletcher wrote, otherwise the name of the tracer.
+        measured: figures of the comparison with HuggingFace in float32; empty if it was not verified.
+        canary: `passed` if it passed the canary at export; `unchecked` if the exporting machine could not run its target.
+        arithmetic: type in which its nodes compute, if that is not `precision`; else None.
+        islands: nodes of the encoder that compute in fp32 because a half type would overflow. The nodes after the encoder
+            (pooling, projections, normalization) are fp32 in every variant.
+        feeds: rules by which its inputs are made.
+        profiles: shape ranges to build engines for (only tensorrt).
+        memory: peak memory of a batch; None if it is not known (traced graphs).
+        recipe: the recipe that quantized it, as JSON; None for a variant that `convert` wrote.
         batch_dependent: whether a text's vector depends on the other texts of its batch.
     """
 
@@ -152,9 +152,9 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The checkpoint that an artifact was made from.
 
     Attributes:
-        source: what `fletcher-convert model export` was given, in its canonical form.
-        revision: the hub commit, if it came from there.
-        sha256: hex digest by file name.
+        source: SOURCE argument of `fletcher-convert model export`, in its canonical form.
+        revision: commit on the hub; None if the checkpoint is not from the hub.
+        sha256: hex digest of each file, by file name.
     """
 
     source: str
@@ -166,11 +166,11 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Comparison of the artifact with the reference model.
 
     Attributes:
-        reference: what it was compared with.
-        time: UTC, ISO 8601.
-        texts: how many texts were compared.
-        tools: versions by package.
-        figures: figures by variant name.
+        reference: the model that it was compared with, as text for display.
+        time: time of the comparison, UTC, ISO 8601.
+        texts: number of compared texts.
+        tools: package versions, by package name.
+        figures: figures of the comparison, by variant name.
     """
 
     reference: str
@@ -181,21 +181,21 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`fletcher.json`.
+    """Manifest of an artifact, the content of `fletcher.json`.
 
     Attributes:
-        format: version of this format.
-        card: what the model is.
-        origin: the checkpoint.
+        format: version of the artifact format.
+        card: the model's card.
+        origin: the checkpoint that was converted.
         variants: the graphs.
-        files: every other file of the folder, by name.
-        canary_reference: `published` if the canary's vectors come from the model's card, `own` if the fp32 graph made
-            them, in which case the artifact is unverified until `verified` is there.
-        verified: the last successful comparison with the reference model.
-        parent: digest of the artifact that this one was made from, if any.
-        tools: versions by package, of what wrote it.
-        maxima: by value of the fp32 graph, the largest absolute element on the calibration texts, recorded where a half
-            precision was asked for; `#squares` after a norm's name is the largest sum of squares of a row that it norms.
+        files: size and digest of every other file of the folder, by file name.
+        canary_reference: `published` if the canary's vectors come from the model's card, `own` if the fp32 graph computed
+            them. In the second case the artifact is unverified until `verified` is set.
+        verified: the last successful comparison with the reference model; None if there was none.
+        parent: digest of the artifact that this one was made from; None if it was made from a checkpoint.
+        tools: versions of the packages that wrote it, by package name.
+        maxima: largest absolute element on the calibration texts, by value name of the fp32 graph. It is recorded if a half
+            precision was requested. A norm's name with the suffix `#squares` has the largest sum of squares of an input row.
     """
 
     format: int
@@ -211,7 +211,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def status(self) -> Literal["verified", "published canary", "unverified"]:
-        """Degree of verification: compared with HuggingFace, with the card's published vectors only, or with nothing."""
+        """Degree of verification: `verified` if compared with the reference model, `published canary` if compared only with
+        the card's published vectors, `unverified` if not compared.
+        """
         if self.verified is not None:
             return "verified"
         return "published canary" if self.canary_reference == "published" else "unverified"

@@ -1,4 +1,4 @@
-"""`MemoryShape`: memory that a batch of a graph needs, as a function of its rows' lengths."""
+"""`MemoryShape`: memory that a batch needs, as a function of the lengths of its rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["MemoryFactors", "MemoryShape"]
 
 @dataclass(frozen=True, slots=True)
 class MemoryFactors:
-    """Multiples of a graph's `MemoryShape`, whose unit is what MLAS needs.
+    """Factors by which a provider's memory differs from a graph's `MemoryShape`, which is that of MLAS.
 
     Attributes:
-        token, cell, square, bias: multiples of the shape's fields of these names.
+        token, cell, square, bias: factors of the shape's fields of these names.
     """
 
     token: float
@@ -26,13 +26,13 @@ class MemoryFactors:
 
 
 class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bytes that a graph needs at its peak, per unit of a batch.
+    """Peak memory of a batch, in bytes per unit of its size. `longest` is the number of tokens of the longest text.
 
     Attributes:
-        token: bytes for each token of a batch.
-        cell: bytes for each place of the rectangle of texts x longest.
-        square: bytes for each place of the attention's squares, texts x longest x longest, over all heads.
-        bias: bytes for each place of one square of longest x longest, however many texts share it.
+        token: bytes per token of the batch, without padding.
+        cell: bytes per cell of the padded batch, texts x longest.
+        square: bytes per element of the attention scores, texts x longest x longest, for all heads together.
+        bias: bytes per element of the attention bias, longest x longest, which all texts share.
     """
 
     token: int
@@ -41,7 +41,7 @@ class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bias: int = 0
 
     def scaled(self, factors: MemoryFactors) -> MemoryShape:
-        """Return the shape of the same graph on a provider that needs multiples of it."""
+        """Return the shape of the same graph on a provider that needs `factors` times as much."""
         return MemoryShape(
             int(self.token * factors.token),
             int(self.cell * factors.cell),
@@ -50,16 +50,16 @@ class MemoryShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def predict(self, lengths: NDArray[np.int64]) -> int:
-        """Return the bytes of one batch at its peak, above the loaded session.
+        """Return the peak memory of one batch in bytes, without the memory of the loaded session.
 
         Args:
-            lengths: tokens of each text, int64, (n,).
+            lengths: number of tokens of each text, int64, (n,).
         """
         longest = int(lengths.max(initial=0))
         cells = len(lengths) * longest
         return self.token * int(lengths.sum()) + cells * (self.cell + self.square * longest) + self.bias * longest**2
 
     def texts(self, longest: int, limit: int) -> int:
-        """Return the number of texts of one length that fit a batch of so many bytes; 0 or less if none fits."""
+        """Return the number of texts of `longest` tokens that fit in a batch of `limit` bytes; 0 or less if none fits."""
         each = longest * (self.token + self.cell + self.square * longest)
         return (limit - self.bias * longest**2) // max(each, 1)

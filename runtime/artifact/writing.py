@@ -1,4 +1,4 @@
-"""Writing an artifact: whole or not at all, one writer at a time; and stamping what was verified."""
+"""Writing of artifacts, atomically and by one process at a time, and recording of verifications."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["describe_files", "new_artifact", "stamp", "write_manifest"]
 
 @contextlib.contextmanager
 def new_artifact(path: str | Path) -> Iterator[Path]:
-    """Give a folder to write an artifact into, which takes its name only when the block ends well.
+    """Yield a temporary folder to write an artifact into. It is renamed to `path` when the block ends without an error.
 
-    Until then it lies beside `path` under a temporary name; an error removes it, and what a killed process left behind goes
-    with the next success. Whatever stood at `path` before must be an artifact or empty; it steps aside, and comes back if
-    the new one cannot take its place. Where `path` is a link, the folder that it leads to is meant.
-    `write_manifest` belongs at the end of the block.
+    The temporary folder is beside `path`. An error removes it. A killed process leaves it behind, and the next successful
+    write removes it. If `path` exists, it must be an artifact or an empty folder; it is replaced, and restored if the new
+    folder cannot be renamed. If `path` is a link, the folder that it leads to is replaced.
+    Call `write_manifest` at the end of the block.
 
     Raises:
-        ArtifactError: `path` is something else than an artifact, or another process is writing it.
+        ArtifactError: `path` exists and is not an artifact, or another process is writing it.
     """
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def new_artifact(path: str | Path) -> Iterator[Path]:
             _replace(path, temporary)
             _remove_leftovers(path)
         except OSError as error:
-            # A failed write names no file: say at least which artifact was being written.
+            # The error of a failed write has no file name: the artifact's path shows at least what was being written.
             if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
                 error.filename = str(path)
             raise
@@ -73,7 +73,7 @@ def _only_writer(path: Path) -> Iterator[None]:
                 raise ArtifactError(
                     f"another process is writing {path}: wait for it, or choose another folder"
                 ) from None
-            # The writer before may have removed the file between our open and our lock: then lock the new one.
+            # Another writer may have removed the file between our open and our lock; then the new file must be locked.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(stream.fileno()), lock.stat()):
                     break
@@ -84,8 +84,8 @@ def _only_writer(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, new: Path) -> None:
-    """Put `new` at `path`. A folder cannot be renamed over a full one, so the old one is moved aside first."""
-    _check_replaceable(path)  # once more: conversion took a while
+    """Rename `new` to `path`. The old folder is moved first, because a folder that is not empty cannot be overwritten."""
+    _check_replaceable(path)  # again, because `path` may have changed during the conversion
     if not path.exists():
         new.rename(path)
         return
@@ -98,13 +98,13 @@ def _replace(path: Path, new: Path) -> None:
             (aside / path.name).rename(path)
             raise
     finally:
-        # Only if something stands at `path` again: otherwise the old artifact is in here, and the only one.
+        # If `path` does not exist here, the only copy of the old artifact is in `aside`.
         if path.exists():
             shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the temporary folders of writers of `path` that were killed; the lock says that no writer is alive."""
+    """Remove the temporary folders that killed writers of `path` left. The caller holds the lock, so no writer is active."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.(new|old)\.\w{{8}}")
     for folder in path.parent.iterdir():
         if pattern.fullmatch(folder.name):
@@ -122,29 +122,29 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def describe_files(folder: Path, known: Mapping[str, FileInfo] = MappingProxyType({})) -> dict[str, FileInfo]:
-    """Return size and digest of every file in the folder, the manifest left out, for a new manifest.
+    """Return size and digest of every file in the folder except the manifest, by file name, for a new manifest.
 
     Args:
-        folder: the artifact's.
-        known: of files whose writer hashed them on the way.
+        folder: the artifact's folder.
+        known: size and digest of files that were hashed when they were written; these files are not read.
     """
     files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
     return {file.name: known.get(file.name) or FileInfo(file.stat().st_size, hash_file(file)) for file in files}
 
 
 def stamp(path: str | Path, verification: Verification, *, digest: str | None = None) -> Artifact:
-    """Record a successful verification in the manifest; no other file changes, so the digest stays.
+    """Record a successful verification in the manifest. No other file changes, so the digest does not change.
 
     Args:
         path: the artifact's folder.
-        verification: what to record.
-        digest: of the artifact that was verified; another one at `path` by now is refused.
+        verification: the verification to record.
+        digest: digest of the verified artifact; an error is raised if `path` has another digest. None does not check it.
 
     Raises:
         ArtifactError: the artifact cannot be read or was replaced, or another process is writing it.
     """
     path = Path(path).resolve()
-    Artifact.open(path)  # before a lock file is left beside something that is none
+    Artifact.open(path)  # raises an error before a lock file is made beside a folder that is not an artifact
     with _only_writer(path):
         artifact = Artifact.open(path)
         if digest not in (None, artifact.digest):

@@ -1,1 +1,1 @@
-"""`Options`: option structs of loading and embedding, and their base."""
+"""Option structs of loading and embedding, and their base class `Options`."""

@@ -1,4 +1,4 @@
-"""`EmbedOptions`: options that decide a text's vector besides the text and the model, the same at every entry point."""
+"""`EmbedOptions`: options that, with the text and the model, determine a vector. All entry points share them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 Overflow = Literal["truncate", "truncate_left", "refuse", "windows", "late"]
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 
-#: Type of a vector's elements, in sentence-transformers' names.
+#: Type of a vector's elements, named as in sentence-transformers.
 DType = Literal["float32", "float16", "int8", "ubinary"]
 DTYPES: tuple[DType, ...] = get_args(DType)
 
@@ -58,7 +58,7 @@ Normalize = Annotated[
 
 DEFAULT_INPUT_TYPE = "document"
 
-#: Fields of `EmbedOptions.identity`, in their order there.
+#: Fields of `EmbedOptions.identity`, in their order in that text.
 IDENTITY = (
     "input_type",
     "dimensions",
@@ -73,14 +73,14 @@ IDENTITY = (
 #: Tokens of a chunk in late chunking: about a paragraph.
 CHUNK_TOKENS = 256
 
-#: Share of a window that it has in common with the one before, unless `overlap_tokens` sets it.
+#: Share of a window's tokens that the window before it also has, if `overlap_tokens` is not set.
 OVERLAP = 1 / 8
 
 
 class VectorFields(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Options that every API which returns vectors takes under these names."""
+    """Options that have the same names in every API that returns vectors."""
 
-    PANEL: ClassVar[str | None] = "How texts become vectors"
+    PANEL: ClassVar[str | None] = "Embedding options"
 
     dimensions: Annotated[
         Annotated[int, Meta(ge=1, lt=1 << 31)] | None,
@@ -113,7 +113,7 @@ class VectorFields(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`EmbedOptions`: the way from texts to vectors; `docs/reference/generated/options.md` lists the fields.
+    """`EmbedOptions`: options of embedding; `docs/reference/generated/options.md` lists the fields.
 
     Raises:
         OptionError: a value has a wrong type or is out of its bounds.
@@ -130,26 +130,26 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def identity(self) -> str:
-        """Text that is equal for equal options. Journals and ids made of contents hold it, so its form never changes."""
+        """Text that is equal for equal options. Journals and content-based ids contain it, so its form never changes."""
         fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in IDENTITY)
         return f"EmbedOptions({fields})"
 
     def prompt(self, card: ModelCard) -> str:
-        """Return the prefix of the texts; it is empty if the model has none.
+        """Return the prompt to put before the texts; it is empty if the model has no prompt for the input type.
 
         Raises:
-            OptionError: neither Fletcher nor the card has the input type.
+            OptionError: neither Fletcher nor the card defines the input type.
         """
         input_type = DEFAULT_INPUT_TYPE if self.input_type is None else self.input_type
         if input_type == RAW:
             return ""
         if input_type not in card.prompts and input_type not in INPUT_TYPES:
             available = ", ".join(dict.fromkeys([*INPUT_TYPES, *card.prompts, RAW]))
-            raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} knows {available}")
+            raise OptionError("input_type", f"input_type is {input_type!r}; {card.name} has {available}")
         return card.prompts.get(input_type, "")
 
     def check(self, card: ModelCard, *, late: bool) -> None:
-        """Raise an error if the model does not have an option, before anything is computed.
+        """Raise an error if the model does not have one of these options, before anything is computed.
 
         Args:
             card: the model's card.
@@ -169,13 +169,13 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
             )
         if self.normalize is False and card.normalize:
             raise OptionError(
-                "normalize", f"normalize is false, but the vectors of {card.name} have length 1 by its own definition"
+                "normalize", f"normalize is false, but {card.name} is defined to give vectors of length 1"
             )
         if self.overflow == "late" and not late:
             raise OptionError(
                 "overflow",
-                f"late chunking averages tokens, and {card.name} does not make its vectors of texts that way, "
-                "or this variant does not give its token states: use windows",
+                f"late chunking averages token states, but {card.name} has no mean pooling, or this variant does not give "
+                "token states: use windows",
             )
         for field in ("window_tokens", "overlap_tokens", "chunk_tokens"):
             self._check_cut(field)
@@ -208,7 +208,7 @@ class EmbedOptions(VectorFields, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class EmbedFields(TypedDict, total=False):
-    """The fields of `EmbedOptions` as keyword arguments, for type checkers; a test holds both to the same fields."""
+    """Fields of `EmbedOptions` as keyword arguments, for type checkers. A test checks that both have the same fields."""
 
     dimensions: int | None
     dtype: DType

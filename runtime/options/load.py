@@ -1,4 +1,4 @@
-"""`LoadOptions`: options that decide how a model is loaded and run, the same for Python, command lines, TOML and HTTP."""
+"""`LoadOptions`: options of loading and running a model. They are the same for Python, command lines, TOML and HTTP."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
         OptionError: a value has a wrong type, is out of its bounds, or is not a size.
     """
 
-    PANEL: ClassVar[str | None] = "How the model runs"
+    PANEL: ClassVar[str | None] = "Model options"
 
     variant: Annotated[
         str | None,
@@ -87,17 +87,17 @@ class LoadOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def memory_limit_bytes(self) -> int | None:
-        """The memory limit in bytes, or None."""
+        """Memory limit in bytes; None if there is no limit."""
         return None if self.memory_limit is None else parse_size(self.memory_limit)
 
     @property
     def cache_bytes(self) -> int:
-        """The size of the vector cache in bytes."""
+        """Size of the vector cache in bytes; 0 if it is off."""
         return 0 if self.cache in (0, "0") else parse_size(self.cache)
 
 
 class LoadFields(TypedDict, total=False):
-    """The fields of `LoadOptions` as keyword arguments, for type checkers; a test holds both to the same fields."""
+    """Fields of `LoadOptions` as keyword arguments, for type checkers. A test checks that both have the same fields."""
 
     variant: str | None
     provider: str

@@ -12,7 +12,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def parse_size(size: int | str) -> int:
-    """Return the bytes of `2GB`, `512 MiB`, `1.5g`, `"800000000"` or 800000000.
+    """Return the number of bytes of a size such as `2GB`, `512 MiB`, `1.5g`, `"800000000"` or 800000000.
 
     Raises:
         InputError: the text is not a size above zero.

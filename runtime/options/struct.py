@@ -1,7 +1,8 @@
-"""`Options`: the base of structs whose fields are options, each with its type, bounds and description in one place.
+"""`Options`: base class of option structs. Each field states its type, bounds and description in one place.
 
-A field is written once, `Annotated[type, Meta(description=…, ge=…)]`. The struct checks it, `commandline/struct_options.py`
-makes a command line option of it, and msgspec reads it from TOML and JSON and writes its JSON Schema.
+A field is written once, as `Annotated[type, Meta(description=…, ge=…)]`. The struct checks its value,
+`commandline/struct_options.py` makes a command line option of it, and msgspec reads it from TOML and JSON and writes its JSON
+Schema.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class Field:
     """One option of a struct.
 
     Attributes:
-        name: the field's name.
-        hint: its annotation, with bounds and description.
-        type: its type without annotations, for example `int | None`.
+        name: name of the field.
+        hint: annotation of the field, with bounds and description.
+        type: type of the field without annotations, for example `int | None`.
         meta: description and bounds.
-        default: the value that the struct has without another; `msgspec.NODEFAULT` if the option is required.
+        default: default value; `msgspec.NODEFAULT` if the option is required.
     """
 
     name: str
@@ -40,11 +41,11 @@ class Field:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values that a Literal allows; empty for other types."""
+        """Values that a Literal allows; empty for other types."""
         return get_args(self.type) if get_origin(self.type) is Literal else ()
 
     def problem(self, value: Any) -> str | None:
-        """Return why a value is not allowed, or None."""
+        """Return the rule that a value breaks, as text for a message, or None if the value is allowed."""
         try:
             msgspec.convert(value, self.hint)
         except msgspec.ValidationError:
@@ -72,30 +73,30 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Base of option structs: immutable, keyword-only, checked when made.
+    """Base class of option structs: immutable, with keyword arguments only, and checked when made.
 
     Raises:
-        OptionError: a value has another type than the field, or is out of its bounds; `field` names it.
+        OptionError: a value has the wrong type or is out of bounds; the error's `field` is the option's name.
     """
 
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
             value = getattr(self, field.name)
             if value is field.default:
-                continue  # most fields of most requests
+                continue  # saves the check for most fields of most requests
             if isinstance(value, Integral) and not isinstance(value, int):
-                value = int(value)  # numpy's integers are allowed; `repr` and JSON show Python's
+                value = int(value)  # numpy's integers are allowed, but `repr` and JSON must show Python's
                 msgspec.structs.force_setattr(self, field.name, value)
             if (problem := field.problem(value)) is not None:
                 raise OptionError(field.name, f"{field.name} is {value!r}: {problem}")
 
     @classmethod
     def of(cls, source: Any, **changes: Any) -> Self:
-        """Return the options of this kind that another struct holds among its fields.
+        """Return options of this class with the values of another struct's fields.
 
         Args:
-            source: a struct with fields of the same names; fields that it lacks keep their defaults.
-            changes: fields with other values.
+            source: a struct with fields of the same names. Fields that it lacks have their defaults.
+            changes: values of fields, which replace those of `source`.
         """
         shared = {name: getattr(source, name) for name in cls.__struct_fields__ if hasattr(source, name)}
         return cls(**(shared | changes))
@@ -105,14 +106,14 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
         Raises:
             OptionError: a value is not allowed.
-            TypeError: there is no such field.
+            TypeError: a name in `changes` is not a field.
         """
         return msgspec.structs.replace(self, **changes)
 
 
 @cache
 def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
-    """Return the options of a struct, in the order in which they were written."""
+    """Return the fields of a struct in the order of their definition."""
     hints = get_type_hints(struct, include_extras=True)
     fields = []
     for info in msgspec.structs.fields(struct):
@@ -123,7 +124,10 @@ def fields_of(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
 
 
 def _split(hint: Any) -> tuple[Any, Meta]:
-    """Return a type without annotations, and description and bounds of all `Meta` in it as one, the outer ones first."""
+    """Return a type without its annotations, and one `Meta` with the description and bounds of all `Meta` in it.
+
+    If several of them set the same field, the outermost one counts.
+    """
     meta: dict[str, Any] = {}
 
     def strip(kind: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Preparation of texts as rows of token ids, and conversion of computed rows to embeddings, scores and other outputs."""
+"""Conversion of texts to rows of token ids, and of computed rows to embeddings, scores and other outputs."""

@@ -1,4 +1,4 @@
-"""Duplicate texts inside one call, and `VectorCache` for texts of earlier calls."""
+"""`Distinct` finds duplicate texts of one call, and `VectorCache` caches vectors for later calls."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..options.embed import EmbedOptions
 
 __all__ = ["Distinct", "Known", "Promise", "VectorCache", "unique"]
 
-#: Default bytes of vectors that are cached across calls.
+#: Default size in bytes of the cache of vectors.
 CACHE_BYTES = 64 << 20
 
-#: Bytes that Python needs besides the arrays' elements: the key, the arrays' headers, the entry.
+#: Bytes that Python needs for an entry besides the arrays' elements: for the key, the arrays' headers and the entry itself.
 ENTRY_BYTES = 500
 
 
@@ -27,7 +27,7 @@ def unique(texts: Sequence[str]) -> tuple[Sequence[str], NDArray[np.int64] | Non
     """Return each text once, in the order of its first appearance.
 
     Returns:
-        The different texts, and the index of each given text among them, int64, (n,); None if all are different.
+        The different texts, and the index of each of `texts` among them, int64, (n,); None if all are different.
     """
     if len(texts) < 2:
         return texts, None
@@ -40,7 +40,7 @@ class Distinct:
     """Distinct texts of a sequence that arrives in parts."""
 
     def __init__(self, count: int) -> None:
-        """Begin empty.
+        """Start without texts.
 
         Args:
             count: number of texts of all parts together.
@@ -50,19 +50,19 @@ class Distinct:
         self._done = 0
 
     def __len__(self) -> int:
-        """Return the number of different texts so far."""
+        """Return the number of different texts that were added."""
         return len(self._places)
 
     @property
     def inverse(self) -> NDArray[np.int64] | None:
-        """Return the index of each text so far among the different ones, int64, (n,); None if all are different."""
+        """Return the index of each added text among the different ones, int64, (n,); None if all are different."""
         return None if len(self._places) == self._done else self._inverse[: self._done]
 
     def add(self, texts: Sequence[str]) -> Sequence[str]:
         """Add the next part.
 
         Returns:
-            Its texts that no earlier part had.
+            The different texts of this part that no earlier part contains.
         """
         places = self._places
         before = len(places)
@@ -73,20 +73,20 @@ class Distinct:
             return texts
         new: list[str] = []
         for text, index in zip(texts, indices, strict=True):
-            if index == before + len(new):  # indices are given in order
+            if index == before + len(new):  # a new text always gets the next index
                 new.append(text)
         return new
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A vector that was computed before.
+    """Cached result of one text.
 
     Attributes:
-        vector: float32, (dimension,), of full length; read-only.
-        tokens: tokens that the model saw.
-        dropped: tokens that truncation cut.
-        chunks: parts of a text that was split; read-only.
+        vector: vector of full length, float32, (dimension,); read-only.
+        tokens: number of tokens that the model processed.
+        dropped: number of tokens that truncation cut.
+        chunks: parts of the text if it was split, read-only; else None.
     """
 
     vector: NDArray[np.float32]
@@ -102,7 +102,7 @@ class Known:
         return self.vector.nbytes + ENTRY_BYTES + parts
 
     def copy(self) -> Known:
-        """Return a copy with read-only arrays of its own."""
+        """Return a copy whose arrays are separate and read-only."""
         chunks = self.chunks
         if chunks is not None:
             chunks = Chunks(*map(_frozen, (chunks.vectors, chunks.offsets, chunks.spans)))
@@ -120,7 +120,7 @@ class Promise:
     known: Known | None = None
 
     def kept(self) -> Known:
-        """Return the vector. Parts of a job are finished in order, so it exists when a later part needs it.
+        """Return the computed vector. Parts of a job are finished in order, so it exists when a later part needs it.
 
         Raises:
             RuntimeError: the earlier part is not finished.
@@ -133,19 +133,21 @@ class Promise:
 class VectorCache:
     """Cache of vectors by model, options and text, bounded in bytes. Safe to use from several threads.
 
-    It keeps full float32 vectors: shorter lengths and other types are made of them after the lookup, so that all APIs
-    share them. Texts are keyed by 128 bits of BLAKE2b: two of a billion different ones share a key with a chance below 1e-20.
+    It caches float32 vectors of full length. Shorter vectors and other types are made from them after the lookup, so that
+    all APIs share the cache. A text's key is a BLAKE2b hash of 128 bits: the probability that any two of a billion different
+    texts have the same key is below 1e-20.
 
     Attributes:
-        enabled: whether it can hold vectors at all.
+        enabled: whether the cache can hold vectors; False if its size is 0.
     """
 
     def __init__(self, identity: str, max_bytes: int = CACHE_BYTES) -> None:
-        """Begin empty.
+        """Make an empty cache.
 
         Args:
-            identity: text that identifies the model and the provider: vectors of another one are never returned.
-            max_bytes: bound of the memory; 0 caches nothing.
+            identity: text that identifies the model and the provider. It is a part of every key, so that vectors of another
+                model are never returned.
+            max_bytes: bound of the memory in bytes; 0 caches nothing.
         """
         self._identity = identity.encode()
         self._cache: BoundedCache[bytes, Known] = BoundedCache(max_bytes)
@@ -162,7 +164,11 @@ class VectorCache:
         return self._cache.misses
 
     def keys(self, texts: Sequence[str], options: EmbedOptions) -> list[bytes]:
-        """Return the texts' keys.
+        """Return the key of each text.
+
+        Args:
+            texts: any number of texts.
+            options: options of embedding. Length, type and norm are not a part of the key.
 
         Raises:
             UnicodeEncodeError: a text is not valid Unicode.
@@ -183,14 +189,14 @@ class VectorCache:
         return start
 
     def get(self, key: bytes) -> Known | None:
-        """Return the vector of a key, or None."""
+        """Return the cached result of a key, or None."""
         return self._cache.get(key)
 
     def keep(self, key: bytes, known: Known) -> Known:
-        """Cache a copy, and return it."""
-        kept = known.copy()
-        self._cache.put(key, kept, kept.size)
-        return kept
+        """Cache a read-only copy of a result, and return the copy."""
+        copy = known.copy()
+        self._cache.put(key, copy, copy.size)
+        return copy
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Outputs other than one dense vector per text: scores of pairs, sparse vectors, vectors of tokens."""
+"""Outputs other than one dense vector per text: scores of pairs, sparse vectors, and vectors of tokens."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ __all__ = [
     "to_sparse",
 ]
 
-#: Bytes of dense rows that exist at once on the way to sparse ones: 1,024 texts with BERT's vocabulary.
+#: Largest size in bytes of the dense rows from which sparse vectors are made at a time: 1,024 texts with BERT's vocabulary.
 DENSE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Scores of a query with documents, by a reranker.
+    """Scores that a reranker gives to pairs of a query and a document.
 
     Attributes:
-        scores: float32, (n, labels), in the order of the documents; the card names the labels.
-        tokens: tokens that the model saw of each pair, special ones included, int64, (n,).
-        dropped: tokens that truncation cut from each pair, int32, (n,).
+        scores: scores in the order of the documents, float32, (n, labels); the card names the labels.
+        tokens: number of tokens of each pair that the model processed, special tokens included, int64, (n,).
+        dropped: number of tokens that truncation cut from each pair, int32, (n,).
     """
 
     scores: NDArray[np.float32]
@@ -54,14 +54,14 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class SparseEmbeddings:
-    """Weights of the vocabulary's tokens, those above zero.
+    """Weights of the vocabulary's tokens for each text. Weights of zero are left out.
 
     Attributes:
-        indices: token ids, rising within a text, int32, (weights,).
-        values: their weights, float32, (weights,).
-        offsets: where each text's weights begin and the last one's end, int64, (n + 1,).
-        tokens: tokens that the model saw of each text, special ones included, int64, (n,).
-        dropped: tokens that truncation cut from each text, int32, (n,).
+        indices: token ids, ascending within a text, int32, (weights,).
+        values: weights of these tokens, float32, (weights,).
+        offsets: index of each text's first weight, and at the end the number of all weights, int64, (n + 1,).
+        tokens: number of tokens of each text that the model processed, special tokens included, int64, (n,).
+        dropped: number of tokens that truncation cut from each text, int32, (n,).
     """
 
     indices: NDArray[np.int32]
@@ -79,10 +79,10 @@ class TokenEmbeddings:
     """Vectors of tokens, without the tokens that the model skips.
 
     Attributes:
-        vectors: float32, (vectors, dimension), all texts' in a row.
-        offsets: where each text's vectors begin and the last one's end, int64, (n + 1,).
-        tokens: tokens that the model saw of each text, special and expansion ones included, int64, (n,).
-        dropped: tokens that truncation cut from each text, int32, (n,).
+        vectors: vectors of all texts, one text after the other, float32, (vectors, dimension).
+        offsets: index of each text's first vector, and at the end the number of all vectors, int64, (n + 1,).
+        tokens: number of tokens of each text that the model processed, special and expansion tokens included, int64, (n,).
+        dropped: number of tokens that truncation cut from each text, int32, (n,).
     """
 
     vectors: NDArray[np.float32]
@@ -103,7 +103,8 @@ def prepare_head(
         tokenizer: the model's tokenizer.
         card: the model's card.
         inputs: pairs for `scores`, else texts.
-        options: input type and overflow; of pairs, `truncate` or `refuse`.
+        options: options of embedding, of which input type and overflow are used. For pairs, overflow is `truncate` or
+            `refuse`.
         output: `scores`, `sparse` or `token_vectors`. An embedder's token vectors are the states of its tokens.
         has_states: whether the graph gives the states of an embedder's tokens.
 
@@ -130,7 +131,7 @@ def prepare_head(
         require_output(card, "token_vectors")
         return _prepare_tokens(tokenizer, card, inputs.texts, options)
     if not has_states:
-        raise InputError(f"this variant of {card.name} gives one vector a text and no states of tokens")
+        raise InputError(f"this variant of {card.name} gives one vector per text and no states of tokens")
     return _prepare_states(tokenizer, card, inputs.texts, options)
 
 
@@ -143,7 +144,7 @@ def _prepare_scores(tokenizer: Tokenizer, card: ModelCard, pairs: Pairs, options
 
 
 def _prepare_sparse(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:
-    """Return the task of a SPLADE model, which gives `SparseEmbeddings`. The values before that are dense rows."""
+    """Return the task of a SPLADE model, which makes `SparseEmbeddings` of dense rows."""
     encodings = tokenize(tokenizer, card, texts, options)
     return Task(
         encodings, None, lambda values: SparseEmbeddings(*to_sparse(values), encodings.lengths, encodings.dropped)
@@ -151,17 +152,19 @@ def _prepare_sparse(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
 
 
 def sparse_texts(dimension: int) -> int:
-    """Return the number of texts whose dense rows, (texts, dimension) float32, take `DENSE_BYTES` at most."""
+    """Return the number of texts whose dense rows, float32, (texts, dimension), take at most `DENSE_BYTES`."""
     return max(1, DENSE_BYTES // (4 * dimension))
 
 
 def compute_sparse(
     compute: Callable[[Encodings], NDArray[np.float32]], encodings: Encodings, dimension: int
 ) -> SparseEmbeddings:
-    """Compute sparse vectors of any number of texts, a part at a time: their dense rows are as wide as the vocabulary.
+    """Compute sparse vectors of any number of texts.
+
+    A limited number of texts is computed at a time, because their dense rows are as wide as the vocabulary.
 
     Args:
-        compute: gives dense rows, float32, (texts, dimension).
+        compute: function that returns dense rows, float32, (texts, dimension).
         encodings: the texts' token ids.
         dimension: the vocabulary's size.
     """
@@ -181,19 +184,19 @@ def compute_sparse(
 
 
 def to_sparse(rows: NDArray[np.float32]) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]:
-    """Return indices and values of the elements that are not zero, (weights,), and the offsets of each row, (n + 1,)."""
-    which, indices = np.nonzero(rows)
+    """Return the elements that are not zero: their columns and values, (weights,), and the offsets of the rows, (n + 1,)."""
+    row_of, indices = np.nonzero(rows)
     offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum(np.bincount(which, minlength=len(rows)), out=offsets[1:])
-    return indices.astype(np.int32), rows[which, indices], offsets
+    np.cumsum(np.bincount(row_of, minlength=len(rows)), out=offsets[1:])
+    return indices.astype(np.int32), rows[row_of, indices], offsets
 
 
 def _prepare_tokens(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:
     """Return the task of a ColBERT model, which gives `TokenEmbeddings`.
 
-    Queries (input type "query") are filled up, and skipped tokens are left out, as the card says.
+    Queries (input type `query`) are extended with filler tokens, and skipped tokens are left out, according to the card.
     """
-    late = card.late_interaction or _nothing_special(card)
+    late = card.late_interaction or _default_late_interaction(card)
     role = "query" if options.input_type == "query" else "document"
     encodings = prepare_late(tokenize(tokenizer, card, texts, options), tokenizer, late, role)
     if options.overflow == "refuse":
@@ -210,7 +213,7 @@ def _prepare_tokens(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
 
 
 def _prepare_states(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Task:
-    """Return the task of an embedder's token states, which it otherwise averages: `TokenEmbeddings` of every token."""
+    """Return the task of an embedder's token states, which gives `TokenEmbeddings` of all tokens."""
     encodings = tokenize(tokenizer, card, texts, options)
     return Task(
         encodings,
@@ -221,7 +224,7 @@ def _prepare_states(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str],
 
 
 def prepare_late(encodings: Encodings, tokenizer: Tokenizer, late: LateInteraction, role: str) -> Encodings:
-    """Cut texts to the length that their role allows, and fill queries up.
+    """Cut texts to the length that their role allows, and extend queries with filler tokens.
 
     Args:
         encodings: texts with their special tokens.
@@ -230,7 +233,7 @@ def prepare_late(encodings: Encodings, tokenizer: Tokenizer, late: LateInteracti
         role: `query` or `document`.
 
     Raises:
-        ArtifactError: the tokenizer lacks the token to fill up with.
+        ArtifactError: the tokenizer lacks the filler token.
     """
     limit = late.query_tokens if role == "query" else late.document_tokens
     encodings = tokenizer.cut(encodings, limit)
@@ -249,5 +252,5 @@ def prepare_late(encodings: Encodings, tokenizer: Tokenizer, late: LateInteracti
     return Encodings(ids, offsets, encodings.dropped)
 
 
-def _nothing_special(card: ModelCard) -> LateInteraction:
+def _default_late_interaction(card: ModelCard) -> LateInteraction:
     return LateInteraction(query_tokens=card.max_tokens, document_tokens=card.max_tokens)

@@ -1,13 +1,15 @@
-"""Texts longer than the model's longest input: cut into rows before the computation, folded into one vector each after it.
+"""Embedding of texts that are longer than the model's longest input.
 
-Windows: each row is embedded as a text of its own. The document's vector is the mean of the rows' vectors, weighted by the
+Texts are cut into rows before the computation. After it, the rows of each text are combined into one vector.
+
+Windows: each row is embedded as a separate text. The document's vector is the mean of the rows' vectors, weighted by the
 number of document tokens in each row.
 
-Late chunking (arXiv 2409.04701): a row is as much of the document as the model allows, and
-the states of its tokens are averaged chunk by chunk. In a document of several rows, the tokens that a row shares with the
-one before are context only, as in the paper's `long late chunking`. Special tokens and the prompt count
-with the first chunk, the special tokens at the end with the last, so that the mean of all tokens is the vector that a
-document which fits has without chunking.
+Late chunking (arXiv 2409.04701): a row is as much of the document as the model allows, and the states of its tokens are
+averaged chunk by chunk. In a document of several rows, the tokens that a row shares with the row before are only context, as
+in the paper's `long late chunking`. The special tokens and the prompt at the start belong to the first chunk, the special
+tokens at the end to the last chunk. If a document has one row, the mean of all tokens is therefore its vector without
+chunking.
 """
 
 from __future__ import annotations
@@ -29,10 +31,10 @@ from .postprocess import normalize
 
 __all__ = ["Folding", "Row", "Rows", "cut_documents"]
 
-#: Tokens of rows that are computed before they are folded. This bounds the memory of a document of any length.
+#: Tokens of rows that are computed before they are combined. This bounds the memory for documents of any length.
 PART_TOKENS = 1 << 16
 
-#: The same for late chunking, in bytes of token states: within the memory that `--memory-limit` leaves besides batches.
+#: The same for late chunking, in bytes of token states. They fit in the memory that `--memory-limit` leaves besides batches.
 PART_BYTES = 16 << 20
 
 
@@ -42,8 +44,8 @@ class Row:
 
     Attributes:
         document: index of the text.
-        lead: number of tokens before the document's own: special tokens and the prompt's.
-        context: number of its document tokens that the row before has too.
+        lead: number of tokens before the document's tokens: special tokens and the prompt's tokens.
+        context: number of its document tokens that are also in the row before.
         start: place of its first token in the document.
         end: place behind its last token in the document.
         last: whether it is the document's last row.
@@ -75,8 +77,8 @@ class Rows:
 def cut_documents(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], options: EmbedOptions) -> Iterator[Rows]:
     """Cut texts into rows of windows, or into the rows of late chunking.
 
-    A text that fits is one row, the same as without windows. In a longer text every window gets the prompt, as the model was
-    trained with it before every input; in late chunking only the first row gets it.
+    A text that fits is one row, the same as without windows. In a longer text every window gets the prompt, because the model
+    was trained with the prompt before every input. In late chunking only the first row gets it.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -112,16 +114,16 @@ def _rows_of(
 ) -> Iterator[tuple[NDArray[np.int32], Row]]:
     size, overlap, prompt = options.window(card), options.overlap(card), options.prompt(card)
     if len(text) <= PIECE:
-        whole = tokenizer.encode([prompt + text if isinstance(text, str) else text], side=None)
-        if whole.num_tokens <= size:
-            yield whole.ids, _only_row(tokenizer, document, prompt, whole.num_tokens)
+        encoding = tokenizer.encode([prompt + text if isinstance(text, str) else text], side=None)
+        if encoding.num_tokens <= size:
+            yield encoding.ids, _only_row(tokenizer, document, prompt, encoding.num_tokens)
             return
     lead = tokenizer.plain_ids(prompt.rstrip()) if prompt else np.zeros(0, np.int32)
     later = lead if options.overflow == "windows" else lead[:0]
     start = 0
     waiting: tuple[NDArray[np.int32], Row] | None = None
-    # In late chunking only the first row has the prompt. The rows behind it are cut as if they had it too, so that they are a
-    # few tokens shorter than necessary.
+    # In late chunking only the first row has the prompt. The later rows are cut as if they had it too, so they are a few
+    # tokens shorter than necessary.
     for number, row in enumerate(tokenizer.windows(text, size=size, overlap=overlap, lead=lead)):
         if waiting is not None:
             yield waiting
@@ -146,7 +148,7 @@ class Folding:
     """Accumulator of computed rows, added in order; it makes one vector of each text."""
 
     def __init__(self, texts: int, card: ModelCard, options: EmbedOptions) -> None:
-        """Begin with no rows.
+        """Start without rows.
 
         Args:
             texts: number of texts.
@@ -161,7 +163,8 @@ class Folding:
         self._chunks: list[NDArray[np.float32]] = []
         self._spans: list[tuple[int, int]] = []
         self._counts = np.zeros(texts, np.int64)
-        self._open: list[NDArray[np.float32]] = []  # late: sums and tokens of the current document's chunks
+        # For late chunking: sum of the states and number of tokens of each chunk of the current document.
+        self._open: list[NDArray[np.float32]] = []
         self._open_tokens: list[int] = []
 
     def add(self, rows: Rows, values: NDArray[np.float32]) -> None:
@@ -194,9 +197,8 @@ class Folding:
         )
 
     def _add_window(self, place: Row, vector: NDArray[np.float32]) -> None:
-        weight = max(
-            place.end - place.start, 1
-        )  # a text without a token of its own has the vector of its special tokens
+        # An empty text has the vector of its special tokens, with weight 1.
+        weight = max(place.end - place.start, 1)
         self._sums[place.document] += weight * vector
         self._weights[place.document] += weight
         self._close_chunk(place.document, vector, place.start, place.end)
@@ -205,15 +207,16 @@ class Folding:
         size = self._options.chunk
         first = 0 if not place.start and not place.context else place.lead + place.context
         end = len(states) if place.last else place.lead + place.end - place.start
-        kept = states[first:end]
-        # Place of each averaged token in the document; those before the text count as its first, those behind it as its last.
+        averaged = states[first:end]
+        # Index of each averaged token in the document. Tokens before the text count as its first token, tokens behind it as
+        # its last.
         numbers = np.arange(first, end) - place.lead + place.start
         chunk_of = np.clip(numbers, 0, max(place.end - 1, 0)) // size
         starts = np.flatnonzero(np.diff(chunk_of, prepend=-1))
         for chunk, sums, count in zip(
             chunk_of[starts].tolist(),
-            np.add.reduceat(kept, starts, axis=0),
-            np.diff(starts, append=len(kept)).tolist(),
+            np.add.reduceat(averaged, starts, axis=0),
+            np.diff(starts, append=len(averaged)).tolist(),
             strict=True,
         ):
             if chunk == len(self._open):

@@ -1,4 +1,4 @@
-"""Post-processing of vectors, all rows at a time: Matryoshka lengths, normalization and types."""
+"""Post-processing of vectors: Matryoshka lengths, normalization and types."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["cast", "normalize", "shorten"]
 
 Vectors = NDArray[np.float32]
 
-#: torch's defaults of `nn.functional.layer_norm` and `nn.functional.normalize`.
+#: Defaults of torch's `nn.functional.layer_norm` and `nn.functional.normalize`.
 LAYER_NORM_EPSILON = 1e-5
 NORMALIZE_EPSILON = 1e-12
 
@@ -27,8 +27,9 @@ LARGEST_INT8 = 127
 def shorten(vectors: Vectors, card: ModelCard, dimensions: int | None) -> Vectors:
     """Cut vectors to one of the model's Matryoshka dimensions.
 
-    The order is the model's own: layer norm without weights (if the card says so), cut, L2. Layer norm after the
-    graph's L2 differs from layer norm before it only in the vector's length, which the L2 at the end sets again.
+    The steps and their order are the model's: layer norm without weights (if the card requires it), cut, L2 normalization.
+    If the graph has normalized the vectors, their layer norm differs from that of the vectors before normalization only in
+    length, which the last step sets again.
 
     Args:
         vectors: float32, (n, dimension).
@@ -62,9 +63,10 @@ def normalize(vectors: Vectors) -> Vectors:
 def cast(vectors: Vectors, dtype: DType) -> tuple[NDArray[Any], Vectors | None]:
     """Return vectors in the requested type.
 
-    `int8` is round(element / scale) with scale = largest absolute element / 127 of each vector, so an element is at most half
-    a scale off; a zero vector has scale 0. `ubinary` is sentence-transformers' `quantize_embeddings(precision="ubinary")`:
-    bit 7 of byte 0 says whether element 0 is above 0, and so on.
+    `int8` is round(element / scale), where the scale of a vector is its largest absolute element / 127. The rounding error of
+    an element is at most half a scale. A zero vector has scale 0. `ubinary` is the same as sentence-transformers'
+    `quantize_embeddings(precision="ubinary")`: bit 7 of byte 0 is 1 if element 0 is above 0, bit 6 is for element 1, and so
+    on.
 
     Args:
         vectors: float32, (n, dimension).

@@ -94,7 +94,7 @@ class Preparer:
         return Task(encodings if everything else encodings.select(np.array(missing, np.int64)), None, join)
 
     def leaves_in_half(self, options: EmbedOptions) -> bool:
-        """Return whether the device may cast to half precision, since nothing else is done to the vectors."""
+        """Return whether the device may cast to half precision, because no other step changes or caches the vectors."""
         card = self.info.card
         untouched = options.dimensions in (None, card.dimension) and (card.normalize or not options.normalize)
         return self.info.half_vectors and options.dtype == "float16" and untouched and not options.splits

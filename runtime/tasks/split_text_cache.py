@@ -1,4 +1,4 @@
-"""`KnownDocuments`: cached results of split texts. Cached texts need no rows; the results of the others are cached."""
+"""`KnownDocuments`: cached results of texts that are split. Texts in the cache are not computed again; others are added."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class KnownDocuments:
 
         Args:
             cache: vectors of earlier calls.
-            texts: any number, no two of them equal.
-            options: the way in which they become vectors.
+            texts: any number of different texts.
+            options: options of embedding.
         """
         self._cache = cache
         try:
             self._keys = cache.keys(texts, options) if cache.enabled else []
-        except (UnicodeEncodeError, AttributeError):  # the tokenizer names the element that is not a text
+        except (UnicodeEncodeError, AttributeError):  # the tokenizer raises the error that names the invalid text
             self._keys = []
         self._known = [cache.get(key) for key in self._keys]
         self.missing = [

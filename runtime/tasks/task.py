@@ -67,9 +67,9 @@ def prepare_vectors(
         card: the model's card.
         cache: vectors of earlier calls.
         texts: any number of texts.
-        options: the way in which they become vectors; they were checked.
+        options: options of embedding, which `ModelInfo.check` accepted.
         promised: vectors that earlier parts of the job are computing, by key; this part adds its own. The tasks of a job
-            must be finished in the order in which they were prepared. None is a job of one part.
+            must be finished in the order in which they were prepared. None means that the job has one part.
 
     Raises:
         InputError: a text is not a valid Unicode string, or has no token at all.
@@ -84,7 +84,7 @@ def prepare_vectors(
             )
         encodings = tokenize(tokenizer, card, distinct, options)
     except (InputError, TypeError):
-        tokenize(tokenizer, card, texts, options)  # names the text by its number among all texts
+        tokenize(tokenizer, card, texts, options)  # raises the error with the text's index among all texts
         raise
     return Task(encodings, None, partial(finish_rows, encodings, inverse, card, options))
 
@@ -106,7 +106,7 @@ def prepare_ids(tokenizer: Tokenizer, card: ModelCard, rows: Sequence[Sequence[i
 
 
 def encode_ids(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> Encodings:
-    """Return token ids of a caller, special tokens included, truncated to the longest input.
+    """Return a caller's token ids as encodings, truncated to the longest input. The ids include special tokens.
 
     Raises:
         InputError: an empty row, an id outside the vocabulary, or an id that is not a whole number.
@@ -160,10 +160,10 @@ def _prepare_cached(
     try:
         keys = cache.keys(texts, options)
     except UnicodeEncodeError:
-        keys = [b""] * len(texts)  # the tokenizer names the text
-    # Promises come first: a vector that is computed in the meantime may not fit into the cache.
-    known = [promised.get(key) or cache.get(key) for key in keys]
-    missing = [index for index, value in enumerate(known) if value is None]
+        keys = [b""] * len(texts)  # the tokenizer raises the error that names the text
+    # Promises come first, because a vector that is being computed may later not fit into the cache.
+    results = [promised.get(key) or cache.get(key) for key in keys]
+    missing = [index for index, result in enumerate(results) if result is None]
     encodings = tokenize(tokenizer, card, [texts[index] for index in missing], options)
     promises = [promised.setdefault(keys[index], Promise()) for index in missing]
 
@@ -174,11 +174,11 @@ def _prepare_cached(
             promised.pop(keys[index], None)
         if len(missing) < len(texts):
             rows = iter(promises)
-            promised_or_cached = [value or next(rows) for value in known]
-            vectors = [value.kept() if isinstance(value, Promise) else value for value in promised_or_cached]
-            values = np.stack([value.vector for value in vectors])
-            lengths = np.array([value.tokens for value in vectors], np.int64)
-            dropped = np.array([value.dropped for value in vectors], np.int32)
+            promised_or_cached = [result or next(rows) for result in results]
+            finished = [result.kept() if isinstance(result, Promise) else result for result in promised_or_cached]
+            values = np.stack([result.vector for result in finished])
+            lengths = np.array([result.tokens for result in finished], np.int64)
+            dropped = np.array([result.dropped for result in finished], np.int32)
         return finish(Embeddings(values, lengths, dropped), inverse, card, options)
 
     return Task(encodings, None, join)
@@ -191,12 +191,12 @@ def finish_rows(
     options: EmbedOptions,
     values: NDArray[np.float32],
 ) -> Embeddings:
-    """Return the embeddings of rows that are texts; see `finish`.
+    """Return the embeddings of rows of which each is one text; see `finish`.
 
     Args:
-        encodings: the rows.
-        inverse, card, options: as for `finish`.
-        values: float32, (rows, dimension).
+        encodings: the computed rows.
+        inverse, card, options: as in `finish`.
+        values: values of the rows, float32, (rows, dimension).
     """
     embeddings = Embeddings(values, encodings.lengths, encodings.dropped)
     if inverse is None and options.dimensions is None and options.dtype == "float32" and options.normalize is None:
@@ -207,10 +207,10 @@ def finish_rows(
 def finish(
     embeddings: Embeddings, inverse: NDArray[np.int64] | None, card: ModelCard, options: EmbedOptions
 ) -> Embeddings:
-    """Turn full float32 vectors into the requested ones: repeated for duplicates, cut, cast.
+    """Cut, normalize and cast float32 vectors of full length as requested, and repeat them for duplicates.
 
     Args:
-        embeddings: of the different texts.
+        embeddings: embeddings of the different texts.
         inverse: index of each text among the different ones; None if all texts are different.
         card: the model's card.
         options: length, norm and type of the vectors.
@@ -219,21 +219,26 @@ def finish(
     if options.dimensions is None and options.dtype == "float32" and inverse is None and not unit:
         return embeddings
 
-    def leave(vectors: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    def convert(vectors: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
         vectors = shorten(vectors, card, options.dimensions)
         return cast(normalize(vectors) if unit else vectors, options.dtype)
 
-    vectors, scales = leave(embeddings.vectors)
+    vectors, scales = convert(embeddings.vectors)
     chunks = embeddings.chunks
     if chunks is not None:
-        parts, part_scales = leave(chunks.vectors)
+        parts, part_scales = convert(chunks.vectors)
         chunks = replace(chunks, vectors=parts, scales=part_scales)
     embeddings = Embeddings(vectors, embeddings.tokens, embeddings.dropped, scales, chunks)
     return embeddings if inverse is None else _repeat(embeddings, inverse)
 
 
 def _repeat(embeddings: Embeddings, rows: NDArray[np.int64]) -> Embeddings:
-    """Return embeddings of all texts, made of those of the different texts; `rows` is the index of each, int64, (n,)."""
+    """Return embeddings of all texts, copied from those of the different texts.
+
+    Args:
+        embeddings: embeddings of the different texts.
+        rows: index of each text among the different ones, int64, (n,).
+    """
     chunks = embeddings.chunks
     if chunks is not None:
         index = ragged_index(chunks.offsets, rows)
@@ -267,7 +272,7 @@ def tokenize(tokenizer: Tokenizer, card: ModelCard, texts: Sequence[str], option
 
 
 def refuse_long(encodings: Encodings, card: ModelCard) -> None:
-    """Reject a text that truncation cut.
+    """Raise an error if truncation cut a text.
 
     Raises:
         TooLongError: truncation cut a text.
@@ -276,18 +281,18 @@ def refuse_long(encodings: Encodings, card: ModelCard) -> None:
         index = int(np.argmax(encodings.dropped > 0))
         tokens = int(encodings.lengths[index]) + int(encodings.dropped[index])
         raise TooLongError(
-            f"text {index} has {tokens} tokens, and {card.name} takes {card.max_tokens}: shorten it, or ask for truncation "
-            "or windows"
+            f"text {index} has {tokens} tokens, and {card.name} takes at most {card.max_tokens}: shorten it, or request "
+            "truncation or windows"
         )
 
 
 def refuse_empty(encodings: Encodings, card: ModelCard) -> NoReturn:
-    """Reject texts of which one has no token.
+    """Raise an error that names the first text without a token.
 
     Raises:
         InputError: always; the message names the text.
     """
     raise InputError(
         f"text {int(np.argmin(encodings.lengths))} has no token, and the tokenizer of {card.name} adds no "
-        "special ones, so there is nothing to embed: leave it out"
+        "special tokens, so there is nothing to embed: leave the text out"
     )

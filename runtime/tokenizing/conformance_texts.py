@@ -8,11 +8,11 @@ from itertools import islice
 
 __all__ = ["hostile_texts"]
 
-#: One character of every block of this many code points, up to the supplementary planes' emoji and ideographs.
+#: Distance between the sampled code points, and their bound. The bound includes emoji and the first supplementary plane.
 STRIDE = 61
 LAST = 0x20000
 
-#: Added tokens that are tried: the first, the last, and some between.
+#: Largest number of added tokens that are used: the first, the last, and some between them.
 ADDED = 32
 
 _FIXED = (
@@ -37,11 +37,11 @@ _FIXED = (
 
 
 def hostile_texts(special: Sequence[str], words: Sequence[str]) -> list[str]:
-    """Return some hundreds of texts, the same at every call.
+    """Return several hundred texts, the same in every call.
 
     Args:
-        special: the vocabulary's added tokens; the texts hold them inside words and beside each other.
-        words: some of its other tokens.
+        special: the vocabulary's added tokens. The texts contain them inside words and next to each other.
+        words: some other tokens of the vocabulary.
     """
     texts = list(_FIXED)
     for token in _spread(special, ADDED):
@@ -56,7 +56,7 @@ def hostile_texts(special: Sequence[str], words: Sequence[str]) -> list[str]:
         ]
     characters = [chr(code) for code in range(0x20, LAST, STRIDE) if not 0xD800 <= code < 0xE000]
     texts += ["".join(group) for group in _groups(characters, 24)]
-    # Alone between letters, a character may end a word, vanish, or belong to the word.
+    # A character between two letters may end the word, be removed, or belong to the word.
     texts += ["".join(f"a{character}b " for character in group) for group in _groups(characters, 24)]
     texts += ["".join(group) for group in _groups(_of_every_category(), 16)]
     texts += [" ".join(group) for group in _groups(words, 24)]
@@ -72,14 +72,14 @@ def _spread(items: Sequence[str], number: int) -> list[str]:
 
 
 def _of_every_category() -> Iterator[str]:
-    """Yield the first characters of each general category (table 12 of Unicode's UAX 44), each between two letters."""
-    found: dict[str, int] = {}
+    """Yield up to 40 characters of each general category (table 12 of Unicode's UAX 44), each between two letters."""
+    counts: dict[str, int] = {}
     for code in range(0x20, 0x3000):
         if 0xD800 <= code < 0xE000:
             continue
         category = unicodedata.category(chr(code))
-        found[category] = found.get(category, 0) + 1
-        if found[category] <= 40:
+        counts[category] = counts.get(category, 0) + 1
+        if counts[category] <= 40:
             yield f"x{chr(code)}Y "
 
 

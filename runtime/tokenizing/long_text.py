@@ -20,9 +20,9 @@ __all__ = ["PIECE", "ends_of", "pieces"]
 #: Approximate characters of a piece; texts up to this length are never cut.
 PIECE = 1 << 16
 
-# BERT's pre-tokenizer ends a word at each of these (its normalizer puts spaces around the Chinese ones), so no
-# token can span a cut behind one. Brackets are not among them, as special tokens like [SEP] hold them, and of the blanks only
-# those that its normalizer does not take for control characters and remove.
+# BERT's pre-tokenizer ends a word at each of these characters (its normalizer puts spaces around the Chinese ones), so no
+# token spans a cut behind one of them. Brackets are left out because special tokens such as [SEP] contain them. Blanks that
+# the normalizer removes as control characters are left out too.
 _BERT_ENDS = re.compile(r"[ \t\n\r.,;:!?\u4e00-\u9fff]")
 
 # In byte-level and SentencePiece vocabularies a word begins with its space. The cut is before a single space between two
@@ -30,16 +30,20 @@ _BERT_ENDS = re.compile(r"[ \t\n\r.,;:!?\u4e00-\u9fff]")
 # that the tokenizer would add, strip, or treat as the end of the text.
 _SPACED_ENDS = re.compile(r"[A-Za-z](?= [A-Za-z])")
 
-#: Pre-tokenizers that begin a word at every such space, and those that only cut words further.
+#: Pre-tokenizers that begin a word at every such space, with the option that turns this off, and pre-tokenizers that only cut
+#: words further.
 _SPLITTING = {"ByteLevel": "use_regex", "Metaspace": "split", "Whitespace": None, "WhitespaceSplit": None}
 _CUTTING = frozenset({"Punctuation", "Digits"})
 
-#: Normalizers that change characters and their marks, wherever in the text they stand.
+#: Normalizers that change each character with its marks independently of its position in the text.
 _LOCAL = frozenset({"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "Precompiled", "BertNormalizer"})
 
 
 def ends_of(tokenizer: Tokenizer) -> re.Pattern[str] | None:
-    """Return a pattern of the piece ends behind which no token spans a cut; None if this tokenizer has no known pattern."""
+    """Return a pattern for the ends of pieces, or None if no pattern is known for this tokenizer.
+
+    No token spans a cut behind a match of the pattern.
+    """
     added = list(tokenizer.get_added_tokens_decoder().values())
     if isinstance(tokenizer.pre_tokenizer, BertPreTokenizer):
         normal = isinstance(tokenizer.normalizer, BertNormalizer) and bool(tokenizer.normalizer.handle_chinese_chars)
@@ -56,7 +60,7 @@ def ends_of(tokenizer: Tokenizer) -> re.Pattern[str] | None:
 
 
 def pieces(text: str, ends: re.Pattern[str]) -> Iterator[str]:
-    """Yield the text in pieces of about `PIECE` characters that end with `ends`; a piece without such an end is longer."""
+    """Yield the text in pieces of at least `PIECE` characters, except the last. Each piece ends at a match of `ends`."""
     start = 0
     while len(text) - start > PIECE:
         end = ends.search(text, start + PIECE - 1)
@@ -71,8 +75,8 @@ def _steps(part: Any, several: str) -> list[dict[str, Any]]:
     """Return the steps of a normalizer or pre-tokenizer as the tokenizer file describes them; None has no steps."""
     if part is None:
         return []
-    found: dict[str, Any] = json.loads(part.__getstate__())
-    return list(found[several]) if found["type"] == "Sequence" else [found]
+    description: dict[str, Any] = json.loads(part.__getstate__())
+    return list(description[several]) if description["type"] == "Sequence" else [description]
 
 
 def _splits(step: dict[str, Any]) -> bool:
@@ -82,7 +86,7 @@ def _splits(step: dict[str, Any]) -> bool:
 
 
 def _is_local(step: dict[str, Any]) -> bool:
-    if step["type"] == "Replace":  # of runs of blanks, or of a sign
+    if step["type"] == "Replace":  # local if it replaces runs of blanks, or a string without blanks
         pattern: dict[str, str] = step["pattern"]
         return pattern.get("Regex") == " {2,}" or " " not in pattern.get("String", " ")
     return step["type"] in _LOCAL

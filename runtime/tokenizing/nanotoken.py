@@ -1,4 +1,7 @@
-"""nanotoken: a WordPiece tokenizer, faster than HuggingFace's. It is used only after it reproduced HuggingFace's ids."""
+"""`FastTokenizer`: the package nanotoken, a WordPiece tokenizer that is faster than HuggingFace's.
+
+It is used only if it reproduces HuggingFace's token ids.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +86,7 @@ def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | No
     Returns:
         The tokenizer, or the reason why it is not used.
     """
-    problem = package_problem()  # before the import: another version may have other names
+    problem = package_problem()  # checked before the import, because another version may have other names
     if problem is not None:
         return problem
     name = f"{PACKAGE} {fast_version()}"
@@ -93,7 +96,7 @@ def open_fast(file: Path, reference: HuggingFaceTokenizer) -> FastTokenizer | No
         return NotUsed(f"{name} cannot be imported ({error}): {FAST_INSTALL}", fault=True)
     try:
         fast = FastTokenizer(Tokenizer.from_json(file.read_bytes()), name)
-    except ValueError as error:  # its UnsupportedTokenizerError is one
+    except ValueError as error:  # nanotoken's UnsupportedTokenizerError is a subclass
         return NotUsed(f"{name} does not support this kind of tokenizer: {error}", fault=False)
     try:
         difference = _difference(fast, reference)
@@ -126,14 +129,14 @@ def fast_version() -> str | None:
 def _difference(fast: FastTokenizer, reference: HuggingFaceTokenizer) -> str | None:
     """Return a description of the first text for which the two give different ids, or None."""
     added = [token.content for _, token in sorted(reference.get_added_tokens_decoder().items())]
-    # By id: building the whole vocabulary of BERT as a dictionary takes tens of milliseconds. Ids may have gaps.
+    # Words are looked up by id: making a dictionary of BERT's vocabulary takes tens of milliseconds. Ids may have gaps.
     size = reference.get_vocab_size()
     words = [reference.id_to_token(number) for number in range(0, size, max(size // WORDS, 1))]
     texts = hostile_texts(added, [word for word in words if word is not None])
     ids, offsets = fast.encode(texts)
-    for text, wanted, start, end in zip(
+    for text, expected, start, end in zip(
         texts, reference.encode_batch_fast(texts), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True
     ):
-        if ids[start:end].tolist() != wanted.ids or fast.encode([text])[0].tolist() != wanted.ids:
+        if ids[start:end].tolist() != expected.ids or fast.encode([text])[0].tolist() != expected.ids:
             return f"{fast.name} gives other ids than tokenizers for {text[:60]!a}"
     return None

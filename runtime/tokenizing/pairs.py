@@ -19,26 +19,26 @@ def encode_pairs(
     """Tokenize pairs. If a pair is too long, its longer text is cut, as transformers does.
 
     Args:
-        tokenizer: without truncation and padding.
+        tokenizer: tokenizer without truncation and padding.
         firsts: the first text of each pair.
         seconds: the second text of each pair.
-        max_tokens: tokens of the longest row.
+        max_tokens: largest number of tokens of a row.
     """
     pairs = tokenizer.encode_batch_fast(list(zip(firsts, seconds, strict=True)))
-    kept = [_keep(pair.sequence_ids, max_tokens) for pair in pairs]
-    rows = [np.array(pair.ids, np.int32)[keep] for pair, keep in zip(pairs, kept, strict=True)]
-    types = [np.array(pair.type_ids, np.int32)[keep] for pair, keep in zip(pairs, kept, strict=True)]
+    indices = [_remaining_indices(pair.sequence_ids, max_tokens) for pair in pairs]
+    rows = [np.array(pair.ids, np.int32)[index] for pair, index in zip(pairs, indices, strict=True)]
+    types = [np.array(pair.type_ids, np.int32)[index] for pair, index in zip(pairs, indices, strict=True)]
     encodings = Encodings.from_lists(rows)
     dropped = np.array([len(pair.ids) for pair in pairs], np.int64) - encodings.lengths
     all_types = np.concatenate(types) if types else np.zeros(0, np.int32)
     return Encodings(encodings.ids, encodings.offsets, dropped.astype(np.int32), all_types)
 
 
-def _keep(sequence_ids: Sequence[int | None], max_tokens: int) -> NDArray[np.int64]:
-    """Return the places of the tokens that stay when a pair is cut to `max_tokens`.
+def _remaining_indices(sequence_ids: Sequence[int | None], max_tokens: int) -> NDArray[np.int64]:
+    """Return the indices of the tokens that remain when a pair is cut to `max_tokens`, int64, (tokens,).
 
-    Source: `truncate_encodings` of the tokenizers library, strategy longest first: the longer text is cut to
-    the room that the shorter one leaves, or each text to half.
+    Source: `truncate_encodings` of the tokenizers library, strategy longest first. The longer text is cut to the length that
+    the shorter one leaves. If both texts are longer than half of the room, each is cut to half of it.
     """
     sequences = np.array([-1 if sequence is None else sequence for sequence in sequence_ids], np.int64)
     first, second = (int((sequences == sequence).sum()) for sequence in (0, 1))

@@ -17,11 +17,11 @@ class TextToken:
     """A token of a text.
 
     Attributes:
-        id: its number in the vocabulary.
+        id: id in the vocabulary.
         text: the vocabulary's spelling of a special token; the characters of the text for every other token.
         special: whether the tokenizer added it.
-        start: place of its first character in the text.
-        end: place behind its last character.
+        start: index of its first character in the text.
+        end: index behind its last character.
     """
 
     id: int
@@ -35,7 +35,7 @@ def describe_tokens(tokenizer: HuggingFaceTokenizer, texts: Sequence[str], *, sp
     """Return each text's tokens, without truncation.
 
     Args:
-        tokenizer: without truncation and padding.
+        tokenizer: tokenizer without truncation and padding.
         texts: any number of texts.
         special: whether the tokens that the tokenizer adds are included.
 

@@ -1,4 +1,4 @@
-"""`Tokenizer`: turns texts into ragged token ids, cut to the model's longest input. It does not know prompts or vectors."""
+"""`Tokenizer`: conversion of texts to ragged token ids, cut to the model's longest input. It adds no prompts."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ __all__ = ["Tokenizer", "TokenizerStats", "vocabulary_size"]
 
 logger = logging.getLogger("fletcher.runtime.tokenizing.tokenizer")
 
-#: Texts of one call of HuggingFace's tokenizer; bounds the `Encoding` objects that live at once, about 100 bytes a token.
+#: Texts of one call of HuggingFace's tokenizer. This bounds the memory of its `Encoding` objects, about 100 bytes per token.
 CHUNK = 1024
 
-#: Pieces of a long text in one call, for the same reason.
+#: Pieces of a long text in one call of HuggingFace's tokenizer, for the same reason.
 PIECES = 16
 
-#: Bytes of ids and texts that the cache may hold.
+#: Default bound of the cache of token ids, in bytes of ids and texts.
 CACHE_BYTES = 16 << 20
 
-#: The cache serves requests, not jobs: calls of at most this many texts, each of at most this many characters.
+#: Largest number of texts of a call that uses the cache, and largest number of characters of a cached text. Requests use the
+#: cache; large jobs do not.
 CACHED_TEXTS, CACHED_CHARACTERS = 16, 2048
 
-#: Bytes that Python needs besides the characters and the ids of a cached text.
+#: Bytes that Python needs for a cached text besides its characters and ids.
 ENTRY_BYTES = 400
 
 
@@ -76,9 +77,9 @@ class TokenizerStats:
 
 
 def vocabulary_size(tokenizer: HuggingFaceTokenizer) -> int:
-    """Return the bound that all ids are below: the number of ids, unless they have gaps."""
+    """Return the largest id plus 1. That is the number of ids, unless ids have gaps."""
     count = tokenizer.get_vocab_size(with_added_tokens=True)
-    # One by one: a dictionary of all tokens takes longer, and megabytes.
+    # Ids are checked one by one, because a dictionary of all tokens takes longer and needs megabytes.
     if all(tokenizer.id_to_token(number) is not None for number in range(count)):
         return count
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
@@ -88,12 +89,12 @@ class Tokenizer:
     """HuggingFace's tokenizer, or a faster one that was checked against it, with truncation that counts the tokens it cut.
 
     The fast tokenizer returns flat arrays and takes a few microseconds for a short text (benchmarks/tokenizers).
-    HuggingFace's tokenizer makes a list of Python integers for each text (its `Encoding` offers nothing else), so only with
-    it recent short texts are cached.
+    HuggingFace's tokenizer is slower, because it makes a list of Python integers for each text. Only with it are recent short
+    texts cached.
 
     Attributes:
         max_tokens: longest output, special tokens included.
-        vocabulary_size: bound that all ids are below.
+        vocabulary_size: largest id plus 1.
         stats: counts of its work.
         fast_problem: reason why the fast tokenizer is not used; None if it is used or was not requested.
     """
@@ -103,8 +104,8 @@ class Tokenizer:
 
         Args:
             path: a `tokenizer.json`.
-            max_tokens: tokens of the longest output, special tokens included.
-            fast: whether the fast tokenizer may be used, if it gives the same ids for every hostile text.
+            max_tokens: largest number of tokens of an output, special tokens included.
+            fast: whether the fast tokenizer may be used. It must give the same ids for every conformance text.
             cache_bytes: bound of the cache in bytes; 0 turns it off.
 
         Raises:
@@ -182,7 +183,8 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):
             raise InputError(_explain(texts)) from None
         self.stats.add(started, texts=len(texts), tokens=len(ids), hits=hits, misses=misses)
-        if side is None or len(ids) <= self.max_tokens:  # then each row fits, as in most requests
+        # If all ids together fit, each row fits. Most requests are so short.
+        if side is None or len(ids) <= self.max_tokens:
             return Encodings(ids, offsets, np.zeros(len(texts), np.int32))
         return self._truncate(ids, offsets, side)
 
@@ -191,13 +193,14 @@ class Tokenizer:
     ) -> Iterator[NDArray[np.int32]]:
         """Cut a text of any length into overlapping windows, each with the special tokens around it.
 
-        If texts may be cut at a word's end for this tokenizer, the tokens of about 64 thousand characters are held at a time.
+        If this tokenizer allows cuts at the end of a word, the tokens of only about 64 thousand characters are in memory at a
+        time.
 
         Args:
             text: the text.
             size: tokens of a window, special ones included.
             overlap: tokens that a window shares with the one before.
-            lead: tokens before the text's own tokens in every window, such as a prompt's.
+            lead: token ids before the text's tokens in every window, such as those of a prompt.
 
         Yields:
             Token ids, int32, (at most size,). The last window ends where the text ends; a text that fits has one window.
@@ -274,8 +277,8 @@ class Tokenizer:
 
     def truncate(self, rows: Sequence[NDArray[np.int32]]) -> Encodings:
         """Join rows of ids, special tokens included, and cut each to `max_tokens`."""
-        whole = Encodings.from_lists(rows)
-        return self._truncate(whole.ids, whole.offsets, "right")
+        joined = Encodings.from_lists(rows)
+        return self._truncate(joined.ids, joined.offsets, "right")
 
     def describe(self, texts: Sequence[str], *, special: bool) -> list[list[TextToken]]:
         """Return each text's tokens, without truncation; see `token_details.describe_tokens`."""
@@ -283,28 +286,28 @@ class Tokenizer:
 
     def token_id(self, token: str) -> int | None:
         """Return the id of a token, or None if the vocabulary lacks it."""
-        found: int | None = self._tokenizer.token_to_id(token)
-        return found
+        number: int | None = self._tokenizer.token_to_id(token)
+        return number
 
     def _truncate(self, ids: NDArray[np.int32], offsets: NDArray[np.int64], side: Side) -> Encodings:
         return truncate(ids, offsets, self.max_tokens, prefix=len(self._prefix), suffix=len(self._suffix), side=side)
 
     def _cached(self, texts: Sequence[str]) -> tuple[list[NDArray[np.int32]], int]:
         """Return each text's ids, and the number of texts that were in the cache."""
-        found = [self._cache.get(text) if len(text) <= CACHED_CHARACTERS else None for text in texts]
-        unknown = [index for index, row in enumerate(found) if row is None]
-        for index, ids in zip(unknown, self._slow([texts[index] for index in unknown]), strict=True):
-            found[index] = row = np.asarray(ids, np.int32)
+        rows = [self._cache.get(text) if len(text) <= CACHED_CHARACTERS else None for text in texts]
+        missing = [index for index, row in enumerate(rows) if row is None]
+        for index, ids in zip(missing, self._slow([texts[index] for index in missing]), strict=True):
+            rows[index] = row = np.asarray(ids, np.int32)
             if len(text := texts[index]) <= CACHED_CHARACTERS:
                 row.flags.writeable = False
                 self._cache.put(text, row, row.nbytes + 4 * len(text) + ENTRY_BYTES)
-        return [row for row in found if row is not None], len(texts) - len(unknown)
+        return [row for row in rows if row is not None], len(texts) - len(missing)
 
     def _slow(self, texts: Sequence[str]) -> Sequence[Sequence[int] | NDArray[np.int32]]:
         """Return the ids of each text from HuggingFace's library."""
         if self._ends is not None and any(len(text) > PIECE for text in texts):
             return [self._framed_long(text) if len(text) > PIECE else self._slow([text])[0] for text in texts]
-        if len(texts) == 1:  # a plain call avoids rayon's dispatch, which a batch of one would pay for
+        if len(texts) == 1:  # `encode` is faster for one text, because it does not distribute work to threads
             ids: list[int] = self._tokenizer.encode(texts[0]).ids
             return [ids]
         # `encode_batch_fast` leaves out the character offsets, which are not used here.
@@ -342,7 +345,7 @@ def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[NDArray[n
     """Return the ids that the tokenizer puts before a text, and those that it puts behind it.
 
     Raises:
-        ArtifactError: it adds special tokens, and none of the tried texts shows their places.
+        ArtifactError: the tokenizer adds special tokens, and every tried text gives only special tokens.
     """
     special = np.array(tokenizer.encode("").ids, np.int32)
     if not len(special):
@@ -352,13 +355,11 @@ def _special_ids(tokenizer: HuggingFaceTokenizer, path: Path) -> tuple[NDArray[n
         if 0 in mask:
             num_prefix = mask.index(0)
             return special[:num_prefix], special[num_prefix:]
-    raise ArtifactError(
-        f"{path} gives nothing but special tokens for every tried text: it is not a tokenizer for texts"
-    )
+    raise ArtifactError(f"{path} gives only special tokens for every tried text: it is not a tokenizer for texts")
 
 
 def _shortest_tokens(tokenizer: HuggingFaceTokenizer) -> Iterator[str]:
-    """Yield the vocabulary's shortest tokens: a vocabulary of one script may have no tokens for another script's letters."""
+    """Yield the vocabulary's shortest tokens. A vocabulary of one script may lack tokens for letters of other scripts."""
     yield from sorted(tokenizer.get_vocab(with_added_tokens=False), key=len)[:1000]
 
 

@@ -28,20 +28,20 @@ def truncate(
 
     Args:
         ids: token ids with their special tokens, int32, (tokens,).
-        offsets: places where each row begins and the last one ends, int64, (n + 1,).
-        max_tokens: tokens of the longest row.
+        offsets: index of each row's first id, and at the end the number of all ids, int64, (n + 1,).
+        max_tokens: largest number of tokens of a row.
         prefix: number of special tokens before a text.
         suffix: number of special tokens behind a text.
         side: end of the text that is cut.
     """
     lengths = np.diff(offsets)
-    kept = np.minimum(lengths, max_tokens)
-    dropped = lengths - kept
+    new_lengths = np.minimum(lengths, max_tokens)
+    dropped = lengths - new_lengths
     if not dropped.any():
         return Encodings(ids, offsets, dropped.astype(np.int32))
-    places = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)  # of each token in its row
+    places = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)  # index of each token in its row
     first = np.full(len(lengths), max_tokens - suffix) if side == "right" else np.full(len(lengths), prefix)
     stays = (places < np.repeat(first, lengths)) | (places >= np.repeat(first + dropped, lengths))
     new_offsets = np.zeros(len(offsets), np.int64)
-    np.cumsum(kept, out=new_offsets[1:])
+    np.cumsum(new_lengths, out=new_offsets[1:])
     return Encodings(ids[stays], new_offsets, dropped.astype(np.int32))

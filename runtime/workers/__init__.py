@@ -1,1 +1,1 @@
-"""Batches: planning them, and computing several at once."""
+"""Planning of batches, and threads that compute several batches at the same time."""

@@ -1,4 +1,4 @@
-"""Planning of batches: grouping rows that run together. Batches are plain row numbers."""
+"""Planning of batches: grouping of rows that are computed together. A batch is an array of row numbers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from ..artifact.memory_shape import MemoryShape
 
 __all__ = ["chunk_places", "plan_batches"]
 
-#: How many times the token budget the padded rectangle of attention may hold. Without a bound, one text of 512 tokens and
-#: 512 of one token would attend in 513 rows of 512: hundreds of times the work and the memory.
+#: Largest size of a batch padded to its longest text, as a multiple of the token budget. Attention is computed on the padded
+#: batch. Without a bound, one text of 512 tokens and 512 texts of one token would become 513 rows of 512 tokens, which takes
+#: hundreds of times the work and the memory.
 PADDED_BUDGETS = 2
 
 
 def chunk_places(count: int, most: int) -> list[slice]:
-    """Cut a long sequence into chunks that grow from an eighth to `most`, so that the first one is soon tokenized.
+    """Cut a long sequence into chunks that grow from an eighth of `most` to `most`, so that the first one is ready early.
 
     Args:
-        count: how many there are.
-        most: of a chunk; the last one takes a rest of less than half of that besides.
+        count: number of elements of the sequence.
+        most: largest number of elements of a chunk. The last chunk may have up to half of `most` more, so that no very small
+            chunk follows it.
     """
     places, start, size = [], 0, max(most // 8, 1)
     while start < count:
@@ -39,23 +41,24 @@ def plan_batches(
     *,
     finishing: int = 1,
 ) -> list[NDArray[np.int64]]:
-    """Group texts of similar length into batches of at most `token_budget` tokens, longest first.
+    """Group texts of similar length into batches of at most `token_budget` tokens, longest texts first.
 
-    Similar lengths keep the attention's padded squares small (everything else in a packed graph has no padding). The
-    longest go first so that the last batches are the cheap ones and workers finish together. Where the next text is much
-    shorter, so that padded to the longest the batch would hold more than `PADDED_BUDGETS` budgets, a new batch begins. A
-    text longer than the budget is a batch of its own. Long texts take less memory a batch where that is bounded.
+    Similar lengths keep the padding in attention small; the other parts of a packed graph have no padding. The longest texts
+    come first, so that the last batches are cheap and the workers finish at about the same time. A new batch begins if the
+    batch, padded to its longest text, would hold more than `PADDED_BUDGETS` token budgets. A text that is longer than the
+    budget is a separate batch. If memory is limited, batches of long texts have fewer texts.
 
     Args:
-        lengths: tokens of each text, int64, (n,).
+        lengths: number of tokens of each text, int64, (n,).
         token_budget: tokens that a batch should hold.
-        memory: what the graph needs of a batch, where that is bounded.
-        limit: bytes that a batch may need; one text is a batch whatever it needs.
-        finishing: devices that are to finish together. With several, the last batches hold fewer tokens, down to a quarter of
-            the budget, so that none computes a large one while the others have nothing left.
+        memory: memory that a batch of the graph needs; None if memory is not limited.
+        limit: bytes that a batch may need; None if memory is not limited. A single text is always a batch, even above the
+            limit.
+        finishing: number of devices that should finish together. If it is above 1, the last batches hold fewer tokens, down
+            to a quarter of the budget, so that no device computes a large batch while the others are idle.
 
     Returns:
-        Row numbers, int64, of each batch; every row is in exactly one.
+        Row numbers of each batch, int64. Every row is in exactly one batch.
     """
     if len(lengths) == 1:
         return [np.zeros(1, np.int64)]
@@ -81,9 +84,9 @@ def plan_batches(
 
 
 def _longest_first(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return row numbers by falling length, equals in their order."""
+    """Return row numbers by decreasing length; rows of equal length keep their order."""
     negative = -lengths
     if len(lengths) and int(negative.min()) >= np.iinfo(np.int16).min:
-        negative = negative.astype(np.int16)  # which numpy sorts by digits
+        negative = negative.astype(np.int16)  # numpy sorts 16-bit integers by radix sort, which is faster
     order: NDArray[np.int64] = np.argsort(negative, kind="stable")
     return order

@@ -1,7 +1,4 @@
-"""`Workers`: threads that compute any number of rows in batches on a session, results in the rows' order.
-
-It knows batches, threads and memory; nothing of texts, models or files.
-"""
+"""`Workers`: threads that compute any number of rows in batches on a session. Results are in the order of the rows."""
 
 from __future__ import annotations
 
@@ -23,19 +20,28 @@ from .planning import plan_batches
 
 __all__ = ["Computation", "Workers"]
 
-#: The bits of a half's exponent; all of them are set in NaN and infinity alone.
+#: Exponent bits of a float16. All of them are set only in NaN and infinity.
 HALF_EXPONENT = np.uint16(0x7C00)
 
 
 @dataclass(frozen=True, slots=True)
 class Computation:
-    """Batches under way."""
+    """Batches that workers are computing.
+
+    Attributes:
+        values: array that receives the results.
+        futures: one future per batch.
+    """
 
     values: NDArray[np.float32]
     futures: Sequence[Future[None]]
 
     def result(self) -> NDArray[np.float32]:
-        """Wait for every batch and return the values; after a failure the rest is dropped."""
+        """Wait for every batch and return the values. After an error, batches that have not begun are dropped.
+
+        Raises:
+            ProviderError: as in `Workers.run`.
+        """
         try:
             for future in self.futures:
                 future.result()
@@ -44,7 +50,7 @@ class Computation:
         return self.values
 
     def cancel(self) -> None:
-        """Drop the batches that no worker has begun."""
+        """Drop the batches that have not begun."""
         for future in self.futures:
             future.cancel()
 
@@ -53,9 +59,9 @@ class Workers:
     """Threads that compute batches on one session. Safe to use from several threads at once.
 
     Attributes:
-        session: what computes.
-        alone: what computes a call's only batch while no other is under way, if that is another.
-        count: threads.
+        session: session that computes the batches.
+        alone: session for the only batch of a call while no other batch is being computed; None if it is `session`.
+        count: number of threads.
         token_budget: tokens that a batch should hold.
     """
 
@@ -74,15 +80,15 @@ class Workers:
         """Start the threads.
 
         Args:
-            session: what computes; it is closed with the workers.
-            outputs: the graph's, the first one being what a run gives if none is named.
-            name: of what runs, for errors.
-            count: threads.
+            session: session that computes the batches; it is closed with the workers.
+            outputs: outputs of the graph; a run without an output name computes the first one.
+            name: name of the model, for messages.
+            count: number of threads.
             token_budget: tokens that a batch should hold.
-            budget: what batches may need; None does not bound them.
-            alone: computes a call's only batch while no other is under way, on more threads; it is closed with the workers.
-                None leaves it to `session`.
-            initializer: called by each thread before its first batch.
+            budget: memory that batches may need; None means that it is not limited.
+            alone: session with more threads for the only batch of a call while no other batch is being computed; it is closed
+                with the workers. None uses `session` for all batches.
+            initializer: function that each thread calls before its first batch.
         """
         self.session = session
         self.count = count
@@ -99,20 +105,20 @@ class Workers:
         self._closed = False
 
     def run(self, batch: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Compute one batch on the calling thread, without the GIL.
+        """Compute one batch on the calling thread, without holding the GIL.
 
-        A batch that `plan_batches` would not have formed (more tokens than the budget, or lengths so uneven that attention
-        would be mostly padding) is computed in parts.
+        A batch is computed in parts if `plan_batches` would split it: if it has more tokens than the budget, or if its
+        lengths are so different that attention would be mostly padding.
 
         Args:
-            batch: at least one text.
-            output: which of the graph's outputs; None is the first.
+            batch: at least one row.
+            output: name of the graph's output; None is the first.
 
         Returns:
-            float32, a row a text, or a row a token where the output is one of `TOKEN_OUTPUTS`.
+            Values, float32, one row per row of the batch, or one row per token if the output is in `TOKEN_OUTPUTS`.
 
         Raises:
-            ProviderError: the session gave NaN or infinity, failed, or was closed.
+            ProviderError: the session returned NaN or infinity, failed, or was closed.
         """
         if len(batch) == 1 or len(parts := self._plan(batch)) == 1:
             return self._run_one(batch, output, self.alone)
@@ -122,22 +128,22 @@ class Workers:
         return values
 
     def compute(self, encodings: Batch, output: str | None = None) -> NDArray[np.float32]:
-        """Compute any number of texts on all workers, in the order given; returns as `run` does."""
+        """Compute any number of rows on all workers. Values and errors are those of `run`."""
         batches = self._plan(encodings, self.session.devices)
-        if len(batches) == 1:  # nothing to share out: another thread would only cost its waking
+        if len(batches) == 1:  # on the calling thread, which saves the time to wake another one
             return self._run_one(encodings, output, self.alone)
         return self._start(encodings, batches, output).result()
 
     def start(
         self, encodings: Batch, output: str | None = None, into: NDArray[Any] | None = None, *, more: bool = False
     ) -> Computation:
-        """Hand texts to the workers and return at once.
+        """Queue rows for the workers and return without waiting.
 
         Args:
-            encodings: any number of texts.
-            output: which of the graph's outputs; None is the first.
-            into: where the results go, of the shape and type that `room` makes; None makes room for them.
-            more: whether other texts follow, so that the devices need not finish these together.
+            encodings: any number of rows.
+            output: name of the graph's output; None is the first.
+            into: array that receives the results, of the shape and type of `room`; None makes a new one.
+            more: whether more rows follow, so that the devices need not finish these together.
 
         Raises:
             ProviderError: the workers were closed.
@@ -145,12 +151,17 @@ class Workers:
         return self._start(encodings, self._plan(encodings, 1 if more else self.session.devices), output, into)
 
     def room(self, rows: int, output: str | None = None) -> NDArray[Any]:
-        """Return an array for so many rows of an output."""
+        """Return an uninitialized array for results.
+
+        Args:
+            rows: number of rows.
+            output: name of the graph's output; None is the first.
+        """
         name = output or self._first
         return np.empty((rows, self._widths[name]), self._dtypes[name])
 
     def by_session(self, encodings: Batch, output: str | None = None) -> Iterator[NDArray[np.float32]]:
-        """Yield the values that each session computes of the same texts, for checks. Each is as `compute` returns."""
+        """Yield the values of the same rows from each session, for checks. Values and errors are those of `compute`."""
         yield self.start(encodings, output).result()
         if self.alone is not None:
             values = self._empty(encodings, output)
@@ -160,7 +171,7 @@ class Workers:
             yield values
 
     def close(self) -> None:
-        """Wait for the batches under way and release the memory."""
+        """Wait for the batches that are being computed, and release the memory."""
         self._pool.shutdown()
         self._closed = True
         self.session.close()
@@ -182,7 +193,7 @@ class Workers:
 
         try:
             return Computation(values, [self._pool.submit(work, rows) for rows in batches])
-        except RuntimeError as error:  # what a pool that was shut down raises
+        except RuntimeError as error:  # the pool was shut down
             raise self._is_closed() from error
 
     def _plan(self, encodings: Batch, finishing: int = 1) -> list[NDArray[np.int64]]:
@@ -190,7 +201,7 @@ class Workers:
         return plan_batches(encodings.lengths, self.token_budget, shape, limit, finishing=finishing)
 
     def _run_one(self, batch: Batch, output: str | None, alone: Session | None) -> NDArray[np.float32]:
-        """Compute one batch, on `alone` if there is such a session and no other batch is under way."""
+        """Compute one batch, on `alone` if that is not None and no other batch is being computed, else on `session`."""
         with self._lock:
             self._running += 1
             first = self._running == 1
@@ -221,15 +232,15 @@ class Workers:
         return ProviderError(f"the encoder of {self._name} was closed: load the artifact again")
 
     def _empty(self, encodings: Batch, output: str | None) -> NDArray[np.float32]:
-        """Return an array for what the graph gives of these texts."""
+        """Return an uninitialized array for the results of all rows."""
         name = output or self._first
         return self.room(encodings.num_tokens if name in TOKEN_OUTPUTS else len(encodings), name)
 
     def _places(self, encodings: Batch, rows: NDArray[np.int64], output: str | None) -> NDArray[np.int64]:
-        """Return the places of the rows' results in that array."""
+        """Return the indices of the selected rows' results in the array of all results."""
         return encodings.token_index(rows) if (output or self._first) in TOKEN_OUTPUTS else rows
 
 
 def _are_halves_finite(values: NDArray[Any]) -> bool:
-    """Return whether all values are finite, by their exponents: numpy's own check is slow on halves."""
+    """Return whether all float16 values are finite. It tests the exponent bits, because `np.isfinite` is slow on float16."""
     return not values.size or bool((values.view(np.uint16) & HALF_EXPONENT).max() < HALF_EXPONENT)

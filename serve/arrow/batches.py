@@ -1,4 +1,4 @@
-"""Record batches: which column is embedded, how its rows become strings, and how vectors join them."""
+"""Record batches: the choice of the column to embed, its rows as strings, and the schema and columns of the answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .options import ArrowOptions
 
 __all__ = ["DEFAULT_COLUMN", "choose_column", "output_schema", "read_texts", "with_vectors"]
 
-#: The column that is embedded where a stream has several of strings. Longbow uses the same name.
+#: The column that is embedded if a stream has several string columns. Longbow uses the same name.
 DEFAULT_COLUMN = "text"
 
 
@@ -72,7 +72,7 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
         FieldError: the column has a null, or the batch's buffers contradict its schema.
     """
     try:
-        batch.validate(full=True)  # a client's offsets and indices are read in C++ as they are
+        batch.validate(full=True)  # Arrow's C++ code reads a client's offsets and indices without a check
     except pa.ArrowInvalid as error:
         raise FieldError(f"the record batch from row {first_row} is not valid: {error}", None) from None
     values = batch.column(column)
@@ -92,7 +92,7 @@ def read_texts(batch: Any, column: int, first_row: int) -> list[str]:
 
 
 def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions) -> Any:
-    """Return the stream's schema with the vector columns; its metadata name the model and the options of the vectors."""
+    """Return the stream's schema with the vector columns. Its metadata has the model and the options of the vectors."""
     size = model.dimension if options.dimensions is None else options.dimensions
     normalized = model.normalized if options.normalize is None else options.normalize
     metadata = dict(schema.metadata or {}) | {
@@ -112,7 +112,7 @@ def output_schema(schema: Any, model: ModelDescription, options: EmbedOptions) -
 
 
 def with_vectors(batch: Any, embeddings: Embeddings, schema: Any) -> Any:
-    """Return the batch with its vectors, which are not copied.
+    """Return the batch with its vector columns. The vectors are not copied.
 
     Args:
         batch: a `pyarrow.RecordBatch`.

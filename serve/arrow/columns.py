@@ -1,4 +1,4 @@
-"""Embeddings as Arrow columns, on Flight and in files: `vector`, `scale` for int8, `chunks` where texts were split."""
+"""Embeddings as Arrow columns, on Flight and in files: `vector`, `scale` for int8, `chunks` if texts were split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fletcher.runtime.options.embed import EmbedOptions
 
 __all__ = ["VECTOR_COLUMN", "made_columns", "vector_columns", "vector_fields"]
 
-#: Longbow indexes the column of this name and no other.
+#: The column of vectors. Longbow indexes only a column of this name.
 VECTOR_COLUMN = "vector"
 SCALE_COLUMN = "scale"
 CHUNKS_COLUMN = "chunks"
@@ -31,7 +31,7 @@ def vector_fields(dimension: int, options: EmbedOptions, *, nullable: bool = Fal
     Args:
         dimension: elements of a vector.
         options: options of the vectors.
-        nullable: whether the fields allow nulls: readers on the wire expect Arrow's default, which is yes.
+        nullable: whether the fields allow nulls. Readers of Flight and HTTP expect Arrow's default, which allows nulls.
 
     Returns:
         `vector`, a fixed-size list of the element type, or fixed-size binary with one bit for each element; `scale`, float32,
@@ -52,7 +52,7 @@ def vector_fields(dimension: int, options: EmbedOptions, *, nullable: bool = Fal
 
 
 def vector_columns(embeddings: Embeddings, fields: list[Any]) -> list[Any]:
-    """Return the columns' arrays; vectors are not copied.
+    """Return the arrays of the columns. The vectors are not copied.
 
     Args:
         embeddings: embeddings of a batch of texts.
@@ -81,4 +81,4 @@ def _vectors(vectors: Any, kind: Any) -> Any:
     flat = np.ascontiguousarray(vectors).reshape(-1)
     if pa.types.is_fixed_size_binary(kind):
         return pa.FixedSizeBinaryArray.from_buffers(kind, len(vectors), [None, pa.py_buffer(flat)])
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)  # numpy's buffer itself; no copy
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)  # uses numpy's buffer without a copy

@@ -10,12 +10,12 @@ __all__ = ["ArrowOptions"]
 
 
 class ArrowOptions(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Options of a stream of record batches: JSON on Flight, the query on HTTP.
+    """Options of a stream of record batches: JSON on Flight, the query string on HTTP.
 
     Attributes:
         column: the column to embed. Default: `text`, or the only string column.
         model: name of the served model. Default: the first one that gives vectors.
-        compression: of the answer's buffers. It pays on a slow network, for text columns more than for vectors.
+        compression: compression of the answer's buffers. It helps on a slow network, and more for texts than for vectors.
 
     The other fields are those of `fletcher.runtime.options.embed.EmbedOptions`.
     """
@@ -25,16 +25,16 @@ class ArrowOptions(EmbedOptions, frozen=True, forbid_unknown_fields=True, kw_onl
     compression: Literal["lz4", "zstd"] | None = None
 
     def __post_init__(self) -> None:
-        """Nothing to check: msgspec has checked the fields while it decoded them."""
+        """Do nothing: msgspec checked the fields when it decoded them."""
 
     @property
     def ipc(self) -> Any:
         """Arrow's options for writing the answer."""
-        import pyarrow as pa  # HTTP takes these options without pyarrow
+        import pyarrow as pa  # imported here because HTTP reads these options without pyarrow
 
         return pa.ipc.IpcWriteOptions(compression=self.compression)
 
     @property
     def embed(self) -> EmbedOptions:
-        """The options of the vectors."""
+        """Options of the vectors."""
         return EmbedOptions.of(self)

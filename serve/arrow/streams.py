@@ -24,7 +24,7 @@ def read_arrow(body: bytes, options: ArrowOptions) -> tuple[list[Any], list[list
     """Return the stream's batches, their texts, and the name of the column.
 
     Raises:
-        FieldError: the body is not an Arrow stream, or it lacks the column, or the column has a null.
+        FieldError: the body is not an Arrow stream, or it has no such column, or the column has a null.
     """
     try:
         with pa.ipc.open_stream(body) as reader:
@@ -40,15 +40,21 @@ def read_arrow(body: bytes, options: ArrowOptions) -> tuple[list[Any], list[list
 
 
 def write_arrow(schema: Any, batches: list[Any], embeddings: list[Embeddings]) -> bytes:
-    """Return the stream with its vectors."""
+    """Return an Arrow stream of batches with their vectors.
+
+    Args:
+        schema: schema from `output_schema`.
+        batches: batches of the request.
+        embeddings: embeddings of each batch's texts.
+    """
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
-        for batch, found in zip(batches, embeddings, strict=True):
-            # The columns are the client's own and the vectors; the texts' token counts are in the metadata.
+        for batch, result in zip(batches, embeddings, strict=True):
+            # The columns are those of the client and the vectors. The token counts of the texts go to the metadata.
             counts = {
-                "fletcher.tokens_seen": ",".join(map(str, found.tokens.tolist())),
-                "fletcher.tokens_dropped": ",".join(map(str, found.dropped.tolist())),
+                "fletcher.tokens_seen": ",".join(map(str, result.tokens.tolist())),
+                "fletcher.tokens_dropped": ",".join(map(str, result.dropped.tolist())),
             }
-            writer.write_batch(with_vectors(batch, found, schema), custom_metadata=counts)
+            writer.write_batch(with_vectors(batch, result, schema), custom_metadata=counts)
     stream: bytes = sink.getvalue().to_pybytes()
     return stream

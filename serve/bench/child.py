@@ -57,7 +57,7 @@ def serve(load: Callable[[], Subject]) -> None:
             elif command["do"] == "embed":
                 answer(**_embed(subject, texts[: command["count"]]))
             elif command["do"] == "latency":
-                answer(seconds=[_one(subject, text) for text in command["texts"]])
+                answer(seconds=[_latency(subject, text) for text in command["texts"]])
             elif command["do"] == "vectors":
                 vectors = subject.embed(command["texts"])
                 data = base64.b64encode(vectors.astype("<f4").tobytes()).decode()
@@ -67,7 +67,7 @@ def serve(load: Callable[[], Subject]) -> None:
             elif command["do"] == "usage":
                 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
                 answer(peak_rss=peak if sys.platform == "darwin" else peak * 1024)
-        except Exception as error:  # noqa: BLE001  the same
+        except Exception as error:  # noqa: BLE001  as above
             answer(error=f"{type(error).__name__}: {str(error)[:500]}")
 
 
@@ -80,7 +80,7 @@ def _embed(subject: Any, texts: Sequence[str]) -> dict[str, Any]:
     return measured | (subject.stages() if hasattr(subject, "stages") else {})
 
 
-def _one(subject: Subject, text: str) -> float:
+def _latency(subject: Subject, text: str) -> float:
     started = time.perf_counter()
     subject.embed([text])
     return time.perf_counter() - started

@@ -29,7 +29,7 @@ CHUNK = 1024
 
 
 class Clock:
-    """Count the seconds in which at least one session ran, and those of all threads together.
+    """Clock of the runs of all sessions.
 
     Attributes:
         busy: seconds in which at least one session ran.
@@ -46,7 +46,7 @@ class Clock:
         self._since = 0.0
 
     def begin(self) -> float:
-        """Note the begin of a run, and return the time."""
+        """Note the start of a run, and return the time."""
         now = time.perf_counter()
         with self._lock:
             if not self._running:
@@ -90,7 +90,11 @@ class Timed(Session):
 
 
 class OutputClock:
-    """Count the seconds in which the outputs of the graph became vectors: cut, cast, put in the order of the texts."""
+    """Clock of the step that makes vectors of the graph's outputs: cutting, casting and ordering them by text.
+
+    Attributes:
+        seconds: seconds of this step in all tasks.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0

@@ -1,4 +1,4 @@
-"""Participants of a benchmark: child processes that the parent starts, sends commands to, and ends."""
+"""Participants of a benchmark: child processes that get commands from the parent process."""
 
 from __future__ import annotations
 

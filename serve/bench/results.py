@@ -60,7 +60,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BenchResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of a benchmark. The fields have Fletcher's figures; `participants` has those of all participants.
+    """Result of a benchmark. The fields are Fletcher's figures; `participants` has the figures of all participants.
 
     Attributes:
         model: name of the model, from its card.
@@ -94,21 +94,21 @@ def table(result: BenchResult) -> Table:
     """Return a table with one row for each participant."""
     rows = [
         (
-            found.name,
-            _show(found.throughput_texts_per_s, ".0f"),
-            _show(found.tokens_per_s, ",.0f"),
-            _show(found.ratio, ".2f"),
-            _show(found.latency_p50_ms, ".2f"),
-            _show(found.latency_p95_ms, ".2f"),
-            _show(found.latency_p99_ms, ".2f"),
-            _show(found.peak_rss_mb, ".0f"),
-            _show(found.min_cosine, ".6f"),
-            found.problem or "",
+            figures.name,
+            _show(figures.throughput_texts_per_s, ".0f"),
+            _show(figures.tokens_per_s, ",.0f"),
+            _show(figures.ratio, ".2f"),
+            _show(figures.latency_p50_ms, ".2f"),
+            _show(figures.latency_p95_ms, ".2f"),
+            _show(figures.latency_p99_ms, ".2f"),
+            _show(figures.peak_rss_mb, ".0f"),
+            _show(figures.min_cosine, ".6f"),
+            figures.problem or "",
         )
-        for found in result.participants
+        for figures in result.participants
     ]
     title = (
-        f"{result.model}: {result.texts:,} texts of {result.tokens / max(result.texts, 1):.0f} tokens in the mean "
+        f"{result.model}: {result.texts:,} texts of {result.tokens / max(result.texts, 1):.0f} tokens on average "
         f"({result.corpus}), {result.rounds} rounds on {result.processors} processors"
     )
     columns = ("", "texts/s", "tokens/s", "ratio", "p50 ms", "p95 ms", "p99 ms", "MB", "cosine", "")
@@ -118,14 +118,14 @@ def table(result: BenchResult) -> Table:
 def stages(ours: Figures) -> str:
     """Return the share of time of each stage of Fletcher, as text."""
     return (
-        f"workers computed {_show(ours.compute_share, '.0%')} of their time; beside it, tokenizing took "
-        f"{_show(ours.tokenizing_share, '.1%')} of the job's and making the output {_show(ours.output_share, '.1%')}; "
+        f"workers computed during {_show(ours.compute_share, '.0%')} of their time; in parallel, tokenizing took "
+        f"{_show(ours.tokenizing_share, '.1%')} of the job's time and making the output {_show(ours.output_share, '.1%')}; "
         f"{_show(ours.padding_waste, '.0%')} of the attention's rectangles was padding"
     )
 
 
-def _show(value: float | None, how: str) -> str:
-    return "" if value is None else format(value, how)
+def _show(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
 
 
 def plot(result: BenchResult, path: Path) -> None:
@@ -145,15 +145,15 @@ def plot(result: BenchResult, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPackageError("matplotlib", "verify", "drawing a plot") from error
-    found = [one for one in result.participants if one.problem is None][::-1]
-    names = [one.name for one in found]
-    colors = ["tab:blue" if one.name == "fletcher" else "lightgray" for one in found]
-    figure = Figure(figsize=(11, 1.4 + 0.5 * len(found)), layout="constrained")
+    measured = [figures for figures in result.participants if figures.problem is None][::-1]
+    names = [figures.name for figures in measured]
+    colors = ["tab:blue" if name == "fletcher" else "lightgray" for name in names]
+    figure = Figure(figsize=(11, 1.4 + 0.5 * len(measured)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    bars = left.barh(names, [one.throughput_texts_per_s or 0 for one in found], color=colors)
+    bars = left.barh(names, [figures.throughput_texts_per_s or 0 for figures in measured], color=colors)
     left.bar_label(bars, fmt="{:,.0f}", padding=3)
     left.set_xlabel("texts/s (more is better)")
-    bars = right.barh(names, [one.latency_p50_ms or 0 for one in found], color=colors)
+    bars = right.barh(names, [figures.latency_p50_ms or 0 for figures in measured], color=colors)
     right.bar_label(bars, fmt="{:.2f}", padding=3)
     right.set_xlabel("one text, median ms (less is better)")
     for axes in (left, right):

@@ -1,4 +1,4 @@
-"""Run of a benchmark: all participants load, then take turns in each round. Ratios are computed within a round."""
+"""`bench`: all participants load, then each is measured once in every round. Ratios are computed within a round."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .results import BenchResult, Figures
 
 __all__ = ["bench"]
 
-#: Batch sizes that peers are tried with, on this many texts; sentence-transformers' default is 32.
+#: Batch sizes that are tried with each peer, and the number of texts for each trial. sentence-transformers' default is 32.
 BATCH_SIZES = (8, 16, 32, 64, 128)
 PROBE_TEXTS = 200
 
@@ -73,7 +73,7 @@ def bench(
     Raises:
         InputError: there is no text, or a peer is unknown.
         ArtifactError: the folder is not an artifact.
-        ProviderError: Fletcher's own child failed; a peer that fails is a row with its problem.
+        ProviderError: Fletcher's own child failed; a peer that fails has a row with its problem.
     """
     try:
         return _bench(directory, texts, corpus, options, peers, checkpoint, rounds, say)
@@ -114,12 +114,12 @@ def _bench(
         for number in range(rounds):
             for record in records:
                 say(f"round {number + 1} of {rounds}: {record.participant.name}")
-                _turn(record, texts)
+                _run_round(record, texts)
         reference = _compare(records, artifact, texts)
         for record in records:
             if record.problem is None:
                 record.peak = record.participant.ask(do="usage")["peak_rss"]
-    ours, *_ = found = [_figures(record, records[0], len(texts), tokens) for record in records]
+    ours, *_ = measured = [_figures(record, records[0], len(texts), tokens) for record in records]
     return BenchResult(
         model=card.name,
         texts=len(texts),
@@ -134,7 +134,7 @@ def _bench(
         latency_p99_ms=ours.latency_p99_ms or 0.0,
         padding_waste=ours.padding_waste or 0.0,
         peak_rss_mb=ours.peak_rss_mb or 0.0,
-        participants=[*found, *failed],
+        participants=[*measured, *failed],
     )
 
 
@@ -157,7 +157,8 @@ def _warm_up(record: _Record, texts: Sequence[str]) -> None:
         _give_up(record, error)
 
 
-def _turn(record: _Record, texts: Sequence[str]) -> None:
+def _run_round(record: _Record, texts: Sequence[str]) -> None:
+    """Measure throughput and latency of a participant once. A participant with a problem is skipped."""
     if record.problem is not None:
         return
     try:
@@ -170,6 +171,7 @@ def _turn(record: _Record, texts: Sequence[str]) -> None:
 
 
 def _give_up(record: _Record, error: ChildError) -> None:
+    """Store the problem of a peer, so that it is skipped. Raise the error if it is Fletcher's."""
     if record.participant.name == FLETCHER:
         raise error
     record.problem = str(error)
@@ -177,22 +179,22 @@ def _give_up(record: _Record, error: ChildError) -> None:
 
 def _compare(records: Sequence[_Record], artifact: Artifact, texts: Sequence[str]) -> str:
     """Compute cosines with sentence-transformers on torch if it takes part, otherwise Fletcher's with the canary's."""
-    torch = next((one for one in records if one.participant.name == "sentence-transformers" and not one.problem), None)
+    torch = next((r for r in records if r.participant.name == "sentence-transformers" and not r.problem), None)
     if torch is None:
         records[0].cosine = float(records[0].participant.ask(do="accuracy")["min_cosine"])
         return f"the canary's, by {read_canary(artifact.canary_file).origin}"
     sample = list(texts[:SAMPLE_TEXTS])
-    wanted = torch.participant.vectors(sample).astype(np.float64)
+    expected = torch.participant.vectors(sample).astype(np.float64)
     for record in records:
         if record.problem is not None:
             continue
         try:
-            found = record.participant.vectors(sample).astype(np.float64)
+            vectors = record.participant.vectors(sample).astype(np.float64)
         except ChildError as error:
             _give_up(record, error)
             continue
-        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
-        record.cosine = float(((found * wanted).sum(axis=1) / lengths).min())
+        lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+        record.cosine = float(((vectors * expected).sum(axis=1) / lengths).min())
     return torch.participant.versions
 
 

@@ -1,4 +1,4 @@
-"""`fletcher-serve bench`: throughput, latency and memory, beside other libraries."""
+"""`fletcher-serve bench`: measure throughput, latency and memory, and compare other libraries."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def bench(
         typer.Option(
             "--texts",
             metavar="FILE",
-            help="Texts to measure with, in any format that embed reads.",
+            help="File of texts to measure with, in any format that embed reads.",
         ),
     ] = None,
     column: Annotated[str, typer.Option("--column", help="Key or column with the text.")] = "text",
@@ -44,7 +44,7 @@ def bench(
         typer.Option(
             "--peer",
             metavar="NAME[=PYTHON]",
-            help="Measure this beside Fletcher: sentence-transformers, sentence-transformers-onnx, -openvino, "
+            help="Library to compare with Fletcher: sentence-transformers, sentence-transformers-onnx, -openvino, "
             "-openvino-f32, fastembed; PYTHON is the interpreter of another environment.",
         ),
     ] = None,
@@ -54,9 +54,9 @@ def bench(
     picture: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write a plot, .png or .svg.")] = None,
     load: Annotated[LoadOptions, Without(("allow_fallback", "cache"))] = LoadOptions(),
 ) -> None:
-    """Measure an artifact on this machine: throughput, latency, memory; with --peer, other libraries beside it.
+    """Measure throughput, latency and memory of an artifact on this machine. With --peer, compare other libraries.
 
-    Each participant has a process of its own. They take turns, so that a change of the machine's speed meets all of them.
+    Each participant has a separate process. They take turns, so that a change of the machine's speed affects all of them.
     """
     report = reporter(ctx)
     with serve_packages("fletcher-serve bench"):

@@ -43,7 +43,7 @@ class ProviderState(msgspec.Struct, frozen=True):
     """State of a provider on this machine.
 
     Attributes:
-        name: its name, as `--provider` takes it.
+        name: name of the provider, as in `--provider`.
         ready: whether the provider can be used.
         problem: the reason why it cannot be used, or None.
     """
@@ -57,10 +57,10 @@ class GpuState(msgspec.Struct, frozen=True):
     """An NVIDIA GPU.
 
     Attributes:
-        device: its name in metrics.
-        name: its product name.
+        device: name of the GPU in metrics.
+        name: product name.
         memory: total memory in bytes.
-        capability: its compute capability.
+        capability: compute capability.
     """
 
     device: str
@@ -79,7 +79,7 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
         instructions: instruction sets of the processor that change the speed.
         memory: bytes that this process may use.
         gpus: the NVIDIA GPUs.
-        gpu_problem: the reason why there is no GPU, in the driver's words if there is a driver.
+        gpu_problem: the reason why there is no GPU, as the driver reports it if there is a driver.
         driver: version of NVIDIA's driver.
         providers: the providers in the order of preference.
         tokenizer: the tokenizer that is used, or that would be used.
@@ -112,7 +112,7 @@ def describe_machine() -> Devices:
     problem = package_problem()
     if problem is not None:
         return _describe(this_machine(), "tokenizers", problem.reason)
-    return _describe(this_machine(), f"{PACKAGE} {fast_version()}, where it is exact", None)
+    return _describe(this_machine(), f"{PACKAGE} {fast_version()} for tokenizers for which it is exact", None)
 
 
 def measure_artifact(
@@ -134,7 +134,7 @@ def measure_artifact(
             because `auto` needs those of all.
 
     Raises:
-        InputError: there is no such provider.
+        InputError: a provider is unknown.
         ArtifactError: the folder is not an artifact, or it is damaged.
         ProviderError: no provider runs the graph on this machine.
     """

@@ -1,4 +1,4 @@
-"""`fletcher-serve embed`: vectors of the texts of a file."""
+"""`fletcher-serve embed`: embed the texts of a file."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def embed(
     if summary.truncated_texts:
         report.warn(
             f"{summary.truncated_texts:,} of {summary.texts:,} texts were longer than {encoder.info.max_tokens} tokens "
-            f"and were truncated: {summary.dropped_tokens:,} tokens have no part in the vectors"
+            f"and were truncated: {summary.dropped_tokens:,} tokens are not part of the vectors"
         )
     report.result(summary)

@@ -1,4 +1,4 @@
-"""`fletcher-serve ingest` and `search`: documents into Longbow, and a search in it."""
+"""`fletcher-serve ingest` writes documents to Longbow, and `fletcher-serve search` searches them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def search(
     options: EmbedOptions = EmbedOptions(input_type="query"),
     load: LoadOptions = LoadOptions(),
 ) -> None:
-    """Search a dataset of Longbow for the texts nearest to one."""
+    """Search a dataset of Longbow for the texts that are nearest to a text."""
     report = reporter(ctx)
     with serve_packages("fletcher-serve search"):
         from ..longbow.wire.search import search as find

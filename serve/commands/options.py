@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Directory", "check_options", "serve_packages"]
 
-#: The extra that installs a package.
+#: Extra of Fletcher that installs a package, by the package's import name.
 EXTRAS: Final = {
     **dict.fromkeys(["cbor2", "httptools", "prometheus_client", "uvicorn", "uvloop"], "http"),
     "pyarrow": "flight",
@@ -46,8 +46,8 @@ def check_options(directory: Path, options: EmbedOptions, load: LoadOptions) -> 
 
     Raises:
         ArtifactError: the folder is not an artifact.
-        InputError: there is no such provider, or the model does not give vectors.
-        OptionError: the model does not have one of the options.
+        InputError: the provider is unknown, or the model does not give vectors.
+        OptionError: the model does not support one of the options.
     """
     from fletcher.runtime import Artifact
     from fletcher.runtime.artifact.manifest import TOKEN_STATES

@@ -1,4 +1,4 @@
-"""`fletcher-serve run`: the server."""
+"""`fletcher-serve run`: start the server."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ def serve(
     from fletcher.runtime.errors import InputError, OptionError
 
     config, name = ctx.obj.config, options.name
-    named = [
+    from_folders = [
         ModelSpec.of(load, path=str(directory), name=name or "", idle_seconds=idle_seconds)
         for directory in directories or []
     ]
-    if name and len(named) != 1:
+    if name and len(from_folders) != 1:
         raise InputError(
-            f"--name is for one folder, and there are {len(named)}: name them in [[models]] of a TOML file"
+            f"--name is for one folder, and there are {len(from_folders)}: name them in [[models]] of a TOML file"
         )
 
     def all_specs() -> list[ModelSpec]:
-        return [*named, *(read_specs(config) if config else [])]
+        return [*from_folders, *(read_specs(config) if config else [])]
 
     def announce(server: Server) -> None:
         if report.as_json:
@@ -80,9 +80,9 @@ def serve(
                     info = version.wake().backend.info
                     report.line(f"serving {model.name} ({info.variant} on {info.provider})")
                     report.line(info.fallback or info.reason)
-            for door, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
+            for protocol, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
                 if url is not None:
-                    report.line(f"{door} on {url}")
+                    report.line(f"{protocol} on {url}")
         sys.stdout.flush()
 
     if options.log_level not in LEVELS:

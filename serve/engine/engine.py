@@ -34,7 +34,7 @@ from .workers import BatchWorkers
 if TYPE_CHECKING:
     from ..observe.requests import RecordDraft
 
-__all__ = ["Engine"]
+__all__ = ["INLINE_CHARACTERS", "INLINE_IDS", "Engine", "check_tokens"]
 
 logger = logging.getLogger("fletcher.serve.engine.engine")
 
@@ -159,6 +159,10 @@ class Engine:
         """Lower the bound of what open requests may be predicted to hold, in bytes; admitted requests stay."""
         self.admission.max_memory = min(self.admission.max_memory, size)
 
+    def set_spare(self, spare: Callable[[], Backend]) -> None:
+        """Let a second backend compute the batches that the first one fails at; `spare` opens it when it is needed."""
+        self.failover.spare = spare
+
     @property
     def fallback(self) -> str | None:
         """Return the reason why another provider than the requested one computes at least some batches, or None."""
@@ -172,7 +176,7 @@ class Engine:
         """Return the number of requests that were admitted and are not yet answered."""
         return self.admission.count
 
-    def submit(self, request: EmbedRequest, draft: RecordDraft | None = None) -> Future[Any]:
+    def submit(self, request: EmbedRequest | RowsRequest, draft: RecordDraft | None = None) -> Future[Any]:
         """Admit a request of any size. Its answer is the same as if it were computed alone.
 
         Cancelling the future drops the part of the request that has not been computed. Equal texts with equal options that
@@ -184,7 +188,8 @@ class Engine:
 
         Returns:
             The answer: `Embeddings`, `Scores`, `SparseEmbeddings` or `TokenEmbeddings`, in the order of the inputs. Inputs
-            that cannot be used fail here or in the future.
+            that cannot be used fail here or in the future. Of a `RowsRequest`, the values of the graph, float32 or float16,
+            (rows, dimension), or (tokens, dimension) by token.
 
         Raises:
             InputError: the inputs or the options cannot be used.
@@ -193,12 +198,14 @@ class Engine:
             FailingError: the device fails.
             StoppingError: the engine is stopping.
         """
+        if isinstance(request, RowsRequest):
+            return self._submit_rows(request, draft)
         inputs, options, vectors = request.inputs, request.options, request.output == "vectors"
         if vectors and options != PLAIN:
             self._info.check(options)
         price = price_of(request, self._info)
         if isinstance(inputs, TokenIds):
-            self._check_tokens(price.tokens)
+            check_tokens(self._max_request_tokens, price.tokens)
         key: object = None
         if vectors and isinstance(inputs, Texts) and price.characters <= JOINED_CHARACTERS:
             key = inputs.texts, options
@@ -219,21 +226,8 @@ class Engine:
             self._prepare(admitted)
         return admitted.futures[0]
 
-    def submit_rows(self, request: RowsRequest, draft: RecordDraft | None = None) -> Future[Any]:
-        """Admit rows that another process has tokenized.
-
-        Args:
-            request: the rows.
-            draft: record that receives the request's stages.
-
-        Returns:
-            The graph's values, float32 or float16: (rows, dimension), or (tokens, dimension) by token. They are read-only.
-
-        Raises:
-            TooLargeError: the request has more tokens than one may have.
-            OverloadedError, DeadlineError, FailingError, StoppingError: as `submit`.
-        """
-        self._check_tokens(request.encodings.num_tokens, by_token=request.by_token)
+    def _submit_rows(self, request: RowsRequest, draft: RecordDraft | None) -> Future[Any]:
+        """Admit rows that another process has tokenized. That process bounds the tokens of a client's request."""
         if self.failover.breaker.failures:
             self.failover.check()
         admitted = self.admission.admit(request, price_of_rows(request, self._info), draft=draft)
@@ -263,7 +257,7 @@ class Engine:
                 if draft.trace is not None:
                     draft.trace.stage("tokenize", started, ended, {"fletcher.tokens": tokens})
             if self._max_request_tokens is not None or task.by_token:
-                self._check_tokens(tokens, by_token=task.by_token)
+                check_tokens(self._max_request_tokens, tokens, by_token=task.by_token)
         except BaseException as error:
             # Callers that joined meanwhile get it from their futures, a caller on this thread as an exception.
             self.admission.settle(admitted, error=error)
@@ -277,22 +271,6 @@ class Engine:
         else:  # no text, or only cached ones
             admitted.task = task
             self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
-
-    def _check_tokens(self, count: int, *, by_token: bool = False) -> None:
-        """Reject a request that is too large.
-
-        Raises:
-            TooLargeError: more tokens than the limit of a request.
-            InputError: more tokens than may have their states held.
-        """
-        limit = self._max_request_tokens
-        if limit is not None and count > limit:
-            raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several")
-        if by_token and count > MAX_LATE_TOKENS:
-            raise InputError(
-                f"the states of {count} tokens are too much for one request; the limit is {MAX_LATE_TOKENS}: send the "
-                "texts one by one, or use windows"
-            )
 
     def stop_admitting(self) -> None:
         """Reject everything from now on; admitted requests are still answered."""
@@ -324,3 +302,24 @@ class Engine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def check_tokens(limit: int | None, count: int, *, by_token: bool = False) -> None:
+    """Reject a request that is too large.
+
+    Args:
+        limit: tokens that a request may have the model compute; None for no limit.
+        count: tokens of the request.
+        by_token: whether a row of values is kept for each token.
+
+    Raises:
+        TooLargeError: more tokens than the limit of a request.
+        InputError: more tokens than may have their states held.
+    """
+    if limit is not None and count > limit:
+        raise TooLargeError(f"the request has {count} tokens to compute; the limit is {limit}: send several")
+    if by_token and count > MAX_LATE_TOKENS:
+        raise InputError(
+            f"the states of {count} tokens are too much for one request; the limit is {MAX_LATE_TOKENS}: send the "
+            "texts one by one, or use windows"
+        )

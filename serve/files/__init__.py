@@ -1,1 +1,1 @@
-"""Files of texts in, files of vectors out."""
+"""Bulk jobs: they read files of texts and write files of vectors."""

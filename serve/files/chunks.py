@@ -1,4 +1,4 @@
-"""Chunks of text files: consecutive texts with the other columns beside them."""
+"""`TextSource` and `TextChunk`: a file of texts, and consecutive texts of it with the other columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHUNK_TEXTS: Final = 1024
 #: A chunk ends early when its texts reach this many characters, so that long documents cannot fill the memory.
 CHUNK_CHARACTERS: Final = 32 * 2**20
 
-#: Columns that the output adds, and that the input must therefore not carry.
+#: Columns of the output. No other column of the input may have one of these names.
 _RESERVED: Final = ("text", "vector")
 
 
@@ -29,7 +29,7 @@ class TextChunk:
     Attributes:
         first_row: row number of the first text, from 0.
         texts: the texts, in the file's order.
-        carried: the other columns; where there are any, as many rows as texts.
+        carried: the other columns; if there are any, they have one row for each text.
     """
 
     first_row: int
@@ -42,10 +42,10 @@ class TextSource:
     """An open file of texts.
 
     Attributes:
-        name: the file, for messages.
+        name: name of the file, for messages.
         total: number of texts in the file, or None if it is not known before reading.
         schema: schema of the carried columns.
-        chunks: the texts; can be read only once.
+        chunks: the texts; they can be read only once.
     """
 
     name: str
@@ -63,6 +63,6 @@ def refuse_reserved(name: str, others: Iterable[str], column: str) -> None:
     for other in others:
         if other in _RESERVED:
             raise InputError(
-                f"{name}: besides the texts in {column!r} it has {other!r}, a name that the output needs; "
-                f"rename it or leave it out"
+                f"{name} has the texts in {column!r}, and it also has {other!r}, a name that the output needs; "
+                f"rename or remove {other!r}"
             )

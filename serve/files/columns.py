@@ -1,4 +1,4 @@
-"""Texts from files of columns: parquet and Arrow (IPC file and stream). A fault is named with its row."""
+"""Texts from files of columns: parquet and Arrow (IPC file and stream). Errors name the row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ __all__ = ["open_arrow", "open_parquet"]
 
 
 def open_parquet(path: str, stack: ExitStack, column: str, chunk_texts: int, bad: Bad = refuse) -> TextSource:
-    """A parquet file's texts; the stack closes the file. Rows whose text is null go to `bad`.
+    """Open the texts of a parquet file. The stack closes the file.
+
+    Args:
+        path: path or URL of the file.
+        stack: stack that closes the file.
+        column: column with the text.
+        chunk_texts: largest number of texts in a chunk.
+        bad: called for each row whose text is null.
 
     Raises:
-        InputError: no such column, a column that holds no strings, or no parquet file; while reading: nulls, damage.
+        InputError: the file is not a parquet file, or it has no such column of strings. While the chunks are read: a text is
+            null, or the file is damaged.
     """
     with _translated(path, "parquet"):
         opened = stack.enter_context(open_input(path)) if is_url(path) else path
@@ -32,10 +40,13 @@ def open_parquet(path: str, stack: ExitStack, column: str, chunk_texts: int, bad
 
 
 def open_arrow(path: str, stack: ExitStack, column: str, chunk_texts: int, bad: Bad = refuse) -> TextSource:
-    """An Arrow IPC file's or stream's texts; the stack closes it.
+    """Open the texts of an Arrow IPC file or stream. The stack closes the file.
+
+    Args:
+        path, stack, column, chunk_texts, bad: as in `open_parquet`.
 
     Raises:
-        InputError: as for `open_parquet`.
+        InputError: as in `open_parquet`.
     """
     with open_input(path) as file:
         is_file = file.read(6) == b"ARROW1"
@@ -52,16 +63,16 @@ def open_arrow(path: str, stack: ExitStack, column: str, chunk_texts: int, bad: 
 
 @contextmanager
 def _translated(path: str, kind: str) -> Iterator[None]:
-    """pyarrow's errors about a file's content as ours; those of the operating system pass."""
+    """Translate pyarrow's errors about the content of a file to `InputError`. Errors of the operating system pass."""
     try:
         yield
     except pa.ArrowException as error:
-        raise InputError(f"{path} is not a whole {kind} file: {error}") from error
+        raise InputError(f"{path} is not a complete {kind} file: {error}") from error
     except OSError as error:
         if error.errno is not None:
             raise
         # pyarrow reports damaged pages as an OSError without a number.
-        raise InputError(f"{path} is not a whole {kind} file: {error}") from error
+        raise InputError(f"{path} is not a complete {kind} file: {error}") from error
 
 
 def _source(
@@ -75,7 +86,7 @@ def _source(
 ) -> TextSource:
     if schema.names.count(column) != 1:
         raise InputError(
-            f"{path}: no single column {column!r}; it has {', '.join(map(repr, schema.names))}. See --column"
+            f"{path} does not have one column {column!r}; it has {', '.join(map(repr, schema.names))}. See --column"
         )
     kind = schema.field(column).type
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -89,23 +100,23 @@ def _source(
         first_row = 0
         with _translated(path, "parquet or Arrow"):
             for batch in batches:
-                for whole in _slices(batch, column, chunk_texts):
-                    part = _filled(whole, column, path, first_row, bad)
+                for rows in _slices(batch, column, chunk_texts):
+                    part = _without_nulls(rows, column, path, first_row, bad)
                     texts = _texts_of(part.column(column), path, first_row, column)
                     columns = [part.column(name).cast(carried.field(name).type) for name in others]
                     yield TextChunk(first_row, texts, pa.RecordBatch.from_arrays(columns, schema=carried))
-                    first_row += whole.num_rows
+                    first_row += rows.num_rows
 
     return TextSource(path, total, carried, chunks())
 
 
 def _without_dictionary(field: pa.Field) -> pa.Field:
-    """Plain values: dictionaries may change from batch to batch, which an Arrow file cannot write."""
+    """Return a field of plain values. Dictionaries may change from batch to batch, which an Arrow file cannot hold."""
     return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
 
 
 def _slices(batch: pa.RecordBatch, column: str, chunk_texts: int) -> Iterator[pa.RecordBatch]:
-    """Parts of a batch that are no longer than a chunk, in texts and in bytes."""
+    """Yield parts of a batch that are not larger than a chunk, in texts and in bytes."""
     start = 0
     while start < batch.num_rows:
         part = batch.slice(start, chunk_texts)
@@ -115,14 +126,14 @@ def _slices(batch: pa.RecordBatch, column: str, chunk_texts: int) -> Iterator[pa
         start += part.num_rows
 
 
-def _filled(part: pa.RecordBatch, column: str, path: str, first_row: int, bad: Bad) -> pa.RecordBatch:
-    """The rows that have a text; `bad` is told of the others."""
+def _without_nulls(part: pa.RecordBatch, column: str, path: str, first_row: int, bad: Bad) -> pa.RecordBatch:
+    """Return the rows that have a text. Call `bad` for each other row."""
     values = part.column(column)
     if not values.null_count:
         return part
     for row in pc.indices_nonzero(values.is_null()).to_pylist():
-        found = f"{path}, row {first_row + row} (from 0): {column!r} is null; fill it or leave the row out"
-        bad(InputError(found), b"")
+        message = f"{path}, row {first_row + row} (from 0): {column!r} is null; fill it or leave the row out"
+        bad(InputError(message), b"")
     return part.filter(values.is_valid())
 
 

@@ -25,18 +25,18 @@ class EmbedSummary:
     """Summary of a bulk job.
 
     Attributes:
-        output: the file of vectors.
+        output: path of the file of vectors.
         model: name of the model, from its card.
         variant: name of the graph that ran.
         provider: provider that ran the graph.
         texts: number of vectors written.
         dimension: dimension of each vector.
         tokens: number of tokens that the model processed.
-        truncated_texts: texts that were longer than the model's limit.
-        dropped_tokens: tokens that were cut from them.
+        truncated_texts: number of texts that were longer than the model's limit.
+        dropped_tokens: number of tokens that were cut from these texts.
         seconds: seconds from the first text to the complete file, without loading the model.
-        texts_per_second: texts per second.
-        tokens_per_second: tokens per second.
+        texts_per_second: `texts` divided by `seconds`.
+        tokens_per_second: `tokens` divided by `seconds`.
     """
 
     output: Path
@@ -67,16 +67,16 @@ def embed_file(
     Args:
         encoder: the model.
         source: texts, from `open_texts`.
-        output: file to write: npy, parquet or arrow.
-        options: how texts become vectors.
+        output: file to write: .npy, .parquet or .arrow.
+        options: options of embedding.
         force: replace `output` if it exists.
         progress: counts texts and tokens.
 
     Raises:
-        InputError: a text, an option or a file that cannot be used; nothing is left under `output`.
-        OSError: the output cannot be written; nothing is left under `output`.
+        InputError: a text, an option or a file cannot be used. `output` is not changed.
+        OSError: the output cannot be written. `output` is not changed.
     """
-    encoder.info.check(options)  # refuse before a file is begun
+    encoder.info.check(options)  # raise the error before the output is created
     dimension = options.dimensions or encoder.info.dimension
     started = time.monotonic()
     texts = tokens = truncated = dropped = 0
@@ -108,13 +108,13 @@ def embed_file(
 
 def _embedded(encoder: Encoder, source: TextSource, options: EmbedOptions) -> Iterator[tuple[TextChunk, Embeddings]]:
     """Yield each chunk with its embeddings."""
-    # The encoder reads ahead on a thread of its own: the chunks that it took wait here for their vectors.
-    taken: deque[TextChunk] = deque()
+    # The encoder reads ahead on a separate thread. The chunks that it has read wait here for their vectors.
+    waiting: deque[TextChunk] = deque()
 
     def texts() -> Iterator[list[str]]:
         for chunk in source.chunks:
-            taken.append(chunk)
+            waiting.append(chunk)
             yield chunk.texts
 
     for embeddings in encoder.stream(texts(), options):
-        yield taken.popleft(), embeddings
+        yield waiting.popleft(), embeddings

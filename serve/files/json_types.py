@@ -1,4 +1,4 @@
-"""Values of JSON objects as typed Arrow columns, without losing any: what does not fit one type becomes JSON text."""
+"""`JsonKinds`: values of JSON objects as typed Arrow columns. Values that do not fit one type become JSON text."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _TYPES: Final = {
     "json": pa.string(),
 }
 
-#: What two kinds become together; "int" is one that a double holds exactly, "long" any other of 64 bits.
+#: The kind that holds the values of two kinds. "int" is an integer that float64 holds exactly, "long" any other of 64 bits.
 _JOINED: Final = {frozenset(("int", "float")): "float", frozenset(("int", "long")): "long"}
 
 
 class JsonKinds:
-    """The types of the keys that were seen, and rows turned into columns of these types.
+    """Types of the keys of JSON objects, and the conversion of rows to columns of these types.
 
-    Integers and floats together are floats, where a float holds them exactly; a key with any other mixture, with lists or
-    objects, or with integers beyond 64 bits is carried as JSON text. A missing key and null are both null.
+    Integers and floats of one key become floats, if a float holds the integers exactly. A key with any other mixture, with
+    lists or objects, or with integers of more than 64 bits becomes JSON text. A missing key becomes null.
     """
 
     def __init__(self) -> None:
@@ -35,25 +35,25 @@ class JsonKinds:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The keys in the order in which they came."""
+        """Keys, in the order of their first row."""
         return tuple(self._kinds)
 
     def see(self, row: Mapping[str, Any]) -> None:
-        """Learns from a row; all rows must be seen before the first `batch`."""
+        """Add the types of a row. Call this for all rows before the first call of `batch`."""
         for key, value in row.items():
-            known = self._kinds.get(key)
+            before = self._kinds.get(key)
             kind = _kind(value)
-            if known is None or kind is None:
-                self._kinds[key] = known or kind
-            elif known != kind:
-                self._kinds[key] = _JOINED.get(frozenset((known, kind)), "json")
+            if before is None or kind is None:
+                self._kinds[key] = before or kind
+            elif before != kind:
+                self._kinds[key] = _JOINED.get(frozenset((before, kind)), "json")
 
     def schema(self) -> pa.Schema:
-        """One nullable column a key; a key that was always null is a string."""
+        """Return a schema with a nullable column for each key. The column of a key that is null in all rows holds strings."""
         return pa.schema([(key, _TYPES[kind or "string"]) for key, kind in self._kinds.items()])
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-        """The rows as columns of `schema`."""
+        """Return rows as a batch with the columns of `schema`."""
         columns = []
         for key, kind in self._kinds.items():
             values = [row.get(key) for row in rows]

@@ -1,4 +1,4 @@
-"""Texts from files of lines: txt, jsonl, csv. A fault is named with its line."""
+"""Texts from files of lines: txt, jsonl and csv. Errors name the line."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from .json_types import JsonKinds
 
 __all__ = ["Bad", "Row", "chunk_rows", "count_lines", "read_csv", "read_jsonl", "read_txt", "refuse"]
 
-#: A text, and what else its row holds.
+#: A text, and the other values of its row by key.
 Row = tuple[str, dict[str, Any]]
 
-#: Told of a row that cannot be used: the error, and the row as it stands in the file. What it raises ends the reading.
+#: Function that is called for a row that cannot be used, with the error and the bytes of the row in the file. If it raises,
+#: the reading ends.
 Bad = Callable[[InputError, bytes], None]
 
 
 def refuse(error: InputError, row: bytes) -> None:
-    """The `Bad` that ends the reading."""
+    """Raise the error, so that the first row that cannot be used ends the reading."""
     raise error
 
 
 def count_lines(file: IO[bytes]) -> int:
-    """Lines of a file, the last one also without its line feed; leaves the file at its start."""
+    """Return the number of lines of a file, and seek to its start. The last line may have no line feed."""
     count, last = 0, b"\n"
     while block := file.read(2**20):
         count += block.count(b"\n")
@@ -39,7 +40,7 @@ def count_lines(file: IO[bytes]) -> int:
 
 
 def _lines(file: Iterable[bytes], name: str, bad: Bad) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers from 1, without their LF or CRLF; a byte order mark is no text."""
+    """Yield the lines with their numbers from 1, without LF or CRLF and without a byte order mark."""
     for number, raw in enumerate(file, start=1):
         line = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1] if raw.endswith(b"\n") else raw
         try:
@@ -61,20 +62,31 @@ def _decode(line: bytes, name: str, number: int) -> str:
 
 
 def read_txt(file: Iterable[bytes], name: str, bad: Bad = refuse) -> Iterator[Row]:
-    """A text a line; an empty line is an empty text.
+    """Yield each line as a text. An empty line is an empty text.
+
+    Args:
+        file: lines of the file.
+        name: name of the file, for messages.
+        bad: called for each line that is not UTF-8.
 
     Raises:
-        InputError: a line that is not UTF-8, unless `bad` takes it.
+        InputError: a line is not UTF-8, and `bad` raises the error.
     """
     for _, line in _lines(file, name, bad):
         yield line, {}
 
 
 def read_jsonl(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse) -> Iterator[Row]:
-    """A JSON object a line; blank lines are no rows.
+    """Yield the JSON object of each line as a row. Skip blank lines.
+
+    Args:
+        file: lines of the file.
+        name: name of the file, for messages.
+        column: key with the text.
+        bad: called for each line that cannot be used.
 
     Raises:
-        InputError: a line that is not UTF-8, not an object, or without a string under `column`, unless `bad` takes it.
+        InputError: a line is not UTF-8, is not an object or has no string under `column`, and `bad` raises the error.
     """
     for number, line in _lines(file, name, bad):
         if not line.strip():
@@ -88,7 +100,7 @@ def read_jsonl(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse)
 
 
 def _object(line: str, name: str, number: int, column: str) -> Row:
-    """A line of JSON as a row."""
+    """Return a line of JSON as a row."""
     try:
         row = decode_json(line, object)
     except msgspec.DecodeError as error:
@@ -96,10 +108,10 @@ def _object(line: str, name: str, number: int, column: str) -> Row:
         hint = "; does it hold half of a surrogate pair (\\ud8xx)?" if "\\ud" in line.lower() else ""
         raise InputError(f"{name}, line {number}: not a JSON object: {error}{hint}") from error
     if not isinstance(row, dict):
-        raise InputError(f'{name}, line {number}: a JSON object such as {{"{column}": "…"}} is wanted')
+        raise InputError(f'{name}, line {number}: a JSON object such as {{"{column}": "…"}} is expected')
     if column not in row:
-        known = ", ".join(map(repr, row)) or "no key"
-        raise InputError(f"{name}, line {number}: no key {column!r}; it has {known}. Name the key with --column")
+        keys = ", ".join(map(repr, row)) or "no key"
+        raise InputError(f"{name}, line {number}: no key {column!r}; it has {keys}. Name the key with --column")
     text = row.pop(column)
     if not isinstance(text, str):
         raise InputError(f"{name}, line {number}: {column!r} is {_json_type(text)}, and must be a string")
@@ -113,13 +125,18 @@ def _json_type(value: object) -> str:
 
 
 def read_csv(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse) -> Iterator[Row]:
-    """A row a record, its columns named by the first line. Every value stays a string: "007" is not 7.
+    """Yield each record as a row. The first line names the columns. Every value stays a string: "007" is not 7.
+
+    Args:
+        file: lines of the file.
+        name: name of the file, for messages.
+        column: column with the text.
+        bad: called for each record that has more or fewer fields than the first line.
 
     Raises:
-        InputError: a line that is not UTF-8, a record of another length (unless `bad` takes it), unbalanced quotes, or no
-            column `column`.
+        InputError: a line is not UTF-8, quotes are not balanced, there is no column `column`, or `bad` raises the error.
     """
-    # The module's own limit of 128 KiB a field is a guard against unbalanced quotes; texts may well be longer.
+    # The default limit of 128 KiB for a field guards against unbalanced quotes, but texts may be longer.
     csv.field_size_limit(2**31 - 1)
     lines = (_decode(raw, name, number) for number, raw in enumerate(file, start=1))
     reader = csv.reader(lines, strict=True)
@@ -138,8 +155,8 @@ def read_csv(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse) -
             if not row:  # a blank line
                 continue
             if len(row) != len(header):
-                found = f"{name}, line {reader.line_num}: {len(row)} fields, and the header has {len(header)}"
-                bad(InputError(found), msgspec.json.encode(row))
+                message = f"{name}, line {reader.line_num}: {len(row)} fields, and the header has {len(header)}"
+                bad(InputError(message), msgspec.json.encode(row))
                 continue
             yield row[place], {key: row[index] for index, key in enumerate(header) if index != place}
     except csv.Error as error:
@@ -147,7 +164,7 @@ def read_csv(file: Iterable[bytes], name: str, column: str, bad: Bad = refuse) -
 
 
 def chunk_rows(rows: Iterable[Row], kinds: JsonKinds, chunk_texts: int) -> Iterator[TextChunk]:
-    """Gathers rows into chunks of at most `chunk_texts` texts."""
+    """Yield chunks of at most `chunk_texts` rows."""
     first_row, size = 0, 0
     texts: list[str] = []
     others: list[dict[str, Any]] = []

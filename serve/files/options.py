@@ -1,4 +1,4 @@
-"""Options of an input of texts."""
+"""`InputOptions`: options of an input of texts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["InputOptions"]
 
 
 class InputOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Format of an input of texts, and how much of it is read at a time."""
+    """Format of an input of texts, its column, and the number of texts that are read at a time."""
 
     text_format: Annotated[
         str | None,
@@ -22,4 +22,6 @@ class InputOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         ),
     ] = None
     column: Annotated[str, Meta(description="Key or column with the text.")] = "text"
-    chunk_size: Annotated[int, Meta(ge=1, description="Texts that are read at a time; memory grows with it.")] = 1024
+    chunk_size: Annotated[
+        int, Meta(ge=1, description="Number of texts that are read at a time. A larger number needs more memory.")
+    ] = 1024

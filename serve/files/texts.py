@@ -1,6 +1,6 @@
-"""Files of texts as a stream of chunks: txt, jsonl, csv, parquet, Arrow. Knows nothing of models or vectors.
+"""Files of texts as a stream of chunks: txt, jsonl, csv, parquet and Arrow. The module does not use models or vectors.
 
-Memory is bounded by a chunk, whatever the file's size. Everything besides the text is carried along: keys, columns.
+The use of memory depends on the size of a chunk, not on the size of the file. Chunks also have the other keys or columns.
 """
 
 from __future__ import annotations
@@ -53,22 +53,23 @@ def open_texts(
     chunk_texts: int = CHUNK_TEXTS,
     bad: Bad = refuse,
 ) -> Iterator[TextSource]:
-    """Opens a file of texts; errors of its content may come only while the chunks are read.
+    """Open a file of texts. Errors in its content may be raised later, while the chunks are read.
 
     Args:
-        path: the file, a URL of one (s3://, gs://, hdfs://, file://: what pyarrow's filesystems open), or "-" for standard
+        path: path of the file, a URL that pyarrow's file systems open (s3://, gs://, hdfs://, file://), or "-" for standard
             input (txt, jsonl or csv).
-        text_format: one of `TextFormat`; None goes by the file's suffix, and standard input is then txt.
-        column: the key or column that holds the text; a txt file has none.
-        chunk_texts: most texts in a chunk.
-        bad: told of rows that cannot be used; without it the first one ends the reading.
+        text_format: one of `TextFormat`; None takes it from the suffix of the file, and txt for standard input.
+        column: key or column with the text; a txt file has none.
+        chunk_texts: largest number of texts in a chunk.
+        bad: called for each row that cannot be used. By default, the first such row raises an error.
 
     Raises:
-        InputError: an unknown format, a missing column, or content that is no text; names the file and the line or row.
+        InputError: the format is unknown, the column is missing, or the content is not text. The message names the file and
+            the line or row.
         OSError: the file cannot be read.
     """
     if chunk_texts < 1:
-        raise InputError(f"a chunk of {chunk_texts} texts was asked for; it needs at least 1")
+        raise InputError(f"the number of texts in a chunk is {chunk_texts}; it must be at least 1")
     chosen = _format_of(path) if text_format is None else _named_format(text_format)
     with ExitStack() as stack:
         if chosen in ("parquet", "arrow"):
@@ -85,12 +86,12 @@ def open_texts(
                 name, total, pa.schema([]), chunk_rows(read_txt(file, name, bad), JsonKinds(), chunk_texts)
             )
             return
-        # A first pass over the file learns the other columns' types and the number of rows: a type guessed from the first
-        # chunk would fail on the millionth row.
+        # The first pass over the file finds the types of the other columns and the number of rows. A type from the first
+        # chunk alone could be wrong for a later row.
         file = stack.enter_context(_open_twice(path))
         read = read_jsonl if chosen == "jsonl" else read_csv
         kinds, total = JsonKinds(), 0
-        # The second pass tells of bad rows; here they end the reading or are passed over.
+        # The second pass calls `bad`. In this pass, bad rows end the reading or are skipped.
         for _, others in read(file, name, column, refuse if bad is refuse else lambda error, row: None):
             kinds.see(others)
             total += 1
@@ -105,22 +106,22 @@ def _format_of(path: str) -> TextFormat:
     suffix = Path(urlsplit(path).path if is_url(path) else path).suffix.lower()
     if suffix not in _FORMATS:
         raise InputError(
-            f"{path}: the suffix {suffix!r} names no format of texts; rename the file to one of {', '.join(_FORMATS)}, "
-            f"or say with --format which it is: {', '.join(get_args(TextFormat))}"
+            f"{path}: the suffix {suffix!r} is not supported for texts; rename the file to one of {', '.join(_FORMATS)}, "
+            f"or name its format with --format: {', '.join(get_args(TextFormat))}"
         )
     return _FORMATS[suffix]
 
 
 def _named_format(name: str) -> TextFormat:
-    for known in get_args(TextFormat):
-        if name == known:
-            return known  # type: ignore[no-any-return]
+    for choice in get_args(TextFormat):
+        if name == choice:
+            return choice  # type: ignore[no-any-return]
     raise InputError(f"the format {name!r} is unknown; use one of {', '.join(get_args(TextFormat))}")
 
 
 @contextmanager
 def _open_twice(path: str) -> Iterator[IO[bytes]]:
-    """A file that can be read again; standard input goes to disk first, so that memory stays bounded."""
+    """Open a file that can be read twice. Standard input is first copied to disk, not to memory."""
     if path != STDIN:
         with open_input(path) as file:
             yield file

@@ -1,4 +1,4 @@
-"""Vectors to files: npy, parquet, Arrow. A file appears under its name whole or not at all. Knows nothing of models."""
+"""Files of vectors: npy, parquet and Arrow. A file gets its name only when it is complete. The module does not use models."""
 
 from __future__ import annotations
 
@@ -31,54 +31,57 @@ ROW_GROUP_BYTES: Final = 32 * 2**20
 
 
 class VectorWriter(Protocol):
-    """Takes chunks in the order of the file."""
+    """Writer of a file of vectors. It gets the chunks in the order of the file."""
 
     def write(self, chunk: TextChunk, embeddings: Embeddings) -> None:
-        """Appends a chunk.
+        """Append a chunk.
 
         Args:
-            chunk: texts and the columns beside them.
-            embeddings: theirs.
+            chunk: texts and the other columns.
+            embeddings: embeddings of these texts.
         """
 
     def finish(self) -> None:
-        """Completes the file's content."""
+        """Complete the content of the file."""
 
     def discard(self) -> None:
-        """Lets go of the file without another write."""
+        """Stop without writing to the file again."""
 
 
 @contextmanager
 def open_vectors(
     path: Path, dimension: int, carried: pa.Schema, options: EmbedOptions, *, force: bool = False
 ) -> Iterator[VectorWriter]:
-    """A writer for the format that the suffix names: `.npy`, the texts' vectors alone, or the columns `id`, `text`, those of
-    `vector_fields` and the carried ones as `.parquet` (zstd) or `.arrow` (IPC file).
+    """Open a writer for the format of the suffix.
 
-    The content goes to a temporary file beside the target, which takes the target's name at the end, and is removed if
-    anything fails before.
+    A `.npy` file has only the vectors. A `.parquet` (zstd) or `.arrow` (IPC) file has the columns `id`, `text`, those of
+    `vector_fields`, and the carried columns.
+
+    The content goes to a temporary file in the same folder. At the end, the temporary file is renamed to `path`. It is
+    removed if there is an error before.
 
     Args:
-        path: the file to write.
-        dimension: length of a vector.
-        carried: columns beside the texts; an `id` among them replaces the row number.
-        options: that the vectors are made with.
-        force: replace a file that exists.
+        path: path of the file to write.
+        dimension: number of elements of a vector.
+        carried: schema of the columns beside the texts; a column `id` replaces the row number.
+        options: options of the vectors.
+        force: whether an existing file is replaced.
 
     Raises:
-        InputError: an unknown suffix, no such folder, or the file exists.
-        OSError: it cannot be written, for example because the disk is full.
+        InputError: the suffix is unknown, the folder does not exist, the file exists, or a column has a name that the output
+            needs.
+        OSError: the file cannot be written, for example because the disk is full.
     """
     if path.suffix.lower() not in VECTOR_SUFFIXES:
         raise InputError(
-            f"{path}: the suffix {path.suffix!r} names no format of vectors; use {', '.join(VECTOR_SUFFIXES)}"
+            f"{path}: the suffix {path.suffix!r} is not supported for vectors; use {', '.join(VECTOR_SUFFIXES)}"
         )
     if path.suffix.lower() == ".npy" and options.dtype == "int8":
-        raise InputError(f"{path}: a .npy file has no place for the scales of int8 vectors: write .parquet or .arrow")
+        raise InputError(f"{path}: a .npy file cannot hold the scales of int8 vectors: write .parquet or .arrow")
     if taken := set(made_columns(options)) & set(carried.names):
-        raise InputError(f"{path}: the input has {', '.join(sorted(taken))} already, a name that the output needs")
+        raise InputError(f"{path}: the input has {', '.join(sorted(taken))}, a name that the output needs")
     if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}; make it first")
+        raise InputError(f"{path}: there is no folder {path.parent}; create it first")
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
     _refuse_existing(path, force=force)
@@ -116,7 +119,7 @@ def _open_writer(
 
 
 class _NpyWriter:
-    """The header's place is kept free at the start and filled once the number of rows is known."""
+    """Writer of a .npy file. It writes the header again at the end, when the number of rows is known."""
 
     def __init__(self, file: IO[bytes], dimension: int, dtype: str) -> None:
         self._file = file
@@ -126,7 +129,7 @@ class _NpyWriter:
         self._header()
 
     def _header(self) -> None:
-        # numpy pads the header for a first axis of any length, so the second writing covers the first exactly.
+        # numpy pads the header for a first axis of any length, so the second header has the size of the first.
         shape = (self._rows, self._dimension)
         np.lib.format.write_array_header_1_0(self._file, {"descr": self._dtype, "fortran_order": False, "shape": shape})
 
@@ -139,14 +142,14 @@ class _NpyWriter:
         self._header()
 
     def discard(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: `write` does not buffer."""
 
 
 class _Sink(io.RawIOBase):
-    """What pyarrow writes to: the file, until it is let go.
+    """Output of a parquet writer: the file, until `drop_writes`.
 
-    A parquet writer completes its file when it is collected, whenever that is: without this it would then write to a closed
-    file and fail where nobody can catch it.
+    A parquet writer completes its file when it is garbage-collected. Without this class it would then write to a closed file,
+    and no code could catch the error.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -159,16 +162,18 @@ class _Sink(io.RawIOBase):
     def write(self, data: bytes) -> int:  # type: ignore[override]
         return len(data) if self._file is None else self._file.write(data)
 
-    def let_go(self) -> None:
-        """Everything written from now on goes nowhere."""
+    def drop_writes(self) -> None:
+        """Ignore everything that is written from now on."""
         self._file = None
 
 
 class _ParquetWriter:
+    """Writer of a parquet file. It collects chunks into row groups."""
+
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         self._schema = schema
         self._sink = _Sink(file)
-        # Vectors have no repeated values for a dictionary to save.
+        # Vectors have few repeated values, so a dictionary saves nothing.
         self._writer = pq.ParquetWriter(self._sink, schema, compression="zstd", use_dictionary=False)
         self._waiting: list[pa.RecordBatch] = []
 
@@ -188,11 +193,13 @@ class _ParquetWriter:
         self._writer.close()
 
     def discard(self) -> None:
-        self._sink.let_go()
+        self._sink.drop_writes()
         self._writer.is_open = False
 
 
 class _ArrowWriter:
+    """Writer of an Arrow IPC file."""
+
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         self._schema = schema
         self._writer = pa.ipc.new_file(file, schema)
@@ -204,12 +211,12 @@ class _ArrowWriter:
         self._writer.close()
 
     def discard(self) -> None:
-        """It writes nothing of its own accord."""
+        """Do nothing: the writer writes only when it is called."""
 
 
 def _output_schema(dimension: int, carried: pa.Schema, options: EmbedOptions) -> pa.Schema:
-    own_id = carried.field("id") if "id" in carried.names else pa.field("id", pa.int64(), nullable=False)
-    fields = [own_id, pa.field("text", pa.string(), nullable=False), *vector_fields(dimension, options)]
+    id_field = carried.field("id") if "id" in carried.names else pa.field("id", pa.int64(), nullable=False)
+    fields = [id_field, pa.field("text", pa.string(), nullable=False), *vector_fields(dimension, options)]
     return pa.schema([*fields, *(field for field in carried if field.name != "id")])
 
 
@@ -217,10 +224,10 @@ def _output_batch(schema: pa.Schema, chunk: TextChunk, embeddings: Embeddings) -
     carried = chunk.carried.schema.names
     fields = [field for field in schema if field.name not in ("id", "text", *carried)]
     columns = vector_columns(embeddings, fields)
-    made = {
+    added = {
         "id": pa.array(np.arange(chunk.first_row, chunk.first_row + len(chunk.texts), dtype=np.int64)),
         "text": pa.array(chunk.texts, pa.string()),
         **{field.name: column for field, column in zip(fields, columns, strict=True)},
     }
-    columns = [chunk.carried.column(name) if name in carried else made[name] for name in schema.names]
+    columns = [chunk.carried.column(name) if name in carried else added[name] for name in schema.names]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

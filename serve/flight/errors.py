@@ -16,24 +16,24 @@ __all__ = ["flight_error"]
 
 
 class _Bare:
-    """Base of exceptions that pyarrow would send with their Python traceback, file paths included.
+    """Base of the exceptions that pyarrow would otherwise send with their Python traceback, which includes file paths.
 
     pyarrow turns any exception that is not a `FlightError` into a status whose detail is `traceback.format_exception` of it,
-    and falls back to the class's bare name where that fails (PythonErrorDetail in arrow/python/common.cc). There is no
-    `FlightError` for INVALID_ARGUMENT and NOT_FOUND, so these exceptions refuse to be formatted.
+    and falls back to the name of the class if that fails (PythonErrorDetail in arrow/python/common.cc). There is no
+    `FlightError` for INVALID_ARGUMENT and NOT_FOUND, so these exceptions make `format_exception` fail.
     """
 
     @property
     def __cause__(self) -> NoReturn:
-        raise AttributeError("not for formatting")
+        raise AttributeError("this exception is not to be formatted")
 
 
 class InvalidArgument(_Bare, pa.ArrowInvalid):  # type: ignore[misc]
-    """gRPC's INVALID_ARGUMENT."""
+    """Error with gRPC's status INVALID_ARGUMENT."""
 
 
 class NotFound(_Bare, pa.ArrowKeyError):  # type: ignore[misc]
-    """gRPC's NOT_FOUND."""
+    """Error with gRPC's status NOT_FOUND."""
 
 
 def flight_error(error: FletcherError) -> Exception:
@@ -51,11 +51,11 @@ def flight_error(error: FletcherError) -> Exception:
     if (seconds := retry_after(error)) is not None:
         info["retry_after"] = seconds
     extra = msgspec.json.encode(info)
-    kinds: dict[str, type[Exception]] = {
+    classes: dict[str, type[Exception]] = {
         "UNAVAILABLE": fl.FlightUnavailableError,
         "UNAUTHENTICATED": fl.FlightUnauthenticatedError,
         "PERMISSION_DENIED": fl.FlightUnauthorizedError,
         "DEADLINE_EXCEEDED": fl.FlightTimedOutError,
         "INTERNAL": fl.FlightInternalError,
     }
-    return kinds[code](message, extra)
+    return classes[code](message, extra)

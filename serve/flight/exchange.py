@@ -1,9 +1,9 @@
-"""`Exchange`: one `DoExchange` stream. A thread reads and submits ahead; the call's own thread writes answers in order.
+"""`Exchange`: one `DoExchange` stream. One thread reads batches and submits them; the call's thread writes the answers.
 
-Reading on the writing thread would deadlock with a client that waits for each answer before it sends the next batch. The
-price is a rule of gRPC's: the call must not return while the other thread reads. So after a failure the call waits for the
-client's next message, half-close or cancellation. A client that itself waits for an answer gets the failure first, in the
-metadata of a message without rows (`{"error": …}`).
+Reading on the writing thread would deadlock with a client that waits for each answer before it sends the next batch. gRPC
+does not allow the call to return while the other thread reads. So after a failure the call waits for the client's next
+message, half-close or cancellation. A client that itself waits for an answer gets the failure first, in the metadata of a
+message without rows (`{"error": …}`).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from .options import read_options
 
 __all__ = ["Exchange", "Stream", "wait"]
 
-#: Batches of a stream that are under way at once: one is computed, one waits behind it, others are read or written.
+#: Number of batches of a stream that are in progress: one is computed, one waits behind it, others are read or written.
 READ_AHEAD = 4
 
-#: Seconds between two checks that the client is still there.
+#: Seconds between two checks that the client is still connected.
 LOOK_SECONDS = 0.25
 
 #: Seconds that the reader may take to notice that the stream failed, before the client gets the failure inside the stream.
@@ -49,7 +49,7 @@ GRACE_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A batch under way."""
+    """A batch that was submitted and is not answered yet."""
 
     batch: Any
     schema: Any
@@ -60,7 +60,7 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """End of reading: the error, or None at the stream's own end."""
+    """End of the reading. `error` is None if the client ended the stream."""
 
     error: Exception | None
 
@@ -70,9 +70,9 @@ class Stream:
     """pyarrow's side of a `DoExchange` call.
 
     Attributes:
-        reader: its `MetadataRecordBatchReader`.
-        writer: its `MetadataRecordBatchWriter`.
-        context: its `ServerCallContext`.
+        reader: the call's `MetadataRecordBatchReader`.
+        writer: the call's `MetadataRecordBatchWriter`.
+        context: the call's `ServerCallContext`.
     """
 
     reader: Any
@@ -81,20 +81,20 @@ class Stream:
 
 
 class Exchange:
-    """A stream under way.
+    """A stream in progress.
 
     Attributes:
-        rows: rows read so far.
+        rows: number of rows that were read so far.
     """
 
     def __init__(self, models: Models, options: ArrowOptions, stream: Stream, terms: Terms, draft: RecordDraft) -> None:
-        """Begin a stream.
+        """Create the exchange. `run` answers the stream.
 
         Args:
             models: models of the server.
             options: options in the descriptor.
             stream: pyarrow's side of the call.
-            terms: terms on which the engine computes the stream's batches.
+            terms: priority, client and deadline of the stream's batches.
             draft: draft of the call's record.
         """
         self._models = models
@@ -120,14 +120,14 @@ class Exchange:
         """Answer batches until the client has sent its last one.
 
         Raises:
-            FletcherError: the stream cannot go on.
+            FletcherError: the stream cannot continue.
         """
         thread = threading.Thread(target=self._read_all, name="fletcher-flight-read", daemon=True)
         thread.start()
         try:
             self._write_all()
         except FletcherError as error:
-            self._tell(error, thread)
+            self._send_failure(error, thread)
             raise
         finally:
             self._ended = True
@@ -137,7 +137,7 @@ class Exchange:
             self._discard()
 
     def _read_all(self) -> None:
-        """Read until the stream's end or an error, which the writing thread then gets."""
+        """Read until the stream ends or fails. Then queue an `_End` for the writing thread."""
         try:
             self._read_batches()
         except StopIteration:
@@ -145,16 +145,16 @@ class Exchange:
         except FletcherError as error:
             end = _End(error)
         except (pa.ArrowException, fl.FlightError, OSError, ValueError) as error:
-            # The client left, or it sent something else than an Arrow stream.
+            # The client disconnected, or it sent something that is not an Arrow stream.
             end = _End(InputError(f"the stream could not be read: {str(error).partition('. gRPC')[0]}"))
-        except Exception as error:  # noqa: BLE001 (a defect of ours: the call's own thread, which waits for an end, raises it)
+        except Exception as error:  # noqa: BLE001 (a defect in this code: the call's thread gets it and raises it)
             end = _End(error)
         else:
             end = _End(None)
         self._pending.put(end)
 
     def _read_batches(self) -> None:
-        """Submit every batch. Return when the stream has failed elsewhere; raise `StopIteration` at the stream's end."""
+        """Read and submit every batch. Return if the writing thread failed; raise `StopIteration` at the stream's end."""
         options = self._options
         schema = column = name = None
         while True:
@@ -168,7 +168,7 @@ class Exchange:
             if column is None:
                 column = choose_column(chunk.data.schema, options)
                 served = self._models.pick(options.model).description
-                # One version answers the whole stream, for its schema says which.
+                # One version answers the whole stream, because the schema names the version.
                 name = f"{served.name}@{served.version}"
                 schema = output_schema(chunk.data.schema, served, options.embed)
                 self._digest = served.digest
@@ -182,7 +182,7 @@ class Exchange:
     def _submit(
         self, texts: list[str], options: ArrowOptions, name: str | None
     ) -> tuple[ModelVersion, Future[Embeddings]]:
-        """Submit one batch. A stream that is under way waits for room where a new one would be refused."""
+        """Submit one batch. If the queue is full, a stream that has begun waits, and a new stream is rejected."""
         request = EmbedRequest(Texts(tuple(texts)), options.embed, terms=self._terms)
         while True:
             try:
@@ -190,7 +190,7 @@ class Exchange:
             except UnknownModelError:
                 if name == options.model:
                     raise
-                name = options.model  # the version was unloaded in mid-stream: another one goes on
+                name = options.model  # the version was unloaded during the stream: use another one
             except OverloadedError:
                 if not self.rows or self._ended:
                     raise
@@ -216,19 +216,19 @@ class Exchange:
             self._draft.bytes_out += answer.nbytes
             if served.digest == self._digest:
                 self._writer.write_batch(answer)
-            else:  # exchanged in mid-stream: the schema, which was sent, names the one before
+            else:  # the model was replaced during the stream: the schema, which was sent, names the version before
                 notice = {"model": {"version": served.version, "digest": served.digest, "variant": served.variant}}
                 self._writer.write_with_metadata(answer, pa.py_buffer(msgspec.json.encode(notice)))
             self._unanswered -= 1
 
     def _begin_empty(self) -> None:
-        """Answer a stream without batches: with a schema and no batch."""
+        """Answer a stream without batches: send a schema and no batch."""
         schema = self._reader.schema
         choose_column(schema, self._options)
         served = self._models.pick(self._options.model).description
         self._writer.begin(output_schema(schema, served, self._options.embed))
 
-    def _tell(self, error: FletcherError, thread: threading.Thread) -> None:
+    def _send_failure(self, error: FletcherError, thread: threading.Thread) -> None:
         """Send a failure to a client that waits for an answer before it sends or closes anything."""
         self._ended = True
         self._discard()
@@ -239,10 +239,10 @@ class Exchange:
         try:
             self._writer.write_metadata(pa.py_buffer(msgspec.json.encode(notice)))
         except (pa.ArrowException, fl.FlightError, OSError):
-            return  # the client left, so reading ends by itself
+            return  # the client disconnected, so the reading thread ends
 
     def _discard(self) -> None:
-        """Drop the batches that wait, so that the reading thread never waits for room."""
+        """Drop the batches that wait, so that the reading thread never waits for space in the queue."""
         while True:
             try:
                 pending = self._pending.get_nowait()
@@ -254,15 +254,17 @@ class Exchange:
 
 
 def wait(future: Future[Embeddings], context: Any, deadline: float | None) -> Embeddings:
-    """Wait for an answer as long as the call's client does. gRPC cancels a call whose own deadline has passed.
+    """Wait for an answer until the deadline, or until the client disconnects.
+
+    gRPC cancels a call after the deadline that the client gave to gRPC.
 
     Args:
         future: the engine's future.
         context: pyarrow's `ServerCallContext`.
-        deadline: `time.monotonic()` after which the client does not wait any more, or None.
+        deadline: time by `time.monotonic()` at which the client stops waiting, or None.
 
     Raises:
-        StoppingError: the client left.
+        StoppingError: the client disconnected.
         DeadlineError: the deadline passed.
     """
     while True:
@@ -275,4 +277,4 @@ def wait(future: Future[Embeddings], context: Any, deadline: float | None) -> Em
                 raise DeadlineError("the call's deadline passed before it was answered") from None
             if context.is_cancelled():
                 future.cancel()
-                raise StoppingError("the client left") from None
+                raise StoppingError("the client disconnected") from None

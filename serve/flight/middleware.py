@@ -1,4 +1,4 @@
-"""Middleware of every Flight call: the request's id, the API key, and the headers that say how the call is computed."""
+"""Middleware of every Flight call: the request's id, the API key, and the headers for priority, timeout and trace."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Caller", "CallerFactory", "RequestIdFactory", "caller_of", "peer_of"
 #: Flight's service in gRPC (format/Flight.proto of Arrow).
 SERVICE = "arrow.flight.protocol.FlightService"
 
-#: Flight's methods: their names in gRPC, and as routes of records and metrics.
+#: Flight's methods: the name of each in gRPC, and its route in records and metrics.
 METHODS = {
     fl.FlightMethod.LIST_FLIGHTS: ("ListFlights", "list"),
     fl.FlightMethod.GET_FLIGHT_INFO: ("GetFlightInfo", "info"),
@@ -44,7 +44,7 @@ Headers = Mapping[str, list[str]]
 
 
 class _RequestId(fl.ServerMiddleware):  # type: ignore[misc]
-    """The id of one call, sent back in a header."""
+    """Id of one call, which is sent back in a header."""
 
     def __init__(self, value: str) -> None:
         self.value = value
@@ -55,7 +55,7 @@ class _RequestId(fl.ServerMiddleware):  # type: ignore[misc]
 
 
 class RequestIdFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Gives every call its id: the caller's `x-request-id` if it is plain, or a new one."""
+    """Factory of request ids: the caller's `x-request-id` if it is plain, otherwise a new id."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,11 +63,11 @@ class RequestIdFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
 
     @property
     def latest(self) -> str:
-        """The id that was given last on this thread: the call's own for middleware that comes after this one."""
+        """Latest id on this thread. For middleware that runs after this one, it is the id of the current call."""
         return str(self._latest.value)
 
     def start_call(self, info: Any, headers: Headers) -> _RequestId:
-        """Choose the call's id."""
+        """Choose the id of a call."""
         value = _header(headers, REQUEST_ID)
         plain = value is not None and PLAIN_ID.fullmatch(value) is not None
         self._latest.value = value.decode() if plain and value is not None else "req-" + secrets.token_hex(8)
@@ -76,13 +76,13 @@ class RequestIdFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Facts about a call from its headers.
+    """Data of a call, from its headers.
 
     Attributes:
-        client: name of its API key; empty without keys.
-        authorization: value of its header `authorization`, or None.
-        priority: its priority class.
-        deadline: `time.monotonic()` after which the caller does not wait for the answer any more, or None.
+        client: name of the API key; empty if the server has no keys.
+        authorization: value of the header `authorization`, or None.
+        priority: priority class.
+        deadline: time by `time.monotonic()` at which the caller stops waiting for the answer, or None.
         headers: the first value of every text header, by name in lower case.
         method: name of the Flight method in gRPC.
     """
@@ -95,36 +95,36 @@ class Caller:
     method: str
 
     def begin_trace(self, tracing: Tracing, request_id: str) -> Trace | None:
-        """Begin the call's span below the span that its `traceparent` names."""
+        """Begin the span of the call, as a child of the span that its `traceparent` names."""
         # OpenTelemetry's semantic conventions for RPC.
         attributes = {"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": self.method}
         return tracing.begin(f"{SERVICE}/{self.method}", self.headers, attributes | {"fletcher.request_id": request_id})
 
     def terms(self, draft: RecordDraft) -> Terms:
-        """Return the terms on which the engine computes the call's texts."""
+        """Return the priority, the client and the deadline of the call, for the engine."""
         return Terms(self.priority, draft.client, self.deadline)
 
 
 class _Caller(fl.ServerMiddleware):  # type: ignore[misc]
-    """The caller of one call."""
+    """Middleware that holds the caller of one call."""
 
     def __init__(self, caller: Caller) -> None:
         self.caller = caller
 
 
 class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
-    """Lets callers in by the same gate as HTTP, and reads the headers `x-priority` and `x-request-timeout`, as on HTTP.
+    """Factory of callers: it checks API keys with the gate that HTTP uses, and reads the same headers as HTTP.
 
-    pyarrow does not show gRPC's own deadline.
+    The headers are `x-priority` and `x-request-timeout`. pyarrow does not give access to gRPC's deadline.
     """
 
     def __init__(self, gate: Gate, ids: RequestIdFactory, requests: Requests) -> None:
-        """Identify callers by the keys of a gate.
+        """Create the factory.
 
         Args:
-            gate: decides who may call.
-            ids: has given the call its id.
-            requests: receives the records of calls that are refused here.
+            gate: checks API keys.
+            ids: factory that chose the id of the call before.
+            requests: receives the records of calls that this factory rejects.
         """
         super().__init__()
         self._gate = gate
@@ -132,22 +132,22 @@ class CallerFactory(fl.ServerMiddlewareFactory):  # type: ignore[misc]
         self._requests = requests
 
     def start_call(self, info: Any, headers: Headers) -> _Caller:
-        """Let the caller in, or refuse the call before its client has sent anything."""
+        """Return the caller, or reject the call before its client sends anything."""
         method, route = METHODS.get(info.method, ("unknown", "unknown"))
         try:
             return _Caller(self._read(headers, method))
         except FletcherError as error:
-            refusal = flight_error(error)
+            translated = flight_error(error)
             draft = RecordDraft(door="flight", id=self._ids.latest, route=route, error=type(error).__name__)
-            draft.status = type(refusal).__name__
+            draft.status = type(translated).__name__
             with self._requests.wrap(draft):
-                raise refusal from None
+                raise translated from None
 
     def _read(self, headers: Headers, method: str) -> Caller:
         """Return the caller.
 
         Raises:
-            UnauthorizedError: an API key is needed, and there is none, or a wrong one.
+            UnauthorizedError: the server requires an API key, and the call has none or a wrong one.
             FieldError: a header cannot be used.
         """
         texts = {name: values[0] for name, values in headers.items() if values and isinstance(values[0], str)}
@@ -182,5 +182,5 @@ def request_id(context: Any) -> str:
 
 
 def peer_of(context: Any) -> str:
-    """Return the address of a call's peer, without scheme and port: gRPC says `ipv4:127.0.0.1:5000` or `ipv6:[::1]:5000`."""
+    """Return the address of a call's peer without scheme and port. gRPC has `ipv4:127.0.0.1:5000` or `ipv6:[::1]:5000`."""
     return str(context.peer()).rpartition(":")[0].partition(":")[2].strip("[]")

@@ -1,4 +1,4 @@
-"""Reading of the options in Flight's descriptors and metadata, and of `DoGet` tickets."""
+"""Parsing of the options in Flight's descriptors and metadata, and of `DoGet` tickets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_ticket(data: bytes, models: Models) -> tuple[list[str], ArrowOptions]:
         ticket = decode_json(data, _Ticket)
     except msgspec.DecodeError as error:
         raise FieldError(
-            f'the ticket is not usable: {error}. It is JSON such as {{"texts": ["a text"]}}', None
+            f'the ticket cannot be used: {error}. It must be JSON such as {{"texts": ["a text"]}}', None
         ) from None
     check_options(ticket, models)
     return ticket.texts, ticket
@@ -57,7 +57,7 @@ def read_options(data: bytes, models: Models) -> ArrowOptions:
         options = decode_json(data, ArrowOptions)
     except msgspec.DecodeError as error:
         raise FieldError(
-            f'the options are not usable: {error}. They are JSON such as {{"column": "text"}}', None
+            f'the options cannot be used: {error}. They must be JSON such as {{"column": "text"}}', None
         ) from None
     check_options(options, models)
     return options
@@ -67,7 +67,7 @@ def check_options(options: ArrowOptions, models: Models) -> None:
     """Check options against their model.
 
     Raises:
-        InputError: the model cannot follow them.
+        InputError: the model does not support an option.
         UnknownModelError: the server has no model of that name.
     """
     version = models.pick(options.model)

@@ -1,4 +1,4 @@
-"""Flight's `DoPut(["longbow", dataset])`: it takes record batches of texts and acknowledges each of them."""
+"""`flight_put`: the answer to `DoPut(["longbow", dataset])`, which stores texts and their vectors in Longbow."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["flight_put"]
 def flight_put(
     door: LongbowDoor | None, models: Models, descriptor: Any, reader: Any, writer: Any, draft: RecordDraft
 ) -> None:
-    """Answer `DoPut(["longbow", dataset])`: acknowledge each record batch, as Longbow does, once Longbow has it.
+    """Answer `DoPut(["longbow", dataset])`: acknowledge each record batch, in Longbow's format, after Longbow has it.
 
-    The column `text`, or the only one of strings, is embedded. The column `id` holds the ids. Other columns become metadata.
+    The column `text`, or the only string column, is embedded. The column `id` holds the ids. Other columns become metadata.
 
     Args:
-        door: the way to Longbow; None refuses the call.
+        door: connection to Longbow; None rejects the call.
         models: models of the server.
         descriptor: pyarrow's `FlightDescriptor`.
         reader: pyarrow's `MetadataRecordBatchReader`.
@@ -41,10 +41,10 @@ def flight_put(
     """
     path = [part.decode(errors="replace") for part in descriptor.path or []]
     if len(path) != 2 or path[0] != "longbow":
-        raise UnknownRouteError(f'nothing is put at the path {path}; there is ["longbow", DATASET]')
+        raise UnknownRouteError(f'DoPut does not accept the path {path}: use ["longbow", DATASET]')
     door = require(door)
-    column = choose_column(_texts_alone(reader.schema), ArrowOptions())
-    name = _texts_alone(reader.schema).field(column).name
+    column = choose_column(_without_id(reader.schema), ArrowOptions())
+    name = _without_id(reader.schema).field(column).name
     first_row = 0
     for number, batch in enumerate(_batches(reader), start=1):
         draft.bytes_in += batch.nbytes
@@ -68,6 +68,6 @@ def _batches(reader: Any) -> Iterator[Any]:
             yield chunk.data
 
 
-def _texts_alone(schema: Any) -> Any:
-    """Return the schema without the id, which may be a string too."""
+def _without_id(schema: Any) -> Any:
+    """Return the schema without the column `id`, which may hold strings, too."""
     return pa.schema([field for field in schema if field.name != "id"])

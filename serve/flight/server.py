@@ -1,4 +1,4 @@
-"""`FlightServer`: `DoExchange(embed)` and its descriptions, Longbow's `DoPut` and actions, on pyarrow's gRPC server."""
+"""`FlightServer`: `DoExchange` and `DoGet` embed texts, `DoPut` writes to Longbow, actions report and administrate."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ _spec = msgspec.json.Decoder(ModelSpec)
 ACTIONS = {
     "info": "The served model and the server, as JSON",
     "stats": "The metrics, in Prometheus' text format",
-    "health": "Whether the process lives and its canary passed, as JSON",
-    "load": "Loads or exchanges a model; JSON as of POST /admin/models, for admins",
-    "unload": "Unloads a model or NAME@VERSION; the name, for admins",
+    "health": "Whether the server is ready, and the reason if it is not, as JSON",
+    "load": "Loads or replaces a model; the body is the JSON of POST /admin/models; only for admins",
+    "unload": "Unloads a model; the body is its NAME or NAME@VERSION; only for admins",
 }
 
 
 class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
-    """The Flight server: open from its construction to `stop`."""
+    """Flight server. It listens from its construction until `stop`."""
 
     def __init__(
         self,
@@ -73,15 +73,15 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """Listen on an address.
 
         Args:
-            models: models that answer.
-            gate: decides who may call.
-            address: address to listen on; port 0 takes a free one.
-            longbow: where `DoPut` writes to; None refuses it.
-            tracing: begins and ends spans; None makes none.
+            models: models of the server.
+            gate: checks API keys.
+            address: address to listen on; port 0 takes a free port.
+            longbow: connection to Longbow, for `DoPut`; None rejects `DoPut`.
+            tracing: begins and ends spans; None makes no spans.
             consumers: receive the record of every call, besides metrics, log and traces.
 
         Raises:
-            ServiceError: gRPC cannot listen there.
+            ServiceError: gRPC cannot listen on the address.
         """
         self._models = models
         self._gate = gate
@@ -143,7 +143,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             return fl.RecordBatchStream(pa.RecordBatchReader.from_batches(schema, [answer]), options.ipc)
 
     def list_flights(self, context: Any, criteria: bytes) -> Iterator[Any]:
-        """Return the one descriptor that there is."""
+        """Return the only descriptor, `embed`."""
         with self._call("list", context):
             return iter([self._info(fl.FlightDescriptor.for_path(EMBED), ArrowOptions())])
 
@@ -153,7 +153,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             return list(ACTIONS.items())
 
     def do_action(self, context: Any, action: Any) -> Iterator[Any]:
-        """Answer one of `ACTIONS`."""
+        """Run one of `ACTIONS`."""
         with self._call("action", context) as draft:
             draft.bytes_in = action.body.size
             if action.type == "info":
@@ -168,7 +168,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             elif action.type == "stats":
                 body = self._models.metrics.exposition()
             else:
-                raise UnknownRouteError(f"there is no action {action.type!r}; there are {', '.join(ACTIONS)}")
+                raise UnknownRouteError(f"there is no action {action.type!r}: use {', '.join(ACTIONS)}")
             draft.bytes_out = len(body)
             return iter([fl.Result(pa.py_buffer(body))])
 
@@ -194,7 +194,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 spec = decode(_spec, body).named()
                 names = {"name", *decode_json(body, dict[str, object])}
                 self._models.edit(loading(spec, names), reload=frozenset([spec.key]))
-        except ArtifactError as error:  # the operator reads and mends it
+        except ArtifactError as error:  # the admin can correct the path
             raise FieldError(str(error), "path") from error
         return msgspec.json.encode(self._models.describe())
 
@@ -202,7 +202,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """Wait until every batch that was read is answered, end the streams whose clients are silent, and close.
 
         Args:
-            drain_seconds: seconds that this may take.
+            drain_seconds: seconds after which the server closes although batches are not answered.
         """
         deadline = time.monotonic() + drain_seconds
         closing = threading.Thread(target=self.shutdown, name="fletcher-flight-close", daemon=True)
@@ -211,7 +211,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             closing.join(0.05)
         closing.join(0.2)  # gRPC sends what was written last
         if closing.is_alive():
-            _hang_up(self.port)
+            _disconnect_clients(self.port)
             closing.join(max(deadline - time.monotonic(), 1.0))
 
     def _all_idle(self) -> bool:
@@ -223,14 +223,14 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         """Return the options of a descriptor.
 
         Raises:
-            UnknownRouteError: there is nothing at its path.
-            InputError: its options cannot be used.
+            UnknownRouteError: the descriptor has another path than `embed`.
+            InputError: the options cannot be used.
         """
         if descriptor.descriptor_type == fl.DescriptorType.CMD:
             return read_options(descriptor.command, self._models)
         if list(descriptor.path) != [EMBED]:
             path = [part.decode(errors="replace") for part in descriptor.path]
-            raise UnknownRouteError(f'there is nothing at the path {path}; there is ["embed"]')
+            raise UnknownRouteError(f'there is no flight with the path {path}: use ["embed"]')
         return ArrowOptions()
 
     def _info(self, descriptor: Any, options: ArrowOptions) -> Any:
@@ -241,7 +241,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
 
     @contextmanager
     def _call(self, route: str, context: Any) -> Iterator[RecordDraft]:
-        """Record and log a call, and translate its error, once."""
+        """Record and log a call, and translate its error."""
         caller = caller_of(context)
         draft = RecordDraft(
             door="flight", id=request_id(context), client=caller.client or peer_of(context), route=route
@@ -254,42 +254,42 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 yield draft
                 draft.status = "ok"
             except FletcherError as error:
-                raise _refusal(error, draft, fields) from None
+                raise _log_and_translate(error, draft, fields) from None
             except (fl.FlightError, pa.ArrowException, OSError) as error:
                 logger.info("client left", extra={"fields": fields | {"error": type(error).__name__}})
-                raise fl.FlightCancelledError("the client left") from None
+                raise fl.FlightCancelledError("the client disconnected") from None
             except Exception:
-                # The last resort: a defect of ours, which pyarrow would send to the client with its traceback.
+                # A defect in this code. pyarrow would send it to the client with its traceback.
                 logger.exception("call failed", extra={"fields": fields})
                 internal = FletcherError("internal error")
                 draft.error, draft.status = type(internal).__name__, "FlightInternalError"
                 raise flight_error(internal) from None
 
 
-def _refusal(error: FletcherError, draft: RecordDraft, fields: Mapping[str, object]) -> Exception:
+def _log_and_translate(error: FletcherError, draft: RecordDraft, fields: Mapping[str, object]) -> Exception:
     """Log an error and return its translation."""
-    refusal = flight_error(error)
-    draft.error, draft.status = type(error).__name__, type(refusal).__name__
+    translated = flight_error(error)
+    draft.error, draft.status = type(error).__name__, type(translated).__name__
     details: dict[str, object] = {"error": draft.error}
     level = logging.INFO
-    if isinstance(refusal, fl.FlightInternalError):
+    if isinstance(translated, fl.FlightInternalError):
         level = logging.ERROR
-        details["reason"] = str(error)  # only here: the message of another error may hold a client's words
+        details["reason"] = str(error)  # only for internal errors: other messages may contain a client's text
     logger.log(level, "call failed", extra={"fields": {**fields, **details}})
-    return refusal
+    return translated
 
 
-def _hang_up(port: int) -> None:
+def _disconnect_clients(port: int) -> None:
     """End the connections that clients keep open on a port of this process.
 
-    gRPC's `Shutdown` waits for every stream, pyarrow gives it no deadline, and a call cannot be cancelled. So a silent client
-    with an open stream would keep the process alive.
+    gRPC's `Shutdown` waits for every stream, pyarrow sets no deadline for it, and the server cannot cancel a call. So a
+    client with an open stream that sends nothing would keep the process alive.
     """
     for entry in Path("/dev/fd").iterdir():
         try:
             connection = socket.socket(fileno=int(entry.name))
         except OSError:
-            continue  # a file, or closed since
+            continue  # a file, or closed meanwhile
         try:
             if connection.getsockname()[1] == port and connection.getpeername():
                 connection.shutdown(socket.SHUT_RDWR)

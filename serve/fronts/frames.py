@@ -31,16 +31,19 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self,
         on_frame: Callable[[Message, memoryview], None],
         on_end: Callable[[], None],
+        on_begin: Callable[[], None] = lambda: None,
     ) -> None:
         """Create the end of a channel.
 
         Args:
             on_frame: receives each message and its payload, whose memory belongs to the receiver.
             on_end: called when the connection has ended.
+            on_begin: called when the connection is open.
         """
         self.transport: asyncio.Transport | None = None
         self._on_frame = on_frame
         self._on_end = on_end
+        self._on_begin = on_begin
         self._buffer = memoryview(bytearray(BUFFER))
         self._filled = 0
         self._message: Message | None = None  # the one whose payload is being read into `_payload`
@@ -50,6 +53,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]  # a stream socket has a `Transport`
+        self._on_begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Output
 from fletcher.runtime import Artifact, Encodings
+from fletcher.runtime.artifact.folder import TOKENIZER
 from fletcher.runtime.canary import CanaryResult
 from fletcher.runtime.errors import ArtifactError, ProviderError
 from fletcher.runtime.inputs import Inputs
@@ -46,7 +47,7 @@ class FrontBackend:
             raise ArtifactError(
                 f"{artifact.path} has changed since the engine process loaded it: load the model again"
             )
-        artifact.check_files(["tokenizer.json"])
+        artifact.check_files([TOKENIZER])
         self.entry = entry
         self.info: ModelInfo = entry.info
         tokenizer = Tokenizer(artifact.tokenizer_file, entry.info.max_tokens)

@@ -1,7 +1,7 @@
 """Messages between a front process and the engine process, and their bytes.
 
-A frame is a prefix of 16 bytes (`<IIQ`: size of the header, a number that marks the protocol, size of the payload), a header in
-MessagePack, zeros up to a multiple of 8 bytes, and a payload of raw arrays in the machine's byte order. Both ends run on one
+A frame is a prefix of 16 bytes (`<IIQ`: size of the header, a number that marks the protocol, size of the payload), a
+header in MessagePack, zeros up to a multiple of 8 bytes, and a payload of raw arrays in the machine's byte order. Both ends run on one
 machine and come from one installation, so there is no version to negotiate: another mark is refused.
 """
 

@@ -1,9 +1,8 @@
 """Ingestion through the server: clients send texts to Fletcher, which writes them to a dataset of Longbow.
 
-A server does not keep a journal: the id of a document is given by the client or derived from the content. A response
-    means that
-Longbow acknowledged the rows. If a client repeats a request after an error, a row may be stored twice. The `ingest`
-command counts and resumes.
+A server does not keep a journal: the client gives the id of a document, or the id is derived from the content. A response
+means that Longbow acknowledged the rows. If a client repeats a request after an error, a row may be stored twice. The
+command `ingest` counts documents and can resume.
 """
 
 from __future__ import annotations
@@ -65,10 +64,10 @@ class _Channel:
 
 
 class LongbowDoor:
-    """Embed texts and write them to Longbow. Safe to use from any thread."""
+    """Connection of the server to Longbow: it embeds texts and writes them. Safe to use from any thread."""
 
     def __init__(self, target: Target) -> None:
-        """Create the door. It does not connect before the first request.
+        """Create the connection. It is opened by the first request.
 
         Args:
             target: address of Longbow.
@@ -135,7 +134,7 @@ class LongbowDoor:
         }
         unit, mark = self._next_unit()
         begin = metadata_head(mark, head)
-        metadata = [begin + _rest(document) for document in chosen]
+        metadata = [begin + _metadata_tail(document) for document in chosen]
         schema = longbow_schema(dimension, with_text=True)
         batch = make_batch(
             schema,
@@ -160,9 +159,9 @@ class LongbowDoor:
 
     def _check(self, dataset: str, schema: pa.Schema) -> None:
         with Connection(self.target) as connection:
-            there = connection.schema(dataset) if connection.readiness(dataset).status != "NOT_FOUND" else None
-            if there is not None:
-                check_schema(dataset, there, schema)
+            stored = connection.schema(dataset) if connection.readiness(dataset).status != "NOT_FOUND" else None
+            if stored is not None:
+                check_schema(dataset, stored, schema)
 
     def _next_unit(self) -> tuple[int, str]:
         """Return a number and a mark that are unique to a batch."""
@@ -189,7 +188,7 @@ class LongbowDoor:
                         ) from None
         except FletcherError:
             channel.waiting.futures.pop(parcel.unit, None)
-            with self._lock:  # remove a sink that failed for good: the next request opens a new one
+            with self._lock:  # remove a sink that cannot continue: the next request opens a new one
                 if channel.sink.failed and self._channels.get((dataset, dimension)) is channel:
                     del self._channels[dataset, dimension]
                     threading.Thread(target=channel.sink.close, daemon=True).start()
@@ -203,7 +202,7 @@ class LongbowDoor:
             channel.sink.close()
 
 
-def _rest(document: Document) -> str:
+def _metadata_tail(document: Document) -> str:
     """Return the end of a row's metadata, as JSON."""
     return f',"fields":{msgspec.json.encode(document.metadata).decode()}}}' if document.metadata else "}"
 
@@ -238,7 +237,5 @@ def _ids(documents: Sequence[Document], identity: str) -> tuple[list[int], list[
             first[number] = document.text
             rows.append(row)
         elif first[number] != document.text:
-            raise FieldError(
-                f"{field} has the id {number}, which an earlier document with another text has, too", field
-            )
+            raise FieldError(f"{field} has the id {number}, which an earlier document with another text has", field)
     return ids, rows

@@ -1,4 +1,4 @@
-"""Documents that clients send to Longbow through the server, and the answer. The module needs no pyarrow."""
+"""Documents that clients send to Longbow through the server, and the answer. The module does not import pyarrow."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class IngestAnswer(msgspec.Struct, frozen=True):
 
 
 def require(door: _T | None) -> _T:
-    """Return the door.
+    """Return the connection to Longbow.
 
     Raises:
         UnknownRouteError: the server was started without Longbow.

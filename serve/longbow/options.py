@@ -1,4 +1,4 @@
-"""Options of Longbow and of ingest jobs. The module imports nothing heavy: command lines read it for their help."""
+"""Options of Longbow and of ingest jobs. The module imports no large package, because `--help` needs it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class LongbowOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=T
     dataset: Annotated[
         str, Meta(description="Name of the dataset in Longbow.", extra={"metavar": "NAME", "panel": None})
     ]
-    longbow_token: Annotated[str | None, Meta(description="Token for a proxy that asks for one.")] = None
+    longbow_token: Annotated[str | None, Meta(description="Token for a proxy that requires one. Default: none.")] = None
     longbow_ca: Annotated[
         str | None,
         Meta(
@@ -47,13 +47,13 @@ class SinkOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     PANEL: ClassVar[str | None] = LONGBOW_PANEL
 
-    streams: Annotated[int, Meta(ge=1, description="Number of parallel streams, each on a connection of its own.")] = 1
+    streams: Annotated[int, Meta(ge=1, description="Number of parallel streams, each on a separate connection.")] = 1
     compression: Annotated[
         Literal["none", "lz4", "zstd"],
         Meta(description="Compression of the stream. Texts compress well, vectors do not."),
     ] = "none"
     patience: Annotated[
-        float, Meta(ge=0, description="Seconds without an acknowledgment after which the job gives up.")
+        float, Meta(ge=0, description="Seconds without an acknowledgment after which the job stops.")
     ] = 300.0
 
 
@@ -63,8 +63,7 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     id_column: Annotated[
         str | None,
         Meta(
-            description="Column with the id of a document. Default: the content is hashed; in a folder, the file's path is "
-            "the id."
+            description="Column with the id of a document. Default: a hash of the content, or the file's path for a folder."
         ),
     ] = None
     journal: Annotated[
@@ -82,7 +81,7 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dead_letters: Annotated[
         str | None,
         Meta(
-            description="File for skipped rows, as JSON lines. Default: the dataset's name with .failed.jsonl.",
+            description="File for skipped rows, as JSON lines. Default: ./DATASET.failed.jsonl.",
             extra={"metavar": "FILE"},
         ),
     ] = None
@@ -104,7 +103,7 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         bool, Meta(description="Only count the documents that would be sent.", extra={"flags": ("--dry-run",)})
     ] = False
     with_text: Annotated[
-        bool, Meta(description="Whether the texts are stored in Longbow.", extra={"flags": ("--text/--no-text",)})
+        bool, Meta(description="Store the texts in Longbow.", extra={"flags": ("--text/--no-text",)})
     ] = True
     allow_unnormalized: Annotated[
         bool,
@@ -117,7 +116,7 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         str | None,
         Meta(
             description="URL of Longbow's metrics, http://HOST:9090/metrics, to pause while Longbow is full. "
-            "Default: the job does not look.",
+            "Default: the job reads no metrics.",
             extra={"metavar": "URL", "panel": LONGBOW_PANEL},
         ),
     ] = None
@@ -130,9 +129,9 @@ class IngestOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = ""
 
     def journal_path(self, dataset: str) -> Path:
-        """Return the journal's file; by default one named after the dataset, in the current folder."""
+        """Return the path of the journal. By default, it is named after the dataset, in the current folder."""
         return Path(self.journal or f"{_unsafe.sub('_', dataset)}.journal")
 
     def dead_letters_path(self, dataset: str) -> Path:
-        """Return the file for rows that cannot be used, by default named like the journal."""
+        """Return the path of the file for rows that cannot be used. By default, it is named after the dataset."""
         return Path(self.dead_letters or f"{_unsafe.sub('_', dataset)}.failed.jsonl")

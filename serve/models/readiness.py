@@ -7,7 +7,7 @@ import time
 
 from fletcher.runtime.errors import FletcherError
 
-from ..engine.engine import Engine
+from ..engine.answering import AnsweringEngine
 
 __all__ = ["Readiness"]
 
@@ -18,7 +18,7 @@ RECHECK_SECONDS = 5.0
 class Readiness:
     """Checks the canary again after every failure. Safe to use from any thread; a call can take as long as a canary run."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: AnsweringEngine) -> None:
         """Begin ready.
 
         Args:

@@ -22,7 +22,8 @@ from fletcher.runtime.errors import InputError, StoppingError
 
 from ..engine.backend import Backend
 from ..engine.embed_request import EmbedRequest
-from ..engine.engine import Engine
+from ..engine.rows_request import RowsRequest
+from ..engine.answering import AnsweringEngine
 from ..errors import UnknownModelError
 from ..observe.metrics import Metrics
 from .named import NamedModel, group, table_of
@@ -62,7 +63,7 @@ class Models:
     def __init__(
         self,
         load: Loader,
-        make_engine: Callable[[Backend, Metrics], Engine],
+        make_engine: Callable[[Backend, Metrics], AnsweringEngine],
         *,
         metrics: Metrics | None = None,
         drain_seconds: float = 30.0,
@@ -88,6 +89,8 @@ class Models:
         self._table: Mapping[str, NamedModel | ModelVersion] = {}
         self._fingerprints: dict[tuple[str, str], str] = {}
         self._stopping = False
+        #: Called after a change of the versions and before the old ones stop; it may wait for those who still use them.
+        self.on_change: Callable[[], None] = lambda: None
         self._shadows = Shadows(self.metrics)
         self._requests = self.metrics.labeled(
             "fletcher_model_requests", "Requests handed to a model's engine", ["model", "version"]
@@ -127,6 +130,11 @@ class Models:
             raise UnknownModelError(f"the model {name!r} is not served here; this server has {names}")
         return entry
 
+    def version(self, name: str, label: str) -> ModelVersion | None:
+        """Return one version of a model by its name and label; None if it is not served."""
+        entry = self._table.get(f"{name}@{label}")
+        return entry if isinstance(entry, ModelVersion) else None
+
     def pick(self, name: str | None = None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
         """Return the version that answers a request now.
 
@@ -155,7 +163,7 @@ class Models:
         raise UnknownModelError(f"no model of this server gives {_words(outputs)}")
 
     def submit(
-        self, version: ModelVersion, request: EmbedRequest, draft: RecordDraft | None = None
+        self, version: ModelVersion, request: EmbedRequest | RowsRequest, draft: RecordDraft | None = None
     ) -> Future[Any] | None:
         """Hand a request to a version's engine, and a copy of it to the model's shadow.
 
@@ -182,10 +190,15 @@ class Models:
             if self._stopping or not (version.retired or version.engine is not engine):
                 raise
             return None
-        self._requests(version.spec.name, version.spec.version).inc()
+        rows = isinstance(request, RowsRequest)
+        count = request.requests if isinstance(request, RowsRequest) else 1
+        self._requests(version.spec.name, version.spec.version).inc(count)
         model = self._table.get(version.spec.name)
         if isinstance(model, NamedModel) and model.shadow is not None and version is not model.shadow:
-            self._shadows.follow(model.shadow, future, request)
+            if rows and model.shadow.info.tokenizer != version.info.tokenizer:
+                self._shadows.skip(model.shadow, "other tokenizer")
+            else:
+                self._shadows.follow(model.shadow, future, request)
         return future
 
     def submit_blocking(
@@ -247,6 +260,7 @@ class Models:
         with self._change:
             version = ModelVersion(spec, lambda spec: encoder, self._make_engine, owned=False)
             self._install([*(v for model in self._named for v in model.versions), version])
+            self.on_change()
 
     def apply(self, specs: Sequence[ModelSpec], *, reload: frozenset[tuple[str, str]] = frozenset()) -> None:
         """Make the server serve exactly these. If one fails to load, everything stays as it was.
@@ -302,6 +316,7 @@ class Models:
         self._fingerprints = prints
         gone = [version for version in before.values() if version not in after]
         self._install(after)
+        self.on_change()
         self._swaps("loaded").inc(len(fresh))
         self._swaps("unloaded").inc(len(gone))
         for version in gone:

@@ -13,6 +13,7 @@ from fletcher.runtime import Embeddings
 from fletcher.runtime.errors import FletcherError
 
 from ..engine.embed_request import EmbedRequest
+from ..engine.rows_request import RowsRequest
 from ..observe.metrics import Metrics
 from .version import ModelVersion
 
@@ -44,14 +45,14 @@ class Shadows:
         self._copies = 0
         self._lock = threading.Lock()
 
-    def follow(self, shadow: ModelVersion, future: Future[Any], request: EmbedRequest) -> None:
+    def follow(self, shadow: ModelVersion, future: Future[Any], request: EmbedRequest | RowsRequest) -> None:
         """Copy a request when it is answered; its deadline stays, and no record receives its stages."""
         share = shadow.spec.shadow_share
         if share < 1.0 and random.random() >= share:
             return
         with self._lock:
             if self._copies >= MAX_COPIES:
-                self._skip(shadow, "busy")
+                self.skip(shadow, "busy")
                 return
             self._copies += 1
         future.add_done_callback(lambda answered: self._answered(shadow, answered, request))
@@ -60,7 +61,7 @@ class Shadows:
         """Copy nothing more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _answered(self, shadow: ModelVersion, answered: Future[Any], request: EmbedRequest) -> None:
+    def _answered(self, shadow: ModelVersion, answered: Future[Any], request: EmbedRequest | RowsRequest) -> None:
         try:
             if answered.cancelled() or answered.exception() is not None:
                 self._done()
@@ -69,16 +70,16 @@ class Shadows:
         except RuntimeError:  # the pool was shut down: the server is stopping
             self._done()
 
-    def _copy(self, shadow: ModelVersion, answer: Any, request: EmbedRequest) -> None:
+    def _copy(self, shadow: ModelVersion, answer: Any, request: EmbedRequest | RowsRequest) -> None:
         engine = shadow.engine
         if engine is None:
-            self._skip(shadow, "asleep")
+            self.skip(shadow, "asleep")
             self._done()
             return
         try:
             future = engine.submit(request)
         except FletcherError as error:
-            self._skip(shadow, type(error).__name__)
+            self.skip(shadow, type(error).__name__)
             self._done()
             return
         future.add_done_callback(lambda copied: self._compare(shadow, answer, copied))
@@ -86,11 +87,11 @@ class Shadows:
     def _compare(self, shadow: ModelVersion, answer: Any, copied: Future[Any]) -> None:
         try:
             if copied.cancelled() or (error := copied.exception()) is not None:
-                self._skip(shadow, "cancelled" if copied.cancelled() else type(error).__name__)
+                self.skip(shadow, "cancelled" if copied.cancelled() else type(error).__name__)
                 return
             values = drift(answer, copied.result())
             if values is None:
-                self._skip(shadow, "incomparable")
+                self.skip(shadow, "incomparable")
                 return
             child = self._drift(shadow.spec.name, shadow.spec.version)
             for value in values.tolist():
@@ -98,7 +99,8 @@ class Shadows:
         finally:
             self._done()
 
-    def _skip(self, shadow: ModelVersion, reason: str) -> None:
+    def skip(self, shadow: ModelVersion, reason: str) -> None:
+        """Count a copy that is not compared."""
         self._skipped(shadow.spec.name, shadow.spec.version, reason).inc()
 
     def _done(self) -> None:
@@ -108,9 +110,9 @@ class Shadows:
 
 def drift(answer: object, copy: object) -> np.ndarray[Any, np.dtype[np.float64]] | None:
     """Return 1 - cosine of each pair of vectors, float64, (n,); None if there is nothing to compare."""
-    if not (isinstance(answer, Embeddings) and isinstance(copy, Embeddings)):
+    first, second = _vectors(answer), _vectors(copy)
+    if first is None or second is None:
         return None
-    first, second = answer.vectors, copy.vectors
     if first.shape != second.shape or first.dtype != second.dtype or first.dtype == np.uint8:
         return None
     first, second = first.astype(np.float64), second.astype(np.float64)
@@ -118,3 +120,10 @@ def drift(answer: object, copy: object) -> np.ndarray[Any, np.dtype[np.float64]]
     cosines = (first * second).sum(axis=1) / np.where(norms > 0, norms, 1.0)
     values: np.ndarray[Any, np.dtype[np.float64]] = np.maximum(1.0 - cosines, 0.0)
     return values
+
+
+def _vectors(answer: object) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """Return the vectors of an answer: `Embeddings`, or the values of rows that another process tokenized."""
+    if isinstance(answer, Embeddings):
+        return answer.vectors
+    return answer if isinstance(answer, np.ndarray) else None

@@ -15,7 +15,7 @@ from fletcher.runtime.memory.budget import request_bytes
 from fletcher.runtime.providers.opening import FALLBACK
 
 from ..engine.backend import Backend
-from ..engine.engine import Engine
+from ..engine.answering import AnsweringEngine
 from .description import ModelDescription
 from .heap import give_memory_back
 from .readiness import Readiness
@@ -27,7 +27,7 @@ logger = logging.getLogger("fletcher.serve.models.registry")
 
 #: Opens what a specification names, its canary checked.
 Loader = Callable[[ModelSpec], Backend]
-MakeEngine = Callable[[Backend], Engine]
+MakeEngine = Callable[[Backend], AnsweringEngine]
 
 
 class ModelVersion:
@@ -35,7 +35,8 @@ class ModelVersion:
 
     Attributes:
         spec: the operator's configuration of it.
-        served: the description that clients see.
+        info: the description of the loaded model.
+        description: the description that clients see.
         engine: answers requests, or None while it sleeps.
         readiness: answers `/ready`, or None while it sleeps: the canary is checked when it wakes.
         used: `time.monotonic()` of the latest request.
@@ -62,20 +63,21 @@ class ModelVersion:
         self._owned = owned
         self._lock = threading.Lock()
         self._encoder: Backend | None = load(spec)
-        self.description = ModelDescription.of(self._encoder.info, spec.name, spec.aliases, spec.version)
-        self.engine: Engine | None = self._begin(self._encoder)
+        self.info = self._encoder.info
+        self.description = ModelDescription.of(self.info, spec.name, spec.aliases, spec.version)
+        self.engine: AnsweringEngine | None = self._begin(self._encoder)
         self.readiness: Readiness | None = Readiness(self.engine)
 
-    def _begin(self, encoder: Backend) -> Engine:
+    def _begin(self, encoder: Backend) -> AnsweringEngine:
         engine = self._make_engine(encoder)
         if (limit := self.spec.memory_limit_bytes) is not None:
             engine.bound_memory(request_bytes(limit))
         # A batch that the provider fails at runs once more on the processor, if that was allowed.
         if self.spec.allow_fallback and encoder.info.provider_name != FALLBACK:
-            engine.failover.spare = partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK))
+            engine.set_spare(partial(self._load, msgspec.structs.replace(self.spec, provider=FALLBACK)))
         return engine
 
-    def wake(self) -> Engine:
+    def wake(self) -> AnsweringEngine:
         """Load it again if it sleeps, which takes as long as a load; return its engine.
 
         Raises:

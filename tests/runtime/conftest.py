@@ -1,4 +1,4 @@
-"""An artifact so small that a test may make its own: a random BERT, in the tests' own folder."""
+"""Fixtures: a tiny random BERT and its artifacts, which are so small that a test can copy and change them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..convert.tiny import save_embedder
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT with mean pooling and L2, longest input 20 tokens: read it, never write it."""
+    """Return a random BERT with mean pooling and L2 normalization, longest input 20 tokens. Tests must not change it."""
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     return save_embedder(folder)
 
 
 @pytest.fixture(scope="session")
 def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """Its artifact: read it, never write it."""
+    """Return the artifact of `tiny_checkpoint`. Tests must not change it."""
     path = tmp_path_factory.mktemp("tiny") / "artifact"
     export(str(tiny_checkpoint), path)
     return path
@@ -29,7 +29,7 @@ def tiny_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Pat
 
 @pytest.fixture(scope="session")
 def tensorrt_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Path:
-    """An artifact of it for the targets cpu and tensorrt: read it, never write it."""
+    """Return an artifact of `tiny_checkpoint` for the targets cpu and tensorrt. Tests must not change it."""
     path = tmp_path_factory.mktemp("tensorrt") / "artifact"
     export(str(tiny_checkpoint), path, targets=("cpu", "tensorrt"))
     return path
@@ -37,5 +37,5 @@ def tensorrt_artifact(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint:
 
 @pytest.fixture
 def own_artifact(tmp_path: Path, tiny_artifact: Path) -> Path:
-    """A copy that the test may damage."""
+    """Return a copy of `tiny_artifact` that the test may change."""
     return Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))

@@ -1,4 +1,4 @@
-"""GPUs and variants for tests that have none."""
+"""Descriptions of GPUs and a TensorRT variant for tests without a GPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RTX_4090 = Gpu(0, "NVIDIA GeForce RTX 4090", 25_000_000_000, (8, 9), "0000:1b:00
 
 
 def variant_with(inputs: tuple[TensorInfo, ...], profiles: tuple[Profile, ...]) -> Variant:
-    """A `tensorrt` variant that no file stands behind."""
+    """Return a `tensorrt` variant whose files do not exist."""
     return Variant(
         name="tensorrt-fp16",
         target="tensorrt",

@@ -1,4 +1,4 @@
-"""What a batch really takes: the growth of a process of its own, whose highest water is reset before the batch."""
+"""Measured peak memory of a batch, in a separate process whose peak is reset before the batch."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ print(read("VmHWM") - before)
 
 
 def grown(graph: Path, lengths: Sequence[int]) -> int:
-    """Bytes by which the resident memory grows at most while MLAS runs a batch; the model was loaded and has run once."""
+    """Return the largest growth of resident memory in bytes while MLAS runs a batch, after a first run of the model."""
     command = [sys.executable, "-c", SCRIPT, str(graph), *map(str, lengths)]
     return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=120, check=True).stdout)

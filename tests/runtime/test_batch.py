@@ -1,4 +1,4 @@
-"""`Batch`: what `Encodings` is one of, and images could be."""
+"""`Batch`: the protocol that `Encodings` implements, with images as another implementation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Images:
     """Rows of pixels; each pixel is a token.
 
     Attributes:
-        pixels: float32, (n, `PIXELS`).
+        pixels: the pixels of each image, float32, (n, `PIXELS`).
     """
 
     pixels: NDArray[np.float32]
@@ -76,7 +76,7 @@ def test_encodings_name_their_tensors() -> None:
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
-    """A graph that sums the pixels of each image."""
+    """Return the file of a graph that sums the pixels of each image."""
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", PIXELS])
     vectors = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", 1])
     axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
@@ -89,7 +89,7 @@ def graph(tmp_path: Path) -> Path:
     return tmp_path / "images.onnx"
 
 
-def test_workers_plan_and_compute_rows_that_are_no_texts(graph: Path) -> None:
+def test_workers_plan_and_compute_images(graph: Path) -> None:
     images = Images(np.arange(28, dtype=np.float32).reshape(7, PIXELS))
     shape = MemoryShape(token=1, cell=0, square=0)
     budget = MemoryBudget(shape, batch=2 * PIXELS, gate=MemoryGate(4 * PIXELS))
@@ -101,7 +101,7 @@ def test_workers_plan_and_compute_rows_that_are_no_texts(graph: Path) -> None:
     np.testing.assert_array_equal(vectors[:, 0], images.pixels.sum(axis=1))
 
 
-def test_feeds_of_lengths_come_from_any_batch() -> None:
+def test_feeds_made_of_lengths_work_for_any_batch() -> None:
     inputs = (TensorInfo("attention_mask", "int32", ("n", "longest")), TensorInfo("offsets", "int64", ("rows",)))
     feeds = make_feeds(inputs, FeedRules(), Images(np.zeros((2, PIXELS), np.float32)))
     assert feeds["attention_mask"].tolist() == [[1] * PIXELS] * 2

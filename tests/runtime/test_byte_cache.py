@@ -1,4 +1,4 @@
-"""The bounded cache: what it keeps, what it forgets, and that it never holds more than its bound."""
+"""`BoundedCache`: the values that it keeps and removes, and its bound."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from fletcher.runtime.byte_cache import BoundedCache
 
 
-def test_what_was_not_asked_for_the_longest_goes_first() -> None:
+def test_the_least_recently_used_value_is_removed_first() -> None:
     cache: BoundedCache[str, int] = BoundedCache(30)
     for name in "abc":
         cache.put(name, ord(name), 10)
@@ -19,21 +19,21 @@ def test_what_was_not_asked_for_the_longest_goes_first() -> None:
     assert (cache.hits, cache.misses, cache.bytes, len(cache)) == (4, 1, 30, 3)
 
 
-def test_a_new_value_takes_the_place_of_the_old_one() -> None:
+def test_a_new_value_replaces_the_old_one() -> None:
     cache: BoundedCache[str, int] = BoundedCache(30)
     cache.put("a", 1, 20)
     cache.put("a", 2, 5)
     assert (cache.get("a"), cache.bytes, len(cache)) == (2, 5, 1)
 
 
-def test_what_is_larger_than_the_cache_is_not_kept() -> None:
+def test_a_value_larger_than_the_cache_is_not_cached() -> None:
     cache: BoundedCache[str, int] = BoundedCache(30)
     cache.put("a", 1, 10)
     cache.put("b", 2, 31)
     assert (cache.get("a"), cache.get("b")) == (1, None)
-    nothing: BoundedCache[str, int] = BoundedCache(0)
-    nothing.put("a", 1, 1)
-    assert nothing.get("a") is None
+    disabled: BoundedCache[str, int] = BoundedCache(0)
+    disabled.put("a", 1, 1)
+    assert disabled.get("a") is None
 
 
 def test_threads_never_exceed_the_bound() -> None:

@@ -1,4 +1,4 @@
-"""The canary: what is out of tolerance fails, whatever way it is wrong."""
+"""The canary: reading, writing, and rejection of vectors that are out of tolerance."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def canary() -> Canary:
     return Canary(TEXTS, Encodings.from_lists([[1], [1, 2], [3]]), UNIT, "by hand")
 
 
-def test_a_canary_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_canary_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_canary(tmp_path / "c.safetensors", canary())
-    found = read_canary(tmp_path / "c.safetensors")
-    assert found.texts == TEXTS and found.origin == "by hand"
-    assert np.array_equal(found.vectors, UNIT)
-    assert found.encodings.ids.tolist() == [1, 1, 2, 3] and found.encodings.offsets.tolist() == [0, 1, 3, 4]
+    loaded = read_canary(tmp_path / "c.safetensors")
+    assert loaded.texts == TEXTS and loaded.origin == "by hand"
+    assert np.array_equal(loaded.vectors, UNIT)
+    assert loaded.encodings.ids.tolist() == [1, 1, 2, 3] and loaded.encodings.offsets.tolist() == [0, 1, 3, 4]
     assert set(load_file(tmp_path / "c.safetensors")) == {"ids", "offsets", "vectors"}
 
 
-def test_files_that_are_no_canary_are_told(tmp_path: Path) -> None:
+def test_invalid_canary_files_are_rejected(tmp_path: Path) -> None:
     file = tmp_path / "c.safetensors"
     for content in (b"", b"not safetensors at all", b"\xff" * 64):
         file.write_bytes(content)
@@ -46,7 +46,7 @@ def test_files_that_are_no_canary_are_told(tmp_path: Path) -> None:
         read_canary(file)
     for texts in ('["a", "b"]', "[]"):
         save_file({"ids": ids, "offsets": offsets, "vectors": UNIT[:1]}, file, metadata={"texts": texts, "origin": ""})
-        with pytest.raises(ArtifactError, match="should be as many"):
+        with pytest.raises(ArtifactError, match="must be equal and not zero"):
             read_canary(file)
     for texts in ("no json", "5"):
         save_file({"ids": ids, "offsets": offsets, "vectors": UNIT[:1]}, file, metadata={"texts": texts, "origin": ""})
@@ -54,7 +54,7 @@ def test_files_that_are_no_canary_are_told(tmp_path: Path) -> None:
             read_canary(file)
 
 
-def test_an_empty_canary_proves_nothing(tmp_path: Path) -> None:
+def test_an_empty_canary_is_rejected(tmp_path: Path) -> None:
     write_canary(tmp_path / "c.safetensors", Canary((), Encodings.from_lists([]), UNIT[:0], ""))
     with pytest.raises(ArtifactError, match="0 texts"):
         read_canary(tmp_path / "c.safetensors")
@@ -65,7 +65,7 @@ def test_an_empty_canary_proves_nothing(tmp_path: Path) -> None:
     [
         (UNIT, ""),
         (UNIT + np.float32(5e-7), ""),
-        (UNIT * np.float32(1.001), "max abs difference 1.00e-03, at most 1e-05 wanted"),
+        (UNIT * np.float32(1.001), "max abs difference 1.00e-03, at most 1e-05 allowed"),
         (UNIT[:, ::-1], "cosine 0.0"),
         (UNIT[:2], "shape (2, 4) instead of (3, 4)"),
         (np.full((3, 4), np.nan, np.float32), "NaN or infinity"),
@@ -73,24 +73,24 @@ def test_an_empty_canary_proves_nothing(tmp_path: Path) -> None:
         (np.zeros((3, 4), np.float32), "cosine 0.0"),
     ],
 )
-def test_vectors_are_judged_by_angle_and_distance(vectors: np.ndarray, reason: str) -> None:
+def test_vectors_are_compared_by_cosine_and_difference(vectors: np.ndarray, reason: str) -> None:
     result = check_vectors(vectors, UNIT, min_cosine=0.999999, max_abs=1e-5)
     assert result.passed == (not reason)
     assert reason in result.reason
 
 
-def test_without_a_distance_only_the_angle_counts() -> None:
+def test_without_a_difference_only_the_cosine_is_checked() -> None:
     assert check_vectors(UNIT * 3, UNIT, min_cosine=0.999999, max_abs=None).passed
 
 
-def test_a_reference_that_is_no_number_passes_nothing() -> None:
+def test_nothing_passes_with_nan_in_the_reference() -> None:
     broken = np.where(UNIT == 1, np.float32(np.nan), UNIT)
     assert not check_vectors(UNIT, broken, min_cosine=0.9, max_abs=1e-5).passed
     assert not check_vectors(UNIT, broken, min_cosine=0.9, max_abs=None).passed
 
 
 class Fixed(Session):
-    """A session that gives the same vectors whatever it is asked."""
+    """Session that returns the same vectors for every batch."""
 
     provider = "fixed"
 
@@ -104,7 +104,7 @@ class Fixed(Session):
     def close(self) -> None: ...
 
 
-def test_a_session_alone_must_give_the_canarys_vectors() -> None:
+def test_a_single_session_must_give_the_canarys_vectors() -> None:
     tolerance = Accuracy(min_cosine=0.999)
     require_session(Fixed(UNIT), canary(), "vectors", tolerance)
     require_session(Fixed(UNIT.astype(np.float16)), canary(), "vectors", tolerance)

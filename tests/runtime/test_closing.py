@@ -1,4 +1,4 @@
-"""Objects are closed once when their context ends, also by an error."""
+"""`Closing`: objects are closed once when their `with` block ends, also after an error."""
 
 from __future__ import annotations
 

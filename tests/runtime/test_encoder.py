@@ -1,4 +1,4 @@
-"""The Encoder against sentence-transformers, its promises on batches and streams, and hostile texts."""
+"""`Encoder`: comparison with sentence-transformers, batches, streams, and unusual texts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def tiny(tiny_artifact: Path) -> Iterator[Encoder]:
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    """Ragged: from no token to far beyond the limit, in mixed order."""
+    """Return texts from zero tokens to far above the longest input, in mixed order."""
     words = " ".join(SENTENCES).split()
     chooser = random.Random(5)
     ragged = [" ".join(chooser.choices(words, k=length)) for length in (1, 2, 3, 7, 15, 16, 17, 33, 64, 130, 260, 400)]
@@ -60,7 +60,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def reference(minilm_checkpoint: Path, texts: list[str]) -> NDArray[np.float32]:
-    """sentence-transformers in float32, one text at a time, so that its padding plays no part."""
+    """Return vectors of sentence-transformers in float32, computed one text at a time, so that there is no padding."""
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(1)
@@ -87,23 +87,23 @@ def test_workers_and_token_budget_do_not_change_vectors(
 
 
 def test_no_text_gives_no_vector(encoder: Encoder) -> None:
-    found = encoder.embed([])
-    assert found.vectors.shape == (0, 384) and found.vectors.dtype == np.float32
-    assert found.tokens.shape == found.dropped.shape == (0,)
+    embeddings = encoder.embed([])
+    assert embeddings.vectors.shape == (0, 384) and embeddings.vectors.dtype == np.float32
+    assert embeddings.tokens.shape == embeddings.dropped.shape == (0,)
 
 
 def test_truncation_keeps_the_special_tokens_and_counts_what_it_dropped(
     encoder: Encoder, minilm_checkpoint: Path, texts: list[str]
 ) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm_checkpoint)
-    found = encoder.tokenize(texts)
+    encodings = encoder.tokenize(texts)
     limit = 256  # of the checkpoint's sentence_bert_config.json
     for index, text in enumerate(texts):
         whole = tokenizer(text, truncation=False, padding=False, verbose=False)["input_ids"]
         cut = tokenizer(text, truncation=True, max_length=limit, padding=False)["input_ids"]
-        assert found.ids[found.offsets[index] : found.offsets[index + 1]].tolist() == cut
-        assert found.dropped[index] == max(len(whole) - limit, 0)
-    assert found.dropped.max() > 100
+        assert encodings.ids[encodings.offsets[index] : encodings.offsets[index + 1]].tolist() == cut
+        assert encodings.dropped[index] == max(len(whole) - limit, 0)
+    assert encodings.dropped.max() > 100
 
 
 @pytest.mark.parametrize(
@@ -117,12 +117,12 @@ def test_truncation_keeps_the_special_tokens_and_counts_what_it_dropped(
     ],
 )
 def test_megabytes_in_one_text_are_truncated(encoder: Encoder, text: str) -> None:
-    found = encoder.embed([text, "short"])
-    # By BERT's rules: a word has an id, unless it is longer than 100 letters; control characters are removed.
+    embeddings = encoder.embed([text, "short"])
+    # BERT's rules: every word has at least one id; a word of more than 100 letters has one; control characters are removed.
     tokens = {"w": 2_000_000, "x": 1, ".": 2_000_000, "面": 1_000_000, "\x00": 0}[text[0]] + 2
-    assert found.tokens[0] == min(tokens, 256)
-    assert found.dropped[0] == max(tokens - 256, 0)
-    assert np.linalg.norm(found.vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    assert embeddings.tokens[0] == min(tokens, 256)
+    assert embeddings.dropped[0] == max(tokens - 256, 0)
+    assert np.linalg.norm(embeddings.vectors, axis=1) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_megabytes_in_one_text_are_truncated(encoder: Encoder, text: str) -> Non
         (["fine", ["a", "pair"]], "text 1 is list"),
     ],
 )
-def test_what_is_no_text_is_refused_by_its_place(encoder: Encoder, wrong: Any, message: str) -> None:
+def test_the_error_for_an_invalid_text_names_its_index(encoder: Encoder, wrong: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         encoder.embed(wrong)
 
 
 def test_unknown_input_type_names_the_known_ones(encoder: Encoder) -> None:
-    with pytest.raises(InputError, match=r"'passage'; .* knows query, document, clustering, classification, raw"):
+    with pytest.raises(InputError, match=r"'passage'; .* has query, document, clustering, classification, raw"):
         encoder.embed(["a"], input_type="passage")
 
 
@@ -153,8 +153,8 @@ def test_unknown_input_type_names_the_known_ones(encoder: Encoder) -> None:
 def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[str]) -> None:
     encodings = encoder.tokenize(texts)
     rows = np.split(encodings.ids, encodings.offsets[1:-1])
-    found = encode_ids(encoder.tokenizer, [row.tolist() for row in rows])
-    assert np.array_equal(found.ids, encodings.ids) and np.array_equal(found.offsets, encodings.offsets)
+    checked = encode_ids(encoder.tokenizer, [row.tolist() for row in rows])
+    assert np.array_equal(checked.ids, encodings.ids) and np.array_equal(checked.offsets, encodings.offsets)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_token_ids_give_the_vector_of_their_text(encoder: Encoder, texts: list[s
         ([[[1], [2]]], "values that are not whole numbers below"),
     ],
 )
-def test_token_ids_that_cannot_be_are_refused(encoder: Encoder, rows: Any, message: str) -> None:
+def test_invalid_token_ids_are_rejected(encoder: Encoder, rows: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         encode_ids(encoder.tokenizer, rows)
 
@@ -179,7 +179,7 @@ def test_token_ids_that_cannot_be_are_refused(encoder: Encoder, rows: Any, messa
 
 
 def _with_card(encoder: Encoder, artifact: Path, **changes: Any) -> Encoder:
-    """The same parts under another card."""
+    """Return an encoder of the same parts with changes in the card."""
     opened = Artifact.open(artifact)
     card: ModelCard = msgspec.structs.replace(opened.manifest.card, **changes)
     manifest = msgspec.structs.replace(opened.manifest, card=card)
@@ -187,7 +187,7 @@ def _with_card(encoder: Encoder, artifact: Path, **changes: Any) -> Encoder:
 
 
 def _joined(encoder: Encoder, session: Any, token_budget: int, artifact: Artifact | None = None) -> Encoder:
-    """An encoder of one worker on a session, with another's tokenizer."""
+    """Return an encoder with one worker on another session, and with the tokenizer and tolerance of `encoder`."""
     workers = Workers(session, encoder.variant.outputs, name="test", count=1, token_budget=token_budget)
     loaded = Loaded(
         encoder.variant, encoder.info.provider_name, encoder.tokenizer, workers, None, "", encoder.tolerance
@@ -199,8 +199,8 @@ def test_prompts_come_before_the_text(encoder: Encoder, minilm_artifact: Path) -
     prompted = _with_card(encoder, minilm_artifact, prompts={"query": "query: ", "document": "passage: ", "sts": "S "})
     expected = encoder.embed(["query: a", "passage: a", "passage: a", "S a", "a", "a"], input_type="raw").vectors
     kinds = ("query", "document", None, "sts", "raw", "clustering")
-    found = np.concatenate([prompted.embed(["a"], input_type=kind).vectors for kind in kinds])
-    assert np.abs(found - expected).max() <= 1e-6
+    vectors = np.concatenate([prompted.embed(["a"], input_type=kind).vectors for kind in kinds])
+    assert np.abs(vectors - expected).max() <= 1e-6
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -212,17 +212,17 @@ def test_shortened_vectors_are_torchs(
         encoder, minilm_artifact, matryoshka=(256, 64), layer_norm_before_truncation=layer_norm, normalize=normalize
     )
     raw = torch.randn(5, 384, generator=torch.Generator().manual_seed(1)) + 0.5
-    raw[3] = 0  # a vector without direction must not become NaN
+    raw[3] = 0  # a zero vector must not become NaN
     functional = torch.nn.functional
     expected = functional.layer_norm(raw, (384,)) if layer_norm else raw
     expected = expected[:, :64]
     expected = functional.normalize(expected, dim=1) if normalize else expected
-    # The graph normalizes already, where the model does.
-    given = (functional.normalize(raw, dim=1) if normalize else raw).numpy()
-    found = shorten(given, changed.card, 64)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-6)
-    assert shorten(given, changed.card, None) is given and shorten(given, changed.card, 384) is given
+    # If the model normalizes, its graph has already normalized the vectors.
+    vectors = (functional.normalize(raw, dim=1) if normalize else raw).numpy()
+    shortened = shorten(vectors, changed.card, 64)
+    assert shortened.dtype == np.float32
+    np.testing.assert_allclose(shortened, expected.numpy(), atol=2e-6)
+    assert shorten(vectors, changed.card, None) is vectors and shorten(vectors, changed.card, 384) is vectors
 
 
 def test_a_length_that_was_not_trained_is_refused_before_anything_is_computed(encoder: Encoder) -> None:
@@ -262,7 +262,7 @@ def test_a_stream_passes_the_error_of_its_chunks_on_and_leaves_no_thread(tiny: E
 
 
 class _SlowSession(Session):
-    """Counts runs, each of which waits for a permit."""
+    """Session that counts its runs. Each run waits for a permit."""
 
     provider = "slow"
 
@@ -280,7 +280,7 @@ class _SlowSession(Session):
 
 def _slow(tiny: Encoder) -> tuple[Encoder, _SlowSession]:
     session: Any = _SlowSession()
-    return _joined(tiny, session, 1), session  # a batch a text
+    return _joined(tiny, session, 1), session  # one text per batch
 
 
 def test_a_stream_that_is_closed_early_leaves_no_batch_behind(tiny: Encoder) -> None:
@@ -289,7 +289,7 @@ def test_a_stream_that_is_closed_early_leaves_no_batch_behind(tiny: Encoder) -> 
     session.permits.release(2)
     next(stream)
     stream.close()
-    session.permits.release()  # for the batch that may have begun; no other has a permit
+    session.permits.release()  # for the batch that may have begun; other batches get no permit
     closer = threading.Thread(target=encoder.close)
     closer.start()
     closer.join(20)
@@ -324,15 +324,15 @@ def test_threads_may_share_an_encoder(tiny: Encoder, texts: list[str]) -> None:
     expected = tiny.embed(texts).vectors
     with ThreadPoolExecutor(8) as pool:
         parts = [texts[start::8] for start in range(8)]
-        for start, found in enumerate(pool.map(lambda part: tiny.embed(part).vectors, parts)):
-            assert np.abs(found - expected[start::8]).max() <= 1e-6
+        for start, vectors in enumerate(pool.map(lambda part: tiny.embed(part).vectors, parts)):
+            assert np.abs(vectors - expected[start::8]).max() <= 1e-6
 
 
-def test_a_closed_encoder_says_so(tiny_artifact: Path) -> None:
+def test_a_closed_encoder_raises_an_error(tiny_artifact: Path) -> None:
     encoder = Encoder.load(tiny_artifact)
     encodings = encoder.tokenize(["a"])
     encoder.close()
-    encoder.close()  # twice is once
+    encoder.close()  # a second call has no effect
     with pytest.raises(ProviderError, match="was closed: load the artifact again"):
         encoder.embed(["a"])
     with pytest.raises(ProviderError, match="closed"):
@@ -341,7 +341,7 @@ def test_a_closed_encoder_says_so(tiny_artifact: Path) -> None:
         list(encoder.stream([["a"]]))
 
 
-def test_close_waits_for_the_batches_under_way(tiny: Encoder) -> None:
+def test_close_waits_for_running_batches(tiny: Encoder) -> None:
     encoder, session = _slow(tiny)
     results: queue.Queue[Any] = queue.Queue()
     caller = threading.Thread(target=lambda: results.put(encoder.embed(["a", "b"]).vectors))
@@ -371,9 +371,9 @@ def test_numbers_below_one_are_refused(tiny_artifact: Path, option: str) -> None
 
 
 def test_an_uneven_batch_is_computed_in_parts(tiny: Encoder, texts: list[str]) -> None:
-    """What a server put together may hold one long and many short texts: padding them all would cost memory."""
+    """A batch of the server may hold one long text and many short ones. Padding all of them would need much memory."""
     encodings = tiny.tokenize(["a" * 100, *["b"] * 600])
     alone = tiny.run(encodings.select(np.array([0, 1])))
-    found = tiny.run(encodings)
-    assert np.abs(found[:2] - alone).max() <= 1e-6
-    assert np.abs(found[1:] - found[1]).max() <= 1e-6
+    vectors = tiny.run(encodings)
+    assert np.abs(vectors[:2] - alone).max() <= 1e-6
+    assert np.abs(vectors[1:] - vectors[1]).max() <= 1e-6

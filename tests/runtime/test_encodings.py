@@ -1,4 +1,4 @@
-"""Ragged token ids: small cases by hand."""
+"""`Encodings`: small cases that were worked out by hand."""
 
 from __future__ import annotations
 

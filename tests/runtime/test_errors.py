@@ -1,4 +1,4 @@
-"""The error tree is whole: one module has all of it, and its docstring draws it."""
+"""The error tree: one module has all classes, and its docstring shows all of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from fletcher.runtime.errors import FletcherError
 
 
 def drawn() -> dict[str, str]:
-    """Each class of the docstring's tree, and its parent there."""
-    found: dict[str, str] = {}
+    """Return the parent of each class in the docstring's tree; it is empty for the root."""
+    parents: dict[str, str] = {}
     above: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
         name, _, text = line.lstrip("│├└─ ").partition(" ")
         if not name.endswith("Error"):
             continue
         depth = (len(line) - len(line.lstrip("│├└─ "))) // 4
-        assert depth == 0 or text.strip(), f"{name} is drawn without a word on it"
+        assert depth == 0 or text.strip(), f"{name} has no description in the tree"
         above[depth:] = [name]
-        found[name] = above[depth - 1] if depth else ""
-    return found
+        parents[name] = above[depth - 1] if depth else ""
+    return parents
 
 
 def subclasses(kind: type[BaseException]) -> set[type[BaseException]]:
@@ -32,10 +32,10 @@ def subclasses(kind: type[BaseException]) -> set[type[BaseException]]:
 
 def test_the_drawing_is_the_tree() -> None:
     for _, name, _ in pkgutil.walk_packages(fletcher.__path__, "fletcher."):
-        if not name.startswith(("fletcher.serve", "fletcher.convert")):  # those need their extras
+        if not name.startswith(("fletcher.serve", "fletcher.convert")):  # these need their extras
             importlib.import_module(name)
     tree = drawn()
-    # The doors' own kinds of InputError are drawn in serve/errors.py.
+    # serve/errors.py describes the subclasses of InputError for HTTP and Flight.
     below = ("fletcher.model_zoo.", "fletcher.runtime.", "fletcher.quantize.", "fletcher.convert.")
     ours = {kind for kind in subclasses(FletcherError) if kind.__module__.startswith(below)}
     assert {kind.__name__ for kind in ours} == set(tree) == set(errors.__all__)

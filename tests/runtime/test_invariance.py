@@ -1,4 +1,4 @@
-"""A text's vector is its own: batch mates, batch size, order and the provider's threads change at most 1e-6 of it in fp32."""
+"""Invariance of vectors: other texts in the batch, batch size, order and threads change an fp32 vector by at most 1e-6."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fletcher.runtime.session.session import Session
 
 TOLERANCE = 1e-6
 
-#: Ragged: from an empty text to one that fills the model.
+#: Texts of all lengths, from an empty one to one that is as long as the model's longest input.
 TEXTS = ["", "a", *SENTENCES[:10], " ".join(SENTENCES[:6]), " ".join(SENTENCES)]
 
 
@@ -30,7 +30,7 @@ def encodings(minilm_artifact: Path) -> Encodings:
 
 @pytest.fixture(scope="module")
 def alone(minilm_artifact: Path, encodings: Encodings) -> NDArray[np.float32]:
-    """Each text by itself on one thread of ONNX Runtime."""
+    """Return the vectors of texts that were computed one by one on one thread of ONNX Runtime."""
     artifact = Artifact.open(minilm_artifact)
     with open_session(artifact, artifact.variant(), provider="mlas") as session:
         return in_batches(session, encodings, [[row] for row in range(len(encodings))])
@@ -45,7 +45,7 @@ def session(minilm_artifact: Path, request: pytest.FixtureRequest) -> Iterator[S
 
 
 def in_batches(session: Session, encodings: Encodings, batches: list[list[int]]) -> NDArray[np.float32]:
-    """The rows' vectors, computed in the given batches."""
+    """Return the vectors of all rows, computed in these batches."""
     vectors = np.full((len(encodings), 384), np.nan, np.float32)
     for batch in batches:
         vectors[batch] = session.run(encodings.select(np.array(batch)))
@@ -53,7 +53,7 @@ def in_batches(session: Session, encodings: Encodings, batches: list[list[int]])
 
 
 def arrangements(count: int) -> dict[str, list[list[int]]]:
-    """Every row once, in batches of several kinds."""
+    """Return several ways to divide all rows into batches, by name."""
     rng = np.random.default_rng(11)
     shuffled = rng.permutation(count).tolist()
     cuts = np.sort(rng.choice(np.arange(1, count), 5, replace=False))
@@ -66,13 +66,11 @@ def arrangements(count: int) -> dict[str, list[list[int]]]:
     }
 
 
-def test_a_vector_depends_on_nothing_but_its_text(
-    session: Session, encodings: Encodings, alone: NDArray[np.float32]
-) -> None:
+def test_a_vector_depends_only_on_its_text(session: Session, encodings: Encodings, alone: NDArray[np.float32]) -> None:
     assert encodings.lengths.min() == 2 and encodings.lengths.max() == 256
     for name, batches in arrangements(len(encodings)).items():
-        found = in_batches(session, encodings, batches)
-        assert np.abs(found - alone).max() <= TOLERANCE, name
+        vectors = in_batches(session, encodings, batches)
+        assert np.abs(vectors - alone).max() <= TOLERANCE, name
 
 
 @pytest.mark.parametrize(("provider", "workers", "token_budget"), [("mlas", 3, 64), ("openvino", 2, 512)])

@@ -174,9 +174,9 @@ class FakeEncoder:
         return EncoderMetrics(
             {
                 "tokenizer_texts": ("Texts tokenized", lambda: 7.0),
-                "tokenizer_tokens": ("Tokens made", lambda: 30.0),
+                "tokenizer_tokens": ("Tokens produced", lambda: 30.0),
                 "tokenizer_seconds": ("Seconds inside", lambda: 0.5),
-                "vector_cache_hits": ("Texts whose vectors were known", lambda: 3.0),
+                "vector_cache_hits": ("Texts whose vectors were in the cache", lambda: 3.0),
             },
             self.devices,
         )

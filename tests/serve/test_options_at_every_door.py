@@ -177,7 +177,7 @@ def test_refuse_stops_a_text_that_is_too_long_and_no_other(
     name: str, world: World, plain: dict[str, NDArray[np.float32]]
 ) -> None:
     door, options = DOORS[name], {"overflow": "refuse", "normalize": True}
-    with pytest.raises((RefusedError, TooLongError), match="text 1 has 45 tokens, and checkpoint takes 20"):
+    with pytest.raises((RefusedError, TooLongError), match="text 1 has 45 tokens, and checkpoint takes at most 20"):
         door.call(world, TEXTS, options)
     found, _ = door.call(world, TEXTS[::2], options)
     expected, _ = by_numpy(plain["right"][::2], "float32", True)

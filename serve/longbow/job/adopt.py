@@ -27,7 +27,7 @@ def adopt(
 ) -> int:
     """Read the documents of a dataset, and store them in a new journal.
 
-    Longbow sends whole rows, so the whole dataset crosses the network once.
+    Longbow sends whole rows, so the whole dataset is sent over the network once.
 
     Args:
         connection: connection to Longbow.
@@ -47,8 +47,8 @@ def adopt(
         raise InputError(f"{journal.path} has {journal.documents:,} documents already: --adopt is for a new journal")
     removed = all_removed(connection, dataset)
     last: dict[int, tuple[int, Entry]] = {}  # by id: time and entry of the last row
-    ours = [Condition("metadata", ">=", '{"batch":"'), Condition("metadata", "<", '{"batch":#')]
-    for batch in connection.rows(dataset, ours, ["id", "text", "metadata", "timestamp"]):
+    of_jobs = [Condition("metadata", ">=", '{"batch":"'), Condition("metadata", "<", '{"batch":#')]
+    for batch in connection.rows(dataset, of_jobs, ["id", "text", "metadata", "timestamp"]):
         if "text" not in batch.schema.names:
             raise InputError(f"{dataset!r} has no texts (--no-text), and --adopt needs them to identify the documents")
         times = batch.column("timestamp").cast(pa.int64()).to_pylist()

@@ -46,9 +46,9 @@ def settle(connection: Connection, dataset: str, schema: pa.Schema, journal: Jou
         ServiceError: Longbow cannot be reached, or stays busy.
     """
     state = _reach(connection, dataset, patience)
-    there = connection.schema(dataset) if state.status != "NOT_FOUND" else None
-    if there is not None:
-        check_schema(dataset, there, schema)
+    stored = connection.schema(dataset) if state.status != "NOT_FOUND" else None
+    if stored is not None:
+        check_schema(dataset, stored, schema)
     if new := journal.fact("baseline") is None:
         journal.set_fact("baseline", str(state.index_len))
     elif state.status == "NOT_FOUND" and journal.acked_rows:
@@ -66,10 +66,10 @@ def count_up(connection: Connection, dataset: str, journal: Journal, patience: f
     """Count the rows that arrived: the status `READY` does not exclude rows that were dropped after OK.
 
     Missing rows are removed from the journal, so that the next run sends them. Of rows that arrived twice, one is marked as
-    deleted. If the count is not the expected one, the whole dataset crosses the network.
+    deleted. If the count is not the expected one, the whole dataset is sent over the network.
 
     Args:
-        connection: to Longbow.
+        connection: connection to Longbow.
         dataset: name of the dataset.
         journal: journal of the job.
         patience: seconds that Longbow may be busy without any change.
@@ -81,14 +81,14 @@ def count_up(connection: Connection, dataset: str, journal: Journal, patience: f
     index_len = wait_until_quiet(connection, dataset, patience)
     if index_len == least:
         return Census(index_len)
-    there, copies = np.unique(all_placed(connection, dataset, journal.marks), return_counts=True)
+    arrived_rows, copies = np.unique(all_placed(connection, dataset, journal.marks), return_counts=True)
     if index_len > least:
-        for row in (there[copies > 1] >> np.uint64(32)).tolist():
+        for row in (arrived_rows[copies > 1] >> np.uint64(32)).tolist():
             connection.delete(dataset, row)
         doubled = int((copies - 1).sum())
         journal.add("baseline", index_len - least)  # report these rows only once
         return Census(index_len, doubled=doubled, surplus=max(0, index_len - least - doubled))
-    absent = np.setdiff1d(journal.placed(), there)
+    absent = np.setdiff1d(journal.placed(), arrived_rows)
     journal.forget((absent >> np.uint64(32)).astype(np.int64))
     journal.add("baseline", -len(absent))  # the next count does not expect them
     unindexed = least - index_len - len(absent)

@@ -1,4 +1,4 @@
-"""Load of Longbow, for the line of progress and to pause before Longbow blocks without an error.
+"""Load of Longbow. The progress line shows it, and a job pauses before Longbow blocks without an error.
 
 The use of memory comes from Longbow's Prometheus port, the number of batches that wait for the index from `check_readiness`.
 """
@@ -51,7 +51,7 @@ def read_metrics(page: str) -> Capacity:
     for name, value in _sample.findall(page):
         sums[name] = sums.get(name, 0.0) + float(value)
 
-    def whole(name: str) -> int | None:
+    def integer(name: str) -> int | None:
         return int(sums[name]) if name in sums else None
 
     shares = []
@@ -61,13 +61,13 @@ def read_metrics(page: str) -> Capacity:
         shares.append(sums.get("longbow_memory_current_bytes", 0.0) / sums["longbow_memory_limit_bytes"])
     return Capacity(
         max(shares) if shares else None,
-        whole("longbow_ingestion_lag_count"),
-        whole("longbow_index_queue_depth"),
+        integer("longbow_ingestion_lag_count"),
+        integer("longbow_index_queue_depth"),
     )
 
 
 class CapacityWatch:
-    """Read the load regularly on a separate thread. A context manager.
+    """Thread that reads the load regularly. A context manager.
 
     Attributes:
         last: the last reading; None before the first one and after one that failed.
@@ -134,7 +134,7 @@ class CapacityWatch:
         return ""
 
     def told(self) -> str:
-        """Return a note for the line of progress, or an empty text."""
+        """Return a note for the progress line, or an empty text."""
         parts = []
         if self.to_index:
             parts.append(f"{self.to_index:,} batches to index")

@@ -66,11 +66,11 @@ def run_job(encoder: Encoder, job: Job, report: Reporter) -> IngestSummary:
                 summary = ingestion.run()
     finally:
         letters.close()
-    _tell(summary, job, report, letters)
+    _report(summary, job, report, letters)
     return summary
 
 
-def _tell(summary: IngestSummary, job: Job, report: Reporter, letters: DeadLetters) -> None:
+def _report(summary: IngestSummary, job: Job, report: Reporter, letters: DeadLetters) -> None:
     if summary.failed:
         report.warn(f"{summary.failed:,} rows could not be used; the first: {letters.first}. See {letters.path}")
     if summary.truncated_texts:

@@ -116,7 +116,7 @@ class Failed(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class DeadLetters:
-    """Count the rows that cannot be used, and write them to a file as JSON lines. With `stop`, the first one ends the job.
+    """Rows that cannot be used: their number, and a file with them as JSON lines. With `stop`, the first one ends the job.
 
     Attributes:
         path: path of the file, which is created for the first such row; None writes no file.

@@ -100,7 +100,7 @@ class Ingestion:
             "source": source.name,
             "chunk": 0,
         }
-        self._taken: deque[tuple[TextChunk, Claim]] = deque()
+        self._waiting: deque[tuple[TextChunk, Claim]] = deque()
         self._sizes: dict[int, tuple[int, int, int]] = {}  # by unit: rows, tokens, rows replaced
         self._lock = threading.Lock()
         self._warn = warn
@@ -111,7 +111,7 @@ class Ingestion:
 
         Raises:
             InputError: the options, the input or the dataset cannot be used.
-            ServiceError: Longbow cannot be reached for too long; run the job again to continue.
+            ServiceError: Longbow was not reachable for too long. Run the job again to continue.
         """
         options, counts = self._options, self._counts
         self._encoder.info.check(self._job.embed)
@@ -121,7 +121,7 @@ class Ingestion:
         started = time.monotonic()
         if options.dry_run:
             for _ in self._claimed():
-                self._taken.clear()
+                self._waiting.clear()
             counts.sent = counts.read - counts.known - counts.duplicates - self._failed
             return self._summary(time.monotonic() - started, 0, Census())
         with Connection(self._target) as connection:
@@ -149,7 +149,7 @@ class Ingestion:
                 self._sink = sink
                 try:
                     for embeddings in self._encoder.stream(self._claimed(), self._job.embed):
-                        chunk, claim = self._taken.popleft()
+                        chunk, claim = self._waiting.popleft()
                         sink.send(self._parcel(schema, chunk, claim, embeddings))
                 except FletcherError:
                     sink.flush()  # wait for the rows that were sent, so that none is in doubt
@@ -162,16 +162,16 @@ class Ingestion:
         return self._summary(time.monotonic() - started, retries, census)
 
     def told(self) -> str:
-        """Return a note for the line of progress."""
+        """Return a note for the progress line."""
         sink = self._sink
         parts = [f"{sink.open_parcels} batches queued, {sink.retries} retries" if sink is not None else ""]
         parts.append(self._watch.told())
         return ", ".join(part for part in parts if part)
 
-    # During -----------------------------------------------------------------------------------------------------------
+    # Documents --------------------------------------------------------------------------------------------------------
 
     def _claimed(self) -> Iterator[list[str]]:
-        """Yield the texts to embed, chunk by chunk. Append their chunks to `_taken`."""
+        """Yield the texts to embed, chunk by chunk. Append their chunks to `_waiting`."""
         for chunk in self._source.chunks:
             rows, entries = self._entries(chunk)
             claim = self._journal.claim(entries, dry=self._options.dry_run)
@@ -198,7 +198,7 @@ class Ingestion:
             if len(carried.schema):
                 carried = carried.take(np.array(keep, np.int64))
             texts = chunk.texts if len(keep) == len(chunk.texts) else [chunk.texts[row] for row in keep]
-            self._taken.append((TextChunk(chunk.first_row, texts, carried), replace(claim, verdicts=verdicts)))
+            self._waiting.append((TextChunk(chunk.first_row, texts, carried), replace(claim, verdicts=verdicts)))
             yield texts
 
     def _entries(self, chunk: TextChunk) -> tuple[list[int], list[Entry]]:
@@ -277,7 +277,7 @@ class Ingestion:
         with self._lock:
             self._progress.advance(rows, tokens)
 
-    # After ------------------------------------------------------------------------------------------------------------
+    # End of a run -----------------------------------------------------------------------------------------------------
 
     def _remove(self, connection: Connection) -> None:
         """Delete the documents that the input no longer has."""

@@ -22,9 +22,9 @@ class Job:
         source: file, folder, URL, or "-" for standard input.
         inputs: format of the source.
         longbow: Longbow's address, and the dataset.
-        options: what is done with documents.
-        embed: how texts become vectors.
-        sink: how rows are sent.
+        options: options of ids, of the journal, and of the rows that are written.
+        embed: options of embedding.
+        sink: options of sending rows.
     """
 
     source: str

@@ -1,6 +1,6 @@
 """Counts of an ingest job.
 
-    in = sent + known + duplicates + failed
+    read = sent + known + duplicates + failed
 
 `known` documents were sent by an earlier run with the same journal: a run that was killed, or one before an update.
 """
@@ -40,8 +40,8 @@ class IngestSummary:
         tombstones: rows that the runs of this journal replaced or removed; they stay in Longbow's index.
         memory_share: highest used share of Longbow's memory, from its metrics.
         seconds: seconds from the start to the count at the end.
-        rows_per_second: sent rows per second.
-        tokens_per_second: tokens per second.
+        rows_per_second: `sent` divided by `seconds`.
+        tokens_per_second: `tokens` divided by `seconds`.
     """
 
     dataset: str

@@ -33,10 +33,10 @@ class Database:
         """
         self.path = path
         self._lock = threading.RLock()
-        with self._named():
+        with self._translated():
             self._connection = sqlite3.connect(path, timeout=1.0, check_same_thread=False, isolation_level=None)
         try:
-            with self._named():
+            with self._translated():
                 for pragma in (
                     "journal_mode=WAL",
                     # One writer at a time: two jobs on one journal would claim the same documents.
@@ -55,7 +55,7 @@ class Database:
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """Return all rows of a query."""
-        with self._lock, self._named():
+        with self._lock, self._translated():
             return self._connection.execute(query, values).fetchall()
 
     def number(self, query: str) -> int:
@@ -64,17 +64,17 @@ class Database:
 
     def numbers(self, query: str, *values: object) -> NDArray[np.int64]:
         """Return the only column of a query, int64, (n,)."""
-        with self._lock, self._named():
+        with self._lock, self._translated():
             return np.fromiter((row[0] for row in self._connection.execute(query, values)), np.int64)
 
     def write(self, statement: str, *values: object) -> None:
         """Run a statement. Call it within a transaction."""
-        with self._lock, self._named():
+        with self._lock, self._translated():
             self._connection.execute(statement, values)
 
     def write_many(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
         """Run a statement for each of several rows. Call it within a transaction."""
-        with self._lock, self._named():
+        with self._lock, self._translated():
             self._connection.executemany(statement, rows)
 
     @contextmanager
@@ -84,7 +84,7 @@ class Database:
         Args:
             rollback: whether to roll back at the end.
         """
-        with self._lock, self._named():
+        with self._lock, self._translated():
             if self._connection.in_transaction:
                 yield
                 return
@@ -98,7 +98,7 @@ class Database:
                 raise
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _translated(self) -> Iterator[None]:
         """Translate SQLite's errors."""
         try:
             yield

@@ -1,7 +1,7 @@
 """Ids of documents: given by the user, or derived from the content or the name. Longbow requires ids below 2^32.
 
 Derived ids collide: among a million documents, about 116 share their first id with another one (n² / 2 / 2^32). Such a
-document takes its second choice, and so on. The journal stores the id of each document.
+document gets its second id, and so on (`candidate`). The journal stores the id of each document.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DIGEST_BYTES = 16
 
 
 def digester(identity: bytes) -> Callable[[str], bytes]:
-    """Return a function that computes the digest of a text, together with all else that its vector depends on.
+    """Return a function that computes the digest of a text, together with everything else that its vector depends on.
 
     Args:
         identity: bytes that identify the model, its variant and the options.
@@ -44,7 +44,7 @@ def key_of(name: str) -> bytes:
 
 
 def candidate(key: bytes, choice: int) -> int:
-    """Return the first, second, … choice of a document's id, which is the same on every machine and in every run.
+    """Return the first, second, … id of a document. It is the same on every machine and in every run.
 
     Args:
         key: key of the document, 16 bytes.

@@ -93,7 +93,7 @@ class Claim:
 
 
 class Journal(Closing):
-    """Journal in one file, with one writer. Safe to use from several threads. A context manager."""
+    """State of all documents in one file, with one writer. Safe to use from several threads. A context manager."""
 
     def __init__(self, path: Path, facts: Mapping[str, str]) -> None:
         """Open a journal, or create it, and begin a run.
@@ -169,9 +169,9 @@ class Journal(Closing):
         with self._db.transaction(rollback=dry):
             self._unit += 1
             unit = self._unit
-            known = self._lookup([self._first_choice(entry) for entry in entries])
+            stored = self._lookup([self._first_choice(entry) for entry in entries])
             writes: dict[int, tuple[int, bytes, bytes, int, int, int]] = {}
-            verdicts = [self._decide(entry, unit, known, writes) for entry in entries]
+            verdicts = [self._decide(entry, unit, stored, writes) for entry in entries]
             self._db.write_many("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)", writes.values())
             if rows := sum(verdict.kind == "send" for verdict in verdicts):
                 self._db.write("INSERT INTO units VALUES (?, ?, ?, NULL)", unit, CLAIMED, rows)
@@ -181,42 +181,42 @@ class Journal(Closing):
         return candidate(entry.key, 0) if entry.fixed is None else entry.fixed
 
     def _lookup(self, ids: Sequence[int]) -> dict[int, tuple[bytes, bytes, int, int, int]]:
-        found = {}
+        entries = {}
         for start in range(0, len(ids), 5000):  # SQLite takes 32,766 parameters
             part = ids[start : start + 5000]
             marks = ",".join("?" * len(part))
             query = f"SELECT id, key, digest, unit, run, stale FROM documents WHERE id IN ({marks})"
             for row in self._db.rows(query, *part):
-                found[row[0]] = row[1:]
-        return found
+                entries[row[0]] = row[1:]
+        return entries
 
     def _decide(
         self,
         entry: Entry,
         unit: int,
-        known: dict[int, tuple[bytes, bytes, int, int, int]],
+        stored: dict[int, tuple[bytes, bytes, int, int, int]],
         writes: dict[int, tuple[int, bytes, bytes, int, int, int]],
     ) -> Verdict:
         choice = 0
         row = self._first_choice(entry)
-        while (found := known.get(row)) is not None and found[0] != entry.key:
+        while (current := stored.get(row)) is not None and current[0] != entry.key:
             choice += 1  # another document has the id
             row = candidate(entry.key, choice)
-            if row not in known:
-                known.update(self._lookup([row]))
-        verdict, state = self._judge(entry, row, unit, found)
+            if row not in stored:
+                stored.update(self._lookup([row]))
+        verdict, state = self._judge(entry, row, unit, current)
         if state is not None:
-            known[row] = state
+            stored[row] = state
             writes[row] = (row, *state)
         return verdict
 
     def _judge(
-        self, entry: Entry, row: int, unit: int, found: tuple[bytes, bytes, int, int, int] | None
+        self, entry: Entry, row: int, unit: int, current: tuple[bytes, bytes, int, int, int] | None
     ) -> tuple[Verdict, tuple[bytes, bytes, int, int, int] | None]:
         """Return the decision about a document, and its new entry in the table."""
-        if found is None or found[2] == REMOVED:
+        if current is None or current[2] == REMOVED:
             return Verdict("send", row), (entry.key, entry.digest, unit, self.run, 0)
-        _, digest, former, run, stale = found
+        _, digest, former, run, stale = current
         if run == self.run:
             return Verdict("duplicate" if digest == entry.digest else "conflict", row), None
         if former in self._open:  # claimed by a run that was interrupted

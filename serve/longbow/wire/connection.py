@@ -35,7 +35,7 @@ CHANNEL: Final = [
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
-    # Each connection has its own socket: channels of the same address and options would share one.
+    # Each connection has a separate socket: by default, channels of the same address and options share one.
     ("grpc.use_local_subchannel_pool", 1),
     # `Backoff` decides when to try again; gRPC's own backoff would delay a call for up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),

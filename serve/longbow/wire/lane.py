@@ -23,14 +23,14 @@ from .shared import Shared
 
 __all__ = ["Lane"]
 
-#: Seconds between two checks whether a batch is still held back.
+#: Seconds between two checks while a batch must wait.
 HELD: Final = 0.5
 
 logger = logging.getLogger("fletcher.serve.longbow")
 
 
 class Lane:
-    """Send parcels on a separate thread."""
+    """Thread that sends parcels on one stream at a time."""
 
     def __init__(self, shared: Shared, connection: Connection) -> None:
         """Start the thread.
@@ -44,7 +44,7 @@ class Lane:
         self._stream: Exchange | None = None
         self._backoff = Backoff()
         self._again: list[Parcel] = []
-        self._trouble_since = 0.0
+        self._failing_since = 0.0
         self._thread = threading.Thread(target=self._run, name="fletcher-longbow", daemon=True)
         self._thread.start()
 
@@ -66,7 +66,7 @@ class Lane:
                 parcels = self._next()
                 if parcels:
                     self._deliver(parcels)
-                elif self._stream is not None and (self._stream.error is not None or self._rest()):
+                elif self._stream is not None and (self._stream.error is not None or self._is_old()):
                     self._end_stream()
             except (ServiceError, OverloadedError) as error:
                 self._recover(error, parcels)
@@ -81,7 +81,8 @@ class Lane:
 
     # A batch ----------------------------------------------------------------------------------------------------------
 
-    def _rest(self) -> bool:
+    def _is_old(self) -> bool:
+        """Return whether all batches of the stream are acknowledged and a new stream must be opened."""
         stream = self._stream
         return stream is not None and stream.old and stream.idle
 
@@ -118,11 +119,11 @@ class Lane:
     def _deliver(self, parcels: list[Parcel]) -> None:
         shared = self._shared
         while (why := shared.hold()) or shared.breaker.remaining() > 0:
-            self._in_trouble()
+            self._note_failure()
             if shared.closing.wait(HELD if why else min(shared.breaker.remaining(), 1.0)):
                 return
-            if self._out_of_patience():
-                self._give_up(self._impatience(why))
+            if self._patience_ended():
+                self._give_up(self._patience_error(why))
                 return
         for parcel in parcels:
             for row in parcel.stale:
@@ -135,36 +136,36 @@ class Lane:
             self._stream = Exchange(self._connection, shared.dataset, shared.schema, compression, shared.acked)
         for parcel in parcels:
             shared.ledger.sending(parcel.unit)
-        whole = parcels[0].batch if len(parcels) == 1 else pa.concat_batches([parcel.batch for parcel in parcels])
-        step = shared.sizer.rows(_row_bytes(whole))
-        for start in range(0, whole.num_rows, step):
-            part = whole.slice(start, step)
-            done = parcels if start + step >= whole.num_rows else []
+        rows = parcels[0].batch if len(parcels) == 1 else pa.concat_batches([parcel.batch for parcel in parcels])
+        step = shared.sizer.rows(_row_bytes(rows))
+        for start in range(0, rows.num_rows, step):
+            part = rows.slice(start, step)
+            done = parcels if start + step >= rows.num_rows else []
             self._stream.write(part, parcels, done)
 
-    # Trouble ----------------------------------------------------------------------------------------------------------
+    # Failures ---------------------------------------------------------------------------------------------------------
 
-    def _impatience(self, why: object) -> ServiceError:
+    def _patience_error(self, why: object) -> ServiceError:
         shared = self._shared
         return ServiceError(
             f"Longbow at {shared.target.url} has acknowledged nothing for {shared.options.patience:g} s"
             f"{f': {why}' if why else ''}. The journal has all that was acknowledged: run the job again to continue"
         )
 
-    def _out_of_patience(self) -> bool:
-        return time.monotonic() - self._trouble_since > self._shared.options.patience
+    def _patience_ended(self) -> bool:
+        return time.monotonic() - self._failing_since > self._shared.options.patience
 
-    def _in_trouble(self) -> None:
-        """Note a failure or a delay. The trouble begins now, or it continues if nothing was acknowledged in between."""
-        if self._trouble_since <= self._shared.last_ack:
-            self._trouble_since = time.monotonic()
+    def _note_failure(self) -> None:
+        """Note a failure or a delay. `patience` counts from the first one after the last acknowledgment."""
+        if self._failing_since <= self._shared.last_ack:
+            self._failing_since = time.monotonic()
             self._backoff.succeed()
 
     def _recover(self, error: FletcherError, parcels: list[Parcel]) -> None:
         """Recover from a failure: wait, check which rows arrived, and queue the others to be sent again."""
         shared = self._shared
         shared.retries += 1
-        self._in_trouble()
+        self._note_failure()
         doubt: list[Parcel] = []
         if self._stream is not None:
             stream, self._stream = self._stream, None
@@ -175,15 +176,15 @@ class Lane:
         self._again = [*(parcel for parcel in parcels if parcel not in doubt), *self._again]
         while not shared.closing.is_set():
             try:
-                if self._out_of_patience():
-                    self._give_up(self._impatience(error))
+                if self._patience_ended():
+                    self._give_up(self._patience_error(error))
                     return
                 shared.breaker.fail()
                 wait = max(self._backoff.fail(), shared.breaker.remaining(), settled - time.monotonic())
-                left = self._trouble_since + shared.options.patience - time.monotonic()
+                left = self._failing_since + shared.options.patience - time.monotonic()
                 if shared.closing.wait(max(min(wait, left), 0.0) + 0.01):
                     return
-                self._again = [*self._sort_out(doubt), *self._again]
+                self._again = [*self._not_arrived(doubt), *self._again]
                 return
             except ServiceError as again:
                 error = again
@@ -191,7 +192,7 @@ class Lane:
                 self._give_up(fatal)
                 return
 
-    def _sort_out(self, doubt: Sequence[Parcel]) -> list[Parcel]:
+    def _not_arrived(self, doubt: Sequence[Parcel]) -> list[Parcel]:
         """Wait until Longbow has stored what it received. Return the rows of parcels in doubt that it does not have.
 
         Raises:
@@ -201,13 +202,13 @@ class Lane:
             return []
         shared = self._shared
         wait_until_quiet(self._connection, shared.dataset, shared.target.timeout)
-        rest = [_without(parcel, arrived(self._connection, shared.dataset, parcel.mark)) for parcel in doubt]
+        unsent = [_without(parcel, arrived(self._connection, shared.dataset, parcel.mark)) for parcel in doubt]
         self._backoff.succeed()
         shared.breaker.succeed()
-        whole = [parcel for parcel in rest if not parcel.batch.num_rows]
-        if whole:  # rows that arrived count as an acknowledgment for `patience`
-            shared.acked(whole, 0, 0.0)
-        return [parcel for parcel in rest if parcel.batch.num_rows]
+        complete = [parcel for parcel in unsent if not parcel.batch.num_rows]
+        if complete:  # rows that arrived count as an acknowledgment for `patience`
+            shared.acked(complete, 0, 0.0)
+        return [parcel for parcel in unsent if parcel.batch.num_rows]
 
     def _give_up(self, error: FletcherError | OSError) -> None:
         self._shared.fail(error)

@@ -1,4 +1,4 @@
-"""Check which rows of a batch Longbow has, for batches whose acknowledgment was lost.
+"""Queries for the rows of a batch that Longbow has, for batches whose acknowledgment was lost.
 
 The metadata of a row begins with the mark of its batch, and Longbow can filter rows whose string lies between two
 bounds. So one query returns the rows of a batch that arrived. The query is also right after a restart of Longbow, when
@@ -54,7 +54,7 @@ def arrived(connection: Connection, dataset: str, mark: str) -> NDArray[np.int64
 def all_placed(connection: Connection, dataset: str, job: str) -> NDArray[np.uint64]:
     """Return all rows of a job's batches, each as `id << 32 | unit`; uint64, (n,).
 
-    Longbow sends whole rows, so the whole dataset crosses the network.
+    Longbow sends whole rows, so the whole dataset is sent over the network.
 
     Args:
         connection: connection to Longbow.

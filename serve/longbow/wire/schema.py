@@ -1,4 +1,4 @@
-"""Columns of a dataset of Longbow, and the checks and conversions of the rows that are sent."""
+"""Columns of a dataset of Longbow, and the checks and conversions of the rows to send."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def longbow_schema(dimension: int, *, with_text: bool) -> pa.Schema:
 def check_schema(dataset: str, there: pa.Schema, ours: pa.Schema) -> None:
     """Reject rows that do not fit into a dataset.
 
-    Longbow's `DoExchange` does not check the schema: it would store the rows and not index them. It could also not
-    start again, because it compares the schemas when it reads its disk at the start.
+    Longbow's `DoExchange` does not check the schema: it would store the rows and not index them. Longbow could also
+    not restart, because it compares the schemas when it reads its disk at the start.
 
     Args:
         dataset: name of the dataset, for the message.

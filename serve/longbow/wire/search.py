@@ -23,7 +23,7 @@ from .target import Target
 
 __all__ = ["Found", "search", "table"]
 
-#: Largest number of characters of a text in a table.
+#: Largest number of characters of a text in the table of hits.
 SHOWN = 100
 
 #: Largest number of hits that are requested from Longbow for each result.
@@ -69,18 +69,18 @@ def search(encoder: Encoder, target: Target, dataset: str, text: str, *, k: int,
         raise InputError(f"{k} hits were requested: the smallest number is 1")
     vector = encoder.embed([text], options).vectors[0]
     with Connection(target) as connection:
-        found: dict[int, Found | None] = {}
-        asked = k
+        rows: dict[int, Found | None] = {}
+        requested = k
         while True:
-            hits = connection.search(dataset, vector, asked)
+            hits = connection.search(dataset, vector, requested)
             for hit in hits:
-                if hit.id not in found:
-                    found[hit.id] = _current(connection, dataset, vector, hit)
-            here = [one for one in found.values() if one is not None]
-            if len(here) >= k or len(hits) < asked or asked >= MOST_ASKED * k:
+                if hit.id not in rows:
+                    rows[hit.id] = _current(connection, dataset, vector, hit)
+            current = [row for row in rows.values() if row is not None]
+            if len(current) >= k or len(hits) < requested or requested >= MOST_ASKED * k:
                 break
-            asked *= 2
-    nearest = sorted(here, key=lambda one: -one.score)[:k]
+            requested *= 2
+    nearest = sorted(current, key=lambda row: -row.score)[:k]
     _check_model(encoder, dataset, nearest)
     return nearest
 
@@ -116,8 +116,8 @@ def _metadata(text: str | None) -> Any:
         return text  # another program wrote it
 
 
-def _check_model(encoder: Encoder, dataset: str, found: Sequence[Found]) -> None:
-    for hit in found:
+def _check_model(encoder: Encoder, dataset: str, hits: Sequence[Found]) -> None:
+    for hit in hits:
         made_by = hit.metadata.get("digest") if isinstance(hit.metadata, dict) else None
         if made_by is not None and made_by != encoder.info.digest:
             raise InputError(

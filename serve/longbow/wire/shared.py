@@ -25,7 +25,7 @@ WAITING: Final = 4
 
 
 class Ledger(Protocol):
-    """Receiver of the state of every parcel: called before sending and after the acknowledgment. A journal is one."""
+    """Receiver of the state of every parcel: called before sending and after acknowledgment. A journal is a ledger."""
 
     def sending(self, unit: int) -> None: ...
 
@@ -83,7 +83,7 @@ class Shared:
         """Raise the error that ended the streams, if there is one.
 
         Raises:
-            ServiceError, InputError, OSError: an earlier parcel failed for good.
+            ServiceError, InputError, OSError: an earlier parcel failed, and it cannot be sent again.
         """
         if self.error is not None:
             raise self.error

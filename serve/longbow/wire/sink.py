@@ -29,7 +29,7 @@ DEFAULTS: Final = SinkOptions()
 
 
 class Sink(Closing):
-    """Deliver parcels to Longbow. A context manager that ends its threads."""
+    """Queue and threads that send parcels to Longbow. A context manager that ends its threads."""
 
     def __init__(
         self,
@@ -72,14 +72,14 @@ class Sink(Closing):
 
     @property
     def failed(self) -> bool:
-        """True if a parcel failed for good. The sink then accepts no other parcel."""
+        """True if a parcel failed and cannot be sent again. The sink then does not accept other parcels."""
         return self._shared.error is not None
 
     def check(self) -> None:
         """Raise the error that ended the streams, if there is one.
 
         Raises:
-            ServiceError, InputError, OSError: an earlier parcel failed for good.
+            ServiceError, InputError, OSError: an earlier parcel failed, and it cannot be sent again.
         """
         self._shared.check()
 
@@ -87,7 +87,7 @@ class Sink(Closing):
         """Queue a parcel. Block while the queue is full, which slows the engine down.
 
         Raises:
-            ServiceError, InputError, OSError: an earlier parcel failed for good.
+            ServiceError, InputError, OSError: an earlier parcel failed, and it cannot be sent again.
         """
         shared = self._shared
         with shared.settled:
@@ -104,7 +104,7 @@ class Sink(Closing):
         """Wait until all parcels are acknowledged.
 
         Raises:
-            ServiceError, InputError, OSError: a parcel failed for good.
+            ServiceError, InputError, OSError: a parcel failed, and it cannot be sent again.
         """
         shared = self._shared
         with shared.settled:

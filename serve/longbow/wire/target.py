@@ -65,7 +65,7 @@ class Target:
                 "grpc+tls://HOST:PORT for a proxy in front of it"
             )
         if self.token is not None and parts.scheme != "grpc+tls" and parts.hostname not in ("127.0.0.1", "localhost"):
-            raise InputError(f"a token would go to {self.url} unencrypted: use grpc+tls://")
+            raise InputError(f"a token would be sent to {self.url} unencrypted: use grpc+tls://")
         if self.timeout <= 0:
             raise InputError(f"the timeout is {self.timeout:g} s, and must be above 0")
         if self.trace and not _plain.fullmatch(self.trace):

@@ -1,4 +1,4 @@
-"""The artifact folder: what is damaged is refused, and it is written whole or not at all."""
+"""The artifact folder: damaged artifacts are rejected, and writing is atomic."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def sign(folder: Path, name: str) -> None:
-    """Makes the manifest agree with a file that was tampered with."""
+    """Write the size and digest of a changed file into the manifest."""
     data = (folder / name).read_bytes()
     entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     edit(folder, lambda manifest: manifest["files"].update({name: entry}))
@@ -60,17 +60,19 @@ def around(path: Path) -> list[str]:
         (b'{"format": "\xff"}', "damaged"),
         (b"[" * 100_000, "damaged"),
         (b'{"format": 1}', "damaged .*card"),
-        (b'{"format": 2, "what": "ever"}', "has artifact format 2, this Fletcher reads format 1"),
+        (b'{"format": 2, "what": "ever"}', "has artifact format 2, but this version of Fletcher reads format 1"),
     ],
 )
-def test_a_manifest_that_is_none_is_told(own_artifact: Path, content: bytes, message: str) -> None:
+def test_an_invalid_manifest_is_rejected(own_artifact: Path, content: bytes, message: str) -> None:
     (own_artifact / MANIFEST).write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
         Artifact.open(own_artifact)
 
 
-def test_what_is_no_artifact_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"a folder without fletcher\.json, so no artifact: make one with"):
+def test_a_folder_that_is_not_an_artifact_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(
+        ArtifactError, match=r"a folder without fletcher\.json, so it is not an artifact: make one with"
+    ):
         Artifact.open(tmp_path)
     with pytest.raises(ArtifactError, match="not a folder with"):
         Artifact.open(tmp_path / "missing")
@@ -80,7 +82,7 @@ def test_what_is_no_artifact_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "canary.safetensors", "cpu-fp32.onnx", "weights.fp32.safetensors"])
-def test_a_file_that_the_manifest_does_not_vouch_for_is_not_used(own_artifact: Path, name: str) -> None:
+def test_a_file_without_a_digest_in_the_manifest_is_not_used(own_artifact: Path, name: str) -> None:
     edit(own_artifact, lambda manifest: manifest["files"].pop(name))
     with pytest.raises(ArtifactError, match=f"no size and sha256 of {name}"):
         Artifact.open(own_artifact)
@@ -88,21 +90,21 @@ def test_a_file_that_the_manifest_does_not_vouch_for_is_not_used(own_artifact: P
 
 def test_a_file_outside_the_folder_is_not_read(own_artifact: Path) -> None:
     edit(own_artifact, lambda manifest: manifest["files"].update({"../x": {"size": 0, "sha256": ""}}))
-    with pytest.raises(ArtifactError, match=r"names '\.\./x'"):
+    with pytest.raises(ArtifactError, match=r"names '\.\./x', which is not a plain file name"):
         Artifact.open(own_artifact)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "canary.safetensors", "cpu-fp32.onnx", "weights.fp32.safetensors"])
 def test_missing_longer_and_changed_files_are_refused_at_load(own_artifact: Path, name: str) -> None:
     file = own_artifact / name
-    whole = file.read_bytes()
-    flipped = bytearray(whole)
-    flipped[len(whole) // 2] ^= 1
+    original = file.read_bytes()
+    flipped = bytearray(original)
+    flipped[len(original) // 2] ^= 1
     file.write_bytes(bytes(flipped))
     with pytest.raises(ChecksumError, match=f"{name} has sha256 "):
         Encoder.load(own_artifact)
-    file.write_bytes(whole[:-1])
-    with pytest.raises(ChecksumError, match=f"{name} has {len(whole) - 1} bytes, the manifest says {len(whole)}"):
+    file.write_bytes(original[:-1])
+    with pytest.raises(ChecksumError, match=f"{name} has {len(original) - 1} bytes, the manifest says {len(original)}"):
         Encoder.load(own_artifact)
     file.unlink()
     with pytest.raises(ArtifactError, match=f"{name} cannot be read: No such file"):
@@ -182,8 +184,8 @@ def test_an_artifact_that_was_replaced_meanwhile_is_not_stamped(own_artifact: Pa
     assert around(own_artifact) == [own_artifact.name]
 
 
-def test_what_is_no_artifact_is_not_stamped_and_gets_no_lock(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no artifact"):
+def test_a_folder_that_is_not_an_artifact_is_not_stamped_and_gets_no_lock(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="so it is not an artifact"):
         stamp(tmp_path / "nothing", VERIFIED)
     assert list(tmp_path.iterdir()) == []
 
@@ -215,7 +217,7 @@ def stat_mode(folder: Path) -> int:
     return folder.stat().st_mode & 0o777
 
 
-def test_it_appears_whole_and_replaces_whole(tmp_path: Path) -> None:
+def test_an_artifact_appears_complete_and_replaces_all_old_files(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "artifact"
     write(path, "first")
     (path / "old file").write_text("of the first")
@@ -226,7 +228,7 @@ def test_it_appears_whole_and_replaces_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), OSError(errno.ENOSPC, "full")])
-def test_a_crash_leaves_the_old_one_and_nothing_else(tmp_path: Path, error: BaseException) -> None:
+def test_a_crash_leaves_only_the_old_artifact(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "artifact"
     for before in (False, True):
         if before:
@@ -254,7 +256,7 @@ def test_an_empty_folder_is_taken_and_another_is_not_touched(tmp_path: Path) -> 
     assert around(path) == ["file", "folder"]
 
 
-def test_what_appeared_during_the_conversion_is_not_replaced(tmp_path: Path) -> None:
+def test_a_folder_that_appeared_during_the_conversion_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "folder"
     with pytest.raises(ArtifactError, match="is not an artifact"), new_artifact(path):
         path.mkdir()
@@ -263,7 +265,7 @@ def test_what_appeared_during_the_conversion_is_not_replaced(tmp_path: Path) -> 
     assert around(path) == ["folder"]
 
 
-def test_the_old_one_comes_back_if_the_new_one_cannot_take_its_place(
+def test_the_old_artifact_is_restored_if_the_new_one_cannot_be_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "artifact"
@@ -303,7 +305,7 @@ with new_artifact(sys.argv[1]) as folder:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Any:
-    """Another process that is writing `tmp_path / "artifact"`."""
+    """Yield another process that is writing `tmp_path / "artifact"`."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "artifact")], stdout=subprocess.PIPE)
     assert process.stdout is not None and process.stdout.readline()
     yield process
@@ -322,7 +324,9 @@ def test_a_second_writer_is_refused_while_the_first_one_writes(tmp_path: Path, w
     assert not path.exists() and writer.poll() is None
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_success(tmp_path: Path, writer: subprocess.Popen[bytes]) -> None:
+def test_the_next_write_removes_the_leftovers_of_a_killed_writer(
+    tmp_path: Path, writer: subprocess.Popen[bytes]
+) -> None:
     path = tmp_path / "artifact"
     neighbor = tmp_path / ".artifact.new.mine.really"
     neighbor.mkdir()
@@ -368,7 +372,7 @@ def test_files_are_described_with_size_and_sha256(tmp_path: Path) -> None:
 
 
 def test_a_loaded_artifact_survives_its_replacement(own_artifact: Path, tiny_artifact: Path) -> None:
-    """The weights are memory-mapped: the old file must live on for the sessions that have it."""
+    """The weights are memory-mapped, so the old file must exist as long as a session uses it."""
     with Encoder.load(own_artifact) as encoder:
         before = encoder.embed(["a text"]).vectors
         with new_artifact(own_artifact) as folder:

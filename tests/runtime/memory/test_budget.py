@@ -195,7 +195,7 @@ def test_an_artifact_that_does_not_say_what_it_needs_is_refused(own_artifact: Pa
     assert content["variants"][0].pop("memory")
     manifest.write_text(json.dumps(content))
     Encoder.load(own_artifact, provider="mlas").close()
-    with pytest.raises(InputError, match="does not say what its batches need"):
+    with pytest.raises(InputError, match="does not state the memory that its batches need"):
         Encoder.load(own_artifact, provider="mlas", memory_limit=1 << 34)
 
 

@@ -1,4 +1,4 @@
-"""Option structs: they check types and bounds when they are made, and name the field that is wrong."""
+"""`Options`: structs check types and bounds when they are made, and their errors name the field."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Oven(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_
 
 
 class Kitchen(Oven, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A struct with an oven's options among its own."""
+    """Options of an oven and one more option."""
 
     chairs: int = 4
 
@@ -73,7 +73,7 @@ def test_values_at_the_bounds_are_taken() -> None:
 def test_integers_of_numpy_are_integers(kind: Any) -> None:
     oven = Oven(degrees=kind(7))
     assert oven == Oven(degrees=7)
-    assert type(oven.degrees) is int  # so that its text, which journals hold, is that of Python's
+    assert type(oven.degrees) is int  # so that `identity`, which journals contain, has Python's integers
     assert EmbedOptions(dimensions=kind(32)).identity == EmbedOptions(dimensions=32).identity
     with pytest.raises(OptionError, match="workers is 0"):
         LoadOptions(workers=np.int64(0))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Texts that come again are computed once, and nobody can tell."""
+"""Duplicate texts are computed once, and their vectors are the same as if each were computed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cached(tiny_artifact: Path) -> Iterator[Encoder]:
 
 
 def counted(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Texts of every batch from now on."""
+    """Return a list to which each later batch of the encoder adds its number of texts."""
     computed: list[int] = []
     session = encoder._workers.session
     real = session.run
@@ -44,7 +44,7 @@ def test_unique_keeps_the_order_of_first_appearance() -> None:
     assert unique([]) == ([], None)
 
 
-def test_parts_know_what_came_before() -> None:
+def test_texts_of_earlier_parts_are_recognized() -> None:
     distinct = Distinct(7)
     assert list(distinct.add(["b", "a"])) == ["b", "a"]
     assert distinct.inverse is None
@@ -57,15 +57,15 @@ def test_duplicates_of_a_call_are_computed_once(tiny_artifact: Path, monkeypatch
     with Encoder.load(tiny_artifact, provider="mlas", workers=1) as encoder:
         alone = encoder.embed(["ab", "c", "the longest text of them all, truncated"])
         computed = counted(encoder, monkeypatch)
-        found = encoder.embed(["c", "ab", "c", "the longest text of them all, truncated", "ab", "c"], dtype="int8")
+        embeddings = encoder.embed(["c", "ab", "c", "the longest text of them all, truncated", "ab", "c"], dtype="int8")
         assert sum(computed) == 3
         encoder.embed(["c"])
-        assert sum(computed) == 4  # nothing is kept where no cache was asked for
+        assert sum(computed) == 4  # without a cache no vector is kept
     order = [1, 0, 1, 2, 0, 1]
-    assert found.tokens.tolist() == alone.tokens[order].tolist()
-    assert found.dropped.tolist() == alone.dropped[order].tolist()
-    assert found.scales is not None
-    np.testing.assert_allclose(found.vectors * found.scales[:, None], alone.vectors[order], atol=0.01)
+    assert embeddings.tokens.tolist() == alone.tokens[order].tolist()
+    assert embeddings.dropped.tolist() == alone.dropped[order].tolist()
+    assert embeddings.scales is not None
+    np.testing.assert_allclose(embeddings.vectors * embeddings.scales[:, None], alone.vectors[order], atol=0.01)
 
 
 def test_texts_of_earlier_calls_are_not_computed(cached: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_texts_of_earlier_calls_are_not_computed(cached: Encoder, monkeypatch: p
     assert (cached.cache.hits, cached.cache.misses) == (2, 3)
     halves = cached.embed(["ab"], dtype="float16").vectors
     np.testing.assert_array_equal(halves, first.vectors[:1].astype(np.float16))
-    assert sum(computed) == 3  # another type is made of the same vector
+    assert sum(computed) == 3  # another type is made from the cached vector
     cached.embed(["ab"], input_type="query")
     cached.embed(["ab"], overflow="truncate_left")
     assert sum(computed) == 5
@@ -89,7 +89,7 @@ def test_texts_of_earlier_calls_are_not_computed(cached: Encoder, monkeypatch: p
 def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
     tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cache holds two vectors, so that it alone would not do; the next parts are read before the first is computed."""
+    """The cache is too small for all vectors, and all parts are prepared before the first one is computed."""
     parts = [["ab", "c", "d"], ["ab", "e"], ["e", "ab"], ["ab", "f", "ab"]]
     with Encoder.load(tiny_artifact, provider="mlas", workers=1, cache=1500) as encoder:
         alone = {text: encoder.embed([text]).vectors[0] for text in ("ab", "c", "d", "e", "f", "g", "h")}
@@ -99,12 +99,12 @@ def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
         for part in parts:
             tasks.append(encoder.prepare(Texts.of(part), promised=promised))
         values = [encoder.compute(task.encodings) for task in tasks]
-        found = [task.finish(some) for task, some in zip(tasks, values, strict=True)]
+        finished = [task.finish(some) for task, some in zip(tasks, values, strict=True)]
         assert sum(computed) == 5
         assert promised == {}
-        for part, embeddings in zip(parts, found, strict=True):
+        for part, embeddings in zip(parts, finished, strict=True):
             np.testing.assert_allclose(embeddings.vectors, [alone[text] for text in part], rtol=0, atol=1e-6)
-            embeddings.vectors[:] = 7  # which later parts must not see
+            embeddings.vectors[:] = 7  # must not change the vectors of later parts
         streamed = list(encoder.stream(parts))
     for part, embeddings in zip(parts, streamed, strict=True):
         np.testing.assert_allclose(embeddings.vectors, [alone[text] for text in part], rtol=0, atol=1e-6)
@@ -113,16 +113,16 @@ def test_duplicates_in_parts_of_a_job_that_are_under_way_are_computed_once(
 LONG = "the longest text of them all, in several windows " * 3
 
 
-def assert_documents(found: Embeddings, wanted: Sequence[Embeddings]) -> None:
-    """Each text's vector, counts and chunks are those that it has alone."""
-    assert len(found) == len(wanted) and found.chunks is not None
-    for index, one in enumerate(wanted):
+def assert_documents(embeddings: Embeddings, expected: Sequence[Embeddings]) -> None:
+    """Check that vector, counts and chunks of each text are those of the text alone."""
+    assert len(embeddings) == len(expected) and embeddings.chunks is not None
+    for index, one in enumerate(expected):
         assert one.chunks is not None
-        np.testing.assert_allclose(found.vectors[index], one.vectors[0], rtol=0, atol=1e-6)
-        assert found.tokens[index] == one.tokens[0] and found.dropped[index] == 0
-        part = slice(*found.chunks.offsets[index : index + 2])
-        np.testing.assert_allclose(found.chunks.vectors[part], one.chunks.vectors, rtol=0, atol=1e-6)
-        np.testing.assert_array_equal(found.chunks.spans[part], one.chunks.spans)
+        np.testing.assert_allclose(embeddings.vectors[index], one.vectors[0], rtol=0, atol=1e-6)
+        assert embeddings.tokens[index] == one.tokens[0] and embeddings.dropped[index] == 0
+        part = slice(*embeddings.chunks.offsets[index : index + 2])
+        np.testing.assert_allclose(embeddings.chunks.vectors[part], one.chunks.vectors, rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(embeddings.chunks.spans[part], one.chunks.spans)
 
 
 @pytest.mark.parametrize("overflow", ["windows", "late"])
@@ -139,53 +139,53 @@ def test_duplicates_among_split_texts_are_computed_once(
 
 
 @pytest.mark.parametrize("overflow", ["windows", "late"])
-@pytest.mark.parametrize("door", ["embed", "prepare"])
+@pytest.mark.parametrize("method", ["embed", "prepare"])
 def test_split_texts_of_earlier_calls_are_not_computed(
-    cached: Encoder, tiny_artifact: Path, overflow: Overflow, door: str, monkeypatch: pytest.MonkeyPatch
+    cached: Encoder, tiny_artifact: Path, overflow: Overflow, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the Python call, and by what the server does."""
+    """`embed` is the Python API; the server calls `prepare`."""
     options = EmbedOptions(overflow=overflow)
 
-    def ask(texts: list[str]) -> Embeddings:
-        if door == "embed":
+    def embed(texts: list[str]) -> Embeddings:
+        if method == "embed":
             return cached.embed(texts, overflow=overflow)
         task = cached.prepare(Texts.of(texts), options)
         values = cached.compute(task.encodings, task.output) if len(task.encodings) else np.empty((0, 32), np.float32)
-        made: Embeddings = task.finish(values)
-        return made
+        embeddings: Embeddings = task.finish(values)
+        return embeddings
 
     with Encoder.load(tiny_artifact, provider="mlas", workers=1) as fresh:
         alone = {text: fresh.embed([text], overflow=overflow) for text in ("ab", LONG, "new " + LONG)}
     computed = counted(cached, monkeypatch)
-    first = ask(["ab", LONG])
+    first = embed(["ab", LONG])
     rows = sum(computed)
-    first.vectors[:] = 7  # which no later call may see
-    again = ask([LONG, "ab", LONG])
+    first.vectors[:] = 7  # must not change the vectors of later calls
+    again = embed([LONG, "ab", LONG])
     assert sum(computed) == rows
     assert_documents(again, [alone[LONG], alone["ab"], alone[LONG]])
-    mixed = ask(["ab", "new " + LONG, LONG])
+    mixed = embed(["ab", "new " + LONG, LONG])
     assert_documents(mixed, [alone["ab"], alone["new " + LONG], alone[LONG]])
     assert sum(computed) > rows
     halves = cached.embed([LONG], overflow=overflow, dtype="float16")
     np.testing.assert_array_equal(halves.vectors, alone[LONG].vectors.astype(np.float16))
     assert cached.cache.hits == 5
     before = sum(computed)
-    ask(["ab"])
+    embed(["ab"])
     cached.embed(["ab"], overflow=overflow, window_tokens=12)
-    assert sum(computed) == before + 1  # other windows are other vectors
+    assert sum(computed) == before + 1  # with other windows the vector is another one
 
 
-def test_what_a_caller_does_to_a_vector_does_not_stay(cached: Encoder) -> None:
+def test_a_caller_cannot_change_cached_vectors(cached: Encoder) -> None:
     first = cached.embed(["ab"]).vectors
-    wanted = first.copy()
+    expected = first.copy()
     first[:] = 0
     second = cached.embed(["ab"]).vectors
-    np.testing.assert_array_equal(second, wanted)
+    np.testing.assert_array_equal(second, expected)
     second[:] = 7
-    np.testing.assert_array_equal(cached.embed(["ab"]).vectors, wanted)
+    np.testing.assert_array_equal(cached.embed(["ab"]).vectors, expected)
 
 
-def test_a_bad_text_is_named_by_its_place_among_known_ones(cached: Encoder) -> None:
+def test_the_error_for_an_invalid_text_names_its_index_among_cached_ones(cached: Encoder) -> None:
     cached.embed(["ab", "c"])
     with pytest.raises(InputError, match="text 3 holds the lone surrogate"):
         cached.embed(["ab", "c", "ab", "\ud800"])

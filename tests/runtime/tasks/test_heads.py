@@ -1,4 +1,4 @@
-"""Pairs, sparse rows, ColBERT's queries, and the canaries of each: against transformers, and by hand."""
+"""Pairs, sparse rows, ColBERT's queries and their canaries, compared with transformers and with cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def test_pairs_are_cut_as_transformers_cuts_them(file: Path, limit: int) -> None
     reference = theirs(tokenizer_file=str(file), model_input_names=["input_ids", "token_type_ids", "attention_mask"])
     lengths = (0, 1, 2, 3, 4, 5, 6, 9, 20)
     pairs = [(text(first), text(second)) for first in lengths for second in lengths]
-    found = Tokenizer(file, limit).encode_pairs(*zip(*pairs, strict=True))
+    encodings = Tokenizer(file, limit).encode_pairs(*zip(*pairs, strict=True))
     firsts, seconds = (list(side) for side in zip(*pairs, strict=True))
     cut = reference(firsts, seconds, truncation="longest_first", max_length=limit)
-    whole = reference(firsts, seconds)["input_ids"]
-    assert np.split(found.ids, found.offsets[1:-1])[40].tolist() == cut["input_ids"][40]
-    assert [row.tolist() for row in np.split(found.ids, found.offsets[1:-1])] == cut["input_ids"]
-    assert [row.tolist() for row in np.split(found.types, found.offsets[1:-1])] == cut["token_type_ids"]
-    assert found.dropped.tolist() == [len(a) - len(b) for a, b in zip(whole, cut["input_ids"], strict=True)]
+    uncut = reference(firsts, seconds)["input_ids"]
+    assert np.split(encodings.ids, encodings.offsets[1:-1])[40].tolist() == cut["input_ids"][40]
+    assert [row.tolist() for row in np.split(encodings.ids, encodings.offsets[1:-1])] == cut["input_ids"]
+    assert [row.tolist() for row in np.split(encodings.types, encodings.offsets[1:-1])] == cut["token_type_ids"]
+    assert encodings.dropped.tolist() == [len(a) - len(b) for a, b in zip(uncut, cut["input_ids"], strict=True)]
 
 
 def test_many_pairs_and_none(tokenizer: Tokenizer) -> None:
@@ -119,13 +119,13 @@ def test_the_right_method_is_named() -> None:
         require_output(card(output="token_vectors"), "scores")
 
 
-def test_canaries_of_every_kind_come_back(tmp_path: Path, tokenizer: Tokenizer) -> None:
+def test_canaries_of_every_kind_are_read_as_written(tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "c.safetensors"
     texts, queries = (text(2), text(1)), (text(1), text(3))
     pairs = encode_canary(tokenizer, card(), texts, queries)
     write_canary(path, Canary(texts, pairs, np.array([[0.5], [0.25]], np.float32), "", queries))
-    found = read_canary(path)
-    assert found.queries == queries and np.array_equal(found.encodings.types, pairs.types)
+    loaded = read_canary(path)
+    assert loaded.queries == queries and np.array_equal(loaded.encodings.types, pairs.types)
     sparse = np.zeros((2, 40), np.float32)
     sparse[0, 3], sparse[1, 39] = 1.5, 0.25
     write_canary(path, Canary(texts, tokenizer.encode(texts), sparse, ""))
@@ -139,8 +139,11 @@ def test_canaries_of_every_kind_come_back(tmp_path: Path, tokenizer: Tokenizer) 
 
 
 def test_scores_and_sparse_rows_are_compared_as_one_row() -> None:
-    """A lone score has no angle, and a text may have no weight at all: rows of their own would fail, or pass for nothing."""
+    """Separate rows would be wrong: a single score always has cosine 1 or -1, and a text without weights has cosine 0."""
     ones = np.ones((3, 2), np.float32)
     assert [part.shape for part in comparable("scores", ones, ones)] == [(1, 6), (1, 6)]
     assert [part.shape for part in comparable("vectors", ones, ones)] == [(3, 2), (3, 2)]
-    assert [part.shape for part in comparable("sparse", ones, ones[:2])] == [(3, 2), (2, 2)]  # told as a wrong shape
+    assert [part.shape for part in comparable("sparse", ones, ones[:2])] == [
+        (3, 2),
+        (2, 2),
+    ]  # `check_vectors` reports the shape

@@ -1,4 +1,4 @@
-"""Windows and late chunking against transformers in float32: token states by torch, averages worked out here."""
+"""Windows and late chunking, compared with transformers in float32: token states from torch, averaged in the test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def encoder(minilm_artifact: Path) -> Iterator[Encoder]:
 
 
 class Reference:
-    """all-MiniLM-L6-v2 by transformers: ids of a text, and states of ids."""
+    """all-MiniLM-L6-v2 in transformers: token ids of a text, and states of token ids."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
@@ -59,7 +59,7 @@ def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def cut(ids: list[int], body: int, overlap: int) -> list[tuple[int, int]]:
-    """Spans of windows over `ids`."""
+    """Return the spans of windows over `ids`, each with `body` ids of which `overlap` are in the window before."""
     spans, start = [], 0
     while True:
         spans.append((start, min(start + body, len(ids))))
@@ -69,29 +69,29 @@ def cut(ids: list[int], body: int, overlap: int) -> list[tuple[int, int]]:
 
 
 def test_windows_are_averaged_by_their_tokens(encoder: Encoder, reference: Reference) -> None:
-    found = encoder.embed([LONG, SHORT], overflow="windows", window_tokens=64, overlap_tokens=8)
+    embeddings = encoder.embed([LONG, SHORT], overflow="windows", window_tokens=64, overlap_tokens=8)
     ids = reference.own_ids(LONG)
     spans = cut(ids, 62, 8)
     assert len(spans) > 4
     windows = [unit(reference.states(ids[start:end]).mean(axis=0)) for start, end in spans]
     weights = [end - start for start, end in spans]
-    wanted = unit(np.average(windows, axis=0, weights=weights).astype(np.float32))
-    np.testing.assert_allclose(found.vectors[0], wanted, rtol=0, atol=TOLERANCE)
-    assert found.chunks is not None
-    assert found.chunks.offsets.tolist() == [0, len(spans), len(spans) + 1]
-    assert found.chunks.spans[:-1].tolist() == [list(span) for span in spans]
-    np.testing.assert_allclose(found.chunks.vectors[:-1], windows, rtol=0, atol=TOLERANCE)
-    assert found.dropped.tolist() == [0, 0]
-    assert found.tokens[0] == sum(weights) + 2 * len(spans)
+    expected = unit(np.average(windows, axis=0, weights=weights).astype(np.float32))
+    np.testing.assert_allclose(embeddings.vectors[0], expected, rtol=0, atol=TOLERANCE)
+    assert embeddings.chunks is not None
+    assert embeddings.chunks.offsets.tolist() == [0, len(spans), len(spans) + 1]
+    assert embeddings.chunks.spans[:-1].tolist() == [list(span) for span in spans]
+    np.testing.assert_allclose(embeddings.chunks.vectors[:-1], windows, rtol=0, atol=TOLERANCE)
+    assert embeddings.dropped.tolist() == [0, 0]
+    assert embeddings.tokens[0] == sum(weights) + 2 * len(spans)
 
 
 @pytest.mark.parametrize("overflow", ["windows", "late"])
 def test_a_text_that_fits_has_its_usual_vector(encoder: Encoder, overflow: Any) -> None:
     texts = [SHORT, "", SENTENCES[3]]
-    found = encoder.embed(texts, overflow=overflow)
-    np.testing.assert_allclose(found.vectors, encoder.embed(texts).vectors, rtol=0, atol=1e-6)
-    assert found.chunks is not None
-    assert found.chunks.offsets.tolist() == [0, 1, 2, 3]
+    embeddings = encoder.embed(texts, overflow=overflow)
+    np.testing.assert_allclose(embeddings.vectors, encoder.embed(texts).vectors, rtol=0, atol=1e-6)
+    assert embeddings.chunks is not None
+    assert embeddings.chunks.offsets.tolist() == [0, 1, 2, 3]
 
 
 def test_late_chunks_have_seen_the_whole_text(encoder: Encoder, reference: Reference) -> None:
@@ -99,50 +99,52 @@ def test_late_chunks_have_seen_the_whole_text(encoder: Encoder, reference: Refer
     ids = reference.own_ids(text)
     assert 100 < len(ids) <= 254
     states = reference.states(ids)
-    found = encoder.embed([text], overflow="late", chunk_tokens=32)
-    assert found.chunks is not None
-    spans = found.chunks.spans.tolist()
+    embeddings = encoder.embed([text], overflow="late", chunk_tokens=32)
+    assert embeddings.chunks is not None
+    spans = embeddings.chunks.spans.tolist()
     assert spans == [[start, min(start + 32, len(ids))] for start in range(0, len(ids), 32)]
     for number, (start, end) in enumerate(spans):
-        # [CLS] counts with the first chunk, [SEP] with the last.
+        # [CLS] belongs to the first chunk, [SEP] to the last one.
         rows = states[start + 1 - (number == 0) : end + 1 + (number == len(spans) - 1)]
-        np.testing.assert_allclose(found.chunks.vectors[number], unit(rows.mean(axis=0)), rtol=0, atol=TOLERANCE)
-    np.testing.assert_allclose(found.vectors[0], unit(states.mean(axis=0)), rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(embeddings.chunks.vectors[number], unit(rows.mean(axis=0)), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(embeddings.vectors[0], unit(states.mean(axis=0)), rtol=0, atol=TOLERANCE)
 
 
 def test_late_chunks_of_a_text_of_several_rows(encoder: Encoder, reference: Reference) -> None:
     size, overlap, chunk = 100, 20, 30
     ids = reference.own_ids(LONG)
     spans = cut(ids, size - 2, overlap)
-    kept = []
+    parts = []
     for number, (start, end) in enumerate(spans):
         states = reference.states(ids[start:end])
-        # What a row shares with the one before is its context only.
+        # Tokens that a row shares with the row before are only context.
         first = 0 if number == 0 else 1 + overlap
-        kept.append(states[first : None if number == len(spans) - 1 else -1])
-    states = np.concatenate(kept)
+        parts.append(states[first : None if number == len(spans) - 1 else -1])
+    states = np.concatenate(parts)
     assert len(states) == len(ids) + 2
-    found = encoder.embed(
+    embeddings = encoder.embed(
         [SHORT, LONG], overflow="late", window_tokens=size, overlap_tokens=overlap, chunk_tokens=chunk
     )
-    assert found.chunks is not None
-    first, last = found.chunks.offsets[1:].tolist()
+    assert embeddings.chunks is not None
+    first, last = embeddings.chunks.offsets[1:].tolist()
     count = -(-len(ids) // chunk)
     assert last - first == count
     for number in range(count):
         start, end = number * chunk, min((number + 1) * chunk, len(ids))
         rows = states[start + 1 - (number == 0) : end + 1 + (number == count - 1)]
         np.testing.assert_allclose(
-            found.chunks.vectors[first + number], unit(rows.mean(axis=0)), rtol=0, atol=TOLERANCE
+            embeddings.chunks.vectors[first + number], unit(rows.mean(axis=0)), rtol=0, atol=TOLERANCE
         )
-    np.testing.assert_allclose(found.vectors[1], unit(states.mean(axis=0)), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(embeddings.vectors[1], unit(states.mean(axis=0)), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("overflow", ["windows", "late"])
-def test_parts_and_batches_do_not_show(encoder: Encoder, overflow: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_and_batches_do_not_change_vectors(
+    encoder: Encoder, overflow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     texts = [LONG, SHORT, LONG[:2000], "", SHORT]
     options = {"overflow": overflow, "window_tokens": 50, "overlap_tokens": 7}
-    whole = encoder.embed(texts, **options)
+    reference = encoder.embed(texts, **options)
     name, size = ("PART_TOKENS", 120) if overflow == "windows" else ("PART_BYTES", 120 * 4 * encoder.dimension)
     monkeypatch.setattr(longdocs_module, name, size)
     held = [
@@ -152,15 +154,15 @@ def test_parts_and_batches_do_not_show(encoder: Encoder, overflow: Any, monkeypa
     assert len(held) > 2 and max(held) < 120 + 50
     parts = encoder.embed(texts, **options)
     task = encoder.prepare(Texts.of(texts), EmbedOptions(**options))
-    asked = task.finish(encoder.compute(task.encodings, task.output))
+    prepared = task.finish(encoder.compute(task.encodings, task.output))
     streamed = next(encoder.stream([texts], EmbedOptions(**options)))
-    for found in (parts, asked, streamed):
-        np.testing.assert_allclose(found.vectors, whole.vectors, rtol=0, atol=1e-6)
-        assert found.chunks is not None and whole.chunks is not None
-        np.testing.assert_allclose(found.chunks.vectors, whole.chunks.vectors, rtol=0, atol=1e-6)
-        assert found.chunks.spans.tolist() == whole.chunks.spans.tolist()
-        assert found.chunks.offsets.tolist() == whole.chunks.offsets.tolist()
-    assert asked.tokens.tolist() == whole.tokens.tolist()
+    for embeddings in (parts, prepared, streamed):
+        np.testing.assert_allclose(embeddings.vectors, reference.vectors, rtol=0, atol=1e-6)
+        assert embeddings.chunks is not None and reference.chunks is not None
+        np.testing.assert_allclose(embeddings.chunks.vectors, reference.chunks.vectors, rtol=0, atol=1e-6)
+        assert embeddings.chunks.spans.tolist() == reference.chunks.spans.tolist()
+        assert embeddings.chunks.offsets.tolist() == reference.chunks.offsets.tolist()
+    assert prepared.tokens.tolist() == reference.tokens.tolist()
 
 
 def test_every_window_gets_the_prompt_and_late_chunking_one(
@@ -184,26 +186,28 @@ def test_every_window_gets_the_prompt_and_late_chunking_one(
         *ids[62 - len(prompt) : 2 * (62 - len(prompt))],
         102,
     ]
-    found = encoder.embed([SHORT], input_type="query", overflow="late")
-    np.testing.assert_allclose(found.vectors, encoder.embed([SHORT], input_type="query").vectors, rtol=0, atol=1e-6)
+    embeddings = encoder.embed([SHORT], input_type="query", overflow="late")
+    np.testing.assert_allclose(
+        embeddings.vectors, encoder.embed([SHORT], input_type="query").vectors, rtol=0, atol=1e-6
+    )
 
 
-def test_the_left_end_is_cut_where_that_is_asked_for(encoder: Encoder, reference: Reference) -> None:
+def test_truncate_left_cuts_the_left_end(encoder: Encoder, reference: Reference) -> None:
     ids = reference.own_ids(LONG)
-    wanted = unit(reference.states(ids[-254:]).mean(axis=0))
-    found = encoder.embed([LONG], overflow="truncate_left")
-    np.testing.assert_allclose(found.vectors[0], wanted, rtol=0, atol=TOLERANCE)
-    assert found.dropped.tolist() == [len(ids) - 254]
+    expected = unit(reference.states(ids[-254:]).mean(axis=0))
+    embeddings = encoder.embed([LONG], overflow="truncate_left")
+    np.testing.assert_allclose(embeddings.vectors[0], expected, rtol=0, atol=TOLERANCE)
+    assert embeddings.dropped.tolist() == [len(ids) - 254]
 
 
 def test_a_model_without_mean_pooling_has_no_late_chunking(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "info", msgspec.structs.replace(encoder.info, outputs=("vectors",)))
-    with pytest.raises(InputError, match=r"late chunking averages tokens.*use windows"):
+    with pytest.raises(InputError, match=r"late chunking averages token states.*use windows"):
         encoder.embed(["a"], overflow="late")
 
 
 def test_a_text_of_a_million_words_takes_bounded_memory(encoder: Encoder) -> None:
-    """Only the rows are counted here: computing them would take minutes."""
+    """The test only cuts the text into rows, because computing them would take minutes."""
     import tracemalloc
 
     text = "some words, " * 300_000

@@ -1,4 +1,4 @@
-"""nanotoken against HuggingFace's tokenizers, when it is used, and why it is not."""
+"""nanotoken: comparison with HuggingFace's tokenizers, and the conditions under which it is used."""
 
 from __future__ import annotations
 
@@ -115,11 +115,11 @@ def test_the_tokenizer_uses_it_and_counts(file: Path) -> None:
 def test_a_tokenizer_that_differs_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cased = plain(file)
     cased.normalizer = BertNormalizer(lowercase=False)
-    found = open_fast(file, cased)
-    assert isinstance(found, NotUsed) and found.fault
-    assert "gives other ids than tokenizers for " in found.reason
+    opened = open_fast(file, cased)
+    assert isinstance(opened, NotUsed) and opened.fault
+    assert "gives other ids than tokenizers for " in opened.reason
     monkeypatch.setattr(fast_tokenizer, "hostile_texts", lambda *given: ["abc"])
-    assert isinstance(open_fast(file, cased), FastTokenizer)  # that one text alone would not have shown it
+    assert isinstance(open_fast(file, cased), FastTokenizer)  # this text alone does not show the difference
 
 
 def test_another_kind_of_tokenizer_is_named(tiny_words: Path) -> None:
@@ -158,7 +158,9 @@ def test_one_that_fails_on_a_text_is_not_used(
 
     monkeypatch.setattr(FastTokenizer, "encode", fail)
     tokenizer = Tokenizer(file, 16)
-    assert [record.levelname for record in caplog.records] == ["WARNING"]  # said once, and skipped
+    assert [record.levelname for record in caplog.records] == [
+        "WARNING"
+    ]  # logged once, and the fast tokenizer is not used
     assert tokenizer.fast_problem is not None
     assert "fails on a text that tokenizers accepts: RuntimeError: out of order" in tokenizer.fast_problem
     assert tokenizer.encode(["words"]).ids.tolist() == plain(file).encode("words").ids
@@ -166,7 +168,7 @@ def test_one_that_fails_on_a_text_is_not_used(
 
 def test_another_version_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_tokenizer, "KNOWN", "7.7")
-    monkeypatch.setitem(sys.modules, "nanotoken", None)  # whatever names it has
+    monkeypatch.setitem(sys.modules, "nanotoken", None)  # an import would fail
     problem = Tokenizer(file, 16).fast_problem
     assert problem is not None
     assert "is not the version that was compared with tokenizers: install nanotoken 7.7" in problem
@@ -181,10 +183,10 @@ file = Path(sys.argv[1])
 tokenizer = Tokenizer(file, 16)
 assert tokenizer.implementation.startswith("nanotoken "), tokenizer.fast_problem
 texts = ["some words and more of them " * 20] * 5000
-wanted = tokenizer.encode(texts).ids
+expected = tokenizer.encode(texts).ids
 child = os.fork()
 if child == 0:
-    same = (tokenizer.encode(texts).ids == wanted).all() and (Tokenizer(file, 16).encode(texts).ids == wanted).all()
+    same = (tokenizer.encode(texts).ids == expected).all() and (Tokenizer(file, 16).encode(texts).ids == expected).all()
     os._exit(0 if same else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -192,14 +194,14 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_process_tokenizes_on(file: Path) -> None:
-    """nanotoken's pool has no threads there: `parallel=True` would wait for ever."""
+    """nanotoken's pool has no threads in a forked process: `parallel=True` would never return."""
     done = subprocess.run([sys.executable, "-c", FORKED, str(file)], timeout=60, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("fast_one", [True, False])
-def test_others_run_while_it_works(fast: FastTokenizer, file: Path, fast_one: bool) -> None:
-    """Without the GIL: another thread of Python goes on during one call."""
+def test_other_threads_run_during_a_call(fast: FastTokenizer, file: Path, fast_one: bool) -> None:
+    """The call does not hold the GIL: another Python thread runs during it."""
     encode: Any = fast.encode if fast_one else plain(file).encode_batch_fast
     texts = ["some words and more of them " * 20] * (20_000 if fast_one else 1000)
     counted, done = [0], threading.Event()
@@ -210,7 +212,9 @@ def test_others_run_while_it_works(fast: FastTokenizer, file: Path, fast_one: bo
             counted[0] += 1
 
     counter = threading.Thread(target=count)
-    sys.setswitchinterval(100)  # seconds: nobody is made to give the GIL up, so who runs was let
+    sys.setswitchinterval(
+        100
+    )  # seconds: no thread is forced to release the GIL, so another one runs only if it is released
     try:
         counter.start()
         before = counted[0]
@@ -232,11 +236,11 @@ def test_every_method_is_counted(file: Path) -> None:
     assert tokenizer.encode_pairs(["one two"], ["three"]).dropped.tolist() == [2]
     assert (tokenizer.stats.texts, tokenizer.stats.tokens) == (4, 11)
     slow = Tokenizer(file, 16, fast=False)
-    slow.encode(["x" * 3000])  # too long to be looked for
+    slow.encode(["x" * 3000])  # too long for the cache, so no lookup
     assert (slow.stats.cache_hits, slow.stats.cache_misses) == (0, 0)
 
 
-def test_recent_short_texts_are_kept_where_tokenizing_is_slow(file: Path) -> None:
+def test_the_slow_tokenizer_caches_recent_short_texts(file: Path) -> None:
     tokenizer = Tokenizer(file, 16, fast=False)
     first = tokenizer.encode(["one text", "another"])
     again = tokenizer.encode(["another", "one text", "a third"])
@@ -244,7 +248,7 @@ def test_recent_short_texts_are_kept_where_tokenizing_is_slow(file: Path) -> Non
     assert again.select(tokenizer_rows(1, 0)).ids.tolist() == first.ids.tolist()
     alone = tokenizer.encode(["another"])
     with pytest.raises(ValueError, match="read-only"):
-        alone.ids[0] = 7  # nobody may change what the cache holds
+        alone.ids[0] = 7  # callers must not change cached ids
     none = Tokenizer(file, 16, fast=False, cache_bytes=0)
     none.encode(["a"])
     none.encode(["a"])
@@ -274,44 +278,46 @@ def tiny_words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_left_side_is_cut_as_transformers_cuts_it(file: Path, minilm_checkpoint: Path, fast_one: bool) -> None:
     reference: Any = transformers.AutoTokenizer.from_pretrained(minilm_checkpoint, truncation_side="left")
     texts = ["one two three four five six seven eight nine ten", "short", ""]
-    wanted = [reference(text, truncation=True, max_length=6, padding=False)["input_ids"] for text in texts]
-    found = Tokenizer(file, 6, fast=fast_one).encode(texts, side="left")
-    assert [found.ids[a:b].tolist() for a, b in zip(found.offsets[:-1], found.offsets[1:], strict=True)] == wanted
-    assert found.dropped.tolist() == [6, 0, 0]
+    expected = [reference(text, truncation=True, max_length=6, padding=False)["input_ids"] for text in texts]
+    encodings = Tokenizer(file, 6, fast=fast_one).encode(texts, side="left")
+    assert [
+        encodings.ids[a:b].tolist() for a, b in zip(encodings.offsets[:-1], encodings.offsets[1:], strict=True)
+    ] == expected
+    assert encodings.dropped.tolist() == [6, 0, 0]
 
 
 @pytest.mark.parametrize(
     ("prefix", "suffix"), [(["<s>"], ["</s>"]), ([], []), (["<s>", "</s>"], []), ([], ["</s>", "</s>"])]
 )
 def test_the_left_side_of_every_arrangement(tmp_path: Path, prefix: list[str], suffix: list[str]) -> None:
-    """RoBERTa's tokens (byte-level BPE), none, and others."""
+    """RoBERTa's special tokens (with byte-level BPE), no special tokens, and other arrangements."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(["<s>", "</s>", *alphabet])}
-    made = HuggingFaceTokenizer(BPE(vocabulary, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.post_processor = TemplateProcessing(
+    backend = HuggingFaceTokenizer(BPE(vocabulary, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = TemplateProcessing(
         single=[*prefix, "$A", *suffix], special_tokens=[("<s>", 0), ("</s>", 1)] if prefix or suffix else []
     )
-    made.save(str(tmp_path / "tokenizer.json"))
+    backend.save(str(tmp_path / "tokenizer.json"))
     published: Any = transformers.PreTrainedTokenizerFast  # untyped
     reference = published(tokenizer_file=str(tmp_path / "tokenizer.json"), truncation_side="left")
     for text in ("", "a", "abcd", "abcdefghij klm", "é" * 9):
-        found = Tokenizer(tmp_path / "tokenizer.json", 6).encode([text], side="left")
-        assert found.ids.tolist() == reference(text, truncation=True, max_length=6)["input_ids"]
-        assert found.dropped[0] == len(reference(text)["input_ids"]) - len(found.ids)
+        encodings = Tokenizer(tmp_path / "tokenizer.json", 6).encode([text], side="left")
+        assert encodings.ids.tolist() == reference(text, truncation=True, max_length=6)["input_ids"]
+        assert encodings.dropped[0] == len(reference(text)["input_ids"]) - len(encodings.ids)
 
 
 @pytest.mark.parametrize("fast_one", [True, False])
 def test_windows_of_a_long_hostile_text_are_the_whole(file: Path, fast_one: bool) -> None:
-    """Cut at word ends on the way, and no token differs from the text tokenized at once."""
+    """The text is tokenized in pieces that end at words, and no token differs from the text tokenized at once."""
     text = " ".join(hostile_texts(["[CLS]", "[SEP]"], ["un", "##able"])) * 16
     assert len(text) > 3 * PIECE
-    wanted = plain(file).encode(text, add_special_tokens=False).ids
+    expected = plain(file).encode(text, add_special_tokens=False).ids
     tokenizer = Tokenizer(file, 16, fast=fast_one)
     windows = list(tokenizer.windows(text, size=130, overlap=0))
-    assert np.concatenate([window[1:-1] for window in windows]).tolist() == wanted
+    assert np.concatenate([window[1:-1] for window in windows]).tolist() == expected
     assert {len(window) for window in windows[:-1]} == {130}
-    assert tokenizer.encode([text], side=None).ids[1:-1].tolist() == wanted
+    assert tokenizer.encode([text], side=None).ids[1:-1].tolist() == expected
 
 
 @given(st.integers(0, 60), st.integers(4, 12), st.integers(0, 9), st.booleans())

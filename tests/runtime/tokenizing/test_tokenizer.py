@@ -1,4 +1,4 @@
-"""The runtime's tokenizer against transformers', token by token, and special tokens of every arrangement."""
+"""The runtime's tokenizer, compared with transformers token by token, for all arrangements of special tokens."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_any_number_of_texts_keeps_its_order(minilm: Tokenizer) -> None:
 
 
 def _in_pieces(backend: HuggingFaceTokenizer, text: str, size: int) -> list[str]:
-    """The text in pieces of that size, which must have the ids of the whole."""
+    """Return the text in pieces of that size, and check that their ids are those of the expected text."""
     ends = ends_of(backend)
     assert ends is not None
     before = longtexts.PIECE
@@ -87,8 +87,8 @@ def _in_pieces(backend: HuggingFaceTokenizer, text: str, size: int) -> list[str]
     finally:
         longtexts.PIECE = before
     assert "".join(cut) == text
-    whole = backend.encode(text, add_special_tokens=False).ids
-    assert [index for piece in cut for index in backend.encode(piece, add_special_tokens=False).ids] == whole
+    expected = backend.encode(text, add_special_tokens=False).ids
+    assert [index for piece in cut for index in backend.encode(piece, add_special_tokens=False).ids] == expected
     return cut
 
 
@@ -102,7 +102,7 @@ def test_a_text_in_pieces_has_the_ids_of_the_whole(minilm: Tokenizer, parts: lis
 
 
 def _trained(kind: str) -> HuggingFaceTokenizer:
-    """A tokenizer as the families of that name have it, of the tests' sentences."""
+    """Return a tokenizer of this family's kind, trained on `SENTENCES`."""
     special = ["<s>", "</s>", "<unk>", "<mask>"]
     if kind == "xlm-roberta":
         tokenizer = HuggingFaceTokenizer(Unigram())
@@ -148,9 +148,9 @@ def test_such_a_text_of_any_length_is_held_in_part(kind: str, tmp_path: Path) ->
     text = " ".join([*SENTENCES, *EDGES]) * 60
     assert len(text) > 2 * longtexts.PIECE
     parts = [len(part) for part in tokenizer._counted_parts(text)]
-    whole = KINDS[kind].encode(text, add_special_tokens=False).ids
-    assert len(parts) > 2 and sum(parts) == len(whole)
-    assert tokenizer.plain_ids(text).tolist() == whole
+    expected = KINDS[kind].encode(text, add_special_tokens=False).ids
+    assert len(parts) > 2 and sum(parts) == len(expected)
+    assert tokenizer.plain_ids(text).tolist() == expected
 
 
 def test_a_long_text_has_transformers_ids_and_count(minilm: Tokenizer, reference: Any) -> None:
@@ -158,9 +158,9 @@ def test_a_long_text_has_transformers_ids_and_count(minilm: Tokenizer, reference
     assert len(text) > 2 * longtexts.PIECE
     encodings = minilm.encode(["a", text, "b"])
     start, end = encodings.offsets[1:3].tolist()
-    whole = reference(text, padding=False, verbose=False)["input_ids"]
-    assert encodings.ids[start:end].tolist() == [*whole[:255], whole[-1]]
-    assert encodings.dropped.tolist() == [0, len(whole) - 256, 0]
+    expected = reference(text, padding=False, verbose=False)["input_ids"]
+    assert encodings.ids[start:end].tolist() == [*expected[:255], expected[-1]]
+    assert encodings.dropped.tolist() == [0, len(expected) - 256, 0]
 
 
 def _with(kind: str, **changes: Any) -> HuggingFaceTokenizer:
@@ -175,7 +175,7 @@ def test_only_tokenizers_whose_words_end_at_blanks_are_cut(minilm: Tokenizer) ->
     spaced = HuggingFaceTokenizer.from_str(minilm._tokenizer.to_str())
     spaced.add_tokens([AddedToken("two words")])
     assert not ends_of(spaced)
-    assert not ends_of(HuggingFaceTokenizer(BPE()))  # whose words are the whole text
+    assert not ends_of(HuggingFaceTokenizer(BPE()))  # without a pre-tokenizer the whole text is one word
     assert not ends_of(_with("roberta", pre_tokenizer=pre_tokenizers.ByteLevel(use_regex=False)))
     assert not ends_of(_with("xlm-roberta", pre_tokenizer=pre_tokenizers.Metaspace(split=False)))
     assert not ends_of(_with("roberta", pre_tokenizer=pre_tokenizers.Split(Regex("e "), "isolated")))
@@ -219,7 +219,7 @@ def test_truncation_is_transformers_for_every_template(tmp_path: Path, template:
 
 
 def test_special_tokens_are_found_without_latin_letters(tmp_path: Path) -> None:
-    """A vocabulary that drops unknown letters: the usual probe, "a", would show no ordinary token."""
+    """This vocabulary drops unknown letters, so the usual probe "a" has no ordinary token."""
     vocabulary = {"S": 0, "T": 1, "E": 2, "ж": 3}
     file = _save(tmp_path / "tokenizer.json", "S $A E", vocabulary, BPE(vocabulary, []))
     encodings = Tokenizer(file, 3).encode(["жжжж"])
@@ -246,7 +246,7 @@ def test_a_limit_that_leaves_no_room_for_text_is_refused(tmp_path: Path) -> None
         Tokenizer(file, 3)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text('{"version": "1.0"')
     with pytest.raises(ArtifactError, match=r"t\.json is not a tokenizer that can be read"):
         Tokenizer(tmp_path / "t.json", 8)
@@ -254,7 +254,7 @@ def test_a_damaged_file_is_told(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "missing.json", 8)
 
 
-def test_lowercase_words_with_lone_surrogates_are_told_by_place(minilm: Tokenizer) -> None:
+def test_the_error_for_a_lone_surrogate_names_its_place(minilm: Tokenizer) -> None:
     with pytest.raises(InputError, match=r"text 2 holds the lone surrogate U\+DC00 at character 3"):
         minilm.encode(["a", "b", "abc\udc00"])
     with pytest.raises(InputError, match="text 0 holds"):
@@ -262,7 +262,7 @@ def test_lowercase_words_with_lone_surrogates_are_told_by_place(minilm: Tokenize
 
 
 def test_cased_wordpiece_in_pieces(tmp_path: Path) -> None:
-    """Without stripping, marks are words of their own, and a cut may come right before one."""
+    """If accents are not stripped, a mark is a separate word, and a cut may be directly before it."""
     vocabulary = {name: index for index, name in enumerate(["u", "a", "##b", ".", "面", "\u0301", "##\u0301"])}
     tokenizer = HuggingFaceTokenizer(WordPiece(vocabulary, unk_token="u"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)

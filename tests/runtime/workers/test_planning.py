@@ -1,4 +1,4 @@
-"""Which texts run together: every one once, within the budgets."""
+"""Planning of batches: every text is in one batch, and batches are within the budgets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_text_beyond_the_budget_is_alone() -> None:
 
 
 def test_short_texts_are_not_padded_to_a_long_one() -> None:
-    # 500 + 12 tokens fit the budget of 512, but 13 rows of 500 are 6,500 places; 1,024 are allowed.
+    # 500 + 12 tokens fit in the budget of 512, but 13 rows padded to 500 tokens have 6,500 cells; 1,024 are allowed.
     assert plan([500, *[1] * 12], 512) == [[0, 1], [*range(2, 13)]]
 
 
@@ -33,7 +33,7 @@ def test_several_devices_end_with_small_batches() -> None:
 
 
 @given(st.integers(0, 500), st.integers(1, 64))
-def test_chunks_cover_everything_and_none_is_a_scrap(count: int, most: int) -> None:
+def test_chunks_cover_everything_and_none_is_very_small(count: int, most: int) -> None:
     places = chunk_places(count, most)
     assert [place.start for place in places] == [0, *(place.stop for place in places[:-1])][: len(places)]
     assert (places[-1].stop if places else 0) == count
@@ -41,7 +41,7 @@ def test_chunks_cover_everything_and_none_is_a_scrap(count: int, most: int) -> N
     assert len(places) < 2 or most // 2 <= places[-1].stop - places[-1].start < most + most // 2 + 1
 
 
-def test_no_text_is_no_batch() -> None:
+def test_without_texts_there_are_no_batches() -> None:
     assert plan([], 512) == []
 
 

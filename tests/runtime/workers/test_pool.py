@@ -1,4 +1,4 @@
-"""Which session computes what: one for many batches at once, another for a batch that runs alone."""
+"""`Workers`: one session computes several batches at the same time, another a batch that runs alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fletcher.runtime.workers.pool import Workers
 
 
 class Marked(Session):
-    """A session that writes its mark into every vector, and can be held up."""
+    """Session that returns its mark in every vector. Clearing the event `free` makes its runs wait."""
 
     provider = "marked"
 
@@ -55,11 +55,11 @@ TEXTS = Encodings.from_lists([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    """A batch holds one text of three tokens."""
+    """Yield workers whose batches hold one text of three tokens."""
     outputs = [TensorInfo(name="vectors", dtype="float32", shape=("texts", 1))]
-    made = Workers(Marked(MANY), outputs, name="test", count=2, token_budget=3, alone=Marked(ALONE))
-    yield made
-    made.close()
+    opened = Workers(Marked(MANY), outputs, name="test", count=2, token_budget=3, alone=Marked(ALONE))
+    yield opened
+    opened.close()
 
 
 def test_a_batch_that_runs_alone_has_its_own_session(workers: Workers) -> None:
@@ -67,7 +67,7 @@ def test_a_batch_that_runs_alone_has_its_own_session(workers: Workers) -> None:
     assert workers.run(TEXTS).tolist() == [[ALONE]] * 3  # in parts, one after the other
 
 
-def test_the_batches_of_a_job_are_computed_side_by_side(workers: Workers) -> None:
+def test_the_batches_of_a_job_are_computed_at_the_same_time(workers: Workers) -> None:
     assert workers.compute(TEXTS).tolist() == [[MANY]] * 3
     assert workers.start(TEXT).result().tolist() == [[MANY]]
 
@@ -86,7 +86,7 @@ def test_a_batch_that_comes_while_another_runs_stays_on_one_processor(workers: W
         assert workers.run(TEXT).tolist() == [[MANY]]
     held.free.set()
     other.join()
-    assert workers.run(TEXT).tolist() == [[ALONE]]  # and the next one is alone again
+    assert workers.run(TEXT).tolist() == [[ALONE]]  # the next batch is alone again
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_several_devices_finish_a_job_together(devices: int, more: bool, sizes: 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 @pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
-def test_no_vector_leaves_that_is_no_number(dtype: type[np.floating], bad: float) -> None:
+def test_nan_and_infinity_are_errors(dtype: type[np.floating], bad: float) -> None:
     class Given(Marked):
         def run(self, batch: Batch, output: str | None = None) -> NDArray[Any]:
             return np.array([[65_504, -65_504, 6e-8], [0, bad, 1]], dtype)[: len(batch)]
@@ -133,7 +133,7 @@ def test_checks_see_both_and_both_are_closed(workers: Workers) -> None:
 
 @pytest.fixture
 def prefers_two(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An artifact of which this machine remembers that one text is sooner done on two threads."""
+    """Return an artifact with stored measurements, according to which one text is faster on two threads."""
     monkeypatch.setattr(history, "cache_folder", lambda given: tmp_path)
     artifact = Artifact.open(tiny_artifact)
     rows = [
@@ -151,19 +151,19 @@ def prefers_two(tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     return tiny_artifact
 
 
-def test_a_load_opens_both_where_that_was_measured_to_be_sooner(prefers_two: Path) -> None:
+def test_a_load_opens_both_sessions_if_that_was_measured_to_be_faster(prefers_two: Path) -> None:
     texts = ["one text", "and another", "a third"]
     with (
         Encoder.load(prefers_two) as encoder,
         Encoder.load(prefers_two, memory_limit=1 << 34) as limited,
-        Encoder.load(prefers_two, workers=2) as told,
+        Encoder.load(prefers_two, workers=2) as fixed,
     ):
         assert encoder.info.workers == 2
         assert encoder.info.reason.endswith("; a batch that runs alone, on 2 threads, is done 2.00 times sooner")
         alone = encoder._workers.alone
         assert alone is not None and alone is not encoder._workers.session
-        assert limited._workers.alone is told._workers.alone is None  # a second copy was not asked for
-        many = told.embed(texts).vectors
+        assert limited._workers.alone is fixed._workers.alone is None  # these options exclude a second session
+        many = fixed.embed(texts).vectors
         np.testing.assert_allclose(encoder.embed(texts).vectors, many, rtol=0, atol=1e-6)
         for index, text in enumerate(texts):
             np.testing.assert_allclose(encoder.embed([text]).vectors[0], many[index], rtol=0, atol=1e-6)
@@ -183,7 +183,7 @@ def test_the_canary_runs_on_both(prefers_two: Path, monkeypatch: pytest.MonkeyPa
         Encoder.load(prefers_two)
 
 
-def test_a_second_session_that_cannot_be_opened_is_done_without(
+def test_an_error_of_the_second_session_is_only_logged(
     prefers_two: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real = MlasSession.__init__

@@ -1,4 +1,4 @@
-"""The benchmark: what it reports, its peers' processes, and what happens when one fails. No speed is asserted."""
+"""The benchmark: its report, the processes of its peers, and their failures. The tests do not assert a speed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path
 
 @pytest.fixture(scope="module")
 def result(artifact: Path, checkpoint: Path) -> BenchResult:
-    """Fletcher, sentence-transformers, and a peer that fastembed cannot be: the checkpoint has no graph for it."""
+    """Return the result of Fletcher, of sentence-transformers, and of fastembed, which fails without an ONNX graph."""
     return bench(
         artifact,
         TEXTS,
@@ -54,13 +54,13 @@ def result(artifact: Path, checkpoint: Path) -> BenchResult:
 
 
 def test_everybody_has_figures_or_a_problem(result: BenchResult) -> None:
-    assert [found.name for found in result.participants] == [FLETCHER, "sentence-transformers", "fastembed"]
+    assert [figures.name for figures in result.participants] == [FLETCHER, "sentence-transformers", "fastembed"]
     ours, torch, failed = result.participants
     assert failed.problem is not None and "has no model.onnx" in failed.problem
-    for found in (ours, torch):
-        assert found.problem is None
-        assert found.throughput_texts_per_s and found.peak_rss_mb and found.latency_p50_ms
-        assert found.latency_p50_ms <= (found.latency_p95_ms or 0) <= (found.latency_p99_ms or 0)
+    for figures in (ours, torch):
+        assert figures.problem is None
+        assert figures.throughput_texts_per_s and figures.peak_rss_mb and figures.latency_p50_ms
+        assert figures.latency_p50_ms <= (figures.latency_p95_ms or 0) <= (figures.latency_p99_ms or 0)
     assert ours.ratio == ours.latency_ratio == 1
     assert torch.ratio is not None and torch.ratio_lowest is not None and torch.ratio_lowest <= torch.ratio
     assert torch.batch_size in (8, 16, 32, 64, 128) and ours.batch_size is None
@@ -89,7 +89,7 @@ def test_stages_are_shares(result: BenchResult, artifact: Path) -> None:
 def test_json_has_the_promised_names(result: BenchResult) -> None:
     import msgspec
 
-    told = json.loads(msgspec.json.encode(result))
+    decoded = json.loads(msgspec.json.encode(result))
     for name in (
         "throughput_texts_per_s",
         "tokens_per_s",
@@ -98,12 +98,12 @@ def test_json_has_the_promised_names(result: BenchResult) -> None:
         "padding_waste",
         "peak_rss_mb",
     ):
-        assert told[name] == told["participants"][0][name]
+        assert decoded[name] == decoded["participants"][0][name]
     shown = table(result)
     assert [row[0] for row in shown.rows] == [FLETCHER, "sentence-transformers", "fastembed"]
     row = dict(zip(shown.columns, shown.rows[0], strict=True))
-    assert row["p95 ms"] == f"{told['participants'][0]['latency_p95_ms']:.2f}"
-    assert row["tokens/s"] == f"{told['tokens_per_s']:,.0f}"
+    assert row["p95 ms"] == f"{decoded['participants'][0]['latency_p95_ms']:.2f}"
+    assert row["tokens/s"] == f"{decoded['tokens_per_s']:,.0f}"
 
 
 def test_a_plot_is_a_picture(result: BenchResult, tmp_path: Path) -> None:
@@ -116,9 +116,9 @@ def test_a_plot_is_a_picture(result: BenchResult, tmp_path: Path) -> None:
 
 
 def test_fletcher_alone_is_compared_with_its_canary(artifact: Path) -> None:
-    found = bench(artifact, TEXTS, corpus="test", options=LoadOptions(provider="mlas"), rounds=1, say=lambda text: None)
-    assert found.reference.startswith("the canary's")
-    assert found.participants[0].min_cosine == pytest.approx(1, abs=1e-6)
+    alone = bench(artifact, TEXTS, corpus="test", options=LoadOptions(provider="mlas"), rounds=1, say=lambda text: None)
+    assert alone.reference.startswith("the canary's")
+    assert alone.participants[0].min_cosine == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_vectors_come_whole_over_the_pipe(artifact: Path) -> None:
         np.testing.assert_allclose(ours.vectors(TEXTS), encoder.embed(TEXTS).vectors, rtol=0, atol=1e-6)
 
 
-@pytest.mark.heavy  # it parses the standard library twice
+@pytest.mark.heavy  # the test parses the standard library twice
 def test_corpora_are_different_texts_in_a_fixed_order() -> None:
     for name, low, high in (("docstrings", 20, 80), ("sentences", 6, 14)):
         texts = corpus(name, 3000)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The commands of `fletcher-serve`, with an encoder whose vectors are worked out by hand, and as a user starts them."""
+"""The commands of `fletcher-serve`, with a fake encoder, and as processes as a user starts them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ..fake_encoder import CARD, info
 
 
 class Lengths:
-    """A text's vector is its length twice; four tokens at most, one a character."""
+    """Fake encoder: the vector of a text is its length twice. Each character is one token, at most four."""
 
     info = info(
         card=msgspec.structs.replace(CARD, name="lengths", dimension=2, matryoshka=(1,)),
@@ -49,20 +49,20 @@ class Lengths:
 
 @pytest.fixture(autouse=True)
 def hook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts back what `run` sets for a process that it has to itself."""
+    """Restore `sys.excepthook`, which `run` replaces, after each test."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the command asked `Encoder.load` for."""
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Replace `Encoder.load`, and return the arguments of its calls."""
     calls: list[dict[str, Any]] = []
 
     def load(path: Path, options: LoadOptions) -> Lengths:
         calls.append({"path": path, **msgspec.structs.asdict(options)})
         return Lengths()
 
-    manifest = SimpleNamespace(card=Lengths.info.card, variants=())  # with which the options are compared before
+    manifest = SimpleNamespace(card=Lengths.info.card, variants=())  # the command compares its options with it
     monkeypatch.setattr(Artifact, "open", lambda path: SimpleNamespace(manifest=manifest))
     monkeypatch.setattr(Encoder, "load", load)
     return calls
@@ -83,13 +83,13 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_embed_json(
-    asked: list[dict[str, Any]], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    loads: list[dict[str, Any]], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out.npy"
     options = ["--column", "body", "--workers", "1", "--token-budget", "64", "--chunk-size", "2", "--json"]
     assert call("embed", "model", "-i", str(source), "-o", str(output), *options) == 0
-    told = capsys.readouterr()
-    summary = json.loads(told.out)
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out)
     assert summary.pop("seconds") > 0
     assert summary.pop("texts_per_second") > 0
     assert summary.pop("tokens_per_second") > 0
@@ -104,15 +104,15 @@ def test_embed_json(
         "truncated_texts": 1,
         "dropped_tokens": 7,
     }
-    assert "embedding: 3/3 texts" in told.err
-    assert "warning: 1 of 3 texts were longer than 4 tokens and were truncated: 7 tokens" in told.err
+    assert "embedding: 3/3 texts" in captured.err
+    assert "warning: 1 of 3 texts were longer than 4 tokens and were truncated: 7 tokens" in captured.err
     np.testing.assert_array_equal(np.load(output), [[1, 1], [4, 4], [11, 11]])
-    assert [(call["path"], call["workers"], call["token_budget"]) for call in asked] == [(Path("model"), 1, 64)]
-    assert (asked[0]["variant"], asked[0]["provider"], asked[0]["cache"]) == (None, "auto", "64MiB")
+    assert [(call["path"], call["workers"], call["token_budget"]) for call in loads] == [(Path("model"), 1, 64)]
+    assert (loads[0]["variant"], loads[0]["provider"], loads[0]["cache"]) == (None, "auto", "64MiB")
 
 
 def test_embed_for_people(
-    asked: list[dict[str, Any]], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    loads: list[dict[str, Any]], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
         call("embed", "m", "-i", str(source), "-o", str(tmp_path / "o.npy"), "--column", "body", "--dimensions", "1")
@@ -125,15 +125,15 @@ def test_embed_for_people(
 
 
 def test_dimensions_that_the_model_lacks_are_refused_before_it_is_loaded(
-    asked: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    loads: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call("embed", "m", "-i", str(tmp_path / "none"), "-o", str(tmp_path / "o.npy"), "--dimensions", "7") == 1
     assert capsys.readouterr().err == "fletcher-serve: error: dimensions is 7; lengths gives vectors of 2, 1\n"
-    assert asked == []
+    assert loads == []
 
 
 def test_embed_of_no_texts_warns(
-    asked: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    loads: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "in.txt").touch()
     assert call("embed", "m", "-i", str(tmp_path / "in.txt"), "-o", str(tmp_path / "o.npy")) == 0
@@ -141,10 +141,10 @@ def test_embed_of_no_texts_warns(
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "told"),
+    ("args", "code", "message"),
     [
         (["-i", "none.txt", "-o", "o.npy"], 1, "none.txt: no such file or folder"),
-        (["-i", "in.txt", "-o", "o.xls"], 1, "'.xls' names no format of vectors"),
+        (["-i", "in.txt", "-o", "o.xls"], 1, "'.xls' is not supported for vectors"),
         (["-i", "in.txt", "-o", "there.npy"], 1, "there.npy exists"),
         (["-i", "in.txt", "-o", "o.npy", "--format", "pdf"], 1, "the format 'pdf' is unknown"),
         (["-i", "in.txt", "-o", "o.npy", "--chunk-size", "0"], 2, "chunk-size"),
@@ -154,8 +154,8 @@ def test_embed_of_no_texts_warns(
 def test_embed_that_cannot_be_done(
     args: list[str],
     code: int,
-    told: str,
-    asked: list[dict[str, Any]],
+    message: str,
+    loads: list[dict[str, Any]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -164,7 +164,7 @@ def test_embed_that_cannot_be_done(
     Path("in.txt").write_text("a\n")
     Path("there.npy").write_bytes(b"older")
     assert call("embed", "m", *args) == code
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "there.npy"]
     assert Path("there.npy").read_bytes() == b"older"
 

@@ -1,4 +1,4 @@
-"""The bulk job: every text gets its own vector, in order, with counts that add up, and nothing stays after a failure."""
+"""Bulk jobs: every text gets its vector, in order, the counts are right, and a failure leaves no file."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Counter:
 
 
 class Lengths:
-    """Stands in for an encoder: a text's vector is its length, its first character and its input type's length.
+    """Fake encoder: the vector of a text is its length, its first character and the length of the input type.
 
-    One token a character, at most `LIMIT`, so that every number can be worked out by hand. It reads one chunk ahead, as
-    the real one does.
+    Each character is one token, at most `LIMIT`, so that every number can be computed by hand. It reads one chunk ahead, as
+    the real encoder does.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ def test_columns_stay_beside_their_text(tmp_path: Path) -> None:
 
 def test_summary_and_progress_add_up(source: Path, tmp_path: Path) -> None:
     summary, progress = embed(source, tmp_path / "out.npy")
-    # Characters 1, 2, 0, 12, 3, 18, 1; six of each text are seen.
+    # The texts have 1, 2, 0, 12, 3, 18 and 1 characters; at most 6 of each are tokens of the model.
     assert (summary.texts, summary.tokens, summary.truncated_texts, summary.dropped_tokens) == (7, 19, 2, 18)
     assert (progress.texts, progress.tokens) == (7, 19)
     assert (summary.model, summary.variant, summary.provider, summary.dimension) == (
@@ -146,7 +146,7 @@ def test_no_texts(tmp_path: Path) -> None:
 
 
 def test_the_real_model_gives_its_published_vectors(minilm_artifact: Path, tmp_path: Path) -> None:
-    """The canary's texts, whose vectors the model's authors' own code computed, through the whole job."""
+    """Compare a job on the canary's texts with their vectors, which the code of the model's authors computed."""
     with Encoder.load(minilm_artifact, workers=1) as encoder:
         canary = read_canary(encoder.artifact.canary_file)
         pq.write_table(pa.table({"text": list(canary.texts)}), tmp_path / "in.parquet")

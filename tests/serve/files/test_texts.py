@@ -1,4 +1,4 @@
-"""Reading texts: every format gives the same rows, in order, in bounded chunks, and names the line or row of a fault."""
+"""Reading of texts: every format gives the same rows, in order, in bounded chunks. Errors name the line or the row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from fletcher.serve.files import chunks as textchunks
 from fletcher.serve.files.texts import open_texts
 
 TEXTS = ["first", "", "  spaces  ", "naïve café — 漢字 😀", 'quote " and, comma', "NUL \x00 and tab \t", "last"]
-#: csv and txt cannot hold every character: NUL in csv is left out there.
 TITLES = [f"title {row}" for row in range(len(TEXTS))]
 
 
@@ -86,7 +85,7 @@ def read(path: Path, *, column: str = "text", text_format: str | None = None) ->
         return [text for chunk in source.chunks for text in chunk.texts]
 
 
-def made(tmp_path: Path, name: str, content: bytes) -> Path:
+def write_file(tmp_path: Path, name: str, content: bytes) -> Path:
     path = tmp_path / name
     path.write_bytes(content)
     return path
@@ -100,33 +99,33 @@ def made(tmp_path: Path, name: str, content: bytes) -> Path:
         (b"a\nb", ["a", "b"]),
         (b"a\r\nb\r\n", ["a", "b"]),
         (b"a\n\nb\n", ["a", "", "b"]),
-        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", ["a", "\ufeffb"]),  # a mark is one only at the very start
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", ["a", "\ufeffb"]),  # only the first bytes of a file are a byte order mark
         ("a\u2028b\x0cc\n".encode(), ["a\u2028b\x0cc"]),  # only LF ends a line
     ],
 )
 def test_txt_lines(content: bytes, expected: list[str], tmp_path: Path) -> None:
-    path = made(tmp_path, "a.txt", content)
+    path = write_file(tmp_path, "a.txt", content)
     assert read(path) == expected
     with open_texts(str(path)) as source:
         assert source.total == len(expected)
 
 
 def test_jsonl_skips_blank_lines_and_a_byte_order_mark(tmp_path: Path) -> None:
-    path = made(tmp_path, "a.ndjson", b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}')
+    path = write_file(tmp_path, "a.ndjson", b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}')
     assert read(path) == ["a", "b"]
 
 
 def test_csv_keeps_line_breaks_inside_quotes_and_long_fields(tmp_path: Path) -> None:
     long = "x" * 1_000_000
-    assert read(made(tmp_path, "a.csv", f'text\r\n"a\r\nb"\r\n{long}\r\n'.encode())) == ["a\r\nb", long]
+    assert read(write_file(tmp_path, "a.csv", f'text\r\n"a\r\nb"\r\n{long}\r\n'.encode())) == ["a\r\nb", long]
 
 
 def test_the_text_may_have_another_name(tmp_path: Path) -> None:
-    assert read(made(tmp_path, "a.jsonl", b'{"body": "a", "n": 1}\n'), column="body") == ["a"]
+    assert read(write_file(tmp_path, "a.jsonl", b'{"body": "a", "n": 1}\n'), column="body") == ["a"]
 
 
 def test_the_format_may_be_said(tmp_path: Path) -> None:
-    assert read(made(tmp_path, "a.log", b"a\n"), text_format="txt") == ["a"]
+    assert read(write_file(tmp_path, "a.log", b"a\n"), text_format="txt") == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +147,7 @@ def test_jsonl_keys_get_the_type_that_holds_all_their_values(tmp_path: Path) -> 
         {"text": "a", "n": 1, "x": 1, "flag": True, "mixed": 1, "list": [1, "b"], "big": 2**70, "long": 2**60},
         {"text": "b", "n": 2, "x": 0.5, "flag": None, "mixed": "b", "late": "here", "long": 0.5},
     ]
-    path = made(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    path = write_file(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     with open_texts(str(path), chunk_texts=1) as source:
         chunks = list(source.chunks)
     types = {field.name: str(field.type) for field in source.schema}
@@ -174,7 +173,7 @@ def test_jsonl_keys_get_the_type_that_holds_all_their_values(tmp_path: Path) -> 
 
 
 def test_csv_columns_stay_strings(tmp_path: Path) -> None:
-    with open_texts(str(made(tmp_path, "a.csv", b"id,text\n007,a\n"))) as source:
+    with open_texts(str(write_file(tmp_path, "a.csv", b"id,text\n007,a\n"))) as source:
         (chunk,) = source.chunks
     assert chunk.carried.to_pydict() == {"id": ["007"]}
 
@@ -182,17 +181,17 @@ def test_csv_columns_stay_strings(tmp_path: Path) -> None:
 def test_chunks_end_early_when_texts_are_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fletcher.serve.files.lines.CHUNK_CHARACTERS", 10)
     monkeypatch.setattr("fletcher.serve.files.columns.CHUNK_CHARACTERS", 40)
-    lines = made(tmp_path, "a.txt", b"12345678\n" * 4)
+    lines = write_file(tmp_path, "a.txt", b"12345678\n" * 4)
     with open_texts(str(lines)) as source:
         assert [len(chunk.texts) for chunk in source.chunks] == [2, 2]
     pq.write_table(pa.table({"text": ["12345678"] * 16}), tmp_path / "a.parquet")
     with open_texts(str(tmp_path / "a.parquet")) as source:
         assert max(sum(map(len, chunk.texts)) for chunk in source.chunks) <= 40
-    assert textchunks.CHUNK_TEXTS > 16  # so that the number of texts was not what ended the chunks
+    assert textchunks.CHUNK_TEXTS > 16  # so the chunks did not end because of their number of texts
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("a.txt", b"fine\nbad \xff byte\n", r"a\.txt, line 2: byte 5 \(0xff\) is not UTF-8"),
         ("a.txt", b"\xff\xfea\x00", r"line 1: byte 1 \(0xff\) is not UTF-8"),
@@ -210,15 +209,15 @@ def test_chunks_end_early_when_texts_are_long(tmp_path: Path, monkeypatch: pytes
         ("a.csv", b"text,text\na,b\n", r"two columns have the same name"),
         ("a.csv", b"id,text\n1,a\n2\n", r"line 3: 1 fields, and the header has 2"),
         ("a.csv", b'text\n"never closed\n', r"not CSV"),
-        ("a.parquet", b"not parquet at all", r"is not a whole parquet file"),
-        ("a.arrow", b"ARROW1 but not really", r"is not a whole Arrow IPC file"),
-        ("a.arrow", b"neither of the two", r"is not a whole Arrow IPC file"),
-        ("a.pdf", b"", r"suffix '\.pdf' names no format"),
+        ("a.parquet", b"not parquet at all", r"is not a complete parquet file"),
+        ("a.arrow", b"ARROW1 but not really", r"is not a complete Arrow IPC file"),
+        ("a.arrow", b"neither of the two", r"is not a complete Arrow IPC file"),
+        ("a.pdf", b"", r"suffix '\.pdf' is not supported for texts"),
     ],
 )
-def test_a_fault_is_named_with_its_place(name: str, content: bytes, told: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=told):
-        read(made(tmp_path, name, content))
+def test_a_fault_is_named_with_its_place(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        read(write_file(tmp_path, name, content))
 
 
 def test_nulls_and_other_types_in_columns(tmp_path: Path) -> None:
@@ -233,7 +232,7 @@ def test_nulls_and_other_types_in_columns(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'text' holds int64, and must hold strings"):
         read(path)
     pq.write_table(pa.table({"body": ["a"]}), path)
-    with pytest.raises(InputError, match="no single column 'text'; it has 'body'"):
+    with pytest.raises(InputError, match="does not have one column 'text'; it has 'body'"):
         read(path)
 
 
@@ -241,9 +240,9 @@ def test_nulls_and_other_types_in_columns(tmp_path: Path) -> None:
 def test_a_damaged_file_of_columns_is_an_input_error(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     WRITERS[name](path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="is not a whole"):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="is not a complete"):
         read(path)
 
 

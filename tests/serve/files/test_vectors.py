@@ -1,4 +1,4 @@
-"""Writing vectors: what a reader of the format gets back, and that nothing half-written ever stays."""
+"""Writing of vectors: readers of each format get the vectors, and no partial file stays."""
 
 from __future__ import annotations
 
@@ -151,16 +151,16 @@ def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
-    [("a.txt", "names no format of vectors"), ("none/a.npy", "there is no folder"), ("a", "no format")],
+    ("name", "message"),
+    [("a.txt", "not supported for vectors"), ("none/a.npy", "there is no folder"), ("a", "not supported")],
 )
-def test_unusable_targets(name: str, told: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=told):
+def test_unusable_targets(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
         write(tmp_path / name, pa.table({}))
 
 
 class _FullDisk(io.FileIO):
-    """A file on a disk with room for 100 bytes more."""
+    """A file on a disk that has space for only about 100 bytes."""
 
     def write(self, data: object) -> int:
         if self.tell() > 100:

@@ -1,4 +1,4 @@
-"""Streams that pyarrow's own client would not send: other schemas in mid-stream, broken messages, mutated calls."""
+"""Streams that pyarrow's client would not send: a schema that changes during the stream, broken messages, mutated calls."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ OTHER = pa.record_batch({"page": pa.array([1], pa.int64()), "text": ["ef"]})
 
 @pytest.fixture
 def channel(server: Server) -> Iterator[Any]:
-    with grpc.insecure_channel(str(server.addresses.flight).removeprefix("grpc://")) as made:
-        yield made
+    with grpc.insecure_channel(str(server.addresses.flight).removeprefix("grpc://")) as opened:
+        yield opened
 
 
 def refused(channel: Any, parts: list[bytes]) -> tuple[str, str]:
-    """Code and words of the error that a stream ends with."""
+    """Return the status code and the message of the error that ends a stream."""
     with pytest.raises(grpc.RpcError) as caught:
         exchange(channel, parts, timeout=SECONDS)
     words = caught.value.details() or ""
@@ -86,7 +86,7 @@ def test_mutated_calls(channel: Any, server: Server, fake_encoder: FakeEncoder) 
             code, words = error.code().name, error.details() or ""
             codes.add(code)
             assert code not in ("DEADLINE_EXCEEDED", "UNAVAILABLE"), message
-            # gRPC itself says INTERNAL, without a word, of what is no protocol buffer.
+            # gRPC itself returns INTERNAL without a message for bytes that are not a protocol buffer.
             assert code != "INTERNAL" or not words, (message, words)
             assert not LEAK.search(words.encode()), (message, words)
     assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND"} <= codes

@@ -1,4 +1,4 @@
-"""The Flight door, with pyarrow's own client."""
+"""The Flight server, with pyarrow's client."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def command(**options: Any) -> Any:
 
 
 def exchange(client: Any, batches: list[Any], descriptor: Any = EMBED) -> Any:
-    """Sends everything, then reads everything, as a table."""
+    """Send all batches, then return all answers as a table."""
     writer, reader = client.do_exchange(descriptor, fl.FlightCallOptions(timeout=SECONDS))
     with writer:
         writer.begin(batches[0].schema)
@@ -54,7 +54,7 @@ def exchange(client: Any, batches: list[Any], descriptor: Any = EMBED) -> Any:
 
 
 def refused(client: Any, batches: list[Any], descriptor: Any = EMBED) -> Any:
-    """What the client raises, whichever of its calls meets the refusal first."""
+    """Return the error that the client raises, in whichever of its calls it is raised."""
     writer, reader = client.do_exchange(descriptor, fl.FlightCallOptions(timeout=SECONDS))
     try:
         writer.begin(batches[0].schema)
@@ -64,7 +64,7 @@ def refused(client: Any, batches: list[Any], descriptor: Any = EMBED) -> Any:
         reader.read_all()
     except (pa.ArrowException, fl.FlightError) as error:
         return error
-    raise AssertionError("it was not refused")
+    raise AssertionError("the server did not reject the stream")
 
 
 def texts_batch(texts: list[str], **columns: Any) -> Any:
@@ -78,7 +78,7 @@ def vectors_of(table: Any) -> Any:
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.005)
 
 
@@ -113,7 +113,7 @@ def test_the_schema_says_what_made_the_vectors(client: Any) -> None:
         pa.large_string(),
         pa.string_view(),
         pa.dictionary(pa.int8(), pa.string()),
-        pa.dictionary(pa.uint32(), pa.large_string()),  # what polars makes of categories
+        pa.dictionary(pa.uint32(), pa.large_string()),  # polars writes categories with this type
     ],
     ids=str,
 )
@@ -226,7 +226,7 @@ def test_several_streams_at_once(flight_url: str) -> None:
         (texts_batch(["a"], vector=pa.array([1.0])), EMBED, "column 'vector' already"),
         (pa.RecordBatch.from_pydict({"text": pa.array(["a", None])}), EMBED, "row 1 .* of column 'text' is null"),
         (texts_batch(["a"]), command(color="blue"), "unknown field `color`"),
-        (texts_batch(["a"]), fl.FlightDescriptor.for_command(b"\xff{"), "options are not usable"),
+        (texts_batch(["a"]), fl.FlightDescriptor.for_command(b"\xff{"), "options cannot be used"),
         (texts_batch(["a"]), command(dimensions=5), "dimensions is 5"),
         (texts_batch(["a"]), command(input_type="poem"), "input_type is 'poem'"),
     ],
@@ -265,7 +265,8 @@ def test_nulls_in_a_dictionary_are_found_wherever_they_stand() -> None:
 
 
 def test_buffers_that_contradict_their_schema_are_refused() -> None:
-    offsets = pa.py_buffer(np.array([0, 4000, 4], np.int32).tobytes())  # the cheap check looks at the last one only
+    # pyarrow's quick validation checks only the last offset.
+    offsets = pa.py_buffer(np.array([0, 4000, 4], np.int32).tobytes())
     broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"abcd")])
     with pytest.raises(FieldError, match="not valid"):
         read_texts(pa.RecordBatch.from_arrays([broken], ["text"]), 0, 0)
@@ -392,7 +393,7 @@ def test_descriptions(client: Any, flight_url: str) -> None:
     short = client.get_flight_info(command(column="body", dimensions=4))
     assert short.schema.names == ["body", "vector"]
     assert short.schema.field("vector").type.list_size == 4
-    with pytest.raises(pa.ArrowKeyError, match=r'there is \["embed"\]'):
+    with pytest.raises(pa.ArrowKeyError, match=r'use \["embed"\]'):
         client.get_flight_info(fl.FlightDescriptor.for_path("elsewhere"))
 
 
@@ -534,7 +535,7 @@ def test_answers_are_compressed_on_request(client: Any, compression: Any) -> Non
 )
 def test_vectors_leave_in_the_wanted_type(client: Any, dtype: str, kind: Any, extra: list[str]) -> None:
     texts = ["ab", "cd", "efg"]
-    wanted = np.stack([expected(text) for text in texts])
+    reference = np.stack([expected(text) for text in texts])
     for table in (
         exchange(client, [texts_batch(texts)], command(dtype=dtype)),
         client.do_get(ticket(texts=texts, dtype=dtype)).read_all(),
@@ -542,14 +543,14 @@ def test_vectors_leave_in_the_wanted_type(client: Any, dtype: str, kind: Any, ex
         assert table.schema.names == ["text", "vector", *extra]
         assert table.schema.field("vector").type == kind
         assert table.schema.metadata[b"fletcher.dtype"] == dtype.encode()
-        if dtype == "ubinary":  # an element's sign is a bit, the first one the highest; these are all above 0, or 0
+        if dtype == "ubinary":  # each bit is the sign of an element, highest bit first; no element is negative
             bits = np.unpackbits(np.frombuffer(b"".join(table["vector"].to_pylist()), np.uint8)).reshape(3, -1)
-            np.testing.assert_array_equal(bits, wanted > 0)
+            np.testing.assert_array_equal(bits, reference > 0)
         elif dtype == "int8":
             values = np.array(table["vector"].to_pylist(), np.float64) * np.array(table["scale"])[:, None]
-            np.testing.assert_allclose(values, wanted, atol=np.abs(wanted).max() / 127 / 2 + 1e-3)
+            np.testing.assert_allclose(values, reference, atol=np.abs(reference).max() / 127 / 2 + 1e-3)
         else:
-            np.testing.assert_array_equal(vectors_of(table), wanted.astype(dtype).astype(np.float32))
+            np.testing.assert_array_equal(vectors_of(table), reference.astype(dtype).astype(np.float32))
 
 
 def test_the_metadata_says_how_vectors_were_normalized(client: Any) -> None:
@@ -569,8 +570,8 @@ def test_a_schema_is_given_without_computing(client: Any) -> None:
 def test_the_metadata_says_when(client: Any) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
     table = client.do_get(ticket(texts=["ab"])).read_all()
-    made = datetime.fromisoformat(table.schema.metadata[b"fletcher.time"].decode())
-    assert before <= made <= datetime.now(UTC)
+    written = datetime.fromisoformat(table.schema.metadata[b"fletcher.time"].decode())
+    assert before <= written <= datetime.now(UTC)
 
 
 def test_admins_load_and_unload_models(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A job in a process of its own: `python -m tests.serve.longbow.child INPUT URL JOURNAL DELAY [LARGEST_FILE]`."""
+"""An ingest job in a separate process: `python -m tests.serve.longbow.child INPUT URL JOURNAL DELAY [LARGEST_FILE]`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .unit_encoder import UnitEncoder
 
 def main() -> None:
     source, url, journal, delay, *largest_file = sys.argv[1:]
-    if largest_file:  # a disk that fills up
+    if largest_file:  # simulates a full disk: no file may grow beyond this size
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest_file[0]),) * 2)
     job = Job(

@@ -1,4 +1,4 @@
-"""A double of Longbow, or a real one where FLETCHER_LONGBOW names it, and jobs into it."""
+"""Fixtures: a double of Longbow, or the real server that FLETCHER_LONGBOW names, and ingest jobs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def longbow() -> Iterator[LongbowDouble]:
 
 @pytest.fixture
 def longbow_url(longbow: LongbowDouble) -> str:
-    """The double's address, or a real server's where FLETCHER_LONGBOW names one."""
+    """Return the address of the double, or of the real server that FLETCHER_LONGBOW names."""
     return os.environ.get("FLETCHER_LONGBOW", longbow.url)
 
 
 @pytest.fixture
 def run(tmp_path: Path, longbow: LongbowDouble) -> RunJob:
-    """Runs a job over rows or a path; the journal stays from call to call."""
+    """Return a function that runs a job on rows or on a path. Its calls share the journal."""
 
     def call(
         rows: list[Any] | str,

@@ -1,4 +1,4 @@
-"""The server's way into Longbow, over HTTP and Flight, as clients use it."""
+"""Ingestion into Longbow through the server, over HTTP and Flight, as clients use it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..fake_encoder import FakeEncoder, expected
 
 
 class UnitLengths(FakeEncoder):
-    """The fake encoder with vectors of length 1."""
+    """Fake encoder with vectors of length 1."""
 
     def run(self, batch: Any, output: str | None = None, /) -> NDArray[np.float32]:
         vectors = super().run(batch, output)
@@ -47,14 +47,14 @@ def test_documents_over_http(serving: Server, longbow: LongbowDouble) -> None:
     documents = ["one", {"text": "two", "id": 7, "metadata": {"lang": "en"}}, {"text": "three", "id": "c"}, "one"]
     answer = post(serving, {"dataset": "docs", "documents": documents})
     assert answer.status_code == 200, answer.text
-    found = answer.json()
-    assert (found["sent"], found["duplicates"]) == (3, 1)
-    assert found["ids"][1] == 7
-    assert found["ids"][0] == found["ids"][3]
+    body = answer.json()
+    assert (body["sent"], body["duplicates"]) == (3, 1)
+    assert body["ids"][1] == 7
+    assert body["ids"][0] == body["ids"][3]
     rows = {row["id"]: row for row in longbow.store.live("docs").drop_columns(["timestamp"]).to_pylist()}
-    assert {rows[number]["text"] for number in found["ids"]} == {"one", "two", "three"}
-    wanted = expected("two")
-    np.testing.assert_allclose(rows[7]["vector"], wanted / np.linalg.norm(wanted), rtol=1e-6)
+    assert {rows[number]["text"] for number in body["ids"]} == {"one", "two", "three"}
+    vector = expected("two")
+    np.testing.assert_allclose(rows[7]["vector"], vector / np.linalg.norm(vector), rtol=1e-6)
     metadata = json.loads(rows[7]["metadata"])
     assert metadata["fields"] == {"lang": "en"}
     assert metadata["trace"].startswith("req-")
@@ -75,7 +75,7 @@ def test_records_of_what_was_ingested(longbow: LongbowDouble) -> None:
     records: list[RequestRecord] = []
 
     def next_record() -> RequestRecord:
-        """The one record; it may be made a moment after the answer was read."""
+        """Return the only record. The server may make it shortly after the client has read the answer."""
         until = time.monotonic() + 10
         while not records and time.monotonic() < until:
             time.sleep(0.005)
@@ -118,7 +118,7 @@ def test_what_cannot_be_ingested_is_named(serving: Server, longbow: LongbowDoubl
     assert longbow.store.datasets == {}
     with fl.connect(serving.addresses.flight) as client:
         writer, _ = client.do_put(fl.FlightDescriptor.for_path("elsewhere"), pa.schema([("text", pa.string())]))
-        with pytest.raises(pa.ArrowKeyError, match="nothing is put at the path"):
+        with pytest.raises(pa.ArrowKeyError, match="DoPut does not accept the path"):
             writer.close()
 
 

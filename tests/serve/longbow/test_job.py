@@ -1,4 +1,4 @@
-"""Ingest jobs: each document once, counted, resumable; and everything that can go wrong, named and counted."""
+"""Ingest jobs: each document is stored once and counted, jobs can be resumed, and errors are reported and counted."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from .unit_encoder import UnitEncoder, unit_vector
 
 @pytest.fixture(autouse=True)
 def quick_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The double takes a batch in at once; `test_kills_and_cuts` waits as long as a user does."""
+    """Shorten the waits: the double stores a batch at once. `test_kills_and_cuts` uses the real waits."""
     monkeypatch.setattr("fletcher.serve.longbow.wire.lane.GRACE", 0.05)
     monkeypatch.setattr("fletcher.serve.longbow.job.audit.GRACE", 0.05)
 
 
 def texts_in(longbow: LongbowDouble, dataset: str = "docs") -> Counter[str]:
-    """Texts of the live rows, and how often each is there."""
+    """Return the texts of the rows that are not deleted, and the number of rows of each."""
     return Counter(longbow.store.live(dataset).column("text").to_pylist())
 
 
@@ -50,7 +50,7 @@ def numbered(count: int) -> list[str]:
     return [f"text {number}" for number in range(count)]
 
 
-# What arrives ---------------------------------------------------------------------------------------------------------
+# Rows that arrive -----------------------------------------------------------------------------------------------------
 
 
 def test_rows_arrive_with_their_columns(run: RunJob, longbow: LongbowDouble) -> None:
@@ -92,8 +92,8 @@ def test_each_stream_has_a_connection_of_its_own(run: RunJob, longbow: LongbowDo
 
 
 def test_pings_are_rarer_than_longbow_bears() -> None:
-    bears = 5 * 60 * 1000  # its EnforcementPolicy's MinTime, cmd/longbow/main.go
-    assert dict(CHANNEL)["grpc.keepalive_time_ms"] > bears
+    min_time = 5 * 60 * 1000  # MinTime of Longbow's EnforcementPolicy, cmd/longbow/main.go
+    assert dict(CHANNEL)["grpc.keepalive_time_ms"] > min_time
     assert dict(CHANNEL)["grpc.keepalive_permit_without_calls"] == 0
 
 
@@ -109,8 +109,8 @@ def test_other_types_are_widened_and_the_loss_is_told(
     summary = run(numbered(5), embed=EmbedOptions(dtype=dtype))
     assert 0 < summary.cosine_loss < loss
     for row in longbow.store.live("docs").select(["text", "vector"]).to_pylist():
-        whole, sent = unit_vector(row["text"]).astype(np.float64), np.array(row["vector"])
-        cosine = whole @ sent / np.linalg.norm(whole) / np.linalg.norm(sent)
+        exact, sent = unit_vector(row["text"]).astype(np.float64), np.array(row["vector"])
+        cosine = exact @ sent / np.linalg.norm(exact) / np.linalg.norm(sent)
         assert 1 - cosine <= summary.cosine_loss
     for row in longbow.store.live("docs").select(["text", "vector"]).to_pylist():
         np.testing.assert_allclose(row["vector"], unit_vector(row["text"]), atol=tolerance)
@@ -127,7 +127,7 @@ def test_the_same_text_has_the_same_id_everywhere(run: RunJob, longbow: LongbowD
     assert first == again
 
 
-# Once -----------------------------------------------------------------------------------------------------------------
+# Sent once ------------------------------------------------------------------------------------------------------------
 
 
 def test_duplicates_are_neither_computed_nor_sent(run: RunJob, longbow: LongbowDouble) -> None:
@@ -159,7 +159,8 @@ def test_an_update_embeds_what_changed_and_deletes_what_is_gone(run: RunJob, lon
     assert (summary.sent, summary.replaced, summary.known, summary.removed) == (2, 1, 3, 2)
     assert texts_in(longbow) == Counter(row["text"] for row in second)
     assert len(set(longbow.store.ids("docs"))) == 5
-    third = run(first, id_column="name", remove_missing=True)  # and back: removed ones come again under their id
+    # The first input again: removed documents get the same ids as before.
+    third = run(first, id_column="name", remove_missing=True)
     assert (third.sent, third.removed) == (3, 1)
     assert texts_in(longbow) == Counter(row["text"] for row in first)
 
@@ -197,7 +198,7 @@ def test_the_users_own_numbers_are_the_ids(run: RunJob, longbow: LongbowDouble) 
 
 def test_documents_that_want_the_same_id_each_get_one(tmp_path: Path) -> None:
     first = content_digest("a")
-    rival = first[:4] + content_digest("b")[4:]  # wants the same id first, and another one second
+    rival = first[:4] + content_digest("b")[4:]  # its first id is the same, its second one is another
     entries = [Entry(first, first), Entry(rival, rival)]
     for order in (entries, entries[::-1]):
         with Journal(tmp_path / f"{order[0].key.hex()}", {}) as journal:
@@ -304,7 +305,7 @@ def test_bad_rows_are_skipped_counted_and_written_down(run: RunJob, longbow: Lon
     assert texts_in(longbow) == Counter("ab")
     with pytest.raises(InputError, match=r"line 2: not a JSON object.*--on-error skip"):
         run(str(path), dataset="docs")
-    assert run(str(path), on_error="skip").known == 2  # what went before the bad row was acknowledged
+    assert run(str(path), on_error="skip").known == 2  # the row before the bad one was acknowledged
 
 
 def test_nulls_in_a_column_are_skipped(run: RunJob, longbow: LongbowDouble, tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ def test_vectors_that_are_not_normalized(run: RunJob, longbow: LongbowDouble) ->
     with pytest.raises(InputError, match=r"norm 2 and not 1.*--allow-unnormalized"):
         run(["a"], UnitEncoder(norm=2.0))
     with pytest.raises(InputError, match="keeps only the signs"):
-        run(["a"], type("Bits", (UnitEncoder,), {"_made": lambda self, texts, options: _bits(texts)})())
+        run(["a"], type("Bits", (UnitEncoder,), {"_embeddings": lambda self, texts, options: _bits(texts)})())
     assert run(["a"], UnitEncoder(norm=2.0), allow_unnormalized=True).sent == 1
 
 
@@ -384,7 +385,7 @@ def test_a_server_that_hangs_at_once(run: RunJob, longbow: LongbowDouble) -> Non
 
 
 def test_a_server_that_hangs_on_the_way_loses_nothing(run: RunJob, longbow: LongbowDouble) -> None:
-    longbow.store.max_memory, longbow.store.memory = 1000, 950  # full: it blocks without an error
+    longbow.store.max_memory, longbow.store.memory = 1000, 950  # Longbow is full, so it blocks without an error
     with pytest.raises(ServiceError, match=r"acknowledged nothing for 1 s.*did not acknowledge a batch within 0.4 s"):
         run(numbered(40), timeout=0.4, patience=1.0)
     longbow.store.max_memory = 1 << 30
@@ -419,7 +420,7 @@ def test_acknowledgements_lost_while_longbow_lags_behind_double_nothing(run: Run
 
 
 def test_a_job_that_was_killed_before_its_first_row_goes_on(run: RunJob, longbow: LongbowDouble) -> None:
-    longbow.store.join("docs", longbow_schema(8, with_text=True))  # a stream was opened, and no more
+    longbow.store.join("docs", longbow_schema(8, with_text=True))  # a stream was opened, but no row was sent
     assert run(numbered(3)).index_len == 3
 
 
@@ -446,7 +447,7 @@ def test_rows_dropped_after_ok_are_found_and_sent_again(run: RunJob, longbow: Lo
 def test_a_server_out_of_memory_is_named(run: RunJob, longbow: LongbowDouble) -> None:
     encoder = UnitEncoder()
     longbow.store.max_memory = 2000
-    longbow.store.memory = 1750  # below the mark where it blocks, above the mark where it drops
+    longbow.store.memory = 1750  # below the limit for blocking, above the limit for dropping rows
     with pytest.raises(ServiceError, match=r"does not have\. This happens when its memory is full"):
         run(numbered(4), encoder)
     longbow.store.max_memory = 1 << 30
@@ -467,7 +468,7 @@ def test_rows_of_others_are_told(run: RunJob, longbow: LongbowDouble) -> None:
     longbow.store.append(dataset, dataset.batches[0].set_column(place, "metadata", pa.array(["{}"])))
     summary = run(["a", "b"])
     assert (summary.doubled, summary.surplus) == (0, 1)
-    assert run(["a", "b"]).surplus == 0  # it is told once
+    assert run(["a", "b"]).surplus == 0  # the surplus is reported only once
 
 
 def test_a_batch_that_arrives_after_its_stream_broke_and_all_was_quiet_is_counted_and_marked(
@@ -545,7 +546,7 @@ def test_a_disk_that_fills_up_under_the_journal(longbow: LongbowDouble, tmp_path
     ]
     root = Path(__file__).parents[3]
     arrived = 0
-    for size in ("150000", "200000", "250000"):  # on a busy machine the first may be full before anything is sent
+    for size in ("150000", "200000", "250000"):  # on a busy machine, the first size may be too small to send a row
         ended = subprocess.run([*command, size], cwd=root, capture_output=True, text=True, timeout=60, check=False)
         assert ended.returncode != 0
         assert "no space left for the journal; free some space and run the job again" in ended.stderr
@@ -563,7 +564,7 @@ def test_a_full_journal(run: RunJob, longbow: LongbowDouble, monkeypatch: pytest
 
     def small(self: Journal, *args: Any) -> None:
         opened(self, *args)
-        self._db.write("PRAGMA max_page_count = 8")  # SQLite's own full disk: SQLITE_FULL
+        self._db.write("PRAGMA max_page_count = 8")  # makes SQLite return SQLITE_FULL, as on a full disk
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "__init__", small)

@@ -1,4 +1,4 @@
-"""A job that is killed, or whose network is cut, again and again: in the end Longbow has exactly the rows of the input.
+"""Jobs that are killed, or whose network is cut, many times. At the end, Longbow has exactly the rows of the input.
 
 FLETCHER_LONGBOW=grpc://host:3000 pytest tests/serve/longbow/test_kills_and_cuts.py    uses a real server's dataset "docs"
 """
@@ -28,29 +28,29 @@ from .unit_encoder import UnitEncoder
 
 ROOT = Path(__file__).parents[3]
 
-#: Of the moments; another one is tried with FLETCHER_SEED.
+#: Seed of the times of kills and cuts. FLETCHER_SEED sets another one.
 SEED = int(os.environ.get("FLETCHER_SEED", "8"))
 
 
 def _moments() -> random.Random:
-    sys.stdout.write(f"FLETCHER_SEED={SEED}\n")  # pytest shows it where a test fails
+    sys.stdout.write(f"FLETCHER_SEED={SEED}\n")  # pytest shows it if a test fails
     return random.Random(SEED)
 
 
 def _texts_in(url: str) -> Counter[str]:
-    """Texts of the dataset's rows, and how often each is there."""
-    found: Counter[str] = Counter()
+    """Return the texts of the dataset, and the number of rows of each."""
+    counts: Counter[str] = Counter()
     with Connection(Target(url)) as connection:
         for batch in connection.rows("docs", [Condition("id", ">=", "0")], ["text"]):
-            found.update(batch.column("text").to_pylist())
-    return found
+            counts.update(batch.column("text").to_pylist())
+    return counts
 
 
 def _check(url: str, texts: list[str], doubled: int) -> None:
-    """Every text is there once, but for those that the job says arrived twice."""
-    found = _texts_in(url)
-    assert set(found) == set(texts)
-    assert found.total() == len(texts) + doubled
+    """Assert that Longbow has every text once, and `doubled` rows more, which the job reports."""
+    counts = _texts_in(url)
+    assert set(counts) == set(texts)
+    assert counts.total() == len(texts) + doubled
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def url(longbow_url: str) -> Iterator[str]:
     for moment in ("before", "after"):
         with Connection(Target(longbow_url)) as connection:
             connection.delete_dataset("docs")
-            wait_until_quiet(connection, "docs", 120.0)  # a real one would index what waits of it into the next "docs"
+            wait_until_quiet(connection, "docs", 120.0)  # Longbow would index batches that wait into the next "docs"
         if moment == "before":
             yield longbow_url
 
@@ -71,7 +71,7 @@ def _kill_and_resume(url: str, folder: Path, kills: int, rows: int) -> None:
     command = [sys.executable, "-m", "tests.serve.longbow.child", str(source), url, str(folder / "journal")]
     killed = 0
     arrived: list[int] = []
-    # On a busy machine the first jobs may be killed before they have sent anything: a few more then.
+    # On a busy machine, the first jobs may be killed before they send a row. Then up to 10 more jobs are killed.
     while killed < kills or (killed < kills + 10 and arrived[-1] == arrived[0]):
         with subprocess.Popen(
             [*command, "0.006"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -82,11 +82,11 @@ def _kill_and_resume(url: str, folder: Path, kills: int, rows: int) -> None:
             ended = job.poll() is not None
             job.kill()
             job.wait()
-        assert not ended, "the job was over before it could be killed: give it more rows"
+        assert not ended, "the job ended before it could be killed: use more rows"
         killed += 1
         arrived.append(_texts_in(url).total())
     assert arrived == sorted(arrived)
-    assert arrived[-1] > arrived[0]  # killed jobs go on where they were
+    assert arrived[-1] > arrived[0]  # each job continues the one before
     assert arrived[-1] < rows
     done = subprocess.run([*command, "0"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -118,7 +118,7 @@ def _cut_and_go_on(url: str, run: RunJob, cuts: int, rows: int) -> None:
         finally:
             over.set()
             cutter.join()
-        assert done == cuts, "the job was over before it could be cut: give it more rows"
+        assert done == cuts, "the job ended before its network could be cut: use more rows"
     assert summary.sent == rows
     assert summary.missing == summary.surplus == 0
     assert summary.index_len == rows + summary.doubled

@@ -1,4 +1,4 @@
-"""How much is sent, how soon again, and what Longbow's metrics say of it."""
+"""Batch size, backoff, and the metrics of Longbow that pause a job."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_batches_grow_while_they_are_quick_and_shrink_when_they_are_slow() -> No
     sizer = BatchSizer(1000)
     for _ in range(40):
         sizer.acknowledged(sizer.rows(100), 0.01)
-    assert sizer.rows(100) == 10_000  # Longbow's upper end
-    assert sizer.rows(1e6) == 4  # bounded in bytes too
+    assert sizer.rows(100) == 10_000  # upper limit of Longbow's best range
+    assert sizer.rows(1e6) == 4  # the size in bytes is limited, too
     for _ in range(20):
         sizer.acknowledged(sizer.rows(100), 3.0)
     assert sizer.rows(100) == 64
@@ -65,10 +65,10 @@ def test_rows_that_wait_for_the_index_are_told_and_hold_back() -> None:
 def test_metrics_with_labels_are_summed_and_others_left() -> None:
     page = "# longbow_ingestion_lag_count 9\nnoise 1e3\n"
     page += 'longbow_index_queue_depth{a="1"} 2\nlongbow_index_queue_depth{a="2"} 3\n'
-    found = read_metrics(page)
-    assert (found.index_queue, found.lag_rows, found.memory_share) == (5, None, None)
+    capacity = read_metrics(page)
+    assert (capacity.index_queue, capacity.lag_rows, capacity.memory_share) == (5, None, None)
     watch = CapacityWatch(None)
-    watch.last = found
+    watch.last = capacity
     assert watch.told() == "5 batches to index"
 
 

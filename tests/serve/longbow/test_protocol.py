@@ -1,8 +1,8 @@
-"""Longbow's protocol as Fletcher meets it: against the double, and against a real server where one is named.
+"""Longbow's protocol: the same tests run against the double, or against a real server if the variables name one.
 
     FLETCHER_LONGBOW=grpc://host:3000 FLETCHER_LONGBOW_META=grpc://host:3001 pytest tests/serve/longbow/test_protocol.py
 
-What only the double can be made to do (faults, a memory of a few bytes) is marked as its own.
+Tests of faults and of a memory of a few bytes always use the double. They are at the end of this file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIZE = 8
 
 @dataclass(frozen=True)
 class Place:
-    """A server and a dataset of our own in it."""
+    """A server, and the name of a dataset that only one test uses."""
 
     url: str
     meta_url: str
@@ -59,7 +59,7 @@ def connection(place: Place) -> Iterator[Connection]:
 
 
 def rows(ids: list[int], size: int = SIZE, mark: str = "none") -> Any:
-    """A batch whose vector under id n points along axis n."""
+    """Return a batch of rows. The vector of id n is the unit vector of axis n."""
     vectors = np.stack([np.eye(size, dtype=np.float32)[number % size] for number in ids])
     texts = [f"text {number}" for number in ids]
     metadata = [metadata_head(mark, {}) + "}"] * len(ids)
@@ -67,14 +67,14 @@ def rows(ids: list[int], size: int = SIZE, mark: str = "none") -> Any:
 
 
 def get(connection: Connection, ticket: str | dict[str, Any]) -> list[int]:
-    """Ids that DoGet gives, in order."""
+    """Return the ids of the rows that DoGet returns, sorted."""
     text = ticket if isinstance(ticket, str) else json.dumps(ticket)
     table = connection.client.do_get(fl.Ticket(text.encode()), connection.options()).read_all()
     return sorted(table.column("id").to_pylist())
 
 
 def put(connection: Connection, dataset: str, *batches: Any) -> list[dict[str, Any]]:
-    """Sends batches over DoExchange; their acknowledgements."""
+    """Send batches by DoExchange, and return their acknowledgments."""
     writer, reader = connection.client.do_exchange(
         fl.FlightDescriptor.for_path("ingest", dataset), connection.options()
     )
@@ -88,12 +88,12 @@ def put(connection: Connection, dataset: str, *batches: Any) -> list[dict[str, A
     return acks
 
 
-def indexed(connection: Connection, dataset: str, wanted: int) -> int:
-    """`index_len` once it is what was wanted, or after a while."""
+def indexed(connection: Connection, dataset: str, least: int) -> int:
+    """Wait until `index_len` is at least `least`, for 10 s at most, and return it."""
     deadline = time.monotonic() + 10
     while True:
         state = connection.readiness(dataset)
-        if (state.status == "READY" and state.index_len >= wanted) or time.monotonic() > deadline:
+        if (state.status == "READY" and state.index_len >= least) or time.monotonic() > deadline:
             return state.index_len
         time.sleep(0.05)
 
@@ -118,7 +118,7 @@ def test_a_repeated_id_leaves_both_rows_and_a_deleted_one_stays_in_the_index(
     assert not connection.delete(place.dataset, 99)
     assert connection.readiness(place.dataset).index_len == 3
     assert connection.search(place.dataset, np.eye(SIZE, dtype=np.float32)[6], 1)[0].id == 6
-    assert sorted(connection.ids(place.dataset).tolist()) == [5, 5, 6]  # with a condition; and by name:
+    assert sorted(connection.ids(place.dataset).tolist()) == [5, 5, 6]  # with a condition; the next line is without one
     assert get(connection, {"name": place.dataset}) == [5, 5]
 
 
@@ -127,7 +127,7 @@ def test_a_bare_name_is_answered_with_the_conditions_of_an_earlier_question(
 ) -> None:
     put(connection, place.dataset, rows([1, 2, 3]))
     indexed(connection, place.dataset, 3)
-    for _ in range(64):  # it keeps its parsers in a pool, a processor each
+    for _ in range(64):  # Longbow has a pool of parsers, one for each processor
         get(connection, {"name": place.dataset, "filters": [{"field": "id", "operator": "=", "value": "2"}]})
     assert get(connection, place.dataset) == [2]
     assert get(connection, {"name": place.dataset}) == [1, 2, 3]
@@ -142,7 +142,9 @@ def test_rows_of_a_batch_are_found_by_its_mark(place: Place, connection: Connect
     assert sorted(all_placed(connection, place.dataset, "ab").tolist()) == [1 << 32 | 1, 2 << 32 | 1, 3 << 32 | 12]
     assert arrived(connection, place.dataset + "-none", "ab-1").tolist() == []
     for row in (1, 2):
-        connection.delete(place.dataset, row)  # a whole batch, at which a question without a condition ends the server
+        connection.delete(
+            place.dataset, row
+        )  # all rows of the batch: a query without a condition would now crash the server
     assert sorted(arrived(connection, place.dataset, "ab-1").tolist()) == [1, 2]
     assert connection.schema(place.dataset).field("vector").type.list_size == SIZE
 
@@ -199,8 +201,8 @@ def test_search_gives_the_nearest_first(place: Place, connection: Connection) ->
     assert hits[0].id == 2
     assert hits[0].score > hits[1].score
     where = [Condition("id", "=", "2")]
-    found = [batch.to_pylist() for batch in connection.rows(place.dataset, where, ["text"])]
-    assert found == [[{"text": "text 2"}]]
+    texts = [batch.to_pylist() for batch in connection.rows(place.dataset, where, ["text"])]
+    assert texts == [[{"text": "text 2"}]]
     with pytest.raises(InputError, match="dimension mismatch"):
         connection.search(place.dataset, np.ones(4, np.float32), 2)
 
@@ -243,7 +245,7 @@ def test_the_meta_port_lists_and_the_data_port_does_not(place: Place, connection
         list(connection.client.list_flights())
 
 
-# The double's own -----------------------------------------------------------------------------------------------------
+# Only with the double -------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_whose_rows_were_all_deleted_ends_the_server_that_is_asked_by_name(longbow: LongbowDouble) -> None:
@@ -286,7 +288,7 @@ def test_errors_of_put_come_late_and_pressure_is_said_once(longbow: LongbowDoubl
     batch = rows([1])
     with Connection(Target(longbow.url)) as connection:
         writer, reader = connection.client.do_put(fl.FlightDescriptor.for_path("d"), batch.schema, connection.options())
-        writer.write_batch(batch)  # taken without a word
+        writer.write_batch(batch)  # accepted without an error
         assert json.loads(reader.read().to_pybytes())["status"] == "slow_down"
         with pytest.raises(fl.FlightInternalError, match="flush failed"):
             writer.close()

@@ -1,4 +1,4 @@
-"""Questions to a dataset, and the two commands as a user types them."""
+"""Searches in a dataset, and the commands `ingest` and `search`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .unit_encoder import UnitEncoder, unit_vector
 
 def ask(longbow: LongbowDouble, text: str, encoder: UnitEncoder | None = None, **options: Any) -> Any:
     k = options.pop("k", 3)
-    asked = EmbedOptions(input_type="query").replace(**options)
-    return search(cast(Encoder, encoder or UnitEncoder()), Target(longbow.url), "docs", text, k=k, options=asked)
+    embed = EmbedOptions(input_type="query").replace(**options)
+    return search(cast(Encoder, encoder or UnitEncoder()), Target(longbow.url), "docs", text, k=k, options=embed)
 
 
 def test_hits_come_with_text_and_metadata(run: RunJob, longbow: LongbowDouble) -> None:
     run([{"text": f"text {number}", "n": number} for number in range(20)])
-    found = ask(longbow, "text 7")
-    assert (found[0].text, found[0].metadata["fields"]) == ("text 7", {"n": 7})
-    assert found[0].score > found[1].score > found[2].score
-    assert len(found) == 3
+    hits = ask(longbow, "text 7")
+    assert (hits[0].text, hits[0].metadata["fields"]) == ("text 7", {"n": 7})
+    assert hits[0].score > hits[1].score > hits[2].score
+    assert len(hits) == 3
 
 
 def test_what_was_replaced_or_removed_is_not_found(run: RunJob, longbow: LongbowDouble) -> None:
@@ -42,14 +42,14 @@ def test_what_was_replaced_or_removed_is_not_found(run: RunJob, longbow: Longbow
     second = [{"text": "changed" if row["n"] == 7 else row["text"], "n": row["n"]} for row in first if row["n"] != 3]
     assert run(second, id_column="n", remove_missing=True).tombstones == 2
     raw = longbow.store.search("docs", unit_vector("text 7").tolist(), 1)
-    assert raw.column("id").to_pylist() == [7]  # Longbow itself goes on finding the former text
+    assert raw.column("id").to_pylist() == [7]  # Longbow itself still finds the former text
     for _ in range(2):
-        found = ask(longbow, "text 7", k=19)
-        assert sorted(hit.text for hit in found) == sorted(str(row["text"]) for row in second)
-        assert [hit.score for hit in found] == sorted((hit.score for hit in found), reverse=True)
+        hits = ask(longbow, "text 7", k=19)
+        assert sorted(hit.text for hit in hits) == sorted(str(row["text"]) for row in second)
+        assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
         assert "text 3" not in {hit.text for hit in ask(longbow, "text 3")}
         assert ask(longbow, "changed")[0].score == pytest.approx(1.0)
-        longbow.store.restart()  # which forgets the deletions
+        longbow.store.restart()  # a restart undoes deletions
     run(first, id_column="n")
     assert [ask(longbow, text)[0].text for text in ("text 3", "text 7")] == ["text 3", "text 7"]
 
@@ -81,7 +81,7 @@ def test_the_commands(
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr("sys.excepthook", lambda *_: None)
-    manifest = SimpleNamespace(card=Loaded().info.card, variants=())  # with which the options are compared before
+    manifest = SimpleNamespace(card=Loaded().info.card, variants=())  # the command compares its options with it
     monkeypatch.setattr(Artifact, "open", lambda path: SimpleNamespace(manifest=manifest))
     monkeypatch.setattr(Encoder, "load", lambda path, options: Loaded())
     monkeypatch.chdir(tmp_path)

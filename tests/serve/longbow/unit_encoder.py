@@ -1,4 +1,4 @@
-"""An encoder whose vectors are of length 1 and can be worked out by hand, for `Ingestion`."""
+"""`UnitEncoder`: an encoder for tests of `Ingestion`. Its vectors have length 1 and can be computed without a model."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ DIMENSION = 8
 
 
 def unit_vector(text: str, dimension: int = DIMENSION) -> NDArray[np.float32]:
-    """Of 16 numbers at most, made of the text's hash; its length is 1."""
+    """Return the vector of a text, from its hash: float32, (dimension,), of length 1."""
     raw = np.frombuffer(hashlib.sha512(text.encode()).digest(), np.uint8)[:dimension].astype(np.float32) - 127.5
     vector: NDArray[np.float32] = (raw / np.linalg.norm(raw)).astype(np.float32)
     return vector
 
 
 class UnitEncoder:
-    """Counts a token a character.
+    """Encoder that counts one token for each character.
 
     Attributes:
-        embedded: texts that were computed, in order.
-        norm: of the vectors that it gives.
-        delay: seconds a chunk takes.
+        embedded: texts that were embedded, in order.
+        norm: length of the vectors.
+        delay: seconds that each chunk takes.
     """
 
     def __init__(self, digest: str = "d1", dimension: int = DIMENSION, norm: float = 1.0, delay: float = 0.0) -> None:
@@ -41,7 +41,7 @@ class UnitEncoder:
         self.delay = delay
         self.embedded: list[str] = []
 
-    def _made(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
+    def _embeddings(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         lengths = np.array([len(text) for text in texts], np.int64)
         vectors = np.stack([unit_vector(text, self.info.dimension) for text in texts]) * np.float32(self.norm)
         dropped = np.zeros(len(texts), np.int32)
@@ -57,8 +57,8 @@ class UnitEncoder:
             if self.delay:
                 time.sleep(self.delay)
             self.embedded += texts
-            yield self._made(texts, options)
+            yield self._embeddings(texts, options)
 
     def embed(self, texts: Sequence[str], options: EmbedOptions) -> Embeddings:
         prompted = options.input_type == "prompted"
-        return self._made([f"prompted:{text}" if prompted else text for text in texts], EmbedOptions())
+        return self._embeddings([f"prompted:{text}" if prompted else text for text in texts], EmbedOptions())
