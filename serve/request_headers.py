@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Final
 
 from .engine.terms import PRIORITIES, Priority
 from .errors import FieldError
 
-__all__ = ["PLAIN_ID", "REQUEST_ID", "read_priority", "read_timeout"]
+__all__ = ["PEER", "PLAIN_ID", "REQUEST_ID", "read_priority", "read_timeout"]
 
 #: Header of a request's id. OpenAI's clients read it, and a caller may send it to find its request in the log.
 REQUEST_ID = "x-request-id"
+
+#: Header with the address of the client, from a front process to the engine process.
+PEER: Final = "x-fletcher-peer"
 
 #: A caller's id that is accepted; the server makes an id for every other request.
 PLAIN_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")

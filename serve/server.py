@@ -10,50 +10,35 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fletcher.runtime import Artifact, Encoder, LoadOptions
-from fletcher.runtime.errors import FletcherError, InputError, MissingPackageError
+from fletcher.runtime.errors import FletcherError, InputError
 
 from .access.addresses import Addresses, bind, parse
-from .access.gate import Gate, check_binding
-from .access.keys import Keys
+from .access.gate import check_binding
 from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.app import HttpApp
-from .http.call import Limits
 from .http.server import HttpServer
 from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
-from .observe.metrics import Metrics
 from .observe.record import Consumer
 from .server_options import FLIGHT, OFF, ServerOptions
+from .surroundings import Surroundings, fingerprint, flight_server_class, load_encoder
 
 if TYPE_CHECKING:
     from .flight.server import FlightServer
-    from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
 
-__all__ = ["Addresses", "Server", "fingerprint", "load_encoder", "run_server"]
+__all__ = ["Addresses", "Server", "run_server"]
 
 logger = logging.getLogger("fletcher.serve")
 
 #: Seconds between two looks at whether a signal came.
 SIGNAL_SECONDS = 0.5
-
-
-def load_encoder(spec: ModelSpec) -> Backend:
-    """Load a model, with its files and its canary checked."""
-    return Encoder.load(spec.path, LoadOptions.of(spec))
-
-
-def fingerprint(spec: ModelSpec) -> str:
-    """Return the digest of the folder, on which its vectors depend."""
-    return Artifact.open(Path(spec.path)).digest if spec.path else ""
 
 
 class Server:
@@ -98,28 +83,15 @@ class Server:
         for address, option in ((http_at, "--http"), (flight_at, "--flight")):
             if address is not None:
                 check_binding(address, option, keys=options.keys is not None, allow_anonymous=options.allow_anonymous)
-        self.keys = None if options.keys is None else Keys(Path(options.keys))
-        flight_server = None if flight_at is None else _flight_server()
-        self._longbow = None if options.longbow is None else _open_longbow(options)
-        if tracing is None and options.otlp is not None:
-            tracing = _open_tracing(options.otlp)
+        flight_server = None if flight_at is None else flight_server_class()
+        self._surroundings = surroundings = Surroundings.open(options, tracing)
+        self.keys = surroundings.gate.keys
         if flight_at is not None:
             bind(flight_at, "--flight").close()  # gRPC's own message names neither the option nor the reason
         listener = None if http_at is None else bind(http_at, "--http")
-        limits = Limits(options.max_body_bytes, options.body_seconds, options.max_items, options.max_tokens)
-        gate = Gate(self.keys)
-
-        def make_engine(encoder: Backend, metrics: Metrics) -> Engine:
-            return Engine(
-                encoder,
-                max_queue_tokens=options.queue_tokens,
-                max_wait_seconds=options.queue_seconds,
-                max_request_tokens=limits.tokens,
-                metrics=metrics,
-            )
-
-        self.models = Models(load, make_engine, drain_seconds=options.drain_seconds, fingerprint=fingerprint)
-        self._tracing = tracing
+        self.models = Models(
+            load, surroundings.make_engine, drain_seconds=options.drain_seconds, fingerprint=fingerprint
+        )
         self._http: HttpServer | None = None
         self._flight: FlightServer | None = None
         try:
@@ -129,14 +101,16 @@ class Server:
                 name = options.name or models.info.card.name
                 self.models.add_loaded(ModelSpec(path="", name=name, aliases=()), models)
             if flight_at is not None and flight_server is not None:
-                self._flight = flight_server(self.models, gate, flight_at, self._longbow, tracing, consumers)
+                self._flight = flight_server(
+                    self.models, surroundings.gate, flight_at, surroundings.longbow, surroundings.tracing, consumers
+                )
             if listener is not None:
                 app = HttpApp(
                     self.models,
-                    gate=gate,
-                    limits=limits,
-                    longbow=self._longbow,
-                    tracing=tracing,
+                    gate=surroundings.gate,
+                    limits=surroundings.limits,
+                    longbow=surroundings.longbow,
+                    tracing=surroundings.tracing,
                     consumers=consumers,
                 )
                 self._http = HttpServer(app, listener, drain_seconds=options.drain_seconds)
@@ -158,6 +132,14 @@ class Server:
         assert isinstance(engine, Engine)  # `make_engine` above makes no others
         return engine
 
+    def reload_keys(self) -> None:
+        """Read the keys' file again, if there is one.
+
+        Raises:
+            InputError: the file cannot be used; the keys stay as they are.
+        """
+        self._surroundings.reload_keys()
+
     def stop(self) -> bool:
         """Admits nothing more, answers what was admitted, and closes the doors.
 
@@ -173,10 +155,7 @@ class Server:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
         if self._http is not None:
             self._http.join()
-        if self._longbow is not None:
-            self._longbow.close()
-        if self._tracing is not None:
-            self._tracing.close()
+        self._surroundings.close()
         return drained
 
     def __enter__(self) -> Self:
@@ -246,48 +225,10 @@ def _has_pyarrow() -> bool:
         return False
 
 
-def _flight_server() -> type[FlightServer]:
-    with _arrow_packages("--flight"):
-        from .flight.server import FlightServer
-
-    return FlightServer
-
-
-def _open_longbow(options: ServerOptions) -> LongbowDoor:
-    with _arrow_packages("--longbow"):
-        from .longbow.door import LongbowDoor
-        from .longbow.wire.target import Target
-
-    ca_file = None if options.longbow_ca is None else Path(options.longbow_ca)
-    return LongbowDoor(Target(options.longbow or "", options.longbow_token, ca_file, options.longbow_timeout))
-
-
-@contextmanager
-def _arrow_packages(purpose: str) -> Iterator[None]:
-    """Translate the absence of pyarrow into the error that names the extra.
-
-    Raises:
-        MissingPackageError: pyarrow is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "pyarrow":
-            raise
-        raise MissingPackageError("pyarrow", "flight", purpose) from error
-
-
-def _open_tracing(url: str) -> Tracing:
-    from .observe.tracing import Tracing
-
-    return Tracing.to(url)
-
-
 def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:
     """What SIGHUP does; what fails leaves everything as it was, and stands in the log."""
     try:
-        if server.keys is not None:
-            server.keys.reload()
+        server.reload_keys()
         if reread is not None:
             server.models.apply(reread())
     except FletcherError as error:

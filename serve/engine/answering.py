@@ -1,4 +1,7 @@
-"""`AnsweringEngine`: the part of an engine that models and front ends use. `Engine` computes; `RemoteEngine` sends rows away."""
+"""`AnsweringEngine`: the part of an engine that `Models` and the front ends use.
+
+`Engine` computes in this process; `RemoteEngine` sends rows to another process.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self,
         models: Models,
         gate: Gate,
-        address: HostPort,
+        address: HostPort | str,
         longbow: LongbowDoor | None = None,
         tracing: Tracing | None = None,
         consumers: Sequence[Consumer] = (),
@@ -75,7 +75,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         Args:
             models: models of the server.
             gate: checks API keys.
-            address: address to listen on; port 0 takes a free port.
+            address: address to listen on; port 0 takes a free port. Text is the path of a Unix socket.
             longbow: connection to Longbow, for `DoPut`; None rejects `DoPut`.
             tracing: begins and ends spans; None makes no spans.
             consumers: receive the record of every call, besides metrics, log and traces.
@@ -90,13 +90,14 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
         self._requests = Requests(models.metrics, tracing, consumers)
         self._exchanges: set[Exchange] = set()
         self._lock = threading.Lock()
+        location = f"grpc+unix://{address}" if isinstance(address, str) else f"grpc://{address}"
         ids = RequestIdFactory()
         middleware = {"request-id": ids, "caller": CallerFactory(gate, ids, self._requests)}
         try:
-            super().__init__(f"grpc://{address}", middleware=middleware)
+            super().__init__(location, middleware=middleware)
         except (pa.ArrowException, OSError) as error:
             raise ServiceError(f"Flight cannot listen on {address}: {error}") from error
-        self.url = f"grpc://{HostPort(address.host, self.port)}"
+        self.url = location if isinstance(address, str) else f"grpc://{HostPort(address.host, self.port)}"
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
         """Embed a stream of record batches."""

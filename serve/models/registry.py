@@ -20,10 +20,10 @@ import msgspec
 from fletcher.model_zoo.card import Output
 from fletcher.runtime.errors import InputError, StoppingError
 
+from ..engine.answering import AnsweringEngine
 from ..engine.backend import Backend
 from ..engine.embed_request import EmbedRequest
 from ..engine.rows_request import RowsRequest
-from ..engine.answering import AnsweringEngine
 from ..errors import UnknownModelError
 from ..observe.metrics import Metrics
 from .named import NamedModel, group, table_of

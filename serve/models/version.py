@@ -14,8 +14,8 @@ from fletcher.runtime.errors import FletcherError
 from fletcher.runtime.memory.budget import request_bytes
 from fletcher.runtime.providers.opening import FALLBACK
 
-from ..engine.backend import Backend
 from ..engine.answering import AnsweringEngine
+from ..engine.backend import Backend
 from .description import ModelDescription
 from .heap import give_memory_back
 from .readiness import Readiness

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from fletcher.runtime.session.counters import DeviceMetric
 
+from .pages import add_pages
 from .record import RequestRecord
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
@@ -89,6 +90,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        #: Returns the pages of the server's other processes, whose counts join this page; None without any.
+        self.pages: Callable[[], list[bytes]] | None = None
         self._requests = Counter(
             "fletcher_requests",
             "Requests answered, by door, route and status",
@@ -222,5 +225,6 @@ class Metrics:
         return tokens.total() / max(seconds.total(), 1e-9)
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Return all metrics in Prometheus' text format, those of other processes included. It may wait for them."""
+        page = generate_latest(self.registry)
+        return page if self.pages is None else add_pages(page, self.pages())

@@ -148,6 +148,9 @@ class FakeEncoder:
             refuse_long(encodings, self.info.card)
         return Task(encodings, None, partial(finish_rows, encodings, None, self.info.card, options))
 
+    def prepare_rows(self, encodings: Encodings, output: str | None, /, *, by_token: bool) -> Task:
+        return Task(encodings, output, lambda values: values, by_token)
+
     def run(self, batch: Encodings, output: str | None = None) -> NDArray[np.float32]:
         self.gate.wait()
         if self.delay:

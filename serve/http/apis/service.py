@@ -58,7 +58,11 @@ async def ready(call: Call) -> Response:
 
 async def metrics(call: Call) -> Response:
     """Return the metrics in the text format of Prometheus."""
-    return Response(200, call.models.metrics.exposition(), METRICS_TYPE.encode())
+    counts = call.models.metrics
+    if counts.pages is None:
+        return Response(200, counts.exposition(), METRICS_TYPE.encode())
+    page = await asyncio.get_running_loop().run_in_executor(None, counts.exposition)
+    return Response(200, page, METRICS_TYPE.encode())
 
 
 async def home(call: Call) -> Response:

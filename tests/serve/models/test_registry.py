@@ -27,6 +27,7 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.errors import CanaryError, InputError, StoppingError
 from fletcher.serve.engine.admission import MAX_MEMORY
 from fletcher.serve.engine.backend import Backend
+from fletcher.serve.engine.engine import Engine
 from fletcher.serve.models.shadows import drift
 from fletcher.serve.models.spec import ModelSpec, read_specs
 from fletcher.serve.server import Server
@@ -132,6 +133,7 @@ def test_lists_that_contradict_themselves(shelf: Shelf, specs: list[ModelSpec]) 
 def test_open_requests_stay_within_what_a_memory_limit_leaves_them(shelf: Shelf) -> None:
     with serve(shelf, ModelSpec(path="1", name="one", memory_limit="1GiB"), ModelSpec(path="2", name="two")) as server:
         limited, free = (serving.versions[0].wake() for serving in server.models.named)
+        assert isinstance(limited, Engine) and isinstance(free, Engine)
         assert limited.admission.max_memory == (1 << 30) // 16 * 2 // 3
         assert free.admission.max_memory == MAX_MEMORY
 

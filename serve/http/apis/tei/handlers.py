@@ -20,7 +20,8 @@ from fletcher.runtime.inputs import Pairs, Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.tasks.heads import sparse_texts
 
-from ....engine.engine import MAX_QUEUE_TOKENS, Engine
+from ....engine.answering import AnsweringEngine
+from ....engine.engine import MAX_QUEUE_TOKENS
 from ....errors import EmptyError, FieldError, TooManyError
 from ....json_bodies import decode
 from ....models.version import ModelVersion
@@ -321,7 +322,7 @@ async def info(call: Call) -> Response:
     return Response(200, msgspec.json.encode(answer))
 
 
-async def awake(version: ModelVersion) -> Engine:
+async def awake(version: ModelVersion) -> AnsweringEngine:
     """Return the engine of a version; wake the version if it sleeps."""
     engine = version.engine
     return await asyncio.get_running_loop().run_in_executor(None, version.wake) if engine is None else engine

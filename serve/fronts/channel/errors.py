@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from fletcher.model_zoo.errors import FletcherError
 from fletcher.runtime.errors import FailingError, OptionError, OverloadedError, ProviderError
 
-from .. import errors as _errors  # noqa: F401 - its classes are subclasses of FletcherError
-from ..statuses import retry_after
+from ... import errors as _errors  # noqa: F401 - its classes are subclasses of FletcherError
+from ...statuses import retry_after
 from .wire import Failure
 
 __all__ = ["error_of", "failure_of"]

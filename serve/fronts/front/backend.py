@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.model_zoo.card import Output
-from fletcher.runtime import Artifact, Encodings
-from fletcher.runtime.artifact.folder import TOKENIZER
+from fletcher.runtime import Encodings
 from fletcher.runtime.canary import CanaryResult
-from fletcher.runtime.errors import ArtifactError, ProviderError
+from fletcher.runtime.errors import ProviderError
 from fletcher.runtime.inputs import Inputs
 from fletcher.runtime.model_info import ModelInfo
 from fletcher.runtime.options.embed import EmbedOptions
@@ -23,7 +22,7 @@ from fletcher.runtime.tasks.task import Task
 from fletcher.runtime.tokenizing.token_details import TextToken
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
-from .wire import CatalogEntry
+from ..channel.wire import CatalogEntry
 
 __all__ = ["FrontBackend"]
 
@@ -40,17 +39,11 @@ class FrontBackend:
         """Open the tokenizer of a version.
 
         Raises:
-            ArtifactError: the folder is not the artifact that the engine process has loaded, or its tokenizer is damaged.
+            ArtifactError: the tokenizer cannot be read.
         """
-        artifact = Artifact.open(Path(entry.spec.path))
-        if artifact.digest != entry.info.digest:
-            raise ArtifactError(
-                f"{artifact.path} has changed since the engine process loaded it: load the model again"
-            )
-        artifact.check_files([TOKENIZER])
         self.entry = entry
         self.info: ModelInfo = entry.info
-        tokenizer = Tokenizer(artifact.tokenizer_file, entry.info.max_tokens)
+        tokenizer = Tokenizer(Path(entry.tokenizer), entry.info.max_tokens)
         self._preparer = Preparer(tokenizer, entry.info, VectorCache("", 0))
 
     def prepare(self, inputs: Inputs, options: EmbedOptions, output: Output, /) -> Task:

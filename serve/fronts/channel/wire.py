@@ -1,15 +1,15 @@
 """Messages between a front process and the engine process, and their bytes.
 
 A frame is a prefix of 16 bytes (`<IIQ`: size of the header, a number that marks the protocol, size of the payload), a
-header in MessagePack, zeros up to a multiple of 8 bytes, and a payload of raw arrays in the machine's byte order. Both ends run on one
-machine and come from one installation, so there is no version to negotiate: another mark is refused.
+header in MessagePack, zeros up to a multiple of 8 bytes, and a payload of raw arrays in the machine's byte order. Both ends
+run on one machine and come from one installation, so there is no version to negotiate: another mark is refused.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -20,9 +20,9 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.errors import ServiceError
 from fletcher.runtime.model_info import ModelInfo
 
-from ..engine.rows_request import RowsRequest
-from ..engine.terms import Priority, Terms
-from ..models.spec import ModelSpec
+from ...engine.rows_request import RowsRequest
+from ...engine.terms import Priority, Terms
+from ...models.spec import ModelSpec
 
 __all__ = [
     "Cancel",
@@ -137,10 +137,17 @@ class Failure(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class CatalogEntry(msgspec.Struct, frozen=True, array_like=True):
-    """One served version: its configuration, and the description of the loaded model."""
+    """One served version.
+
+    Attributes:
+        spec: its configuration.
+        info: the description of the loaded model.
+        tokenizer: file of its tokenizer, which stays as it is even if the artifact's folder is exchanged.
+    """
 
     spec: ModelSpec
     info: ModelInfo
+    tokenizer: str
 
 
 class Catalog(msgspec.Struct, frozen=True, array_like=True, tag=5):
@@ -212,7 +219,7 @@ def decode_header(data: bytes | memoryview) -> Message:
 
 
 def _raw(array: NDArray[np.generic]) -> memoryview:
-    return memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+    return np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
 
 
 def rows_frame(message: Rows, encodings: Encodings) -> Frame:
@@ -259,8 +266,8 @@ def values_of(message: Values, payload: memoryview) -> NDArray[np.float32]:
     Raises:
         ProtocolError: the shape contradicts the payload.
     """
-    kind = np.float16 if message.half else np.float32
-    if message.rows * message.columns * np.dtype(kind).itemsize != len(payload):
+    kind: np.dtype[Any] = np.dtype(np.float16 if message.half else np.float32)
+    if message.rows * message.columns * kind.itemsize != len(payload):
         raise ProtocolError(
             f"values of shape {(message.rows, message.columns)} came with a payload of {len(payload)} bytes"
         )

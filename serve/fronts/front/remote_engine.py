@@ -13,17 +13,17 @@ import numpy as np
 from fletcher.runtime.errors import DeadlineError, InputError, StoppingError
 from fletcher.runtime.inputs import TokenIds
 
-from ..engine.admission import price_of
-from ..engine.backend import Backend
-from ..engine.embed_request import PLAIN, EmbedRequest
-from ..engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_tokens
-from ..engine.rows_request import RowsRequest
-from ..observe.metrics import Metrics
-from .front_backend import FrontBackend
-from .link import EngineLink, RowsOf, Waiting
+from ...engine.admission import price_of
+from ...engine.backend import Backend
+from ...engine.embed_request import PLAIN, EmbedRequest
+from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_tokens
+from ...engine.rows_request import RowsRequest
+from ...observe.metrics import Metrics
+from .backend import FrontBackend
+from ..channel.link import EngineLink, RowsOf, Waiting
 
 if TYPE_CHECKING:
-    from ..observe.requests import RecordDraft
+    from ...observe.requests import RecordDraft
 
 __all__ = ["RemoteEngine"]
 

@@ -24,9 +24,9 @@ from fletcher.runtime import Encodings
 from fletcher.runtime.errors import FailingError, FletcherError, ServiceError
 from fletcher.runtime.tasks.task import Task
 
-from ..engine.terms import Terms
+from ...engine.terms import Terms
 from .frames import FrameProtocol
-from .remote_errors import error_of
+from .errors import error_of
 from .wire import (
     Cancel,
     Catalog,
@@ -44,7 +44,7 @@ from .wire import (
 )
 
 if TYPE_CHECKING:
-    from ..observe.requests import RecordDraft
+    from ...observe.requests import RecordDraft
 
 __all__ = ["EngineLink", "RowsOf", "Waiting"]
 

@@ -112,7 +112,7 @@ class FrameProtocol(asyncio.BufferedProtocol):
 
     def _begin_payload(self, message: Message, body: int, size: int) -> None:
         """Read the rest of a payload into memory of its own."""
-        self._payload = memoryview(np.empty(size, np.uint8))
+        self._payload = np.empty(size, np.uint8).data
         self._received = self._filled - body
         self._payload[: self._received] = self._buffer[body : self._filled]
         self._message = message

@@ -5,25 +5,28 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import uvloop
 
-from fletcher.runtime.errors import FletcherError, ServiceError, StoppingError
+from fletcher.runtime.artifact.folder import TOKENIZER, hash_file
+from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError, StoppingError
 
-from ..engine.terms import Terms
-from ..models.registry import Models
-from ..models.version import ModelVersion
-from ..observe.requests import RecordDraft
+from ...engine.terms import Terms
+from ...models.registry import Models
+from ...models.version import ModelVersion
+from ...observe.requests import RecordDraft
 from .frames import FrameProtocol
-from .remote_errors import failure_of
+from .errors import failure_of
 from .wire import (
     Cancel,
     Catalog,
@@ -51,12 +54,12 @@ PAGE_SECONDS: Final = 1.0
 class RowsServer:
     """Listens for fronts on a Unix socket. Safe to use from any thread between `start` and `stop`."""
 
-    def __init__(self, models: Models, path: str, *, drain_seconds: float) -> None:
+    def __init__(self, models: Models, path: Path, *, drain_seconds: float) -> None:
         """Prepare the server.
 
         Args:
             models: models that compute; their changes are announced to the fronts.
-            path: the Unix socket.
+            path: the Unix socket. Copies of the tokenizers lie beside it.
             drain_seconds: seconds that fronts may take to stop using a version that goes.
         """
         self.models = models
@@ -67,12 +70,17 @@ class RowsServer:
         self._numbers = itertools.count(1)
         self._answered: deque[tuple[_Front, int, RecordDraft, Future[Any]]] = deque()
         self._scheduled = False
+        self._waking: set[asyncio.Task[None]] = set()
         self._listening = threading.Event()
         self._problem: BaseException | None = None
+        self._on_change: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._serve, name="fletcher-rows", daemon=True)
 
-    def start(self) -> None:
+    def start(self, on_change: Callable[[], None] = lambda: None) -> None:
         """Listen, and announce every change of the models from now on.
+
+        Args:
+            on_change: called after a change was announced to the fronts.
 
         Raises:
             ServiceError: the socket cannot be made.
@@ -81,6 +89,7 @@ class RowsServer:
         self._listening.wait()
         if self._problem is not None:
             raise ServiceError(f"the channel for fronts cannot be opened: {self._problem}") from self._problem
+        self._on_change = on_change
         self.models.on_change = self._announce
 
     def stop(self) -> None:
@@ -94,7 +103,7 @@ class RowsServer:
         try:
             try:
                 server = self.loop.run_until_complete(
-                    self.loop.create_unix_server(lambda: _Front(self).protocol, self._path)
+                    self.loop.create_unix_server(lambda: _Front(self).protocol, str(self._path))
                 )
             except BaseException as error:  # noqa: BLE001 (`start` raises it)
                 self._problem = error
@@ -115,23 +124,41 @@ class RowsServer:
     def join(self, front: _Front) -> None:
         """Add a front that has connected."""
         self._fronts.add(front)
-        front.send(encode(self._catalog()))
+        catalog = self._catalog()
+        front.announce(catalog.number, encode(catalog))
 
     def leave(self, front: _Front) -> None:
         """Forget a front that has left."""
         self._fronts.discard(front)
 
     def _catalog(self) -> Catalog:
-        entries = tuple(
-            CatalogEntry(msgspec.structs.replace(version.spec, idle_seconds=None, allow_fallback=False), version.info)
-            for model in self.models.named
-            for version in model.answering
-        )
-        return Catalog(next(self._numbers), entries)
+        entries = []
+        for model in self.models.named:
+            for version in model.answering:
+                spec = msgspec.structs.replace(version.spec, idle_seconds=None, allow_fallback=False)
+                entries.append(CatalogEntry(spec, version.info, self._publish_tokenizer(version)))
+        return Catalog(next(self._numbers), tuple(entries))
+
+    def _publish_tokenizer(self, version: ModelVersion) -> str:
+        """Return a copy of a version's tokenizer. A front that starts later needs it even if the folder was exchanged.
+
+        Raises:
+            ArtifactError: the folder has been exchanged since the version was loaded.
+        """
+        copy = self._path.with_name(f"{version.info.tokenizer}.tokenizer.json")
+        if not copy.exists():
+            original = Path(version.spec.path, TOKENIZER)
+            unfinished = copy.with_suffix(".partial")
+            shutil.copyfile(original, unfinished)
+            if hash_file(unfinished) != version.info.tokenizer:
+                raise ArtifactError(f"{original} has changed since its model was loaded: load the model again")
+            unfinished.rename(copy)
+        return str(copy)
 
     def _announce(self) -> None:
         """Send the versions to every front, and wait until no front uses another one. Runs on the changing thread."""
         asyncio.run_coroutine_threadsafe(self._send_catalog(), self.loop).result()
+        self._on_change()
 
     async def _send_catalog(self) -> None:
         catalog = self._catalog()
@@ -186,17 +213,19 @@ class RowsServer:
     def _wake(self, front: _Front, message: Rows, payload: memoryview, version: ModelVersion) -> None:
         """Load a version that sleeps, and submit the rows then."""
 
-        def woken(waking: Future[Any]) -> None:
-            error = waking.exception()
-            if error is not None:
+        async def wake() -> None:
+            try:
+                await self.loop.run_in_executor(None, version.wake)
+                if version.retired:
+                    raise StoppingError(f"the model {message.model} was unloaded: send the request again")
+            except FletcherError as error:
                 front.send(encode(failure_of(message.id, error)))
-            elif not version.retired:
-                self.compute(front, message, payload)
             else:
-                front.send(encode(failure_of(message.id, StoppingError("the model was unloaded: send it again"))))
+                self.compute(front, message, payload)
 
-        waking = self.loop.run_in_executor(None, version.wake)
-        waking.add_done_callback(woken)  # type: ignore[arg-type]  # an asyncio future has the same `exception`
+        task = self.loop.create_task(wake())
+        self._waking.add(task)  # the loop itself holds its tasks weakly
+        task.add_done_callback(self._waking.discard)
 
     def _arrive(self, front: _Front, number: int, draft: RecordDraft, future: Future[Any]) -> None:
         """Queue an answer and wake the loop; runs on an engine's thread. `Bridge` in http does the same for one process."""
