@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fletcher.model_zoo.card import Output
-from fletcher.runtime.errors import DeadlineError
+from fletcher.runtime.errors import DeadlineError, OptionError
 from fletcher.runtime.inputs import Inputs
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -85,6 +86,8 @@ class Call:
         timeout: `X-Request-Timeout` in seconds, or None.
         terms: priority, client and deadline of the request.
         draft: draft of the request's record.
+        fields: names of the body's fields by their names in `/v1/embeddings`, for the fields whose names differ; the handler
+            sets it.
     """
 
     scope: Scope
@@ -98,6 +101,7 @@ class Call:
     timeout: float | None
     terms: Terms
     draft: RecordDraft
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def wants(self, media_type: bytes) -> bool:
         """Return whether the client accepts answers of a media type."""
@@ -175,30 +179,41 @@ class Call:
 
         Raises:
             FletcherError: an error of the engine.
+            OptionError: the model does not have an option; the error names the request's field.
             DeadlineError: the timeout of the client passed.
             ClientLeftError: the client disconnected.
         """
         timeout = self.timeout
         request = EmbedRequest(inputs, options, output, self.terms)
-        while True:
-            version = self.models.pick(name, ANSWERED_BY[output])
-            future = self.models.submit(version, request, self.draft)
-            if future is not None:
-                break
-            if not version.retired:
-                await asyncio.get_running_loop().run_in_executor(None, version.wake)
-        if timeout is None:
-            answer = await self.bridge.wait(future, self.receive)
-        else:
-            try:
-                async with asyncio.timeout(timeout):
-                    answer = await self.bridge.wait(future, self.receive)
-            except TimeoutError:
-                raise DeadlineError(
-                    f"the request's {timeout:g} s (X-Request-Timeout) passed before it was answered"
-                ) from None
+        try:
+            while True:
+                version = self.models.pick(name, ANSWERED_BY[output])
+                future = self.models.submit(version, request, self.draft)
+                if future is not None:
+                    break
+                if not version.retired:
+                    await asyncio.get_running_loop().run_in_executor(None, version.wake)
+            if timeout is None:
+                answer = await self.bridge.wait(future, self.receive)
+            else:
+                try:
+                    async with asyncio.timeout(timeout):
+                        answer = await self.bridge.wait(future, self.receive)
+                except TimeoutError:
+                    raise DeadlineError(
+                        f"the request's {timeout:g} s (X-Request-Timeout) passed before it was answered"
+                    ) from None
+        except OptionError as error:
+            raise self.name_field(error) from error
         self.draft.count(version.description.name, version.description.version, answer)
         return version, answer
+
+    def name_field(self, error: OptionError) -> OptionError:
+        """Return an error about an option with the name of the request's field that set the option."""
+        name = self.fields.get(error.field)
+        if name is None:
+            return error
+        return OptionError(name, re.sub(rf"\b{error.field}\b", name, str(error), count=1))
 
 
 Handler = Callable[[Call], Awaitable[Response]]

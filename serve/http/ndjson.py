@@ -60,7 +60,7 @@ async def stream(
     if len(texts) > most:
         raise FieldError(
             f"the request has {len(texts)} texts; the limit of a streamed request is {most}: send several requests",
-            "input",
+            call.fields.get("input", "input"),
         )
     pieces = [Texts(tuple(texts[start : start + PIECE])) for start in range(0, len(texts), PIECE)]
     version, first = await call.ask(name, pieces[0], options)

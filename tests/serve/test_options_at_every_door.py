@@ -231,7 +231,7 @@ def nothing_opens(monkeypatch: pytest.MonkeyPatch, parts: object) -> None:
 def test_wrong_embed_options_are_refused_with_their_name(name: str, field: str, value: Any, world: World) -> None:
     door = DOORS[name]
     named = door.names.get(field, field)
-    with pytest.raises((RefusedError, OptionError), match=f"{named}|{field}|--{field.replace('_', '-')}") as caught:
+    with pytest.raises((RefusedError, OptionError), match=f"\\b{named}\\b|--{field.replace('_', '-')}") as caught:
         door.call(world, [SHORT], {field: value})
     if isinstance(caught.value, OptionError):
         assert caught.value.field == field

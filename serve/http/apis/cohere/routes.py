@@ -24,12 +24,16 @@ __all__ = ["cohere_routes"]
 _decoder = msgspec.json.Decoder(CohereRequest)
 
 INPUT_TYPES = {"search_document": "document", "search_query": "query"}
+#: Field by the name of the option that it sets.
+FIELDS = {"dimensions": "output_dimension"}
+
 OVERFLOWS: dict[str, Overflow] = {"NONE": "refuse", "START": "truncate_left", "END": "truncate"}
 
 
 async def embed(call: Call) -> Response:
     """Embed texts; return the vectors in each requested type."""
     request = decode(_decoder, await call.body())
+    call.fields = FIELDS
     texts = _texts(call, request)
     kinds = list(dict.fromkeys(request.embedding_types or ["float"]))
     version = call.models.pick(request.model)
@@ -77,12 +81,13 @@ async def embed(call: Call) -> Response:
 def _texts(call: Call, request: CohereRequest) -> list[str]:
     if (request.texts is None) == (request.inputs is None):
         raise FieldError("the request must have exactly one of texts and inputs", "texts")
-    texts = request.texts
+    texts, field = request.texts, "texts"
     if texts is None:
+        field = "inputs"
         texts = ["".join(part.text for part in item.content) for item in request.inputs or ()]
     most = call.limits.most_items(MAX_TEXTS)
     if not 0 < len(texts) <= most:
-        raise FieldError(f"the request has {len(texts)} texts; it must have 1 to {most}", "texts")
+        raise FieldError(f"{field} has {len(texts)} items; it must have 1 to {most}", field)
     return texts
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fletcher import __version__
 from fletcher.model_zoo.card import Output
 from fletcher.runtime import Embeddings, Scores, SparseEmbeddings, TokenEmbeddings
-from fletcher.runtime.errors import InputError
+from fletcher.runtime.errors import InputError, OptionError
 from fletcher.runtime.inputs import Pairs, Texts, TokenIds
 from fletcher.runtime.options.embed import EmbedOptions
 from fletcher.runtime.tasks.heads import sparse_texts
@@ -44,6 +44,7 @@ from .types import (
     SparseValue,
     Token,
     TokenizeRequest,
+    fields_of,
     input_type_of,
     overflow_of,
 )
@@ -138,6 +139,7 @@ def _read_inputs(call: Call, request: EmbedRequest, *, streamed: bool) -> Texts 
 async def embed(call: Call) -> Response:
     """Embed texts or token ids."""
     request = decode(_embed, await call.body())
+    call.fields = fields_of(request.prompt_name, request.input_type)
     streamed = call.wants(NDJSON)
     inputs = _read_inputs(call, request, streamed=streamed)
     options = request.options
@@ -176,6 +178,7 @@ def _details(found: Embeddings) -> Iterator[list[Any]]:
 async def embed_all(call: Call) -> Response:
     """Return a vector for each token: the token vectors of a ColBERT model, or the token states that an embedder pools."""
     request = decode(_embed_all, await call.body())
+    call.fields = fields_of(request.prompt_name, request.input_type)
     texts = texts_of(call, request.inputs)
     _, found = await call.ask(request.model, Texts(tuple(texts)), request.token_options, "token_vectors")
     tokens: TokenEmbeddings = found
@@ -197,6 +200,7 @@ def _token_slices(found: TokenEmbeddings, *, detail: bool) -> Iterator[list[Any]
 async def embed_sparse(call: Call) -> Response:
     """Return the weights of vocabulary tokens for each text."""
     request = decode(_sparse, await call.body())
+    call.fields = fields_of(request.prompt_name, request.input_type)
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, ("sparse",))
     check_count(call, len(texts), "inputs", min(MAX_INPUTS, sparse_texts(version.description.dimension)))
@@ -258,10 +262,11 @@ async def similarity(call: Call) -> Response:
     request = decode(_similarity, await call.body())
     sentences = request.inputs.sentences
     check_count(call, len(sentences), "inputs.sentences", MAX_INPUTS - 1)
-    said = request.parameters or SimilarityParameters()
+    parameters = request.parameters or SimilarityParameters()
+    call.fields = fields_of(parameters.prompt_name, parameters.input_type, "parameters.")
     options = EmbedOptions(
-        input_type=input_type_of(said.prompt_name, said.input_type),
-        overflow=overflow_of(said.truncate, said.truncation_direction, said.overflow),
+        input_type=input_type_of(parameters.prompt_name, parameters.input_type),
+        overflow=overflow_of(parameters.truncate, parameters.truncation_direction, parameters.overflow),
         normalize=True,
     )
     texts = Texts((request.inputs.source_sentence, *sentences))
@@ -274,11 +279,15 @@ async def similarity(call: Call) -> Response:
 async def tokenize(call: Call) -> Response:
     """Return the tokens of texts without truncation."""
     request = decode(_tokenize, await call.body())
+    call.fields = fields_of(request.prompt_name, request.input_type)
     texts = texts_of(call, request.inputs)
     version = call.models.pick(request.model, get_args(Output))
     engine = await awake(version)
     options = EmbedOptions(input_type=input_type_of(request.prompt_name, request.input_type))
-    prompt = options.prompt(engine.backend.info.card)
+    try:
+        prompt = options.prompt(engine.backend.info.card)
+    except OptionError as error:
+        raise call.name_field(error) from error
     give = partial(engine.backend.describe_tokens, [prompt + text for text in texts])
     found = await asyncio.get_running_loop().run_in_executor(None, partial(give, special=request.add_special_tokens))
     rows = [

@@ -87,6 +87,18 @@ def input_type_of(prompt_name: str | None, input_type: str | None) -> str:
     return input_type or prompt_name or "raw"
 
 
+def fields_of(prompt_name: str | None, input_type: str | None, prefix: str = "") -> dict[str, str]:
+    """Return the names of a request's fields for `Call.fields`.
+
+    Args:
+        prompt_name: the request's field of that name.
+        input_type: the request's field of that name; it has precedence over `prompt_name`.
+        prefix: path of the object that holds the options.
+    """
+    name = "prompt_name" if prompt_name and not input_type else "input_type"
+    return {"input": "inputs", "input_type": prefix + name, "overflow": f"{prefix}overflow"}
+
+
 class _Common(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Fields that several routes of TEI share."""
 

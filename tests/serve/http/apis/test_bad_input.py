@@ -140,6 +140,37 @@ def test_unknown_field(http: httpx.Client, route: str) -> None:
     refused(route, http.post(route, json=body | {"color": "blue"}), status, "color")
 
 
+@pytest.mark.parametrize(
+    ("route", "changes", "words"),
+    [
+        ("/v1/embeddings", {"dimensions": 5}, "dimensions is 5; "),
+        ("/v1/embeddings", {"input_type": "poem"}, "input_type is 'poem'; "),
+        ("/v2/embed", {"output_dimension": 5}, "output_dimension is 5; "),
+        ("/v2/embed", {"input_type": "poem"}, "input_type is 'poem'; "),
+        ("/v2/embed", {"texts": None, "inputs": []}, "inputs has 0 items; "),
+        ("/embed", {"dimensions": 5}, "dimensions is 5; "),
+        ("/embed", {"prompt_name": "poem"}, "prompt_name is 'poem'; "),
+        ("/embed", {"prompt_name": "input_type"}, "prompt_name is 'input_type'; "),
+        ("/embed", {"prompt_name": "query", "input_type": "poem"}, "input_type is 'poem'; "),
+        ("/tokenize", {"prompt_name": "poem"}, "prompt_name is 'poem'; "),
+        ("/tokenize", {"input_type": "poem"}, "input_type is 'poem'; "),
+        ("/similarity", {"parameters": {"prompt_name": "poem"}}, "parameters.prompt_name is 'poem'; "),
+        ("/similarity", {"parameters": {"input_type": "poem"}}, "parameters.input_type is 'poem'; "),
+    ],
+)
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_an_error_names_the_requests_own_field(
+    http: httpx.Client, route: str, changes: dict[str, Any], words: str, accept: str
+) -> None:
+    sentences = {"inputs": {"source_sentence": "ab", "sentences": ["cd"]}}
+    shape, body, _, status = (tei, sentences, "", 422) if route == "/similarity" else ROUTES[route]
+    answer = http.post(route, json=body | changes, headers={"accept": accept})
+    assert answer.status_code == status, answer.text
+    assert shape(answer.json()).startswith(words)
+    if shape is openai:
+        assert answer.json()["error"]["param"] == next(iter(changes))
+
+
 @routes
 def test_gzip_that_is_none_and_bombs(http: httpx.Client, route: str) -> None:
     coded = {"content-encoding": "gzip"}
