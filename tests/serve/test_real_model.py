@@ -1,4 +1,4 @@
-"""The real all-MiniLM-L6-v2 behind both doors, against the encoder itself; its vectors are checked elsewhere."""
+"""The real all-MiniLM-L6-v2 over HTTP and Flight, compared with the encoder. Other tests check the encoder."""
 
 from __future__ import annotations
 

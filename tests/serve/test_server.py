@@ -1,4 +1,4 @@
-"""A whole server process: addresses, ports, signals, and an end that answers what was admitted."""
+"""Server process: addresses, ports, signals, and a shutdown that answers admitted requests."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ print("returned", flush=True)
 
 @contextmanager
 def process(delay: float = 0.0, drain: float = 10.0) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """A server in a process of its own, and where it listens."""
+    """Run a server in a separate process. Yield the process and the addresses of HTTP and Flight."""
     running = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[2]), str(delay), str(drain)],
         stdout=subprocess.PIPE,
@@ -81,7 +81,7 @@ def test_a_signal_ends_it_with_exit_code_0(number: signal.Signals) -> None:
     assert running.returncode == 0, err
     assert out == "returned\n"
     for line in err.splitlines():
-        json.loads(line)  # every line of the log is an object
+        json.loads(line)  # every line of the log is a JSON object
 
 
 def test_a_stop_under_load_answers_every_admitted_request() -> None:
@@ -90,7 +90,7 @@ def test_a_stop_under_load_answers_every_admitted_request() -> None:
             answers = [pool.submit(embed, http, f"text {index:02}") for index in range(24)]
             while "fletcher_admission_admitted_total 24.0" not in httpx.get(f"{http}/metrics").text:
                 time.sleep(0.02)
-            assert not all(answer.done() for answer in answers)  # at one of them a batch, most still wait
+            assert not all(answer.done() for answer in answers)  # a batch has one request, so most of them still wait
             running.send_signal(signal.SIGTERM)
             responses = [answer.result(SECONDS) for answer in answers]
         assert running.wait(SECONDS) == 0

@@ -1,4 +1,4 @@
-"""The engine: answers, batches, admission, cancellation, failures, and its end."""
+"""Engine: answers, batches, admission, cancellation, failures and shutdown."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
 def test_the_expected_wait_refuses_too() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8, delay=0.05)
     with Engine(encoder, max_wait_seconds=0.5) as engine:
-        engine.submit(asked(["abcdef"])).result(SECONDS)  # 8 tokens in 50 ms: 160 tokens a second
+        engine.submit(asked(["abcdef"])).result(SECONDS)  # 8 tokens in 50 ms: 160 tokens per second
         large = engine.submit(asked(["abcdef"] * 12))  # 96 tokens: 0.6 s
         with pytest.raises(OverloadedError, match=r"about 0\.\d s of work, and the limit is 0\.5 s"):
             engine.submit(asked(["abcdef"]))

@@ -1,4 +1,4 @@
-"""Several models in one server: names, versions, weights, shadows, exchange under load, rest, memory."""
+"""Several models in one server: names, versions, weights, shadows, replacement under load, sleep and memory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SECONDS = 20.0
 
 
 class Scaled(FakeEncoder):
-    """Vectors that tell which version made them: the fake one's times a number; `turned` swaps two elements."""
+    """Encoder whose vectors identify it: those of `FakeEncoder`, multiplied by a number. `turned` reverses the elements."""
 
     def __init__(self, scale: float, *, turned: bool = False, name: str = "fake-model") -> None:
         super().__init__(workers=1)
@@ -58,7 +58,7 @@ class Scaled(FakeEncoder):
 
 
 class Shelf:
-    """What folders hold: `path` is a scale, or a scale with `turned`, or `broken`."""
+    """Loader of `Scaled` encoders. `path` is a scale, a scale with `turned`, or `broken`."""
 
     def __init__(self) -> None:
         self.made: list[Scaled] = []
@@ -189,7 +189,7 @@ def test_drift_of_equal_and_of_incomparable_answers() -> None:
 
 
 def test_an_exchange_under_load_fails_no_request(shelf: Shelf) -> None:
-    """Eight clients ask all the time while the model is exchanged ten times."""
+    """Eight clients send requests all the time while the model is replaced ten times."""
     stop = threading.Event()
     statuses: Counter[int] = Counter()
     scales: set[float] = set()
@@ -321,7 +321,7 @@ with Server([spec], ServerOptions(http="127.0.0.1:0", flight="off")) as server:
 
 
 def test_memory_of_an_idle_model_is_given_back(minilm_artifact: Path) -> None:
-    """MiniLM's weights are 87 MiB: resident while it answers, gone while it sleeps."""
+    """The weights of MiniLM are 87 MiB. They are resident while it answers, and released while it sleeps."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY_SCRIPT, str(minilm_artifact)],
         capture_output=True,
@@ -367,7 +367,7 @@ def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
                     assert http.post("/admin/models", json={"path": "3", "name": "two"}).status_code == 200
                     assert ask(writer, reader) == 3  # the same stream goes on with the new one
                 writer.done_writing()
-        # The schema, which was sent, names the version before: the batch says that it is another one's.
+        # The schema was sent before and names the old version, so the batch says that it has another version.
         assert told == [None, None, {"model": {"version": "1", "digest": "digest-3.0", "variant": "cpu-fp32"}}]
         with pytest.raises(pa.ArrowKeyError, match="three"):
             flight.get_flight_info(fl.FlightDescriptor.for_command(b'{"model": "three"}'))
@@ -397,7 +397,8 @@ def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf
             seen |= scales
         assert seen == {1.0, 2.0}
 
-        # Who asked for a version gets an error when it goes in mid-stream, who asked for the model goes on with another one.
+        # If a version is removed during a stream, a client that asked for it gets an error. A client that asked for the model
+        # continues with another version.
         by_name, by_model = fl.FlightDescriptor.for_command(b'{"model": "m@1"}'), fl.FlightDescriptor.for_path("embed")
         assert http.patch("/admin/models/m", json={"versions": [{"version": "2", "weight": 0}]}).status_code == 200
         writer, reader = flight.do_exchange(by_model)
@@ -417,7 +418,7 @@ def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf
 
 
 def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifact: Path, tmp_path: Path) -> None:
-    """The real command, two models of a file, then another alias and one model less."""
+    """The real command runs with two models in a file. Then the file has one model less and another alias."""
     entry = f'[[models]]\npath = "{minilm_artifact}"\nprovider = "mlas"\nworkers = 1\n'
     file = tmp_path / "server.toml"
     file.write_text(entry + 'name = "a"\n' + entry + 'name = "b"\naliases = ["text-embedding-3-small"]\n')
@@ -463,7 +464,7 @@ def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifa
 
 @pytest.mark.slow
 def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact: Path) -> None:
-    """MiniLM exchanged five times while four clients ask; memory is that of one model at the end."""
+    """MiniLM is replaced five times while four clients send requests. At the end, memory is that of one model."""
     spec = ModelSpec(path=str(minilm_artifact), name="m", provider="mlas", workers=1, cache="0")
     stop = threading.Event()
     failed: list[str] = []
