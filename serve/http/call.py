@@ -1,4 +1,4 @@
-"""`Call`: one open HTTP request: its headers, its body with limits of size and time, and its requests to the engine."""
+"""`Call`: an open HTTP request. It reads the body within limits of size and time, and sends requests to the engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Scope = Mapping[str, Any]
 
 JSON = b"application/json"
 
-#: 2,048 texts of 16 KiB, or one book. A bulk job suits more text better.
+#: Largest size of a body in bytes: 2,048 texts of 16 KiB, or one book. For more text, a bulk job is better.
 MAX_BODY_BYTES = 32 << 20
 
 #: Seconds in which a body must arrive: 32 MiB at 10 Mbit/s take 27 s.
@@ -56,13 +56,17 @@ class Limits:
     tokens: int | None = None
 
     def most_items(self, own: int) -> int:
-        """Return the smaller one of the limits of the server and of an API."""
+        """Return the limit of items: the smaller one of the server's limit and an API's limit.
+
+        Args:
+            own: limit of the API.
+        """
         return own if self.items is None else min(own, self.items)
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """Answer of a route: a whole body, or a body in parts."""
+    """Answer of a route. The body is bytes, or an iterator over parts."""
 
     status: int
     body: bytes | AsyncIterator[bytes]
@@ -80,7 +84,7 @@ class Call:
         receive: ASGI's receive.
         models: models of the server.
         limits: limits of the request.
-        bridge: brings answers of the engine's threads to this event loop.
+        bridge: passes answers from the engine's threads to this event loop.
         bodies: tasks that wait for a body, with their start times; a task that waits too long is cancelled.
         client: name of the API key; empty without keys.
         timeout: `X-Request-Timeout` in seconds, or None.
@@ -108,7 +112,7 @@ class Call:
         return media_type in self.headers.get(b"accept", b"")
 
     async def body(self) -> bytes:
-        """Return the whole body, decompressed.
+        """Return the complete body, decompressed.
 
         Raises:
             TooLargeError: the body is larger than the limit.
@@ -144,9 +148,8 @@ class Call:
                     raise TooLargeError(f"the body has more than {limit} bytes: send it in several requests")
                 more = message.get("more_body", False)
         except asyncio.CancelledError:
-            if (
-                task not in self.bodies
-            ):  # the application cancelled the task because the body was late; the server did not cancel it
+            # `HttpApp` removes the task from `bodies` before it cancels the task because of a late body.
+            if task not in self.bodies:
                 task.uncancel()
                 seconds = self.limits.body_seconds
                 raise SlowBodyError(
@@ -169,7 +172,7 @@ class Call:
         """Submit a request to a model's engine and wait for the answer.
 
         Args:
-            name: name of the model. Default: the first model with the requested output.
+            name: name of the model; None for the first model with the requested output.
             inputs: texts, token ids, or pairs.
             options: options for embedding.
             output: the requested output.
@@ -216,6 +219,7 @@ class Call:
         return OptionError(name, re.sub(rf"\b{error.field}\b", name, str(error), count=1))
 
 
+#: Function that answers the requests of a route.
 Handler = Callable[[Call], Awaitable[Response]]
 
 

@@ -1,4 +1,4 @@
-"""`HttpServer`: uvicorn with the ASGI application, on its own thread. `benchmarks/http_stacks` compares it with others."""
+"""`HttpServer`: uvicorn with the ASGI application, on a separate thread. `benchmarks/http_stacks` compares HTTP servers."""
 
 from __future__ import annotations
 

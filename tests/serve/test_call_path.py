@@ -13,7 +13,7 @@ from .fake_encoder import FakeEncoder
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "structure" / "call_path.py"
 
-#: A reader who follows a request through more loses the thread.
+#: Limits of the call path, so that a reader can follow it.
 FUNCTIONS, FILES = 60, 28
 
 

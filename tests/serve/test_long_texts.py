@@ -28,7 +28,7 @@ from ..convert.tiny import save_embedder
 LONG = "some words of a document that has many more of them than the model takes at a time " * 4
 TEXTS = ["short", LONG, "", LONG[::-1]]
 
-#: As requests, Flight's commands and Python say it.
+#: Options for requests, for Flight's commands and for Python.
 SAID: list[dict[str, Any]] = [
     {"overflow": "windows"},
     {"overflow": "windows", "window_tokens": 12, "overlap_tokens": 3, "dtype": "int8"},

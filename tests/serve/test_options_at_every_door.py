@@ -278,7 +278,7 @@ def test_wrong_load_options_are_refused_by_the_admin_api(field: str, value: Any,
     assert field in answer.json()["error"]["message"]
 
 
-#: Commands that load a model, with the words that they need besides. `bench` has no cache.
+#: Commands that load a model, with their other required arguments. `bench` does not have the option `cache`.
 COMMANDS: dict[str, list[str]] = {
     "embed": ["-i", "texts.txt", "-o", "vectors.npy"],
     "ingest": ["-i", "texts.txt", "--longbow", "grpc://127.0.0.1:9", "--dataset", "docs"],

@@ -150,7 +150,7 @@ def test_a_failed_start_leaves_nothing_behind() -> None:
     assert threading.active_count() == threads
 
 
-def test_one_door_is_enough_and_none_is_not() -> None:
+def test_a_server_needs_http_or_flight() -> None:
     with Server(FakeEncoder(), ServerOptions(http="off", flight="127.0.0.1:0")) as server:
         assert server.addresses.http is None
     with Server(
@@ -184,18 +184,18 @@ def test_addresses(text: str, address: HostPort) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8080", "host", "host:", "host:x", "host:70000", "::1:80", "host:-1", "host:٣"])
-def test_addresses_that_are_none(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     with pytest.raises(InputError, match="--http"):
         parse(text, "--http")
 
 
-def test_a_host_that_is_none_of_this_machines() -> None:
+def test_a_host_of_another_machine() -> None:
     for host in ("192.0.2.1", "no-such-host.invalid"):
         with pytest.raises(InputError, match=host.replace(".", r"\.")):
             Server(FakeEncoder(), ServerOptions(http=f"{host}:0", flight="off"))
 
 
-def test_doors_agree(http_url: str, flight_url: str) -> None:
+def test_http_and_flight_return_the_same_vectors(http_url: str, flight_url: str) -> None:
     over_http = embed(http_url, "ab").json()["data"][0]["embedding"]
     with fl.connect(flight_url) as client:
         writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"))

@@ -64,7 +64,7 @@ def test_add_list_remove(file: Path, user: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "xy"}]}', '{"keys": []}']
 )
-def test_files_that_are_none(file: Path, text: str) -> None:
+def test_invalid_files(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(InputError, match=r"keys\.json"):
         Keys(file)

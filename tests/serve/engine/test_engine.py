@@ -142,7 +142,7 @@ def test_large_inputs_are_tokenized_on_another_thread() -> None:
     assert threads[1] == threading.current_thread().name
 
 
-def test_a_full_queue_refuses_at_the_door_and_takes_more_when_it_has_room() -> None:
+def test_a_full_queue_rejects_requests_until_it_has_room() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with Engine(encoder, max_queue_tokens=20) as engine:

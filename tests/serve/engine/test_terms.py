@@ -109,7 +109,7 @@ def test_a_deadline_that_passed_costs_no_compute() -> None:
     assert len(encoder.batches) == 2
 
 
-def test_a_deadline_for_which_there_is_no_time_is_refused_at_the_door() -> None:
+def test_a_request_that_would_miss_its_deadline_is_rejected_at_admission() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8, delay=0.05)
     with Engine(encoder) as engine:
         engine.submit(asked(["abcdef"])).result(SECONDS)  # 160 tokens a second
@@ -130,7 +130,7 @@ def test_what_waits_longer_than_was_expected_is_given_up() -> None:
         assert_answers(engine.submit(asked(["after"])), ["after"])
 
 
-def test_nobody_waits_longer_than_one_and_a_quarter_times_the_limit() -> None:
+def test_no_request_waits_longer_than_one_and_a_quarter_times_the_limit() -> None:
     rate = DrainRate()
     rate.count_batch(1000, 1.0)
     admission = Admission(max_tokens=10_000, max_wait=1.0, max_memory=MAX_MEMORY, metrics=Metrics(), rate=rate)
@@ -192,7 +192,7 @@ def test_one_of_several_callers_may_leave() -> None:
     assert len(encoder.batches) == 2
 
 
-def test_nobody_joins_what_waits_with_less_urgency_or_patience() -> None:
+def test_a_caller_does_not_join_a_request_of_a_lower_class() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
         deadline = time.monotonic() + 0.05

@@ -136,7 +136,7 @@ def test_open_requests_stay_within_what_a_memory_limit_leaves_them(shelf: Shelf)
         assert free.admission.max_memory == MAX_MEMORY
 
 
-def test_ready_tells_which_of_several_models_runs_elsewhere(shelf: Shelf) -> None:
+def test_ready_names_the_model_that_runs_on_another_provider(shelf: Shelf) -> None:
     with (
         serve(shelf, ModelSpec(path="1", name="one"), ModelSpec(path="2", name="two")) as server,
         client(server) as http,
@@ -162,7 +162,7 @@ def test_weights_share_requests(shelf: Shelf) -> None:
         assert len(shelf.made) == 2  # nothing was loaded again
 
 
-def test_a_shadow_answers_nobody_and_its_drift_is_counted(shelf: Shelf) -> None:
+def test_a_shadow_answers_no_client_and_its_drift_is_counted(shelf: Shelf) -> None:
     main = ModelSpec(path="1", name="m")
     shadow = ModelSpec(path="1 turned", name="m", version="next", shadow=True)
     with serve(shelf, main, shadow) as server, client(server) as http:
@@ -504,7 +504,7 @@ def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact:
     assert max(sizes[1:]) - min(sizes[1:]) < 80 << 20  # less than one model's weights in four exchanges
 
 
-def test_a_stopped_server_refuses_instead_of_looking_for_a_model_for_ever(shelf: Shelf) -> None:
+def test_a_stopped_server_rejects_requests_at_once(shelf: Shelf) -> None:
     server = serve(shelf, ModelSpec(path="1", name="m"))
     server.stop()
     for _ in range(2):

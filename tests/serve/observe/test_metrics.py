@@ -24,7 +24,7 @@ def values(exposition: bytes) -> dict[str, float]:
     }
 
 
-def test_the_earlier_fletchers_names_mean_the_same() -> None:
+def test_stable_names_of_metrics() -> None:
     with Engine(FakeEncoder()) as engine:
         engine.submit(asked(["ab", "cd"])).result(10)
         found = values(engine.metrics.exposition())

@@ -187,7 +187,7 @@ def test_failures_are_marked_and_hold_no_text(
     assert [line["trace_id"] for line in lines if "trace_id" in line] == [f"{TRACE:032x}"] * 2
 
 
-def test_twins_point_to_the_request_that_is_computed(
+def test_a_joined_request_links_to_the_computed_one(
     http_url: str, spans: InMemorySpanExporter, fake_encoder: FakeEncoder, server: Server
 ) -> None:
     fake_encoder.gate.clear()
