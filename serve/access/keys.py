@@ -57,7 +57,7 @@ class Keys:
             path: the file.
 
         Raises:
-            InputError: the file cannot be read, holds no key, or is not a file of keys.
+            InputError: the file cannot be read, does not have a key, or is not a file of keys.
         """
         self._path = path
         self._keys = _load(path)
@@ -84,11 +84,11 @@ def _load(path: Path) -> list[tuple[bytes, Key]]:
     """Return the keys of a file with their digests.
 
     Raises:
-        InputError: the file cannot be read, holds no key, or is not a file of keys.
+        InputError: the file cannot be read, does not have a key, or is not a file of keys.
     """
     keys = read_keys(path)
     if not keys:
-        raise InputError(f"{path} holds no key: add one with `fletcher-serve keys add NAME --keys {path}`")
+        raise InputError(f"{path} does not have a key: add one with `fletcher-serve keys add NAME --keys {path}`")
     return [(bytes.fromhex(key.sha256), key) for key in keys]
 
 

@@ -194,7 +194,8 @@ class BatchWorkers:
         except Exception as error:  # an error must fail only this request, as in `_compute`
             logger.exception("a request of %d rows could not be finished", len(request.task.encodings))
             self._admission.settle(
-                request, error=ProviderError(f"the vectors could not be made: {type(error).__name__}")
+                request,
+                error=ProviderError(f"the answer could not be made from the model's output: {type(error).__name__}"),
             )
             return
         ended = time.perf_counter()

@@ -145,14 +145,14 @@ class Models:
             entry = entry.answering[0] if len(entry.answering) == 1 else entry.choose()
         served = entry.description
         if served.output not in outputs:
-            raise InputError(f"{served.name} gives {_words([served.output])}, and this route {_words(outputs)}")
+            raise InputError(f"{served.name} returns {_words([served.output])}, but this route needs {_words(outputs)}")
         return entry
 
     def _first(self, outputs: Sequence[Output]) -> NamedModel:
         for model in self._named:
             if model.output in outputs:
                 return model
-        raise UnknownModelError(f"no model of this server gives {_words(outputs)}")
+        raise UnknownModelError(f"no model of this server returns {_words(outputs)}")
 
     def submit(
         self, version: ModelVersion, request: EmbedRequest, draft: RecordDraft | None = None

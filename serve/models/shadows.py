@@ -68,7 +68,7 @@ class Shadows:
         future.add_done_callback(lambda answered: self._answered(shadow, answered, request))
 
     def stop(self) -> None:
-        """Send no more copies, and wait for the present ones to be submitted."""
+        """Stop sending copies. Wait for the copy that is being submitted."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _answered(self, shadow: ModelVersion, answered: Future[Any], request: EmbedRequest) -> None:

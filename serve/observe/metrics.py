@@ -218,9 +218,8 @@ class Metrics:
         count, duration = metrics
         count.inc()
         duration.observe(record.stages.total)
-        if (
-            record.error is not None and record.status != 200
-        ):  # an error after the status 200 was sent ended only the stream
+        # An error after the status 200 was sent ended only the stream.
+        if record.error is not None and record.status != 200:
             self._errors.labels(record.error).inc()
 
     def refused(self, reason: str) -> None:
