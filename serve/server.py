@@ -94,7 +94,9 @@ class Server:
         flight = _flight_address(options)
         flight_at = None if flight == OFF else parse(flight, "--flight")
         if http_at is None and flight_at is None:
-            raise InputError("neither HTTP nor Flight is enabled: give --http or --flight an address")
+            raise InputError(
+                "neither HTTP nor Flight is enabled, and a server needs one of them: give --http or --flight an address"
+            )
         for address, option in ((http_at, "--http"), (flight_at, "--flight")):
             if address is not None:
                 check_binding(address, option, keys=options.keys is not None, allow_anonymous=options.allow_anonymous)

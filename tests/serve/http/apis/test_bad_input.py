@@ -126,7 +126,7 @@ def test_too_long(http: httpx.Client, route: str) -> None:
         cohere: {"truncate": "NONE"},
     }
     answer = http.post(route, json=body | {field: ["ab", "a" * 100]} | refuse[shape])
-    refused(route, answer, 413 if shape is tei else 400, "takes 16")
+    refused(route, answer, 413 if shape is tei else 400, "takes at most 16")
 
 
 @routes
