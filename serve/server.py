@@ -1,4 +1,4 @@
-"""A whole server: its models, its doors, and an orderly end."""
+"""`Server`: models behind HTTP and Flight, from the start of the server to its shutdown."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ __all__ = ["Addresses", "Server", "run_server"]
 
 logger = logging.getLogger("fletcher.serve")
 
-#: Seconds between two looks at whether a signal came.
+#: Seconds between two checks for a signal.
 SIGNAL_SECONDS = 0.5
 
 
 class Server:
-    """Models with their doors open; a context manager that drains and closes them.
+    """Models behind HTTP and Flight; a context manager that answers admitted requests and closes the models.
 
     Attributes:
-        addresses: where it listens.
-        models: the models that answer.
-        keys: the API keys, or None.
+        addresses: addresses on which it listens.
+        models: the served models.
+        keys: the API keys, or None without keys.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Server:
         """Load the models and listen.
 
         Args:
-            models: models to load, or one loaded model, which stays the caller's to close.
+            models: models to load, or one loaded model, which the caller closes.
             options: addresses, limits, keys, Longbow, traces.
             load: opens a model.
             tracing: destination of spans, instead of `options.otlp`; the server closes it.
-            consumers: receive the record of every request, besides metrics, log and traces.
+            consumers: functions that receive the record of every request, in addition to metrics, log and traces.
 
         Raises:
-            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, or an address that other
-                machines can reach has no keys.
+            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, or other machines can
+                reach an address and there are no keys.
             FletcherError: a model cannot be loaded.
         """
         options = ServerOptions() if options is None else options
@@ -79,7 +79,9 @@ class Server:
         flight = _flight_address(options)
         flight_at = None if flight == OFF else parse(flight, "--flight")
         if http_at is None and flight_at is None:
-            raise InputError("neither --http nor --flight was given an address: a server needs one of them")
+            raise InputError(
+                "neither HTTP nor Flight is enabled, and a server needs one of them: give --http or --flight an address"
+            )
         for address, option in ((http_at, "--http"), (flight_at, "--flight")):
             if address is not None:
                 check_binding(address, option, keys=options.keys is not None, allow_anonymous=options.allow_anonymous)
@@ -141,10 +143,10 @@ class Server:
         self._surroundings.reload_keys()
 
     def stop(self) -> bool:
-        """Admits nothing more, answers what was admitted, and closes the doors.
+        """Stop admitting requests, answer the admitted ones, and close HTTP and Flight.
 
         Returns:
-            Whether everything admitted was answered in time.
+            True if every admitted request was answered in time.
         """
         deadline = time.monotonic() + self._drain_seconds
         self.models.stop_admitting()
@@ -179,13 +181,13 @@ def run_server(
     The call must run on the main thread, which receives the signals.
 
     Args:
-        models: models to load, or one loaded model, which stays the caller's to close.
+        models: models to load, or one loaded model, which the caller closes.
         options: as for `Server`.
-        reread: returns the models to serve after SIGHUP; None reads only the keys again.
-        on_listening: called when the server listens; None prints the addresses on standard output.
+        reread: returns the models to serve after SIGHUP. Default: SIGHUP reads only the keys again.
+        on_listening: called when the server listens. Default: print the addresses on standard output.
 
     Raises:
-        As `Server`.
+        InputError, FletcherError: as for `Server`.
     """
     options = ServerOptions() if options is None else options
     logs.install(options.log_level.upper())
@@ -206,13 +208,13 @@ def run_server(
 
 
 def _flight_address(options: ServerOptions) -> str:
-    """Return the address of Flight that was asked for, or the usual one; `off` if pyarrow is missing for the usual one."""
+    """Return the requested address of Flight, or the default one; `off` if there is no request and pyarrow is missing."""
     if options.flight is not None:
         return options.flight
     if _has_pyarrow():
         return FLIGHT
     logger.info(
-        "no Arrow Flight",
+        "Arrow Flight is off",
         extra={"fields": {"reason": "pyarrow is not installed: pip install 'longbow-fletcher[flight]'"}},
     )
     return OFF
@@ -221,19 +223,19 @@ def _flight_address(options: ServerOptions) -> str:
 def _has_pyarrow() -> bool:
     try:
         return importlib.util.find_spec("pyarrow") is not None
-    except ModuleNotFoundError:  # an import hook that hides the package
+    except ModuleNotFoundError:  # an import hook hides the package
         return False
 
 
 def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:
-    """What SIGHUP does; what fails leaves everything as it was, and stands in the log."""
+    """Read the keys and the models again, after SIGHUP. A failure changes nothing and is logged."""
     try:
         server.reload_keys()
         if reread is not None:
             server.models.apply(reread())
     except FletcherError as error:
         fields = {"error": type(error).__name__, "reason": str(error)}
-        logger.error("the files were not taken over", extra={"fields": fields})
+        logger.error("the files were read again and rejected", extra={"fields": fields})
     else:
         models = [f"{spec.name}@{spec.version}" for spec in server.models.specs]
         logger.info("the files were read again", extra={"fields": {"models": models}})
@@ -241,7 +243,7 @@ def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) ->
 
 @contextmanager
 def _hangups() -> Iterator[threading.Event]:
-    """An event that SIGHUP sets; its handler is put back at the end."""
+    """Return an event that SIGHUP sets; restore the previous handler at the end."""
     event = threading.Event()
     before = signal.signal(signal.SIGHUP, lambda number, frame: event.set())
     try:
@@ -251,21 +253,21 @@ def _hangups() -> Iterator[threading.Event]:
 
 
 def _announce(server: Server) -> None:
-    for door, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
+    for protocol, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
         if url is not None:
-            sys.stdout.write(f"{door} on {url}\n")
+            sys.stdout.write(f"{protocol} on {url}\n")
     sys.stdout.flush()
 
 
 @contextmanager
 def _stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set; a second signal ends the process the usual way."""
+    """Return an event that SIGTERM and SIGINT set. A second signal ends the process with the previous handler."""
     stopped = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        for known, handler in before.items():
-            signal.signal(known, handler)
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
         stopped.set()
 
     for number in before:

@@ -1,4 +1,4 @@
-"""`ServerOptions`: options of a server, besides those of its models."""
+"""`ServerOptions`: options of a server, without those of its models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["FLIGHT", "OFF", "ServerOptions"]
 #: Address that turns HTTP or Flight off.
 OFF: Final = "off"
 
-#: Address of Flight if none was asked for.
+#: Default address of Flight.
 FLIGHT: Final = "127.0.0.1:8815"
 
 ACCESS_PANEL: Final = "Access and limits"
@@ -25,7 +25,7 @@ LONGBOW_PANEL: Final = "Longbow"
 
 
 class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Addresses, limits and surroundings of a server.
+    """Addresses, limits, keys, logs, traces and the Longbow connection of a server.
 
     Raises:
         OptionError: a value has a wrong type, is out of its bounds, or is not a size.
@@ -64,7 +64,7 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     allow_anonymous: Annotated[
         bool,
         Meta(
-            description="Allow requests from other machines without API keys.",
+            description="Accept requests from other machines without API keys.",
             extra={"panel": ACCESS_PANEL, "flags": ("--allow-anonymous",)},
         ),
     ] = False
@@ -75,13 +75,13 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_items: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(
-            description="Number of texts that a request may have. Default: the limit of each API.",
+            description="Largest number of texts in a request. Default: the limit of each API.",
             extra={"panel": ACCESS_PANEL},
         ),
     ] = None
     max_tokens: Annotated[
         Annotated[int, Meta(ge=1)] | None,
-        Meta(description="Number of tokens that a request may have. Default: no limit.", extra={"panel": ACCESS_PANEL}),
+        Meta(description="Largest number of tokens in a request. Default: no limit.", extra={"panel": ACCESS_PANEL}),
     ] = None
     body_seconds: Annotated[
         float, Meta(gt=0, description="Seconds in which a body must arrive.", extra={"hidden": True})
@@ -90,26 +90,26 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         float,
         Meta(
             ge=0.01,
-            description="Longest expected time in the queue. A request that would wait longer is refused with 429 and the "
-            "time after which to retry.",
+            description="Longest expected wait in the queue, in seconds. A request that would wait longer is rejected with "
+            "429 and the time after which to retry.",
             extra={"panel": QUEUE_PANEL},
         ),
     ] = 30.0
     queue_tokens: Annotated[
-        int, Meta(ge=1, description="Number of tokens that may wait for a model.", extra={"panel": QUEUE_PANEL})
+        int, Meta(ge=1, description="Largest number of tokens that wait for a model.", extra={"panel": QUEUE_PANEL})
     ] = 1 << 20
     otlp: Annotated[
         str | None,
         Meta(
-            description="URL of an OpenTelemetry collector that gets traces, for example http://127.0.0.1:4318. The OTEL_… "
-            "environment variables set the rest. Default: no traces.",
+            description="URL of an OpenTelemetry collector that receives traces, for example http://127.0.0.1:4318. The "
+            "OTEL_… environment variables set the other options. Default: no traces.",
             extra={"metavar": "URL", "panel": WATCH_PANEL},
         ),
     ] = None
     log_level: Annotated[
         str,
         Meta(
-            description="Least severe log lines that are written: debug (every request), info (refused requests, changes "
+            description="Least severe log lines that are written: debug (every request), info (rejected requests, changes "
             "of models), warning or error.",
             extra={"panel": WATCH_PANEL},
         ),
@@ -117,18 +117,21 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     longbow: Annotated[
         str | None,
         Meta(
-            description="URL of Longbow, grpc://HOST:PORT, for POST /v1/ingest and Flight's DoPut. Default: none.",
+            description="URL of Longbow, grpc://HOST:PORT, for POST /v1/ingest and Flight's DoPut. Default: no Longbow.",
             extra={"metavar": "URL", "panel": LONGBOW_PANEL},
         ),
     ] = None
     longbow_token: Annotated[
         str | None,
-        Meta(description="Token for a proxy in front of Longbow that asks for one.", extra={"panel": LONGBOW_PANEL}),
+        Meta(
+            description="Token for a proxy in front of Longbow that requires one. Default: no token.",
+            extra={"panel": LONGBOW_PANEL},
+        ),
     ] = None
     longbow_ca: Annotated[
         str | None,
         Meta(
-            description="File of trusted certificates (PEM). Default: those of the system.",
+            description="File of trusted certificates (PEM) for Longbow. Default: the system's certificates.",
             extra={"metavar": "FILE", "panel": LONGBOW_PANEL},
         ),
     ] = None

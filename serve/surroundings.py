@@ -32,12 +32,12 @@ __all__ = ["Surroundings", "fingerprint", "flight_server_class", "load_encoder"]
 
 
 def load_encoder(spec: ModelSpec) -> Backend:
-    """Load a model, with its files and its canary checked."""
+    """Load a model, and check its files and its canary."""
     return Encoder.load(spec.path, LoadOptions.of(spec))
 
 
 def fingerprint(spec: ModelSpec) -> str:
-    """Return the digest of the folder, on which its vectors depend."""
+    """Return the digest of everything in the artifact that decides the vectors; empty for a model without a folder."""
     return Artifact.open(Path(spec.path)).digest if spec.path else ""
 
 

@@ -126,18 +126,15 @@ class Artifact:
         with safe_open(self.path / variant.weights, framework="np") as weights:
             return {name: weights.get_tensor(tensor) for name, tensor in names.items()}
 
-    def check_files(self, names: Sequence[str] | None = None) -> None:
-        """Compare the size and sha256 of files with the manifest.
-
-        Args:
-            names: names of the files. Default: all.
+    def check_files(self) -> None:
+        """Compare every file's size and sha256 with the manifest.
 
         Raises:
             ArtifactError: a file is missing or cannot be read.
             ChecksumError: a file has another size or sha256 than the manifest states.
         """
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-            list(pool.map(self._check_file, self.manifest.files if names is None else names))
+            list(pool.map(self._check_file, self.manifest.files))
 
     def _check_file(self, name: str) -> None:
         info, file = self.manifest.files[name], self.path / name

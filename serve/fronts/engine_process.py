@@ -72,7 +72,9 @@ class _Engine:
     def served(self) -> tuple[ServedModel, ...]:
         """Return the models as the command announces them."""
         return tuple(
-            ServedModel(model.name, version.info.variant, version.info.provider, version.info.fallback or version.info.reason)
+            ServedModel(
+                model.name, version.info.variant, version.info.provider, version.info.fallback or version.info.reason
+            )
             for model in self.models.named
             for version in model.versions
         )

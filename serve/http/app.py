@@ -1,7 +1,8 @@
-"""`HttpApp`: a plain ASGI application over the models' engines. Any ASGI server can run it; `http.server` runs it on uvicorn.
+"""`HttpApp`: ASGI application that answers HTTP requests with the models' engines. `http.server` runs it on uvicorn.
 
-It uses ASGI directly: the routing, request and response objects of a framework cost more than all the rest of the application
-(benchmarks/http_stacks measures it). This module holds the parts that all routes share; `apis` has the routes of each API.
+Any other ASGI server can run it, too. It does not use a web framework, because the routing, request and response objects of a
+framework take more time than all other code of the application (benchmarks/http_stacks measures it). This module has the
+parts that all routes share; `apis` has the routes of each API.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,8 +36,8 @@ from .apis.longbow import longbow_routes
 from .apis.openai.routes import openai_routes
 from .apis.service import service_routes
 from .apis.tei.routes import tei_routes
-from .bridge import Bridge, ClientLeftError, Message, Receive
-from .call import Call, Limits, Response, Scope
+from .bridge import Bridge, ClientLeftError, Receive
+from .call import Call, Limits, Response, Scope, Send
 from .errors import OPENAI, ErrorShape
 from .openapi import openapi_document
 from .routes import Route
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["HttpApp", "http_routes"]
 
 logger = logging.getLogger("fletcher.serve.http")
-
-Send = Callable[[Message], Awaitable[None]]
 
 ID_HEADER = REQUEST_ID.encode()
 
@@ -72,7 +71,7 @@ def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
 
 
 class HttpApp:
-    """ASGI application. It runs on one event loop."""
+    """ASGI application for one event loop."""
 
     def __init__(
         self,
@@ -92,7 +91,7 @@ class HttpApp:
             limits: limits of a request. Default: `Limits()`.
             longbow: destination of `/v1/ingest`; None rejects such requests.
             tracing: begins and ends spans; None disables traces.
-            consumers: receive the record of every request, besides metrics, log and traces.
+            consumers: functions that receive the record of every request, in addition to metrics, log and traces.
         """
         self._models = models
         self._gate = Gate(None) if gate is None else gate

@@ -1,4 +1,4 @@
-"""`Bridge`: pass answers of worker threads to the event loop, many in one wake-up, and detect clients that disconnect."""
+"""`Bridge`: passes answers from worker threads to the event loop, and detects clients that disconnect."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ class ClientLeftError(Exception):
 
 
 class Bridge:
-    """Convert futures of the engine to awaitables of one event loop.
+    """Converter from futures of the engine to awaitables of one event loop.
 
-    `asyncio.wrap_future` wakes the loop once for each answer, but a batch completes dozens of answers at once.
+    A batch completes dozens of answers. The bridge wakes the loop once for all of them; `asyncio.wrap_future` wakes it once
+    for each answer.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -37,11 +38,11 @@ class Bridge:
         self._scheduled = False
 
     async def wait(self, future: Future[Embeddings], receive: Receive) -> Embeddings:
-        """Wait for an answer. Cancel the work if the client disconnects first.
+        """Wait for an answer. Cancel the request if the client disconnects first.
 
         Args:
             future: future of the engine.
-            receive: `receive` of ASGI; the body of the request has been read from it.
+            receive: `receive` of ASGI; the whole body has already been read from it.
 
         Raises:
             ClientLeftError: the client disconnected.

@@ -29,7 +29,7 @@ class Doc:
         errors: error statuses in addition to those that all routes with a body or an engine have.
         status: status of success.
         example: an example of a body.
-        headers: descriptions of the headers of the answer by name, the id of the request aside.
+        headers: descriptions of the headers of the answer by name, without the id of the request.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Route:
         path: a fixed path, or a path whose last part is a `{name}`.
         handler: function that answers a request.
         doc: documentation in the OpenAPI document; None leaves the route out.
-        shape: form of its errors.
+        shape: shape of its errors.
         access: level of access that the caller needs.
     """
 

@@ -1,4 +1,4 @@
-"""`ModelDescription`: description of a served model under its names, as HTTP and Flight answer with it."""
+"""`ModelDescription`: description of a served model, which HTTP and Flight send to clients."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = ["ModelDescription"]
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """A model as clients see it.
+    """Description of a model for clients.
 
     Attributes:
-        name: its name in answers.
-        names: every name that it answers to.
+        name: name of the model in answers.
+        names: all names of the model.
         dimension: length of a full vector.
-        dimensions: every length that it offers, the full one first.
-        max_tokens: longest input.
-        input_types: every input type that it understands.
-        normalized: whether its vectors have L2 norm 1.
+        dimensions: all available lengths of a vector, the full one first.
+        max_tokens: longest input in tokens.
+        input_types: all input types of the model.
+        normalized: True if the vectors have L2 norm 1.
         variant: name of the graph that runs.
-        provider: execution provider that it runs on.
+        provider: execution provider that runs the graph.
         digest: hash of everything that decides the vectors.
-        loaded: Unix time of its load.
-        output: output that the model gives.
-        version: this version's label.
-        activation: function that turned a reranker's logits into scores.
+        loaded: Unix time at which the model was loaded, in seconds.
+        output: output of the model.
+        version: label of this version.
+        activation: function that turns the logits of a reranker into scores; None for other models.
     """
 
     name: str
@@ -56,9 +56,9 @@ class ModelDescription:
 
         Args:
             info: the model.
-            name: its name; None is its card's name.
-            aliases: other names, besides the card's.
-            version: this version's label.
+            name: name of the model. Default: the name of its card.
+            aliases: other names, in addition to those of the card.
+            version: label of this version.
         """
         card = info.card
         return cls(

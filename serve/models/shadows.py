@@ -1,4 +1,4 @@
-"""`Shadows`: copies of requests for a shadow version, and the distance of its answers from those that clients got."""
+"""`Shadows`: copies of requests for shadow versions. It compares their answers with the answers that clients got."""
 
 from __future__ import annotations
 
@@ -19,24 +19,27 @@ from .version import ModelVersion
 
 __all__ = ["Shadows", "drift"]
 
-#: Copies that may be under way; more are skipped, so that a slow shadow costs bounded memory and no client anything.
+#: Largest number of open copies. Further copies are skipped, so that a slow shadow uses bounded memory and delays no client.
 MAX_COPIES = 256
 
-#: 1 - cosine: rounding of float32, of float16, of int8, another model.
+#: Histogram buckets of 1 - cosine. They separate rounding of float32, float16 and int8, and another model.
 DRIFTS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0)
 
 
 class Shadows:
-    """Sends copies after the client's own answer is there, and counts the drift."""
+    """Copies of requests for shadow versions. A copy is sent after the client's request was answered; drift is counted."""
 
     def __init__(self, metrics: Metrics) -> None:
-        """Begin without copies.
+        """Start without copies.
 
         Args:
             metrics: receives the counts.
         """
         self._drift = metrics.histogram(
-            "fletcher_shadow_drift", "1 - cosine of a shadow's vector to the one answered", ["model", "version"], DRIFTS
+            "fletcher_shadow_drift",
+            "1 - cosine of a shadow's vector and the answered one",
+            ["model", "version"],
+            DRIFTS,
         )
         self._skipped = metrics.labeled(
             "fletcher_shadow_skipped", "Copies that were not compared", ["model", "version", "reason"]
@@ -46,7 +49,15 @@ class Shadows:
         self._lock = threading.Lock()
 
     def follow(self, shadow: ModelVersion, future: Future[Any], request: EmbedRequest | RowsRequest) -> None:
-        """Copy a request when it is answered; its deadline stays, and no record receives its stages."""
+        """Send a copy of a request to the shadow after the request is answered.
+
+        The copy has the same deadline. Its stages are not recorded.
+
+        Args:
+            shadow: the shadow version.
+            future: future of the request's answer.
+            request: the request.
+        """
         share = shadow.spec.shadow_share
         if share < 1.0 and random.random() >= share:
             return
@@ -58,7 +69,7 @@ class Shadows:
         future.add_done_callback(lambda answered: self._answered(shadow, answered, request))
 
     def stop(self) -> None:
-        """Copy nothing more."""
+        """Stop sending copies. Wait for the copy that is being submitted."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _answered(self, shadow: ModelVersion, answered: Future[Any], request: EmbedRequest | RowsRequest) -> None:
@@ -109,7 +120,7 @@ class Shadows:
 
 
 def drift(answer: object, copy: object) -> np.ndarray[Any, np.dtype[np.float64]] | None:
-    """Return 1 - cosine of each pair of vectors, float64, (n,); None if there is nothing to compare."""
+    """Return 1 - cosine of each pair of vectors, float64, (n,); None if the answers cannot be compared."""
     first, second = _vectors(answer), _vectors(copy)
     if first is None or second is None:
         return None

@@ -1,6 +1,6 @@
-"""Every entry point that takes texts and embedding options, as one function each: texts and options in, vectors out.
+"""All entry points that take texts and embedding options. Each is a function from texts and options to vectors.
 
-An entry point that refuses raises `RefusedError` with its message.
+If an entry point rejects them, its function raises `RefusedError` with the message.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ SECONDS = 30.0
 
 
 class RefusedError(Exception):
-    """An entry point refused the options or the texts."""
+    """An entry point rejected the options or the texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the entry points work on.
+    """Model, server and folders that the entry points use.
 
     Attributes:
-        folder: a folder of the test's own.
-        artifact: the model's folder.
+        folder: folder of the test.
+        artifact: artifact folder of the model.
         encoder: the loaded model.
-        server: a server of it, with Longbow.
+        server: server of the model, with Longbow.
         longbow: the database that the server and jobs write to.
         capture: output of commands.
     """
@@ -58,7 +58,7 @@ class World:
     capture: pytest.CaptureFixture[str]
 
     def post(self, path: str, **body: Any) -> httpx.Response:
-        """Send a request, and raise the refusal if there is one."""
+        """Send a request. Raise `RefusedError` if it is rejected."""
         answer = httpx.post(f"{self.server.addresses.http}{path}", timeout=SECONDS, **body)
         if answer.status_code != 200:
             assert answer.status_code in (400, 413, 422), (answer.status_code, answer.text)
@@ -66,7 +66,7 @@ class World:
         return answer
 
     def command(self, *words: object) -> None:
-        """Run a command of `fletcher-serve`, and raise its message if it fails."""
+        """Run a command of `fletcher-serve`. Raise `RefusedError` with its message if it fails."""
         with pytest.raises(SystemExit) as stopped:
             run(app, [*map(str, words)])
         errors = " ".join(self.capture.readouterr().err.replace("│", " ").split())
@@ -75,7 +75,7 @@ class World:
             raise RefusedError(errors)
 
     def flight(self, call: Callable[[Any], Any]) -> Any:
-        """Call Flight, and raise the refusal if there is one."""
+        """Call Flight. Raise `RefusedError` if the call is rejected."""
         with fl.connect(self.server.addresses.flight) as client:
             try:
                 return call(client)
@@ -92,7 +92,7 @@ def of_embeddings(embeddings: Embeddings) -> Vectors:
 
 
 def of_table(table: Any) -> Vectors:
-    """Vectors of a table of Arrow."""
+    """Return the vectors of an Arrow table."""
     kind = table.schema.field("vector").type
     if pa.types.is_fixed_size_binary(kind):
         vectors = np.array([list(row) for row in table["vector"].to_pylist()], np.uint8)
@@ -103,7 +103,7 @@ def of_table(table: Any) -> Vectors:
 
 
 def of_items(items: list[Any], dtype: str) -> Vectors:
-    """Vectors of JSON objects."""
+    """Return the vectors of JSON objects."""
     kind = "uint8" if dtype == "ubinary" else dtype
     scales = [item.get("scale") for item in items]
     vectors = np.array([item["embedding"] for item in items]).astype(kind)
@@ -111,7 +111,7 @@ def of_items(items: list[Any], dtype: str) -> Vectors:
 
 
 def flags(options: Options) -> list[str]:
-    """Options as words of a command line."""
+    """Return options as words of a command line."""
     words = []
     for name, value in options.items():
         name = name.replace("_", "-")
@@ -147,7 +147,7 @@ def command_ingest(world: World, texts: Sequence[str], options: Options) -> Vect
 
 
 def stored(world: World, dataset: str, texts: Sequence[str]) -> Vectors:
-    """Vectors of a dataset of Longbow, in the texts' order."""
+    """Return the vectors of a Longbow dataset, in the order of the texts."""
     rows = world.longbow.store.live(dataset).drop_columns(["timestamp"]).to_pylist()
     vectors = {row["text"]: row["vector"] for row in rows}
     assert len(rows) == len(texts)
@@ -257,16 +257,16 @@ def http_ingest(world: World, texts: Sequence[str], options: Options) -> Vectors
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """One entry point.
+    """An entry point.
 
     Attributes:
         call: embeds texts with options.
-        options: whether it takes options at all.
-        dtypes: types of elements that it takes.
-        names: names of options that are not ours.
-        widens: whether vectors of other types come back as float32, multiplied by their scales.
-        unit: whether only vectors of length 1 pass.
-        scales: whether the scales of int8 vectors come along.
+        options: True if it takes options.
+        dtypes: element types that it supports.
+        names: its names of options, if they differ from those of `EmbedOptions`.
+        widens: True if vectors of other types are returned as float32, multiplied by their scales.
+        unit: True if it accepts only vectors of length 1.
+        scales: True if the answer has the scales of int8 vectors.
     """
 
     call: Callable[[World, Sequence[str], Options], Vectors]
@@ -280,7 +280,7 @@ class Door:
 
 NUMBERS = ("float32", "float16", "int8")
 
-#: All entry points. Longbow stores float32 alone, so `ubinary` is refused there; Cohere's API has no float16.
+#: All entry points. Longbow stores only float32, so `ubinary` is rejected there. Cohere's API does not have float16.
 DOORS = {
     "Encoder.embed": Door(encoder_embed),
     "Encoder.stream": Door(encoder_stream),
@@ -300,6 +300,6 @@ DOORS = {
     "DoExchange": Door(flight_exchange),
     "DoGet": Door(flight_get),
     "/v1/ingest": Door(http_ingest, dtypes=NUMBERS, widens=True, unit=True),
-    # The descriptor of DoPut is the path of a dataset, as Longbow has it, and holds no options.
+    # The descriptor of DoPut is the path of a Longbow dataset. It does not have options.
     "DoPut": Door(flight_put, options=False, dtypes=("float32",), unit=True),
 }

@@ -1,4 +1,4 @@
-"""Documents with their chunks through every door: what the encoder gives, whose windows and chunks are checked elsewhere."""
+"""Long texts and their chunks over HTTP, Flight and files, compared with the encoder. Other tests check the encoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..convert.tiny import save_embedder
 LONG = "some words of a document that has many more of them than the model takes at a time " * 4
 TEXTS = ["short", LONG, "", LONG[::-1]]
 
-#: As requests, Flight's commands and Python say it.
+#: Options for requests, for Flight's commands and for Python.
 SAID: list[dict[str, Any]] = [
     {"overflow": "windows"},
     {"overflow": "windows", "window_tokens": 12, "overlap_tokens": 3, "dtype": "int8"},
@@ -58,13 +58,15 @@ def http(server: Server) -> Iterator[httpx.Client]:
 
 
 def assert_same(items: Sequence[dict[str, Any]], wanted: Embeddings) -> None:
-    """Items of any door: `vector`, `scale` and `chunks` of {start, end, vector, scale}."""
+    """Compare items with the encoder. An item has `vector`, `scale`, and `chunks` of {start, end, vector, scale}."""
     assert len(items) == len(wanted)
     chunks = wanted.chunks
-    assert chunks is not None and np.diff(chunks.offsets).max() > 3  # hierarchical, or this compares nothing
+    assert (
+        chunks is not None and np.diff(chunks.offsets).max() > 3
+    )  # without several chunks the comparison would be empty
     step = {"float32": 1e-6, "float16": 1e-3, "int8": 1}[
         wanted.vectors.dtype.name
-    ]  # on an edge it may be rounded otherwise
+    ]  # a value between two codes may be rounded to either
     for index, item in enumerate(items):
         np.testing.assert_allclose(item["vector"], wanted.vectors[index].astype(np.float32), rtol=0, atol=step)
         rows = range(*chunks.offsets[index : index + 2].tolist())
@@ -78,7 +80,7 @@ def assert_same(items: Sequence[dict[str, Any]], wanted: Embeddings) -> None:
 
 
 def named(item: dict[str, Any], dtype: str | None = None) -> dict[str, Any]:
-    """An item of JSON; with a type its vectors are base64."""
+    """Return an item from JSON. If there is a type, its vectors are base64."""
 
     def vector(value: Any) -> Any:
         return value if dtype is None else np.frombuffer(base64.b64decode(value), np.dtype(dtype).newbyteorder("<"))

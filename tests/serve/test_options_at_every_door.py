@@ -1,4 +1,4 @@
-"""Embedding and load options mean the same at every entry point, and wrong ones are refused before anything is loaded."""
+"""Embedding and load options: every entry point gives the same results, and rejects invalid options before a load."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TEXTS = (SHORT, LONG, "a key")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT with mean pooling, whose vectors are not normalized."""
+    """Return a random BERT with mean pooling, whose vectors are not normalized."""
     folder = tmp_path_factory.mktemp("doors") / "checkpoint"
     save_bert(folder)
     save_modules(folder, normalize=False)
@@ -49,7 +49,7 @@ def artifact(checkpoint: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def unit_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model with a Normalize module."""
+    """Return the same model with a Normalize module."""
     folder = tmp_path_factory.mktemp("unit") / "checkpoint"
     save_bert(folder)
     save_modules(folder)
@@ -59,7 +59,7 @@ def unit_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(checkpoint: Path) -> dict[str, NDArray[np.float32]]:
-    """float32, (n, dimension): what transformers makes of the texts, by the side that is cut of those that are too long."""
+    """Return the vectors from transformers, float32, (n, dimension), by the side at which long texts are truncated."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
     model = transformers.AutoModel.from_pretrained(checkpoint).eval()
 
@@ -75,13 +75,15 @@ def plain(checkpoint: Path) -> dict[str, NDArray[np.float32]]:
         vectors[side] = np.stack([mean_of_tokens(text) for text in TEXTS])
     assert len(tokenizer(LONG)["input_ids"]) > MAX_TOKENS
     assert np.abs(vectors["left"][1] - vectors["right"][1]).max() > 0.1
-    assert np.abs(np.linalg.norm(vectors["right"], axis=1) - 1).min() > 0.1  # so that normalization shows
+    assert (
+        np.abs(np.linalg.norm(vectors["right"], axis=1) - 1).min() > 0.1
+    )  # otherwise normalization would have no effect
     return vectors
 
 
 @pytest.fixture(scope="module")
 def parts(artifact: Path) -> Iterator[tuple[Encoder, Server, LongbowDouble]]:
-    """One encoder, server and database for all tests of this file."""
+    """Return one encoder, server and database for all tests of this file."""
     with LongbowDouble() as longbow, Encoder.load(artifact, provider="mlas", workers=1, token_budget=64) as encoder:
         options = ServerOptions(http="127.0.0.1:0", flight="127.0.0.1:0", longbow=longbow.url, name="tiny")
         with Server(encoder, options) as server:
@@ -96,14 +98,14 @@ def world(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> World:
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which commands set
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # because commands set it
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     return World(tmp_path, artifact, *parts, capsys)
 
 
 def by_numpy(vectors: NDArray[np.float32], dtype: str, normalize: bool | None) -> tuple[NDArray[Any], Any]:
-    """The definition of each option, in numpy: (n, elements), and scales (n,) of int8."""
+    """Apply options to vectors in numpy. Return (n, elements), and the scales of int8 vectors, (n,)."""
     if normalize:
         vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     if dtype == "int8":
@@ -111,7 +113,7 @@ def by_numpy(vectors: NDArray[np.float32], dtype: str, normalize: bool | None) -
         codes = vectors / scales[:, None]
         return np.rint(codes).astype(np.int8), scales
     if dtype == "ubinary":
-        assert np.abs(vectors).min() > 1e-4  # rounding cannot turn a sign
+        assert np.abs(vectors).min() > 1e-4  # so that rounding does not change a sign
         return np.packbits(vectors > 0, axis=1), None
     return vectors.astype(dtype), None
 
@@ -139,7 +141,7 @@ def test_options_give_the_vectors_that_numpy_gives(
     door, options = DOORS[name], CASES[case]
     dtype, normalize = options.get("dtype", "float32"), options.get("normalize")
     if options and not door.options:
-        return  # it takes none; the first case shows its vectors
+        return  # it does not take options; the first case compares its vectors
     if dtype not in door.dtypes:
         with pytest.raises(RefusedError, match=f"{door.names.get('dtype', 'dtype')}|ubinary"):
             door.call(world, TEXTS, options)
@@ -154,7 +156,7 @@ def test_options_give_the_vectors_that_numpy_gives(
         expected = expected * expected_scales[:, None]
         if door.unit:
             expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-        # Rounding to a code can go either way where the graph's float32 and torch's lie on two sides of a half.
+        # A value between two codes can be rounded to either, because the graph and torch differ slightly in float32.
         np.testing.assert_allclose(found, expected, rtol=0, atol=1.01 * expected_scales.max())
         return
     assert found.shape == expected.shape
@@ -192,7 +194,7 @@ def test_vectors_that_have_length_1_by_definition_cannot_be_plain(unit_artifact:
         encoder.embed(["a"], normalize=False)
 
 
-# Refusals -------------------------------------------------------------------------------------------------------------
+# Rejections ------------------------------------------------------------------------------------------------------------
 
 EMBED_FIELDS: list[tuple[str, Any]] = [
     ("dimensions", 0),
@@ -200,7 +202,7 @@ EMBED_FIELDS: list[tuple[str, Any]] = [
     ("dtype", "float8"),
     ("overflow", "squeeze"),
     ("window_tokens", 0),
-    ("window_tokens", 5),  # without an overflow that cuts windows
+    ("window_tokens", 5),  # needs an overflow that makes windows
 ]
 
 LOAD_FIELDS: list[tuple[str, Any]] = [
@@ -214,7 +216,7 @@ LOAD_FIELDS: list[tuple[str, Any]] = [
 
 @pytest.fixture
 def nothing_opens(monkeypatch: pytest.MonkeyPatch, parts: object) -> None:
-    """Opening a model or a session, and computing with the open one, fails the test."""
+    """Fail the test if it opens a model or a session, or computes with the open one."""
 
     def fail(*_args: object, **_options: object) -> None:
         raise AssertionError("something was loaded or computed before the options were checked")
@@ -231,7 +233,7 @@ def nothing_opens(monkeypatch: pytest.MonkeyPatch, parts: object) -> None:
 def test_wrong_embed_options_are_refused_with_their_name(name: str, field: str, value: Any, world: World) -> None:
     door = DOORS[name]
     named = door.names.get(field, field)
-    with pytest.raises((RefusedError, OptionError), match=f"{named}|{field}|--{field.replace('_', '-')}") as caught:
+    with pytest.raises((RefusedError, OptionError), match=f"\\b{named}\\b|--{field.replace('_', '-')}") as caught:
         door.call(world, [SHORT], {field: value})
     if isinstance(caught.value, OptionError):
         assert caught.value.field == field
@@ -276,7 +278,7 @@ def test_wrong_load_options_are_refused_by_the_admin_api(field: str, value: Any,
     assert field in answer.json()["error"]["message"]
 
 
-#: Commands that load a model, with the words that they need besides. `bench` has no cache.
+#: Commands that load a model, with their other required arguments. `bench` does not have the option `cache`.
 COMMANDS: dict[str, list[str]] = {
     "embed": ["-i", "texts.txt", "-o", "vectors.npy"],
     "ingest": ["-i", "texts.txt", "--longbow", "grpc://127.0.0.1:9", "--dataset", "docs"],

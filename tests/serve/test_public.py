@@ -1,4 +1,4 @@
-"""The names that `fletcher.serve` exports, and the cost of importing the package."""
+"""Names that `fletcher.serve` exports, and the imports of the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real all-MiniLM-L6-v2 behind both doors, against the encoder itself; its vectors are checked elsewhere."""
+"""The real all-MiniLM-L6-v2 over HTTP and Flight, compared with the encoder. Other tests check the encoder."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_flight_gives_the_encoders_vectors(real_server: Server, encoder: Encoder
     assert table.schema.metadata[b"fletcher.normalization"] == b"l2"
 
 
-def test_it_is_ready_and_a_text_of_ten_megabytes_is_no_trouble(real_server: Server, client: openai.OpenAI) -> None:
+def test_the_server_is_ready_and_embeds_a_text_of_ten_megabytes(real_server: Server, client: openai.OpenAI) -> None:
     assert httpx.get(f"{real_server.addresses.http}/ready").status_code == 200
     answer = client.embeddings.create(model="all-MiniLM-L6-v2", input="word " * 2_000_000)
     assert answer.usage.prompt_tokens == 256

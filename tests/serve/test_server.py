@@ -1,4 +1,4 @@
-"""A whole server process: addresses, ports, signals, and an end that answers what was admitted."""
+"""Server process: addresses, ports, signals, and a shutdown that answers admitted requests."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ print("returned", flush=True)
 
 @contextmanager
 def process(delay: float = 0.0, drain: float = 10.0) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
-    """A server in a process of its own, and where it listens."""
+    """Run a server in a separate process. Yield the process and the addresses of HTTP and Flight."""
     running = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[2]), str(delay), str(drain)],
         stdout=subprocess.PIPE,
@@ -81,7 +81,7 @@ def test_a_signal_ends_it_with_exit_code_0(number: signal.Signals) -> None:
     assert running.returncode == 0, err
     assert out == "returned\n"
     for line in err.splitlines():
-        json.loads(line)  # every line of the log is an object
+        json.loads(line)  # every line of the log is a JSON object
 
 
 def test_a_stop_under_load_answers_every_admitted_request() -> None:
@@ -90,7 +90,7 @@ def test_a_stop_under_load_answers_every_admitted_request() -> None:
             answers = [pool.submit(embed, http, f"text {index:02}") for index in range(24)]
             while "fletcher_admission_admitted_total 24.0" not in httpx.get(f"{http}/metrics").text:
                 time.sleep(0.02)
-            assert not all(answer.done() for answer in answers)  # at one of them a batch, most still wait
+            assert not all(answer.done() for answer in answers)  # a batch has one request, so most of them still wait
             running.send_signal(signal.SIGTERM)
             responses = [answer.result(SECONDS) for answer in answers]
         assert running.wait(SECONDS) == 0
@@ -150,7 +150,7 @@ def test_a_failed_start_leaves_nothing_behind() -> None:
     assert threading.active_count() == threads
 
 
-def test_one_door_is_enough_and_none_is_not() -> None:
+def test_a_server_needs_http_or_flight() -> None:
     with Server(FakeEncoder(), ServerOptions(http="off", flight="127.0.0.1:0")) as server:
         assert server.addresses.http is None
     with Server(
@@ -184,18 +184,18 @@ def test_addresses(text: str, address: HostPort) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "8080", "host", "host:", "host:x", "host:70000", "::1:80", "host:-1", "host:٣"])
-def test_addresses_that_are_none(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     with pytest.raises(InputError, match="--http"):
         parse(text, "--http")
 
 
-def test_a_host_that_is_none_of_this_machines() -> None:
+def test_a_host_of_another_machine() -> None:
     for host in ("192.0.2.1", "no-such-host.invalid"):
         with pytest.raises(InputError, match=host.replace(".", r"\.")):
             Server(FakeEncoder(), ServerOptions(http=f"{host}:0", flight="off"))
 
 
-def test_doors_agree(http_url: str, flight_url: str) -> None:
+def test_http_and_flight_return_the_same_vectors(http_url: str, flight_url: str) -> None:
     over_http = embed(http_url, "ab").json()["data"][0]["embedding"]
     with fl.connect(flight_url) as client:
         writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"))

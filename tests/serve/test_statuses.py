@@ -1,4 +1,4 @@
-"""The table of statuses covers the whole error tree."""
+"""Table of statuses: it covers the whole error tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that was installed without pyarrow: HTTP works, and what needs Arrow names the extra."""
+"""Server without pyarrow: HTTP works, and errors of features that need Arrow name the extra."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def client(minilm_artifact: Path) -> Iterator[httpx.Client]:
-    """A client of a server that has no pyarrow and was not asked for Flight."""
+    """Return a client of a server without pyarrow and without the option --flight."""
     process = start(
         str(minilm_artifact), "--http", "127.0.0.1:0", "--name", "m", "--provider", "mlas", "--workers", "1"
     )
@@ -53,7 +53,7 @@ def client(minilm_artifact: Path) -> Iterator[httpx.Client]:
     process.terminate()
     _, log = process.communicate(timeout=SECONDS)
     assert process.returncode == 0
-    assert "longbow-fletcher[flight]" in log  # it says why there is no Flight
+    assert "longbow-fletcher[flight]" in log  # the log has the reason why Flight is off
 
 
 def test_http_answers_with_the_encoders_vectors(client: httpx.Client, minilm_artifact: Path) -> None:

@@ -25,8 +25,8 @@ from fletcher.runtime.errors import FailingError, FletcherError, ServiceError
 from fletcher.runtime.tasks.task import Task
 
 from ...engine.terms import Terms
-from .frames import FrameProtocol
 from .errors import error_of
+from .frames import FrameProtocol
 from .wire import (
     Cancel,
     Catalog,

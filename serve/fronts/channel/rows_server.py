@@ -25,8 +25,8 @@ from ...engine.terms import Terms
 from ...models.registry import Models
 from ...models.version import ModelVersion
 from ...observe.requests import RecordDraft
-from .frames import FrameProtocol
 from .errors import failure_of
+from .frames import FrameProtocol
 from .wire import (
     Cancel,
     Catalog,

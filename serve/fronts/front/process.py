@@ -72,7 +72,7 @@ class _Front:
         )
         self._link = EngineLink(
             config.engine_rows,
-            on_catalog=lambda catalog: self._catalogs.submit(self._take, catalog),
+            on_catalog=self._receive,
             page=self.models.metrics.exposition,
             finish=self._pool.submit,
         )
@@ -85,6 +85,10 @@ class _Front:
         assert isinstance(backend, FrontBackend)  # `_open_backend` makes no others
         limit = self._surroundings.limits.tokens
         return RemoteEngine(backend, self._link, self._pool, metrics, max_request_tokens=limit)
+
+    def _receive(self, catalog: Catalog) -> None:
+        """Take a catalog on another thread than the event loop's: it opens tokenizers."""
+        self._catalogs.submit(self._take, catalog)
 
     def _take(self, catalog: Catalog) -> None:
         """Answer by a catalog: open new tokenizers, drain old versions, and acknowledge it."""

@@ -19,8 +19,8 @@ from ...engine.embed_request import PLAIN, EmbedRequest
 from ...engine.engine import INLINE_CHARACTERS, INLINE_IDS, check_tokens
 from ...engine.rows_request import RowsRequest
 from ...observe.metrics import Metrics
-from .backend import FrontBackend
 from ..channel.link import EngineLink, RowsOf, Waiting
+from .backend import FrontBackend
 
 if TYPE_CHECKING:
     from ...observe.requests import RecordDraft

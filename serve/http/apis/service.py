@@ -1,4 +1,4 @@
-"""Routes for probes, scrapers and people: `/health`, `/ready`, `/metrics` and `/docs`."""
+"""Routes of the server itself: `/health`, `/ready`, `/metrics` and `/docs`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["service_routes"]
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Status `ok`, as long as the process answers."""
+    """Answer of `/health`: the status `ok`."""
 
     status: str
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Status `ready` with the provider of the first model, or `not ready` with the reason.
+    """Answer of `/ready`: the status `ready` with the provider of the first model, or `not ready` with the reason.
 
     Attributes:
         fallback: reason why a model runs on another provider than the requested one, if that was allowed and happened.
@@ -91,9 +91,9 @@ def service_routes() -> list[Route]:
     )
     return [
         Route("GET", "/health", health, health_doc, access="open"),
-        Route("GET", "/healthz", health, access="open"),  # names of Fletcher 0.x
+        Route("GET", "/healthz", health, access="open"),  # another name of `/health`
         Route("GET", "/ready", ready, ready_doc, access="open"),
-        Route("GET", "/readyz", ready, access="open"),
+        Route("GET", "/readyz", ready, access="open"),  # another name of `/ready`
         Route("GET", "/metrics", metrics, metrics_doc),
         Route("GET", "/docs", docs, access="open"),
         Route("GET", "/", home, access="open"),

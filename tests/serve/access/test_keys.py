@@ -1,4 +1,4 @@
-"""API keys: the file, both doors, the admin API, and which addresses want them."""
+"""API keys: the file, HTTP and Flight, the admin API, and the addresses that need keys."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_add_list_remove(file: Path, user: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"keys": [{"name": "a"}]}', '{"keys": [{"name": "a", "sha256": "xy"}]}', '{"keys": []}']
 )
-def test_files_that_are_none(file: Path, text: str) -> None:
+def test_invalid_files(file: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(InputError, match=r"keys\.json"):
         Keys(file)
@@ -127,7 +127,7 @@ def test_admins_have_their_own_role(file: Path, guarded: Server, user: str) -> N
     with httpx.Client(base_url=str(guarded.addresses.http)) as http:
         assert http.get("/admin/models").status_code == 401
         assert http.get("/admin/models", headers={"authorization": f"Bearer {user}"}).status_code == 403
-        # The running server learns of the new key when it reads the file again.
+        # The running server accepts the new key after it has read the file again.
         assert http.get("/admin/models", headers={"authorization": f"Bearer {admin}"}).status_code == 401
 
 

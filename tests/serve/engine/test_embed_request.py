@@ -1,4 +1,4 @@
-"""A request is data: it can be encoded, sent, priced and repeated, and its answer stays the same."""
+"""`EmbedRequest` is data: it can be encoded, sent, priced and repeated, and its answer does not change."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ def test_a_request_cannot_be_changed() -> None:
 @pytest.mark.parametrize(
     ("request_", "price"),
     [
-        # 2 characters a token, 4 tokens a row; 4 bytes for each of 8 elements a row, 8 bytes a token
+        # 2 characters per token, 4 tokens per row; 4 bytes for each of 8 elements of a row, 8 bytes per token
         (asked(["abcdef", "gh"]), Price(8, 0, 2, 12, 2 * 8 * 4 + 12 * 8)),
-        # at most the longest input, 16 tokens, a row
+        # a row has at most 16 tokens, the longest input
         (asked(["a" * 1000]), Price(1000, 0, 1, 16, 8 * 4 + 16 * 8)),
-        # unless texts are cut
+        # texts that are split may have more tokens
         (asked(["a" * 1000], EmbedOptions(overflow="windows")), Price(1000, 0, 1, 504, 8 * 4 + 504 * 8)),
         # late chunking holds a vector for each token
         (asked(["a" * 1000], EmbedOptions(overflow="late")), Price(1000, 0, 1, 504, 505 * 8 * 4 + 504 * 8)),
         # token ids are counted, and truncated to 16
         (EmbedRequest(TokenIds([[1] * 20, [2] * 3])), Price(0, 23, 2, 19, 2 * 8 * 4 + 19 * 8)),
-        # the query is a part of every pair
+        # every pair includes the query
         (EmbedRequest(Pairs("abcd", ("ef", "gh")), output="scores"), Price(12, 0, 2, 14, 2 * 8 * 4 + 14 * 8)),
         (asked([]), Price(0, 0, 0, 0, 0)),
     ],

@@ -1,4 +1,4 @@
-"""The engine: answers, batches, admission, cancellation, failures, and its end."""
+"""Engine: answers, batches, admission, cancellation, failures and shutdown."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_large_inputs_are_tokenized_on_another_thread() -> None:
     assert threads[1] == threading.current_thread().name
 
 
-def test_a_full_queue_refuses_at_the_door_and_takes_more_when_it_has_room() -> None:
+def test_a_full_queue_rejects_requests_until_it_has_room() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     with Engine(encoder, max_queue_tokens=20) as engine:
@@ -168,7 +168,7 @@ def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
 def test_the_expected_wait_refuses_too() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8, delay=0.05)
     with Engine(encoder, max_wait_seconds=0.5) as engine:
-        engine.submit(asked(["abcdef"])).result(SECONDS)  # 8 tokens in 50 ms: 160 tokens a second
+        engine.submit(asked(["abcdef"])).result(SECONDS)  # 8 tokens in 50 ms: 160 tokens per second
         large = engine.submit(asked(["abcdef"] * 12))  # 96 tokens: 0.6 s
         with pytest.raises(OverloadedError, match=r"about 0\.\d s of work, and the limit is 0\.5 s"):
             engine.submit(asked(["abcdef"]))

@@ -1,4 +1,4 @@
-"""The end of a request: it ends once, whatever the reason, and everything that it held is given back."""
+"""End of a request: it ends once, for any reason, and releases its tokens and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits how long: classes, clients, deadlines, identical requests; and devices that fail or do not answer."""
+"""Waiting times by class, client and deadline, identical requests, and devices that fail or do not answer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .test_engine import SECONDS, assert_answers, wait_for
 
 
 class Order:
-    """The names of requests in the order of their answers."""
+    """Names of requests in the order of their answers."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -39,7 +39,7 @@ class Order:
 
 
 def begun(encoder: FakeEncoder, **options: Any) -> Engine:
-    """An engine whose only worker computes a text until the gate opens; whatever comes next waits."""
+    """Return an engine whose only worker computes a text until the gate opens. Further requests wait."""
     encoder.gate.clear()
     engine = Engine(encoder, **options)
     engine.submit(asked(["first"]))
@@ -48,7 +48,7 @@ def begun(encoder: FakeEncoder, **options: Any) -> Engine:
 
 
 def one_at_a_time() -> FakeEncoder:
-    """Every text of six characters is a batch by itself."""
+    """Return an encoder that computes each text of six characters in a separate batch."""
     return FakeEncoder(workers=1, token_budget=8)
 
 
@@ -81,10 +81,10 @@ def test_bulk_leaves_room_for_others() -> None:
     encoder = one_at_a_time()
     with begun(encoder, max_queue_tokens=40) as engine:
         waiting = [engine.submit(asked([f"text {number}"], terms=Terms("bulk"))) for number in range(2)]  # 16 tokens
-        with pytest.raises(OverloadedError, match="more than 20"):
+        with pytest.raises(OverloadedError, match="this request has 7; the limit is 20"):
             engine.submit(asked(["text 2"], terms=Terms("bulk")))
         waiting += [engine.submit(asked([f"more {number}"])) for number in range(3)]  # 40 tokens
-        with pytest.raises(OverloadedError, match="more than 40"):
+        with pytest.raises(OverloadedError, match="this request has 7; the limit is 40"):
             engine.submit(asked(["more 3"]))
         waiting.append(engine.submit(asked(["urgent"], terms=Terms("interactive"))))
         encoder.gate.set()
@@ -95,7 +95,7 @@ def test_bulk_leaves_room_for_others() -> None:
 def test_a_deadline_that_passed_costs_no_compute() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
-        with pytest.raises(DeadlineError, match="had passed when it came"):
+        with pytest.raises(DeadlineError, match="had passed when it arrived"):
             engine.submit(asked(["before"], terms=Terms(deadline=time.monotonic() - 1)))
         late = engine.submit(asked(["late 1"], terms=Terms(deadline=time.monotonic() + 0.05)))
         good = engine.submit(asked(["good 1"], terms=Terms(deadline=time.monotonic() + 60)))
@@ -109,7 +109,7 @@ def test_a_deadline_that_passed_costs_no_compute() -> None:
     assert len(encoder.batches) == 2
 
 
-def test_a_deadline_for_which_there_is_no_time_is_refused_at_the_door() -> None:
+def test_a_request_that_would_miss_its_deadline_is_rejected_at_admission() -> None:
     encoder = FakeEncoder(workers=1, token_budget=8, delay=0.05)
     with Engine(encoder) as engine:
         engine.submit(asked(["abcdef"])).result(SECONDS)  # 160 tokens a second
@@ -125,12 +125,12 @@ def test_what_waits_longer_than_was_expected_is_given_up() -> None:
         waiting = engine.submit(asked(["waited"]))
         time.sleep(0.1)
         encoder.gate.set()
-        with pytest.raises(OverloadedError, match="longer than was expected"):
+        with pytest.raises(OverloadedError, match="longer than expected"):
             waiting.result(SECONDS)
         assert_answers(engine.submit(asked(["after"])), ["after"])
 
 
-def test_nobody_waits_longer_than_one_and_a_quarter_times_the_limit() -> None:
+def test_no_request_waits_longer_than_one_and_a_quarter_times_the_limit() -> None:
     rate = DrainRate()
     rate.count_batch(1000, 1.0)
     admission = Admission(max_tokens=10_000, max_wait=1.0, max_memory=MAX_MEMORY, metrics=Metrics(), rate=rate)
@@ -150,9 +150,9 @@ def test_open_requests_have_a_bound_of_memory() -> None:
     encoder = one_at_a_time()
     encoder.info = msgspec.structs.replace(encoder.info, outputs=("vectors", "token_vectors"))
     with begun(encoder, max_memory=1000) as engine:
-        with pytest.raises(OverloadedError, match="would make it more than"):
+        with pytest.raises(OverloadedError, match="with this request they would hold more than"):
             engine.submit(asked(["a"] * 40))  # 40 vectors of 8 floats
-        with pytest.raises(OverloadedError, match="would make it more than"):
+        with pytest.raises(OverloadedError, match="with this request they would hold more than"):
             engine.submit(asked(["b" * 100], EmbedOptions(overflow="late")))  # whose tokens' states are held, too
         small = engine.submit(asked(["b" * 100]))
         encoder.gate.set()
@@ -192,7 +192,7 @@ def test_one_of_several_callers_may_leave() -> None:
     assert len(encoder.batches) == 2
 
 
-def test_nobody_joins_what_waits_with_less_urgency_or_patience() -> None:
+def test_a_caller_does_not_join_a_request_of_a_lower_class() -> None:
     encoder = one_at_a_time()
     with begun(encoder) as engine:
         deadline = time.monotonic() + 0.05
@@ -221,7 +221,7 @@ def test_a_device_that_fails_again_and_again_is_left_alone_for_a_while() -> None
         with pytest.raises(FailingError, match="failed several batches in a row") as caught:
             engine.submit(asked(["more"]))
         assert caught.value.retry_after >= 1
-        assert "one after the other" in Readiness(engine).reason()
+        assert Readiness(engine).reason() == "the last 3 batches failed"
         encoder.fails = None
         wait_for(lambda: not engine.failover.breaker.is_open)
         assert_answers(engine.submit(asked(["again"])), ["again"])
@@ -243,7 +243,7 @@ def test_what_a_device_fails_at_runs_on_the_spare_one() -> None:
         for number in range(4):
             assert_answers(engine.submit(asked([f"text {number}"])), [f"text {number}"])
         assert b"fletcher_batches_retried_total 4.0" in engine.metrics.exposition()
-        assert engine.fallback == "by hand failed, by hand computes what it fails at"
+        assert engine.fallback == "by hand failed; by hand computes the batches that fail"
         assert b"fletcher_provider_fallback 1.0" in engine.metrics.exposition()
     assert len(opened) == 1
     assert len(encoder.batches) == 2  # then the breaker is open, and the first device is not asked any more
@@ -251,7 +251,7 @@ def test_what_a_device_fails_at_runs_on_the_spare_one() -> None:
 
 
 class Stuck(FakeEncoder):
-    """Its first batch waits for the handle; all others do not."""
+    """Encoder whose first batch waits until `handle` is set. The other batches do not wait."""
 
     def __init__(self) -> None:
         super().__init__(workers=1)

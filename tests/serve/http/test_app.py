@@ -1,4 +1,4 @@
-"""The HTTP door over a real socket: routes, refusals, limits, overload, clients that leave."""
+"""HTTP over a real socket: routes, errors, limits, overload, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def embed(http: httpx.Client, **fields: Any) -> httpx.Response:
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error object, which must have OpenAI's shape exactly."""
+    """Return the error object. It must have exactly the shape of OpenAI."""
     assert response.headers["content-type"] == "application/json"
     msgspec.json.decode(response.content, type=ErrorBody)
     (error,) = response.json().values()
@@ -233,7 +233,7 @@ def test_health_and_ready(http: httpx.Client) -> None:
 
 def test_ready_asks_the_canary_again_after_a_failure(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
     fake_encoder.canary = canary(passed=False, reason="min cosine 0.3")
-    assert http.get("/ready").status_code == 200  # it passed at the load, and nothing has failed since
+    assert http.get("/ready").status_code == 200  # the canary passed at the load, and no batch has failed since then
     assert embed(http, input=POISON).status_code == 500
     response = http.get("/ready")
     assert response.status_code == 503
@@ -347,14 +347,14 @@ def test_a_client_that_leaves_costs_no_compute(http_url: str, server: Server, fa
     engine = server.engine
     admission, waiting = engine.admission, engine._backlog._waiting.heap
     with ExitStack() as stay:
-        for number in range(1, fake_encoder.info.workers + 1):  # each holds a worker up
+        for number in range(1, fake_encoder.info.workers + 1):  # each of them blocks a worker
             connection = stay.enter_context(socket.create_connection(("127.0.0.1", port)))
-            connection.sendall(request.replace(b"abc", b"ab%d" % number))  # identical ones would be computed once
+            connection.sendall(request.replace(b"abc", b"ab%d" % number))  # identical requests would be computed once
             wait_for(lambda number=number: admission.count == number and admission.tokens == 0)  # type: ignore[misc]
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(request.replace(b"abc", b"xyz"))
             wait_for(lambda: admission.tokens > 0)
-            time.sleep(0.1)  # the server starts to look whether a client left only when its answer takes a while
+            time.sleep(0.1)  # the server checks for a disconnect only if an answer takes longer than `WATCH_AFTER`
         wait_for(lambda: any(request.futures[0].cancelled() for _, _, request in [*waiting]))
         fake_encoder.gate.set()
         wait_for(lambda: admission.count == 0)
@@ -393,7 +393,7 @@ def test_the_openapi_document_says_what_the_routes_do(http: httpx.Client) -> Non
     schemas = document["components"]["schemas"]
     answer = embed(http).json()
     assert set(answer) == set(schemas["EmbeddingList"]["properties"])
-    split = {"scale", "chunks"}  # of int8 vectors, and of texts that were split
+    split = {"scale", "chunks"}  # only int8 vectors and split texts have these fields
     assert set(answer["data"][0]) | split == set(schemas["EmbeddingItem"]["properties"])
     assert set(answer["data"][0]) == set(schemas["EmbeddingItem"]["required"])
     assert set(schemas["EmbeddingRequest"]["properties"]) == {
@@ -428,7 +428,7 @@ def test_no_body_breaks_the_server(http: httpx.Client, body: bytes) -> None:
         error_of(response)
 
 
-# What the engine says of itself -------------------------------------------------------------------------------------------
+# State of the engine -------------------------------------------------------------------------------------------------------
 
 
 def test_ready_names_the_provider_and_a_fallback(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
@@ -474,7 +474,7 @@ def test_vectors_leave_in_the_wanted_type(http: httpx.Client, dtype: str, code: 
         ({"input": [5, 6], "overflow": "windows"}, "overflow"),
     ],
 )
-def test_options_that_cannot_be_are_named(http: httpx.Client, fields: dict[str, Any], param: str) -> None:
+def test_errors_name_invalid_options(http: httpx.Client, fields: dict[str, Any], param: str) -> None:
     answer = embed(http, **fields)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param

@@ -1,4 +1,4 @@
-"""Bad bodies and bad connections over real sockets: bombs, slow bodies, half-closed connections; and mutated messages."""
+"""Invalid bodies and connections over real sockets: gzip bombs, slow bodies, half-closed connections, mutated messages."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_slow_headers_are_hung_up_on(server: Server, monkeypatch: pytest.MonkeyP
 def test_a_connection_that_ended_is_forgotten_at_once(server: Server) -> None:
     def open_ones() -> int:
         gc.collect()
-        # Not isinstance, which asks lazy modules of other tests for their class.
+        # `isinstance` would read `__class__` of lazy modules of other tests, which imports them.
         return sum(issubclass(type(found), HttpToolsProtocol) for found in gc.get_objects())
 
     before = open_ones()
@@ -127,7 +127,7 @@ def test_a_connection_that_ended_is_forgotten_at_once(server: Server) -> None:
 
 
 def test_half_closed_connections_are_left_ones(http: httpx.Client, server: Server) -> None:
-    """A client that shuts its sending half cannot be told from one that left: nothing hangs, and nothing is kept."""
+    """The server treats a client that closes its sending half like one that disconnects: no connection hangs or stays."""
     for part in (b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY), b"POST /v1"):
         with connect(server) as connection:
             connection.sendall(part)
@@ -162,7 +162,7 @@ def test_headers_that_cannot_be_used_are_named(http: httpx.Client, name: str, va
 
 
 def fuzz(server: Server, count: int, seed: int) -> Counter[int]:
-    """Sends mutated messages, each on a connection of its own; what comes back is read to its end."""
+    """Send mutated messages, each on a separate connection, and read the answers to their end."""
     chance = random.Random(seed)
     statuses: Counter[int] = Counter()
     for _ in range(count):
@@ -175,7 +175,7 @@ def fuzz(server: Server, count: int, seed: int) -> Counter[int]:
                 while part := connection.recv(65536):
                     received += part
             except ConnectionError:
-                pass  # the server hung up on it
+                pass  # the server closed the connection
             except TimeoutError:
                 pytest.fail(f"the server hangs on {message!r}")
         assert not LEAK.search(received), (message, received)
@@ -186,7 +186,7 @@ def fuzz(server: Server, count: int, seed: int) -> Counter[int]:
 
 
 def fuzz_open(server: Server, count: int, seed: int) -> Counter[int]:
-    """The same on connections that stay open a moment: answers that take computing arrive, too."""
+    """Send mutated messages on connections that stay open for a moment, so that computed answers also arrive."""
     chance = random.Random(seed)
     statuses: Counter[int] = Counter()
     for _ in range(count):
@@ -198,7 +198,7 @@ def fuzz_open(server: Server, count: int, seed: int) -> Counter[int]:
                 connection.sendall(message)
                 received = connection.recv(65536)
             except (ConnectionError, TimeoutError):
-                pass  # hung up on, or an unfinished head, which is waited for
+                pass  # the server closed the connection, or waits for the end of the head
         assert not LEAK.search(received), (message, received)
         for status in re.findall(rb"HTTP/1\.1 (\d{3})", received):
             statuses[int(status)] += 1

@@ -1,4 +1,4 @@
-"""ASGI's lifespan: the application answers it, by hand and below uvicorn, so that any ASGI server can carry it."""
+"""Lifespan of ASGI: the application answers its events, called directly and by uvicorn, as any ASGI server needs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several models in one server: names, versions, weights, shadows, exchange under load, rest, memory."""
+"""Several models in one server: names, versions, weights, shadows, replacement under load, sleep and memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SECONDS = 20.0
 
 
 class Scaled(FakeEncoder):
-    """Vectors that tell which version made them: the fake one's times a number; `turned` swaps two elements."""
+    """Encoder whose vectors identify it: those of `FakeEncoder`, multiplied by a number. `turned` reverses the elements."""
 
     def __init__(self, scale: float, *, turned: bool = False, name: str = "fake-model") -> None:
         super().__init__(workers=1)
@@ -59,7 +59,7 @@ class Scaled(FakeEncoder):
 
 
 class Shelf:
-    """What folders hold: `path` is a scale, or a scale with `turned`, or `broken`."""
+    """Loader of `Scaled` encoders. `path` is a scale, a scale with `turned`, or `broken`."""
 
     def __init__(self) -> None:
         self.made: list[Scaled] = []
@@ -138,7 +138,7 @@ def test_open_requests_stay_within_what_a_memory_limit_leaves_them(shelf: Shelf)
         assert free.admission.max_memory == MAX_MEMORY
 
 
-def test_ready_tells_which_of_several_models_runs_elsewhere(shelf: Shelf) -> None:
+def test_ready_names_the_model_that_runs_on_another_provider(shelf: Shelf) -> None:
     with (
         serve(shelf, ModelSpec(path="1", name="one"), ModelSpec(path="2", name="two")) as server,
         client(server) as http,
@@ -164,7 +164,7 @@ def test_weights_share_requests(shelf: Shelf) -> None:
         assert len(shelf.made) == 2  # nothing was loaded again
 
 
-def test_a_shadow_answers_nobody_and_its_drift_is_counted(shelf: Shelf) -> None:
+def test_a_shadow_answers_no_client_and_its_drift_is_counted(shelf: Shelf) -> None:
     main = ModelSpec(path="1", name="m")
     shadow = ModelSpec(path="1 turned", name="m", version="next", shadow=True)
     with serve(shelf, main, shadow) as server, client(server) as http:
@@ -191,7 +191,7 @@ def test_drift_of_equal_and_of_incomparable_answers() -> None:
 
 
 def test_an_exchange_under_load_fails_no_request(shelf: Shelf) -> None:
-    """Eight clients ask all the time while the model is exchanged ten times."""
+    """Eight clients send requests all the time while the model is replaced ten times."""
     stop = threading.Event()
     statuses: Counter[int] = Counter()
     scales: set[float] = set()
@@ -323,7 +323,7 @@ with Server([spec], ServerOptions(http="127.0.0.1:0", flight="off")) as server:
 
 
 def test_memory_of_an_idle_model_is_given_back(minilm_artifact: Path) -> None:
-    """MiniLM's weights are 87 MiB: resident while it answers, gone while it sleeps."""
+    """The weights of MiniLM are 87 MiB. They are resident while it answers, and released while it sleeps."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY_SCRIPT, str(minilm_artifact)],
         capture_output=True,
@@ -369,7 +369,7 @@ def test_flight_names_models_and_survives_an_exchange(shelf: Shelf) -> None:
                     assert http.post("/admin/models", json={"path": "3", "name": "two"}).status_code == 200
                     assert ask(writer, reader) == 3  # the same stream goes on with the new one
                 writer.done_writing()
-        # The schema, which was sent, names the version before: the batch says that it is another one's.
+        # The schema was sent before and names the old version, so the batch says that it has another version.
         assert told == [None, None, {"model": {"version": "1", "digest": "digest-3.0", "variant": "cpu-fp32"}}]
         with pytest.raises(pa.ArrowKeyError, match="three"):
             flight.get_flight_info(fl.FlightDescriptor.for_command(b'{"model": "three"}'))
@@ -399,7 +399,8 @@ def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf
             seen |= scales
         assert seen == {1.0, 2.0}
 
-        # Who asked for a version gets an error when it goes in mid-stream, who asked for the model goes on with another one.
+        # If a version is removed during a stream, a client that asked for it gets an error. A client that asked for the model
+        # continues with another version.
         by_name, by_model = fl.FlightDescriptor.for_command(b'{"model": "m@1"}'), fl.FlightDescriptor.for_path("embed")
         assert http.patch("/admin/models/m", json={"versions": [{"version": "2", "weight": 0}]}).status_code == 200
         writer, reader = flight.do_exchange(by_model)
@@ -419,7 +420,7 @@ def test_one_version_answers_a_whole_stream_and_its_schema_names_it(shelf: Shelf
 
 
 def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifact: Path, tmp_path: Path) -> None:
-    """The real command, two models of a file, then another alias and one model less."""
+    """The real command runs with two models in a file. Then the file has one model less and another alias."""
     entry = f'[[models]]\npath = "{minilm_artifact}"\nprovider = "mlas"\nworkers = 1\n'
     file = tmp_path / "server.toml"
     file.write_text(entry + 'name = "a"\n' + entry + 'name = "b"\naliases = ["text-embedding-3-small"]\n')
@@ -465,7 +466,7 @@ def test_sighup_takes_the_file_over_and_a_bad_file_changes_nothing(minilm_artifa
 
 @pytest.mark.slow
 def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact: Path) -> None:
-    """MiniLM exchanged five times while four clients ask; memory is that of one model at the end."""
+    """MiniLM is replaced five times while four clients send requests. At the end, memory is that of one model."""
     spec = ModelSpec(path=str(minilm_artifact), name="m", provider="mlas", workers=1, cache="0")
     stop = threading.Event()
     failed: list[str] = []
@@ -505,7 +506,7 @@ def test_an_exchange_of_real_models_under_load_fails_no_request(minilm_artifact:
     assert max(sizes[1:]) - min(sizes[1:]) < 80 << 20  # less than one model's weights in four exchanges
 
 
-def test_a_stopped_server_refuses_instead_of_looking_for_a_model_for_ever(shelf: Shelf) -> None:
+def test_a_stopped_server_rejects_requests_at_once(shelf: Shelf) -> None:
     server = serve(shelf, ModelSpec(path="1", name="m"))
     server.stop()
     for _ in range(2):

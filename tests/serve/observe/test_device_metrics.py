@@ -1,4 +1,4 @@
-"""What devices count reaches the exposition with their names, one value for all models that share a device."""
+"""Metrics of devices: they appear under their names, with one value for all models that share a device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..fake_encoder import FakeEncoder
 
 
 def shown(metrics: Metrics, name: str) -> dict[str, float]:
-    """Values by device."""
+    """Return the values by device."""
     return {
         sample.labels["device"]: sample.value
         for family in text_string_to_metric_families(metrics.exposition().decode())

@@ -1,4 +1,4 @@
-"""Metrics: the earlier Fletcher's names, those of several engines together, and that every one is described."""
+"""Metrics: their names, the sums over several engines, and the documentation of each of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "howto" / "observability.md"
 
 
 def values(exposition: bytes) -> dict[str, float]:
-    """Every sample by its name and labels."""
+    """Return all samples by name and labels."""
     return {
         sample.name + "".join(f" {name}={value}" for name, value in sample.labels.items()): sample.value
         for family in text_string_to_metric_families(exposition.decode())
@@ -24,7 +24,7 @@ def values(exposition: bytes) -> dict[str, float]:
     }
 
 
-def test_the_earlier_fletchers_names_mean_the_same() -> None:
+def test_stable_names_of_metrics() -> None:
     with Engine(FakeEncoder()) as engine:
         engine.submit(asked(["ab", "cd"])).result(10)
         found = values(engine.metrics.exposition())

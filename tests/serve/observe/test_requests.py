@@ -1,4 +1,4 @@
-"""One record of every request, of HTTP and Flight, with the right figures, for a consumer beside metrics, log and traces."""
+"""Records of requests of HTTP and Flight: each request has one record with correct values, and consumers receive it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def only(records: Records) -> RequestRecord:
-    """The one record that there is; it may be made a moment after the answer was read."""
+    """Return the only record. It may be made shortly after the client has read the answer."""
     wait_for(lambda: bool(records))
     time.sleep(0.05)
     assert len(records) == 1
@@ -222,7 +222,7 @@ def test_the_admin_api(server: Server, records: Records) -> None:
 
 
 def samples(server: Server) -> dict[tuple[str, str], float]:
-    """Values of the metrics by name and status, or type of error."""
+    """Return the values of the metrics by name and status, or by type of error."""
     return {
         (sample.name, sample.labels.get("status", sample.labels.get("type", ""))): sample.value
         for family in text_string_to_metric_families(server.models.metrics.exposition().decode())
@@ -240,7 +240,7 @@ def client(flight_url: str) -> Iterator[Any]:
 
 
 def exchange(client: Any, batches: list[Any], options: Any = None) -> list[Any]:
-    """Sends the batches one by one; returns the answers."""
+    """Send the batches one by one, and return the answers."""
     answers = []
     writer, reader = client.do_exchange(fl.FlightDescriptor.for_path("embed"), options)
     with writer:

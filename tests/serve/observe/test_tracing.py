@@ -1,4 +1,4 @@
-"""OpenTelemetry traces through HTTP, Flight, queue, batch and session, seen by the SDK's own exporter and by a collector."""
+"""OpenTelemetry traces of HTTP, Flight, queue, batch and session, read by the SDK's exporter and by a collector."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from fletcher.serve.server_options import ServerOptions
 
 from ..fake_encoder import FakeEncoder
 
-#: The example of W3C's Trace Context, section 3.2.2.5.
+#: Example from W3C's Trace Context, section 3.2.2.5.
 TRACE, PARENT = 0x4BF92F3577B34DA6A3CE929D0E0E4736, 0x00F067AA0BA902B7
 TRACEPARENT = f"00-{TRACE:032x}-{PARENT:016x}-01"
 UNSAMPLED = f"00-{TRACE:032x}-{PARENT:016x}-00"
@@ -59,7 +59,7 @@ def server(fake_encoder: FakeEncoder, spans: InMemorySpanExporter) -> Iterator[S
 
 
 def finished(spans: InMemorySpanExporter, name: str) -> ReadableSpan:
-    """The span of a name, which may end a moment after the answer."""
+    """Return the span with a name. It may end shortly after the answer."""
     return several(spans, name, 1)[0]
 
 
@@ -187,7 +187,7 @@ def test_failures_are_marked_and_hold_no_text(
     assert [line["trace_id"] for line in lines if "trace_id" in line] == [f"{TRACE:032x}"] * 2
 
 
-def test_twins_point_to_the_request_that_is_computed(
+def test_a_joined_request_links_to_the_computed_one(
     http_url: str, spans: InMemorySpanExporter, fake_encoder: FakeEncoder, server: Server
 ) -> None:
     fake_encoder.gate.clear()

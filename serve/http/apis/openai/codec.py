@@ -1,4 +1,4 @@
-"""Codec of the OpenAI API: read `input`, encode answers."""
+"""Codec of the OpenAI API: it reads `input` and encodes answers."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class EmbeddingList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One served model: the four fields of OpenAI, and facts about its vectors."""
+    """A served model: the four fields of OpenAI, and fields that describe its vectors."""
 
     id: str
     object: Literal["model"] = "model"

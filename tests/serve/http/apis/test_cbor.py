@@ -1,4 +1,4 @@
-"""The earlier Fletcher's routes: CBOR by cbor2, Arrow by pyarrow; and NDJSON."""
+"""Binary routes and streams: CBOR with cbor2, Arrow with pyarrow, and NDJSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ...fake_encoder import POISON, FakeEncoder, expected
 
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
-    """One server for all of this file's requests."""
+    """Return the URL of one server for all tests of this file."""
     with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
@@ -89,7 +89,7 @@ def test_arrow_in_arrow_out_and_other_columns_pass(http: httpx.Client) -> None:
     assert found.schema.metadata[b"fletcher.digest"] == b"c0ffee"
 
 
-def test_arrow_tells_the_tokens_of_each_text(http: httpx.Client) -> None:
+def test_arrow_has_the_token_counts_of_each_text(http: httpx.Client) -> None:
     table = pa.table({"text": ["ab", "x" * 20]})
     answer = http.post("/encode/arrow", content=arrow_bytes(table))
     _, said = pa.ipc.open_stream(answer.content).read_next_batch_with_custom_metadata()

@@ -1,4 +1,4 @@
-"""Cohere's route, asked by Cohere's own client."""
+"""Cohere's route, with Cohere's client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ...fake_encoder import DIMENSION, FakeEncoder, expected
 
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
-    """One server for all of this file's requests."""
+    """Return the URL of one server for all tests of this file."""
     with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 

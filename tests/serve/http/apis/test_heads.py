@@ -78,7 +78,7 @@ def test_weights_of_tokens(folder: Path) -> None:
 
 
 def test_colbert_beside_a_reranker(folder: Path) -> None:
-    """Two models that give different things: each route finds its own without a name."""
+    """Two models with different outputs: each route finds its model without a name."""
     colbert = test_colbert.make(folder / "colbert")
     reranker = test_classification.make(folder / "second")
     model = MultiVectorEncoder(str(colbert), device="cpu")

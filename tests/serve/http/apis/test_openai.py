@@ -1,4 +1,4 @@
-"""The official client of OpenAI's, over a real socket."""
+"""OpenAI's route, with OpenAI's client over a real socket."""
 
 from __future__ import annotations
 

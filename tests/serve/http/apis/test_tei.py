@@ -1,4 +1,4 @@
-"""text-embeddings-inference's routes over a real socket, and with the hub's own client."""
+"""Routes of text-embeddings-inference over a real socket, and with the client of HuggingFace Hub."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ...fake_encoder import POISON, FakeEncoder, asked, expected, vector_of
 
 @pytest.fixture(scope="module")
 def http_url() -> Iterator[str]:
-    """One server for all of this file's requests."""
+    """Return the URL of one server for all tests of this file."""
     with Server(FakeEncoder(), ServerOptions(http="127.0.0.1:0", flight="off")) as server:
         yield str(server.addresses.http)
 
@@ -132,7 +132,7 @@ def test_a_limit_of_tokens(fake_encoder: FakeEncoder) -> None:
             refused = http.post("/embed", json={"inputs": inputs})
             assert refused.status_code == 413
             assert "9 tokens" in refused.json()["error"]
-        # A refused request holds nothing of the queue.
+        # A rejected request does not use the queue.
         assert http.post("/embed", json={"inputs": ["ab", "cd"]}).status_code == 200
         assert server.models.open_requests == 0
 

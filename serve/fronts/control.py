@@ -1,0 +1,446 @@
+"""Control sockets: the messages between the supervisor and its children, and their transport.
+
+Each child has one end of a pair of Unix stream sockets. A message is one line of JSON; its field `type` names it. The message
+`connection` travels with one descriptor. Descriptors arrive in the order of their messages, and never after them.
+
+A child uses `Control`, which `child.py` makes. A front, for example:
+
+    connections = PassedConnections(app, drain_seconds=..., on_closed=lambda closed: control.send(Connections(closed)))
+    connections.start()
+    control.answer_pings_on(connections.loop)
+    control.send(Ready())
+    for command in control.commands():
+        match command:
+            case socket.socket():
+                connections.add(command)
+            case Reload():
+                control.send(Reloaded(error=...))
+            case Stop():
+                connections.stop()
+                return connections.join()
+
+The end of the socket means that the supervisor has ended; then `child.py` ends the process.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import os
+import queue
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from fletcher.model_zoo.errors import FletcherError
+from fletcher.runtime.errors import ServiceError
+
+from ..models.spec import ModelSpec
+from .config import ProcessConfig
+
+__all__ = [
+    "Changed",
+    "Channel",
+    "Command",
+    "Connection",
+    "Connections",
+    "Control",
+    "Failed",
+    "Ping",
+    "Pong",
+    "Ready",
+    "Received",
+    "Reload",
+    "Reloaded",
+    "Report",
+    "ServedModel",
+    "Stop",
+    "Stopped",
+]
+
+#: Bytes of one read. A message has some dozen bytes, the configuration some thousand.
+READ_BYTES: Final = 1 << 16
+
+#: Descriptors that one read may bring. Linux never joins two messages that have descriptors.
+READ_DESCRIPTORS: Final = 16
+
+
+class Connection(msgspec.Struct, frozen=True, tag="connection", tag_field="type"):
+    """To a front: an accepted connection, which travels as a descriptor."""
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping", tag_field="type"):
+    """To a child: a question whether it still works."""
+
+
+class Reload(msgspec.Struct, frozen=True, tag="reload", tag_field="type"):
+    """To a child: read the API keys again.
+
+    Attributes:
+        specs: models to serve from now on; None to keep the present ones. Fronts get None.
+    """
+
+    specs: tuple[ModelSpec, ...] | None = None
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop", tag_field="type"):
+    """To a child: answer what is open, and end.
+
+    Attributes:
+        drain_seconds: seconds that this may take.
+    """
+
+    drain_seconds: float
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """A model as the command announces it.
+
+    Attributes:
+        name: name of the model.
+        variant: variant of the artifact.
+        provider: execution provider.
+        reason: reason of the choice of the provider.
+    """
+
+    name: str
+    variant: str
+    provider: str
+    reason: str = ""
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="type"):
+    """From a child: it has started.
+
+    Attributes:
+        models: models that are served; only from the engine.
+    """
+
+    models: tuple[ServedModel, ...] = ()
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed", tag_field="type"):
+    """From a child: it cannot start.
+
+    Attributes:
+        error: name of the error's class.
+        message: message of the error.
+        ancestors: names of the classes from which the error's class derives, the nearest first.
+        attributes: attributes of the error that JSON can hold.
+    """
+
+    error: str
+    message: str
+    ancestors: tuple[str, ...] = ()
+    attributes: dict[str, Any] = {}
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failed:
+        """Return the message about an error."""
+        kinds = tuple(kind.__name__ for kind in type(error).__mro__)
+        plain = {key: value for key, value in vars(error).items() if isinstance(value, str | int | float | None)}
+        return cls(kinds[0], str(error), kinds[1:], plain)
+
+    def rebuild(self, role: str) -> FletcherError:
+        """Return an error of the same class, or of the nearest ancestor in Fletcher's tree.
+
+        Args:
+            role: name of the child, for an error that is not Fletcher's.
+        """
+        classes = {kind.__name__: kind for kind in _tree(FletcherError)}
+        kind = next((classes[name] for name in (self.error, *self.ancestors) if name in classes), None)
+        if kind is None:
+            return ServiceError(
+                f"{role} failed at its start with {self.error}: {self.message}; the log has the details"
+            )
+        error = kind.__new__(kind, self.message)
+        error.args = (self.message,)
+        vars(error).update(self.attributes)
+        return error
+
+
+class Received(msgspec.Struct, frozen=True, tag="received", tag_field="type"):
+    """From a front: number of connections that it has received since its start. `Control` sends it."""
+
+    count: int
+
+
+class Connections(msgspec.Struct, frozen=True, tag="connections", tag_field="type"):
+    """From a front: number of received connections that have ended since its start."""
+
+    closed: int
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong", tag_field="type"):
+    """From a child: the answer to a ping. `Control` sends it."""
+
+
+class Reloaded(msgspec.Struct, frozen=True, tag="reloaded", tag_field="type"):
+    """From a child: it has read the keys, and the engine the models, again.
+
+    Attributes:
+        error: reason why everything stayed as it was, or None.
+        models: models that are served now, as NAME@VERSION; only from the engine.
+    """
+
+    error: str | None = None
+    models: tuple[str, ...] = ()
+
+
+class Changed(msgspec.Struct, frozen=True, tag="changed", tag_field="type"):
+    """From the engine: the admin API or Flight changed the models. A restarted engine gets these.
+
+    Attributes:
+        specs: models that are served now.
+    """
+
+    specs: tuple[ModelSpec, ...]
+
+
+class Stopped(msgspec.Struct, frozen=True, tag="stopped", tag_field="type"):
+    """From a child: it has stopped and ends now.
+
+    Attributes:
+        drained: whether everything that was open was answered in time.
+    """
+
+    drained: bool
+
+
+_ToChild = ProcessConfig | Connection | Ping | Reload | Stop
+Report = Ready | Failed | Received | Connections | Pong | Reloaded | Changed | Stopped
+
+#: A command as `Control.commands` yields it.
+Command = socket.socket | Reload | Stop
+
+_encoder = msgspec.json.Encoder()
+_to_child: msgspec.json.Decoder[_ToChild] = msgspec.json.Decoder(_ToChild)
+_report: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
+
+
+class Channel:
+    """The supervisor's end of a control socket. It never blocks. One thread uses it.
+
+    Attributes:
+        ended: whether the child has closed its end.
+        backlog: bytes that wait until the socket takes them.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._lines = _Lines(connection)
+        self.ended = False
+        self.backlog = bytearray()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket, for a selector."""
+        return self._socket.fileno()
+
+    def send(self, message: _ToChild) -> None:
+        """Send a message, now or when `flush` finds room for it."""
+        self.backlog += _line(message)
+        self.flush()
+
+    def offer(self, connection: socket.socket) -> bool:
+        """Pass a connection, if the socket takes it now. The caller still has to close its own descriptor.
+
+        Returns:
+            Whether the connection was passed.
+        """
+        if self.backlog or self.ended:
+            return False
+        line = _line(Connection())
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [connection.fileno()]))]
+        try:
+            sent = self._socket.sendmsg([line], rights)
+        except BlockingIOError:
+            return False
+        except OSError:  # the child has ended; what it wrote is still to be read
+            return False
+        self.backlog += line[sent:]
+        return True
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        try:
+            while self.backlog:
+                del self.backlog[: self._socket.send(self.backlog)]
+        except BlockingIOError:
+            return
+        except OSError:  # the child has ended; `receive` reports it
+            self.backlog.clear()
+
+    def receive(self) -> Iterator[Report]:
+        """Yield the messages that have arrived.
+
+        Raises:
+            msgspec.DecodeError: the child sent something else.
+        """
+        while not self.ended:
+            try:
+                lines = self._lines.read()
+            except BlockingIOError:
+                return
+            if lines is None:
+                self.ended = True
+                return
+            for line in lines:
+                yield _report.decode(line)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class Control:
+    """A child's end of its control socket. Any thread may send."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        """Take the socket.
+
+        Args:
+            connection: the child's end; `Control` closes it.
+        """
+        connection.set_inheritable(False)
+        self._socket = connection
+        self._lines = _Lines(connection)
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._received = 0
+        self._writer = threading.Thread(target=self._write, name="fletcher-control-write", daemon=True)
+
+    def start(self, on_end: Callable[[], None]) -> ProcessConfig | None:
+        """Wait for the configuration, and then read commands in a thread.
+
+        Args:
+            on_end: called by that thread when the supervisor has ended.
+
+        Returns:
+            The configuration; None if the supervisor has ended.
+        """
+        messages: deque[_ToChild] = deque()
+        while not messages:
+            lines = self._lines.read()
+            if lines is None:
+                return None
+            messages.extend(_to_child.decode(line) for line in lines)
+        config = messages.popleft()
+        if not isinstance(config, ProcessConfig):
+            raise ServiceError(f"the first message of the supervisor is {type(config).__name__}, not a configuration")
+        self._writer.start()
+        for message in messages:
+            self._take(message)
+        threading.Thread(target=self._read, args=(on_end,), name="fletcher-control-read", daemon=True).start()
+        return config
+
+    def answer_pings_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer pings from an event loop from now on, so that a loop that hangs answers none.
+
+        Before, and without this call, the thread that reads commands answers them.
+        """
+        self._loop = loop
+
+    def commands(self) -> Iterator[Command]:
+        """Yield commands as they arrive, without an end."""
+        while True:
+            yield self._commands.get()
+
+    def send(self, report: Report) -> None:
+        """Send a message to the supervisor. It does not wait."""
+        self._outgoing.put(_line(report))
+
+    def close(self) -> None:
+        """Send what waits; nothing can be sent afterwards. The thread that reads goes on."""
+        self._outgoing.put(None)
+        self._writer.join()
+
+    def _read(self, on_end: Callable[[], None]) -> None:
+        while (lines := self._lines.read()) is not None:
+            for line in lines:
+                self._take(_to_child.decode(line))
+        on_end()
+
+    def _take(self, message: _ToChild) -> None:
+        match message:
+            case Connection():
+                connection = socket.socket(fileno=self._lines.descriptors.popleft())
+                # Before anything is read from it: until this message the supervisor may pass the connection to another front.
+                self._received += 1
+                self.send(Received(self._received))
+                self._commands.put(connection)
+            case Ping():
+                try:
+                    if self._loop is not None:
+                        self._loop.call_soon_threadsafe(self.send, Pong())
+                        return
+                except RuntimeError:  # the loop is closed: the child ends
+                    pass
+                self.send(Pong())
+            case Reload() | Stop():
+                self._commands.put(message)
+
+    def _write(self) -> None:
+        while (line := self._outgoing.get()) is not None:
+            try:
+                self._socket.sendall(line)
+            except OSError:
+                return  # the supervisor has ended; the thread that reads notices it
+
+
+class _Lines:
+    """Lines and descriptors that arrive on a socket.
+
+    Attributes:
+        descriptors: descriptors that have arrived and are not yet taken.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._rest = bytearray()
+        self.descriptors: deque[int] = deque()
+
+    def read(self) -> list[bytes] | None:
+        """Read once.
+
+        Returns:
+            The lines that are complete now; None at the end of the socket.
+
+        Raises:
+            BlockingIOError: the socket does not block, and nothing is there.
+        """
+        space = socket.CMSG_SPACE(READ_DESCRIPTORS * array.array("i").itemsize)
+        try:
+            data, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, space, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+        except BlockingIOError:
+            raise
+        except OSError:  # the other side has ended without reading everything
+            return None
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array.array("i")
+                numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+                for number in numbers:
+                    os.set_inheritable(number, False)
+                self.descriptors.extend(numbers)
+        if not data:
+            return None
+        self._rest += data
+        *lines, rest = self._rest.split(b"\n")
+        self._rest = rest
+        return [bytes(line) for line in lines]
+
+
+def _line(message: _ToChild | Report) -> bytes:
+    return _encoder.encode(message) + b"\n"
+
+
+def _tree(kind: type[FletcherError]) -> Iterator[type[FletcherError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)
