@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..artifact.folder import Artifact
 from ..artifact.manifest import Target, Variant
-from ..errors import ArtifactError, InputError, ProviderError
+from ..errors import ArtifactError, OptionError, ProviderError
 from ..machine.machine import Machine, this_machine
 from . import registry
 from .needs import missing
@@ -44,20 +44,20 @@ def find_provider(name: str) -> Provider:
     """Return the provider of a name.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no provider of this name; `field` is `provider`.
     """
     for provider in registry.PROVIDERS:
         if provider.name == name:
             return provider
     names = (AUTO, *(provider.name for provider in registry.PROVIDERS))
-    raise InputError(f"there is no provider {name!r}: use {', '.join(names)}")
+    raise OptionError("provider", f"there is no provider {name!r}: use {', '.join(names)}")
 
 
 def check_provider(name: str) -> None:
     """Raise an error unless a name is `auto` or a provider's.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no provider of this name; `field` is `provider`.
     """
     if name != AUTO:
         find_provider(name)
@@ -91,7 +91,7 @@ def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Varia
         provider: name of a provider, or `auto`, which prefers a GPU.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no provider of this name; `field` is `provider`.
         ArtifactError: the artifact has no such variant, or none that the provider runs.
     """
     targets = runnable_targets() if provider == AUTO else find_provider(provider).targets
