@@ -1,1 +1,1 @@
-"""Several devices behind one session."""
+"""A session on several devices."""
