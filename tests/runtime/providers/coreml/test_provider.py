@@ -93,4 +93,4 @@ def test_the_processors_graphs_are_preferred_where_an_artifact_has_both(artifact
 def test_auto_runs_a_named_variant_without_a_measurement(artifact: Artifact, mac: FakeCoreMl, tmp_path: Path) -> None:
     with Encoder.load(artifact.path, variant="coreml-fp16-s32") as encoder:
         assert encoder.info.provider == "CoreML"
-        assert encoder.info.reason == "coreml runs this variant; fletcher-serve devices DIR measures its batches"
+        assert encoder.info.reason == "coreml runs this variant; fletcher-serve devices DIR measures batch sizes"
