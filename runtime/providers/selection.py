@@ -1,4 +1,4 @@
-"""Finding a provider by its name, and choosing providers and variants that can run on this machine."""
+"""Selection of a provider by its name, and of providers and variants that can run on this machine."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = [
     "runnable_targets",
 ]
 
-#: Asks for a measurement instead of naming a provider.
+#: Value of the option `provider` that chooses a provider by measurement.
 AUTO = "auto"
 
-#: Devices whose targets are preferred over the processor's where no variant was named. Apple's are not among them: CoreML was
-#: not measured.
+#: Devices whose targets are preferred over those of the processor if no variant is named. Apple devices are missing, because
+#: CoreML was not measured.
 BEFORE_THE_PROCESSOR: tuple[DeviceKind, ...] = ("nvidia",)
 
 
@@ -36,12 +36,12 @@ def all_providers() -> tuple[Provider, ...]:
 
 
 def is_provider(name: str) -> bool:
-    """Return whether there is a provider of this name."""
+    """Return whether a provider has this name."""
     return any(provider.name == name for provider in registry.PROVIDERS)
 
 
 def find_provider(name: str) -> Provider:
-    """Return the provider of a name.
+    """Return the provider with a name.
 
     Raises:
         OptionError: there is no provider of this name; `field` is `provider`.
@@ -54,7 +54,7 @@ def find_provider(name: str) -> Provider:
 
 
 def check_provider(name: str) -> None:
-    """Raise an error unless a name is `auto` or a provider's.
+    """Raise an error unless a name is `auto` or the name of a provider.
 
     Raises:
         OptionError: there is no provider of this name; `field` is `provider`.
@@ -64,14 +64,14 @@ def check_provider(name: str) -> None:
 
 
 def candidates(variant: Variant, machine: Machine) -> list[tuple[Provider, str | None]]:
-    """Return the providers of a variant's target, each with why it cannot be used on a machine, or None."""
+    """Return the providers of a variant's target, each with the reason why it cannot be used on a machine, or None."""
     return [
         (provider, missing(provider, machine)) for provider in registry.PROVIDERS if variant.target in provider.targets
     ]
 
 
 def default_provider(target: Target) -> str:
-    """Return the name of the provider that runs a target where nothing was measured and none was named.
+    """Return the name of the provider that runs a target if none is named and there is no measurement.
 
     Raises:
         ProviderError: no provider runs it.
@@ -83,16 +83,16 @@ def default_provider(target: Target) -> str:
 
 
 def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Variant:
-    """Return the variant that a provider shall run.
+    """Return the variant that a provider should run.
 
     Args:
-        artifact: the artifact that has it.
-        name: name of the variant; None is the first that the provider runs.
+        artifact: artifact that contains the variant.
+        name: name of the variant; None is the first variant that the provider runs.
         provider: name of a provider, or `auto`, which prefers a GPU.
 
     Raises:
         OptionError: there is no provider of this name; `field` is `provider`.
-        ArtifactError: the artifact has no such variant, or none that the provider runs.
+        ArtifactError: the artifact has no such variant, or no variant that the provider runs.
     """
     targets = runnable_targets() if provider == AUTO else find_provider(provider).targets
     variant = artifact.variant(name, targets)
@@ -104,7 +104,7 @@ def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Varia
 
 
 def runnable_targets() -> tuple[Target, ...]:
-    """Return the targets that this machine runs, the preferred ones first; the processor's is always among them."""
+    """Return the targets that this machine runs, the preferred ones first. `cpu` is always one of them."""
     machine = this_machine()
     usable = [
         provider

@@ -71,7 +71,7 @@ def test_a_fallback_is_an_error_unless_it_was_allowed(
     with caplog.at_level(logging.WARNING, "fletcher.runtime.providers.opening"):
         opened = open_with_fallback(artifact, artifact.variant(), allowed=True, **wanted)  # type: ignore[arg-type]
     assert opened.session.provider == "MLAS"
-    assert opened.fallback == "openvino was wanted, mlas runs: it would not"
+    assert opened.fallback == "openvino was requested, mlas runs: it would not"
     assert [record.message for record in caplog.records] == ["fallback"]
     opened.session.close()
 
