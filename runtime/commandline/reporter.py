@@ -73,13 +73,13 @@ class Reporter:
         units: Sequence[str] = ("steps",),
         note: Callable[[], str] = lambda: "",
     ) -> Iterator[Counter]:
-        """Show a counter on stderr: a bar on a terminal, elsewhere a line every `LINE_INTERVAL_S` seconds at most.
+        """Show a counter on stderr: a bar on a terminal, otherwise at most one line per `LINE_INTERVAL_S` seconds.
 
         Args:
             label: name of the operation ("embedding").
             total: expected amount of the first unit; None if it is unknown.
             units: names of the counted units, each shown with its rate; "bytes" is shown in MB.
-            note: returns a text to show beside the counts; called whenever they are shown.
+            note: function that returns a text for the end of the counts; called each time that they are shown.
 
         Yields:
             The counter.

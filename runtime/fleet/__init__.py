@@ -1,1 +1,1 @@
-"""A session on several devices."""
+"""Session on several devices."""

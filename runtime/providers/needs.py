@@ -1,4 +1,4 @@
-"""Requirements of providers, compared with what is installed and with the machine."""
+"""Requirements of providers, compared with the installed packages and the machine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def require(provider: Provider, machine: Machine) -> None:
 
     Raises:
         MissingPackageError: the provider's package is not installed.
-        ProviderError: the package is too old, or the machine lacks what the provider needs.
+        ProviderError: the package is too old, or the machine lacks a requirement of the provider.
     """
     needs = provider.needs
     if not _is_installed(needs):

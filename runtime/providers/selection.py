@@ -111,6 +111,8 @@ def runnable_targets() -> tuple[Target, ...]:
         for provider in registry.PROVIDERS
         if provider.device_kind != "cpu" and missing(provider, machine) is None
     ]
-    first = [target for one in usable if one.device_kind in BEFORE_THE_PROCESSOR for target in one.targets]
-    last = [target for one in usable if one.device_kind not in BEFORE_THE_PROCESSOR for target in one.targets]
-    return tuple(dict.fromkeys((*first, "cpu", *last)))
+    preferred = [provider for provider in usable if provider.device_kind in BEFORE_THE_PROCESSOR]
+    others = [provider for provider in usable if provider.device_kind not in BEFORE_THE_PROCESSOR]
+    before = [target for provider in preferred for target in provider.targets]
+    after = [target for provider in others for target in provider.targets]
+    return tuple(dict.fromkeys((*before, "cpu", *after)))

@@ -71,7 +71,7 @@ def settle(
     """
     check_provider(provider)
     if provider == AUTO and memory_limit is not None and _is_too_much(artifact, variant, memory_limit):
-        first = next((usable.name for usable, problem in candidates(variant, this_machine()) if problem is None), None)
+        first = next((one.name for one, problem in candidates(variant, this_machine()) if problem is None), None)
         if first is not None:
             unmeasured = settle(artifact, variant, provider=first, workers=workers, token_budget=token_budget)
             why = "a measurement may exceed the memory limit: measure with fletcher-serve devices DIR"
@@ -208,8 +208,8 @@ def measure(
             if layout is not None
         ]
         # The fastest provider's layout for a batch that runs alone comes first, because a load has time for one layout.
-        first = [layouts[name][-1] for name in bench.by_promise(ready)[:1]]
-        layouts_left.sort(key=lambda layout: layout not in first)
+        alone = [layouts[name][-1] for name in bench.by_promise(ready)[:1]]
+        layouts_left.sort(key=lambda layout: layout not in alone)
         for index, layout in enumerate(layouts_left):
             bench.try_layout(layout, sharers=len(layouts_left) - index)
         for name in bench.by_promise(ready):

@@ -30,8 +30,8 @@ def buckets_of(artifact: Artifact, variant: Variant) -> tuple[Variant, ...]:
         ArtifactError: a variant does not have the fixed shape of one text.
     """
     family = LENGTH.sub("", variant.name)
-    alike = [other for other in artifact.manifest.variants if LENGTH.sub("", other.name) == family]
-    return tuple(sorted(alike, key=length_of))
+    buckets = [other for other in artifact.manifest.variants if LENGTH.sub("", other.name) == family]
+    return tuple(sorted(buckets, key=length_of))
 
 
 def length_of(variant: Variant) -> int:

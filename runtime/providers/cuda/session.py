@@ -118,8 +118,8 @@ class CudaSession(Session):
 
     def is_held(self, batch: Batch, output: str | None = None) -> bool:
         """Return whether a batch has a captured shape, whose memory was allocated at load."""
-        first = output is None or output == self._variant.outputs[0].name
-        return first and self.graphs is not None and isinstance(batch, Encodings) and self.graphs.fits(batch)
+        is_first = output is None or output == self._variant.outputs[0].name
+        return is_first and self.graphs is not None and isinstance(batch, Encodings) and self.graphs.fits(batch)
 
     def counters(self) -> Counters:
         """Return the counters of the session."""

@@ -44,7 +44,7 @@ class OpenVinoSession(Session):
         """Compile a graph.
 
         Args:
-            graph: ONNX file. Its weights are memory-mapped, and copied once where the plug-in changes their layout.
+            graph: ONNX file. Its weights are memory-mapped, and copied once if the plug-in changes their layout.
             precision: precision of the matrix products, `fp32` or `bf16`.
             threads: processor threads inside one run.
             workers: number of runs that may be in progress at once; further runs wait.

@@ -93,6 +93,8 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True):
+    """`_Record`: content of `record.json`."""
+
     key: EngineKey
     weights: int
     seconds: float
@@ -100,6 +102,8 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Build(msgspec.Struct, frozen=True, kw_only=True):
+    """`_Build`: entry of `history.json`."""
+
     key: EngineKey
     weights: int
     seconds: float
