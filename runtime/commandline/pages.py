@@ -38,7 +38,7 @@ footer { color: var(--soft); font-size: .82rem; margin-top: 3rem; border-top: 1p
 
 
 def html_table(headings: Sequence[str], body: Iterable[str]) -> str:
-    """Return a table as HTML. A heading that starts with # is that of a column of numbers.
+    """Return a table as HTML. A heading that starts with `#` marks a column of numbers.
 
     Args:
         headings: headings of the columns, as HTML.

@@ -1,7 +1,7 @@
-"""`Reporter`: prints the progress and the result of a command: bars on a terminal, lines elsewhere, JSON for machines.
+"""`Reporter`: printer of the progress and the result of a command, as bars on a terminal, as lines elsewhere, or as JSON.
 
-stdout carries lines and the result; stderr carries progress and warnings, so that a result can be piped. With `as_json`
-stdout carries only the result object. The module knows no command.
+Lines and the result go to stdout; progress and warnings go to stderr, so that a result can be piped. With `as_json` only the
+result object goes to stdout. This module does not know commands.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Reporter:
-    """`Reporter`: prints lines, warnings, counts and the result of one command. It is a `model_zoo.progress.Progress`.
+    """`Reporter`: printer of lines, warnings, counts and the result of one command. It is a `model_zoo.progress.Progress`.
 
     Attributes:
         as_json: whether the result is printed to stdout as JSON, and everything else to stderr.
@@ -61,7 +61,7 @@ class Reporter:
         typer.echo(text, err=self.as_json)
 
     def warn(self, text: str) -> None:
-        """Print a warning to stderr: something that the user should know and that does not stop the command."""
+        """Print a warning to stderr: a problem that does not stop the command."""
         typer.echo(f"warning: {text}", err=True)
 
     @contextmanager
@@ -73,13 +73,13 @@ class Reporter:
         units: Sequence[str] = ("steps",),
         note: Callable[[], str] = lambda: "",
     ) -> Iterator[Counter]:
-        """Show a counter on stderr: a bar on a terminal, elsewhere a line every `LINE_INTERVAL_S` seconds at most.
+        """Show a counter on stderr: a bar on a terminal, otherwise at most one line per `LINE_INTERVAL_S` seconds.
 
         Args:
             label: name of the operation ("embedding").
             total: expected amount of the first unit; None if it is unknown.
             units: names of the counted units, each shown with its rate; "bytes" is shown in MB.
-            note: returns a text to show beside the counts; called whenever they are shown.
+            note: function that returns a text for the end of the counts; called each time that they are shown.
 
         Yields:
             The counter.
@@ -177,7 +177,7 @@ def _format_table(table: Table) -> Iterator[str]:
 
 
 class _Counts:
-    """`_Counts`: finished amounts and their rates."""
+    """`_Counts`: amounts that are done, and their rates."""
 
     def __init__(self, total: int | None, units: Sequence[str], note: Callable[[], str]) -> None:
         self.total = total
@@ -218,7 +218,7 @@ def _amount(count: int, unit: str) -> str:
 
 
 class _Lines:
-    """`_Lines`: counter that prints lines, for a log or a pipe."""
+    """`_Lines`: counter that prints lines for a log or a pipe."""
 
     def __init__(self, label: str, counts: _Counts) -> None:
         self._label = label

@@ -1,10 +1,10 @@
-"""Finding a provider by its name, and choosing providers and variants that can run on this machine."""
+"""Selection of a provider by its name, and of providers and variants that can run on this machine."""
 
 from __future__ import annotations
 
 from ..artifact.folder import Artifact
 from ..artifact.manifest import Target, Variant
-from ..errors import ArtifactError, InputError, ProviderError
+from ..errors import ArtifactError, OptionError, ProviderError
 from ..machine.machine import Machine, this_machine
 from . import registry
 from .needs import missing
@@ -22,11 +22,11 @@ __all__ = [
     "runnable_targets",
 ]
 
-#: Asks for a measurement instead of naming a provider.
+#: Value of the option `provider` that chooses a provider by measurement.
 AUTO = "auto"
 
-#: Devices whose targets are preferred over the processor's where no variant was named. Apple's are not among them: CoreML was
-#: not measured.
+#: Devices whose targets are preferred over those of the processor if no variant is named. Apple devices are missing, because
+#: CoreML was not measured.
 BEFORE_THE_PROCESSOR: tuple[DeviceKind, ...] = ("nvidia",)
 
 
@@ -36,42 +36,42 @@ def all_providers() -> tuple[Provider, ...]:
 
 
 def is_provider(name: str) -> bool:
-    """Return whether there is a provider of this name."""
+    """Return whether a provider has this name."""
     return any(provider.name == name for provider in registry.PROVIDERS)
 
 
 def find_provider(name: str) -> Provider:
-    """Return the provider of a name.
+    """Return the provider with a name.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no provider of this name; `field` is `provider`.
     """
     for provider in registry.PROVIDERS:
         if provider.name == name:
             return provider
     names = (AUTO, *(provider.name for provider in registry.PROVIDERS))
-    raise InputError(f"there is no provider {name!r}: use {', '.join(names)}")
+    raise OptionError("provider", f"there is no provider {name!r}: use {', '.join(names)}")
 
 
 def check_provider(name: str) -> None:
-    """Raise an error unless a name is `auto` or a provider's.
+    """Raise an error unless a name is `auto` or the name of a provider.
 
     Raises:
-        InputError: there is no such provider.
+        OptionError: there is no provider of this name; `field` is `provider`.
     """
     if name != AUTO:
         find_provider(name)
 
 
 def candidates(variant: Variant, machine: Machine) -> list[tuple[Provider, str | None]]:
-    """Return the providers of a variant's target, each with why it cannot be used on a machine, or None."""
+    """Return the providers of a variant's target, each with the reason why it cannot be used on a machine, or None."""
     return [
         (provider, missing(provider, machine)) for provider in registry.PROVIDERS if variant.target in provider.targets
     ]
 
 
 def default_provider(target: Target) -> str:
-    """Return the name of the provider that runs a target where nothing was measured and none was named.
+    """Return the name of the provider that runs a target if none is named and there is no measurement.
 
     Raises:
         ProviderError: no provider runs it.
@@ -83,16 +83,16 @@ def default_provider(target: Target) -> str:
 
 
 def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Variant:
-    """Return the variant that a provider shall run.
+    """Return the variant that a provider should run.
 
     Args:
-        artifact: the artifact that has it.
-        name: name of the variant; None is the first that the provider runs.
+        artifact: artifact that contains the variant.
+        name: name of the variant; None is the first variant that the provider runs.
         provider: name of a provider, or `auto`, which prefers a GPU.
 
     Raises:
-        InputError: there is no such provider.
-        ArtifactError: the artifact has no such variant, or none that the provider runs.
+        OptionError: there is no provider of this name; `field` is `provider`.
+        ArtifactError: the artifact has no such variant, or no variant that the provider runs.
     """
     targets = runnable_targets() if provider == AUTO else find_provider(provider).targets
     variant = artifact.variant(name, targets)
@@ -104,13 +104,15 @@ def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Varia
 
 
 def runnable_targets() -> tuple[Target, ...]:
-    """Return the targets that this machine runs, the preferred ones first; the processor's is always among them."""
+    """Return the targets that this machine runs, the preferred ones first. `cpu` is always one of them."""
     machine = this_machine()
     usable = [
         provider
         for provider in registry.PROVIDERS
         if provider.device_kind != "cpu" and missing(provider, machine) is None
     ]
-    first = [target for one in usable if one.device_kind in BEFORE_THE_PROCESSOR for target in one.targets]
-    last = [target for one in usable if one.device_kind not in BEFORE_THE_PROCESSOR for target in one.targets]
-    return tuple(dict.fromkeys((*first, "cpu", *last)))
+    preferred = [provider for provider in usable if provider.device_kind in BEFORE_THE_PROCESSOR]
+    others = [provider for provider in usable if provider.device_kind not in BEFORE_THE_PROCESSOR]
+    before = [target for provider in preferred for target in provider.targets]
+    after = [target for provider in others for target in provider.targets]
+    return tuple(dict.fromkeys((*before, "cpu", *after)))

@@ -140,7 +140,7 @@ def test_a_gpu_that_cannot_be_used_is_refused_or_replaced_as_configured(
     with Encoder.load(artifact, provider="cuda", allow_fallback=True) as encoder:
         assert encoder.info.provider == "MLAS"
         assert encoder.variant.name == "cpu-fp32"
-        assert "cuda was wanted, mlas runs" in str(encoder.info.fallback)
+        assert "cuda was requested, mlas runs" in str(encoder.info.fallback)
         assert encoder.info.workers >= 1
         assert len(encoder.embed(TEXTS)) == len(TEXTS)
 
@@ -161,11 +161,11 @@ def test_cuda_in_tensorrts_place_keeps_a_gpus_layout(
     opened = open_with_fallback
 
     def told(*args: Any, **options: Any) -> Opened:
-        return replace(opened(*args, **options), fallback="tensorrt was wanted, cuda runs")
+        return replace(opened(*args, **options), fallback="tensorrt was requested, cuda runs")
 
     monkeypatch.setattr(loading, "open_with_fallback", told)
     with Encoder.load(artifact) as encoder:
-        assert encoder.info.fallback == "tensorrt was wanted, cuda runs"
+        assert encoder.info.fallback == "tensorrt was requested, cuda runs"
         assert (encoder.info.workers, encoder.info.token_budget) == (gpus.SLOTS, GPU_TOKEN_BUDGET)
 
 

@@ -243,7 +243,7 @@ def test_a_batch_that_makes_every_device_fail_does_not_take_out_the_last() -> No
         return session
 
     with fleet_of(poisoned(), poisoned()) as fleet:
-        with pytest.raises(ProviderError, match="one device after the other, the last being cuda:1, which stays"):
+        with pytest.raises(ProviderError, match=r"failed on several devices\. The last one, cuda:1, stays in service"):
             fleet.run(one())
         assert values(fleet, "fletcher_gpu_in_service") == {"cuda:0": 0, "cuda:1": 1}
         np.testing.assert_array_equal(fleet.run(one(7, 3)), [[7, 3]])
@@ -273,7 +273,12 @@ def test_an_interrupted_wait_leaves_no_slot_taken(
         session.gate.set()
         np.testing.assert_array_equal(first.result(20), [[1, 4]])
         np.testing.assert_array_equal(fleet.run(one(3)), [[3, 4]])
-        assert (session.runs, fleet._waiting, fleet._members[0].running, fleet._members[0].under_way) == (2, [], 0, 0)
+        assert (session.runs, fleet._waiting, fleet._members[0].running, fleet._members[0].tokens_in_progress) == (
+            2,
+            [],
+            0,
+            0,
+        )
 
 
 def test_bad_input_is_the_callers_and_costs_no_device() -> None:
@@ -354,9 +359,9 @@ def test_a_session_with_batches_under_way_is_not_closed_when_its_device_is_lost(
         first = pool.submit(fleet.run, one(1))
         until(lambda: lost.runs == 1)
         lost.run = original  # type: ignore[method-assign]
-        fleet._members[1].under_way += 10_000  # keeps the next batch off the other device
+        fleet._members[1].tokens_in_progress += 10_000  # keeps the next batch off the other device
         np.testing.assert_array_equal(fleet.run(one(2)), [[2, 4]])
-        fleet._members[1].under_way -= 10_000
+        fleet._members[1].tokens_in_progress -= 10_000
         assert not reopened.wait(0.02)
         assert lost.closed == 0
         release.set()
@@ -374,7 +379,7 @@ def test_a_closed_fleet_refuses_and_tries_no_device_again() -> None:
 
     lost = FakeSession(fails=lambda run: DeviceLostError("gone"))
     fleet = Fleet([FleetDevice("cuda:0", lost, open=reopen)], first_retry=30)
-    with pytest.raises(DeviceLostError, match="tried again by themselves"):
+    with pytest.raises(DeviceLostError, match="Fletcher opens them again"):
         fleet.run(one())
     fleet.close()
     assert not any(thread.is_alive() for thread in fleet._recovering)
@@ -394,10 +399,10 @@ def test_threads_are_moved_near_the_device_and_only_when_it_changes(monkeypatch:
         def work() -> None:
             for busy in ((), (), (0,), (0, 1), ()):
                 for index in busy:
-                    fleet._members[index].under_way += 1000
+                    fleet._members[index].tokens_in_progress += 1000
                 fleet.run(one())
                 for index in busy:
-                    fleet._members[index].under_way -= 1000
+                    fleet._members[index].tokens_in_progress -= 1000
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -413,7 +418,7 @@ def test_a_fleet_needs_devices_with_names_of_their_own() -> None:
         [FleetDevice("a", FakeSession()), FleetDevice("a", FakeSession())],
         [FleetDevice("a", FakeSession(), 0)],
     ):
-        with pytest.raises(InputError, match="different names and slots"):
+        with pytest.raises(InputError, match="different names and at least one slot each"):
             Fleet(devices)
 
 
@@ -432,7 +437,7 @@ def test_many_devices_that_come_and_go_lose_and_double_nothing() -> None:
     assert sum(values(fleet, "fletcher_gpu_tokens_total").values()) == encodings.num_tokens
     assert sum(values(fleet, "fletcher_gpu_outages_total").values()) > 3
     workers.close()
-    assert all(member.running == member.under_way == 0 for member in fleet._members)
+    assert all(member.running == member.tokens_in_progress == 0 for member in fleet._members)
 
 
 def test_memory_that_a_lost_device_does_not_tell_is_no_number() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.errors import InputError, MissingPackageError, ProviderError
+from fletcher.runtime.errors import MissingPackageError, OptionError, ProviderError
 from fletcher.runtime.machine.machine import Machine
 from fletcher.runtime.providers.needs import missing
 from fletcher.runtime.providers.opening import open_session, open_with_fallback
 from fletcher.runtime.providers.openvino.provider import OPENVINO, OPENVINO_BF16
 from fletcher.runtime.providers.provider import Provider
-from fletcher.runtime.providers.selection import candidates, check_provider
+from fletcher.runtime.providers.selection import candidates, check_provider, find_provider
 
 PLAIN = Machine("plain", frozenset({"avx2"}), (0,), ((0,),), 1 << 30)
 
@@ -48,9 +48,12 @@ def test_an_old_package_is_told_apart() -> None:
     assert "is too old, 9999.1 is needed" in problem
 
 
-def test_an_unknown_provider_is_refused() -> None:
-    with pytest.raises(InputError, match="there is no provider 'rocm': use auto, mlas, openvino, openvino-bf16, cuda"):
-        check_provider("rocm")
+def test_an_unknown_provider_is_refused_as_the_option_provider() -> None:
+    message = "there is no provider 'rocm': use auto, mlas, openvino, openvino-bf16, cuda"
+    for check in (check_provider, find_provider):
+        with pytest.raises(OptionError, match=message) as caught:
+            check("rocm")
+        assert caught.value.field == "provider"
 
 
 def test_a_fallback_is_an_error_unless_it_was_allowed(
@@ -68,7 +71,7 @@ def test_a_fallback_is_an_error_unless_it_was_allowed(
     with caplog.at_level(logging.WARNING, "fletcher.runtime.providers.opening"):
         opened = open_with_fallback(artifact, artifact.variant(), allowed=True, **wanted)  # type: ignore[arg-type]
     assert opened.session.provider == "MLAS"
-    assert opened.fallback == "openvino was wanted, mlas runs: it would not"
+    assert opened.fallback == "openvino was requested, mlas runs: it would not"
     assert [record.message for record in caplog.records] == ["fallback"]
     opened.session.close()
 

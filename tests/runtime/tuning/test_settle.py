@@ -175,7 +175,7 @@ def test_a_provider_whose_canary_is_off_is_said_and_skipped(
     assert choice.layout.provider == "openvino"
     (record,) = caplog.records
     assert record.fields["provider"] == "mlas"  # type: ignore[attr-defined]
-    assert "its canary is off: cosine" in record.fields["reason"]  # type: ignore[attr-defined]
+    assert "its canary is outside the tolerance: cosine" in record.fields["reason"]  # type: ignore[attr-defined]
 
 
 def test_an_artifact_that_no_provider_reproduces_is_refused_by_its_canary(
@@ -208,7 +208,7 @@ def test_a_load_measures_once_and_remembers(tiny_artifact: Path, asked: list[dic
 def test_what_the_caller_says_is_not_measured(tiny_artifact: Path, asked: list[dict[str, object]]) -> None:
     with Encoder.load(tiny_artifact, provider="mlas", workers=3, token_budget=77) as encoder:
         assert (encoder.info.provider, encoder.info.workers, encoder.info.token_budget) == ("MLAS", 3, 77)
-        assert encoder.info.reason == "mlas was asked for"
+        assert encoder.info.reason == "mlas was requested"
     assert asked == []
     artifact = Artifact.open(tiny_artifact)
     with pytest.raises(InputError, match="there is no provider 'tpu'"):
@@ -243,7 +243,7 @@ def test_a_model_too_slow_to_measure_at_load_runs_in_the_default_way(tiny_artifa
     for _ in range(2):  # measured, and remembered
         choice = settle(artifact, artifact.variant(), seconds=0, token_budget=99)
         assert choice.layout == WorkerLayout("mlas", len(this_machine().processors), 1, 99)
-        assert "measuring takes longer than a load may: fletcher-serve devices DIR" in choice.reason
+        assert "a measurement takes longer than a load may: measure with fletcher-serve devices DIR" in choice.reason
 
 
 def test_a_load_within_a_memory_limit_measures_only_what_fits(
@@ -251,7 +251,9 @@ def test_a_load_within_a_memory_limit_measures_only_what_fits(
 ) -> None:
     with Encoder.load(tiny_artifact, memory_limit=resident() + (200 << 20)) as encoder:
         assert encoder.info.provider == "MLAS"
-        assert "measuring may take more than the memory limit: fletcher-serve devices DIR" in encoder.info.reason
+        assert (
+            "a measurement may exceed the memory limit: measure with fletcher-serve devices DIR" in encoder.info.reason
+        )
     assert asked == []
     with Encoder.load(tiny_artifact, memory_limit=1 << 40) as encoder:
         assert "tokens/s at a cosine of" in encoder.info.reason

@@ -28,14 +28,15 @@ needs_another_system = pytest.mark.skipif(sys.platform == "darwin", reason="this
 
 @needs_another_system
 def test_a_system_without_coreml_is_told(artifact: Artifact) -> None:
-    problem = f"CoreML exists on macOS alone, and this is {platform.system()}: load a cpu variant"
+    problem = f"CoreML exists only on macOS, and this is {platform.system()}: load a cpu variant"
     assert missing(COREML, this_machine()) == problem
     with pytest.raises(ProviderError, match=f"the provider coreml-gpu cannot be used here: {problem}"):
         open_session(artifact, artifact.variant("coreml-fp32-s32"), provider="coreml-gpu")
     with Encoder.load(artifact.path, provider="coreml", allow_fallback=True) as encoder:
         assert (encoder.info.provider, encoder.info.provider_name, encoder.variant.name) == ("MLAS", "mlas", "cpu-fp32")
         assert (
-            encoder.info.fallback == f"coreml was wanted, mlas runs: the provider coreml cannot be used here: {problem}"
+            encoder.info.fallback
+            == f"coreml was requested, mlas runs: the provider coreml cannot be used here: {problem}"
         )
 
 
@@ -93,4 +94,4 @@ def test_the_processors_graphs_are_preferred_where_an_artifact_has_both(artifact
 def test_auto_runs_a_named_variant_without_a_measurement(artifact: Artifact, mac: FakeCoreMl, tmp_path: Path) -> None:
     with Encoder.load(artifact.path, variant="coreml-fp16-s32") as encoder:
         assert encoder.info.provider == "CoreML"
-        assert encoder.info.reason == "coreml runs this variant; fletcher-serve devices DIR measures its batches"
+        assert encoder.info.reason == "coreml runs this variant; fletcher-serve devices DIR measures batch sizes"

@@ -136,7 +136,7 @@ def test_a_session_that_ends_elsewhere_is_refused(
     artifact: Artifact, runtime: FakeCoreMl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.doubles.coreml.Session.get_providers", lambda self: [CPU])
-    with pytest.raises(ProviderError, match=rf"was to run on {COREML}, and runs on \['{CPU}'\]"):
+    with pytest.raises(ProviderError, match=rf"should run on {COREML}, and runs on \['{CPU}'\]"):
         open_coreml(artifact, artifact.variant("coreml-fp32-s32"), units="ALL", provider="CoreML")
 
 
@@ -172,7 +172,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLETCHER_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ProviderError, match=r"folder of compiled models .* cannot be made .* set FLETCHER_CACHE"):
+    with pytest.raises(ProviderError, match=r"folder of compiled models .* cannot be created .* set FLETCHER_CACHE"):
         open_coreml(artifact, artifact.variant("coreml-fp32-s32"), units="ALL", provider="CoreML")
 
 

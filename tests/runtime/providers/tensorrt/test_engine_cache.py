@@ -139,7 +139,10 @@ def test_what_a_killed_builder_left_is_removed(tmp_path: Path) -> None:
 
 def test_a_graph_that_is_not_taken_as_a_whole_is_refused(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
-    with cache.alone(), pytest.raises(ProviderError, match="not taken as a whole: use the variant of the target cuda"):
+    with (
+        cache.alone(),
+        pytest.raises(ProviderError, match="TensorRT did not take the whole graph: use the variant of the target cuda"),
+    ):
         build_engines(cache, [0], lambda profile, folder, timing: None, variant="v", weights=1)
     assert cache.find() is None
 
@@ -188,7 +191,7 @@ def test_estimates_come_from_builds_where_there_are_any(tmp_path: Path) -> None:
     newer = EngineCache(tmp_path, msgspec.structs.replace(KEY, driver="590.1"))
     assert newer.estimate(1000) == Estimate(8.0, "the last build of this variant, on NVIDIA H200")
     other = EngineCache(tmp_path, msgspec.structs.replace(KEY, artifact="5" * 64))
-    assert other.estimate(500) == Estimate(4.0, "another build on this GPU, by weights")
+    assert other.estimate(500) == Estimate(4.0, "another build on this GPU, by size of weights")
     (tmp_path / "history.json").write_text("[")
     assert cache.estimate(0).basis.startswith("a guess")
 

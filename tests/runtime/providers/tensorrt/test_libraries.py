@@ -79,7 +79,7 @@ def test_libraries_of_another_version_are_told(onnxruntime_gpu: Path, tmp_path: 
     install_libraries(tmp_path / "tensorrt_libs", "libnvinfer.so.11", "libnvonnxparser.so.11")
     problem = tensorrt_problem()
     assert problem is not None
-    assert "(the package tensorrt-cu13 brings libnvinfer.so.11)" in problem
+    assert "(the package tensorrt-cu13 contains libnvinfer.so.11)" in problem
 
 
 def test_a_library_that_is_no_library_is_missing(onnxruntime_gpu: Path, packages: Callable[..., Path]) -> None:
@@ -102,7 +102,7 @@ def test_variables_that_override_the_artifact_are_refused(
     onnxruntime_gpu: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "1")
-    assert tensorrt_problem() == f"{name} would change TensorRT's options: unset it"
+    assert tensorrt_problem() == f"{name} would change the options of TensorRT: unset these variables"
 
 
 def test_the_provider_says_what_it_lacks(onnxruntime_gpu: Path) -> None:
@@ -119,11 +119,11 @@ def test_the_plug_in_names_its_extra() -> None:
 def test_a_plug_in_that_is_not_whole_is_told(packages: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     name = "onnxruntime_ep_nv_tensorrt_rtx"
     packages(name, README=b"")
-    assert "not whole" in (rtx_problem() or "")
+    assert "is incomplete" in (rtx_problem() or "")
     packages(name, libonnxruntime_providers_nv_tensorrt_rtx_dot_so=b"")
     assert rtx_problem() is None
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.23.2")
-    assert "needs onnxruntime 1.24, 1.23.2 is here" in (rtx_problem() or "")
+    assert "needs onnxruntime 1.24, and 1.23.2 is installed" in (rtx_problem() or "")
     monkeypatch.setattr(tensorrt_libraries, "this_gpus", lambda: GpuSystem((H200,)))
     assert "NVIDIA H200 has 9.0" in (rtx_problem() or "")
     monkeypatch.setattr(tensorrt_libraries, "this_gpus", lambda: GpuSystem((H200, RTX_4090)))

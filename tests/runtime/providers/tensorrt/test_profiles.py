@@ -77,7 +77,7 @@ def test_a_profile_must_say_every_free_size() -> None:
     with pytest.raises(ArtifactError, match="lacks the inputs steps"):
         sides_of(variant, lacking)
     torn = Profile(whole.min, whole.opt, {"input_ids": (4, 8), "steps": (9,)})
-    with pytest.raises(ArtifactError, match="does not say one size of texts and one of tokens"):
+    with pytest.raises(ArtifactError, match="does not define one number of texts and one number of tokens"):
         limits_of(variant_with(INPUTS, (torn,)))
 
 

@@ -64,7 +64,7 @@ def test_capabilities_that_it_takes(capability: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (8, 7), (9, 0), (10, 0), (11, 0)])
 def test_capabilities_that_it_does_not(capability: tuple[int, int]) -> None:
-    with pytest.raises(ProviderError, match=r"takes GPUs of compute capability 8\.6, 8\.9 and 12\.0 upward"):
+    with pytest.raises(ProviderError, match=r"supports GPUs of compute capability 8\.6, 8\.9 and 12\.0 upward"):
         check_capability(gpu_of(*capability))
 
 
@@ -102,7 +102,7 @@ def test_the_device_is_the_gpus(artifact: Artifact, runtime: FakeRuntime) -> Non
     runtime.devices = [device(RTX, "0000:0a:00.0"), device(RTX, "0000:1B:00.0"), device("CPU", "")]
     open_tensorrt_rtx(artifact, variant, RTX_4090).close()
     runtime.devices = [device(RTX, ""), device(RTX, "")]
-    with pytest.raises(ProviderError, match=r"finds 2 GPUs and does not tell which is 0000:1b:00\.0"):
+    with pytest.raises(ProviderError, match=r"finds 2 GPUs and does not report which one is 0000:1b:00\.0"):
         open_tensorrt_rtx(artifact, variant, RTX_4090)
 
 
