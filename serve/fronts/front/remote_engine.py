@@ -117,7 +117,6 @@ class RemoteEngine:
                 raise StoppingError("the server is stopping: send the request to another one, or again later")
             self._open += 1
         future.add_done_callback(self._close)
-        self.metrics.admitted.inc()
         if price.characters > INLINE_CHARACTERS or price.ids > INLINE_IDS:
             self._tokenizers.submit(self._prepare_on_thread, request, future, draft)
             return future
