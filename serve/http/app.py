@@ -29,25 +29,19 @@ from ..observe.record import Consumer
 from ..observe.requests import RecordDraft, Requests
 from ..request_headers import PLAIN_ID, REQUEST_ID, read_priority, read_timeout
 from ..statuses import retry_after
-from .apis.admin import admin_routes
-from .apis.cbor import encode_routes
-from .apis.cohere.routes import cohere_routes
-from .apis.longbow import longbow_routes
-from .apis.openai.routes import openai_routes
-from .apis.service import service_routes
-from .apis.tei.routes import tei_routes
 from .bridge import Bridge, ClientLeftError, Receive
 from .call import Call, Limits, Response, Scope, Send
 from .errors import OPENAI, ErrorShape
 from .openapi import openapi_document
-from .routes import Route
+from .route import Route
+from .routes import http_routes
 
 if TYPE_CHECKING:
     from ..longbow.door import LongbowDoor
     from ..observe.trace import Trace
     from ..observe.tracing import Tracing
 
-__all__ = ["HttpApp", "http_routes"]
+__all__ = ["HttpApp"]
 
 logger = logging.getLogger("fletcher.serve.http")
 
@@ -55,19 +49,6 @@ ID_HEADER = REQUEST_ID.encode()
 
 #: Seconds between two checks for bodies that arrive too slowly.
 WATCH_SECONDS = 1.0
-
-
-def http_routes(longbow: LongbowDoor | None = None) -> list[Route]:
-    """Return the routes of all APIs."""
-    return [
-        *openai_routes(),
-        *tei_routes(),
-        *cohere_routes(),
-        *encode_routes(),
-        *longbow_routes(longbow),
-        *admin_routes(),
-        *service_routes(),
-    ]
 
 
 class HttpApp:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from ...http.apis.cbor import encode_routes
-from ...http.apis.cohere.routes import cohere_routes
-from ...http.apis.openai.routes import openai_routes
-from ...http.apis.tei.routes import tei_routes
 from ...http.bridge import Receive
 from ...http.call import AsgiApp, Scope, Send
+from ...http.routes import computing_routes
 
 __all__ = ["FrontApp", "hot_paths"]
 
 
 def hot_paths() -> frozenset[str]:
     """Return the paths that a front answers: they take texts and give vectors, scores or tokens."""
-    routes = [*openai_routes(), *tei_routes(), *cohere_routes(), *encode_routes()]
-    return frozenset(route.path for route in routes if route.method == "POST")
+    return frozenset(route.path for route in computing_routes() if route.method == "POST")
 
 
 class FrontApp:

@@ -19,7 +19,7 @@ from ...json_bodies import decode
 from ...models.changes import loading, unloading
 from ...models.spec import ModelSpec
 from ..call import JSON, Call, Response
-from ..routes import Doc, Route
+from ..route import Doc, Route
 
 __all__ = ["admin_routes"]
 

@@ -18,7 +18,7 @@ from ...arrow.options import ArrowOptions
 from ...errors import FieldError, MediaTypeError
 from ...json_bodies import invalid
 from ..call import Call, Response
-from ..routes import Doc, Route
+from ..route import Doc, Route
 
 __all__ = ["encode_routes"]
 

@@ -16,7 +16,7 @@ from ...errors import FieldError
 from ...json_bodies import decode
 from ...longbow.ingest_request import MAX_DOCUMENTS, Document, IngestAnswer, require
 from ..call import Call, Response
-from ..routes import Doc, Route
+from ..route import Doc, Route
 
 if TYPE_CHECKING:
     from ...longbow.door import LongbowDoor

@@ -9,7 +9,7 @@ import msgspec
 from ...observe.metrics import CONTENT_TYPE as METRICS_TYPE
 from ..call import Call, Response
 from ..docs import DOCS_POLICY, docs_page
-from ..routes import Doc, Route
+from ..route import Doc, Route
 
 __all__ = ["service_routes"]
 

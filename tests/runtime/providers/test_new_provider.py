@@ -133,6 +133,7 @@ def test_its_layouts_are_measured_and_auto_may_take_it(tiny_artifact: Path) -> N
     assert settle(artifact, artifact.variant()).layout.provider == "toy"
 
 
+@pytest.mark.usefixtures("real_measuring")
 def test_devices_list_and_measure_it(tiny_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def devices(*args: str) -> str:
         with pytest.raises(SystemExit) as caught:

@@ -15,7 +15,7 @@ from ....errors import FieldError
 from ....json_bodies import decode
 from ...call import Call, Response
 from ...json import little_endian
-from ...routes import Doc, Route
+from ...route import Doc, Route
 from .errors import COHERE
 from .types import MAX_TEXTS, ApiVersion, ByType, CohereMeta, CohereRequest, CohereResponse, Tokens
 

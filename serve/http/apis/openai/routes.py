@@ -14,7 +14,7 @@ from ....models.version import ModelVersion
 from ...call import Call, Response
 from ...errors import OPENAI
 from ...ndjson import NDJSON, stream
-from ...routes import Doc, Route
+from ...route import Doc, Route
 from .codec import describe, encode_embeddings, list_models, read_inputs
 from .types import EmbeddingList, EmbeddingRequest, Model, ModelList
 

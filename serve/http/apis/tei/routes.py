@@ -7,7 +7,7 @@ from typing import Any
 
 from ...call import Call
 from ...ndjson import NDJSON
-from ...routes import Doc, Route
+from ...route import Doc, Route
 from .errors import TEI
 from .handlers import TOKEN_HEADERS, embed, embed_all, embed_sparse, info, rerank, similarity, tokenize
 from .types import (
