@@ -130,11 +130,6 @@ class Models:
             raise UnknownModelError(f"the model {name!r} is not served here; this server has {names}")
         return entry
 
-    def version(self, name: str, label: str) -> ModelVersion | None:
-        """Return one version of a model by its name and label; None if it is not served."""
-        entry = self._table.get(f"{name}@{label}")
-        return entry if isinstance(entry, ModelVersion) else None
-
     def pick(self, name: str | None = None, outputs: Sequence[Output] = VECTORS) -> ModelVersion:
         """Return the version that answers the next request.
 

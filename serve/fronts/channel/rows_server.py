@@ -67,6 +67,8 @@ class RowsServer:
         self._drain_seconds = drain_seconds
         self.loop = uvloop.new_event_loop()
         self._fronts: set[_Front] = set()
+        #: Versions that fronts may use: those of the latest catalog and, until every front has taken it, earlier ones.
+        self._versions: dict[tuple[str, str, str], ModelVersion] = {}
         self._numbers = itertools.count(1)
         self._answered: deque[tuple[_Front, int, RecordDraft, Future[Any]]] = deque()
         self._scheduled = False
@@ -135,6 +137,7 @@ class RowsServer:
         entries = []
         for model in self.models.named:
             for version in model.answering:
+                self._versions[_key(version)] = version
                 spec = msgspec.structs.replace(version.spec, idle_seconds=None, allow_fallback=False)
                 entries.append(CatalogEntry(spec, version.info, self._publish_tokenizer(version)))
         return Catalog(next(self._numbers), tuple(entries))
@@ -168,6 +171,8 @@ class RowsServer:
             _, late = await asyncio.wait(taken, timeout=self._drain_seconds)
             if late:
                 logger.warning("fronts did not take the new models", extra={"fields": {"fronts": len(late)}})
+        present = {_key(version) for model in self.models.named for version in model.answering}
+        self._versions = {key: version for key, version in self._versions.items() if key in present}
 
     def pages(self) -> list[bytes]:
         """Return the metrics of every front in Prometheus' text format. Call it on another thread than the loop's."""
@@ -205,8 +210,8 @@ class RowsServer:
         Raises:
             StoppingError: it is not served any more.
         """
-        version = self.models.version(message.model, message.version)
-        if version is None or version.info.digest != message.digest:
+        version = self._versions.get((message.model, message.version, message.digest))
+        if version is None:
             raise StoppingError(f"the version {message.model}@{message.version} was replaced: send the request again")
         return version
 
@@ -254,6 +259,10 @@ class RowsServer:
             frames.setdefault(front, []).append(frame)
         for front, several in frames.items():
             front.protocol.write(several)
+
+
+def _key(version: ModelVersion) -> tuple[str, str, str]:
+    return version.spec.name, version.spec.version, version.info.digest
 
 
 class _Front:
