@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Unpack
@@ -13,7 +14,7 @@ from fletcher.model_zoo.card import ModelCard
 from fletcher.model_zoo.card import Output as ModelOutput
 
 from .artifact.folder import TOKENIZER, Artifact
-from .artifact.manifest import HALF_VECTORS, TOKEN_STATES
+from .artifact.manifest import HALF_VECTORS, TOKEN_STATES, Variant
 from .bulk import MANY_TEXTS, compute_tasks, embed_many, embed_split
 from .canary import CanaryResult, gives_tokens, read_canary
 from .closing import Closing
@@ -24,7 +25,7 @@ from .loading import Loaded, load_parts
 from .model_info import ModelInfo, require_output
 from .options.embed import EmbedFields, EmbedOptions
 from .options.load import LoadFields, LoadOptions
-from .providers.selection import check_provider, choose_variant
+from .providers.selection import check_provider, choose_variant, choose_variants
 from .session.counters import EncoderMetrics
 from .tasks.duplicates import Promise, VectorCache
 from .tasks.heads import Scores, SparseEmbeddings, TokenEmbeddings, compute_sparse
@@ -33,6 +34,8 @@ from .tasks.task import Task, tokenize
 from .tokenizing.token_details import TextToken
 
 __all__ = ["Encoder"]
+
+logger = logging.getLogger("fletcher.runtime.encoder")
 
 PLAIN = EmbedOptions()
 
@@ -89,7 +92,25 @@ class Encoder(Closing):
         check_provider(options.provider)
         artifact = Artifact.open(path)
         artifact.check_files()
-        encoder = cls.open(artifact, options)
+        variants = choose_variants(artifact, options.variant, options.provider, options.precision)
+        if len(variants) == 1:
+            return cls._load(artifact, variants[0], options)
+        preferred, other = variants
+        bound = f"cosine {preferred.tolerance.min_cosine:g}"
+        note = (
+            f"; {preferred.precision} is preferred here, and its canary passed ({bound}): --precision {other.precision}"
+        )
+        try:
+            return cls._load(artifact, preferred, options, f"{note} takes another one")
+        except CanaryError as error:
+            logger.warning("variant skipped", extra={"fields": {"variant": preferred.name, "reason": str(error)}})
+        note = f"; {preferred.precision} was not taken, because its canary does not pass ({bound})"
+        return cls._load(artifact, other, options, note)
+
+    @classmethod
+    def _load(cls, artifact: Artifact, variant: Variant, options: LoadOptions, note: str = "") -> Encoder:
+        """Open a variant, and check its canary."""
+        encoder = cls(artifact, load_parts(artifact, variant, options, note), cache_bytes=options.cache_bytes)
         try:
             encoder.require_canary()
         except BaseException:
@@ -110,7 +131,7 @@ class Encoder(Closing):
             FletcherError: as in `load`, except for the errors of the checks.
         """
         options = (options or LoadOptions(provider="mlas")).replace(**fields)
-        variant = choose_variant(artifact, options.variant, options.provider)
+        variant = choose_variant(artifact, options.variant, options.provider, options.precision)
         return cls(artifact, load_parts(artifact, variant, options), cache_bytes=options.cache_bytes)
 
     @property

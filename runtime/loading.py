@@ -59,8 +59,14 @@ class Loaded:
     tolerance: Accuracy
 
 
-def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Loaded:
+def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions, note: str = "") -> Loaded:
     """Open an artifact's tokenizer and session.
+
+    Args:
+        artifact: the artifact.
+        variant: variant to run.
+        options: options of loading.
+        note: reason for the choice of the variant, which follows the reason for provider and workers.
 
     Raises:
         FletcherError: as in `Encoder.load`, except for the checks of files and canary.
@@ -103,7 +109,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions) -> Lo
         initializer=pinning(used.workers, this_machine()) if _is_pinned(used) else None,
     )
     tolerance = _tolerance(variant, used, options.min_cosine)
-    return Loaded(variant, opened.provider, tokenizer, workers, opened.fallback, choice.reason, tolerance)
+    return Loaded(variant, opened.provider, tokenizer, workers, opened.fallback, choice.reason + note, tolerance)
 
 
 def _layout_of(opened: Opened, layout: WorkerLayout, variant: Variant) -> WorkerLayout:

@@ -97,6 +97,10 @@ class Artifact:
         """Path of the canary's file."""
         return self.path / CANARY
 
+    def of_target(self, target: Target) -> tuple[Variant, ...]:
+        """Return the variants of a target in their order."""
+        return tuple(variant for variant in self.manifest.variants if variant.target == target)
+
     def variant(self, name: str | None = None, targets: Sequence[Target] = ("cpu",)) -> Variant:
         """Return a variant.
 
@@ -110,8 +114,7 @@ class Artifact:
         """
         variants = self.manifest.variants
         if name is None and variants:
-            matching = (variant for target in targets for variant in variants if variant.target == target)
-            return next(matching, variants[0])
+            return next((variant for target in targets for variant in self.of_target(target)), variants[0])
         for variant in variants:
             if name == variant.name:
                 return variant

@@ -124,6 +124,7 @@ class Provider:
         tuning: layouts that are worth measuring.
         precision: precision that replaces the precision of the graph; None keeps that of the graph.
         engines: distributions whose versions affect the speed.
+        preferred: precisions that are tried first if the caller requests none.
         variants: returns all variants that the session of one variant runs.
         inspect: opens a graph, given as bytes and the folder of its weights, so that all its values can be read. None if the
             values of ONNX Runtime's CPU provider are the same.
@@ -139,6 +140,7 @@ class Provider:
     tuning: Tuning
     precision: str | None = None
     engines: tuple[str, ...] = ()
+    preferred: tuple[str, ...] = ()
     variants: Callable[[Artifact, Variant], tuple[Variant, ...]] = only_itself
     inspect: Callable[[bytes, Path], Any] | None = None
 

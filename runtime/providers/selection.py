@@ -16,6 +16,7 @@ __all__ = [
     "candidates",
     "check_provider",
     "choose_variant",
+    "choose_variants",
     "default_provider",
     "find_provider",
     "is_provider",
@@ -82,25 +83,54 @@ def default_provider(target: Target) -> str:
     raise ProviderError(f"no provider here runs the target {target}: load a cpu variant")
 
 
-def choose_variant(artifact: Artifact, name: str | None, provider: str) -> Variant:
-    """Return the variant that a provider should run.
+def choose_variants(
+    artifact: Artifact, name: str | None, provider: str, precision: str | None = None
+) -> tuple[Variant, ...]:
+    """Return the variants that a provider should try, the preferred one first.
+
+    There are several only if the caller requests neither a variant nor a precision, and the provider prefers a precision
+    whose canary may fail: then the next variant follows.
 
     Args:
-        artifact: artifact that contains the variant.
-        name: name of the variant; None is the first variant that the provider runs.
+        artifact: artifact that contains the variants.
+        name: name of the variant; None chooses by provider and precision.
         provider: name of a provider, or `auto`, which prefers a GPU.
+        precision: precision of the variant; None prefers those of `Provider.preferred`.
 
     Raises:
-        OptionError: there is no provider of this name; `field` is `provider`.
+        OptionError: there is no provider of this name, or the named variant has another precision; `field` names the option.
         ArtifactError: the artifact has no such variant, or no variant that the provider runs.
     """
     targets = runnable_targets() if provider == AUTO else find_provider(provider).targets
-    variant = artifact.variant(name, targets)
-    if name is None and provider != AUTO and variant.target not in targets:
+    if name is not None:
+        variant = artifact.variant(name)
+        if precision not in (None, variant.precision):
+            raise OptionError("precision", f"precision is {precision}, but the variant {name} has {variant.precision}")
+        return (variant,)
+    variants = next((found for target in targets if (found := _of_precision(artifact, target, precision))), ())
+    if variants:
+        first = find_provider(default_provider(variants[0].target)) if provider == AUTO else find_provider(provider)
+        preferred = [variant for variant in variants if precision is None and variant.precision in first.preferred]
+        return (*preferred[:1], *(variant for variant in variants if variant not in preferred))[
+            : 1 + len(preferred[:1])
+        ]
+    if precision is not None:
+        names = ", ".join(dict.fromkeys(variant.precision for variant in artifact.manifest.variants)) or "none"
+        raise ArtifactError(f"{artifact.path} has no variant of precision {precision} that runs here: it has {names}")
+    if provider != AUTO:
         raise ArtifactError(
             f"{artifact.path} has no variant that {provider} runs: export the checkpoint with --target {targets[0]}"
         )
-    return variant
+    return (artifact.variant(),)
+
+
+def _of_precision(artifact: Artifact, target: Target, precision: str | None) -> tuple[Variant, ...]:
+    return tuple(variant for variant in artifact.of_target(target) if precision in (None, variant.precision))
+
+
+def choose_variant(artifact: Artifact, name: str | None, provider: str, precision: str | None = None) -> Variant:
+    """Return the first one of `choose_variants`."""
+    return choose_variants(artifact, name, provider, precision)[0]
 
 
 def runnable_targets() -> tuple[Target, ...]:

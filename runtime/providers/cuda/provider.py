@@ -68,5 +68,6 @@ CUDA = Provider(
     memory=NVIDIA_MEMORY,
     tuning=NVIDIA_TUNING,
     engines=("onnxruntime-gpu",),
+    preferred=("fp16",),
     inspect=_inspect,
 )

@@ -52,6 +52,7 @@ TENSORRT = Provider(
     memory=NVIDIA_MEMORY,
     tuning=NVIDIA_TUNING,
     engines=("onnxruntime-gpu",),
+    preferred=("fp16",),
 )
 TENSORRT_RTX = Provider(
     name="tensorrt-rtx",
@@ -63,4 +64,5 @@ TENSORRT_RTX = Provider(
     memory=NVIDIA_MEMORY,
     tuning=NVIDIA_TUNING,
     engines=("onnxruntime", RTX_PACKAGE),
+    preferred=("fp16",),
 )

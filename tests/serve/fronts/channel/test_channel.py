@@ -119,7 +119,9 @@ def test_every_answer_belongs_to_its_request(front: Front, encoder: Encoder) -> 
     np.testing.assert_allclose(np.stack(answers), expected, atol=1e-6)
 
 
-def test_requests_that_come_together_are_one_message(front: Front, engine: RowsServer) -> None:
+def test_requests_that_come_together_are_one_message(
+    front: Front, engine: RowsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for version in (version for model in engine.models.named for version in model.versions):
         version.wake()
     requests = [EmbedRequest(Texts((f"text {number}",))) for number in range(64)]
@@ -130,7 +132,7 @@ def test_requests_that_come_together_are_one_message(front: Front, engine: RowsS
         sent.append(message)
         compute(connection, message, payload)
 
-    engine.compute = record  # type: ignore[method-assign]
+    monkeypatch.setattr(engine, "compute", record)
     futures = [front.models.submit_blocking("tiny", request)[1] for request in requests]
     for future in futures:
         assert len(future.result(20)) == 1
@@ -151,7 +153,9 @@ def counters(page: bytes) -> dict[str, float]:
     return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
 
-def test_requests_of_other_terms_do_not_share_a_message(front: Front, engine: RowsServer) -> None:
+def test_requests_of_other_terms_do_not_share_a_message(
+    front: Front, engine: RowsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[Rows] = []
     compute = engine.compute
 
@@ -159,7 +163,7 @@ def test_requests_of_other_terms_do_not_share_a_message(front: Front, engine: Ro
         sent.append(message)
         compute(connection, message, payload)
 
-    engine.compute = record  # type: ignore[method-assign]
+    monkeypatch.setattr(engine, "compute", record)
     terms = [
         Terms("bulk", "a"),
         Terms("bulk", "b"),
@@ -234,7 +238,7 @@ def test_a_request_that_fails_does_not_fail_those_of_its_message(spec: ModelSpec
     poison = 31
 
     def load(spec: ModelSpec) -> Backend:
-        return Poisoned(load_encoder(spec), poison)  # type: ignore[arg-type, return-value]
+        return Poisoned(load_encoder(spec), poison)  # type: ignore[arg-type]
 
     with open_engine([spec], path, load=load) as _, open_front(path) as front:
         front.wait_for_catalog()
@@ -259,7 +263,7 @@ def test_an_engine_that_ends_fails_what_is_open_and_a_new_one_answers(spec: Mode
             return self._inner.run(batch, output)
 
     with open_front(path) as front:
-        with open_engine([spec], path, load=lambda spec: Slow(load_encoder(spec), -1), drain_seconds=0.2):  # type: ignore[arg-type, return-value]
+        with open_engine([spec], path, load=lambda spec: Slow(load_encoder(spec), -1), drain_seconds=0.2):  # type: ignore[arg-type]
             front.wait_for_catalog()
             _, future = front.models.submit_blocking("tiny", EmbedRequest(Texts(("a",))))
         with pytest.raises((FailingError, StoppingError)):
@@ -282,7 +286,7 @@ def test_a_cancelled_request_is_cancelled_in_the_engine(spec: ModelSpec, path: P
             return self._inner.run(batch, output)
 
     slow = Slow(load_encoder(spec), -1)  # type: ignore[arg-type]
-    with open_engine([spec], path, load=lambda spec: slow) as engine, open_front(path) as front:  # type: ignore[arg-type, return-value]
+    with open_engine([spec], path, load=lambda spec: slow) as engine, open_front(path) as front:
         front.wait_for_catalog()
         workers = slow.info.workers
         busy = [front.models.submit_blocking("tiny", EmbedRequest(Texts((f"busy {n}",))))[1] for n in range(workers)]

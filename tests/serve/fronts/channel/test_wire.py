@@ -113,7 +113,7 @@ def test_lengths_that_contradict_the_tokens_are_rejected() -> None:
     for lengths in ([2, 1], [4, 0], [5, -1]):
         wrong = np.concatenate([encodings.ids, np.array(lengths, np.int32), encodings.dropped])
         with pytest.raises(ProtocolError):
-            rows_request(message_of(encodings), memoryview(wrong).cast("B"), Terms())
+            rows_request(message_of(encodings), wrong.data.cast("B"), Terms())
 
 
 def test_values_of_another_shape_are_rejected() -> None:
