@@ -146,7 +146,7 @@ class OpenRequest:
             return StoppingError("every caller of this request has cancelled it")
         if self.terms.deadline is not None and now >= self.terms.deadline:
             return DeadlineError("the request's deadline passed before it was computed")
-        if now >= self.expires and self._next == 0:
+        if now >= self.expires and self._next == 0 and not self.terms.patient:
             waited = time.perf_counter() - self.admitted
             return OverloadedError(
                 f"the server is overloaded: the request waited {waited:.1f} s, longer than expected. Retry after "

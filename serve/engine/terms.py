@@ -28,11 +28,18 @@ class Terms(msgspec.Struct, frozen=True):
         priority: class of the request.
         client: client that sent the request; clients of one class get equal shares.
         deadline: `time.monotonic()` of this machine after which the client does not use the answer, or None.
+        patient: whether the request is a later part of a stream that was admitted: it waits until the queue has room. It is
+            not dropped because it waits long.
     """
 
     priority: Priority = "normal"
     client: str = ""
     deadline: float | None = None
+    patient: bool = False
+
+    def waiting(self) -> Terms:
+        """Return the same terms for a later part of a stream."""
+        return msgspec.structs.replace(self, patient=True)
 
 
 #: Default terms.

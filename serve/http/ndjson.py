@@ -41,7 +41,7 @@ PIECE = 64
 AHEAD = 8
 
 #: Seconds between two attempts of an open stream to submit a piece while the queue is full.
-RETRY_SECONDS = 0.1
+RETRY_SECONDS = 0.02
 
 _encoder = msgspec.json.Encoder()
 
@@ -78,7 +78,7 @@ async def _answers(
     try:
         while left or waiting:
             while left and len(waiting) < AHEAD:
-                request = EmbedRequest(left[0], options, terms=call.terms)
+                request = EmbedRequest(left[0], options, terms=call.terms.waiting())
                 try:
                     future = call.models.submit(version, request, call.draft)
                 except OverloadedError:

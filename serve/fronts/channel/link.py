@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import FailingError, FletcherError, ServiceError
+from fletcher.runtime.errors import FailingError, FletcherError, OverloadedError, ServiceError
 from fletcher.runtime.tasks.task import Task
 
 from ...engine.terms import Terms
@@ -59,6 +59,9 @@ GATHER_REQUESTS: Final = 256
 
 #: Seconds between two attempts to connect.
 RETRY_SECONDS: Final = 0.05
+
+#: Seconds after which a later part of a stream is sent again if the queue was full.
+FULL_SECONDS: Final = 0.01
 
 #: Values of a message, in elements, up to which the event loop's thread makes the answers of them.
 INLINE_VALUES: Final = 1 << 18
@@ -266,6 +269,7 @@ class EngineLink:
             priority=terms.priority,
             client=terms.client,
             seconds=None if terms.deadline is None else max(terms.deadline - time.monotonic(), 0.0),
+            patient=terms.patient,
         )
         sent = _Sent(requests, len(requests))
         self._sent[number] = sent
@@ -317,12 +321,24 @@ class EngineLink:
             _settle(sent.requests, values)
 
     def _refuse(self, requests: Sequence[Waiting], error: FletcherError) -> None:
-        """Fail requests; if the engine failed on a message of several, send each alone, so that one cannot fail others."""
+        """Fail requests.
+
+        If the engine failed on a message of several, each is sent alone, so that one cannot fail others. Later parts of
+        streams are sent again until the queue has room.
+        """
         if len(requests) > 1 and not isinstance(error, ServiceError):
             for request in requests:
                 self._send([request])
             return
+        if requests[0].kind.terms.patient and isinstance(error, OverloadedError):
+            self._loop.call_later(FULL_SECONDS, self._repeat, requests)
+            return
         self._fail(requests, error)
+
+    def _repeat(self, requests: Sequence[Waiting]) -> None:
+        """Send requests again that the engine had no room for."""
+        for request in requests:
+            self.post(request)
 
     def _fail(self, requests: Sequence[Waiting], error: FletcherError) -> None:
         for request in requests:

@@ -190,7 +190,7 @@ class RowsServer:
     def compute(self, front: _Front, message: Rows, payload: memoryview) -> None:
         """Submit the rows of a message; answer it when they are computed."""
         deadline = None if message.seconds is None else time.monotonic() + message.seconds
-        request = rows_request(message, payload, Terms(message.priority, message.client, deadline))
+        request = rows_request(message, payload, Terms(message.priority, message.client, deadline, message.patient))
         draft = RecordDraft(door="http", id="")
         try:
             version = self._version(message)

@@ -78,6 +78,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
         requests: number of clients' requests that the rows come from.
         priority, client: of the requests.
         seconds: time until their deadline; None for none.
+        patient: whether they are later parts of streams.
     """
 
     id: int
@@ -93,6 +94,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
     priority: Priority
     client: str
     seconds: float | None
+    patient: bool = False
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=2):
