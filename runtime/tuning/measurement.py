@@ -24,6 +24,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         max_abs: largest absolute difference between their elements.
         noise: spread of the rounds, relative to their median.
         problem: reason why the layout cannot be used, or None. With a reason, the other values are None.
+        tries: number of loads that had no time to measure this layout's provider.
         failed: whether the layout failed to run, which may succeed at another time. A missing package or too little time to
             measure is not a failure.
     """
@@ -37,6 +38,7 @@ class Measurement(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     noise: float = 0.0
     problem: str | None = None
     failed: bool = False
+    tries: int = 0
 
 
 def within(measurement: Measurement, min_cosine: float, max_abs: float | None) -> bool:

@@ -24,6 +24,7 @@ from ..providers.selection import AUTO, candidates, check_provider, find_provide
 from ..providers.worker_layout import WorkerLayout
 from .bench import COPIES, LayoutBench, Report
 from .choice import Choice, choose
+from .completion import count_tries, join
 from .history import measuring_key, recall, remember
 from .measurement import Measurement, accuracy_of, within
 
@@ -62,7 +63,7 @@ def settle(
         min_cosine: smallest cosine with the reference that `auto` accepts; None uses the tolerance of the variant.
         memory_limit: bytes that may be resident in the process. If a measurement could exceed the limit and none is stored,
             the default layout is used. None is unlimited.
-        seconds: seconds for a measurement if none is stored. A model that is too large for this time runs with the default
+        seconds: seconds for a measurement if none is stored, or if a stored one lacks a provider. A model that is too large for this time runs with the default
             layout; the attempt then costs the opening of a session and one short text.
 
     Raises:
@@ -98,7 +99,12 @@ def settle(
         layout = msgspec.structs.replace(default, provider=preferred.name)
         return Choice(layout, f"{layout.provider} runs this variant; fletcher-serve devices DIR measures batch sizes")
     if measurements is None:
-        measurements = measure(artifact, variant, seconds=seconds)
+        measurements = count_tries(measure(artifact, variant, seconds=seconds))
+        remember(measuring_key(), artifact.digest, variant.name, measurements)
+    elif left := unmeasured(measurements):
+        first_measured = next(one.layout.provider for one in measurements if one.tokens_per_s)
+        later = measure(artifact, variant, seconds=seconds, providers=[first_measured, *left])
+        measurements = join(measurements, later)
         remember(measuring_key(), artifact.digest, variant.name, measurements)
     for name, reason in _faults(measurements, variant).items():
         logger.warning("provider skipped", extra={"fields": {"provider": name, "reason": reason}})
