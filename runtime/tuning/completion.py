@@ -55,7 +55,7 @@ def join(earlier: Sequence[Measurement], later: Sequence[Measurement]) -> list[M
     yardstick = next(one for one in earlier if one.tokens_per_s)
     same = next((one for one in later if one.layout == yardstick.layout and one.tokens_per_s), None)
     if same is None:
-        return count_tries([one for one in earlier], earlier)
+        return count_tries(list(earlier), earlier)
     ratio = (yardstick.tokens_per_s or 0.0) / (same.tokens_per_s or 1.0)
     fresh = count_tries(
         [_scaled(one, ratio) for one in later if one.layout.provider != yardstick.layout.provider], earlier

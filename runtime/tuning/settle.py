@@ -63,8 +63,8 @@ def settle(
         min_cosine: smallest cosine with the reference that `auto` accepts; None uses the tolerance of the variant.
         memory_limit: bytes that may be resident in the process. If a measurement could exceed the limit and none is stored,
             the default layout is used. None is unlimited.
-        seconds: seconds for a measurement if none is stored, or if a stored one lacks a provider. A model that is too large for this time runs with the default
-            layout; the attempt then costs the opening of a session and one short text.
+        seconds: seconds for a measurement if none is stored, or if a stored one lacks a provider. A model that is too large
+            for this time runs with the default layout; the attempt then costs the opening of a session and one short text.
 
     Raises:
         OptionError: there is no such provider.
@@ -74,9 +74,9 @@ def settle(
     if provider == AUTO and memory_limit is not None and _is_too_much(artifact, variant, memory_limit):
         first = next((one.name for one, problem in candidates(variant, this_machine()) if problem is None), None)
         if first is not None:
-            unmeasured = settle(artifact, variant, provider=first, workers=workers, token_budget=token_budget)
+            without = settle(artifact, variant, provider=first, workers=workers, token_budget=token_budget)
             why = "a measurement may exceed the memory limit: measure with fletcher-serve devices DIR"
-            return Choice(unmeasured.layout, f"{first} is the default; {why}")
+            return Choice(without.layout, f"{first} is the default; {why}")
     machine = this_machine()
     usable = candidates(variant, machine)
     if not usable:
