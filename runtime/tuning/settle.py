@@ -24,7 +24,7 @@ from ..providers.selection import AUTO, candidates, check_provider, find_provide
 from ..providers.worker_layout import WorkerLayout
 from .bench import COPIES, LayoutBench, Report
 from .choice import Choice, choose
-from .completion import count_tries, join
+from .completion import count_tries, join, unmeasured
 from .history import measuring_key, recall, remember
 from .measurement import Measurement, accuracy_of, within
 
