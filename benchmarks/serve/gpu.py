@@ -14,7 +14,8 @@ conversion. For each model:
 The server's and the clients' CPU time of the measured seconds is counted, for the server over its whole process tree. A row
 whose busiest client process uses more than 0.85 of a core is marked `client-bound`: use more `--clients`. Sampled vectors
 are compared with the engine's vectors of the same texts. The benchmark ends within `--limit` seconds: rows for which no time
-is left are reported as not measured. The exit status is 1 if a row had an error, a wrong vector, or no result.
+is left are reported as not measured. The exit status is 1 if a row had an error, a wrong vector, or no result, or if a
+server did not end cleanly.
 
 `--folder` keeps artifacts and texts for another run. `--provider mlas` runs everything on the CPU, for a try.
 """
@@ -27,6 +28,7 @@ import os
 import platform
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -67,6 +69,7 @@ class Bench:
             "versions": versions(),
             "arguments": {name: str(value) for name, value in vars(args).items()},
             "engine": {},
+            "servers": [],
             "rows": [],
         }
 
@@ -121,7 +124,7 @@ class Bench:
 
     def serve(self, model: str, artifact: str, fronts: int | None) -> None:
         """Start a server of a model, and run the model's rows."""
-        options = ["--provider", self.args.provider, "--log-level", "warning"]
+        options = ["--provider", self.args.provider, "--log-level", "warning", "--drain-seconds", "5"]
         if fronts is not None:
             options += ["--fronts", str(fronts)]
         started = time.monotonic()
@@ -130,16 +133,39 @@ class Bench:
             ready = time.monotonic() - started
             for name, row in self.rows.items():
                 if row.model == model:
-                    result = {"name": name, "load": str(row), "fronts": fronts, "ready_seconds": ready}
-                    result |= self.run_row(server, row)
-                    self.report["rows"].append(result)
-                    self.write()
-                    if "problem" in result:
-                        print(f"{name}: {result['problem']}", flush=True)
-                    else:
-                        print(f"{name}: {result['texts/s']:,.0f} texts/s", flush=True)
+                    self.add_row(name, fronts, self.run_row(server, row))
             log = server.log.read_text()
-        self.report.setdefault("server_logs", []).append(log[-4000:])
+        described = {"model": model, "fronts": fronts, "ready_seconds": ready, "exit_code": server.process.returncode}
+        self.report["servers"].append(described | {"orphans": server.orphans, "log": log[-4000:]})
+
+    def add_row(self, name: str, fronts: int | None, figures: dict[str, Any]) -> None:
+        """Add a row's figures, or its problem, to the report."""
+        self.report["rows"].append({"name": name, "load": str(ROWS[name]), "fronts": fronts, **figures})
+        self.write()
+        result = figures["problem"] if "problem" in figures else f"{figures['texts/s']:,.0f} texts/s"
+        print(f"{name}: {result}", flush=True)
+
+    def run_model(self, model: str, artifact: str) -> None:
+        """Measure the engine, the servers, and the engine again."""
+        numbers = self.args.fronts or [None]
+        problem = ""
+        try:
+            self.measure_engine(model, artifact)
+            for fronts in numbers:
+                self.serve(model, artifact, fronts)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            problem = str(error)
+            print(problem, flush=True)
+        present = {(result["name"], result["fronts"]) for result in self.report["rows"]}
+        for fronts in numbers:
+            for name, row in self.rows.items():
+                if row.model == model and (name, fronts) not in present:
+                    self.add_row(name, fronts, {"problem": f"not measured: {problem[-200:]}"})
+        if self.left > RESERVE / 2 and self.report["engine"].get(model):
+            try:
+                self.measure_engine(model, artifact)
+            except RuntimeError as error:
+                print(error, flush=True)
 
     def run_row(self, server: Running, row: Row) -> dict[str, Any]:
         """Run a row, and return its figures, or why there are none."""
@@ -182,6 +208,8 @@ class Bench:
                 result["client_bound"] = result["busiest_client"] > CLIENT_LIMIT
                 result["vectors"] = result["min_cosine"] is not None and result["min_cosine"] > MIN_COSINE
             good = good and "problem" not in result and not result["errors"] and result["vectors"]
+        for server in self.report["servers"]:
+            good = good and not server["exit_code"] and not server["orphans"]
         self.write()
         return good
 
@@ -225,6 +253,12 @@ def table(report: dict[str, Any]) -> str:
                 f"engine, {model}, {rate['pool']} (mean {rate['mean_tokens']:.0f} tokens), {rate['dtype']}: "
                 f"{' and '.join(rates)} texts/s, {results[0]['variant']}"
             )
+    for server in report["servers"]:
+        fronts = "" if server["fronts"] is None else f", {server['fronts']} fronts"
+        lines.append(
+            f"server, {server['model']}{fronts}: ready after {server['ready_seconds']:.1f} s, exit code "
+            f"{server['exit_code']}, {len(server['orphans'])} processes left behind"
+        )
     heads = ["row", "fronts", "goal", "texts/s", "tokens/s", "of engine", "p50 ms", "p99 ms", "server cores"]
     heads += ["client cores (busiest)", "errors", "min cosine"]
     cells = [heads]
@@ -246,8 +280,7 @@ def table(report: dict[str, Any]) -> str:
                 f"{result['texts/s']:,.0f}",
                 f"{result['tokens/s']:,.0f}",
                 f"{result['of engine']:.3f}",
-                f"{result['p50 ms']:.2f}",
-                f"{result['p99 ms']:.2f}",
+                *(f"{value:.2f}" if value is not None else "-" for value in (result["p50 ms"], result["p99 ms"])),
                 f"{result['server_cores']:.2f}",
                 f"{result['client_cores']:.2f} ({result['busiest_client']:.2f}){bound}",
                 str(errors),
@@ -286,20 +319,7 @@ def main() -> None:
         models = list(dict.fromkeys(row.model for row in bench.rows.values()))
         artifacts = bench.make_artifacts(models)
         for model in models:
-            bench.measure_engine(model, artifacts[model])
-            for fronts in args.fronts or [None]:
-                try:
-                    bench.serve(model, artifacts[model], fronts)
-                except RuntimeError as error:
-                    print(error, flush=True)
-                    measured = {(result["name"], result["fronts"]) for result in bench.report["rows"]}
-                    bench.report["rows"] += [
-                        {"name": name, "load": str(row), "fronts": fronts, "problem": f"no server: {str(error)[-300:]}"}
-                        for name, row in bench.rows.items()
-                        if row.model == model and (name, fronts) not in measured
-                    ]
-            if bench.left > RESERVE / 2:
-                bench.measure_engine(model, artifacts[model])
+            bench.run_model(model, artifacts[model])
         good = bench.judge()
         bench.report["seconds"] = time.monotonic() - started
         bench.write()

@@ -102,12 +102,14 @@ class Running:
         http: its HTTP URL, or empty.
         flight: its Flight URL, or empty.
         log: file of its log, lines of JSON.
+        orphans: command lines of processes that still ran after the stop and were killed.
     """
 
     process: subprocess.Popen[str]
     http: str
     flight: str
     log: Path
+    orphans: list[str] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -157,6 +159,7 @@ def serving(artifact: str, *options: str, start_seconds: float = 300.0) -> Itera
                 [*command, "--cache", "0", "--json", *options], stdout=subprocess.PIPE, stderr=stream, text=True
             )
         tree: dict[int, ProcessUse] = {}
+        orphans: list[str] = []
         try:
             assert process.stdout is not None
             timer = threading.Timer(start_seconds, process.kill)
@@ -168,13 +171,13 @@ def serving(artifact: str, *options: str, start_seconds: float = 300.0) -> Itera
             if not line:
                 raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
             urls = json.loads(line)
-            running = Running(process, urls.get("http") or "", urls.get("flight") or "", log)
+            running = Running(process, urls.get("http") or "", urls.get("flight") or "", log, orphans)
             yield running
             tree = process_tree(process.pid)
             running.stop()
         finally:
             tree |= process_tree(process.pid)
-            end_processes(tree)
+            orphans += end_processes(tree)
             process.wait()
 
 

@@ -63,18 +63,13 @@ class HttpSpec:
     samples: int
     output: str
 
-    @property
-    def starts(self) -> list[int]:
-        """Index of the first text of each request."""
-        count = len(json.loads(Path(self.pool).read_text()))
-        return list(range(0, count - self.texts + 1, self.texts))[self.client :: self.clients]
 
-
-def make_requests(spec: HttpSpec) -> list[bytes]:
-    """Return the bytes of the requests."""
+def make_requests(spec: HttpSpec) -> tuple[list[int], list[bytes]]:
+    """Return the index of the first text of each request, and the bytes of the requests."""
     texts = json.loads(Path(spec.pool).read_text())
+    starts = list(range(0, len(texts) - spec.texts + 1, spec.texts))[spec.client :: spec.clients]
     requests = []
-    for start in spec.starts:
+    for start in starts:
         chosen = texts[start] if spec.texts == 1 else texts[start : start + spec.texts]
         content = {"input": chosen, "model": "bench", "encoding_format": "base64"}
         body = json.dumps(content | ({} if spec.dtype == "float32" else {"dtype": spec.dtype})).encode()
@@ -83,14 +78,14 @@ def make_requests(spec: HttpSpec) -> list[bytes]:
             f"content-length: {len(body)}\r\n\r\n"
         )
         requests.append(head.encode() + body)
-    return requests
+    return starts, requests
 
 
 class Load:
     """Requests and results of the process."""
 
-    def __init__(self, spec: HttpSpec, requests: list[bytes]) -> None:
-        self.requests = requests
+    def __init__(self, spec: HttpSpec) -> None:
+        self.starts, self.requests = make_requests(spec)
         self.port = spec.port
         self.begin = self.end = 0.0
         self.position = 0
@@ -98,8 +93,8 @@ class Load:
         self.latencies = array("d")
         self.errors: Counter[str] = Counter()
         self.in_flight = 0
-        step = max(len(requests) // max(spec.samples, 1), 1)
-        self.sampled = set(range(0, len(requests), step))
+        step = max(len(self.requests) // max(spec.samples, 1), 1)
+        self.sampled = set(range(0, len(self.requests), step))
         self.samples: dict[int, bytes] = {}
 
     def next_request(self) -> int:
@@ -231,7 +226,7 @@ class Connection(asyncio.BufferedProtocol):
 
 async def run(spec: HttpSpec) -> dict[str, object]:
     """Run the load."""
-    load = Load(spec, make_requests(spec))
+    load = Load(spec)
     loop = asyncio.get_running_loop()
     connections = [Connection(load) for _ in range(spec.connections)]
     for connection in connections:
@@ -265,7 +260,6 @@ async def run(spec: HttpSpec) -> dict[str, object]:
 
 def decode(spec: HttpSpec, load: Load) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the sampled texts, and their vectors."""
-    starts = spec.starts
     indices: list[int] = []
     vectors: list[np.ndarray] = []
     for number, body in load.samples.items():
@@ -274,7 +268,7 @@ def decode(spec: HttpSpec, load: Load) -> tuple[np.ndarray, np.ndarray]:
             load.errors[f"an answer with {len(items)} vectors"] += 1
             continue
         for offset, item in enumerate(items):
-            indices.append(starts[number] + offset)
+            indices.append(load.starts[number] + offset)
             vectors.append(np.frombuffer(base64.b64decode(item["embedding"]), spec.dtype).astype(np.float32))
     return np.array(indices, np.int64), np.array(vectors, np.float32)
 

@@ -154,8 +154,8 @@ def measure(server: Running, row: Row, timing: Timing, folder: Path) -> dict[str
     return {
         "texts/s": sum(result["texts"] for result in results) / timing.seconds,
         "requests": sum(result["requests"] for result in results),
-        "p50 ms": percentile(milliseconds, 0.5),
-        "p99 ms": percentile(milliseconds, 0.99),
+        "p50 ms": percentile(milliseconds, 0.5) if milliseconds else None,
+        "p99 ms": percentile(milliseconds, 0.99) if milliseconds else None,
         "server_cores": sum(process["cores"] for process in processes),
         "server_processes": processes,
         "client_cores": sum(result["cpu_seconds"] for result in results) / timing.seconds,

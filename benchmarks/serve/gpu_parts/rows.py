@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,10 +26,11 @@ class Pool:
     tokens: int = 0
 
 
-#: Pools by name. A load repeats its pool, so a pool has to be larger than the number of texts in flight.
+#: Pools by name. A load repeats its pool. The server computes a text that is in flight twice only once, so a quarter of a
+#: pool has to be larger than the number of texts that one of four Flight streams has in flight.
 POOLS = {
     "short": Pool("numbered", 65_536),
-    "ragged": Pool("ragged", 40_960),
+    "ragged": Pool("ragged", 131_072),
     "50 tokens": Pool("exact", 32_768, 50),
     "512 tokens": Pool("exact", 8_192, 512),
 }
@@ -50,9 +52,11 @@ class Goal:
         bound = f"{self.bound:,.0f}" if self.bound >= 1000 else f"{self.bound:g}"
         return f"{self.figure} {'<=' if self.figure.endswith('ms') else '>='} {bound}"
 
-    def met(self, figures: dict[str, float]) -> bool:
-        """Report whether a row's figures meet the goal."""
+    def met(self, figures: Mapping[str, float | None]) -> bool:
+        """Report whether a row's figures meet the goal; a figure that is missing does not."""
         value = figures[self.figure]
+        if value is None:
+            return False
         return value <= self.bound if self.figure.endswith("ms") else value >= self.bound
 
 
