@@ -70,6 +70,7 @@ class Bench:
             "arguments": {name: str(value) for name, value in vars(args).items()},
             "engine": {},
             "servers": [],
+            "problems": [],
             "rows": [],
         }
 
@@ -147,25 +148,27 @@ class Bench:
 
     def run_model(self, model: str, artifact: str) -> None:
         """Measure the engine, the servers, and the engine again."""
-        numbers = self.args.fronts or [None]
         problem = ""
         try:
             self.measure_engine(model, artifact)
-            for fronts in numbers:
-                self.serve(model, artifact, fronts)
-        except (RuntimeError, subprocess.TimeoutExpired) as error:
-            problem = str(error)
-            print(problem, flush=True)
-        present = {(result["name"], result["fronts"]) for result in self.report["rows"]}
-        for fronts in numbers:
+        except RuntimeError as error:
+            problem = one_line(error)
+        for fronts in self.args.fronts or [None]:
+            if not problem:
+                try:
+                    self.serve(model, artifact, fronts)
+                except (RuntimeError, subprocess.TimeoutExpired) as error:
+                    self.report["problems"].append(one_line(error))
+            reason = problem or (self.report["problems"] or [""])[-1]
+            present = {result["name"] for result in self.report["rows"] if result["fronts"] == fronts}
             for name, row in self.rows.items():
-                if row.model == model and (name, fronts) not in present:
-                    self.add_row(name, fronts, {"problem": f"not measured: {problem[-200:]}"})
+                if row.model == model and name not in present:
+                    self.add_row(name, fronts, {"problem": f"not measured: {reason}"})
         if self.left > RESERVE / 2 and self.report["engine"].get(model):
             try:
                 self.measure_engine(model, artifact)
             except RuntimeError as error:
-                print(error, flush=True)
+                self.report["problems"].append(one_line(error))
 
     def run_row(self, server: Running, row: Row) -> dict[str, Any]:
         """Run a row, and return its figures, or why there are none."""
@@ -176,7 +179,7 @@ class Bench:
             try:
                 figures = measure(server, row, timing, self.folder)
             except (RuntimeError, OSError, ValueError) as error:
-                return {"problem": f"{type(error).__name__}: {error}"}
+                return {"problem": f"{type(error).__name__}: {one_line(error)}"}
         if watch is not None:
             figures["gpu"] = watch.medians()
         return figures
@@ -191,7 +194,7 @@ class Bench:
 
     def judge(self) -> bool:
         """Compare the rows with the engine and their goals; report whether all rows are without a problem."""
-        good = True
+        good = not self.report["problems"]
         for result in self.report["rows"]:
             row = ROWS[result["name"]]
             if "problem" not in result:
@@ -223,6 +226,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def one_line(error: Exception) -> str:
+    """Return the end of an error's message in one line."""
+    return " ".join(str(error).split())[-300:]
 
 
 def wait_ready(server: Running, until: float) -> None:
@@ -292,7 +300,7 @@ def table(report: dict[str, Any]) -> str:
     widths[2] = max(len(row[2]) for row in cells if len(row[3]) or row is cells[0])
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines += [f"{name}: {ROWS[name]}" for name in dict.fromkeys(result["name"] for result in report["rows"])]
-    return "\n".join(lines + notes)
+    return "\n".join(lines + notes + report["problems"])
 
 
 def main() -> None:
