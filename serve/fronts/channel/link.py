@@ -69,7 +69,7 @@ INLINE_VALUES: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class RowsOf:
-    """What the rows of one message have in common: a version's labels, a graph's output, and terms."""
+    """Common properties of the rows of one message: a version's labels, a graph's output, and terms."""
 
     model: str
     version: str
@@ -307,10 +307,10 @@ class EngineLink:
             self._flush()
 
     def _answer(self, message: Values, payload: memoryview) -> None:
+        values = values_of(message, payload)  # first: if it raises, the end of the connection fails what is still listed
         sent = self._sent.pop(message.id, None)
         if sent is None:
             return
-        values = values_of(message, payload)
         for request in sent.requests:
             if request.draft is not None:
                 request.draft.stages.wait += message.wait

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.errors import FletcherError
 from fletcher.runtime import Encodings
-from fletcher.runtime.errors import ServiceError
 from fletcher.runtime.model_info import ModelInfo
 
 from ...engine.rows_request import RowsRequest
@@ -59,7 +58,7 @@ MAX_PAYLOAD: Final = 1 << 32
 Frame = list[bytes | memoryview]
 
 
-class ProtocolError(ServiceError):
+class ProtocolError(Exception):
     """Bytes that are not a frame of this protocol, or a message whose sizes contradict its payload."""
 
 
