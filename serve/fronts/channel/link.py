@@ -307,7 +307,9 @@ class EngineLink:
             self._flush()
 
     def _answer(self, message: Values, payload: memoryview) -> None:
-        values = values_of(message, payload)  # first: if it raises, the end of the connection fails what is still listed
+        values = values_of(
+            message, payload
+        )  # first: if it raises, the end of the connection fails what is still listed
         sent = self._sent.pop(message.id, None)
         if sent is None:
             return
