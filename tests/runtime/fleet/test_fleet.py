@@ -474,7 +474,7 @@ def test_counts_of_sessions_are_shown_and_kept_after_their_end() -> None:
         assert metric.value() == 3
 
 
-def test_an_encoder_on_a_fleet_gives_the_same_vectors_and_its_devices_counts(tiny_artifact: Path) -> None:
+def test_an_encoder_on_a_fleet_returns_the_same_vectors_and_counts_by_device(tiny_artifact: Path) -> None:
     artifact = Artifact.open(tiny_artifact)
     variant = artifact.variant()
     tokenizer = Tokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)

@@ -54,7 +54,7 @@ def test_the_control_groups_limits_count(tmp_path: Path) -> None:
     assert (machine.processors, machine.memory) == (FOUR, 4096 * 1024)
 
 
-def test_a_service_is_limited_by_its_own_group_and_its_slices(tmp_path: Path) -> None:
+def test_a_service_is_limited_by_its_group_and_its_slices(tmp_path: Path) -> None:
     """CPUQuota= and MemoryMax= of systemd set the limits of a service's group, not those of the root group."""
     second = {
         "proc/meminfo": "MemTotal: 4096 kB\n",

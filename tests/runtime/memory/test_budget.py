@@ -199,7 +199,7 @@ def test_an_artifact_that_does_not_state_its_memory_is_rejected(own_artifact: Pa
         Encoder.load(own_artifact, provider="mlas", memory_limit=1 << 34)
 
 
-def test_a_limited_encoder_gives_the_same_vectors_and_stays_below(minilm_artifact: Path) -> None:
+def test_a_limited_encoder_returns_the_same_vectors_and_stays_below_the_limit(minilm_artifact: Path) -> None:
     texts = ["word " * length for length in (250, 3, 100, 250, 250, 40, 250, 7)] * 3
     with Encoder.load(minilm_artifact, provider="mlas", workers=2) as free:
         expected = free.embed(texts).vectors

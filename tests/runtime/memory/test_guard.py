@@ -299,7 +299,7 @@ def test_metrics_have_the_name_of_the_device() -> None:
     }
 
 
-def test_a_real_model_on_a_small_device_gives_the_same_vectors(tiny_artifact: Path) -> None:
+def test_a_real_model_on_a_small_device_returns_the_same_vectors(tiny_artifact: Path) -> None:
     artifact = Artifact.open(tiny_artifact)
     variant = artifact.variant()
     assert variant.memory is not None

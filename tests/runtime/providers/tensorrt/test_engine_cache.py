@@ -247,7 +247,7 @@ def test_a_watch_counts_files_that_are_new_or_changed(tmp_path: Path) -> None:
     assert watch.written == 2
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path, KEY)
     (tmp_path / KEY.kernels).write_text("a file where the folder of timings belongs")
     with pytest.raises(ProviderError, match=r"cannot be written .*set FLETCHER_CACHE to another folder"):

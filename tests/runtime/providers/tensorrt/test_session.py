@@ -97,7 +97,7 @@ def test_vectors_are_those_of_the_cpu_graph_in_the_order_of_the_batch(
         np.testing.assert_allclose(session.run(batch.select(np.array([2]))), expected[2:3], atol=2e-5)
 
 
-def test_each_profile_is_built_with_its_own_shapes_and_no_precision_flag(
+def test_each_profile_is_built_with_its_shapes_and_without_a_precision_flag(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime
 ) -> None:
     open_tensorrt(artifact, variant, gpu_with(index=1)).close()
@@ -337,7 +337,7 @@ def test_several_threads_can_run_a_session(artifact: Artifact, variant: Variant,
         np.testing.assert_array_equal(vectors, alone)
 
 
-def test_a_folder_that_cannot_be_written_is_told(
+def test_a_folder_that_cannot_be_written_is_an_error(
     artifact: Artifact, variant: Variant, runtime: FakeRuntime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
