@@ -260,7 +260,7 @@ class Front:
     def handler(self, end: End) -> Handler:
         def receive(number: int, texts: int, array: memoryview) -> None:
             now = time.monotonic()
-            sent = self.sent.pop(number)  # fails for an answer that nobody waits for, or a second one
+            sent = self.sent.pop(number)  # KeyError for a second answer, or an answer to no message
             if array.nbytes != texts * DIMENSION * 2 or texts != self.command["texts"]:
                 raise RuntimeError("an answer has another size than its message")
             if self.command["begin"] <= now < self.command["end"]:

@@ -17,7 +17,7 @@ class SweepOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         min_cosine: smallest cosine with float32 that a recommended recipe may leave any text, 0 to 1.
         min_overlap: smallest share of float32's ten nearest neighbors that it may keep, 0 to 1.
-        budget_seconds: a recipe that would probably end later is not begun; None is no limit.
+        budget_seconds: a recipe that would probably end later is skipped; None means without limit.
         recipes: names or TOML files. Empty means every built-in recipe for processors (those for OpenVINO if it is
             installed) and recipes that exclude the matrices with the most damage.
         rounds: rounds of each timing.

@@ -1,4 +1,4 @@
-"""Stored vectors against sentence-transformers' codes, and searches against brute force."""
+"""Codes of stored vectors, compared with sentence-transformers, and searches, compared with brute force."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIMENSION = 48
 
 
 def clustered(count: int, seed: int) -> Vectors:
-    """Unit vectors around twelve centers, dimensions of very different spread and off zero, as models give them."""
+    """Return unit vectors around twelve centers. As in vectors of models, dimensions differ in spread and mean."""
     rng = np.random.default_rng(seed)
     centers = np.random.default_rng(99).normal(size=(12, DIMENSION))
     spread = np.linspace(0.2, 3, DIMENSION)
@@ -36,13 +36,13 @@ def test_codes_are_those_of_sentence_transformers(calibration: Calibration) -> N
     util = pytest.importorskip("sentence_transformers.util.quantization")
     sample, vectors = clustered(200, 1), clustered(90, 2)
     ranges = np.stack([sample.min(axis=0), sample.max(axis=0)])
-    theirs = util.quantize_embeddings(vectors, "int8", ranges=ranges)
-    np.testing.assert_array_equal(encode(vectors, calibration, "int8"), theirs)
-    assert theirs.min() == -128  # some fall off the sample's ranges
+    reference = util.quantize_embeddings(vectors, "int8", ranges=ranges)
+    np.testing.assert_array_equal(encode(vectors, calibration, "int8"), reference)
+    assert reference.min() == -128  # some values are outside the ranges of the sample
     np.testing.assert_array_equal(encode(vectors, calibration, "binary"), util.quantize_embeddings(vectors, "ubinary"))
 
 
-def test_an_element_in_range_is_at_most_half_a_step_off(calibration: Calibration) -> None:
+def test_an_element_in_range_differs_by_at_most_half_a_step(calibration: Calibration) -> None:
     sample = clustered(200, 1)
     error = np.abs(decode(encode(sample, calibration, "int8"), calibration) - sample)
     assert (error <= calibration.step * 0.502).all()
@@ -56,52 +56,52 @@ def test_a_bit_decodes_to_the_mean_of_its_side(calibration: Calibration) -> None
     np.testing.assert_allclose(decoded[column <= 0, 7], column[column <= 0].mean(), rtol=1e-5)
 
 
-def test_quantiles_and_medians_are_numpys() -> None:
+def test_quantiles_and_medians_are_those_of_numpy() -> None:
     sample = clustered(200, 1)
-    found = learn(sample, quantile=0.02, centered=True)
+    learned = learn(sample, quantile=0.02, centered=True)
     low, high = np.percentile(sample, [2, 98], axis=0)
-    np.testing.assert_allclose(found.low, low, atol=1e-6)
-    np.testing.assert_allclose(found.low + 255 * found.step, high, atol=1e-6)
-    bits = np.unpackbits(encode(sample, found, "binary").view(np.uint8), axis=1)[:, :DIMENSION]
+    np.testing.assert_allclose(learned.low, low, atol=1e-6)
+    np.testing.assert_allclose(learned.low + 255 * learned.step, high, atol=1e-6)
+    bits = np.unpackbits(encode(sample, learned, "binary").view(np.uint8), axis=1)[:, :DIMENSION]
     np.testing.assert_array_equal(bits.sum(axis=0), 100)
 
 
 def test_a_dimension_that_never_changes_is_kept() -> None:
     sample = clustered(40, 1)
     sample[:, 5] = 0.25
-    found = learn(sample)
-    assert np.isfinite(decode(encode(sample, found, "int8"), found)).all()
+    learned = learn(sample)
+    assert np.isfinite(decode(encode(sample, learned, "int8"), learned)).all()
 
 
 def brute_force(queries: Vectors, documents: Vectors, count: int) -> list[list[int]]:
     wide = queries.astype(np.float64) @ documents.astype(np.float64).T
     np.fill_diagonal(wide, -np.inf)
-    found: list[list[int]] = np.argsort(-wide, axis=1, kind="stable")[:, :count].tolist()
-    return found
+    nearest_rows: list[list[int]] = np.argsort(-wide, axis=1, kind="stable")[:, :count].tolist()
+    return nearest_rows
 
 
-def test_nearest_is_brute_force() -> None:
+def test_nearest_equals_brute_force() -> None:
     vectors = clustered(300, 3)
     assert nearest(vectors, vectors, 10, np.arange(300)).tolist() == brute_force(vectors, vectors, 10)
 
 
 def test_binary_search_counts_bits_that_differ(calibration: Calibration) -> None:
     vectors = clustered(60, 4)
-    found = search(vectors, vectors, calibration, "binary", "none", own=np.arange(60))
+    nearest_rows = search(vectors, vectors, calibration, "binary", "none", own=np.arange(60))
     codes = encode(vectors, calibration, "binary")
     distances = np.bitwise_count(codes[:, None] ^ codes[None]).sum(axis=2).astype(int)
     np.fill_diagonal(distances, 10_000)
     for row in range(60):
-        assert sorted(distances[row][found[row]]) == sorted(distances[row])[:10]
+        assert sorted(distances[row][nearest_rows[row]]) == sorted(distances[row])[:10]
 
 
-def test_rescoring_with_float32_orders_the_candidates_as_float32_does(calibration: Calibration) -> None:
-    vectors = clustered(40, 5)  # 4 times 10 candidates of 39: everybody is one
-    found = search(vectors, vectors, calibration, "binary", "float32", own=np.arange(40))
-    assert found.tolist() == brute_force(vectors, vectors, 10)
+def test_rescoring_with_float32_has_the_order_of_float32(calibration: Calibration) -> None:
+    vectors = clustered(40, 5)  # there are 4 times 10 candidates, so all 39 vectors are candidates
+    nearest_rows = search(vectors, vectors, calibration, "binary", "float32", own=np.arange(40))
+    assert nearest_rows.tolist() == brute_force(vectors, vectors, 10)
 
 
-def test_rescoring_finds_more_and_int8_more_than_bits() -> None:
+def test_rescoring_improves_the_overlap_and_int8_more_than_bits() -> None:
     vectors = clustered(700, 6)
     results = {(result.code, result.rescoring): result for result in storage_quality(vectors, learn(clustered(300, 7)))}
     overlap = {key: result.overlap for key, result in results.items()}
@@ -111,16 +111,16 @@ def test_rescoring_finds_more_and_int8_more_than_bits() -> None:
     assert results["int8", "none"].smaller == 4 and results["binary", "none"].smaller == 32
 
 
-def test_calibrations_come_back_from_their_file(calibration: Calibration, tmp_path: Path) -> None:
+def test_calibrations_are_read_from_their_file(calibration: Calibration, tmp_path: Path) -> None:
     file = tmp_path / "vectors.safetensors"
     save(calibration, file, {"artifact": "ab"})
-    found, vectors = load(file), clustered(20, 8)
+    loaded, vectors = load(file), clustered(20, 8)
     assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
     for code in ("int8", "binary"):
-        np.testing.assert_array_equal(encode(vectors, found, code), encode(vectors, calibration, code))
+        np.testing.assert_array_equal(encode(vectors, loaded, code), encode(vectors, calibration, code))
 
 
-def test_bad_samples_and_files_are_refused(calibration: Calibration, tmp_path: Path) -> None:
+def test_invalid_samples_and_files_are_rejected(calibration: Calibration, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"at least {FEWEST_VECTORS}"):
         learn(clustered(FEWEST_VECTORS - 1, 0))
     broken = clustered(50, 0)

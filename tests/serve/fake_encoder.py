@@ -88,7 +88,7 @@ def canary(*, passed: bool, reason: str = "") -> CanaryResult:
     return CanaryResult(passed, 1.0 if passed else -1.0, 0.0, reason)
 
 
-def asked(
+def request_for(
     texts: Sequence[str],
     options: EmbedOptions = PLAIN,
     terms: Terms = USUAL,

@@ -27,7 +27,7 @@ def call_path(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_an_embeddings_request_passes_few_functions_in_few_files(call_path: ModuleType) -> None:
+def test_an_embeddings_request_calls_few_functions_in_few_files(call_path: ModuleType) -> None:
     files = call_path.by_file(call_path.record(FakeEncoder))
     # Every request passes these functions, on the event loop and on a worker's thread. So the count includes both threads.
     assert "HttpApp.__call__" in files["serve/http/app.py"]

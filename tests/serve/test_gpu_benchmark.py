@@ -1,4 +1,4 @@
-"""The benchmark of the server on a GPU host runs on the CPU: it measures HTTP and Flight, and compares the vectors."""
+"""Benchmark of the server on a GPU host, here on the CPU: figures of HTTP and Flight, and comparison of the vectors."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from fletcher.serve.access.addresses import HostPort, parse
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from .fake_encoder import FakeEncoder, asked, expected
+from .fake_encoder import FakeEncoder, expected, request_for
 
 SECONDS = 20.0
 
@@ -111,11 +111,11 @@ def test_the_drain_limit_ends_a_stop_that_would_take_longer() -> None:
     assert statuses == {200, 503}
 
 
-def test_a_stopping_server_is_not_ready_and_refuses_by_name() -> None:
+def test_a_stopping_server_is_not_ready_and_rejects_requests() -> None:
     encoder = FakeEncoder(workers=1)
     encoder.gate.clear()
     server = Server(encoder, ServerOptions(http="127.0.0.1:0", flight="off"))
-    blocker = server.engine.submit(asked(["ab"]))
+    blocker = server.engine.submit(request_for(["ab"]))
     with httpx.Client(base_url=str(server.addresses.http), timeout=SECONDS) as client:
         assert client.get("/ready").status_code == 200
         server.engine.stop_admitting()
@@ -129,9 +129,9 @@ def test_a_stopping_server_is_not_ready_and_refuses_by_name() -> None:
 
 
 @pytest.mark.parametrize("door", ["http", "flight"])
-def test_a_port_in_use_is_named_with_the_way_out(door: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_the_error_of_a_port_in_use_names_the_option(door: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         options = ServerOptions(http="off", flight="off").replace(**{door: f"127.0.0.1:{port}"})
         with pytest.raises(
             InputError, match=rf"--{door} 127\.0\.0\.1:{port}: the port is in use.*--{door} 127\.0\.0\.1:0"
@@ -139,13 +139,13 @@ def test_a_port_in_use_is_named_with_the_way_out(door: str) -> None:
             Server(FakeEncoder(), options)
 
 
-def test_a_failed_start_leaves_nothing_behind() -> None:
+def test_a_failed_start_closes_its_ports_and_threads() -> None:
     threads = threading.active_count()
-    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as free:
+    with socket.create_server(("127.0.0.1", 0)) as occupied, socket.create_server(("127.0.0.1", 0)) as free:
         http = f"127.0.0.1:{free.getsockname()[1]}"
         free.close()
         with pytest.raises(InputError):
-            Server(FakeEncoder(), ServerOptions(http=http, flight=f"127.0.0.1:{taken.getsockname()[1]}"))
+            Server(FakeEncoder(), ServerOptions(http=http, flight=f"127.0.0.1:{occupied.getsockname()[1]}"))
         socket.create_server(("127.0.0.1", int(http.rsplit(":", 1)[1]))).close()
     assert threading.active_count() == threads
 

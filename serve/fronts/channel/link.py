@@ -115,7 +115,7 @@ class Waiting:
 
 @dataclass(slots=True)
 class _Sent:
-    """A message under way: its requests, and how many of them somebody still waits for."""
+    """Message that waits for its answer: its requests, and the number of those that were not cancelled."""
 
     requests: Sequence[Waiting]
     left: int = field(default=0)
@@ -307,9 +307,8 @@ class EngineLink:
             self._flush()
 
     def _answer(self, message: Values, payload: memoryview) -> None:
-        values = values_of(
-            message, payload
-        )  # first: if it raises, the end of the connection fails what is still listed
+        # Before the message is removed: if this raises, the end of the connection fails all listed messages.
+        values = values_of(message, payload)
         sent = self._sent.pop(message.id, None)
         if sent is None:
             return

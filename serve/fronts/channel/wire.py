@@ -97,7 +97,7 @@ class Rows(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Notice of a front that nobody waits for the answer to a message any more."""
+    """Notice of a front that it needs no answer to a message, because all its requests were cancelled."""
 
     id: int
 

@@ -58,7 +58,7 @@ class RemoteEngine:
             link: connection to the engine process.
             tokenizers: threads that tokenize long requests.
             metrics: receives the counts.
-            max_request_tokens: tokens that one request may have the model compute; None is no bound.
+            max_request_tokens: largest number of tokens of one request that the model computes; None means without limit.
         """
         self.backend: Backend = backend
         self.metrics = metrics

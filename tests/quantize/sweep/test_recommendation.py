@@ -41,14 +41,14 @@ def candidate(
 PARENT = candidate("fp32", 1.0, 1.0, 1.0, overlap=1.0)
 
 
-def test_what_is_neither_faster_nor_smaller_is_dropped() -> None:
+def test_a_candidate_that_is_neither_faster_nor_smaller_is_dropped() -> None:
     assert reason_to_drop(candidate("a", 0.999, 2.0, 1.0)) == ""
     assert reason_to_drop(candidate("a", 0.999, 0.5, 0.3)) == ""
     assert "neither faster nor smaller" in reason_to_drop(candidate("a", 0.999, 1.01, 0.99))
     assert reason_to_drop(candidate("a", 0.9, 3.0, 0.1, problem="it broke")) == "it broke"
 
 
-def test_the_front_is_what_no_other_beats_in_everything() -> None:
+def test_the_front_has_the_candidates_that_no_other_beats_in_all_metrics() -> None:
     points = [
         PARENT,
         candidate("fast", 0.99, 3.0, 0.3),
@@ -59,7 +59,7 @@ def test_the_front_is_what_no_other_beats_in_everything() -> None:
     assert pareto_front(points) == ["fp32", "fast", "small", "twin"]
 
 
-def test_the_fastest_within_the_bounds_is_taken() -> None:
+def test_the_fastest_candidate_within_the_bounds_is_recommended() -> None:
     points = [
         candidate("fastest", 0.99, 3.0, 0.3),
         candidate("fast", 0.999, 2.0, 0.5),
@@ -80,11 +80,11 @@ def test_the_fastest_within_the_bounds_is_taken() -> None:
         candidate("depends", 0.999, 3.0, 0.3, batch=0.9999),
     ],
 )
-def test_float32_is_kept_where_nothing_keeps_the_bounds(refused: Candidate) -> None:
+def test_float32_is_kept_if_no_candidate_is_within_the_bounds(refused: Candidate) -> None:
     name, sentence = recommend([refused], 0.995, 0.95)
     assert name is None
     assert sentence.startswith("Keep float32") and refused.name in sentence
 
 
-def test_float32_is_kept_where_there_is_nothing_else() -> None:
+def test_float32_is_kept_if_there_is_no_candidate() -> None:
     assert recommend([], 0.995, 0.95)[0] is None

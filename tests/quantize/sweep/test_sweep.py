@@ -34,7 +34,7 @@ QUICK = SweepOptions(recipes=RECIPES, rounds=1, min_overlap=0.8)
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> tuple[SweepReport, Path]:
-    """A finished sweep: read it, never write it."""
+    """Return a finished sweep, which tests must not change."""
     output = tmp_path_factory.mktemp("sweep") / "out"
     pairs = output.parent / "pairs.tsv"
     pairs.write_text("".join(f"{row % 5}\t{TEXTS[row]}\t{TEXTS[row + 1]}\n" for row in range(12)))
@@ -42,7 +42,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, minilm_artifact: Path) -> tu
     return report, output
 
 
-def test_every_point_is_measured_against_float32(swept: tuple[SweepReport, Path]) -> None:
+def test_every_candidate_is_compared_with_float32(swept: tuple[SweepReport, Path]) -> None:
     report, _ = swept
     assert [candidate.name for candidate in report.candidates] == [*RECIPES]
     assert report.parent.quality is not None and report.parent.quality.cosine_min == pytest.approx(1.0, abs=1e-9)
@@ -55,7 +55,7 @@ def test_every_point_is_measured_against_float32(swept: tuple[SweepReport, Path]
     assert int8.quality.pairs is not None and report.pairs == 12
 
 
-def test_the_chosen_artifact_is_the_recommended_recipes_and_runs(
+def test_the_chosen_artifact_has_the_recommended_recipe_and_runs(
     swept: tuple[SweepReport, Path], minilm_artifact: Path
 ) -> None:
     report, output = swept
@@ -72,11 +72,11 @@ def test_the_chosen_artifact_is_the_recommended_recipes_and_runs(
     assert not (output / "work").exists()
 
 
-def test_stored_vectors_are_judged(swept: tuple[SweepReport, Path]) -> None:
-    found = {(result.code, result.rescoring): result for result in swept[0].storage}
-    assert found["int8", "none"].smaller == 4 and found["binary", "none"].smaller == 32
-    assert found["int8", "codes"].overlap >= 0.9
-    assert found["binary", "float32"].overlap > found["binary", "none"].overlap
+def test_stored_vectors_are_measured(swept: tuple[SweepReport, Path]) -> None:
+    results = {(result.code, result.rescoring): result for result in swept[0].storage}
+    assert results["int8", "none"].smaller == 4 and results["binary", "none"].smaller == 32
+    assert results["int8", "codes"].overlap >= 0.9
+    assert results["binary", "float32"].overlap > results["binary", "none"].overlap
 
 
 def test_the_page_needs_no_network_and_escapes_what_it_shows(swept: tuple[SweepReport, Path]) -> None:
@@ -89,7 +89,7 @@ def test_the_page_needs_no_network_and_escapes_what_it_shows(swept: tuple[SweepR
         assert candidate.name in page
 
 
-def test_a_second_run_measures_nothing_again(
+def test_a_second_run_repeats_no_measurement(
     swept: tuple[SweepReport, Path], minilm_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     report, output = swept
@@ -103,7 +103,7 @@ def test_a_second_run_measures_nothing_again(
     assert again.candidates == report.candidates and again.sentence == report.sentence
 
 
-def test_an_interrupted_sweep_goes_on_where_it_was(
+def test_an_interrupted_sweep_is_resumed(
     minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
@@ -119,7 +119,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(
     assert [candidate.name for candidate in report.candidates] == [*RECIPES]
 
 
-def test_a_budget_leaves_recipes_out_and_says_so(
+def test_a_budget_skips_recipes_and_reports_them(
     minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[str] = []
@@ -131,7 +131,7 @@ def test_a_budget_leaves_recipes_out_and_says_so(
 
 
 @pytest.mark.parametrize("problem", [None, "openvino is not installed"])
-def test_openvinos_recipe_is_tried_where_openvino_is(
+def test_the_recipe_of_openvino_is_tried_if_openvino_is_installed(
     minilm_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: str | None
 ) -> None:
     tried: list[str] = []
@@ -145,7 +145,7 @@ def test_openvinos_recipe_is_tried_where_openvino_is(
 
 
 def _fake(monkeypatch: pytest.MonkeyPatch, tried: list[str], *, fail: str = "", seconds: float = 1.0) -> None:
-    """Recipes that take no time: what is under test is the order of things."""
+    """Replace the trial of recipes by a function that takes no time and records their order."""
     from .test_recommendation import candidate
 
     def attempt(self: object, recipe: Recipe, *_: object) -> Candidate:
@@ -160,7 +160,7 @@ def _fake(monkeypatch: pytest.MonkeyPatch, tried: list[str], *, fail: str = "", 
     monkeypatch.setattr(quantize_sweep._Run, "_measure_parent", lambda self, reference: parent)
 
 
-def test_a_recipe_that_fails_is_a_result(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_a_recipe_that_fails_has_a_result(minilm_artifact: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "wild.toml"
     recipe.write_text('name = "wild"\nscheme = "mixed"\nexclude = ["layers.99.*"]\n')
     options = msgspec.structs.replace(QUICK, recipes=(str(recipe),))
@@ -186,7 +186,7 @@ def test_texts_of_one_length(minilm_artifact: Path, tmp_path: Path) -> None:
         sweep(minilm_artifact, tmp_path / "out", QUICK, texts=texts)
 
 
-def test_what_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: Path, tmp_path: Path) -> None:
+def test_artifacts_that_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: Path, tmp_path: Path) -> None:
     _, output = swept
     with pytest.raises(ArtifactError, match="quantized already"):
         sweep(output / ARTIFACT, tmp_path / "again", QUICK, texts=TEXTS)
@@ -209,7 +209,7 @@ def test_what_cannot_be_swept(swept: tuple[SweepReport, Path], minilm_artifact: 
 
 
 @pytest.mark.slow
-def test_the_command_writes_everything(minilm_artifact: Path, tmp_path: Path) -> None:
+def test_the_command_writes_all_files(minilm_artifact: Path, tmp_path: Path) -> None:
     """The default sweep, as a user starts it, takes at most ten minutes on two cores."""
     command = str(Path(sys.executable).parent / "fletcher-convert")
     output = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Command line options made of option structs: names, bounds, defaults, panels, and the places that values come from."""
+"""Command line options from option structs: names, bounds, defaults, panels, and sources of values."""
 
 from __future__ import annotations
 
@@ -155,8 +155,8 @@ def test_every_option_reaches_its_field(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_names_of_the_options() -> None:
-    found = {name: (param.opts, param.secondary_opts) for name, param in parameters("bake").items()}
-    assert found == {
+    names = {name: (param.opts, param.secondary_opts) for name, param in parameters("bake").items()}
+    assert names == {
         "dish": (["dish"], []),
         "degrees": (["--degrees"], []),
         "mode": (["--mode"], []),
@@ -206,7 +206,7 @@ def test_wrong_values_are_usage_errors(words: list[str], message: str, capsys: p
     assert message in usage_error(capsys, "bake", "pie", *words)
 
 
-def test_values_that_only_the_struct_rejects_are_usage_errors_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_values_that_only_the_struct_rejects_are_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
     message = usage_error(capsys, "bake", "pie", "--degrees", "1", "--mode", "steam")
     assert "Usage: fletcher-try bake" in message
     assert "Invalid value for '--mode': mode is 'steam': use one of fan, grill" in message
@@ -222,7 +222,7 @@ def test_the_default_of_the_parameter_gives_the_defaults(capsys: pytest.CaptureF
     assert not parameters("warm")["degrees"].required
 
 
-def test_fields_that_are_left_out_are_not_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_omitted_fields_are_not_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert not {"mode", "hours"} & parameters("warm").keys()
     assert "No such option" in usage_error(capsys, "warm", "--mode", "fan")
 

@@ -1,4 +1,4 @@
-"""Choice of variants: by name, by precision, and by what a provider prefers."""
+"""Choice of variants: by name, by precision, and by the preference of a provider."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fletcher.runtime.providers.selection import choose_variant, choose_variants
 
 @pytest.fixture
 def artifact(tiny_artifact: Path) -> Artifact:
-    """An artifact whose manifest lists variants of several targets and precisions; only the first one has a graph."""
+    """Return an artifact whose manifest lists variants of several targets and precisions; only the first one has a graph."""
     opened = Artifact.open(tiny_artifact)
     (first, *_) = opened.manifest.variants
     names = ("cpu-fp32", "cpu-int8", "cuda-fp32", "cuda-bf16", "cuda-fp16")
@@ -29,7 +29,7 @@ def artifact(tiny_artifact: Path) -> Artifact:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that runs CUDA."""
+    """Simulate a machine that runs CUDA."""
     monkeypatch.setattr(selection, "runnable_targets", lambda: ("cuda", "cpu"))
 
 
@@ -66,7 +66,7 @@ def test_a_precision_that_only_the_processor_has_is_found(artifact: Artifact) ->
         names(artifact, precision="fp8")
 
 
-def test_a_variant_of_another_precision_is_refused(artifact: Artifact) -> None:
+def test_a_variant_of_another_precision_is_rejected(artifact: Artifact) -> None:
     with pytest.raises(OptionError, match="the variant cuda-fp16 has fp16") as caught:
         names(artifact, name="cuda-fp16", precision="fp32")
     assert caught.value.field == "precision"

@@ -1,4 +1,4 @@
-"""Providers that a load had no time for are measured by the next ones."""
+"""Measurement of providers for which an earlier load had no time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_a_provider_is_tried_a_few_times() -> None:
     assert unmeasured([missing(MLAS), missing(OPENVINO)]) == []  # there is nothing to compare with
 
 
-def test_a_load_measures_what_an_earlier_one_left_out(tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_load_measures_providers_that_an_earlier_load_skipped(
+    tiny_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     artifact = Artifact.open(tiny_artifact)
     requests: list[Sequence[str] | None] = []
     answers = [

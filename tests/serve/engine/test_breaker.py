@@ -8,7 +8,7 @@ from fletcher.runtime.errors import OverloadedError
 from fletcher.serve.engine.breaker import Breaker
 
 
-def test_the_breaker_opens_lets_one_through_and_closes() -> None:
+def test_the_breaker_opens_admits_one_request_and_closes() -> None:
     now = 0.0
     breaker = Breaker(failures=3, open_seconds=5.0, clock=lambda: now)
     for _ in range(2):

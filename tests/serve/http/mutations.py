@@ -121,10 +121,10 @@ def _maybe(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
 def _described(chance: random.Random) -> bytes:
     """Return a descriptor. Its contents are often invalid, and its frame sometimes."""
     if chance.random() < 0.5:
-        made = descriptor(command=_maybe(chance, COMMANDS))
+        content = descriptor(command=_maybe(chance, COMMANDS))
     else:
-        made = descriptor(path=_maybe(chance, PATHS).split(b"/"))
-    return _framed(chance, made)
+        content = descriptor(path=_maybe(chance, PATHS).split(b"/"))
+    return _framed(chance, content)
 
 
 def _framed(chance: random.Random, message: bytes) -> bytes:
@@ -136,10 +136,10 @@ def _damage(chance: random.Random, message: bytes) -> bytes:
     """Return a mutated message. Most changes are single bytes, so that later checks of the message also run."""
     if chance.random() < 0.3:
         return mutate_bytes(chance, [message])
-    made = bytearray(message)
+    damaged = bytearray(message)
     for _ in range(chance.randint(1, 3)):
-        made[chance.randrange(len(made))] = chance.choice([0, 1, 2, 127, 128, 255, chance.randrange(256)])
-    return bytes(made)
+        damaged[chance.randrange(len(damaged))] = chance.choice([0, 1, 2, 127, 128, 255, chance.randrange(256)])
+    return bytes(damaged)
 
 
 def mutate_flight(chance: random.Random) -> FlightMessage:
@@ -159,16 +159,16 @@ def mutate_flight(chance: random.Random) -> FlightMessage:
         parts += messages(other.schema, [other])
     described = _described(chance)
     broken = chance.randrange(-1, len(parts))
-    made = []
+    stream_parts = []
     for index, (header, body) in enumerate(parts):
         if index == broken and (not body or chance.random() < 0.5):
             header = _damage(chance, header)
         elif index == broken:
             body = _damage(chance, body)
         options = _maybe(chance, OPTIONS) if index == 1 and chance.random() < 0.3 else b""
-        made.append(data(header, body, metadata=options, described=b"" if index else described))
+        stream_parts.append(data(header, body, metadata=options, described=b"" if index else described))
     if chance.random() < 0.3:
-        chance.shuffle(made)
+        chance.shuffle(stream_parts)
     if chance.random() < 0.1:
-        made[-1] = mutate_bytes(chance, [made[-1]])
-    return FlightMessage(chance.choice(["DoExchange", "DoExchange", "DoExchange", "DoPut"]), made)
+        stream_parts[-1] = mutate_bytes(chance, [stream_parts[-1]])
+    return FlightMessage(chance.choice(["DoExchange", "DoExchange", "DoExchange", "DoPut"]), stream_parts)

@@ -29,7 +29,7 @@ addEventListener("load", async () => {
 </body>"""
 
 
-def test_the_page_names_nothing_outside_the_server(http_url: str) -> None:
+def test_the_page_has_no_address_outside_the_server(http_url: str) -> None:
     response = httpx.get(f"{http_url}/docs")
     page = response.text
     assert not re.search(r"(?:https?:)?//[a-z]", re.sub(r"(?m)^\s*//.*$", "", page))

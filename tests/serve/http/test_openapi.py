@@ -95,10 +95,10 @@ def _ask(operation: Any, mode: Any, examples: int) -> int:
     return sent
 
 
-def test_the_document_is_true(url: str) -> None:
+def test_the_document_matches_the_server(url: str) -> None:
     assert run(url, 8) > 150
 
 
 @pytest.mark.slow
-def test_the_document_is_true_at_length(url: str) -> None:
+def test_the_document_matches_the_server_with_more_examples(url: str) -> None:
     assert run(url, 400) > 5000

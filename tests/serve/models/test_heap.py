@@ -46,7 +46,7 @@ def arenas(kind: str, **environment: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's arenas")
-def test_threads_share_few_arenas_unless_the_operator_says_otherwise() -> None:
+def test_threads_share_few_arenas_unless_the_environment_sets_the_number() -> None:
     assert arenas("many") > ARENAS
     assert arenas("few") == ARENAS
     assert arenas("few", MALLOC_ARENA_MAX="5") == 5

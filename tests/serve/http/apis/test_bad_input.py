@@ -79,7 +79,7 @@ def refused(route: str, answer: httpx.Response, status: int, words: str) -> None
 
 
 @routes
-def test_good_bodies_are_good(http: httpx.Client, route: str) -> None:
+def test_valid_bodies_are_accepted(http: httpx.Client, route: str) -> None:
     assert http.post(route, json=ROUTES[route][1]).status_code == 200
 
 
@@ -159,7 +159,7 @@ def test_unknown_field(http: httpx.Client, route: str) -> None:
     ],
 )
 @pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
-def test_an_error_names_the_requests_own_field(
+def test_an_error_names_the_field_of_the_request(
     http: httpx.Client, route: str, changes: dict[str, Any], words: str, accept: str
 ) -> None:
     sentences = {"inputs": {"source_sentence": "ab", "sentences": ["cd"]}}

@@ -25,7 +25,7 @@ from fletcher.serve.server_options import ServerOptions
 
 from ..convert.tiny import HIDDEN, MAX_TOKENS, save_bert, save_modules
 from ..doubles.longbow import LongbowDouble
-from .doors import DOORS, RefusedError, World
+from .entry_points import ENTRY_POINTS, RefusedError, World
 
 SHORT = "warm bread"
 LONG = "the central bank raised interest rates again today"
@@ -35,7 +35,7 @@ TEXTS = (SHORT, LONG, "a key")
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a random BERT with mean pooling, whose vectors are not normalized."""
-    folder = tmp_path_factory.mktemp("doors") / "checkpoint"
+    folder = tmp_path_factory.mktemp("entry_points") / "checkpoint"
     save_bert(folder)
     save_modules(folder, normalize=False)
     return folder
@@ -119,7 +119,7 @@ def by_numpy(vectors: NDArray[np.float32], dtype: str, normalize: bool | None) -
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "nothing asked": {},
+    "no options": {},
     "normalize": {"normalize": True},
     "not normalize": {"normalize": False},
     "truncate": {"overflow": "truncate"},
@@ -134,59 +134,59 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("name", DOORS)
-def test_options_give_the_vectors_that_numpy_gives(
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_options_return_the_vectors_computed_by_numpy(
     name: str, case: str, world: World, plain: dict[str, NDArray[np.float32]]
 ) -> None:
-    door, options = DOORS[name], CASES[case]
+    entry_point, options = ENTRY_POINTS[name], CASES[case]
     dtype, normalize = options.get("dtype", "float32"), options.get("normalize")
-    if options and not door.options:
+    if options and not entry_point.options:
         return  # it does not take options; the first case compares its vectors
-    if dtype not in door.dtypes:
-        with pytest.raises(RefusedError, match=f"{door.names.get('dtype', 'dtype')}|ubinary"):
-            door.call(world, TEXTS, options)
+    if dtype not in entry_point.dtypes:
+        with pytest.raises(RefusedError, match=f"{entry_point.names.get('dtype', 'dtype')}|ubinary"):
+            entry_point.call(world, TEXTS, options)
         return
-    if door.unit and not normalize:
+    if entry_point.unit and not normalize:
         with pytest.raises(RefusedError, match=r"a vector has the norm .* and not 1"):
-            door.call(world, TEXTS, options)
+            entry_point.call(world, TEXTS, options)
         return
-    found, scales = door.call(world, TEXTS, options)
+    vectors, scales = entry_point.call(world, TEXTS, options)
     expected, expected_scales = by_numpy(plain["left" if "left" in str(options) else "right"], dtype, normalize)
-    if door.widens and expected_scales is not None:
+    if entry_point.widens and expected_scales is not None:
         expected = expected * expected_scales[:, None]
-        if door.unit:
+        if entry_point.unit:
             expected /= np.linalg.norm(expected, axis=1, keepdims=True)
         # A value between two codes can be rounded to either, because the graph and torch differ slightly in float32.
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1.01 * expected_scales.max())
+        np.testing.assert_allclose(vectors, expected, rtol=0, atol=1.01 * expected_scales.max())
         return
-    assert found.shape == expected.shape
-    assert found.dtype == (np.float32 if door.widens else expected.dtype)
+    assert vectors.shape == expected.shape
+    assert vectors.dtype == (np.float32 if entry_point.widens else expected.dtype)
     if dtype == "ubinary":
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(vectors, expected)
     elif dtype == "int8":
-        off = np.abs(found.astype(int) - expected.astype(int))
+        off = np.abs(vectors.astype(int) - expected.astype(int))
         assert off.max() <= 1 and (off > 0).mean() < 0.05
-        assert (scales is not None) == door.scales
-        if door.scales:
+        assert (scales is not None) == entry_point.scales
+        if entry_point.scales:
             np.testing.assert_allclose(scales, expected_scales, rtol=1e-4)
     else:
         rounding = 2.0**-10 if dtype == "float16" else 1e-5
-        np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=rounding, atol=1e-5)
+        np.testing.assert_allclose(vectors.astype(np.float32), expected.astype(np.float32), rtol=rounding, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in DOORS if DOORS[name].options])
-def test_refuse_stops_a_text_that_is_too_long_and_no_other(
+@pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if ENTRY_POINTS[name].options])
+def test_refuse_rejects_only_texts_that_are_too_long(
     name: str, world: World, plain: dict[str, NDArray[np.float32]]
 ) -> None:
-    door, options = DOORS[name], {"overflow": "refuse", "normalize": True}
+    entry_point, options = ENTRY_POINTS[name], {"overflow": "refuse", "normalize": True}
     with pytest.raises((RefusedError, TooLongError), match="text 1 has 45 tokens, and checkpoint takes at most 20"):
-        door.call(world, TEXTS, options)
-    found, _ = door.call(world, TEXTS[::2], options)
+        entry_point.call(world, TEXTS, options)
+    vectors, _ = entry_point.call(world, TEXTS[::2], options)
     expected, _ = by_numpy(plain["right"][::2], "float32", True)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_vectors_that_have_length_1_by_definition_cannot_be_plain(unit_artifact: Path, world: World) -> None:
+def test_a_model_with_normalized_vectors_cannot_return_others(unit_artifact: Path, world: World) -> None:
     (world.folder / "texts.txt").write_text("a\n")
     with pytest.raises(RefusedError, match="normalize is false"):
         world.command("embed", unit_artifact, "-i", "texts.txt", "-o", "out.npy", "--no-normalize")
@@ -229,12 +229,12 @@ def nothing_opens(monkeypatch: pytest.MonkeyPatch, parts: object) -> None:
 
 @pytest.mark.usefixtures("nothing_opens")
 @pytest.mark.parametrize(("field", "value"), EMBED_FIELDS)
-@pytest.mark.parametrize("name", [name for name in DOORS if DOORS[name].options])
-def test_wrong_embed_options_are_refused_with_their_name(name: str, field: str, value: Any, world: World) -> None:
-    door = DOORS[name]
-    named = door.names.get(field, field)
+@pytest.mark.parametrize("name", [name for name in ENTRY_POINTS if ENTRY_POINTS[name].options])
+def test_errors_name_wrong_embed_options(name: str, field: str, value: Any, world: World) -> None:
+    entry_point = ENTRY_POINTS[name]
+    named = entry_point.names.get(field, field)
     with pytest.raises((RefusedError, OptionError), match=f"\\b{named}\\b|--{field.replace('_', '-')}") as caught:
-        door.call(world, [SHORT], {field: value})
+        entry_point.call(world, [SHORT], {field: value})
     if isinstance(caught.value, OptionError):
         assert caught.value.field == field
 
@@ -264,14 +264,14 @@ PYTHON: dict[str, Callable[[Path, dict[str, Any]], None]] = {
 @pytest.mark.usefixtures("nothing_opens")
 @pytest.mark.parametrize(("field", "value"), LOAD_FIELDS)
 @pytest.mark.parametrize("name", PYTHON)
-def test_wrong_load_options_are_refused_in_python_and_toml(name: str, field: str, value: Any, artifact: Path) -> None:
+def test_wrong_load_options_are_rejected_in_python_and_toml(name: str, field: str, value: Any, artifact: Path) -> None:
     with pytest.raises(InputError, match=field):
         PYTHON[name](artifact, {field: value})
 
 
 @pytest.mark.usefixtures("nothing_opens")
 @pytest.mark.parametrize(("field", "value"), LOAD_FIELDS)
-def test_wrong_load_options_are_refused_by_the_admin_api(field: str, value: Any, world: World) -> None:
+def test_wrong_load_options_are_rejected_by_the_admin_api(field: str, value: Any, world: World) -> None:
     body = {"path": str(world.artifact), "name": "another", field: value}
     answer = httpx.post(f"{world.server.addresses.http}/admin/models", json=body, timeout=20)
     assert answer.status_code == 400
@@ -292,7 +292,7 @@ COMMANDS: dict[str, list[str]] = {
 @pytest.mark.parametrize(("field", "value"), LOAD_FIELDS)
 @pytest.mark.parametrize("place", ["command line", "environment", "file"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_wrong_load_options_are_refused_by_every_command(
+def test_wrong_load_options_are_rejected_by_every_command(
     command: str, place: str, field: str, value: Any, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if (command, field) == ("bench", "cache"):
@@ -314,7 +314,7 @@ def test_wrong_load_options_are_refused_by_every_command(
 
 @pytest.mark.usefixtures("nothing_opens")
 @pytest.mark.parametrize(("field", "value"), EMBED_FIELDS)
-def test_wrong_embed_options_of_a_search_are_refused_before_longbow_is_asked(
+def test_wrong_embed_options_of_a_search_are_rejected_before_longbow_is_called(
     field: str, value: Any, world: World
 ) -> None:
     option = field.replace("_", "-")

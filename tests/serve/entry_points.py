@@ -28,7 +28,7 @@ from fletcher.serve.server import Server
 
 from ..doubles.longbow import LongbowDouble
 
-__all__ = ["DOORS", "Door", "RefusedError", "World"]
+__all__ = ["ENTRY_POINTS", "EntryPoint", "RefusedError", "World"]
 
 SECONDS = 30.0
 
@@ -256,7 +256,7 @@ def http_ingest(world: World, texts: Sequence[str], options: Options) -> Vectors
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class EntryPoint:
     """An entry point.
 
     Attributes:
@@ -281,25 +281,25 @@ class Door:
 NUMBERS = ("float32", "float16", "int8")
 
 #: All entry points. Longbow stores only float32, so `ubinary` is rejected there. Cohere's API does not have float16.
-DOORS = {
-    "Encoder.embed": Door(encoder_embed),
-    "Encoder.stream": Door(encoder_stream),
-    "fletcher-serve embed": Door(command_embed),
-    "fletcher-serve ingest": Door(command_ingest, dtypes=NUMBERS, widens=True),
-    "/v1/embeddings": Door(openai),
-    "/v1/embeddings, base64": Door(openai_base64),
-    "/v1/embeddings, NDJSON": Door(openai_lines),
-    "/embed": Door(tei),
-    "/v2/embed": Door(
+ENTRY_POINTS = {
+    "Encoder.embed": EntryPoint(encoder_embed),
+    "Encoder.stream": EntryPoint(encoder_stream),
+    "fletcher-serve embed": EntryPoint(command_embed),
+    "fletcher-serve ingest": EntryPoint(command_ingest, dtypes=NUMBERS, widens=True),
+    "/v1/embeddings": EntryPoint(openai),
+    "/v1/embeddings, base64": EntryPoint(openai_base64),
+    "/v1/embeddings, NDJSON": EntryPoint(openai_lines),
+    "/embed": EntryPoint(tei),
+    "/v2/embed": EntryPoint(
         cohere,
         dtypes=("float32", "int8", "ubinary"),
         names={"dtype": "embedding_types", "dimensions": "output_dimension"},
     ),
-    "/encode": Door(encode, scales=False),
-    "/encode/arrow": Door(encode_arrow),
-    "DoExchange": Door(flight_exchange),
-    "DoGet": Door(flight_get),
-    "/v1/ingest": Door(http_ingest, dtypes=NUMBERS, widens=True, unit=True),
+    "/encode": EntryPoint(encode, scales=False),
+    "/encode/arrow": EntryPoint(encode_arrow),
+    "DoExchange": EntryPoint(flight_exchange),
+    "DoGet": EntryPoint(flight_get),
+    "/v1/ingest": EntryPoint(http_ingest, dtypes=NUMBERS, widens=True, unit=True),
     # The descriptor of DoPut is the path of a Longbow dataset. It does not have options.
-    "DoPut": Door(flight_put, options=False, dtypes=("float32",), unit=True),
+    "DoPut": EntryPoint(flight_put, options=False, dtypes=("float32",), unit=True),
 }
