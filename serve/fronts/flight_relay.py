@@ -15,7 +15,6 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 import uvloop
 
@@ -25,54 +24,61 @@ __all__ = ["FlightRelay"]
 
 logger = logging.getLogger("fletcher.serve.fronts")
 
-#: Bytes that are read at once: record batches have hundreds of kilobytes.
-BUFFER: Final = 1 << 18
 
-
-class _End(asyncio.BufferedProtocol):
+class _End(asyncio.Protocol):
     """One end of a relayed connection: what it reads is written to the other end."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.other: _End | None = None
-        self._buffer = memoryview(bytearray(BUFFER))
+        self._other: _End | None = None
+        self._early: list[bytes] = []
+        self._ended = False
+
+    def join(self, other: _End) -> None:
+        """Connect two open ends, and pass on what each has read already."""
+        self._other, other._other = other, self
+        for end in (self, other):
+            for data in end._early:
+                end.data_received(data)
+            end._early.clear()
+            if end._ended:
+                end.eof_received()
+            if end.transport is None:
+                end.connection_lost(None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport. Nothing is read before the other end is there."""
+        """Keep the transport."""
         self.transport = transport  # type: ignore[assignment]  # a stream socket has a `Transport`
-        if self.transport is not None:
-            self.transport.pause_reading()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return the memory for the next bytes."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Pass the bytes on. What the socket does not take at once is copied by the transport."""
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.write(self._buffer[:nbytes])
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes on."""
+        if self._other is None:
+            self._early.append(data)
+        elif self._other.transport is not None:
+            self._other.transport.write(data)
 
     def eof_received(self) -> bool:
         """Pass the end on; the other direction stays open."""
-        if self.other is not None and self.other.transport is not None and self.other.transport.can_write_eof():
-            self.other.transport.write_eof()
+        self._ended = True
+        if self._other is not None and self._other.transport is not None and self._other.transport.can_write_eof():
+            self._other.transport.write_eof()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Close the other end after what was written to it."""
         self.transport = None
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.close()
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.close()
 
     def pause_writing(self) -> None:
         """Stop reading at the other end: this end's peer is slow."""
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.pause_reading()
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Read at the other end again."""
-        if self.other is not None and self.other.transport is not None:
-            self.other.transport.resume_reading()
+        if self._other is not None and self._other.transport is not None:
+            self._other.transport.resume_reading()
 
 
 class FlightRelay:
@@ -148,17 +154,14 @@ class FlightRelay:
             front = _End()
             await self._loop.create_unix_connection(lambda: front, sock=inner)
             client = _End()
-            client.other, front.other = front, client
             await self._loop.connect_accepted_socket(lambda: client, connection)
-            for end in (client, front):
-                if end.transport is not None:
-                    end.transport.resume_reading()
         except OSError as error:
             logger.info("a Flight connection was closed", extra={"fields": {"reason": str(error)}})
             connection.close()
             if inner is not None:
                 inner.close()
             return
+        client.join(front)
         self._open |= {client, front}
         self._open = {end for end in self._open if end.transport is not None}
 

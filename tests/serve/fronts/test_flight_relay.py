@@ -120,15 +120,16 @@ def test_a_server_that_is_away_closes_the_connection_and_another_one_answers(fol
 
 
 def test_no_descriptor_and_no_file_is_left(url: str, folder: Path) -> None:
-    who(url)
+    for _ in range(60):  # gRPC keeps some of its own
+        who(url)
     before = descriptors()
-    for _ in range(50):
+    for _ in range(60):
         who(url)
     for _ in range(200):
-        if descriptors() <= before + 4:
+        if descriptors() <= before:
             break
         threading.Event().wait(0.02)
-    assert descriptors() <= before + 4
+    assert descriptors() <= before + 4  # a leak would be at least 60
     assert not [file for file in folder.iterdir() if file.name.startswith("peer-")]
 
 
