@@ -58,9 +58,13 @@ class _End(asyncio.Protocol):
             self._other.transport.write(data)
 
     def eof_received(self) -> bool:
-        """Pass the end on; the other direction stays open."""
+        """Pass the end on; the other direction stays open until it ends, too."""
         self._ended = True
-        if self._other is not None and self._other.transport is not None and self._other.transport.can_write_eof():
+        if self._other is not None and self._other._ended:
+            for end in (self, self._other):
+                if end.transport is not None:
+                    end.transport.close()
+        elif self._other is not None and self._other.transport is not None and self._other.transport.can_write_eof():
             self._other.transport.write_eof()
         return True
 
