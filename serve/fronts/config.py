@@ -40,6 +40,11 @@ class ProcessConfig(msgspec.Struct, frozen=True, kw_only=True, tag="config", tag
         return str(Path(self.folder, "engine.rows"))
 
     @property
+    def front_flight(self) -> str:
+        """Path of the Unix socket of this front's Flight server."""
+        return str(Path(self.folder, f"front-{self.front}.flight"))
+
+    @property
     def engine_flight(self) -> str:
         """Path of the Unix socket of the engine's Flight server."""
         return str(Path(self.folder, "engine.flight"))

@@ -7,11 +7,11 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fletcher.runtime.errors import FletcherError
 
-from ...access.addresses import parse
 from ...engine.backend import Backend
 from ...http.app import HttpApp
 from ...models.registry import Models
@@ -109,14 +109,12 @@ class _Front:
         if self._config.flight is not None:
             from .flight import FrontFlightServer
 
-            surroundings = self._surroundings
+            surroundings, socket_path = self._surroundings, Path(self._config.front_flight)
+            socket_path.unlink(missing_ok=True)  # of a front that was killed
             self._flight = FrontFlightServer(
-                self.models,
-                surroundings.gate,
-                parse(self._config.flight, "--flight"),
-                surroundings.longbow,
-                surroundings.tracing,
+                self.models, surroundings.gate, str(socket_path), surroundings.longbow, surroundings.tracing
             )
+            self._flight.url = f"grpc://{self._config.flight}"  # where clients reach it, through the supervisor
             self._flight.engine_url = f"grpc+unix://{self._config.engine_flight}"
         self._ready.set()
         self._control.send(Ready())
