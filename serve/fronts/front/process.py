@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -142,7 +143,9 @@ class _Front:
         drained = self.models.stop(drain_seconds)
         if self._flight is not None:
             self._flight.stop(max(deadline - time.monotonic(), 1.0))
-        self.connections.loop.call_soon_threadsafe(self._link.close)
+        # The loop ends by itself when no connection is left, and the link with it.
+        with contextlib.suppress(RuntimeError):
+            self.connections.loop.call_soon_threadsafe(self._link.close)
         self.connections.join()
         self._surroundings.close()
         return drained
