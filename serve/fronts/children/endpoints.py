@@ -7,7 +7,7 @@ import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ...access.addresses import Addresses, HostPort, bind
 from ...listening import listening_addresses
@@ -26,15 +26,16 @@ class Endpoints:
     Attributes:
         addresses: addresses on which the server listens.
         listener: listening socket of HTTP, or None.
+        flight_listener: listening socket of Flight, or None.
         flight: address of Flight with its port, or None.
         folder: private folder of Unix sockets.
     """
 
     addresses: Addresses
     listener: socket.socket | None
+    flight_listener: socket.socket | None
     flight: HostPort | None
     folder: Path
-    _hold: socket.socket | None
 
     @classmethod
     def open(cls, options: ServerOptions) -> Endpoints:
@@ -44,52 +45,29 @@ class Endpoints:
             InputError: as for `listening_addresses`, or a port is in use.
         """
         listening = listening_addresses(options)
-        flight = hold = None
-        if listening.flight is not None:
-            # gRPC's own message names neither the option nor the reason, and gRPC would share a port with another server.
-            with bind(listening.flight, "--flight") as probe:
-                where = probe.getsockname()
-            flight = HostPort(listening.flight.host, where[1])
-            hold = _hold(probe.family, where)
+        flight_listener = None if listening.flight is None else bind(listening.flight, "--flight")
         try:
             listener = None if listening.http is None else bind(listening.http, "--http")
         except BaseException:
-            if hold is not None:
-                hold.close()
+            if flight_listener is not None:
+                flight_listener.close()
             raise
+        flight = None if flight_listener is None else HostPort(*flight_listener.getsockname()[:2])
         http = None if listener is None else f"http://{HostPort(*listener.getsockname()[:2])}"
         addresses = Addresses(http, None if flight is None else f"grpc://{flight}")
         long = len(tempfile.gettempdir()) > LONGEST_FOLDER
         folder = Path(tempfile.mkdtemp(prefix="fletcher-", dir="/tmp" if long else None))
-        return cls(addresses, listener, flight, folder, hold)
+        return cls(addresses, listener, flight_listener, flight, folder)
 
     def clear_folder(self) -> None:
-        """Remove the sockets of a process that was killed."""
+        """Remove the sockets of an engine that was killed."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        for path in self.folder.iterdir():
+        for path in self.folder.glob("engine.*"):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the ports, and remove the folder."""
-        for opened in (self.listener, self._hold):
+        for opened in (self.listener, self.flight_listener):
             if opened is not None:
                 opened.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _hold(family: int, where: Any) -> socket.socket | None:
-    """Return a socket that keeps a port for the fronts, which share it; None where ports cannot be shared.
-
-    It does not listen, so that it gets no connections.
-    """
-    option = getattr(socket, "SO_REUSEPORT", None)
-    if option is None:
-        return None
-    holder = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        holder.setsockopt(socket.SOL_SOCKET, option, 1)
-        holder.bind(where)
-    except OSError:  # only the reservation fails: the fronts report what they cannot use
-        holder.close()
-        return None
-    return holder

@@ -16,6 +16,7 @@ from ...models.spec import ModelSpec
 from ...server_options import ServerOptions
 from ..config import ProcessConfig
 from ..control import Changed, Failed, Ready, Reload, Reloaded, Report
+from ..flight_relay import FlightRelay
 from .endpoints import Endpoints
 from .handing import Handing
 from .process import ChildProcess, Timing
@@ -63,6 +64,12 @@ class Group:
         self._endpoints = endpoints
         self._selector = selector
         self.handing = Handing(endpoints.listener)
+        self._relay = (
+            None
+            if endpoints.flight_listener is None
+            else FlightRelay(endpoints.flight_listener, endpoints.folder, self._next_flight_socket)
+        )
+        self._flight_turn = 0
         self.started: Future[None] = Future()
         self.ended: Future[bool] = Future()
         self.models: tuple[ServedModel, ...] = ()
@@ -137,6 +144,8 @@ class Group:
         self._stop_since = now
         self._kill_at = now + self._options.drain_seconds + self._timing.margin
         self.handing.close()
+        if self._relay is not None:
+            self._relay.close_listener()
         for slot in self.fronts:
             if slot.child is not None and slot.ready:
                 slot.child.stop(self._options.drain_seconds)
@@ -157,6 +166,8 @@ class Group:
             child.wait()
             child.close()
         self.handing.close()
+        if self._relay is not None:
+            self._relay.stop()
         self._endpoints.close()
 
     # Starts and messages ------------------------------------------------------------------------------------------------
@@ -174,6 +185,14 @@ class Group:
             elif not self.started.done():
                 self._fail(ServiceError("the system did not start a process; the log has the reason"))
                 return
+
+    def _next_flight_socket(self) -> str | None:
+        """Return the Unix socket of the front that gets the next Flight connection. The relay's thread calls it."""
+        ready = [slot.number for slot in self.fronts if slot.ready]
+        if not ready:
+            return None
+        self._flight_turn += 1
+        return self._config(ready[self._flight_turn % len(ready)]).front_flight
 
     def _config(self, front: int) -> ProcessConfig:
         flight = self._endpoints.flight
@@ -195,6 +214,8 @@ class Group:
                 if self.started.done():
                     logger.info("a process is ready", extra={"fields": {"process": child.name}})
                 elif self.engine.ready and all(slot.ready for slot in self.fronts):
+                    if self._relay is not None:
+                        self._relay.start()
                     self.started.set_result(None)
             case Failed():
                 child.kill()  # it may still have threads that keep it
