@@ -61,7 +61,7 @@ def ask(server: Supervisor, texts: list[str]) -> np.ndarray[Any, Any]:
     """
     connection = http.client.HTTPConnection(*address(server), timeout=SECONDS)
     try:
-        body = json.dumps({"input": texts, "encoding_format": "base64"})
+        body = json.dumps({"input": texts, "model": "tiny", "encoding_format": "base64"})
         connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
         answer = connection.getresponse()
         data = answer.read()
@@ -183,6 +183,7 @@ def test_the_command_starts_and_stops_everything(tiny_artifact: Path) -> None:
         connection = http.client.HTTPConnection(host, int(port), timeout=SECONDS)
         connection.request("GET", "/ready")
         assert connection.getresponse().status == 200
+        connection.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
     assert not [child for child in children if child.is_running()]
