@@ -23,8 +23,9 @@ from ..channel.link import EngineLink
 from ..channel.wire import Catalog, CatalogEntry
 from ..config import ProcessConfig
 from ..connections import PassedConnections
-from ..control import Connections, Control, Failed, Ready, Reload, Reloaded, Stopped
+from ..control import Control
 from ..forward import Forward
+from ..messages import Connections, Failed, Ready, Reload, Reloaded, Stopped
 from .app import FrontApp
 from .backend import FrontBackend
 from .remote_engine import RemoteEngine
