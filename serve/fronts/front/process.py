@@ -67,10 +67,12 @@ class _Front:
             longbow=surroundings.longbow,
             tracing=surroundings.tracing,
         )
+        forward = Forward(config.engine_http)
         self.connections = PassedConnections(
-            FrontApp(app, Forward(config.engine_http)),
+            FrontApp(app, forward),
             drain_seconds=options.drain_seconds,
             on_closed=lambda closed: control.send(Connections(closed)),
+            on_end=forward.close,
         )
         self._link = EngineLink(
             config.engine_rows,
