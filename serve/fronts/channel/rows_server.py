@@ -57,11 +57,6 @@ SMALL_TOKENS: Final = 512
 #: Tokens of messages that are submitted as one request.
 GATHER_TOKENS: Final = 4096
 
-#: Requests under way from which on messages wait for others, and the seconds for which they wait. Several batches run at once
-#: on a GPU: one is computed while the values of another one are sent.
-UNDER_WAY: Final = 3
-GATHER_SECONDS: Final = 0.0003
-
 #: Seconds for which a scrape waits for the fronts' metrics; a front that hangs is left out.
 PAGE_SECONDS: Final = 1.0
 
@@ -88,8 +83,7 @@ class RowsServer:
         self._answered: deque[tuple[_Group, Future[Any]]] = deque()
         self._gathered: dict[tuple[ModelVersion, str | None, bool, bool, Terms], list[_Part]] = {}
         self._gathered_tokens = 0
-        self._under_way = 0
-        self._timer: asyncio.Handle | None = None
+        self._flushing = False
         self._scheduled = False
         self._waking: set[asyncio.Task[None]] = set()
         self._listening = threading.Event()
@@ -226,17 +220,13 @@ class RowsServer:
         self._gathered_tokens += message.tokens
         if self._gathered_tokens > GATHER_TOKENS:
             self._flush()
-        elif self._timer is None:
-            if self._under_way < UNDER_WAY:
-                self._timer = self.loop.call_soon(self._flush)
-            else:
-                self._timer = self.loop.call_later(GATHER_SECONDS, self._flush)
+        elif not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Submit the gathered messages: those of one kind as one request."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        """Submit the messages that arrived in this turn of the loop: those of one kind as one request."""
+        self._flushing = False
         gathered, self._gathered, self._gathered_tokens = self._gathered, {}, 0
         for (version, *_), parts in gathered.items():
             self._submit(version, parts)
@@ -264,7 +254,6 @@ class RowsServer:
         group = _Group(version, parts, draft)
         for part in parts:
             part.future, part.group = future, parts
-        self._under_way += 1
         future.add_done_callback(partial(self._arrive, group))
 
     def _version(self, message: Rows) -> ModelVersion:
@@ -333,7 +322,6 @@ class RowsServer:
         frames: dict[_Front, list[Frame]] = {}
         while self._answered:
             group, future = self._answered.popleft()
-            self._under_way -= 1
             if future.cancelled():
                 for part in group.parts:
                     part.front.open.pop(part.id, None)
@@ -351,8 +339,6 @@ class RowsServer:
                 start = end
         for front, several in frames.items():
             front.protocol.write(several)
-        if self._gathered:
-            self._flush()
 
 
 @dataclass(slots=True, eq=False)
