@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from fletcher.convert.export.export import export
-from fletcher.convert.reference.vectors import Reference
+from fletcher.convert.reference.load import load_witness
+from fletcher.convert.reference.witness import Tokens
+from fletcher.convert.verify.case import Case
+from fletcher.convert.verify.outputs import TokenRow
 from fletcher.convert.verify.report import VariantResult, VerificationReport
-from fletcher.convert.verify.verdicts import Probe, VariantVectors, compare_ids, compare_vectors
+from fletcher.convert.verify.verdicts import VariantVectors, compare_ids, compare_vectors
 from fletcher.convert.verify.verify import verify, verify_with
 from fletcher.model_zoo.card import Accuracy, ModelCard
-from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ChecksumError, VerificationError
@@ -50,7 +53,7 @@ def artifact(tmp_path: Path, checkpoint: Path) -> Path:
 
 def test_a_faithful_artifact_passes_and_is_stamped(artifact: Path) -> None:
     before = Artifact.open(artifact)
-    assert before.manifest.status == "unverified"
+    assert before.manifest.status == "self-made"
     report = verify(artifact, texts=["the user's own text"])
     report.raise_if_failed()
     variant = report.variants[0]
@@ -61,7 +64,8 @@ def test_a_faithful_artifact_passes_and_is_stamped(artifact: Path) -> None:
     assert variant.neighbors == 1.0
     assert {text.tokens for text in variant.texts} >= set(range(2, MAX_TOKENS + 1))
     assert variant.texts[-1].text == "the user's own text"
-    assert report.tokenizer.equal == report.tokenizer.compared == len(variant.texts)
+    assert report.tokenizer.equal == report.tokenizer.compared > len(variant.texts)
+    assert report.method.startswith("sentence-transformers 6") and "SentenceTransformer" in report.method
     assert report.tokenizer.truncated > 3
     after = Artifact.open(artifact)
     assert after.manifest.status == "verified"
@@ -110,30 +114,38 @@ def test_a_checkpoint_that_changed_since_the_export_is_refused(artifact: Path, c
         verify(artifact)
 
 
-def test_another_tokenizer_fails_although_the_vectors_of_its_ids_would_agree(artifact: Path, checkpoint: Path) -> None:
+def test_another_limit_fails_and_the_settings_of_the_limit_are_named(artifact: Path, checkpoint: Path) -> None:
     card = Artifact.open(artifact).manifest.card
     shorter = msgspec.structs.replace(card, max_tokens=MAX_TOKENS - 1)
-    report = verify_with(artifact, Reference.load(checkpoint, shorter), name="shorter")
+    report = verify_with(artifact, load_witness(checkpoint, shorter), name="shorter")
     assert report.tokenizer.verdict == report.verdict == "failed"
+    assert (
+        "texts longer than the limit" in report.likely and "sentence_bert_config.json: max_seq_length" in report.likely
+    )
     with pytest.raises(VerificationError, match="the tokenizer gives"):
         report.raise_if_failed()
 
 
-def test_prompts_are_compared_too(artifact: Path, checkpoint: Path) -> None:
-    manifest = Artifact.open(artifact).manifest
-    prompted = msgspec.structs.replace(manifest.card, prompts={"query": "q: "})
-    (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, card=prompted)))
-    report = verify_with(artifact, Reference.load(checkpoint, prompted), name="prompted")
+def test_prompts_are_those_of_the_checkpoint(artifact: Path, checkpoint: Path) -> None:
+    settings = checkpoint / "config_sentence_transformers.json"
+    settings.write_text(json.dumps({"prompts": {"query": "the baker ", "web": "in the web "}}))
+    export(str(checkpoint), artifact)
+    report = verify(artifact)
     report.raise_if_failed()
-    assert {text.input_type for text in report.variants[0].texts} == {"raw", "query"}
-    # A reference without the prompt disagrees: the prompt was there.
-    without = verify_with(artifact, Reference.load(checkpoint, manifest.card), name="none")
-    assert without.tokenizer.equal < without.tokenizer.compared
+    kinds = {"raw", "query", "document", "clustering", "classification", "web"}
+    assert {text.input_type for text in report.variants[0].texts} == kinds
+    exercised = {result.setting: result.verdict for result in report.settings}
+    assert exercised["config_sentence_transformers.json: prompts: web"] == "passed"
+    manifest = Artifact.open(artifact).manifest
+    wrong = msgspec.structs.replace(manifest.card, prompts={"query": "the baker ", "web": "in the net "})
+    (artifact / "fletcher.json").write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, card=wrong)))
+    report = verify_with(artifact, load_witness(checkpoint, wrong), name="wrong")
+    assert report.verdict == "failed" and "prompts: web" in report.likely
 
 
 # The verdict on vectors that were made by hand -------------------------------------------------------------------------
 
-PROBES = tuple(Probe(f"text {index}", "raw") for index in range(30))
+CASES = tuple(Case(f"text {index}", "raw") for index in range(30))
 
 
 def variant_of(precision: str) -> Variant:
@@ -164,7 +176,7 @@ def card_of(**accuracy: Accuracy) -> ModelCard:
 
 @pytest.fixture
 def expected() -> NDArray[np.float32]:
-    vectors = np.random.default_rng(3).normal(size=(len(PROBES), 4)).astype(np.float32)
+    vectors = np.random.default_rng(3).normal(size=(len(CASES), 4)).astype(np.float32)
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
@@ -175,10 +187,10 @@ def verdict_of(
     precision: str = "fp32",
     card: ModelCard | None = None,
 ) -> VariantResult:
-    lengths = np.full(len(PROBES), 5, np.int64)
+    lengths = np.full(len(CASES), 5, np.int64)
     alone = batched if alone is None else alone
     vectors = VariantVectors(variant_of(precision), "MLAS", lengths, alone, batched)
-    return compare_vectors(vectors, expected, PROBES, card or card_of())
+    return compare_vectors(vectors, expected, CASES, card or card_of())
 
 
 def test_equal_vectors_pass(expected: NDArray[np.float32]) -> None:
@@ -229,27 +241,37 @@ def test_the_tolerance_is_the_cards_else_the_default_else_the_variants(expected:
     assert verdict_of(turned, expected, precision="int8", card=strict).verdict == "failed"
 
 
+def tokens(*ids: int, types: tuple[int, ...] | None = None) -> Tokens:
+    features = {"input_ids": torch.tensor([ids])}
+    return Tokens(features if types is None else features | {"token_type_ids": torch.tensor([types])})
+
+
 def test_the_first_different_id_is_named() -> None:
-    encodings = Encodings.from_lists([[2, 5, 3], [2, 3]])
-    probes = (Probe("one", "raw"), Probe("two", "query"))
-    assert compare_ids(encodings, [[2, 5, 3], [2, 3]], probes).verdict == "passed"
-    found = compare_ids(encodings, [[2, 6, 3], [2, 3]], probes)
-    assert (found.verdict, found.equal) == ("failed", 1)
-    assert found.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
-    assert (
-        "2 ids instead of 3 for the text 'two' (query)" in compare_ids(encodings, [[2, 5, 3], [2, 3, 3]], probes).reason
-    )
+    rows = (TokenRow((2, 5, 3)), TokenRow((2, 3)))
+    cases = (Case("one", "raw"), Case("two", "query"))
+    assert compare_ids(rows, [tokens(2, 5, 3), tokens(2, 3)], cases).summary.verdict == "passed"
+    found = compare_ids(rows, [tokens(2, 6, 3), tokens(2, 3)], cases)
+    assert (found.summary.verdict, found.summary.equal, found.differ) == ("failed", 1, (True, False))
+    assert found.summary.reason == "the tokenizer gives id 5 instead of 6 at place 1 for the text 'one' (raw)"
+    longer = compare_ids(rows, [tokens(2, 5, 3), tokens(2, 3, 3)], cases).summary.reason
+    assert "2 ids instead of 3 for the text 'two' (query)" in longer
+
+
+def test_other_token_types_and_a_refusal_count_as_a_difference() -> None:
+    rows = (TokenRow((2, 5), types=(0, 0)), TokenRow(refused="it has no token"))
+    found = compare_ids(rows, [tokens(2, 5, types=(0, 1)), tokens(2)], (Case("one", "pair", "q"), Case("two", "raw")))
+    assert found.differ == (True, True) and "token type 0 instead of 1 at place 1" in found.summary.reason
 
 
 def test_the_report_survives_json(artifact: Path, checkpoint: Path) -> None:
     card = Artifact.open(artifact).manifest.card
-    report = verify_with(artifact, Reference.load(checkpoint, card), name="tiny")
+    report = verify_with(artifact, load_witness(checkpoint, card), name="tiny")
     assert msgspec.json.decode(msgspec.json.encode(report), type=VerificationReport) == report
 
 
 @pytest.mark.slow
 def test_the_real_minilm_reproduces_huggingface(minilm_artifact: Path, minilm_checkpoint: Path) -> None:
     card = Artifact.open(minilm_artifact).manifest.card
-    report = verify_with(minilm_artifact, Reference.load(minilm_checkpoint, card), name="MiniLM")
+    report = verify_with(minilm_artifact, load_witness(minilm_checkpoint, card), name="MiniLM")
     report.raise_if_failed()
     assert report.variants[0].max_abs <= 1e-5
