@@ -71,7 +71,7 @@ def ask_reference(witness: Witness, cases: Sequence[Case], progress: Progress) -
         progress: receives messages and counts.
     """
     answers = []
-    with progress.count("reference", total=len(cases), units=("texts", "tokens")) as counter:
+    with progress.count("reference", total=len(cases), units=("texts", "tokens")) as counter, witness.threads():
         for case in cases:
             answer = witness.answer(case.text, case.input_type, case.query, ids_only=case.ids_only)
             answers.append(answer)

@@ -6,7 +6,6 @@ It compares token ids, results through the methods that users call, and each tex
 from __future__ import annotations
 
 import datetime
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -27,9 +26,14 @@ from .texts import make_cases
 __all__ = ["fetch_reference", "is_installed", "reference_name", "verify", "verify_with"]
 
 
+#: First version of sentence-transformers that has `MultiVectorEncoder`.
+OLDEST = 6
+
+
 def is_installed() -> bool:
     """Return whether the packages of the extra `verify` that compute the reference are installed."""
-    return all(importlib.util.find_spec(name) for name in ("sentence_transformers", "torch", "transformers"))
+    found = versions("sentence-transformers", "torch", "transformers")
+    return len(found) == 3 and int(found["sentence-transformers"].partition(".")[0]) >= OLDEST
 
 
 def verify(

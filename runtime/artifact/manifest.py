@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -44,6 +45,14 @@ TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
 Proof = Literal["verified", "published", "self-made"]
 
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
+
+
+_PROOFS: Mapping[str, str] = MappingProxyType(
+    {
+        "published": "published: the canary's vectors were computed by the authors' model",
+        "self-made": "self-made: the artifact's own graph computed the canary, which shows later damage, no earlier mistake",
+    }
+)
 
 
 class FileInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,3 +235,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         if self.verified is not None:
             return "verified"
         return "published" if self.canary_reference == "published" else "self-made"
+
+    @property
+    def proof(self) -> str:
+        """Return the proof of the vectors in words: by what, when, on how many texts, with which versions."""
+        if self.verified is None:
+            return _PROOFS[self.status]
+        by = self.verified.by or "HuggingFace transformers"
+        tools = ", ".join(f"{name} {version}" for name, version in self.verified.tools.items())
+        return f"verified by {by} on {self.verified.texts} texts, {self.verified.time} ({tools})"

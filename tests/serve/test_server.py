@@ -26,7 +26,7 @@ from fletcher.serve.access.addresses import HostPort, parse
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from .fake_encoder import FakeEncoder, expected, request_for
+from .fake_encoder import FakeEncoder, expected, info, request_for
 
 SECONDS = 20.0
 
@@ -215,3 +215,18 @@ def test_serving_imports_no_torch_transformers_onnx_or_convert() -> None:
     ).stdout
     for name in ("'torch'", "'transformers'", "'optimum'", "'onnx'", "'opentelemetry'", "'fletcher.convert'"):
         assert name not in shown
+
+
+def test_a_server_that_requires_verified_models_refuses_a_self_made_canary() -> None:
+    options = ServerOptions(http="127.0.0.1:0", flight="off", require_verified=True)
+    encoder = FakeEncoder()
+    with pytest.raises(InputError, match="its canary is self-made"):
+        Server(encoder, options)
+    for canary in ("published", "verified"):
+        encoder.info = info(canary=canary, proof=f"{canary} by hand")
+        with Server(encoder, options) as server, httpx.Client(base_url=server.addresses.http or "") as client:
+            assert client.get("/ready").json()["canary"] == canary
+            described = client.get("/v1/models").json()["data"][0]
+            assert (described["canary"], described["proof"]) == (canary, f"{canary} by hand")
+            labels = f'canary="{canary}",model="fake-model",provider="by hand",variant="cpu-fp32",version="1"'
+            assert f"fletcher_model_info{{{labels}}} 1.0" in client.get("/metrics").text
