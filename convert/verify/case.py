@@ -44,11 +44,11 @@ CJK = "Chinese characters"
 EMOJI = "emoji and characters outside the basic plane"
 COMPATIBILITY = "compatibility forms"
 LONG_WORD = "words of more than 100 characters"
-BLANK = "empty or blank texts"
+BLANK = "no visible character"
 ADDED = "added tokens"
 SPECIAL = "special tokens"
-LONG = "texts longer than the limit"
-PAIR = "pairs of texts"
+LONG = "more tokens than the limit"
+PAIR = "a query before them"
 
 
 @dataclass(frozen=True, slots=True)

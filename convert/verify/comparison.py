@@ -54,12 +54,14 @@ class Comparison:
         result: comparison of the results.
         ids_differ: for each text, whether its token ids differ.
         values_differ: for each text, whether its result differs although its token ids are equal.
+        shapes: shapes of the first such result that has another shape than the reference's, in words; empty if none has.
     """
 
     ids: TokenizerResult
     result: VariantResult
     ids_differ: tuple[bool, ...]
     values_differ: tuple[bool, ...]
+    shapes: str
 
 
 def ask_reference(witness: Witness, cases: Sequence[Case], progress: Progress) -> Question:
@@ -117,7 +119,15 @@ def compare_variant(artifact: Artifact, variant: Variant, question: Question, pr
     for start, bad in zip(first.tolist(), out_of_tolerance(result), strict=True):
         for index in valued[start : start + group]:
             values_differ[index] = bad and not ids.differ[index]
-    return Comparison(ids.summary, result, ids.differ, tuple(values_differ))
+    shapes = next(
+        (
+            f"results of shape {ours.shape} instead of {theirs.shape}"
+            for index, ours, theirs in zip(valued, together, expected, strict=True)
+            if ours.shape != theirs.shape and not ids.differ[index]
+        ),
+        "",
+    )
+    return Comparison(ids.summary, result, ids.differ, tuple(values_differ), shapes)
 
 
 def _run(

@@ -138,8 +138,16 @@ SENTENCE_KEYS: Mapping[str, frozenset[str]] = MappingProxyType(
     }
 )
 
-#: Keys that describe a file and decide nothing: versions, and the format of a tokenizer's file.
-DESCRIPTIONS = ("__version__", "version", "transformers_version", "name_or_path", "tokenizer_file", "backend")
+#: Keys that decide no vector: versions, the format of a tokenizer's file, and the way from token ids back to text.
+DESCRIPTIONS = (
+    "__version__",
+    "version",
+    "transformers_version",
+    "name_or_path",
+    "tokenizer_file",
+    "backend",
+    "decoder",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,8 @@ def list_settings(witness: Witness, tokens: CheckpointTokens) -> list[Setting]:
         *(setting for file in sorted(folder.glob("sentence_*_config.json")) for setting in _keys(file, SENTENCE_KEYS)),
         *_files(folder),
     ]
+    if find_json(folder / "config.json").get("auto_map"):
+        settings.append(Setting("config.json: auto_map", None, "it names code of the repository, which is not run"))
     if tokens.left_out:
         settings.append(Setting(f"{tokens.left_out:,} of the added tokens", None, "too many: a sample was compared"))
     return settings

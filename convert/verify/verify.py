@@ -18,7 +18,7 @@ from fletcher.runtime.errors import CheckpointError, ChecksumError
 from ..reference.load import load_witness
 from ..reference.witness import Witness
 from .comparison import ask_reference, choose_variants, compare_variant, versions
-from .diagnosis import find_cause
+from .diagnosis import Differences, find_cause
 from .report import VerificationReport
 from .settings import judge_settings, list_settings
 from .texts import make_cases
@@ -134,12 +134,15 @@ def verify_with(
         raise CheckpointError(f"{witness.method} refuses every text of {name}: {question.refused[0].reason}")
     settings = list_settings(witness, tokens)
     compared = [compare_variant(opened, chosen, question, progress) for chosen in variants]
-    ids = compared[0].ids_differ  # every variant has the same tokenizer file
-    values = [any(flags) for flags in zip(*(one.values_differ for one in compared), strict=True)]
-    failed = [one or other for one, other in zip(ids, values, strict=True)]
+    differences = Differences(
+        ids=compared[0].ids_differ,  # every variant has the same tokenizer file
+        values=tuple(any(flags) for flags in zip(*(one.values_differ for one in compared), strict=True)),
+        shapes=next((one.shapes for one in compared if one.shapes), ""),
+    )
+    failed = [one or other for one, other in zip(differences.ids, differences.values, strict=True)]
     verdicts = {compared[0].ids.verdict, *(one.result.verdict for one in compared)}
     follows = getattr(opened.manifest, "tokenizer_like", None)
-    version = f" (the artifact follows {follows}, the reference ran {witness.tools['transformers']})" if follows else ""
+    ran = f"transformers {witness.tools['transformers']}" + (f" (the artifact follows {follows})" if follows else "")
     return VerificationReport(
         model=opened.manifest.card.name,
         artifact=str(opened.path),
@@ -154,7 +157,7 @@ def verify_with(
         variants=tuple(one.result for one in compared),
         settings=judge_settings(settings, question.cases, failed),
         refused=question.refused,
-        likely=find_cause(question.cases, ids, values, settings, version),
+        likely=find_cause(question.cases, differences, settings, ran),
         verdict="failed" if "failed" in verdicts else "passed",
     )
 

@@ -13,7 +13,7 @@ from fletcher.convert.export.export import export
 from fletcher.convert.reference.load import load_witness
 from fletcher.convert.reference.witness import Witness
 from fletcher.convert.verify.case import ADDED, BLANKS, CAPITALS, CJK, LONG, NEXT_LINE, SPECIAL, Case, features_of
-from fletcher.convert.verify.diagnosis import find_cause
+from fletcher.convert.verify.diagnosis import Differences, find_cause
 from fletcher.convert.verify.settings import Setting, judge_settings, list_settings
 from fletcher.convert.verify.texts import USER_TEXTS, make_cases
 from fletcher.runtime.artifact.folder import Artifact
@@ -104,12 +104,14 @@ def test_a_setting_without_a_text_is_not_checked(witness: Witness) -> None:
 def test_the_cause_is_the_feature_that_separates_the_texts() -> None:
     settings = [Setting("tokenizer_config.json: do_lower_case", frozenset((CAPITALS,))), Setting("config.json", None)]
     cases = [Case(text, "raw", features=features_of(text)) for text in ("a", "b", "A", "B", "c", "A ")]
-    upper = [text.text != text.text.lower() for text in cases]
-    none = [False] * len(cases)
-    cause = find_cause(cases, upper, none, settings)
+    upper = tuple(text.text != text.text.lower() for text in cases)
+    none, every = (False,) * len(cases), (True,) * len(cases)
+    cause = find_cause(cases, Differences(upper, none), settings, "transformers 5")
     assert cause == (
         "Token ids differ on 3 of 3 texts with capitals, and on 0 of 3 others. "
         "Likely cause: tokenizer_config.json: do_lower_case"
     )
-    assert "config.json, the weights" in find_cause(cases, none, [True] * len(cases), settings)
-    assert find_cause(cases, none, none, settings) == ""
+    assert "read by transformers 5" in find_cause(cases, Differences(every, none), settings, "transformers 5")
+    assert "config.json, the weights" in find_cause(cases, Differences(none, every), settings, "")
+    assert "(2,) instead" in find_cause(cases, Differences(none, every, "shape (2,) instead of (1,)"), settings, "")
+    assert find_cause(cases, Differences(none, none), settings, "") == ""

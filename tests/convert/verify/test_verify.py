@@ -120,10 +120,80 @@ def test_another_limit_fails_and_the_settings_of_the_limit_are_named(artifact: P
     report = verify_with(artifact, load_witness(checkpoint, shorter), name="shorter")
     assert report.tokenizer.verdict == report.verdict == "failed"
     assert (
-        "texts longer than the limit" in report.likely and "sentence_bert_config.json: max_seq_length" in report.likely
+        "texts with more tokens than the limit" in report.likely
+        and "sentence_bert_config.json: max_seq_length" in report.likely
     )
     with pytest.raises(VerificationError, match="the tokenizer gives"):
         report.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "named"),
+    [
+        ("tokenizer_config.json", {"truncation_side": "left"}, "tokenizer_config.json: truncation_side"),
+        ("tokenizer_config.json", {"do_lower_case": False}, "tokenizer_config.json: do_lower_case"),
+        ("tokenizer_config.json", {"strip_accents": False}, "tokenizer_config.json: strip_accents"),
+        ("tokenizer_config.json", {"tokenize_chinese_chars": False}, "tokenizer_config.json: tokenize_chinese_chars"),
+        ("config_sentence_transformers.json", {"truncate_dim": 16}, "results of shape (32,) instead of (16,)"),
+        ("config_sentence_transformers.json", {"prompts": {"query": "the baker "}}, "prompts: query"),
+        ("sentence_bert_config.json", {"max_seq_length": MAX_TOKENS - 3}, "sentence_bert_config.json: max_seq_length"),
+    ],
+)
+def test_a_setting_that_the_artifact_does_not_follow_fails_and_is_named(
+    artifact: Path, checkpoint: Path, file: str, keys: dict[str, object], named: str
+) -> None:
+    path = checkpoint / file
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(settings | keys))
+    report = verify(artifact, reference=str(checkpoint))
+    assert report.verdict == "failed" and named in report.likely
+    assert Artifact.open(artifact).manifest.status == "self-made"
+    with pytest.raises(VerificationError) as failure:
+        report.raise_if_failed()
+    assert named in str(failure.value) and "onvert the checkpoint again" not in str(failure.value)
+
+
+def test_a_token_that_only_one_file_has_is_found(artifact: Path, checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer_config.json"
+    token = {"content": "<doc>", "special": False, "normalized": False}
+    token |= {"lstrip": False, "rstrip": False, "single_word": False}
+    size = len(json.loads((checkpoint / "tokenizer.json").read_text())["model"]["vocab"])
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": {str(size - 1): token}}))
+    report = verify(artifact, reference=str(checkpoint))
+    assert report.verdict == "failed" and "tokenizer_config.json: added_tokens_decoder" in report.likely
+
+
+def test_texts_that_the_reference_refuses_are_listed_and_not_compared(artifact: Path, checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": None}))
+    path = checkpoint / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    export(str(checkpoint), artifact)
+    report = verify(artifact)
+    report.raise_if_failed()
+    assert {text.reason for text in report.refused} == {"it has no token"} and "" in {
+        text.text for text in report.refused
+    }
+
+
+def test_an_export_that_verifies_is_stamped_and_one_that_differs_is_not_written(
+    artifact: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = artifact.with_name("other")
+    exported = export(str(checkpoint), other, verify=True)
+    manifest = Artifact.open(other).manifest
+    assert exported.status == manifest.status == "verified" and manifest.verified is not None
+    assert exported.proof == manifest.proof and "SentenceTransformer" in exported.proof
+    assert exported.digest == Artifact.open(artifact).digest and manifest.verified.by in exported.proof
+
+    def write_without_normalizer(checkpoint: object, file: Path, rows: int) -> None:
+        content = json.loads((checkpoint.folder / "tokenizer.json").read_text())  # type: ignore[attr-defined]
+        file.write_text(json.dumps(content | {"normalizer": None}))
+
+    monkeypatch.setattr("fletcher.convert.export.export.write_tokenizer", write_without_normalizer)
+    with pytest.raises(VerificationError, match=r"third does not reproduce .*capitals"):
+        export(str(checkpoint), artifact.with_name("third"), verify=True)
+    assert not artifact.with_name("third").exists()
 
 
 def test_prompts_are_those_of_the_checkpoint(artifact: Path, checkpoint: Path) -> None:
