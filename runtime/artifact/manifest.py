@@ -228,19 +228,20 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     maxima: Mapping[str, float] = {}
 
     @property
-    def status(self) -> Literal["verified", "published canary", "unverified"]:
-        """Degree of verification: `verified` if compared with the reference model, `published canary` if compared only with
-        the card's published vectors, `unverified` if not compared.
+    def status(self) -> Proof:
+        """Return the origin of the canary: how far the artifact's vectors are proven.
+
+        A comparison that names no reference packages (`by`) was made by an earlier version with Fletcher's own restatement of
+        the reference, which proves nothing about settings that both ignored.
         """
-        if self.verified is not None:
+        if self.verified is not None and self.verified.by:
             return "verified"
         return "published" if self.canary_reference == "published" else "self-made"
 
     @property
     def proof(self) -> str:
-        """Return the proof of the vectors in words: by what, when, on how many texts, with which versions."""
-        if self.verified is None:
+        """Return the origin of the canary in words: by what, when, on how many texts, with which versions it was verified."""
+        if self.verified is None or not self.verified.by:
             return _PROOFS[self.status]
-        by = self.verified.by or "HuggingFace transformers"
         tools = ", ".join(f"{name} {version}" for name, version in self.verified.tools.items())
-        return f"verified by {by} on {self.verified.texts} texts, {self.verified.time} ({tools})"
+        return f"verified by {self.verified.by} on {self.verified.texts} texts, {self.verified.time} ({tools})"
