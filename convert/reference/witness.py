@@ -105,6 +105,7 @@ class Witness:
         tools: versions of the packages that compute.
         notes: settings that the artifact has and the checkpoint has not, which were applied to the reference.
         prompts: prompts of the zoo's card by input type; None calls the reference with the checkpoint's own.
+        strips: whether blanks around a text are removed first, as sentence-transformers 5 does and 6 does not.
     """
 
     folder: Path
@@ -114,6 +115,7 @@ class Witness:
     tools: Mapping[str, str]
     notes: tuple[str, ...] = ()
     prompts: Mapping[str, str] | None = None
+    strips: bool = False
 
     @property
     def transformer(self) -> Any:
@@ -228,19 +230,31 @@ class Witness:
             options["processing_kwargs"] = {"text": {"padding": False}}
         if query is not None:
             return np.asarray(self.model.predict([(query, text)], **options), np.float32).reshape(-1)
-        if self.prompts is not None and input_type not in self.own_prompts:
-            method, options["prompt"] = self.model.encode, self.prompts.get(input_type, "")
-        elif input_type in ("query", "document"):
-            method = self.model.encode_query if input_type == "query" else self.model.encode_document
+        methods = {"query": self.model.encode_query, "document": self.model.encode_document}
+        method = methods.get(input_type, self.model.encode)
+        if self.strips:
+            text, options["prompt"] = (self._prompt(input_type) + text).strip(), ""
         elif input_type == RAW:
-            method, options["prompt"] = self.model.encode, ""
-        else:
-            method = self.model.encode
-            options |= {"prompt_name": input_type} if input_type in self.model.prompts else {}
+            options["prompt"] = ""
+        elif self.prompts is not None and input_type not in self.own_prompts:
+            options["prompt"] = self.prompts.get(input_type, "")
+        elif input_type not in methods and input_type in self.model.prompts:
+            options["prompt_name"] = input_type
         result = method([text], **options)[0]
         if hasattr(result, "is_sparse") and result.is_sparse:
             result = result.to_dense()
         return np.asarray(result, np.float32)
+
+    def _prompt(self, input_type: str) -> str:
+        """Return the prompt that the reference adds for an input type."""
+        own = self.own_prompts
+        if input_type == RAW:
+            return ""
+        if self.prompts is not None and input_type not in own:
+            return self.prompts.get(input_type, "")
+        if input_type in ("query", "document") or input_type in self.model.prompts:
+            return own.get(input_type, "")
+        return own.get(self.model.default_prompt_name or "", "")
 
 
 def _is_blank(features: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import compress
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from .report import RefusedText, TokenizerResult, VariantResult, excerpt
 from .tables import make_tables
 from .texts import QUERIES_EACH
 from .verdicts import VariantVectors, compare_ids, compare_vectors, out_of_tolerance
+from .versions import VersionGap
 
 __all__ = ["Comparison", "Question", "ask_reference", "choose_variants", "compare_variant", "versions"]
 
@@ -52,9 +54,10 @@ class Comparison:
     Attributes:
         ids: summary of the token ids.
         result: comparison of the results.
-        ids_differ: for each text, whether its token ids differ.
-        values_differ: for each text, whether its result differs although its token ids are equal.
+        ids_differ: for each compared text, whether its token ids differ.
+        values_differ: for each compared text, whether its result differs although its token ids are equal.
         shapes: shapes of the first such result that has another shape than the reference's, in words; empty if none has.
+        kept: for each text of the question, whether it was compared; not if versions of transformers read it differently.
     """
 
     ids: TokenizerResult
@@ -62,6 +65,7 @@ class Comparison:
     ids_differ: tuple[bool, ...]
     values_differ: tuple[bool, ...]
     shapes: str
+    kept: tuple[bool, ...]
 
 
 def ask_reference(witness: Witness, cases: Sequence[Case], progress: Progress) -> Question:
@@ -83,28 +87,30 @@ def ask_reference(witness: Witness, cases: Sequence[Case], progress: Progress) -
         RefusedText(text=excerpt(cases[index].text), input_type=cases[index].input_type, reason=answers[index].refused)
         for index in sorted(bad)
     )
-    if witness.card.output == "scores":  # the scores of a document for several queries are compared together
-        valued = [index for index, case in enumerate(cases) if not case.ids_only]
-        groups = [valued[start : start + QUERIES_EACH] for start in range(0, len(valued), QUERIES_EACH)]
-        bad |= {index for group in groups if bad & set(group) for index in group}
+    if witness.card.output == "scores":
+        bad |= {index for group in _groups(cases) if bad & set(group) for index in group}
     kept = [index for index in range(len(cases)) if index not in bad]
     return Question(tuple(cases[index] for index in kept), tuple(answers[index] for index in kept), refused)
 
 
-def compare_variant(artifact: Artifact, variant: Variant, question: Question, progress: Progress) -> Comparison:
+def compare_variant(
+    artifact: Artifact, variant: Variant, question: Question, gap: VersionGap | None, progress: Progress
+) -> Comparison:
     """Run a variant on the texts through the methods that its users call, and compare it with the reference.
 
     Args:
         artifact: artifact of the variant.
         variant: the variant.
         question: texts, and the reference's answers.
+        gap: gap between the version of transformers that the artifact follows and the reference's, if there is one.
         progress: receives messages and counts.
     """
-    cases, answers = question.cases, question.answers
     with Encoder.load(artifact.path, variant=variant.name, provider=default_provider(variant.target)) as encoder:
-        rows = [tokenize(encoder, case) for case in cases]
-        tokens = [answer.tokens for answer in answers if answer.tokens is not None]
-        ids = compare_ids(rows, tokens, cases)
+        rows = [tokenize(encoder, case) for case in question.cases]
+        kept = _explain(question, rows, gap, grouped=encoder.card.output == "scores")
+        cases, answers = list(compress(question.cases, kept)), list(compress(question.answers, kept))
+        rows = list(compress(rows, kept))
+        ids = compare_ids(rows, [answer.tokens for answer in answers if answer.tokens is not None], cases)
         valued = [index for index, answer in enumerate(answers) if answer.values is not None]
         alone, together = _run(encoder, [cases[i] for i in valued], [rows[i] for i in valued], progress)
         provider, card = encoder.info.provider, encoder.card
@@ -127,7 +133,28 @@ def compare_variant(artifact: Artifact, variant: Variant, question: Question, pr
         ),
         "",
     )
-    return Comparison(ids.summary, result, ids.differ, tuple(values_differ), shapes)
+    return Comparison(ids.summary, result, ids.differ, tuple(values_differ), shapes, tuple(kept))
+
+
+def _explain(question: Question, rows: Sequence[TokenRow], gap: VersionGap | None, *, grouped: bool) -> list[bool]:
+    """Return for each text whether it is compared: not if versions of transformers explain that its token ids differ."""
+    if gap is None:
+        return [True] * len(rows)
+    kept = [
+        answer.tokens is None or answer.tokens.ids == row.ids or not gap.explains(case, row)
+        for case, answer, row in zip(question.cases, question.answers, rows, strict=True)
+    ]
+    if grouped:
+        for group in _groups(question.cases):
+            for index in group if not all(kept[place] for place in group) else ():
+                kept[index] = False
+    return kept
+
+
+def _groups(cases: Sequence[Case]) -> list[list[int]]:
+    """Return the texts of a reranker whose scores are compared together: a document's pairs."""
+    valued = [index for index, case in enumerate(cases) if not case.ids_only]
+    return [valued[start : start + QUERIES_EACH] for start in range(0, len(valued), QUERIES_EACH)]
 
 
 def _run(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 from fletcher.model_zoo import Checkout, fetch
@@ -22,6 +24,7 @@ from .diagnosis import Differences, find_cause
 from .report import VerificationReport
 from .settings import judge_settings, list_settings
 from .texts import make_cases
+from .versions import find_gap
 
 __all__ = ["fetch_reference", "is_installed", "reference_name", "verify", "verify_with"]
 
@@ -128,14 +131,21 @@ def verify_with(
     """
     opened = Artifact.open(artifact)
     variants, complete = choose_variants(opened, variant)
+    if getattr(opened.manifest, "strips_texts", False):
+        note = "blanks around texts are removed, as sentence-transformers 5 does"
+        witness = replace(witness, strips=True, notes=(*witness.notes, note))
     cases, tokens = make_cases(witness, texts)
     question = ask_reference(witness, cases, progress)
     if not question.cases:
         raise CheckpointError(f"{witness.method} refuses every text of {name}: {question.refused[0].reason}")
     settings = list_settings(witness, tokens)
-    compared = [compare_variant(opened, chosen, question, progress) for chosen in variants]
+    gap = find_gap(opened.manifest, witness)
+    compared = [compare_variant(opened, chosen, question, gap, progress) for chosen in variants]
+    kept = compared[0].kept  # every variant has the same tokenizer file
+    cases = list(compress(question.cases, kept))
+    set_aside = [case for case, keep in zip(question.cases, kept, strict=True) if not keep]
     differences = Differences(
-        ids=compared[0].ids_differ,  # every variant has the same tokenizer file
+        ids=compared[0].ids_differ,
         values=tuple(any(flags) for flags in zip(*(one.values_differ for one in compared), strict=True)),
         shapes=next((one.shapes for one in compared if one.shapes), ""),
     )
@@ -155,9 +165,12 @@ def verify_with(
         complete=complete,
         tokenizer=compared[0].ids,
         variants=tuple(one.result for one in compared),
-        settings=judge_settings(settings, question.cases, failed),
+        settings=(
+            *judge_settings(settings, cases, failed),
+            *([gap.describe(set_aside)] if gap is not None and set_aside else []),
+        ),
         refused=question.refused,
-        likely=find_cause(question.cases, differences, settings, ran),
+        likely=find_cause(cases, differences, settings, ran),
         verdict="failed" if "failed" in verdicts else "passed",
     )
 
