@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -33,7 +32,7 @@ from .surroundings import (
     fingerprint,
     flight_server_class,
     load_encoder,
-    load_verified,
+    make_loader,
     require_proof,
 )
 
@@ -82,10 +81,9 @@ class Server:
             FletcherError: a model cannot be loaded.
         """
         options = ServerOptions() if options is None else options
-        if options.require_verified:
-            load = partial(load_verified, load)
-            if not isinstance(models, Sequence):
-                require_proof(models.info.canary, models.info.card.name)
+        load = make_loader(options, load)
+        if options.require_verified and not isinstance(models, Sequence):
+            require_proof(models.info.canary, models.info.card.name)
         self._drain_seconds = options.drain_seconds
         http_at = None if options.http == OFF else parse(options.http, "--http")
         flight = _flight_address(options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
 
-__all__ = ["Surroundings", "fingerprint", "flight_server_class", "load_encoder", "load_verified", "require_proof"]
+__all__ = ["Surroundings", "fingerprint", "flight_server_class", "load_encoder", "make_loader", "require_proof"]
 
 
 def load_encoder(spec: ModelSpec) -> Backend:
@@ -38,7 +39,17 @@ def load_encoder(spec: ModelSpec) -> Backend:
     return Encoder.load(spec.path, LoadOptions.of(spec))
 
 
-def load_verified(load: Loader, spec: ModelSpec) -> Backend:
+def make_loader(options: ServerOptions, load: Loader = load_encoder) -> Loader:
+    """Return the function that loads the models of a server with these options.
+
+    Args:
+        options: options of the server; `require_verified` refuses models.
+        load: opens a model.
+    """
+    return partial(_load_verified, load) if options.require_verified else load
+
+
+def _load_verified(load: Loader, spec: ModelSpec) -> Backend:
     """Load a model whose vectors were compared with a reference.
 
     Raises:
