@@ -55,7 +55,7 @@ def find_cause(cases: Sequence[Case], differences: Differences, settings: Sequen
 
 
 def _common_feature(cases: Sequence[Case], failed: Sequence[bool]) -> tuple[str, str]:
-    """Return the feature that tells the differing texts from the others best, and how many of both have it, in words."""
+    """Return the feature that separates the differing texts from the others best, and the numbers of both with it."""
     total = sum(failed)
     best, best_score = ANY, -1.0
     features = {name for case, bad in zip(cases, failed, strict=True) if bad for name in case.features}
