@@ -27,7 +27,14 @@ from .models.version import Loader
 from .observe import logs
 from .observe.record import Consumer
 from .server_options import FLIGHT, OFF, ServerOptions
-from .surroundings import Surroundings, fingerprint, flight_server_class, load_encoder
+from .surroundings import (
+    Surroundings,
+    fingerprint,
+    flight_server_class,
+    load_encoder,
+    make_loader,
+    require_proof,
+)
 
 if TYPE_CHECKING:
     from .flight.server import FlightServer
@@ -69,11 +76,14 @@ class Server:
             consumers: functions that receive the record of every request, in addition to metrics, log and traces.
 
         Raises:
-            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, or other machines can
-                reach an address and there are no keys.
+            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, other machines can
+                reach an address and there are no keys, or `require_verified` refuses a model.
             FletcherError: a model cannot be loaded.
         """
         options = ServerOptions() if options is None else options
+        load = make_loader(options, load)
+        if options.require_verified and not isinstance(models, Sequence):
+            require_proof(models.info.canary, models.info.card.name)
         self._drain_seconds = options.drain_seconds
         http_at = None if options.http == OFF else parse(options.http, "--http")
         flight = _flight_address(options)

@@ -104,9 +104,18 @@ def export_model(
             "Fletcher does not write (extra export)."
         ),
     ] = "fletcher",
+    verify: Annotated[
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Compare the artifact with sentence-transformers (extra verify), and do not write one that differs. "
+            "Default: do so if the extra is installed.",
+        ),
+    ] = None,
 ) -> None:
-    """Convert a checkpoint to an artifact, and check its vectors against the canary."""
+    """Convert a checkpoint to an artifact, and compare its vectors with the canary and with sentence-transformers."""
     from ..export.export import ExportOptions, export
+    from ..verify.verify import is_installed
 
     report = reporter(ctx)
     options = ExportOptions(
@@ -116,13 +125,14 @@ def export_model(
         max_tokens=max_tokens,
         head=cast(Head | None, head),
         exporter=exporter,
+        verify=is_installed() if verify is None else verify,
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)
     if exported.unchecked:
         report.line(f"not run here, so that no canary was checked: {', '.join(exported.unchecked)}")
-    if exported.status == "unverified":
-        report.warn(f"not yet compared with HuggingFace: run `fletcher-convert model verify {output}`")
+    if exported.status == "self-made":
+        report.warn(f"self-made canary, not compared with a reference: run `fletcher-convert model verify {output}`")
 
 
 @model.command("verify")
@@ -135,7 +145,9 @@ def verify_model(
     texts: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="File of texts, txt or jsonl, to compare besides the built-in ones. Default: none."
+            metavar="FILE",
+            help="File of texts, txt or jsonl, of which a sample is compared besides those made from the checkpoint. "
+            "Default: none.",
         ),
     ] = None,
     variant: Annotated[
@@ -167,7 +179,7 @@ def verify_model(
         ),
     ] = None,
 ) -> None:
-    """Compare an artifact with the HuggingFace model in float32, and record in the artifact that they agree.
+    """Compare an artifact with sentence-transformers in float32, and record in the artifact that they agree.
 
     With --against and --on, compare two variants of the artifact with each other instead.
     """
@@ -212,7 +224,13 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
     manifest = artifact.manifest
     if report.as_json:
         report.result(
-            {"path": artifact.path, "digest": artifact.digest, "status": manifest.status, "manifest": manifest}
+            {
+                "path": artifact.path,
+                "digest": artifact.digest,
+                "status": manifest.status,
+                "proof": manifest.proof,
+                "manifest": manifest,
+            }
         )
         return
     card = manifest.card
@@ -228,7 +246,9 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "pooling": card.pooling,
         "normalize": card.normalize,
         "prompts": {name: repr(prompt) for name, prompt in card.prompts.items()},
-        "status": manifest.status,
+        "canary": manifest.status,
+        "proof": manifest.proof,
+        "not checked": manifest.verified.not_checked if manifest.verified else (),
         "digest": artifact.digest,
         "tools": manifest.tools,
     }

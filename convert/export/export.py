@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Unpack
 
+import msgspec
 import onnx
 
 import fletcher
@@ -16,12 +17,13 @@ from fletcher.model_zoo import SILENT, Checkout, ModelCard, Progress, canary_pat
 from fletcher.runtime import Artifact
 from fletcher.runtime.artifact.folder import CANARY, TOKENIZER
 from fletcher.runtime.artifact.manifest import FORMAT_VERSION, Manifest, Origin, Target, Variant
-from fletcher.runtime.artifact.writing import describe_files, new_artifact, write_manifest
+from fletcher.runtime.artifact.writing import describe_files, new_artifact, stamp, write_manifest
 from fletcher.runtime.canary import gives_tokens, write_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CanaryError, CheckpointError
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.mlas.session import MlasSession
+from fletcher.runtime.providers.selection import runnable_targets
 from fletcher.runtime.session.session import Session
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
@@ -30,8 +32,10 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tokenizer_file import write_tokenizer
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
+from ..reference.load import load_witness
 from ..targets.emit import emit
 from ..texts import SENTENCES
+from ..verify.verify import reference_name, verify_with
 from .card import settle_card
 from .options import ExportFields, ExportOptions
 from .own_canary import check_canaries, own_canary, own_texts, shorten_canary, with_tokens
@@ -53,7 +57,9 @@ class Exported:
         dimension: length of a vector.
         max_tokens: longest input.
         size: bytes of the folder.
-        status: `published canary`, or `unverified` until `verify` was run.
+        status: origin of the canary: `self-made`, `published` by the authors, or `verified` if the artifact was compared with
+            sentence-transformers.
+        proof: the same in words, with packages, versions and time.
         unchecked: names of the variants that this machine cannot run, whose canary was not checked.
         min_cosine: smallest cosine of the canary's vectors over the variants that ran; None if none runs here.
         max_abs: largest absolute difference of an element of these vectors.
@@ -68,6 +74,7 @@ class Exported:
     max_tokens: int
     size: int
     status: str
+    proof: str
     unchecked: tuple[str, ...]
     min_cosine: float | None
     max_abs: float | None
@@ -100,7 +107,8 @@ def export(
         SourceError: the files cannot be fetched.
         CheckpointError: the checkpoint cannot be converted without guessing.
         ArtifactError: `output` is something else, is being written, or the result does not pass its canary.
-        MissingPackageError: the exporter's packages are not installed.
+        MissingPackageError: the exporter's packages, or those of `verify`, are not installed.
+        VerificationError: the artifact differs from the reference.
     """
     options = dataclasses.replace(options or ExportOptions(), **fields)
     pairs = check_variants(options.targets, options.precisions)
@@ -128,6 +136,8 @@ def export(
         progress.line("checking the canary")
         artifact = Artifact.open(folder)
         results = check_canaries(artifact, session)
+        if options.verify:
+            artifact = _verify(artifact, checkout, output, progress)
     return Exported(
         path=Path(output),
         model=card.name,
@@ -137,11 +147,39 @@ def export(
         max_tokens=card.max_tokens,
         size=sum(info.size for info in artifact.manifest.files.values()),
         status=artifact.manifest.status,
+        proof=artifact.manifest.proof,
         unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
         min_cosine=min((result.min_cosine for result in results), default=None),
         max_abs=max((result.max_abs for result in results), default=None),
         digest=artifact.digest,
     )
+
+
+def _verify(artifact: Artifact, checkout: Checkout, output: str | Path, progress: Progress) -> Artifact:
+    """Compare a written artifact with sentence-transformers, and record it in the manifest if they agree.
+
+    Args:
+        artifact: the artifact, under its temporary name.
+        checkout: its checkpoint.
+        output: name of the artifact in messages.
+        progress: receives messages and counts.
+
+    Raises:
+        MissingPackageError: the extra `verify` is not installed.
+        VerificationError: the artifact differs from the reference.
+    """
+    if not any(variant.target in runnable_targets() for variant in artifact.manifest.variants):
+        progress.warn("not verified: no variant runs on this machine")
+        return artifact
+    progress.line("comparing with sentence-transformers")
+    try:
+        witness = load_witness(checkout.folder, artifact.manifest.card, zoo=checkout.card is not None)
+        report = verify_with(artifact.path, witness, name=reference_name(checkout), progress=progress)
+    except CheckpointError as error:
+        progress.warn(f"not verified: {error}")
+        return artifact
+    msgspec.structs.replace(report, artifact=str(output)).raise_if_failed()
+    return stamp(artifact.path, report.stamp)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ class ExportOptions:
             Default: the checkpoint's.
         exporter: `fletcher` writes the graph from the checkpoint's configuration; `optimum` traces the encoder with torch,
             for families that Fletcher does not author.
+        verify: whether to compare the artifact with sentence-transformers, by the extra `verify`. An artifact that
+            differs is not written.
 
     Raises:
         InputError: a pooling mode, a head, an exporter or a length that does not exist.
@@ -39,6 +41,7 @@ class ExportOptions:
     max_tokens: int | None = None
     head: Head | None = None
     exporter: Exporter = "fletcher"
+    verify: bool = False
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, object, Sequence[str]], ...] = (
@@ -62,3 +65,4 @@ class ExportFields(TypedDict, total=False):
     max_tokens: int | None
     head: Head | None
     exporter: Exporter
+    verify: bool

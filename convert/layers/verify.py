@@ -30,7 +30,7 @@ from ..heads import describe_model
 from ..precision import Float
 from ..targets.emit import choose, emit
 from ..verify.comparison import versions
-from ..verify.verify import fetch_reference
+from ..verify.verify import fetch_reference, reference_name
 from .batches import Rows, plan_batches
 from .compare import ROUNDOFF, compare_values, tolerance_of
 from .points import layer_of
@@ -76,7 +76,8 @@ def verify_layers(
     chosen = _find_variant(artifact, variant)
     card = artifact.manifest.card
     artifact.check_files()
-    folder, name = fetch_reference(artifact, reference, progress)
+    checkout = fetch_reference(artifact, reference, progress)
+    folder, name = checkout.folder, reference_name(checkout)
     traced = TRACED_MODELS[card.output](folder, card)
     rows = plan_batches(open_tokenizer(artifact), card.max_tokens, texts, chosen.feeds.shape, traced.unseen_tail)
     batches = _encode(rows, chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ __all__ = [
     "Manifest",
     "Origin",
     "Profile",
+    "Proof",
     "Target",
     "TensorInfo",
     "Variant",
@@ -38,7 +40,19 @@ HALF_VECTORS = "vectors_float16"
 #: Outputs with one row per token; all other outputs have one row per text.
 TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
 
+#: Proof of an artifact's vectors: compared with the reference model on many texts; a canary whose vectors the authors' model
+#: computed; or only a canary that the artifact's own graph computed.
+Proof = Literal["verified", "published", "self-made"]
+
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
+
+
+_PROOFS: Mapping[str, str] = MappingProxyType(
+    {
+        "published": "published: the canary's vectors were computed by the authors' model",
+        "self-made": "self-made: the artifact's own graph computed the canary, which shows later damage, no earlier mistake",
+    }
+)
 
 
 class FileInfo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,7 +176,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sha256: Mapping[str, str]
 
 
-class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Comparison of the artifact with the reference model.
 
     Attributes:
@@ -171,6 +185,8 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         texts: number of compared texts.
         tools: package versions, by package name.
         figures: figures of the comparison, by variant name.
+        by: packages and classes that computed the reference, in words; empty for artifacts of earlier versions.
+        not_checked: settings of the checkpoint that no text exercised.
     """
 
     reference: str
@@ -178,6 +194,8 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     texts: int
     tools: Mapping[str, str]
     figures: Mapping[str, Mapping[str, float]]
+    by: str = ""
+    not_checked: tuple[str, ...] = ()
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -190,7 +208,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         variants: the graphs.
         files: size and digest of every other file of the folder, by file name.
         canary_reference: `published` if the canary's vectors come from the model's card, `own` if the fp32 graph computed
-            them. In the second case the artifact is unverified until `verified` is set.
+            them. Such a canary proves that the vectors stay the same, not that they are right.
         verified: the last successful comparison with the reference model; None if there was none.
         parent: digest of the artifact that this one was made from; None if it was made from a checkpoint.
         tools: versions of the packages that wrote it, by package name.
@@ -210,10 +228,20 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     maxima: Mapping[str, float] = {}
 
     @property
-    def status(self) -> Literal["verified", "published canary", "unverified"]:
-        """Degree of verification: `verified` if compared with the reference model, `published canary` if compared only with
-        the card's published vectors, `unverified` if not compared.
+    def status(self) -> Proof:
+        """Return the origin of the canary: how far the artifact's vectors are proven.
+
+        A comparison that names no reference packages (`by`) was made by an earlier version with Fletcher's own restatement of
+        the reference, which proves nothing about settings that both ignored.
         """
-        if self.verified is not None:
+        if self.verified is not None and self.verified.by:
             return "verified"
-        return "published canary" if self.canary_reference == "published" else "unverified"
+        return "published" if self.canary_reference == "published" else "self-made"
+
+    @property
+    def proof(self) -> str:
+        """Return the origin of the canary in words: by what, when, on how many texts, with which versions it was verified."""
+        if self.verified is None or not self.verified.by:
+            return _PROOFS[self.status]
+        tools = ", ".join(f"{name} {version}" for name, version in self.verified.tools.items())
+        return f"verified by {self.verified.by} on {self.verified.texts} texts, {self.verified.time} ({tools})"

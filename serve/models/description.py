@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
+from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.model_info import ModelInfo
 
 __all__ = ["ModelDescription"]
@@ -31,6 +32,8 @@ class ModelDescription:
         output: output of the model.
         version: label of this version.
         activation: function that turns the logits of a reranker into scores; None for other models.
+        canary: origin of the canary: `verified`, `published` or `self-made`.
+        proof: the same in words.
     """
 
     name: str
@@ -47,6 +50,8 @@ class ModelDescription:
     output: Output = "vectors"
     version: str = "1"
     activation: str | None = None
+    canary: Proof = "self-made"
+    proof: str = ""
 
     @classmethod
     def of(
@@ -76,4 +81,6 @@ class ModelDescription:
             output=card.output,
             version=version,
             activation=card.activation,
+            canary=info.canary,
+            proof=info.proof,
         )

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from fletcher.convert.export.export import export
-from fletcher.convert.reference.vectors import Reference
+from fletcher.convert.reference.load import load_witness
 from fletcher.convert.verify.verify import verify_with
 from fletcher.runtime import Artifact, Encoder
 from fletcher.runtime.errors import CheckpointError, InputError, MissingPackageError
@@ -76,7 +76,7 @@ def test_a_family_that_is_not_authored_passes_the_same_verification(tmp_path: Pa
     manifest = Artifact.open(tmp_path / "artifact").manifest
     assert [variant.exporter for variant in manifest.variants] == ["optimum"]
     assert {"optimum", "torch", "transformers"} <= set(manifest.tools)
-    reference = Reference.load(folder, manifest.card)
+    reference = load_witness(folder, manifest.card)
     report = verify_with(tmp_path / "artifact", reference, name="tiny")
     assert report.verdict == "passed" and report.complete
     with Encoder.load(tmp_path / "artifact", workers=1) as encoder:

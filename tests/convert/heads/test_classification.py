@@ -13,7 +13,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 
-from fletcher.convert.reference.heads import HeadReference
+from fletcher.convert.reference.load import load_witness
 from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
@@ -170,9 +170,9 @@ def test_verification_passes_and_sees_a_wrong_activation(tmp_path: Path) -> None
     artifact = convert(folder).path
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
-    reference = HeadReference.load(folder, card)
+    reference = load_witness(folder, card)
     report = verify_with(artifact, reference, name="tiny")
     assert report.verdict == "passed" and report.tokenizer.truncated > 0
-    wrong = HeadReference(card, reference.tokenizer, reference.model, (torch.nn.Identity(),), reference.tools)
-    report = verify_with(artifact, wrong, name="tiny")
+    reference.model.activation_fn = torch.nn.Identity()
+    report = verify_with(artifact, reference, name="tiny")
     assert report.verdict == "failed" and "max abs difference" in report.variants[0].reasons[-1]

@@ -7,7 +7,6 @@ import string
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,7 +16,7 @@ from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
-from fletcher.convert.reference.heads import HeadReference
+from fletcher.convert.reference.load import load_witness
 from fletcher.convert.verify.verify import verify_with
 from fletcher.model_zoo.errors import CardError
 from fletcher.runtime import Encoder
@@ -192,11 +191,9 @@ def test_verification_passes_and_sees_attention_to_expansion_tokens(tmp_path: Pa
     artifact = convert(folder := make(tmp_path / "model", expansion={"strategy": "fixed", "length": 9})).path
     with Encoder.load(artifact, workers=1) as encoder:
         card = encoder.card
-    reference = HeadReference.load(folder, card)
+    reference = load_witness(folder, card)
     assert verify_with(artifact, reference, name="tiny").verdict == "passed"
-    late = card.late_interaction
-    assert late is not None and late.expansion is not None
-    seen = msgspec.structs.replace(late.expansion, attended=True)
-    other = msgspec.structs.replace(card, late_interaction=msgspec.structs.replace(late, expansion=seen))
-    report = verify_with(artifact, HeadReference.load(folder, other), name="tiny")
-    assert report.verdict == "failed"
+    reference.model[0].query_expansion = {"strategy": "fixed", "length": 9, "attend": True}
+    report = verify_with(artifact, reference, name="tiny")
+    assert report.verdict == "failed" and report.tokenizer.verdict == "passed"
+    assert all(text.input_type == "query" for text in report.variants[0].texts if text.cosine < 0.999)
