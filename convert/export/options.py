@@ -28,6 +28,9 @@ class ExportOptions:
             Default: the checkpoint's.
         exporter: `fletcher` writes the graph from the checkpoint's configuration; `optimum` traces the encoder with torch,
             for families that Fletcher does not author.
+        dimensions: shorter lengths that the vectors were trained for (Matryoshka), which requests may then ask for. Default:
+            those that the checkpoint lists.
+        ignored_keys: keys and files of the checkpoint that are not known to Fletcher and that the user declares harmless.
 
     Raises:
         InputError: a pooling mode, a head, an exporter or a length that does not exist.
@@ -39,6 +42,8 @@ class ExportOptions:
     max_tokens: int | None = None
     head: Head | None = None
     exporter: Exporter = "fletcher"
+    dimensions: Sequence[int] = ()
+    ignored_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, object, Sequence[str]], ...] = (
@@ -51,6 +56,8 @@ class ExportOptions:
                 raise InputError(f"--{name} {value} is unknown: choose from {', '.join(known)}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InputError(f"--max-tokens {self.max_tokens}: must be at least 1")
+        if wrong := [length for length in self.dimensions if length < 1]:
+            raise InputError(f"--dimensions {wrong[0]}: must be at least 1")
 
 
 class ExportFields(TypedDict, total=False):
@@ -62,3 +69,5 @@ class ExportFields(TypedDict, total=False):
     max_tokens: int | None
     head: Head | None
     exporter: Exporter
+    dimensions: Sequence[int]
+    ignored_keys: Sequence[str]
