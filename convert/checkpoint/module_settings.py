@@ -27,6 +27,8 @@ _APPLIED = "applied"
 #: PyLate's Dense, which sentence-transformers' MultiVectorEncoder loads as its own (multi_vector_encoder/model.py).
 _PYLATE_DENSE = "pylate.models.Dense.Dense"
 
+_MODEL_TYPES = frozenset({"ColBERT", "CrossEncoder", "MultiVectorEncoder", "SentenceTransformer", "SparseEncoder"})
+
 #: Keys of an entry of modules.json.
 ENTRY_KEYS: Mapping[str, str] = {
     "idx": "harmless: the order is that of the list (base/model.py, _load_config_modules)",
@@ -148,6 +150,10 @@ def check_settings(folder: Path, ignored: IgnoredKeys) -> None:
         folder, modules, ignored, multi_vector=settings.get("model_type") in ("ColBERT", "MultiVectorEncoder")
     )
     _check_keys(file, settings, MODEL_KEYS, ignored)
+    if settings.get("model_type", "SentenceTransformer") not in _MODEL_TYPES:
+        raise CheckpointError(
+            f"{file}: model_type is {settings['model_type']!r}; Fletcher converts {', '.join(sorted(_MODEL_TYPES))}"
+        )
     if "prompts" in settings and not isinstance(settings["prompts"], dict):
         raise CheckpointError(
             f"{file}: prompts is {settings['prompts']!r}, where an object of prompts by name was expected"
@@ -159,7 +165,7 @@ def check_settings(folder: Path, ignored: IgnoredKeys) -> None:
         )
     for module in modules:
         if module.kind in ("Transformer", "MLMTransformer"):
-            _check_transformer(module, ignored)
+            _check_transformer(module, ignored, _expected_task(modules, settings))
         elif (keys := MODULE_KEYS.get(module.kind)) is not None:
             _check_keys(module.folder / "config.json", find_config(module), keys, ignored)
 
@@ -211,14 +217,21 @@ def _check_keys(file: Path, config: Mapping[str, Any], keys: Mapping[str, str], 
         )
 
 
-def _check_transformer(module: Module, ignored: IgnoredKeys) -> None:
+def _expected_task(modules: tuple[Module, ...], settings: Mapping[str, Any]) -> str:
+    """Return the task whose output the modules after the transformer take."""
+    if any(module.kind == "SpladePooling" for module in modules):
+        return "fill-mask"
+    return "sequence-classification" if settings.get("model_type") == "CrossEncoder" else "feature-extraction"
+
+
+def _check_transformer(module: Module, ignored: IgnoredKeys, expected: str) -> None:
     """Check the settings of the transformer: the first of its files that has a key, as `Transformer.load_config`."""
     files = [(module.folder / name, find_json(module.folder / name)) for name in TRANSFORMER_FILES]
     file, config = next(((file, config) for file, config in files if config), files[0])
     _check_keys(file, config, TRANSFORMER_KEYS, ignored)
-    task = config.get("transformer_task", "feature-extraction")
-    if task not in _TASKS:
-        raise CheckpointError(f"{file}: transformer_task is {task!r}; Fletcher converts {', '.join(_TASKS)}")
+    task = config.get("transformer_task", "fill-mask" if module.kind == "MLMTransformer" else "feature-extraction")
+    if task != expected:
+        raise CheckpointError(f"{file}: transformer_task is {task!r}, and the model's modules need {expected!r}")
     output, name = _TASKS[task]
     if config.get("modality_config") is not None:
         _check_modalities(file, config["modality_config"], output)

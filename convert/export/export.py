@@ -33,6 +33,7 @@ from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
 from ..checkpoint.tokenizer_file import write_tokenizer
+from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
 from ..targets.emit import emit
@@ -122,6 +123,8 @@ def export(
         check_files(checkout.folder, ignored)
         check_settings(checkout.folder, ignored)
         checkpoint = Checkpoint.open(checkout.folder, ignored)
+        if options.exporter == "fletcher":
+            check_family(checkpoint)  # before the card asks for keys that another family does not have
         card = settle_card(checkout, options)
         emitter: Emitter = emit
         tools: Mapping[str, str] = {}

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
+from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output, Similarity
 from fletcher.runtime.model_info import ModelInfo
 
 __all__ = ["ModelDescription"]
@@ -31,6 +31,7 @@ class ModelDescription:
         output: output of the model.
         version: label of this version.
         activation: function that turns the logits of a reranker into scores; None for other models.
+        similarity: function that the model's authors compare its vectors with; None if they name none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelDescription:
     output: Output = "vectors"
     version: str = "1"
     activation: str | None = None
+    similarity: Similarity | None = None
 
     @classmethod
     def of(
@@ -76,4 +78,5 @@ class ModelDescription:
             output=card.output,
             version=version,
             activation=card.activation,
+            similarity=card.similarity or None,
         )

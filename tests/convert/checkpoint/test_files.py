@@ -141,6 +141,12 @@ REFUSED_SETTINGS: dict[str, tuple[str, Callable[[Any], object], str]] = {
         lambda c: c.update(max_active_dims=4),
         "max_active_dims is 4",
     ),
+    "kind of model": ("config_sentence_transformers.json", lambda c: c.update(model_type=None), "model_type is None"),
+    "task of another head": (
+        "sentence_bert_config.json",
+        lambda c: c.update(transformer_task="fill-mask"),
+        "transformer_task is 'fill-mask', and the model's modules need 'feature-extraction'",
+    ),
     "prompts": ("config_sentence_transformers.json", lambda c: c.update(prompts=None), "prompts is None"),
     "task": ("sentence_bert_config.json", lambda c: c.update(transformer_task="text-generation"), "transformer_task"),
     "messages": (
@@ -330,7 +336,12 @@ def test_the_layout_before_2_0_is_read_as_sentence_transformers_reads_it(folder:
 
 
 def test_keys_that_people_leave_in_config_json_are_accepted(folder: Path, tmp_path: Path) -> None:
-    left = {"language": "german", "name": "Bert", "_commit_hash": "0" * 40, "matryoshka_dimensions": [16, 8]}
+    left: dict[str, Any] = {
+        "language": "german",
+        "name": "Bert",
+        "_commit_hash": "0" * 40,
+        "matryoshka_dimensions": [16, 8],
+    }
     left |= {"adapters": {"adapters": {}, "config_map": {}}, "max_seq_length": 4}
     edit(folder / "config.json", lambda c: c.update(left))
     export(str(folder), tmp_path / "artifact")

@@ -107,6 +107,7 @@ def describe(model: ModelDescription) -> Model:
         output=model.output,
         version=model.version,
         names=sorted(model.names),
+        similarity=model.similarity or msgspec.UNSET,
     )
 
 
