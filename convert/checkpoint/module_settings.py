@@ -7,6 +7,7 @@ user's word that it is harmless.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +28,7 @@ _APPLIED = "applied"
 #: PyLate's Dense, which sentence-transformers' MultiVectorEncoder loads as its own (multi_vector_encoder/model.py).
 _PYLATE_DENSE = "pylate.models.Dense.Dense"
 
+_VERSION = re.compile(r"\d+(\.\d+)*")
 _MODEL_TYPES = frozenset({"ColBERT", "CrossEncoder", "MultiVectorEncoder", "SentenceTransformer", "SparseEncoder"})
 
 #: Keys of an entry of modules.json.
@@ -146,14 +148,17 @@ def check_settings(folder: Path, ignored: IgnoredKeys) -> None:
         return  # `check_files` refuses the other files then
     modules, file = read_modules(folder), folder / "config_sentence_transformers.json"
     settings = find_json(file)
-    _check_entries(
-        folder, modules, ignored, multi_vector=settings.get("model_type") in ("ColBERT", "MultiVectorEncoder")
-    )
+    multi_vector = settings.get("model_type") in ("ColBERT", "MultiVectorEncoder")
+    multi_vector |= any(module.kind == "MultiVectorMask" for module in modules)
+    _check_entries(folder, modules, ignored, multi_vector=multi_vector)
     _check_keys(file, settings, MODEL_KEYS, ignored)
     if settings.get("model_type", "SentenceTransformer") not in _MODEL_TYPES:
         raise CheckpointError(
             f"{file}: model_type is {settings['model_type']!r}; Fletcher converts {', '.join(sorted(_MODEL_TYPES))}"
         )
+    versions = settings.get("__version__", {})
+    if not isinstance(versions, dict) or not all(_VERSION.match(str(version)) for version in versions.values()):
+        raise CheckpointError(f"{file}: __version__ is {versions!r}, where versions by package were expected")
     if "prompts" in settings and not isinstance(settings["prompts"], dict):
         raise CheckpointError(
             f"{file}: prompts is {settings['prompts']!r}, where an object of prompts by name was expected"
@@ -165,17 +170,20 @@ def check_settings(folder: Path, ignored: IgnoredKeys) -> None:
         )
     for module in modules:
         if module.kind in ("Transformer", "MLMTransformer"):
-            _check_transformer(module, ignored, _expected_task(modules, settings))
+            config = _check_transformer(module, ignored, _expected_task(modules, settings))
+            if not multi_vector:
+                _check_lengths(module, config)
         elif (keys := MODULE_KEYS.get(module.kind)) is not None:
             _check_keys(module.folder / "config.json", find_config(module), keys, ignored)
 
 
 def _check_entries(folder: Path, modules: tuple[Module, ...], ignored: IgnoredKeys, *, multi_vector: bool) -> None:
     file, names = folder / "modules.json", [module.entry.get("name") for module in modules]
-    if None in names:
-        raise CheckpointError(
-            f"{file}: module {names.index(None)} has no `name`, without which no version reads the file"
-        )
+    for index, name in enumerate(names):
+        if not isinstance(name, str | int):
+            raise CheckpointError(
+                f"{file}: `name` of module {index} is {name!r}, and sentence-transformers needs a text"
+            )
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise CheckpointError(f"{file} names two modules {twice[0]!r}: sentence-transformers would drop one of them")
     for module in modules:
@@ -224,7 +232,17 @@ def _expected_task(modules: tuple[Module, ...], settings: Mapping[str, Any]) -> 
     return "sequence-classification" if settings.get("model_type") == "CrossEncoder" else "feature-extraction"
 
 
-def _check_transformer(module: Module, ignored: IgnoredKeys, expected: str) -> None:
+def _check_lengths(module: Module, config: Mapping[str, Any]) -> None:
+    """Refuse lengths for queries or documents alone, which a request to an embedding model or a reranker cannot have."""
+    for key in ("query_length", "document_length", "query_expansion"):
+        if config.get(key) is not None:
+            raise CheckpointError(
+                f"{module.folder}: {key} of the transformer's settings is {config[key]!r}; Fletcher applies it to ColBERT "
+                "models alone"
+            )
+
+
+def _check_transformer(module: Module, ignored: IgnoredKeys, expected: str) -> dict[str, Any]:
     """Check the settings of the transformer: the first of its files that has a key, as `Transformer.load_config`."""
     files = [(module.folder / name, find_json(module.folder / name)) for name in TRANSFORMER_FILES]
     file, config = next(((file, config) for file, config in files if config), files[0])
@@ -247,11 +265,14 @@ def _check_transformer(module: Module, ignored: IgnoredKeys, expected: str) -> N
     for key in ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
         harmless = _HARMLESS_ARGUMENTS if key.startswith("model") else frozenset()
         arguments = config.get(key) or {}
+        if not isinstance(arguments, dict):
+            raise CheckpointError(f"{file}: {key} is {arguments!r}, where an object was expected")
         if others := sorted(set(arguments) - harmless - {"trust_remote_code"}):
             raise CheckpointError(
                 f"{file}: {key} has {others[0]} ({arguments[others[0]]!r}), which Fletcher does not apply: take it out of "
                 "a copy if it changes no vector"
             )
+    return config
 
 
 def _check_modalities(file: Path, modalities: Any, output: str) -> None:
