@@ -152,7 +152,7 @@ def check_settings(folder: Path, ignored: IgnoredKeys) -> None:
     multi_vector |= any(module.kind == "MultiVectorMask" for module in modules)
     _check_entries(folder, modules, ignored, multi_vector=multi_vector)
     _check_keys(file, settings, MODEL_KEYS, ignored)
-    if settings.get("model_type", "SentenceTransformer") not in _MODEL_TYPES:
+    if str(settings.get("model_type", "SentenceTransformer")) not in _MODEL_TYPES:
         raise CheckpointError(
             f"{file}: model_type is {settings['model_type']!r}; Fletcher converts {', '.join(sorted(_MODEL_TYPES))}"
         )
@@ -174,7 +174,11 @@ def check_settings(folder: Path, ignored: IgnoredKeys) -> None:
             if not multi_vector:
                 _check_lengths(module, config)
         elif (keys := MODULE_KEYS.get(module.kind)) is not None:
-            _check_keys(module.folder / "config.json", find_config(module), keys, ignored)
+            config = find_config(module)
+            _check_keys(module.folder / "config.json", config, keys, ignored)
+            rate = config.get("dropout", 0)
+            if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+                raise CheckpointError(f"{module.folder / 'config.json'}: dropout is {rate!r}; 0 to 1 was expected")
 
 
 def _check_entries(folder: Path, modules: tuple[Module, ...], ignored: IgnoredKeys, *, multi_vector: bool) -> None:
@@ -188,7 +192,7 @@ def _check_entries(folder: Path, modules: tuple[Module, ...], ignored: IgnoredKe
         raise CheckpointError(f"{file} names two modules {twice[0]!r}: sentence-transformers would drop one of them")
     for module in modules:
         _check_keys(file, module.entry, ENTRY_KEYS, ignored)
-        if module.entry.get("kwargs"):
+        if module.entry.get("kwargs", []) != []:
             raise CheckpointError(
                 f"{file}: `kwargs` of the module {module.kind} is {module.entry['kwargs']}; Fletcher gives a module no "
                 "arguments"

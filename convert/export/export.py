@@ -118,14 +118,14 @@ def export(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        checkout = dataclasses.replace(checkout, folder=stack.enter_context(usual_layout(checkout.folder)))
+        layout = stack.enter_context(usual_layout(checkout.folder))
         ignored = IgnoredKeys(options.ignored_keys)
-        check_files(checkout.folder, ignored)
-        check_settings(checkout.folder, ignored)
-        checkpoint = Checkpoint.open(checkout.folder, ignored)
+        check_files(layout, ignored)
+        check_settings(layout, ignored)
+        checkpoint = Checkpoint.open(layout, ignored)
         if options.exporter == "fletcher":
             check_family(checkpoint)  # before the card asks for keys that another family does not have
-        card = settle_card(checkout, options)
+        card = settle_card(dataclasses.replace(checkout, folder=layout), options)
         emitter: Emitter = emit
         tools: Mapping[str, str] = {}
         if options.exporter == "optimum":
