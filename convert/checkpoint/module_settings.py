@@ -268,7 +268,7 @@ def _check_transformer(module: Module, ignored: IgnoredKeys, expected: str) -> d
             )
     for key in ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs"):
         harmless = _HARMLESS_ARGUMENTS if key.startswith("model") else frozenset()
-        arguments = config.get(key) or {}
+        arguments = config.get(key, {})
         if not isinstance(arguments, dict):
             raise CheckpointError(f"{file}: {key} is {arguments!r}, where an object was expected")
         if others := sorted(set(arguments) - harmless - {"trust_remote_code"}):

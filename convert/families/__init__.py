@@ -84,11 +84,13 @@ def check_family(checkpoint: Checkpoint) -> str:
     family = checkpoint.config.get("model_type")
     if family == "bert" and checkpoint.config.get("position_embedding_type") == "alibi":
         return "jina_bert"  # its configuration has the model type bert
-    if isinstance(family, str) and family in FAMILIES:
+    if not isinstance(family, str):
+        raise CheckpointError(f"{checkpoint.folder / 'config.json'} has no model_type, so the family is unknown")
+    if family in FAMILIES:
         return family
     if family in TRACED:
         advice = "Use --exporter optimum, which traces it with torch and gives the same vectors"
-    elif (reason := UNTRACED.get(str(family))) is not None:
+    elif (reason := UNTRACED.get(family)) is not None:
         advice = f"--exporter optimum does not help: {reason}. sentence-transformers runs the model as it is"
     else:
         advice = (

@@ -184,10 +184,10 @@ def _unsupported(file: Path, kinds: Sequence[str]) -> CardError:
 
 def _pooling_of(module: Module, width: int) -> PoolingConfig:
     pooling = read_pooling(module)
-    if pooling.hidden not in (None, width):
+    if pooling.hidden != width:
         raise CardError(
-            f"{module.folder / 'config.json'}: pools vectors of {pooling.hidden} elements, but gets {width}: config.json's "
-            "hidden size, or the width of the module before"
+            f"{module.folder / 'config.json'}: `embedding_dimension`: pools vectors of {pooling.hidden} elements, but gets "
+            f"{width}: config.json's hidden size, or the width of the module before"
         )
     return pooling
 
@@ -196,7 +196,8 @@ def _check_place(module: Module, place: Place) -> None:
     """Refuse a module that reads or writes other vectors than those that reach its place in the list."""
     config = read_module_config(module) or {}
     source = config.get("module_input_name", "sentence_embedding")
-    target = config.get("module_output_name") or source
+    target = config.get("module_output_name")
+    target = source if target is None else target
     if (source, target) != (place, place):
         raise CardError(
             f"{module.folder / 'config.json'}: module_input_name is {source!r} and module_output_name {target!r}; Fletcher "
