@@ -210,6 +210,7 @@ def _write_manifest(folder: Path, parent: Artifact, variants: Sequence[Variant])
         canary_reference=parent.manifest.canary_reference,
         parent=parent.digest,
         tools=tool_versions(),
+        ignored_keys=parent.manifest.ignored_keys,
     )
     write_manifest(folder, manifest)
     return manifest

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.errors import CheckpointError
 
+from .ignored_keys import IgnoredKeys
 from .json_files import read_json
 
 __all__ = ["Checkpoint", "StoredTensor"]
@@ -41,12 +42,12 @@ MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 class StoredTensor:
     """Tensor as it is stored.
 
-        Attributes:
-    name: name in the checkpoint.
-            shape: its shape.
-            dtype: its element type.
-            file: safetensors file that holds it.
-            start: offset of its first byte.
+    Attributes:
+        name: name in the checkpoint.
+        shape: its shape.
+        dtype: its element type.
+        file: safetensors file that holds it.
+        start: offset of its first byte.
     """
 
     name: str
@@ -70,15 +71,21 @@ class Checkpoint:
         folder: the folder.
         config: its `config.json`.
         tensors: its tensors by name, of all shards together.
+        ignored: keys and files that the user declares harmless.
     """
 
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor] = field(repr=False)
+    ignored: IgnoredKeys = field(default_factory=IgnoredKeys, repr=False, compare=False)
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
+    def open(cls, folder: Path, ignored: IgnoredKeys | None = None) -> Checkpoint:
         """Read the configuration and the safetensors headers.
+
+        Args:
+            folder: the checkpoint.
+            ignored: keys and files that the user declares harmless. Default: none.
 
         Raises:
             CheckpointError: a file is missing, truncated or malformed.
@@ -92,7 +99,7 @@ class Checkpoint:
                         f"the tensor {tensor.name} is in {other.file} and in {file}: remove one of them"
                     )
                 tensors[tensor.name] = tensor
-        return cls(folder, config, tensors)
+        return cls(folder, config, tensors, ignored or IgnoredKeys())
 
 
 def _weight_files(folder: Path) -> list[Path]:

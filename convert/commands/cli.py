@@ -112,6 +112,22 @@ def export_model(
             "Default: do so if the extra is installed.",
         ),
     ] = None,
+    dimensions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="Shorter lengths that the vectors were trained for (Matryoshka), separated by commas; requests may then ask "
+            "for them. Default: those that the checkpoint lists.",
+        ),
+    ] = None,
+    ignore_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Key or file of the checkpoint that Fletcher does not know and that, on your word, changes no vector. It is "
+            "recorded in the artifact. Repeatable. Default: none.",
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint to an artifact, and compare its vectors with the canary and with sentence-transformers."""
     from ..export.export import ExportOptions, export
@@ -126,13 +142,25 @@ def export_model(
         head=cast(Head | None, head),
         exporter=exporter,
         verify=is_installed() if verify is None else verify,
+        dimensions=_lengths(dimensions),
+        ignored_keys=ignore_key or (),
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)
+    if exported.ignored_keys:
+        report.warn(f"ignored on your word, and not checked by anything else: {', '.join(exported.ignored_keys)}")
     if exported.unchecked:
         report.line(f"not run here, so that no canary was checked: {', '.join(exported.unchecked)}")
     if exported.status == "self-made":
         report.warn(f"self-made canary, not compared with a reference: run `fletcher-convert model verify {output}`")
+
+
+def _lengths(text: str | None) -> tuple[int, ...]:
+    """Return the lengths of `--dimensions`."""
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError:
+        raise InputError(f"--dimensions {text}: must be whole numbers separated by commas, such as 256,128") from None
 
 
 @model.command("verify")
@@ -245,6 +273,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "max_tokens": card.max_tokens,
         "pooling": card.pooling,
         "normalize": card.normalize,
+        "similarity": card.similarity or None,
         "prompts": {name: repr(prompt) for name, prompt in card.prompts.items()},
         "canary": manifest.status,
         "proof": manifest.proof,
@@ -252,6 +281,8 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "digest": artifact.digest,
         "tools": manifest.tools,
     }
+    if manifest.ignored_keys:
+        facts["ignored_keys"] = manifest.ignored_keys
     report.result(facts)
     variants = [(v.name, v.exporter, v.file, v.weights, v.measured.get("cosine_min")) for v in manifest.variants]
     report.result(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,12 @@ from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.files import check_files
+from ..checkpoint.ignored_keys import IgnoredKeys
+from ..checkpoint.module_settings import check_settings
+from ..checkpoint.old_layout import usual_layout
 from ..checkpoint.tokenizer_file import write_tokenizer
+from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
 from ..reference.load import load_witness
@@ -64,6 +70,7 @@ class Exported:
         min_cosine: smallest cosine of the canary's vectors over the variants that ran; None if none runs here.
         max_abs: largest absolute difference of an element of these vectors.
         digest: digest of the artifact.
+        ignored_keys: keys and files of the checkpoint that were ignored by the user's word.
     """
 
     path: Path
@@ -79,6 +86,7 @@ class Exported:
     min_cosine: float | None
     max_abs: float | None
     digest: str
+    ignored_keys: tuple[str, ...] = ()
 
 
 def export(
@@ -102,7 +110,8 @@ def export(
         A summary of the artifact.
 
     Raises:
-        InputError: a target, precision, pooling or length that does not exist, or that the model does not have.
+        InputError: a target, precision, pooling or length that does not exist, or that the model does not have; or an ignored
+            key that needs no ignoring.
         CardError: neither the checkpoint nor the options name the pooling or the kind of the model.
         SourceError: the files cannot be fetched.
         CheckpointError: the checkpoint cannot be converted without guessing.
@@ -114,10 +123,17 @@ def export(
     pairs = check_variants(options.targets, options.precisions)
     if options.exporter == "optimum":
         check_traceable(pairs)
-    with new_artifact(output) as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(new_artifact(output))
         checkout = fetch(source, progress=progress)
-        checkpoint = Checkpoint.open(checkout.folder)
-        card = settle_card(checkout, options)
+        layout = stack.enter_context(usual_layout(checkout.folder))
+        ignored = IgnoredKeys(options.ignored_keys)
+        check_files(layout, ignored)
+        check_settings(layout, ignored)
+        checkpoint = Checkpoint.open(layout, ignored)
+        if options.exporter == "fletcher":
+            check_family(checkpoint)  # before the card asks for keys that another family does not have
+        card = settle_card(dataclasses.replace(checkout, folder=layout), options)
         emitter: Emitter = emit
         tools: Mapping[str, str] = {}
         if options.exporter == "optimum":
@@ -152,6 +168,7 @@ def export(
         min_cosine=min((result.min_cosine for result in results), default=None),
         max_abs=max((result.max_abs for result in results), default=None),
         digest=artifact.digest,
+        ignored_keys=artifact.manifest.ignored_keys,
     )
 
 
@@ -210,6 +227,7 @@ def _write(
     progress.line("writing the tokenizer")
     write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
+    checkpoint.ignored.check_met(checkpoint.folder)
     file = canary_path(card.name) if checkout.card is not None else None
     published = None if file is None else shorten_canary(file, card)
     if published is not None and not gives_tokens(_open_tokenizer(folder, card), card, published):
@@ -237,6 +255,7 @@ def _write(
         canary_reference="own" if published is None else "published",
         tools={**_tools(), **recipe.tools},
         maxima=writer.maxima,
+        ignored_keys=checkpoint.ignored.met,
     )
     write_manifest(folder, manifest)
     return session

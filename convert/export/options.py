@@ -30,6 +30,9 @@ class ExportOptions:
             for families that Fletcher does not author.
         verify: whether to compare the artifact with sentence-transformers, by the extra `verify`. An artifact that
             differs is not written.
+        dimensions: shorter lengths that the vectors were trained for (Matryoshka), which requests may then ask for. Default:
+            those that the checkpoint lists.
+        ignored_keys: keys and files of the checkpoint that are not known to Fletcher and that the user declares harmless.
 
     Raises:
         InputError: a pooling mode, a head, an exporter or a length that does not exist.
@@ -42,6 +45,8 @@ class ExportOptions:
     head: Head | None = None
     exporter: Exporter = "fletcher"
     verify: bool = False
+    dimensions: Sequence[int] = ()
+    ignored_keys: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, object, Sequence[str]], ...] = (
@@ -54,6 +59,8 @@ class ExportOptions:
                 raise InputError(f"--{name} {value} is unknown: choose from {', '.join(known)}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InputError(f"--max-tokens {self.max_tokens}: must be at least 1")
+        if wrong := [length for length in self.dimensions if length < 1]:
+            raise InputError(f"--dimensions {wrong[0]}: must be at least 1")
 
 
 class ExportFields(TypedDict, total=False):
@@ -66,3 +73,5 @@ class ExportFields(TypedDict, total=False):
     head: Head | None
     exporter: Exporter
     verify: bool
+    dimensions: Sequence[int]
+    ignored_keys: Sequence[str]

@@ -15,6 +15,7 @@ from fletcher.model_zoo.card import ModelCard, Output
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
 from ..checkpoint.json_files import find_json
+from ..checkpoint.old_layout import encoder_folder
 from .witness import Witness, quiet
 
 __all__ = ["load_witness"]
@@ -123,10 +124,8 @@ def _require_weights(model: Any, folder: Path, unused: tuple[str, ...]) -> None:
 
     if not hasattr(model[0], "model") or not hasattr(model[0], "tokenizer"):
         raise CheckpointError(f"{folder} has no model of transformers in sentence-transformers: it cannot be compared")
-    place = str(getattr(model[0].config, "_name_or_path", "")) or str(folder)
-    source = Path(place) if Path(place).is_dir() else folder
     _, loading = type(model[0].model).from_pretrained(
-        source,
+        encoder_folder(folder),
         dtype=torch.float32,
         use_safetensors=True,
         local_files_only=True,

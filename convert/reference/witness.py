@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from fletcher.model_zoo.card import RAW, ModelCard
 from fletcher.runtime.errors import InputError
 
+from ..checkpoint.old_layout import encoder_folder
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -116,6 +118,11 @@ class Witness:
     notes: tuple[str, ...] = ()
     prompts: Mapping[str, str] | None = None
     strips: bool = False
+
+    @property
+    def encoder_folder(self) -> Path:
+        """Return the folder of the configuration and of the tokenizer's files."""
+        return encoder_folder(self.folder)
 
     @property
     def transformer(self) -> Any:

@@ -47,7 +47,7 @@ def read_checkpoint_tokens(folder: Path, tokenizer: Any) -> CheckpointTokens:
     """Return the words and tokens of a checkpoint.
 
     Args:
-        folder: the checkpoint.
+        folder: the folder of the tokenizer's files.
         tokenizer: transformers' tokenizer of it.
     """
     special, added = dict.fromkeys(tokenizer.all_special_tokens), dict[str, None]()

@@ -5,14 +5,17 @@ A setting that no text exercises is "not checked": a passed verification says no
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from fletcher.model_zoo.sentence_transformers.files import TRANSFORMER_FILES
+
+from ..checkpoint.files import MODULE_RULES, RULES, FileRule, rule_of
 from ..checkpoint.json_files import find_json
+from ..checkpoint.sentence_transformers import read_modules
 from ..reference.witness import Witness
 from .case import (
     ACCENTS,
@@ -34,33 +37,13 @@ from .report import SettingResult
 
 __all__ = ["Setting", "judge_settings", "list_settings"]
 
-#: Files that hold weights of other frameworks, documents and pictures: the reference reads none of them.
-UNREAD_SUFFIXES = (
-    ".md",
-    ".txt",
-    ".bin",
-    ".h5",
-    ".msgpack",
-    ".ot",
-    ".onnx",
-    ".png",
-    ".jpg",
-    ".svg",
-    ".pdf",
-    ".tflite",
-    ".lock",
-)
-UNREAD_NAMES = (".gitattributes", ".gitignore", "LICENSE", "NOTICE", "training_args.bin", "trainer_state.json")
-
-#: Vocabularies and merges, in whatever format.
-VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "bpe.codes")
-
 #: Files whose keys are listed one by one.
 _LISTED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "config_sentence_transformers.json",
+    *TRANSFORMER_FILES,
 )
 
 _ANY = frozenset((ANY,))
@@ -172,14 +155,14 @@ def list_settings(witness: Witness, tokens: CheckpointTokens) -> list[Setting]:
         witness: the reference.
         tokens: added tokens, of which the texts may hold a part.
     """
-    folder = witness.folder
+    folder = witness.encoder_folder
     settings = [
         *_keys(folder / "tokenizer.json", TOKENIZER_PARTS),
         *_keys(folder / "tokenizer_config.json", TOKENIZER_KEYS),
         *_keys(folder / "special_tokens_map.json", MappingProxyType({}), _SPECIAL),
-        *_prompts(folder, witness),
-        *(setting for file in sorted(folder.glob("sentence_*_config.json")) for setting in _keys(file, SENTENCE_KEYS)),
-        *_files(folder),
+        *_prompts(witness),
+        *(setting for name in TRANSFORMER_FILES for setting in _keys(folder / name, SENTENCE_KEYS)),
+        *_files(witness),
     ]
     if find_json(folder / "config.json").get("auto_map"):
         settings.append(Setting("config.json: auto_map", None, "it names code of the repository, which is not run"))
@@ -196,8 +179,8 @@ def _keys(file: Path, known: Mapping[str, frozenset[str]], default: frozenset[st
         yield Setting(f"{file.name}: {key}", known.get(key, default))
 
 
-def _prompts(folder: Path, witness: Witness) -> Iterator[Setting]:
-    file = folder / "config_sentence_transformers.json"
+def _prompts(witness: Witness) -> Iterator[Setting]:
+    file = witness.folder / "config_sentence_transformers.json"
     settings: dict[str, Any] = find_json(file)
     prompts = settings.pop("prompts", None)
     default = settings.pop("default_prompt_name", None)
@@ -211,35 +194,25 @@ def _prompts(folder: Path, witness: Witness) -> Iterator[Setting]:
             yield Setting(f"{file.name}: {key}", SENTENCE_KEYS.get(key))
 
 
-def _files(folder: Path) -> Iterator[Setting]:
-    """Yield the other files: those that every text exercises, and those that the reference did not read."""
-    listed = _find_list(folder / "modules.json")
-    modules = {str(entry.get("path", "")).strip("/") for entry in listed} - {""}
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        top = name.partition("/")[0]
-        if not file.is_file() or name.startswith((".cache/", "onnx/", "openvino/", ".git/")):
-            continue
-        in_module = any(name.startswith(f"{path}/") for path in modules)
-        read = name in ("config.json", "modules.json", "artifact.metadata") or name.endswith(".safetensors")
-        if name in VOCABULARIES or file.suffix == ".model":
-            yield Setting(name, _ANY)
-        elif name == "added_tokens.json":
-            yield Setting(name, _ADDED)
-        elif (read and "/" not in name) or (in_module and file.suffix in (".json", ".safetensors")):
-            yield Setting(name, _ANY)
-        elif name.endswith(".safetensors.index.json") or file.suffix in UNREAD_SUFFIXES or file.name in UNREAD_NAMES:
-            continue
-        elif name not in _LISTED and not (file.suffix == ".json" and top.startswith("sentence_")):
-            yield Setting(name, None, "the reference does not read it, or runs no code of a checkpoint")
+def _files(witness: Witness) -> Iterator[Setting]:
+    """Yield the other files that the reference reads, and those that only the user's word lets an export pass."""
+    yield from _files_of(witness.encoder_folder, "", RULES)
+    for module in read_modules(witness.folder):
+        if module.path and module.folder != witness.encoder_folder:
+            yield from _files_of(module.folder, f"{module.path}/", MODULE_RULES)
 
 
-def _find_list(file: Path) -> list[dict[str, Any]]:
-    """Read a JSON list of objects; return none if there is no such file, or it holds something else."""
-    if not file.is_file():
-        return []
-    value = json.loads(file.read_text(encoding="utf-8"))
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+def _files_of(folder: Path, prefix: str, rules: Sequence[FileRule]) -> Iterator[Setting]:
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.is_dir() or (not prefix and file.name in _LISTED):
+            continue
+        rule = rule_of(file.name, rules)
+        if rule is None or rule.verdict == "refused":
+            yield Setting(
+                f"{prefix}{file.name}", None, "Fletcher does not read it, and the reference runs no code of it"
+            )
+        elif rule.verdict == "read":
+            yield Setting(f"{prefix}{file.name}", _ADDED if file.name == "added_tokens.json" else _ANY)
 
 
 def judge_settings(

@@ -57,7 +57,7 @@ def make_cases(witness: Witness, texts: Sequence[str]) -> tuple[list[Case], Chec
         witness: the reference.
         texts: the user's texts, of which a sample is taken.
     """
-    tokens = read_checkpoint_tokens(witness.folder, witness.tokenizer)
+    tokens = read_checkpoint_tokens(witness.encoder_folder, witness.tokenizer)
     built = _build(witness, tokens)
     output = witness.card.output
     if output == "scores":

@@ -78,7 +78,7 @@ def find_gap(manifest: Manifest, witness: Witness) -> VersionGap | None:
     """
     follows: str | None = getattr(manifest, "tokenizer_like", None)
     ran = witness.tools["transformers"]
-    file = witness.folder / "tokenizer.json"
+    file = witness.encoder_folder / "tokenizer.json"
     if (
         follows != "transformers 4"
         or ran.startswith("4.")

@@ -7,7 +7,6 @@ and of Stanford's ColBERT.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,13 +16,13 @@ from ..card import LateInteraction, Output, QueryExpansion
 from ..errors import CardError
 from .files import (
     CheckpointConfig,
-    ModelSettings,
     SentenceTransformersFiles,
     TransformerSettings,
     read_json,
     read_stanford_settings,
     read_tokenizer_settings,
 )
+from .prompts import read_prompts
 
 __all__ = ["HEADS", "OUTPUTS", "Head", "Scoring", "find_head", "read_late_interaction", "read_scoring"]
 
@@ -174,7 +173,7 @@ def read_late_interaction(files: SentenceTransformersFiles, max_tokens: int) -> 
         return _read_stanford(files, max_tokens)
     folder = files.folder
     if files.settings.model_type == "ColBERT":
-        return _read_pylate(folder, files.settings, max_tokens)
+        return _read_pylate(files, max_tokens)
     transformer = files.transformer or TransformerSettings()
     mask = _Mask()
     for module in files.modules:
@@ -193,11 +192,12 @@ def read_late_interaction(files: SentenceTransformersFiles, max_tokens: int) -> 
         skipped=tuple(mask.skiplist_words),
         skipped_in=tasks if mask.skiplist_words else ("document",),
     )
-    return late, _without_empty(files.settings.prompts or {})
+    return late, read_prompts(files, files.settings.prompts)
 
 
-def _read_pylate(folder: Path, settings: ModelSettings, max_tokens: int) -> tuple[LateInteraction, dict[str, str]]:
+def _read_pylate(files: SentenceTransformersFiles, max_tokens: int) -> tuple[LateInteraction, dict[str, str]]:
     """Read PyLate's settings up to version 3: all in one file; by default it expands queries and skips punctuation."""
+    folder, settings = files.folder, files.settings
     expansion = None
     query_tokens = settings.query_length or _QUERY_TOKENS
     if settings.do_query_expansion is not False:
@@ -214,7 +214,7 @@ def _read_pylate(folder: Path, settings: ModelSettings, max_tokens: int) -> tupl
     for role, prefix in (("query", settings.query_prefix), ("document", settings.document_prefix)):
         if prefix:
             prompts[role] = prefix + (prompts.get(role) or "").removeprefix(prefix)
-    return late, _without_empty(prompts)
+    return late, read_prompts(files, prompts)
 
 
 def _read_stanford(files: SentenceTransformersFiles, max_tokens: int) -> tuple[LateInteraction, dict[str, str]]:
@@ -248,7 +248,3 @@ def _mask_token(folder: Path) -> str:
     if isinstance(token, dict):
         token = token.get("content")
     return token if isinstance(token, str) else "[MASK]"
-
-
-def _without_empty(prompts: Mapping[str, str | None]) -> dict[str, str]:
-    return {role: prompt for role, prompt in prompts.items() if prompt}

@@ -15,6 +15,7 @@ from .memory_shape import MemoryShape
 __all__ = [
     "FORMAT_VERSION",
     "HALF_VECTORS",
+    "LEFT_OUT",
     "TOKEN_OUTPUTS",
     "TOKEN_STATES",
     "FeedRules",
@@ -45,6 +46,9 @@ TOKEN_OUTPUTS = frozenset({"token_vectors", TOKEN_STATES})
 Proof = Literal["verified", "published", "self-made"]
 
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
+
+#: Fields of the manifest that are written only where they differ from their default.
+LEFT_OUT = ("ignored_keys",)
 
 
 _PROOFS: Mapping[str, str] = MappingProxyType(
@@ -201,6 +205,8 @@ class Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Manifest of an artifact, the content of `fletcher.json`.
 
+    A field of `LEFT_OUT` is not in the file while it has its default.
+
     Attributes:
         format: version of the artifact format.
         card: the model's card.
@@ -214,6 +220,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         tools: versions of the packages that wrote it, by package name.
         maxima: largest absolute element on the calibration texts, by value name of the fp32 graph. It is recorded if a half
             precision was requested. A norm's name with the suffix `#squares` has the largest sum of squares of an input row.
+        ignored_keys: keys and files of the checkpoint that were ignored on the user's word.
     """
 
     format: int
@@ -226,6 +233,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     parent: str | None = None
     tools: Mapping[str, str]
     maxima: Mapping[str, float] = {}
+    ignored_keys: tuple[str, ...] = ()
 
     @property
     def status(self) -> Proof:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
+from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output, Similarity
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.model_info import ModelInfo
 
@@ -34,6 +34,7 @@ class ModelDescription:
         activation: function that turns the logits of a reranker into scores; None for other models.
         canary: origin of the canary: `verified`, `published` or `self-made`.
         proof: the same in words.
+        similarity: function that the model's authors compare its vectors with; None if they name none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ModelDescription:
     activation: str | None = None
     canary: Proof = "self-made"
     proof: str = ""
+    similarity: Similarity | None = None
 
     @classmethod
     def of(
@@ -83,4 +85,5 @@ class ModelDescription:
             activation=card.activation,
             canary=info.canary,
             proof=info.proof,
+            similarity=card.similarity or None,
         )

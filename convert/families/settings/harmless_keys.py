@@ -1,11 +1,14 @@
 """Keys of transformers' PretrainedConfig, and of tools that write one, that do not change an encoder's inference."""
 
+from __future__ import annotations
+
 __all__ = ["HARMLESS"]
 
 HARMLESS = frozenset(
     {
         "_attn_implementation_autoset",
         "_attn_implementation_internal",
+        "_commit_hash",  # transformers' configuration_utils.py: revision that the file came from
         "_name_or_path",
         "architectures",
         "attention_probs_dropout_prob",
@@ -34,11 +37,16 @@ HARMLESS = frozenset(
         "initializer_range",
         "is_encoder_decoder",
         "label2id",
+        "language",  # FARM's: language of the training texts (farm/modeling/language_model.py)
         "length_penalty",
         "mask_token_id",
+        "matryoshka_dimensions",  # read by the card: lengths that a request may name
         "max_length",
+        # No family's code reads it from config.json; the limit is that of sentence_bert_config.json or the tokenizer.
+        "max_seq_length",
         "min_length",
         "model_type",
+        "name",  # FARM's: name of the class that wrote the file
         "no_repeat_ngram_size",
         "num_beam_groups",
         "num_beams",

@@ -91,6 +91,8 @@ def test_scores_of_a_reranker(tmp_path: Path) -> None:
     )  # transformers' default
     assert read_scoring(read_files(write(tmp_path, config={"id2label": {"0": "x"}}))).activation == "sigmoid"
     write(tmp_path, said={"activation_fn": "torch.nn.modules.linear.Identity"})
+    assert read_scoring(read_files(folder)).activation == "sigmoid"  # the file is not read without modules.json
+    write(tmp_path, modules=modules("Transformer"))
     assert read_scoring(read_files(folder)).activation == "identity"
     write(tmp_path, said={"prompts": {"query": "q: "}})
     with pytest.raises(CardError, match="prompts"):

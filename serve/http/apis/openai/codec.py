@@ -109,6 +109,7 @@ def describe(model: ModelDescription) -> Model:
         names=sorted(model.names),
         canary=model.canary,
         proof=model.proof,
+        similarity=model.similarity or msgspec.UNSET,
     )
 
 

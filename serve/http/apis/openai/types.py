@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from fletcher.model_zoo.card import Output
+from fletcher.model_zoo.card import Output, Similarity
 from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.options.embed import EmbedOptions
 
@@ -86,6 +86,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     names: list[str]
     canary: Proof
     proof: str
+    similarity: Similarity | msgspec.UnsetType = msgspec.UNSET
 
 
 class ModelList(msgspec.Struct, frozen=True, kw_only=True):
