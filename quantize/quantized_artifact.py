@@ -210,6 +210,8 @@ def _write_manifest(folder: Path, parent: Artifact, variants: Sequence[Variant])
         canary_reference=parent.manifest.canary_reference,
         parent=parent.digest,
         tools=tool_versions(),
+        tokenizer_like=parent.manifest.tokenizer_like,
+        strips_texts=parent.manifest.strips_texts,
     )
     write_manifest(folder, manifest)
     return manifest

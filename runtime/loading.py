@@ -11,6 +11,7 @@ from fletcher.model_zoo.card import Accuracy
 
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant
+from .artifact_tokenizer import open_tokenizer
 from .errors import FletcherError, InputError
 from .machine.affinity import pinning
 from .machine.machine import this_machine
@@ -72,7 +73,7 @@ def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions, note:
         FletcherError: as in `Encoder.load`, except for the checks of files and canary.
     """
     max_tokens = artifact.manifest.card.max_tokens
-    tokenizer = Tokenizer(artifact.tokenizer_file, max_tokens)
+    tokenizer = open_tokenizer(artifact)
     choice = settle(
         artifact,
         variant,

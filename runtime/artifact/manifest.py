@@ -196,6 +196,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         tools: versions of the packages that wrote it, by package name.
         maxima: largest absolute element on the calibration texts, by value name of the fp32 graph. It is recorded if a half
             precision was requested. A norm's name with the suffix `#squares` has the largest sum of squares of an input row.
+        tokenizer_like: `transformers 4` or `transformers 5`: version whose token ids the tokenizer gives where the two
+            differ; None for an artifact from before this field.
+        strips_texts: whether the blanks around a text are removed, as sentence-transformers 5 and older do. It is set only
+            where that changes token ids.
     """
 
     format: int
@@ -208,6 +212,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     parent: str | None = None
     tools: Mapping[str, str]
     maxima: Mapping[str, float] = {}
+    tokenizer_like: str | None = None
+    strips_texts: bool = False
 
     @property
     def status(self) -> Literal["verified", "published canary", "unverified"]:
