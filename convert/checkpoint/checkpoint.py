@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fletcher.runtime.errors import CheckpointError
 
 from .json_files import read_json
+from .tokenizer_version import TokenizerLike
 
 __all__ = ["Checkpoint", "StoredTensor"]
 
@@ -70,15 +71,21 @@ class Checkpoint:
         folder: the folder.
         config: its `config.json`.
         tensors: its tensors by name, of all shards together.
+        tokenizer_like: version of transformers whose token ids the user chose. Default: the one that the files name.
     """
 
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor] = field(repr=False)
+    tokenizer_like: TokenizerLike | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> Checkpoint:
+    def open(cls, folder: Path, *, tokenizer_like: TokenizerLike | None = None) -> Checkpoint:
         """Read the configuration and the safetensors headers.
+
+        Args:
+            folder: the checkpoint.
+            tokenizer_like: version of transformers whose token ids the user chose.
 
         Raises:
             CheckpointError: a file is missing, truncated or malformed.
@@ -92,7 +99,7 @@ class Checkpoint:
                         f"the tensor {tensor.name} is in {other.file} and in {file}: remove one of them"
                     )
                 tensors[tensor.name] = tensor
-        return cls(folder, config, tensors)
+        return cls(folder, config, tensors, tokenizer_like)
 
 
 def _weight_files(folder: Path) -> list[Path]:

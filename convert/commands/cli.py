@@ -104,6 +104,14 @@ def export_model(
             "Fletcher does not write (extra export)."
         ),
     ] = "fletcher",
+    tokenizer_like: Annotated[
+        Literal["4", "5"] | None,
+        typer.Option(
+            help="Version of transformers whose token ids to give, where 4 and 5 differ; 4 also stands for "
+            "sentence-transformers 5 and older, which remove the blanks around a text. "
+            "Default: the version that the checkpoint's files name, or 4."
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint to an artifact, and check its vectors against the canary."""
     from ..export.export import ExportOptions, export
@@ -116,6 +124,7 @@ def export_model(
         max_tokens=max_tokens,
         head=cast(Head | None, head),
         exporter=exporter,
+        tokenizer_like=tokenizer_like,
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)

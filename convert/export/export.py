@@ -108,7 +108,7 @@ def export(
         check_traceable(pairs)
     with new_artifact(output) as folder:
         checkout = fetch(source, progress=progress)
-        checkpoint = Checkpoint.open(checkout.folder)
+        checkpoint = Checkpoint.open(checkout.folder, tokenizer_like=options.tokenizer_like)
         card = settle_card(checkout, options)
         emitter: Emitter = emit
         tools: Mapping[str, str] = {}
@@ -170,18 +170,22 @@ def _write(
     """
     card, architecture = recipe.card, recipe.architecture
     progress.line("writing the tokenizer")
-    write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
+    written = write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
+    strips = written.strips_texts and card.output != "scores"  # CrossEncoder takes pairs as they are
+
+    def open_tokenizer() -> Tokenizer:
+        """Open the written tokenizer file with HuggingFace's tokenizer."""
+        return Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False, strip=strips)
+
     file = canary_path(card.name) if checkout.card is not None else None
     published = None if file is None else shorten_canary(file, card)
-    if published is not None and not gives_tokens(_open_tokenizer(folder, card), card, published):
+    if published is not None and not gives_tokens(open_tokenizer(), card, published):
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
-    texts = published or own_texts(_open_tokenizer(folder, card), card, checkout.source)
+    texts = published or own_texts(open_tokenizer(), card, checkout.source)
     progress.line("writing the weights")
     with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
-        variants = writer.write(
-            recipe.variants, lambda: _encode_sentences(_open_tokenizer(folder, card), checkout.source)
-        )
+        variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
         progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None
         try:
@@ -199,14 +203,11 @@ def _write(
         canary_reference="own" if published is None else "published",
         tools={**_tools(), **recipe.tools},
         maxima=writer.maxima,
+        tokenizer_like=f"transformers {written.like}",
+        strips_texts=strips,
     )
     write_manifest(folder, manifest)
     return session
-
-
-def _open_tokenizer(folder: Path, card: ModelCard) -> Tokenizer:
-    """Open the written tokenizer file with HuggingFace's tokenizer."""
-    return Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False)
 
 
 def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:
