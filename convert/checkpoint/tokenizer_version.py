@@ -10,7 +10,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from .json_files import find_json
 
-__all__ = ["TokenizerLike", "named_version", "strips_texts"]
+__all__ = ["TokenizerLike", "named_version", "read_version", "strips_texts"]
 
 #: Major version of transformers.
 TokenizerLike = Literal["4", "5"]
@@ -44,6 +44,12 @@ def named_version(folder: Path, config: Mapping[str, Any]) -> TokenizerLike:
         if major is not None:
             return "5" if major == NEWEST else "4"
     return "4"
+
+
+def read_version(written: str | None) -> TokenizerLike | None:
+    """Return the version in a manifest's `tokenizer_like`, such as `transformers 4`; None if there is none."""
+    number = (written or "").removeprefix("transformers ")
+    return "4" if number == "4" else "5" if number == "5" else None
 
 
 def strips_texts(folder: Path, chosen: TokenizerLike | None, like: TokenizerLike) -> bool:

@@ -15,7 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.model_zoo.card import ModelCard, Output
+from fletcher.model_zoo.card import Output
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
@@ -26,6 +26,7 @@ from fletcher.runtime.providers.selection import default_provider
 
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import Weight
+from ..checkpoint.tokenizer_version import read_version
 from ..heads import describe_model
 from ..precision import Float
 from ..targets.emit import choose, emit
@@ -90,7 +91,7 @@ def verify_layers(
         results = [*compare_tokenizers(artifact, traced, texts), *compare_skipped(artifact, traced, folder)]
         progress.line("comparing the weights with the checkpoint's")
         tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
-        expected = _expected_weights(folder, card, chosen)
+        expected = _expected_weights(artifact, folder, chosen)
         results += compare_weights(probe.model, artifact.path, tables, expected)
 
         def trace(batch: Encodings) -> Values:
@@ -182,9 +183,10 @@ def _rows(values: NDArray[np.int32], batch: Encodings) -> list[list[int]]:
     return [row.tolist() for row in np.split(values, batch.offsets[1:-1])]
 
 
-def _expected_weights(folder: Path, card: ModelCard, variant: Variant) -> Mapping[str, Weight]:
+def _expected_weights(artifact: Artifact, folder: Path, variant: Variant) -> Mapping[str, Weight]:
     """Return the weights that `export` would write for a variant now."""
-    architecture = describe_model(Checkpoint.open(folder), card)
+    card, like = artifact.manifest.card, read_version(artifact.manifest.tokenizer_like)
+    architecture = describe_model(Checkpoint.open(folder, tokenizer_like=like), card)
     precision = choose(variant.target, cast(Float, variant.precision), variant.islands)
     emissions = emit(variant.target, architecture, card.dimension, card.max_tokens, precision)
     names = {f"{variant.target}-{variant.precision}{emission.suffix}": emission for emission in emissions}
