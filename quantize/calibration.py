@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.artifact_tokenizer import open_tokenizer
 from fletcher.runtime.errors import ArtifactError, InputError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 
 from .graph.activations import LOWER_BOUNDS, Activations, even_steps, loud_columns, smoothing_factors, uneven_steps

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from fletcher.model_zoo.progress import SILENT, Progress
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.artifact_tokenizer import open_tokenizer
 from fletcher.runtime.canary import comparable, encode_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError, MissingPackageError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.providers.mlas.graph import CpuGraph
 
 from .calibration import calibrate, needs_calibration

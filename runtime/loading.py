@@ -11,7 +11,6 @@ from fletcher.model_zoo.card import Accuracy
 
 from .artifact.folder import Artifact
 from .artifact.manifest import Variant
-from .artifact_tokenizer import open_tokenizer
 from .errors import FletcherError, InputError
 from .machine.affinity import pinning
 from .machine.machine import this_machine
@@ -25,7 +24,7 @@ from .tokenizing.tokenizer import CACHE_BYTES, Tokenizer
 from .tuning.settle import settle
 from .workers.pool import Workers
 
-__all__ = ["Loaded", "load_parts"]
+__all__ = ["Loaded", "load_parts", "open_tokenizer"]
 
 logger = logging.getLogger("fletcher.runtime.loading")
 
@@ -58,6 +57,16 @@ class Loaded:
     fallback: str | None
     reason: str
     tolerance: Accuracy
+
+
+def open_tokenizer(artifact: Artifact) -> Tokenizer:
+    """Open an artifact's tokenizer with all that the manifest says of it; it cuts texts to the card's longest input.
+
+    Raises:
+        ArtifactError: the file cannot be read, or the longest input has no room beside the special tokens.
+    """
+    manifest = artifact.manifest
+    return Tokenizer(artifact.tokenizer_file, manifest.card.max_tokens, strip=manifest.strips_texts)
 
 
 def load_parts(artifact: Artifact, variant: Variant, options: LoadOptions, note: str = "") -> Loaded:

@@ -114,26 +114,26 @@ def check_keys(file: Path, settings: Mapping[str, Any], ignored: frozenset[str] 
     Args:
         file: the file, for messages.
         settings: its contents.
-        ignored: keys that the user chose to ignore (`--ignore-key`).
+        ignored: keys that the user chose to ignore (`--ignore-key`); those that Fletcher applies stay.
 
     Raises:
         CheckpointError: a key is unknown, or has an effect that Fletcher does not reproduce.
     """
-    kept = {key: value for key, value in settings.items() if key not in ignored}
-    for key, value in kept.items():
-        if key in REFUSED and not _is_off(key, value, kept):
-            raise CheckpointError(
-                f"{file} has {key} {_excerpt(value)}: {REFUSED[key]}. --ignore-key {key} converts the checkpoint without it"
-            )
-    unknown = sorted(
-        key for key in kept if key not in APPLIED | HARMLESS and key not in REFUSED and not _names_token(key)
-    )
-    if unknown:
+    refused = {key for key, value in settings.items() if key in REFUSED and not _is_off(key, value, settings)}
+    unknown = {
+        key for key in settings if not (key in APPLIED or key in HARMLESS or key in REFUSED or _names_token(key))
+    }
+    for key in sorted(refused - ignored):
         raise CheckpointError(
-            f"{file} has keys that Fletcher does not know: {', '.join(unknown)}. Remove those that do not change the token "
+            f"{file} has {key} {_excerpt(settings[key])}: {REFUSED[key]}. --ignore-key {key} converts the checkpoint without "
+            "it"
+        )
+    if remaining := sorted(unknown - ignored):
+        raise CheckpointError(
+            f"{file} has keys that Fletcher does not know: {', '.join(remaining)}. Remove those that do not change the token "
             "ids from a copy of the file, or name each with --ignore-key"
         )
-    return kept
+    return {key: value for key, value in settings.items() if key not in refused | unknown}
 
 
 def _is_off(key: str, value: Any, settings: Mapping[str, Any]) -> bool:

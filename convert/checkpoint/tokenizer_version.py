@@ -10,7 +10,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from .json_files import find_json
 
-__all__ = ["TokenizerLike", "named_version", "read_version", "strips_texts"]
+__all__ = ["TokenizerLike", "explain_versions", "named_version", "read_version", "strips_texts"]
 
 #: Major version of transformers.
 TokenizerLike = Literal["4", "5"]
@@ -44,6 +44,23 @@ def named_version(folder: Path, config: Mapping[str, Any]) -> TokenizerLike:
         if major is not None:
             return "5" if major == NEWEST else "4"
     return "4"
+
+
+def explain_versions(written: str | None, installed: str) -> str:
+    """Return the next step where an artifact was compared with another version of transformers than it follows, or nothing.
+
+    Args:
+        written: `tokenizer_like` of the artifact's manifest.
+        installed: version of transformers that it was compared with.
+    """
+    like, major = read_version(written), installed.partition(".")[0]
+    if like is None or like == major:
+        return ""
+    return (
+        f"The artifact gives the token ids of transformers {like} (tokenizer_like in its manifest), and was compared with "
+        f"transformers {installed}: to have the ids of the latter, convert the checkpoint with --tokenizer-like {major}; to "
+        f"check those of the former, compare in an environment with transformers {like}"
+    )
 
 
 def read_version(written: str | None) -> TokenizerLike | None:

@@ -27,7 +27,7 @@ from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..architecture import Architecture
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.tokenizer_file import write_tokenizer
+from ..checkpoint.tokenizer.file import write_tokenizer
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
 from ..targets.emit import emit

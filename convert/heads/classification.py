@@ -17,7 +17,7 @@ from fletcher.runtime.errors import CheckpointError
 from ..architecture import Architecture, Dense, Module, Pooling
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.tensors import Norm, TensorReader, Weight
-from ..checkpoint.tokenizer_file import gives_token_types
+from ..checkpoint.tokenizer.file import gives_token_types
 from ..graph.activations import check_activation
 
 __all__ = ["add_classification"]

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from fletcher.model_zoo.card import RAW, LateInteraction
 from fletcher.model_zoo.sentence_transformers.heads import read_late_interaction
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.artifact_tokenizer import open_tokenizer as open_artifact_tokenizer
+from fletcher.runtime.loading import open_tokenizer as open_artifact_tokenizer
 
 from ..checkpoint.sentence_transformers import read_files
 from ..texts import EDGES, SENTENCES

@@ -20,6 +20,7 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.errors import ArtifactError
 from fletcher.runtime.providers.selection import default_provider, runnable_targets
 
+from ..checkpoint.tokenizer_version import explain_versions
 from .report import TokenizerResult, VariantResult, VerificationReport
 from .verdicts import Probe, compare_ids
 
@@ -144,6 +145,7 @@ def build_report(
         ids: results on token ids, by variant.
         results: results on the model's output, by variant.
     """
+    differ = ids[0].verdict == "failed" and "transformers" in tools
     verdicts = {*(result.verdict for result in ids), *(result.verdict for result in results)}
     return VerificationReport(
         model=artifact.manifest.card.name,
@@ -156,6 +158,7 @@ def build_report(
         tokenizer=ids[0],  # every variant has the same tokenizer file
         variants=tuple(results),
         verdict="failed" if "failed" in verdicts else "passed",
+        advice=explain_versions(artifact.manifest.tokenizer_like, tools["transformers"]) if differ else "",
     )
 
 

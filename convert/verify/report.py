@@ -125,6 +125,7 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
         tokenizer: comparison of the token ids.
         variants: comparison of each variant's vectors.
         verdict: `passed` if the tokenizer and every variant passed.
+        advice: next step if the token ids differ because of the version of transformers; empty otherwise.
     """
 
     model: str
@@ -137,6 +138,7 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer: TokenizerResult
     variants: tuple[VariantResult, ...]
     verdict: Verdict
+    advice: str = ""
 
     @property
     def stamp(self) -> Verification:
@@ -164,7 +166,7 @@ class VerificationReport(msgspec.Struct, frozen=True, kw_only=True):
                 failures.append(f"{variant.name}: {'; '.join(variant.reasons)}; {worst}")
         raise VerificationError(
             f"{self.artifact} does not reproduce {self.reference}. {'. '.join(failures)}. "
-            "Do not serve it: convert the checkpoint again, and report a bug if it fails again"
+            f"{self.advice or 'Do not serve it: convert the checkpoint again, and report a bug if it fails again'}"
         )
 
 

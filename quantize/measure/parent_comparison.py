@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.manifest import Variant
-from fletcher.runtime.artifact_tokenizer import open_tokenizer
 from fletcher.runtime.canary import comparable, encode_canary, read_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.opening import open_session
 

@@ -8,8 +8,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from fletcher.runtime.artifact_tokenizer import open_tokenizer
 from fletcher.runtime.encodings import Encodings
+from fletcher.runtime.loading import open_tokenizer
 
 from .metrics import compare, cosines
 from .pairs import agreement

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.artifact_tokenizer import open_tokenizer
 from fletcher.runtime.corpora import corpus
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import InputError
+from fletcher.runtime.loading import open_tokenizer
 
 from .pairs import LabeledPairs
 

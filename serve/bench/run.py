@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fletcher.runtime import Artifact, LoadOptions
-from fletcher.runtime.artifact_tokenizer import open_tokenizer
 from fletcher.runtime.canary import read_canary
 from fletcher.runtime.errors import InputError, ProviderError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.machine import this_machine
 
 from .participants import FLETCHER, ChildError, Participant, fletcher_command, peer_command

@@ -9,8 +9,8 @@ import msgspec
 
 from fletcher.model_zoo.card import Accuracy
 from fletcher.runtime import Artifact
-from fletcher.runtime.artifact_tokenizer import open_tokenizer
 from fletcher.runtime.commandline.reporter import Table
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.gpus import this_gpus
 from fletcher.runtime.machine.machine import Machine, this_machine
 from fletcher.runtime.providers.needs import missing

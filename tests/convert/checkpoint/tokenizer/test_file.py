@@ -11,7 +11,7 @@ import transformers
 from tokenizers import Tokenizer
 
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
-from fletcher.convert.checkpoint.tokenizer_file import write_tokenizer
+from fletcher.convert.checkpoint.tokenizer.file import write_tokenizer
 from fletcher.convert.texts import EDGES, SENTENCES
 from fletcher.runtime.errors import CheckpointError
 

@@ -16,10 +16,10 @@ from tokenizers import AddedToken, Tokenizer
 
 from fletcher.runtime.errors import CheckpointError
 
-from .json_files import find_json
-from .tokenizer_class import TokenizerClass
-from .tokenizer_settings import SPECIAL_TOKENS, check_keys
-from .tokenizer_version import TokenizerLike
+from ..json_files import find_json
+from ..tokenizer_settings import SPECIAL_TOKENS, check_keys
+from ..tokenizer_version import TokenizerLike
+from .classes import TokenizerClass
 
 __all__ = ["Arguments", "add_tokens", "read_arguments"]
 

@@ -14,15 +14,15 @@ from tokenizers.processors import TemplateProcessing
 from fletcher.runtime.errors import CheckpointError
 from fletcher.runtime.tokenizing.tokenizer import vocabulary_size
 
-from .checkpoint import Checkpoint
-from .json_files import find_json, read_json
-from .sentence_transformers import read_files
-from .tokenizer_class import TokenizerClass, class_name, find_class
-from .tokenizer_pipeline import adjust, build, finish, read_vocabulary, rebuild, unknown_token
-from .tokenizer_settings import check_keys
-from .tokenizer_tokens import add_tokens, read_arguments
-from .tokenizer_transformers import load_with_transformers
-from .tokenizer_version import TokenizerLike, named_version, strips_texts
+from ..checkpoint import Checkpoint
+from ..json_files import find_json, read_json
+from ..sentence_transformers import read_files
+from ..tokenizer_settings import check_keys
+from ..tokenizer_version import TokenizerLike, named_version, strips_texts
+from .classes import TokenizerClass, class_name, find_class
+from .loaded_by_transformers import load_with_transformers
+from .pipeline import adjust, build, finish, read_vocabulary, rebuild, unknown_token
+from .tokens import add_tokens, read_arguments
 
 __all__ = ["WrittenTokenizer", "gives_token_types", "write_tokenizer"]
 
@@ -56,7 +56,7 @@ UNLIMITED = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class WrittenTokenizer:
-    """What the artifact's manifest says of its tokenizer.
+    """Facts of the written tokenizer for the artifact's manifest.
 
     Attributes:
         like: version of transformers that it follows.
@@ -243,21 +243,14 @@ def _lower_case(folder: Path, tokenizer: Tokenizer, like: TokenizerLike) -> None
             "special tokens in a text, too, which Fletcher does not reproduce: convert it with --tokenizer-like 5, or "
             "without the key in a copy"
         )
-    steps = _steps(tokenizer.normalizer)
-    if not any(step.get("lowercase") or step.get("type") == "Lowercase" for step in steps):
-        present = [] if tokenizer.normalizer is None else [tokenizer.normalizer]
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *present])
-
-
-def _steps(part: Any) -> list[dict[str, Any]]:
-    """Return the steps of a normalizer as tokenizer.json describes them, those of a Sequence one by one."""
-    waiting = [] if part is None else [json.loads(part.__getstate__())]
-    steps = []
-    while waiting:
-        step = waiting.pop()
-        steps.append(step)
-        waiting += step.get("normalizers", [])
-    return steps
+    normalizer = tokenizer.normalizer
+    steps = (
+        [] if normalizer is None else list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    )
+    if not any(
+        isinstance(step, normalizers.Lowercase) for step in steps
+    ):  # `_has_lowercase`; BERT's own does not count
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
 
 def _drops_blanks(tokenizer: Tokenizer) -> bool:

@@ -2,7 +2,7 @@
 
 Only `tokenizers` makes them, so that any version of transformers can be asked for their ids:
 
-    python tests/convert/checkpoint/tokenizer_variants.py FILE
+    python tests/convert/checkpoint/tokenizer/variants.py FILE
 
 writes digests of the ids that the installed transformers gives for every variant. `ids_of_transformers_4.json` was made so
 with transformers 4.57.6.

@@ -7,7 +7,7 @@ from typing import Any
 
 from fletcher.runtime.errors import CheckpointError, MissingPackageError
 
-from .tokenizer_version import TokenizerLike
+from ..tokenizer_version import TokenizerLike
 
 __all__ = ["load_with_transformers"]
 

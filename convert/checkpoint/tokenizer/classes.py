@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from .tokenizer_version import TokenizerLike
+from ..tokenizer_version import TokenizerLike
 
 __all__ = ["TokenizerClass", "class_name", "find_class"]
 

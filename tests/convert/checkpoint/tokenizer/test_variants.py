@@ -14,15 +14,15 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
 
 from fletcher.convert.checkpoint.checkpoint import Checkpoint
-from fletcher.convert.checkpoint.tokenizer_file import gives_token_types, write_tokenizer
+from fletcher.convert.checkpoint.tokenizer.file import gives_token_types, write_tokenizer
 from fletcher.convert.checkpoint.tokenizer_version import TokenizerLike
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import CheckpointError
 from fletcher.runtime.tokenizing.conformance_texts import hostile_texts
 from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
 
-from ..tiny import save_modules
-from .tokenizer_variants import (
+from ...tiny import save_modules
+from .variants import (
     FAMILIES,
     LIMIT,
     PAIR_LIMIT,

@@ -17,9 +17,9 @@ from tokenizers.models import BPE, Unigram, WordPiece
 
 from fletcher.runtime.errors import CheckpointError
 
-from .tokenizer_class import TokenizerClass
-from .tokenizer_tokens import Arguments, Token
-from .tokenizer_version import TokenizerLike
+from ..tokenizer_version import TokenizerLike
+from .classes import TokenizerClass
+from .tokens import Arguments, Token
 
 __all__ = ["adjust", "build", "finish", "read_vocabulary", "rebuild", "unknown_token"]
 
