@@ -237,6 +237,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "pooling": card.pooling,
         "normalize": card.normalize,
         "prompts": {name: repr(prompt) for name, prompt in card.prompts.items()},
+        "tokenizer like": manifest.tokenizer_like,
         "status": manifest.status,
         "digest": artifact.digest,
         "tools": manifest.tools,

@@ -148,6 +148,11 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike, ignored: frozenset[str]) 
     source, stored = _read_source(folder / "tokenizer.json")
     if kind is None and stored is None and not _has_vocabulary(folder):
         raise CheckpointError(f"{folder} has no tokenizer: neither tokenizer.json nor a vocabulary. Fetch it again")
+    names = (settings.get("tokenizer_class"), checkpoint.config.get("tokenizer_class"))
+    if like == "4" and "TokenizersBackend" in names:
+        raise CheckpointError(
+            f"{folder} has the tokenizer_class TokenizersBackend, which transformers 4 lacks: choose --tokenizer-like 5"
+        )
     if kind is None:
         name = settings.get("tokenizer_class") or checkpoint.config.get("tokenizer_class")
         check_keys(file, {key: value for key, value in settings.items() if key == "auto_map"}, ignored)
@@ -170,6 +175,7 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike, ignored: frozenset[str]) 
         finish(tokenizer, kind, arguments, named, processor)
     elif like == "4":
         adjust(tokenizer, kind, arguments)
+        _check_normalized(folder, Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer)
     if tokenizer.post_processor is None:  # says the same as none, in transformers 5 with these words
         tokenizer.post_processor = TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     direction = stored.truncation["direction"] if stored is not None and stored.truncation else "right"
@@ -213,6 +219,37 @@ def _explain_missing(folder: Path, kind: TokenizerClass) -> str:
     )
 
 
+def _check_normalized(folder: Path, stored: Tokenizer, tokenizer: Tokenizer) -> None:
+    """Check that added tokens are found in a text as transformers 4 finds them.
+
+    Its library normalizes an added token once, when it is added or read from tokenizer.json. If the token's properties or the
+    normalizer change afterwards, the token stays as it was, which no tokenizer.json can express.
+
+    Args:
+        folder: the checkpoint, for messages.
+        stored: tokenizer.json as it was read.
+        tokenizer: the tokenizer with all changes.
+
+    Raises:
+        CheckpointError: a token would be found in other texts.
+    """
+
+    def normalized(normalizer: Any, text: str) -> str:
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
+    before = {token.content: token for token in stored.get_added_tokens_decoder().values()}
+    for token in tokenizer.get_added_tokens_decoder().values():
+        old, new = (normalized(part.normalizer, token.content) for part in (stored, tokenizer))
+        first = before.get(token.content, token)
+        changed = first.normalized != token.normalized and new != token.content
+        if changed or (token.normalized and old != new):
+            raise CheckpointError(
+                f"{folder}: the tokenizer's files contradict each other on the added token {token.content!r}, so that "
+                "transformers 4 gives it other ids than any tokenizer.json would: give it the same properties in all of "
+                "them, in a copy, or choose --tokenizer-like 5"
+            )
+
+
 def _check_unknown(folder: Path, model: Mapping[str, Any]) -> None:
     """Check that a vocabulary of words has the token that stands for unknown ones, without which a text can fail.
 
@@ -244,9 +281,9 @@ def _lower_case(folder: Path, tokenizer: Tokenizer, like: TokenizerLike) -> None
             "without the key in a copy"
         )
     normalizer = tokenizer.normalizer
-    steps = (
-        [] if normalizer is None else list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer]
-    )
+    steps: list[Any] = [] if normalizer is None else [normalizer]
+    if isinstance(normalizer, normalizers.Sequence):
+        steps = [normalizer[index] for index in range(len(normalizer))]
     if not any(
         isinstance(step, normalizers.Lowercase) for step in steps
     ):  # `_has_lowercase`; BERT's own does not count

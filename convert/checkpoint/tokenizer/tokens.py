@@ -73,7 +73,9 @@ def read_arguments(
         CheckpointError: a file cannot be read, has an unknown key, or holds something else than tokens.
     """
     file = folder / "tokenizer_config.json"
-    settings = _decode(file, check_keys(file, find_json(file), ignored))
+    written = check_keys(file, find_json(file), ignored)
+    settings = _decode(file, written)
+    specific = _take_specific(settings, [key for key, value in written.items() if isinstance(value, str)], like)
     if like == "5":
         _rename_additional(settings)
     decoder: dict[int, AddedToken] = {}
@@ -90,9 +92,14 @@ def read_arguments(
         if key in settings:
             value = _require_token(file, key, settings.pop(key))
             named[key] = None if value is None else by_text.get(str(value), value)
-    specific = _read_specific(file, settings, like)
+    if like == "5":  # those of special_tokens_map.json
+        others = {key: settings.pop(key) for key in list(settings) if _is_specific(key, settings[key])}
+        extra = settings.get("extra_special_tokens")
+        specific = {**others, **specific, **(settings.pop("extra_special_tokens") if isinstance(extra, dict) else {})}
+    found = {key: _require_token(file, key, value) for key, value in specific.items()}
     additional = _read_list(file, settings, like)
-    return Arguments(folder, settings, named, specific, additional, decoder)
+    others_named = {key: value for key, value in found.items() if value is not None}
+    return Arguments(folder, settings, named, others_named, additional, decoder)
 
 
 def add_tokens(
@@ -117,7 +124,9 @@ def add_tokens(
     additional = kind.additional if arguments.additional is None else arguments.additional
     decoder = [token for _, token in sorted(arguments.decoder.items(), key=lambda item: item[0])]
     if like == "4":
-        tokens = _tokens_of_4(tokenizer, decoder, [*ordered, *additional, *arguments.specific.values()])
+        tokens = _tokens_of_4(
+            arguments.folder, tokenizer, decoder, [*ordered, *additional, *arguments.specific.values()]
+        )
     else:
         tokens = _tokens_of_5(tokenizer, decoder, [*ordered, *arguments.specific.values()], additional)
     if tokens:
@@ -125,7 +134,9 @@ def add_tokens(
     return named
 
 
-def _tokens_of_4(tokenizer: Tokenizer, decoder: Sequence[AddedToken], all_special: Sequence[Token]) -> list[AddedToken]:
+def _tokens_of_4(
+    folder: Path, tokenizer: Tokenizer, decoder: Sequence[AddedToken], all_special: Sequence[Token]
+) -> list[AddedToken]:
     added: list[Token] = list(decoder)
     encoder = [*_added_texts(tokenizer), *map(str, added)]
     special: list[Token] = []
@@ -135,7 +146,25 @@ def _tokens_of_4(tokenizer: Tokenizer, decoder: Sequence[AddedToken], all_specia
     texts = [str(token) for token in special]
     # An AddedToken equals no str: named tokens that a file or the class describes are given again, with their properties.
     added += [token for token in special if not (isinstance(token, str) and token in encoder) and token not in added]
-    return [_as_added(token, str(token) in texts or getattr(token, "special", False)) for token in added]
+    tokens = [_as_added(token, str(token) in texts or getattr(token, "special", False)) for token in added]
+    _check_unambiguous(folder, tokens)
+    return tokens
+
+
+def _check_unambiguous(folder: Path, tokens: Sequence[AddedToken]) -> None:
+    """Check that no token is given twice with other properties: which of them count depends on the library's version.
+
+    Raises:
+        CheckpointError: a token is.
+    """
+    first = {}
+    for token in tokens:
+        if token != first.setdefault(token.content, token):
+            raise CheckpointError(
+                f"{folder}: the tokenizer's files and class describe the token {token.content!r} twice and differently: "
+                f"{first[token.content]!r} and {token!r}. Write the right one into added_tokens_decoder and into "
+                "its name's entry, in a copy of tokenizer_config.json"
+            )
 
 
 def _tokens_of_5(
@@ -238,6 +267,8 @@ def _merge_map(file: Path, settings: dict[str, Any], like: TokenizerLike, ignore
     for key, value in check_keys(file, find_json(file), ignored).items():
         if isinstance(value, dict) and key != "extra_special_tokens":
             settings[key] = _token(file, value, special=True)
+        elif isinstance(value, dict) and like == "4":
+            raise CheckpointError(f"{file}: transformers 4 cannot read {key} in this file: try --tokenizer-like 5")
         elif key == listed and isinstance(value, list):
             tokens = list(settings.get(key) or [])
             for entry in value:
@@ -270,21 +301,27 @@ def _read_added(
     return decoder, by_text
 
 
-def _read_specific(file: Path, settings: dict[str, Any], like: TokenizerLike) -> dict[str, Token]:
-    """Return the special tokens of one model, such as `image_token`, and take them out of the settings."""
+def _take_specific(settings: dict[str, Any], texts: Sequence[str], like: TokenizerLike) -> dict[str, Any]:
+    """Return the special tokens of one model, such as `image_token`, and take them out of the settings.
+
+    Args:
+        settings: tokenizer_config.json, tokens decoded.
+        texts: keys whose values are written as texts: transformers 5 looks for them before it decodes tokens.
+        like: version of transformers to follow.
+    """
     specific: dict[str, Any] = {}
     if like == "5":
-        names = [
-            key for key, value in settings.items() if key.endswith("_token") and isinstance(value, (str, AddedToken))
-        ]
-        specific = {key: settings.pop(key) for key in names}
+        specific = {key: settings.pop(key) for key in texts if _is_specific(key, settings[key])}
     if isinstance(settings.get("extra_special_tokens"), dict):
         specific |= settings.pop("extra_special_tokens")
     listed = settings.pop("model_specific_special_tokens", None)
     if like == "5" and not specific and isinstance(listed, dict):  # other names replace the list
         specific = listed
-    tokens = {key: _require_token(file, key, value) for key, value in specific.items()}
-    return {key: value for key, value in tokens.items() if value is not None}
+    return specific
+
+
+def _is_specific(key: str, value: Any) -> bool:
+    return key.endswith("_token") and key not in SPECIAL_TOKENS and isinstance(value, (str, AddedToken))
 
 
 def _read_list(file: Path, settings: dict[str, Any], like: TokenizerLike) -> tuple[Token, ...] | None:
