@@ -19,10 +19,11 @@ from ..json_files import find_json, read_json
 from ..sentence_transformers import read_files
 from ..tokenizer_settings import check_keys
 from ..tokenizer_version import TokenizerLike, named_version, strips_texts
+from .arguments import read_arguments
 from .classes import TokenizerClass, class_name, find_class
 from .loaded_by_transformers import load_with_transformers
 from .pipeline import adjust, build, finish, read_vocabulary, rebuild, unknown_token
-from .tokens import add_tokens, read_arguments
+from .tokens import add_tokens
 
 __all__ = ["WrittenTokenizer", "gives_token_types", "write_tokenizer"]
 
@@ -170,6 +171,13 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike, ignored: frozenset[str]) 
             raise CheckpointError(_explain_missing(folder, kind))
         rebuilt, tokenizer = True, build(kind, arguments, model)
     named = add_tokens(tokenizer, kind, arguments, like)
+    for number, token in arguments.decoder.items() if stored is None and like == "4" else ():
+        ends = [named.get(key) for key in ("cls_token", "sep_token")]
+        if str(token) in map(str, ends) and tokenizer.token_to_id(str(token)) != number:
+            raise CheckpointError(
+                f"{folder} gives the token {str(token)!r} the id {number}, and its vocabulary another: make them agree in "
+                "a copy"
+            )
     processor = None if stored is None else stored.post_processor
     if rebuilt:
         finish(tokenizer, kind, arguments, named, processor)

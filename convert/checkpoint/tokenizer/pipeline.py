@@ -18,8 +18,8 @@ from tokenizers.models import BPE, Unigram, WordPiece
 from fletcher.runtime.errors import CheckpointError
 
 from ..tokenizer_version import TokenizerLike
+from .arguments import Arguments, Token
 from .classes import TokenizerClass
-from .tokens import Arguments, Token
 
 __all__ = ["adjust", "build", "finish", "read_vocabulary", "rebuild", "unknown_token"]
 
