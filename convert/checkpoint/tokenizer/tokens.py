@@ -1,7 +1,8 @@
 """Special and added tokens, given to the tokenizer as transformers gives them.
 
-Sources: `PreTrainedTokenizerFast.__init__` of transformers 4.57, and `TokenizersBackend.__init__` of 5.24. Both give all tokens
-of `added_tokens_decoder` to the library, in the order of their ids; the library chooses the id of a token that it does not have.
+Sources: `PreTrainedTokenizerFast.__init__` of transformers 4.57, and `TokenizersBackend.__init__` of 5.24. Both give all
+tokens of `added_tokens_decoder` to the library, in the order of their ids; the library chooses the id of a token that it does
+not have.
 """
 
 from __future__ import annotations
