@@ -41,9 +41,9 @@ RECORDED = json.loads((Path(__file__).parent / "ids_of_transformers_4.json").rea
 #: Every seventh variant is in the quick sample.
 SAMPLE = list(VARIANTS)[::7]
 
-#: Settings that transformers reads in a way that nobody means (`str(None)` as a token, a text as true), so that Fletcher
+#: Settings that transformers reads in a way that nobody means (`str(None)` as a token, ALBERT of words), so that Fletcher
 #: refuses them.
-REFUSED = ("null_ends", "null_settings", "text_settings", "third_class")
+REFUSED = ("null_ends", "null_settings", "text_settings", "third_class", "fourth_class")
 
 
 def write(folder: Path, name: str, like: TokenizerLike | None) -> Checkpoint:
