@@ -211,6 +211,8 @@ def _write_manifest(folder: Path, parent: Artifact, variants: Sequence[Variant])
         parent=parent.digest,
         tools=tool_versions(),
         ignored_keys=parent.manifest.ignored_keys,
+        tokenizer_like=parent.manifest.tokenizer_like,
+        strips_texts=parent.manifest.strips_texts,
     )
     write_manifest(folder, manifest)
     return manifest

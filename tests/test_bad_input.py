@@ -120,7 +120,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
         change_weights(lambda w: w.update({NORM: torch.ones(32, dtype=torch.int64)})),
         "not a float type",
     ),
-    "no tokenizer": (remove("tokenizer.json"), "neither tokenizer.json nor vocab.txt"),
+    "no tokenizer": (remove("tokenizer.json"), "neither tokenizer.json nor a vocabulary"),
     "damaged tokenizer": (write("tokenizer.json", b"{"), "cannot be read as a tokenizer"),
     "unknown module": (
         write("modules.json", b'[{"idx": 0, "name": "0", "path": "", "type": "a.b.Mystery"}]'),

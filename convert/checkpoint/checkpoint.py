@@ -18,6 +18,7 @@ from fletcher.runtime.errors import CheckpointError
 
 from .ignored_keys import IgnoredKeys
 from .json_files import read_json
+from .tokenizer_version import TokenizerLike
 
 __all__ = ["Checkpoint", "StoredTensor"]
 
@@ -72,20 +73,25 @@ class Checkpoint:
         config: its `config.json`.
         tensors: its tensors by name, of all shards together.
         ignored: keys and files that the user declares harmless.
+        tokenizer_like: version of transformers whose token ids the user chose. Default: the one that the files name.
     """
 
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, StoredTensor] = field(repr=False)
     ignored: IgnoredKeys = field(default_factory=IgnoredKeys, repr=False, compare=False)
+    tokenizer_like: TokenizerLike | None = None
 
     @classmethod
-    def open(cls, folder: Path, ignored: IgnoredKeys | None = None) -> Checkpoint:
+    def open(
+        cls, folder: Path, ignored: IgnoredKeys | None = None, *, tokenizer_like: TokenizerLike | None = None
+    ) -> Checkpoint:
         """Read the configuration and the safetensors headers.
 
         Args:
             folder: the checkpoint.
             ignored: keys and files that the user declares harmless. Default: none.
+            tokenizer_like: version of transformers whose token ids the user chose.
 
         Raises:
             CheckpointError: a file is missing, truncated or malformed.
@@ -99,7 +105,7 @@ class Checkpoint:
                         f"the tensor {tensor.name} is in {other.file} and in {file}: remove one of them"
                     )
                 tensors[tensor.name] = tensor
-        return cls(folder, config, tensors, ignored or IgnoredKeys())
+        return cls(folder, config, tensors, ignored or IgnoredKeys(), tokenizer_like)
 
 
 def _weight_files(folder: Path) -> list[Path]:

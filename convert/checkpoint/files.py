@@ -80,6 +80,9 @@ RULES: tuple[FileRule, ...] = (
     FileRule("merges.txt", "read", _VOCABULARY),
     # SentencePiece: transformers reads it only where there is no tokenizer.json (convert_slow_tokenizer.py).
     FileRule("*.model", "read", _VOCABULARY),
+    FileRule("*.spm", "read", _VOCABULARY),
+    FileRule("*.tiktoken", "read", _VOCABULARY),
+    FileRule("tekken.json", "read", _VOCABULARY),
     FileRule("chat_template.jinja", "read", _TEMPLATE),
     FileRule("chat_template.json", "read", _TEMPLATE),
     FileRule("processor_config.json", "refused", _PROCESSOR),

@@ -128,6 +128,14 @@ def export_model(
             "recorded in the artifact. Repeatable. Default: none.",
         ),
     ] = None,
+    tokenizer_like: Annotated[
+        Literal["4", "5"] | None,
+        typer.Option(
+            help="Version of transformers whose token ids to give, where 4 and 5 differ; 4 also stands for "
+            "sentence-transformers 5 and older, which remove the blanks around a text. "
+            "Default: the version that the checkpoint's files name, or 4."
+        ),
+    ] = None,
 ) -> None:
     """Convert a checkpoint to an artifact, and compare its vectors with the canary and with sentence-transformers."""
     from ..export.export import ExportOptions, export
@@ -144,6 +152,7 @@ def export_model(
         verify=is_installed() if verify is None else verify,
         dimensions=_lengths(dimensions),
         ignored_keys=ignore_key or (),
+        tokenizer_like=tokenizer_like,
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)
@@ -275,6 +284,7 @@ def inspect_model(ctx: typer.Context, folder: Folder) -> None:
         "normalize": card.normalize,
         "similarity": card.similarity or None,
         "prompts": {name: repr(prompt) for name, prompt in card.prompts.items()},
+        "tokenizer like": manifest.tokenizer_like,
         "canary": manifest.status,
         "proof": manifest.proof,
         "not checked": manifest.verified.not_checked if manifest.verified else (),

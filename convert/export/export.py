@@ -34,7 +34,7 @@ from ..checkpoint.files import check_files
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.module_settings import check_settings
 from ..checkpoint.old_layout import usual_layout
-from ..checkpoint.tokenizer_file import write_tokenizer
+from ..checkpoint.tokenizer.file import write_tokenizer
 from ..families import check_family
 from ..heads import describe_model, finish_tokenizer
 from ..precision import Float
@@ -130,7 +130,7 @@ def export(
         ignored = IgnoredKeys(options.ignored_keys)
         check_files(layout, ignored)
         check_settings(layout, ignored)
-        checkpoint = Checkpoint.open(layout, ignored)
+        checkpoint = Checkpoint.open(layout, ignored, tokenizer_like=options.tokenizer_like)
         if options.exporter == "fletcher":
             check_family(checkpoint)  # before the card asks for keys that another family does not have
         card = settle_card(dataclasses.replace(checkout, folder=layout), options)
@@ -225,19 +225,23 @@ def _write(
     """
     card, architecture = recipe.card, recipe.architecture
     progress.line("writing the tokenizer")
-    write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
+    written = write_tokenizer(checkpoint, folder / TOKENIZER, architecture.embedding.word.shape[0])
     finish_tokenizer(checkpoint, card, folder / TOKENIZER)
     checkpoint.ignored.check_met(checkpoint.folder)
+    strips = written.strips_texts and card.output != "scores"  # CrossEncoder takes pairs as they are
+
+    def open_tokenizer() -> Tokenizer:
+        """Open the written tokenizer file with HuggingFace's tokenizer."""
+        return Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False, strip=strips)
+
     file = canary_path(card.name) if checkout.card is not None else None
     published = None if file is None else shorten_canary(file, card)
-    if published is not None and not gives_tokens(_open_tokenizer(folder, card), card, published):
+    if published is not None and not gives_tokens(open_tokenizer(), card, published):
         raise CanaryError(f"the tokenizer of {checkout.source} gives other ids than the canary of {card.name}")
-    texts = published or own_texts(_open_tokenizer(folder, card), card, checkout.source)
+    texts = published or own_texts(open_tokenizer(), card, checkout.source)
     progress.line("writing the weights")
     with GraphWriter(folder, architecture, card, recipe.emitter) as writer:
-        variants = writer.write(
-            recipe.variants, lambda: _encode_sentences(_open_tokenizer(folder, card), checkout.source)
-        )
+        variants = writer.write(recipe.variants, lambda: _encode_sentences(open_tokenizer(), checkout.source))
         progress.line("writing the canary")
         session = _served_session(folder, variants) if published is None else None
         try:
@@ -256,14 +260,11 @@ def _write(
         tools={**_tools(), **recipe.tools},
         maxima=writer.maxima,
         ignored_keys=checkpoint.ignored.met,
+        tokenizer_like=f"transformers {written.like}",
+        strips_texts=strips,
     )
     write_manifest(folder, manifest)
     return session
-
-
-def _open_tokenizer(folder: Path, card: ModelCard) -> Tokenizer:
-    """Open the written tokenizer file with HuggingFace's tokenizer."""
-    return Tokenizer(folder / TOKENIZER, card.max_tokens, fast=False)
 
 
 def _encode_sentences(tokenizer: Tokenizer, source: str) -> Encodings:

@@ -10,6 +10,8 @@ from fletcher.model_zoo import HEADS, Head
 from fletcher.model_zoo.card import PoolingMode
 from fletcher.runtime.errors import InputError
 
+from ..checkpoint.tokenizer_version import TokenizerLike
+
 __all__ = ["ExportFields", "ExportOptions", "Exporter"]
 
 Exporter = Literal["fletcher", "optimum"]
@@ -26,6 +28,9 @@ class ExportOptions:
         max_tokens: longest input, special tokens included, at most the model's own limit. Default: that limit.
         head: kind of the model, for a checkpoint that does not name it: `embedding`, `classification`, `splade`, `colbert`.
             Default: the checkpoint's.
+        tokenizer_like: major version of transformers, `4` or `5`, whose token ids the artifact gives where the two differ; it
+            also stands for sentence-transformers 5 and 6, which strip texts and do not. Default: the version that the
+            checkpoint's files name, 4 if they name none.
         exporter: `fletcher` writes the graph from the checkpoint's configuration; `optimum` traces the encoder with torch,
             for families that Fletcher does not author.
         verify: whether to compare the artifact with sentence-transformers, by the extra `verify`. An artifact that
@@ -35,7 +40,7 @@ class ExportOptions:
         ignored_keys: keys and files of the checkpoint that are not known to Fletcher and that the user declares harmless.
 
     Raises:
-        InputError: a pooling mode, a head, an exporter or a length that does not exist.
+        InputError: a pooling mode, a head, an exporter, a version or a length that does not exist.
     """
 
     targets: Sequence[str] = ("cpu",)
@@ -47,12 +52,14 @@ class ExportOptions:
     verify: bool = False
     dimensions: Sequence[int] = ()
     ignored_keys: Sequence[str] = ()
+    tokenizer_like: TokenizerLike | None = None
 
     def __post_init__(self) -> None:
         choices: tuple[tuple[str, object, Sequence[str]], ...] = (
             ("pooling", self.pooling, get_args(PoolingMode)),
             ("head", self.head, HEADS),
             ("exporter", self.exporter, get_args(Exporter)),
+            ("tokenizer-like", self.tokenizer_like, get_args(TokenizerLike)),
         )
         for name, value, known in choices:
             if value is not None and value not in known:
@@ -75,3 +82,4 @@ class ExportFields(TypedDict, total=False):
     verify: bool
     dimensions: Sequence[int]
     ignored_keys: Sequence[str]
+    tokenizer_like: TokenizerLike | None

@@ -14,11 +14,9 @@ from fletcher.model_zoo.card import ModelCard, Output
 
 from ..architecture import Activation, Architecture, Pooling
 from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.sentence_transformers import read_files
 from ..families import describe
 from .classification import add_classification
 from .colbert import PROJECTION, add_token_vectors, register_markers
-from .lower_case import lowercase_first
 from .masked_lm import add_splade, read_saturation
 from .pooled import read_modules
 
@@ -50,10 +48,7 @@ def read_head_modules(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
 
 
 def finish_tokenizer(checkpoint: Checkpoint, card: ModelCard, path: Path) -> None:
-    """Apply sentence-transformers' lowercasing and the changes of a head to the artifact's tokenizer file."""
-    transformer = read_files(checkpoint.folder).transformer
-    if transformer is not None and transformer.do_lower_case:
-        lowercase_first(path)
+    """Apply the changes of a head to the artifact's tokenizer file."""
     if card.output == "token_vectors":
         register_markers(checkpoint, card, path)
 

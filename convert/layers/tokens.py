@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from fletcher.model_zoo.card import LateInteraction
 from fletcher.model_zoo.sentence_transformers.heads import read_late_interaction
 from fletcher.runtime.artifact.folder import Artifact
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer as TextTokenizer
+from fletcher.runtime.loading import open_tokenizer as open_artifact_tokenizer
 
 from ..checkpoint.sentence_transformers import read_files
 from ..texts import EDGES, SENTENCES
@@ -28,7 +28,7 @@ def open_tokenizer(artifact: Artifact) -> Tokenizer:
     Raises:
         ArtifactError: the tokenizer file cannot be read.
     """
-    TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens)  # the checks of a load
+    open_artifact_tokenizer(artifact)  # the checks of a load
     tokenizer = Tokenizer.from_file(str(artifact.tokenizer_file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -53,7 +53,7 @@ def compare_tokenizers(artifact: Artifact, traced: TracedModel, texts: Sequence[
     yield _result("vocabulary", len(ours), len(different), note)
 
     compared = [*EDGES, *SENTENCES, *texts]
-    encodings = TextTokenizer(artifact.tokenizer_file, artifact.manifest.card.max_tokens).encode(compared)
+    encodings = open_artifact_tokenizer(artifact).encode(compared)
     rows = np.split(encodings.ids, encodings.offsets[1:-1])
     wrong = [
         text
@@ -75,7 +75,7 @@ def compare_skipped(artifact: Artifact, traced: TracedModel, folder: Path) -> It
     late, card = artifact.manifest.card.late_interaction, artifact.manifest.card
     if late is None:
         return
-    ours = _skipped_ids(late, TextTokenizer(artifact.tokenizer_file, card.max_tokens).token_id)
+    ours = _skipped_ids(late, open_artifact_tokenizer(artifact).token_id)
     published, _ = read_late_interaction(read_files(folder), card.max_tokens)
     theirs = _skipped_ids(published, traced.tokenizer.get_vocab().get)
     different = sorted(ours ^ theirs)

@@ -28,6 +28,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.ignored_keys import IgnoredKeys
 from ..checkpoint.old_layout import usual_layout
 from ..checkpoint.tensors import Weight
+from ..checkpoint.tokenizer_version import read_version
 from ..heads import describe_model
 from ..precision import Float
 from ..targets.emit import choose, emit
@@ -93,8 +94,9 @@ def verify_layers(
         results = [*compare_tokenizers(artifact, traced, texts), *compare_skipped(artifact, traced, folder)]
         progress.line("comparing the weights with the checkpoint's")
         tables = {chosen.feeds.tables[name]: table for name, table in probe.tables.items()}
-        checkpoint = Checkpoint.open(layout, IgnoredKeys(artifact.manifest.ignored_keys))
-        expected = _expected_weights(checkpoint, card, chosen)
+        manifest = artifact.manifest
+        ignored, like = IgnoredKeys(manifest.ignored_keys), read_version(manifest.tokenizer_like)
+        expected = _expected_weights(Checkpoint.open(layout, ignored, tokenizer_like=like), card, chosen)
         results += compare_weights(probe.model, artifact.path, tables, expected)
 
         def trace(batch: Encodings) -> Values:

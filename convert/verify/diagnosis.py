@@ -29,7 +29,9 @@ class Differences:
     shapes: str = ""
 
 
-def find_cause(cases: Sequence[Case], differences: Differences, settings: Sequence[Setting], versions: str) -> str:
+def find_cause(
+    cases: Sequence[Case], differences: Differences, settings: Sequence[Setting], versions: str, advice: str = ""
+) -> str:
     """Return the likely cause in one or two sentences; empty if nothing differs.
 
     Args:
@@ -37,6 +39,7 @@ def find_cause(cases: Sequence[Case], differences: Differences, settings: Sequen
         differences: texts that differ.
         settings: settings of the checkpoint.
         versions: versions of transformers that the artifact follows and that the reference ran, in words.
+        advice: next step if the token ids differ because of these versions; empty if they are the same.
     """
     if any(differences.ids):
         feature, sentence = _common_feature(cases, differences.ids)
@@ -44,7 +47,7 @@ def find_cause(cases: Sequence[Case], differences: Differences, settings: Sequen
         likely = (
             ", ".join(named) if named else f"tokenizer.json or tokenizer_config.json, as they are read by {versions}"
         )
-        return f"Token ids differ on {sentence}. Likely cause: {likely}"
+        return f"Token ids differ on {sentence}. Likely cause: {likely}{'. ' if advice else ''}{advice}"
     if not any(differences.values):
         return ""
     feature, sentence = _common_feature(cases, differences.values)

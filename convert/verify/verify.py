@@ -17,6 +17,7 @@ from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import stamp
 from fletcher.runtime.errors import CheckpointError, ChecksumError
 
+from ..checkpoint.tokenizer_version import explain_versions
 from ..reference.load import load_witness
 from ..reference.witness import Witness
 from .comparison import ask_reference, choose_variants, compare_variant, versions
@@ -131,7 +132,7 @@ def verify_with(
     """
     opened = Artifact.open(artifact)
     variants, complete = choose_variants(opened, variant)
-    if getattr(opened.manifest, "strips_texts", False):
+    if opened.manifest.strips_texts:
         note = "blanks around texts are removed, as sentence-transformers 5 does"
         witness = replace(witness, strips=True, notes=(*witness.notes, note))
     cases, tokens = make_cases(witness, texts)
@@ -151,7 +152,7 @@ def verify_with(
     )
     failed = [one or other for one, other in zip(differences.ids, differences.values, strict=True)]
     verdicts = {compared[0].ids.verdict, *(one.result.verdict for one in compared)}
-    follows = getattr(opened.manifest, "tokenizer_like", None)
+    follows = opened.manifest.tokenizer_like
     ran = f"transformers {witness.tools['transformers']}" + (f" (the artifact follows {follows})" if follows else "")
     return VerificationReport(
         model=opened.manifest.card.name,
@@ -170,7 +171,7 @@ def verify_with(
             *([gap.describe(set_aside)] if gap is not None and set_aside else []),
         ),
         refused=question.refused,
-        likely=find_cause(cases, differences, settings, ran),
+        likely=find_cause(cases, differences, settings, ran, explain_versions(follows, witness.tools["transformers"])),
         verdict="failed" if "failed" in verdicts else "passed",
     )
 

@@ -76,7 +76,7 @@ def find_gap(manifest: Manifest, witness: Witness) -> VersionGap | None:
         manifest: manifest of the artifact.
         witness: the reference.
     """
-    follows: str | None = getattr(manifest, "tokenizer_like", None)
+    follows = manifest.tokenizer_like
     ran = witness.tools["transformers"]
     file = witness.encoder_folder / "tokenizer.json"
     if (

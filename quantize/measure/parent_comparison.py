@@ -13,9 +13,9 @@ from fletcher.runtime.artifact.manifest import Variant
 from fletcher.runtime.canary import comparable, encode_canary, read_canary
 from fletcher.runtime.encodings import Encodings
 from fletcher.runtime.errors import ArtifactError
+from fletcher.runtime.loading import open_tokenizer
 from fletcher.runtime.machine.machine import this_machine
 from fletcher.runtime.providers.opening import open_session
-from fletcher.runtime.tokenizing.tokenizer import Tokenizer
 
 from ..cpu_stand_in import cpu_vectors
 from ..recipe import Recipe
@@ -115,7 +115,7 @@ def compare_with_parent(quantized: Graphs, parent: Graphs, recipe: Recipe, texts
         reference = embed_texts(parent.artifact, parent.variants[0], texts)
     else:
         card = parent.artifact.manifest.card
-        tokenizer = Tokenizer(parent.artifact.tokenizer_file, card.max_tokens)
+        tokenizer = open_tokenizer(parent.artifact)
         encodings = encode_canary(tokenizer, card, texts[:FEW_TEXTS], ())
         vectors = cpu_vectors(quantized.artifact, quantized.variants, encodings)
         reference = cpu_vectors(parent.artifact, parent.variants, encodings)
@@ -143,7 +143,7 @@ def embed_texts(
         batch: texts per run.
     """
     card = artifact.manifest.card
-    tokenizer = Tokenizer(artifact.tokenizer_file, card.max_tokens)
+    tokenizer = open_tokenizer(artifact)
     queries = (*texts[1:], texts[0]) if card.output == "scores" else ()
     encodings = encode_canary(tokenizer, card, texts, queries)
     with open_session(artifact, variant, threads=len(this_machine().processors)) as session:

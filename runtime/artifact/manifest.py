@@ -48,7 +48,7 @@ Proof = Literal["verified", "published", "self-made"]
 Target = Literal["cpu", "cuda", "tensorrt", "coreml"]
 
 #: Fields of the manifest that are written only where they differ from their default.
-LEFT_OUT = ("ignored_keys",)
+LEFT_OUT = ("ignored_keys", "tokenizer_like", "strips_texts")
 
 
 _PROOFS: Mapping[str, str] = MappingProxyType(
@@ -221,6 +221,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         maxima: largest absolute element on the calibration texts, by value name of the fp32 graph. It is recorded if a half
             precision was requested. A norm's name with the suffix `#squares` has the largest sum of squares of an input row.
         ignored_keys: keys and files of the checkpoint that were ignored on the user's word.
+        tokenizer_like: `transformers 4` or `transformers 5`: version whose token ids the tokenizer gives where the two
+            differ; None for an artifact from before this field.
+        strips_texts: whether the blanks around a text are removed, as sentence-transformers 5 and older do. It is set only
+            where that changes token ids.
     """
 
     format: int
@@ -234,6 +238,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tools: Mapping[str, str]
     maxima: Mapping[str, float] = {}
     ignored_keys: tuple[str, ...] = ()
+    tokenizer_like: str | None = None
+    strips_texts: bool = False
 
     @property
     def status(self) -> Proof:

@@ -171,6 +171,7 @@ def test_without_special_tokens_an_empty_text_is_refused_and_the_others_are_embe
     tokenizer = HuggingFaceTokenizer.from_file(str(file))
     tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
     tokenizer.save(str(file))
+    (checkpoint / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     export(str(checkpoint), checkpoint.parent / "a", pooling="mean", max_tokens=8)
     with Encoder.load(checkpoint.parent / "a", workers=1) as encoder:
         assert encoder.embed(["a b"]).tokens.tolist() == [2]

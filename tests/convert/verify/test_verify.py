@@ -13,6 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from fletcher.convert.checkpoint.checkpoint import Checkpoint
+from fletcher.convert.checkpoint.tokenizer.file import WrittenTokenizer, write_tokenizer
 from fletcher.convert.export.export import export
 from fletcher.convert.reference.load import load_witness
 from fletcher.convert.reference.witness import Tokens
@@ -153,6 +155,18 @@ def test_a_setting_that_the_artifact_does_not_follow_fails_and_is_named(
     assert named in str(failure.value) and "onvert the checkpoint again" not in str(failure.value)
 
 
+def test_another_version_of_transformers_is_named_if_token_ids_differ(artifact: Path, checkpoint: Path) -> None:
+    file = checkpoint / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"do_lower_case": False}))
+    report = verify(artifact, reference=str(checkpoint))
+    manifest = Artifact.open(artifact).manifest
+    assert manifest.tokenizer_like == "transformers 5" and "--tokenizer-like" not in report.likely
+    older = msgspec.structs.replace(manifest, tokenizer_like="transformers 4")
+    (artifact / "fletcher.json").write_bytes(msgspec.json.encode(older))
+    report = verify(artifact, reference=str(checkpoint))
+    assert "convert the checkpoint with --tokenizer-like 5" in report.likely
+
+
 def test_a_token_that_only_one_file_has_is_found(artifact: Path, checkpoint: Path) -> None:
     path = checkpoint / "tokenizer_config.json"
     token = {"content": "<doc>", "special": False, "normalized": False}
@@ -186,9 +200,10 @@ def test_an_export_that_verifies_is_stamped_and_one_that_differs_is_not_written(
     assert exported.proof == manifest.proof and "SentenceTransformer" in exported.proof
     assert exported.digest == Artifact.open(artifact).digest and manifest.verified.by in exported.proof
 
-    def write_without_normalizer(checkpoint: object, file: Path, rows: int) -> None:
-        content = json.loads((checkpoint.folder / "tokenizer.json").read_text())  # type: ignore[attr-defined]
-        file.write_text(json.dumps(content | {"normalizer": None}))
+    def write_without_normalizer(checkpoint: Checkpoint, file: Path, rows: int) -> WrittenTokenizer:
+        written = write_tokenizer(checkpoint, file, rows)
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"normalizer": None}))
+        return written
 
     monkeypatch.setattr("fletcher.convert.export.export.write_tokenizer", write_without_normalizer)
     with pytest.raises(VerificationError, match=r"third does not reproduce .*capitals"):
