@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fletcher.runtime.errors import FletcherError, InputError
+from fletcher.runtime.errors import FletcherError
 
-from .access.addresses import Addresses, bind, parse
-from .access.gate import check_binding
+from .access.addresses import Addresses, bind
 from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.app import HttpApp
 from .http.server import HttpServer
+from .listening import announce, listening_addresses
 from .models.registry import Models
 from .models.spec import ModelSpec
 from .models.version import Loader
 from .observe import logs
 from .observe.record import Consumer
-from .server_options import FLIGHT, OFF, ServerOptions
+from .server_options import ServerOptions
+from .signals import SIGNAL_SECONDS, hangups, stop_signals
 from .surroundings import (
     Surroundings,
     fingerprint,
@@ -43,9 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["Addresses", "Server", "run_server"]
 
 logger = logging.getLogger("fletcher.serve")
-
-#: Seconds between two checks for a signal.
-SIGNAL_SECONDS = 0.5
 
 
 class Server:
@@ -85,16 +78,8 @@ class Server:
         if options.require_verified and not isinstance(models, Sequence):
             require_proof(models.info.canary, models.info.card.name)
         self._drain_seconds = options.drain_seconds
-        http_at = None if options.http == OFF else parse(options.http, "--http")
-        flight = _flight_address(options)
-        flight_at = None if flight == OFF else parse(flight, "--flight")
-        if http_at is None and flight_at is None:
-            raise InputError(
-                "neither HTTP nor Flight is enabled, and a server needs one of them: give --http or --flight an address"
-            )
-        for address, option in ((http_at, "--http"), (flight_at, "--flight")):
-            if address is not None:
-                check_binding(address, option, keys=options.keys is not None, allow_anonymous=options.allow_anonymous)
+        listening = listening_addresses(options)
+        http_at, flight_at = listening.http, listening.flight
         flight_server = None if flight_at is None else flight_server_class()
         self._surroundings = surroundings = Surroundings.open(options, tracing)
         self.keys = surroundings.gate.keys
@@ -201,11 +186,13 @@ def run_server(
     """
     options = ServerOptions() if options is None else options
     logs.install(options.log_level.upper())
-    with _stop_signals() as stopped, _hangups() as hung_up:
+    with stop_signals() as stopped, hangups() as hung_up:
         server = Server(models, options)
-        (_announce if on_listening is None else on_listening)(server)
+        if on_listening is None:
+            announce(server.addresses)
+        else:
+            on_listening(server)
         try:
-            # A signal that another thread receives, or that comes just before the wait, does not interrupt it.
             while not stopped.wait(SIGNAL_SECONDS):
                 if hung_up.is_set():
                     hung_up.clear()
@@ -215,26 +202,6 @@ def run_server(
             logger.info("stopping", extra={"fields": {"open_requests": open_requests}})
             drained = server.stop()
             logger.info("stopped", extra={"fields": {"all_answered": drained}})
-
-
-def _flight_address(options: ServerOptions) -> str:
-    """Return the requested address of Flight, or the default one; `off` if there is no request and pyarrow is missing."""
-    if options.flight is not None:
-        return options.flight
-    if _has_pyarrow():
-        return FLIGHT
-    logger.info(
-        "Arrow Flight is off",
-        extra={"fields": {"reason": "pyarrow is not installed: pip install 'longbow-fletcher[flight]'"}},
-    )
-    return OFF
-
-
-def _has_pyarrow() -> bool:
-    try:
-        return importlib.util.find_spec("pyarrow") is not None
-    except ModuleNotFoundError:  # an import hook hides the package
-        return False
 
 
 def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) -> None:
@@ -249,41 +216,3 @@ def _reread(server: Server, reread: Callable[[], Sequence[ModelSpec]] | None) ->
     else:
         models = [f"{spec.name}@{spec.version}" for spec in server.models.specs]
         logger.info("the files were read again", extra={"fields": {"models": models}})
-
-
-@contextmanager
-def _hangups() -> Iterator[threading.Event]:
-    """Return an event that SIGHUP sets; restore the previous handler at the end."""
-    event = threading.Event()
-    before = signal.signal(signal.SIGHUP, lambda number, frame: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def _announce(server: Server) -> None:
-    for protocol, url in (("HTTP", server.addresses.http), ("Flight", server.addresses.flight)):
-        if url is not None:
-            sys.stdout.write(f"{protocol} on {url}\n")
-    sys.stdout.flush()
-
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Return an event that SIGTERM and SIGINT set. A second signal ends the process with the previous handler."""
-    stopped = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        for signal_number, handler in before.items():
-            signal.signal(signal_number, handler)
-        stopped.set()
-
-    for number in before:
-        signal.signal(number, stop)
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,6 +15,16 @@ __all__ = ["FLIGHT", "OFF", "ServerOptions"]
 #: Address that turns HTTP or Flight off.
 OFF: Final = "off"
 
+#: Value of `fronts` that depends on the machine.
+AUTO: Final = "auto"
+
+#: Largest number of fronts.
+MAX_FRONTS: Final = 256
+
+#: Cores that `auto` leaves to the process with the models, and the most fronts that it takes.
+ENGINE_CORES: Final = 4
+MOST_AUTO_FRONTS: Final = 12
+
 #: Default address of Flight.
 FLIGHT: Final = "127.0.0.1:8815"
 
@@ -47,6 +57,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"metavar": "HOST:PORT"},
         ),
     ] = None
+    fronts: Annotated[
+        int | str,
+        Meta(
+            description="Number of processes that answer requests in front of the process with the models; 0 does everything "
+            "in one process. auto is 0 without an NVIDIA GPU, and else the number of cores less 4, from 1 to 12.",
+            extra={"metavar": "N"},
+        ),
+    ] = "auto"
     name: Annotated[
         str | None,
         Meta(description="Name of the model in requests and answers, if there is only one. Default: the card's name."),
@@ -154,8 +172,28 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             parse_size(self.max_body)
         except InputError as error:
             raise OptionError("max_body", f"max_body: {error}") from None
+        if self.fronts != AUTO and not _is_count(str(self.fronts)):
+            raise OptionError(
+                "fronts", f"fronts is {self.fronts!r}: use {AUTO} or a whole number from 0 to {MAX_FRONTS}"
+            )
 
     @property
     def max_body_bytes(self) -> int:
         """The size of the largest HTTP body in bytes."""
         return parse_size(self.max_body)
+
+    @property
+    def front_count(self) -> int:
+        """Number of front processes; 0 for a server of one process."""
+        if self.fronts != AUTO:
+            return int(self.fronts)
+        from fletcher.runtime.machine.gpus import this_gpus
+        from fletcher.runtime.machine.machine import this_machine
+
+        if not this_gpus().gpus:
+            return 0
+        return min(max(len(this_machine().processors) - ENGINE_CORES, 1), MOST_AUTO_FRONTS)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= len(str(MAX_FRONTS)) and int(text) <= MAX_FRONTS

@@ -19,7 +19,14 @@ logger = logging.getLogger("fletcher.serve.fronts")
 class PassedConnections:
     """HTTP server of a front process, on an event loop of its own thread. It is open from `start` to `stop`."""
 
-    def __init__(self, app: AsgiApp, *, drain_seconds: float, on_closed: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        *,
+        drain_seconds: float,
+        on_closed: Callable[[int], None] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         """Prepare the server.
 
         Args:
@@ -27,8 +34,9 @@ class PassedConnections:
             drain_seconds: seconds that open requests may take after `stop`.
             on_closed: called on the event loop, at most ten times a second, with the number of connections that have ended
                 since the start, when it has grown.
+            on_end: called on the event loop when everything is answered, for example `Forward.close`.
         """
-        self._uvicorn = UvicornThread(app, [], drain_seconds=drain_seconds, on_tick=self._report)
+        self._uvicorn = UvicornThread(app, [], drain_seconds=drain_seconds, on_tick=self._report, on_end=on_end)
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._added = self._reported = 0

@@ -5,7 +5,9 @@ Each child has one end of a pair of Unix stream sockets. A message is one line o
 
 A child uses `Control`, which `child.py` makes. A front, for example:
 
-    connections = PassedConnections(app, drain_seconds=..., on_closed=lambda closed: control.send(Connections(closed)))
+    connections = PassedConnections(
+        app, drain_seconds=..., on_closed=lambda closed: control.send(Connections(closed)), on_end=forward.close
+    )
     connections.start()
     control.answer_pings_on(connections.loop)
     control.send(Ready())
@@ -39,6 +41,7 @@ import msgspec
 from fletcher.model_zoo.errors import FletcherError
 from fletcher.runtime.errors import ServiceError
 
+from ..models.served import ServedModel
 from ..models.spec import ModelSpec
 from .config import ProcessConfig
 
@@ -57,7 +60,6 @@ __all__ = [
     "Reload",
     "Reloaded",
     "Report",
-    "ServedModel",
     "Stop",
     "Stopped",
 ]
@@ -95,22 +97,6 @@ class Stop(msgspec.Struct, frozen=True, tag="stop", tag_field="type"):
     """
 
     drain_seconds: float
-
-
-class ServedModel(msgspec.Struct, frozen=True):
-    """A model as the command announces it.
-
-    Attributes:
-        name: name of the model.
-        variant: variant of the artifact.
-        provider: execution provider.
-        reason: reason of the choice of the provider.
-    """
-
-    name: str
-    variant: str
-    provider: str
-    reason: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="type"):
@@ -313,13 +299,14 @@ class Control:
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._received = 0
+        self._sending = threading.Lock()
         self._writer = threading.Thread(target=self._write, name="fletcher-control-write", daemon=True)
 
-    def start(self, on_end: Callable[[], None]) -> ProcessConfig | None:
+    def start(self, on_end: Callable[[ProcessConfig], None]) -> ProcessConfig | None:
         """Wait for the configuration, and then read commands in a thread.
 
         Args:
-            on_end: called by that thread when the supervisor has ended.
+            on_end: called by that thread with the configuration when the supervisor has ended.
 
         Returns:
             The configuration; None if the supervisor has ended.
@@ -336,7 +323,8 @@ class Control:
         self._writer.start()
         for message in messages:
             self._take(message)
-        threading.Thread(target=self._read, args=(on_end,), name="fletcher-control-read", daemon=True).start()
+        reader = threading.Thread(target=self._read, args=(config, on_end), name="fletcher-control-read", daemon=True)
+        reader.start()
         return config
 
     def answer_pings_on(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -360,19 +348,20 @@ class Control:
         self._outgoing.put(None)
         self._writer.join()
 
-    def _read(self, on_end: Callable[[], None]) -> None:
+    def _read(self, config: ProcessConfig, on_end: Callable[[ProcessConfig], None]) -> None:
         while (lines := self._lines.read()) is not None:
             for line in lines:
                 self._take(_to_child.decode(line))
-        on_end()
+        on_end(config)
 
     def _take(self, message: _ToChild) -> None:
         match message:
             case Connection():
                 connection = socket.socket(fileno=self._lines.descriptors.popleft())
-                # Before anything is read from it: until this message the supervisor may pass the connection to another front.
+                # At once, before anything is read from the connection: until this message has left, the supervisor may pass
+                # the connection to another front.
                 self._received += 1
-                self.send(Received(self._received))
+                self._send_now(_line(Received(self._received)))
                 self._commands.put(connection)
             case Ping():
                 try:
@@ -387,10 +376,14 @@ class Control:
 
     def _write(self) -> None:
         while (line := self._outgoing.get()) is not None:
-            try:
+            self._send_now(line)
+
+    def _send_now(self, line: bytes) -> None:
+        try:
+            with self._sending:
                 self._socket.sendall(line)
-            except OSError:
-                return  # the supervisor has ended; the thread that reads notices it
+        except OSError:
+            return  # the supervisor has ended; the thread that reads notices it
 
 
 class _Lines:

@@ -13,11 +13,12 @@ from fletcher.runtime.errors import FletcherError
 from ..http.app import HttpApp
 from ..http.server import HttpServer
 from ..models.registry import Models
+from ..models.served import served_models
 from ..models.spec import ModelSpec
 from ..surroundings import Surroundings, fingerprint, flight_server_class, make_loader
 from .channel.rows_server import RowsServer
 from .config import ProcessConfig
-from .control import Changed, Control, Ready, Reload, Reloaded, ServedModel, Stop, Stopped
+from .control import Changed, Control, Ready, Reload, Reloaded, Stop, Stopped
 from .forward import trusting_peer
 
 if TYPE_CHECKING:
@@ -72,16 +73,6 @@ class _Engine:
     def _changed(self) -> None:
         self._control.send(Changed(tuple(self.models.specs)))
 
-    def served(self) -> tuple[ServedModel, ...]:
-        """Return the models as the command announces them."""
-        return tuple(
-            ServedModel(
-                model.name, version.info.variant, version.info.provider, version.info.fallback or version.info.reason
-            )
-            for model in self.models.named
-            for version in model.versions
-        )
-
     def reload(self, specs: tuple[ModelSpec, ...] | None) -> Reloaded:
         """Read the keys again, and serve these models; what fails leaves everything as it was."""
         try:
@@ -117,7 +108,7 @@ def run_engine(config: ProcessConfig, control: Control) -> None:
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     engine = _Engine(config, control)
-    control.send(Ready(engine.served()))
+    control.send(Ready(served_models(engine.models)))
     for command in control.commands():
         if isinstance(command, Reload):
             control.send(engine.reload(command.specs))

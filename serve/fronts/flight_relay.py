@@ -108,20 +108,24 @@ class FlightRelay:
     def start(self) -> None:
         """Accept connections."""
         self._listener.setblocking(False)
+        self._accepting = self._loop.create_task(self._accept())
         self._thread.start()
 
     def close_listener(self) -> None:
         """Accept nothing more; open connections stay."""
-        self._loop.call_soon_threadsafe(self._accepting.cancel)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._accepting.cancel)
 
     def stop(self) -> None:
         """Close every connection, and end the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        else:
+            self._loop.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._accepting = self._loop.create_task(self._accept())
         self._loop.run_forever()
         self._accepting.cancel()
         for end in [*self._open]:

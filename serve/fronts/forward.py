@@ -277,7 +277,7 @@ class _Upstream(asyncio.Protocol):
 
     # asyncio.Protocol ---------------------------------------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take the transport."""
         self._transport = transport
 

@@ -80,6 +80,7 @@ class UvicornThread:
         *,
         drain_seconds: float,
         on_tick: Callable[[], None] | None = None,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
         """Prepare the thread.
 
@@ -88,6 +89,7 @@ class UvicornThread:
             listeners: listening sockets, which uvicorn closes; none if connections only come through `connect`.
             drain_seconds: seconds that open requests may take after `stop`.
             on_tick: called on the event loop ten times a second.
+            on_end: called on the event loop when it has answered everything, to close what the application has opened on it.
         """
         config = uvicorn.Config(
             app,
@@ -106,6 +108,7 @@ class UvicornThread:
         self._config = config
         self._server = _Ticking(config, on_tick)
         self._listeners = listeners
+        self._on_end = on_end
         self._thread = threading.Thread(target=self._serve, name="fletcher-http", daemon=True)
 
     @property
@@ -154,21 +157,34 @@ class UvicornThread:
 
     def _serve(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._server.serve(sockets=self._listeners))
+            runner.run(self._run())
+
+    async def _run(self) -> None:
+        await self._server.serve(sockets=self._listeners)
+        if self._on_end is not None:
+            self._on_end()
 
 
 class HttpServer:
     """HTTP server. It is open from `start` to `stop`."""
 
-    def __init__(self, app: AsgiApp, listener: socket.socket, *, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        listener: socket.socket,
+        *,
+        drain_seconds: float,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         """Prepare the server.
 
         Args:
             app: the application.
             listener: a listening socket, on a port or a Unix socket; the server closes it.
             drain_seconds: seconds that open requests may take after `stop`.
+            on_end: called on the event loop when everything is answered.
         """
-        self._uvicorn = UvicornThread(app, [listener], drain_seconds=drain_seconds)
+        self._uvicorn = UvicornThread(app, [listener], drain_seconds=drain_seconds, on_end=on_end)
         where = listener.getsockname()
         self.url = f"http+unix://{where}" if isinstance(where, str) else f"http://{HostPort(*where[:2])}"
 
