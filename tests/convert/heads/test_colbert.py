@@ -135,6 +135,7 @@ def pylate(folder: Path, **settings: object) -> Path:
         {},
         {"do_query_expansion": False, "skiplist_words": ["w4"]},
         {"attend_to_expansion_tokens": True, "skiplist_words": []},
+        {"prompts": {"query": "w7: ", "document": "[unused1]w8 "}, "skiplist_words": []},
     ],
 )
 def test_checkpoints_of_pylate(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -172,8 +173,13 @@ def test_what_is_not_reproduced_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(said))
     listing = json.loads((folder / "modules.json").read_text())
     pooling = {"idx": 9, "name": "9", "path": "9_Pooling", "type": "x.HierarchicalTokenPooling"}
-    (folder / "modules.json").write_text(json.dumps([*listing, pooling]))
-    with pytest.raises(CheckpointError, match="HierarchicalTokenPooling"):
+    for modules in ([*listing, pooling], [*listing, listing[0]], [listing[3], *listing[1:3], listing[0]]):
+        (folder / "modules.json").write_text(json.dumps(modules))
+        with pytest.raises(CheckpointError, match=r"the modules in modules\.json are "):
+            convert(folder)
+    (folder / "modules.json").write_text(json.dumps(listing))
+    (folder / "3_Normalize" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="module_input_name is 'sentence_embedding'"):
         convert(folder)
     with pytest.raises(CheckpointError, match=r"linear\.weight has shape \(12, 32\)"):
         convert(stanford(tmp_path / "stanford", dim=DIMENSION + 1))
