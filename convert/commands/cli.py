@@ -119,8 +119,11 @@ def export_model(
     )
     exported = export(source, output, options, progress=report)
     report.result(exported)
-    if exported.unchecked:
-        report.line(f"not run here, so that no canary was checked: {', '.join(exported.unchecked)}")
+    if exported.canary_unchecked:
+        report.line(
+            "canary not checked, because this machine cannot run these variants: "
+            + ", ".join(exported.canary_unchecked)
+        )
     if exported.status == "unverified":
         report.warn(f"not yet compared with HuggingFace: run `fletcher-convert model verify {output}`")
 

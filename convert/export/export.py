@@ -54,7 +54,7 @@ class Exported:
         max_tokens: longest input.
         size: bytes of the folder.
         status: `published canary`, or `unverified` until `verify` was run.
-        unchecked: names of the variants that this machine cannot run, whose canary was not checked.
+        canary_unchecked: names of the variants whose canary was not checked, because this machine cannot run them.
         min_cosine: smallest cosine of the canary's vectors over the variants that ran; None if none runs here.
         max_abs: largest absolute difference of an element of these vectors.
         digest: digest of the artifact.
@@ -68,7 +68,7 @@ class Exported:
     max_tokens: int
     size: int
     status: str
-    unchecked: tuple[str, ...]
+    canary_unchecked: tuple[str, ...]
     min_cosine: float | None
     max_abs: float | None
     digest: str
@@ -137,7 +137,7 @@ def export(
         max_tokens=card.max_tokens,
         size=sum(info.size for info in artifact.manifest.files.values()),
         status=artifact.manifest.status,
-        unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
+        canary_unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
         min_cosine=min((result.min_cosine for result in results), default=None),
         max_abs=max((result.max_abs for result in results), default=None),
         digest=artifact.digest,
