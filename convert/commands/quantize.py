@@ -48,6 +48,8 @@ def run_recipe(
     given = None if texts is None else read_texts(texts)
     result = quantize(folder, output, recipe, texts=given, progress=report)
     report.result(result)
+    if note := result.explain_canary():
+        report.line(note)
     if result.batch_dependent:
         report.warn("a text's vector depends on the other texts of its batch: int8-per-token has no such fault")
 
