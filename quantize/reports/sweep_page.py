@@ -8,6 +8,7 @@ from fletcher.runtime.commandline.pages import STYLE, html_table
 
 from ..sweep.recommendation import INDEPENDENT, eligible
 from ..sweep.results import Candidate, SweepReport
+from .storage_table import storage_section
 from .sweep_plots import plot_damage, plot_histograms, plot_pareto_front
 
 __all__ = ["sweep_to_html"]
@@ -20,13 +21,6 @@ body { max-width: 72rem; } .wide td:first-child { white-space: nowrap; }
 .wide { overflow-x: auto; } tr.chosen td { background: #f3f8f5; font-weight: 600; } tr.dropped td { color: var(--soft); }
 td.bad { color: var(--bad); } .figures { margin: 0 0 1rem; } .plots.one { grid-template-columns: 1fr; max-width: 46rem; }
 """
-
-RESCORING = {
-    "none": "not rescored",
-    "codes": "rescored with the float32 query",
-    "int8": "rescored with int8 vectors from disk",
-    "float32": "rescored with float32 vectors from disk",
-}
 
 
 def sweep_to_html(report: SweepReport) -> str:
@@ -64,7 +58,7 @@ def sweep_to_html(report: SweepReport) -> str:
         "Texts beyond the bound, the dashed line, are red.</figcaption></figure>",
         "</div>",
         _damage(report),
-        _storage(report),
+        storage_section(report),
         _dropped(report),
         f"<footer><p>Artifact <code>{escape(report.artifact)}</code>, digest <code>{escape(report.digest)}</code>; the sweep "
         f"took {report.seconds / 60:.1f} minutes</p><p>{escape(tools)}</p></footer></body></html>\n",
@@ -150,23 +144,6 @@ def _damage(report: SweepReport) -> str:
         f"on {sensitivity.texts} texts. Blue: attention (dark: queries, keys, values; light: output). Orange: up and gate "
         "matrices of the feed-forward part. Red: its down matrix. Recipes with exclusions leave the matrices in float32 that "
         "lose the most per saved multiplication.</figcaption></figure></div>"
-    )
-
-
-def _storage(report: SweepReport) -> str:
-    if not report.storage:
-        return ""
-    rows = (
-        f'<tr><td>{result.code}</td><td>{RESCORING[result.rescoring]}</td><td class="number">{result.bytes:,}</td>'
-        f'<td class="number">{result.smaller:.0f}×</td><td class="number">{result.overlap:.1%}</td>'
-        f'<td class="number">{1 - result.overlap:.1%}</td></tr>'
-        for result in report.storage
-    )
-    table = html_table(("stored as", "searched", "#bytes per vector", "#smaller", "#found", "#lost"), rows)
-    return (
-        "<h2>Stored vectors</h2><p>Share of float32's ten nearest vectors that a search over quantized vectors finds. Each "
-        f"of {report.measured:,} vectors is a query for the others. Ranges and thresholds come from {report.calibrating:,} "
-        f"other texts, and are in <code>vectors.safetensors</code> beside this page.</p>{table}"
     )
 
 

@@ -54,7 +54,7 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         provider: name of the provider that ran the float32 graph.
         texts: source of the texts.
         measured: number of measured texts; `judged` in JSON.
-        calibrating: number of texts that calibrated recipes and stored vectors.
+        calibrating: number of texts that calibrated recipes.
         pairs: number of labeled pairs.
         min_cosine: smallest cosine with float32 that a recommended recipe may leave any text.
         min_overlap: smallest share of float32's ten nearest neighbors that it may keep.
@@ -65,7 +65,7 @@ class SweepReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         sentence: the recommendation with its reason.
         output: folder of the recommended artifact.
         sensitivity: damage of each matrix, or None if it was not measured.
-        storage: results of the ways to store vectors.
+        storage: results of the ways to store and search vectors.
         not_reached: recipes that the time budget left out.
         seconds: time of all runs of the sweep.
         time: end of the sweep, UTC.

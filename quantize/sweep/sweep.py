@@ -39,7 +39,6 @@ from ..measure.texts import BUILT_IN, SplitTexts, default_texts, split_texts
 from ..quantized_artifact import quantize, tool_versions
 from ..recipe import Recipe, load_recipe
 from ..sensitivity import sensitivity
-from ..vectors import learn, save
 from .options import SweepOptions
 from .recipes import default_recipes, exclusion_base, without_worst_matrices
 from .recommendation import pareto_front, reason_to_drop, recommend
@@ -52,8 +51,8 @@ __all__ = ["ARTIFACT", "sweep"]
 PROVIDER: Final = "mlas"
 RUNS_ON: Final[Mapping[str, str]] = MappingProxyType({"cpu": PROVIDER, "openvino": "openvino"})
 
-#: In the folder of a sweep: the recommended artifact, and the calibration of stored vectors.
-ARTIFACT, VECTORS = "artifact", "vectors.safetensors"
+#: In the folder of a sweep: the recommended artifact.
+ARTIFACT: Final = "artifact"
 
 #: Texts that damage by matrix is measured on; and texts that `quantize` measures before `measure_quality` measures all.
 DAMAGE_TEXTS, FIRST_LOOK = 48, 64
@@ -131,7 +130,6 @@ class _Run:
         inputs, state = self._inputs, self._state
         inputs.progress.line("computing float32's vectors, the reference")
         reference = inputs.parent.compute(inputs.texts.measured_ids)
-        sample = inputs.parent.compute(inputs.texts.calibrating_ids)
         if state.parent is None:
             state.parent = self._measure_parent(reference)
             self._file.save()
@@ -153,8 +151,7 @@ class _Run:
                 self._file.save()
                 counter.advance(1)
             self._current = ""
-        storage = self._measure_storage(sample, reference)
-        return self._conclude(state.parent, recipes, storage, not_reached)
+        return self._conclude(state.parent, recipes, storage_quality(reference), not_reached)
 
     def _exceeds_budget(self) -> bool:
         """Return whether the next recipe would probably end after the budget."""
@@ -229,13 +226,6 @@ class _Run:
             texts=texts.measured[:FIRST_LOOK],
             calibration=texts.calibrating,
         )
-
-    def _measure_storage(self, sample: np.ndarray, reference: np.ndarray) -> list[StorageResult]:
-        """Write the calibration of stored vectors, and measure the loss of int8 and binary vectors."""
-        calibration = learn(sample)
-        notes = {"artifact": self._inputs.parent.artifact.digest, "vectors": str(len(sample))}
-        save(calibration, self._inputs.output / VECTORS, notes)
-        return storage_quality(reference, calibration)
 
     def _conclude(
         self, parent: Candidate, recipes: Sequence[Recipe], storage: Sequence[StorageResult], not_reached: Sequence[str]
