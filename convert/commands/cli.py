@@ -158,8 +158,11 @@ def export_model(
     report.result(exported)
     if exported.ignored_keys:
         report.warn(f"ignored on your word, and not checked by anything else: {', '.join(exported.ignored_keys)}")
-    if exported.unchecked:
-        report.line(f"not run here, so that no canary was checked: {', '.join(exported.unchecked)}")
+    if exported.canary_unchecked:
+        report.line(
+            "canary not checked, because this machine cannot run these variants: "
+            + ", ".join(exported.canary_unchecked)
+        )
     if exported.status == "self-made":
         report.warn(f"self-made canary, not compared with a reference: run `fletcher-convert model verify {output}`")
 

@@ -66,7 +66,7 @@ class Exported:
         status: origin of the canary: `self-made`, `published` by the authors, or `verified` if the artifact was compared with
             sentence-transformers.
         proof: the same in words, with packages, versions and time.
-        unchecked: names of the variants that this machine cannot run, whose canary was not checked.
+        canary_unchecked: names of the variants whose canary was not checked, because this machine cannot run them.
         min_cosine: smallest cosine of the canary's vectors over the variants that ran; None if none runs here.
         max_abs: largest absolute difference of an element of these vectors.
         digest: digest of the artifact.
@@ -82,7 +82,7 @@ class Exported:
     size: int
     status: str
     proof: str
-    unchecked: tuple[str, ...]
+    canary_unchecked: tuple[str, ...]
     min_cosine: float | None
     max_abs: float | None
     digest: str
@@ -164,7 +164,7 @@ def export(
         size=sum(info.size for info in artifact.manifest.files.values()),
         status=artifact.manifest.status,
         proof=artifact.manifest.proof,
-        unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
+        canary_unchecked=tuple(variant.name for variant in artifact.manifest.variants if variant.canary == "unchecked"),
         min_cosine=min((result.min_cosine for result in results), default=None),
         max_abs=max((result.max_abs for result in results), default=None),
         digest=artifact.digest,

@@ -75,12 +75,14 @@ class ParentComparison:
     Attributes:
         comparison: their vectors against the parent's.
         canary_cosine: smallest cosine of the canary.
+        canary_text: text of the canary that has it; None if the model does not give a vector per text.
         tolerance: canary cosine that the manifest demands of every machine.
         batch_dependent: whether a text's vector depends on the other texts of its batch.
     """
 
     comparison: Comparison
     canary_cosine: float
+    canary_text: str | None
     tolerance: float
     batch_dependent: bool
 
@@ -120,10 +122,10 @@ def compare_with_parent(quantized: Graphs, parent: Graphs, recipe: Recipe, texts
         vectors = cpu_vectors(quantized.artifact, quantized.variants, encodings)
         reference = cpu_vectors(parent.artifact, parent.variants, encodings)
     comparison = compare(*comparable(quantized.artifact.manifest.card.output, vectors, reference))
-    cosine = _check_canary(quantized, recipe)
+    cosine, text = _check_canary(quantized, recipe)
     tolerance = max(canary_floor(recipe), 1 - (SLACK_FACTOR * (1 - cosine) + SLACK))
     depends = first.batch_dependent or (runs_here and _depends_on_batch(quantized.artifact, first, texts))
-    return ParentComparison(comparison, cosine, tolerance, depends)
+    return ParentComparison(comparison, cosine, text, tolerance, depends)
 
 
 def canary_floor(recipe: Recipe) -> float:
@@ -164,8 +166,8 @@ def _depends_on_batch(artifact: Artifact, variant: Variant, texts: Sequence[str]
     return bool((1 - cosines(ours, theirs)).max() > INDEPENDENT)
 
 
-def _check_canary(graphs: Graphs, recipe: Recipe) -> float:
-    """Return the smallest cosine of the canary.
+def _check_canary(graphs: Graphs, recipe: Recipe) -> tuple[float, str | None]:
+    """Return the smallest cosine of the canary, and the text that has it, if there is a vector per text.
 
     Raises:
         ArtifactError: it is lower than the recipe allows.
@@ -184,4 +186,7 @@ def _check_canary(graphs: Graphs, recipe: Recipe) -> float:
             "Exclude the matrices that lose the most (`fletcher-convert quantize sensitivity DIR` lists them), choose "
             "another recipe, or set a lower min_cosine in the recipe"
         )
-    return result.min_cosine
+    if artifact.manifest.card.output in ("scores", "sparse") or len(vectors) != len(canary.texts):
+        return result.min_cosine, None
+    worst = int(cosines(vectors.astype(np.float64), canary.vectors.astype(np.float64)).argmin())
+    return result.min_cosine, canary.texts[worst]

@@ -61,7 +61,7 @@ def artifact(exported: Exported) -> Artifact:
 
 def test_every_target_in_every_precision_the_processors_first(exported: Exported, artifact: Artifact) -> None:
     assert list(exported.variants) == NAMES
-    assert list(exported.unchecked) == NAMES[2:]
+    assert list(exported.canary_unchecked) == NAMES[2:]
     for variant in artifact.manifest.variants:
         assert variant.canary == ("passed" if variant.target == "cpu" else "unchecked")
         assert variant.tolerance == TOLERANCES[variant.precision]
