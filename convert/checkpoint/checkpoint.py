@@ -112,7 +112,10 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        places = read_json(folder / INDEX).get("weight_map")
+        index = read_json(folder / INDEX)
+        places = index.get("weight_map")
+        if "metadata" not in index:
+            raise CheckpointError(f"{folder / INDEX} has no metadata, without which transformers fails: fetch it again")
         if not isinstance(places, dict):
             raise CheckpointError(f"{folder / INDEX} has no weight_map, the list of the tensors' files: fetch it again")
         shards = sorted(set(places.values()), key=str)

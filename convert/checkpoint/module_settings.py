@@ -28,7 +28,10 @@ _APPLIED = "applied"
 #: PyLate's Dense, which sentence-transformers' MultiVectorEncoder loads as its own (multi_vector_encoder/model.py).
 _PYLATE_DENSE = "pylate.models.Dense.Dense"
 
-_VERSION = re.compile(r"\d+(\.\d+)*")
+#: Versions that packaging.version accepts.
+_VERSION = re.compile(
+    r"v?\d+(\.\d+)*([.\-_]?(alpha|beta|preview|pre|post|dev|rev|rc|a|b|c|r)[.\-_]?\d*)*(\+[\w.\-]+)?", re.IGNORECASE
+)
 _MODEL_TYPES = frozenset({"ColBERT", "CrossEncoder", "MultiVectorEncoder", "SentenceTransformer", "SparseEncoder"})
 
 #: Keys of an entry of modules.json.
@@ -157,7 +160,9 @@ def check_settings(folder: Path, ignored: IgnoredKeys) -> None:
             f"{file}: model_type is {settings['model_type']!r}; Fletcher converts {', '.join(sorted(_MODEL_TYPES))}"
         )
     versions = settings.get("__version__", {})
-    if not isinstance(versions, dict) or not all(_VERSION.match(str(version)) for version in versions.values()):
+    if not isinstance(versions, dict) or not all(
+        isinstance(version, str) and _VERSION.fullmatch(version) for version in versions.values()
+    ):
         raise CheckpointError(f"{file}: __version__ is {versions!r}, where versions by package were expected")
     if "prompts" in settings and not isinstance(settings["prompts"], dict):
         raise CheckpointError(
@@ -184,9 +189,9 @@ def check_settings(folder: Path, ignored: IgnoredKeys) -> None:
 def _check_entries(folder: Path, modules: tuple[Module, ...], ignored: IgnoredKeys, *, multi_vector: bool) -> None:
     file, names = folder / "modules.json", [module.entry.get("name") for module in modules]
     for index, name in enumerate(names):
-        if not isinstance(name, str | int):
+        if not isinstance(name, str) or not name or "." in name:
             raise CheckpointError(
-                f"{file}: `name` of module {index} is {name!r}, and sentence-transformers needs a text"
+                f"{file}: `name` of module {index} is {name!r}, and sentence-transformers needs a text without a dot"
             )
     if twice := sorted({str(name) for name in names if names.count(name) > 1}):
         raise CheckpointError(f"{file} names two modules {twice[0]!r}: sentence-transformers would drop one of them")

@@ -126,7 +126,7 @@ def register_markers(checkpoint: Checkpoint, card: ModelCard, path: Path) -> Non
         return  # sentence-transformers saves its tokenizer with the markers
     tokenizer = Tokenizer.from_file(str(path))
     settings = sentence_transformers.read_files(checkpoint.folder).settings
-    # PyLate's prefixes stand before its prompts, which are no markers; Stanford's prompts are the markers alone.
+    # PyLate's prefixes stand before its prompts, which are not markers; Stanford's prompts are the markers alone.
     pylate = settings.model_type == "ColBERT"
     prefixes = (settings.query_prefix, settings.document_prefix) if pylate else tuple(card.prompts.values())
     for prompt in filter(None, prefixes):

@@ -28,6 +28,7 @@ __all__ = [
     "read_json",
     "read_module_config",
     "read_module_list",
+    "read_special_tokens",
     "read_stanford_settings",
     "read_tokenizer_settings",
 ]
@@ -220,6 +221,15 @@ def read_tokenizer_settings(folder: Path) -> TokenizerSettings:
         CardError: the file cannot be read, is not JSON, or has a key of a wrong type.
     """
     return read_json(folder / "tokenizer_config.json", TokenizerSettings) or TokenizerSettings()
+
+
+def read_special_tokens(folder: Path) -> TokenizerSettings:
+    """Read `special_tokens_map.json`.
+
+    Raises:
+        CardError: the file cannot be read, is not JSON, or has a key of a wrong type.
+    """
+    return read_json(folder / "special_tokens_map.json", TokenizerSettings) or TokenizerSettings()
 
 
 def read_stanford_settings(folder: Path) -> StanfordSettings:

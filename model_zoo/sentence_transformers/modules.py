@@ -215,6 +215,9 @@ def read_pooling(module: Module) -> PoolingConfig:
     include_prompt = config.get("include_prompt", True)
     if not isinstance(include_prompt, bool):
         raise CardError(f"{file}: `include_prompt`: must be true or false, not {include_prompt!r}")
+    for key in _BOOLEANS:
+        if not isinstance(config.get(key), bool | None):
+            raise CardError(f"{file}: `{key}`: must be true or false, not {config[key]!r}")
     # The newer spelling wins, and no boolean set means mean, both as in sentence-transformers.
     modes = config.get("pooling_mode", [mode for key, mode in _BOOLEANS.items() if config.get(key) is True] or ["mean"])
     modes = [modes] if isinstance(modes, str) else modes

@@ -237,22 +237,31 @@ def _pooling(folder: Path, modules: Modules | None, requested: str | Sequence[st
 def _max_tokens(files: SentenceTransformersFiles, config: CheckpointConfig, requested: int | None) -> int:
     """Return the longest input: sentence-transformers' own limit, else the tokenizer's, within the number of positions."""
     folder, transformer = files.folder, files.transformer
-    positions = config.max_position_embeddings or config.n_positions
+    table = positions = config.max_position_embeddings or config.n_positions
     if positions is not None and config.model_type in _OFFSET_FAMILIES:
         if config.pad_token_id is None:
             raise CardError(f"{folder / 'config.json'}: has no pad_token_id, after which {config.model_type} counts")
         positions -= config.pad_token_id + 1
     limits = [positions] if positions is not None else []
+    # sentence-transformers lowers the tokenizer's limit to the rows of the position table, its own one not.
+    own, origin = table, "config.json"
     if transformer is not None and transformer.max_seq_length is not None:
-        limits.append(transformer.max_seq_length)
+        own, origin = transformer.max_seq_length, "sentence_bert_config.json"
     else:
         length = read_tokenizer_settings(folder).model_max_length
         # transformers writes 1e30 for "no limit".
-        if length is not None and length < 1e9:
-            limits.append(int(length))
+        if length is not None and length < min(1e9, table or 1e9):
+            own, origin = int(length), "tokenizer_config.json"
+    limits += [own] if own is not None else []
     if requested is None:
         if not limits:
             raise CardError(f"{folder} does not limit the length of its input: choose a limit with --max-tokens")
+        if own is not None and positions is not None and own > positions:
+            raise CardError(
+                f"{folder / origin} limits texts to {own} tokens, and config.json has positions for {positions}: with longer "
+                "texts sentence-transformers fails, or leaves the positions of the training. Choose --max-tokens "
+                f"{positions}, which truncates them"
+            )
         return min(limits)
     if requested < 1 or (positions is not None and requested > positions):
         raise CardError(

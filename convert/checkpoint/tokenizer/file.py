@@ -22,7 +22,7 @@ from ..tokenizer_version import TokenizerLike, named_version, strips_texts
 from .arguments import read_arguments
 from .classes import TokenizerClass, class_name, find_class
 from .loaded_by_transformers import load_with_transformers
-from .pipeline import adjust, build, finish, read_vocabulary, rebuild, unknown_token
+from .pipeline import adjust, build, check_ids, finish, read_vocabulary, rebuild, unknown_token
 from .tokens import add_tokens
 
 __all__ = ["WrittenTokenizer", "gives_token_types", "write_tokenizer"]
@@ -104,7 +104,7 @@ def write_tokenizer(checkpoint: Checkpoint, path: Path, num_rows: int) -> Writte
         beyond = [repr(tokenizer.id_to_token(number)) for number in range(num_rows, min(size, num_rows + 5))]
         raise CheckpointError(
             f"the tokenizer of {checkpoint.folder} has ids up to {size - 1}, the embedding table {num_rows} rows: there is "
-            f"none for {', '.join(beyond)}{', …' if size > num_rows + 5 else ''}. Look for added tokens in its files"
+            f"none for {', '.join(beyond)}{', …' if size > num_rows + 5 else ''}. Look into {_places(checkpoint.folder)}"
         )
     _lower_case(checkpoint.folder, tokenizer, like)
     tokenizer.no_padding()
@@ -142,6 +142,8 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
     folder = checkpoint.folder
     file = folder / "tokenizer_config.json"
     settings = find_json(file)
+    if not isinstance(settings.get("tokenizer_class"), str | None):
+        raise CheckpointError(f"{file}: tokenizer_class is {settings['tokenizer_class']!r}, not the name of a class")
     kind = find_class(class_name(checkpoint.config, settings, like))
     source, stored = _read_source(folder / "tokenizer.json")
     if kind is None and stored is None and not _has_vocabulary(folder):
@@ -205,7 +207,32 @@ def _read_source(file: Path) -> tuple[dict[str, Any] | None, Tokenizer | None]:
         raise CheckpointError(
             f"{file} has the dropout {dropout}: every text gets other token ids each time. Set it to null in a copy"
         )
+    _check_source(file, source, tokenizer)
     return source, tokenizer
+
+
+def _places(folder: Path) -> str:
+    """Return the files that can add tokens, as far as the checkpoint has them."""
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    patterns = (*names, *VOCABULARIES)
+    return ", ".join(sorted(file.name for pattern in patterns for file in folder.glob(pattern)))
+
+
+def _check_source(file: Path, source: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer.json that loads and then fails on texts, or that gives two tokens one id.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    vocabulary = source["model"].get("vocab")
+    if isinstance(vocabulary, dict):
+        check_ids(file, vocabulary)
+    try:
+        tokenizer.encode("a word", "another one")
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of tokenizers is not an Exception
+        raise CheckpointError(f"{file} cannot be read as a tokenizer: it fails on texts: {error}") from error
 
 
 def _has_vocabulary(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from ..tokenizer_version import TokenizerLike
 from .arguments import Arguments, Token
 from .classes import TokenizerClass
 
-__all__ = ["adjust", "build", "finish", "read_vocabulary", "rebuild", "unknown_token"]
+__all__ = ["adjust", "build", "check_ids", "finish", "read_vocabulary", "rebuild", "unknown_token"]
 
 #: SentencePiece's sign for a space.
 SPACE = "▁"
@@ -48,14 +48,30 @@ def read_vocabulary(folder: Path, kind: TokenizerClass, like: TokenizerLike, unk
             with words.open(encoding="utf-8") as stream:
                 return WordPiece({line.rstrip("\n"): number for number, line in enumerate(stream)}, unk_token=unknown)
         if kind.model == "BPE" and ids.is_file() and merges.is_file():
+            vocabulary = json.loads(ids.read_text(encoding="utf-8"))
+            check_ids(ids, vocabulary)
             if like == "5":
                 return BPE(*BPE.read_file(str(ids), str(merges)), **_BPE)
             lines = merges.read_text(encoding="utf-8").split("\n")[1:-1]
-            vocabulary = json.loads(ids.read_text(encoding="utf-8"))
             return BPE(vocabulary, [_pair(line) for line in lines], **_BPE)
+    except CheckpointError:
+        raise
     except Exception as error:  # tokenizers raises bare Exception for every failure
-        raise CheckpointError(f"the vocabulary of {folder} cannot be read: {error}") from error
+        files = "vocab.txt" if kind.model == "WordPiece" else "vocab.json or merges.txt"
+        raise CheckpointError(f"{folder}: {files} cannot be read: {error}") from error
     return None
+
+
+def check_ids(file: Path, vocabulary: Mapping[str, Any]) -> None:
+    """Refuse a vocabulary in which two tokens have one id: which of them a library keeps is chance.
+
+    Raises:
+        CheckpointError: two tokens have one id.
+    """
+    owners: dict[Any, str] = {}
+    for token, number in vocabulary.items():
+        if (other := owners.setdefault(number, token)) != token:
+            raise CheckpointError(f"{file}: the tokens {other!r} and {token!r} of the vocabulary have one id, {number}")
 
 
 _BPE: Mapping[str, Any] = {"continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False}

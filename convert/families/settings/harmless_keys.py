@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["HARMLESS"]
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fletcher.runtime.errors import CheckpointError
+
+__all__ = ["HARMLESS", "check_types"]
 
 HARMLESS = frozenset(
     {
@@ -85,3 +91,41 @@ HARMLESS = frozenset(
         "use_cache",
     }
 )
+
+_NUMBERS = ("attention_probs_dropout_prob", "hidden_dropout_prob", "initializer_range")
+_TOKENS = ("bos_token_id", "eos_token_id")
+_FLAGS = ("output_attentions", "output_hidden_states", "return_dict", "tie_word_embeddings", "use_cache")
+_DTYPES = (None, "bfloat16", "float16", "float32", "float64")
+
+
+def check_types(file: Path, config: Mapping[str, Any]) -> None:
+    """Refuse harmless keys of a type with which transformers 5 does not load a checkpoint (its strict dataclasses).
+
+    Args:
+        file: config.json.
+        config: its keys.
+
+    Raises:
+        CheckpointError: a value has another type.
+    """
+    expected = {
+        **dict.fromkeys(_NUMBERS, ("a number", _is_number)),
+        "classifier_dropout": ("a number or null", lambda value: value is None or _is_number(value)),
+        **dict.fromkeys(_TOKENS, ("a token id or null", _is_token)),
+        **dict.fromkeys(_FLAGS, ("true or false", lambda value: isinstance(value, bool))),
+        **dict.fromkeys(("dtype", "torch_dtype"), ("a floating-point type of torch", lambda value: value in _DTYPES)),
+    }
+    for key, (words, fits) in expected.items():
+        if key in config and not fits(config[key]):
+            raise CheckpointError(
+                f"{file}: {key} is {config[key]!r}, and transformers needs {words}: correct it in a copy"
+            )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_token(value: object) -> bool:
+    ids = value if isinstance(value, list) else [value]
+    return value is None or all(isinstance(number, int) and not isinstance(number, bool) for number in ids)

@@ -8,7 +8,7 @@ from typing import Any
 from fletcher.runtime.errors import CheckpointError
 
 from ...checkpoint.checkpoint import Checkpoint
-from .harmless_keys import HARMLESS
+from .harmless_keys import HARMLESS, check_types
 
 __all__ = ["Config"]
 
@@ -29,6 +29,7 @@ class Config:
         self._ignored = checkpoint.ignored
         self._file = checkpoint.folder / "config.json"
         self._asked = set(HARMLESS)
+        check_types(self._file, self._values)
         for key, neutral in NEUTRAL.items():
             self.must_be(key, neutral)
         if _has_content(self.value("adapters")):

@@ -133,6 +133,12 @@ def test_an_odd_index_is_told(folder: Path, weight_map: Any, message: str) -> No
         Checkpoint.open(folder)
 
 
+def test_an_index_without_metadata_is_refused(folder: Path) -> None:
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+    with pytest.raises(CheckpointError, match="has no metadata, without which transformers fails"):
+        Checkpoint.open(folder)
+
+
 def test_a_tensor_in_two_shards_is_refused(folder: Path) -> None:
     shard(folder, {"a": "one.safetensors", "b": "two.safetensors"})
     save_file({"a": torch.zeros(2), "b": torch.ones(3)}, folder / "two.safetensors")

@@ -18,7 +18,7 @@ from fletcher.convert.checkpoint.module_settings import check_settings
 from fletcher.convert.export.export import export
 from fletcher.convert.layers.verify import verify_layers
 from fletcher.convert.verify.verify import verify
-from fletcher.model_zoo.errors import SourceError
+from fletcher.model_zoo.errors import CardError, SourceError
 from fletcher.runtime import Artifact
 from fletcher.runtime.errors import CheckpointError, InputError
 
@@ -136,6 +136,12 @@ REFUSED_SETTINGS: dict[str, tuple[str, Callable[[Any], object], str]] = {
     ),
     "two names": ("modules.json", lambda m: m[2].update(name="1"), "names two modules '1'"),
     "no name": ("modules.json", lambda m: m[2].pop("name"), "`name` of module 2 is None"),
+    "a number as a name": ("modules.json", lambda m: m[2].update(name=7), "`name` of module 2 is 7"),
+    "version": (
+        "config_sentence_transformers.json",
+        lambda c: c.update(__version__={"sentence_transformers": "3.3.1x"}),
+        "where versions by package were expected",
+    ),
     "arguments": ("modules.json", lambda m: m[0].update(kwargs=["task"]), r"`kwargs` of the module Transformer"),
     "path outside": ("modules.json", lambda m: m[2].update(path="../x"), "not a folder inside the checkpoint"),
     "active dimensions": (
@@ -361,4 +367,30 @@ def test_keys_that_people_leave_in_config_json_are_accepted(folder: Path, tmp_pa
     assert (card.matryoshka, card.max_tokens) == ((16, 8), MAX_TOKENS)
     edit(folder / "config.json", lambda c: c.update(adapters={"adapters": {"sts": "pfeiffer"}}))
     with pytest.raises(CheckpointError, match="adapters are added to its layers"):
+        export(str(folder), tmp_path / "artifact")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "needed"),
+    [
+        ("hidden_dropout_prob", "0.1", "a number"),
+        ("attention_probs_dropout_prob", None, "a number"),
+        ("classifier_dropout", True, "a number or null"),
+        ("eos_token_id", 6.5, "a token id or null"),
+        ("use_cache", 2, "true or false"),
+        ("dtype", "", "a floating-point type of torch"),
+    ],
+)
+def test_harmless_keys_of_a_type_that_transformers_refuses_are_refused(
+    folder: Path, tmp_path: Path, key: str, value: object, needed: str
+) -> None:
+    edit(folder / "config.json", lambda c: c.update({key: value}))
+    with pytest.raises(CheckpointError, match=rf"config\.json: {key} is {value!r}, and transformers needs {needed}"):
+        export(str(folder), tmp_path / "artifact")
+
+
+@pytest.mark.parametrize("value", ["false", 2])
+def test_a_pooling_mode_that_is_neither_true_nor_false_is_refused(folder: Path, tmp_path: Path, value: object) -> None:
+    edit(folder / "1_Pooling" / "config.json", lambda c: c.update(pooling_mode_cls_token=value))
+    with pytest.raises(CardError, match=f"`pooling_mode_cls_token`: must be true or false, not {value!r}"):
         export(str(folder), tmp_path / "artifact")

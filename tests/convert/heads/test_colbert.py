@@ -173,7 +173,11 @@ def test_what_is_not_reproduced_is_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(said))
     listing = json.loads((folder / "modules.json").read_text())
     pooling = {"idx": 9, "name": "9", "path": "9_Pooling", "type": "x.HierarchicalTokenPooling"}
-    for modules in ([*listing, pooling], [*listing, listing[0]], [listing[3], *listing[1:3], listing[0]]):
+    (folder / "modules.json").write_text(json.dumps([*listing, pooling]))
+    with pytest.raises(CheckpointError, match="HierarchicalTokenPooling"):
+        convert(folder)
+    again = listing[0] | {"idx": 9, "name": "9"}
+    for modules in ([*listing, again], [listing[3], *listing[1:3], listing[0]]):
         (folder / "modules.json").write_text(json.dumps(modules))
         with pytest.raises(CheckpointError, match=r"the modules in modules\.json are "):
             convert(folder)

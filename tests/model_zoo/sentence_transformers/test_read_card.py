@@ -87,8 +87,14 @@ def test_max_tokens_can_only_lower_the_limit(minilm: Path) -> None:
 def test_positions_after_the_padding_id_are_not_counted(minilm: Path) -> None:
     # all-mpnet-base-v2 and xlm-roberta have 514 rows, two of them before the first position.
     edit(minilm / "config.json", lambda c: c.update(model_type="mpnet", max_position_embeddings=514, pad_token_id=1))
-    edit(minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=514))
+    edit(minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=512))
     assert read_card(minilm, name="mine").max_tokens == 512
+    edit(
+        minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=514)
+    )  # which sentence-transformers keeps
+    with pytest.raises(CardError, match=r"sentence_bert_config\.json limits texts to 514 .*--max-tokens 512"):
+        read_card(minilm, name="mine")
+    assert read_card(minilm, name="mine", max_tokens=512).max_tokens == 512
     edit(minilm / "config.json", lambda c: c.pop("pad_token_id"))
     with pytest.raises(CardError, match="pad_token_id"):
         read_card(minilm, name="mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_a_vocabulary_of_another_tokenizer_is_refused(tmp_path: Path, settings: 
 def test_damaged_and_missing_tokenizers_are_told(tmp_path: Path) -> None:
     found = checkpoint(tmp_path / "bert", None)
     (tmp_path / "bert" / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
-    with pytest.raises(CheckpointError, match=r"the vocabulary of .* cannot be read"):
+    with pytest.raises(CheckpointError, match=r"vocab\.txt cannot be read"):
         write_tokenizer(found, tmp_path / "t.json", 10_000)
     (tmp_path / "bert" / "tokenizer.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read as a tokenizer"):
@@ -105,3 +106,28 @@ def test_damaged_and_missing_tokenizers_are_told(tmp_path: Path) -> None:
 def test_more_ids_than_embeddings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=f"ids up to {len(VOCABULARY) - 1}, the embedding table 50 rows"):
         write_tokenizer(checkpoint(tmp_path / "bert", None), tmp_path / "t.json", 50)
+
+
+def change_token_a(content: dict[str, Any]) -> None:
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"] = vocabulary["[CLS]"]
+
+
+def drop_a_special_token(content: dict[str, Any]) -> None:
+    del content["post_processor"]["special_tokens"]["[SEP]"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(change_token_a, "of the vocabulary have one id, 2"), (drop_a_special_token, "it fails on texts")],
+)
+def test_a_tokenizer_that_fails_on_texts_or_gives_an_id_twice_is_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    found = checkpoint(tmp_path / "bert", None)
+    write_tokenizer(found, tmp_path / "t.json", len(VOCABULARY))
+    content = json.loads((tmp_path / "t.json").read_text())
+    change(content)
+    (tmp_path / "bert" / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message):
+        write_tokenizer(found, tmp_path / "t.json", len(VOCABULARY))
