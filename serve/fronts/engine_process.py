@@ -20,6 +20,7 @@ from .channel.rows_server import RowsServer
 from .config import ProcessConfig
 from .control import Changed, Control, Ready, Reload, Reloaded, Stop, Stopped
 from .forward import trusting_peer
+from .switching import SWITCH_SECONDS
 
 if TYPE_CHECKING:
     from ..flight.server import FlightServer
@@ -30,10 +31,6 @@ logger = logging.getLogger("fletcher.serve.fronts")
 
 #: Connections that may wait on the Unix socket.
 BACKLOG: Final = 1024
-
-#: Seconds for which a thread keeps Python's lock while others want it. The default, 5 ms, is as long as several batches of a
-#: GPU: a thread whose batch is done would wait that long for a thread that decodes messages.
-SWITCH_SECONDS: Final = 0.0005
 
 
 class _Engine:

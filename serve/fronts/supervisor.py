@@ -158,7 +158,7 @@ class Supervisor:
             while not self._group.ended.done():
                 self._turn()
         except Exception as error:
-            # The last resort, a defect of ours: without the supervisor nobody would accept connections.
+            # The last resort, a defect of ours: without the supervisor, connections would not be accepted.
             logger.exception("the supervisor failed")
             self._group.kill()
             for future in (self._group.started, self._group.ended):

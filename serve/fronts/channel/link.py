@@ -50,8 +50,9 @@ __all__ = ["EngineLink", "RowsOf", "Waiting"]
 
 logger = logging.getLogger("fletcher.serve.fronts")
 
-#: Longest time for which a request waits for others while messages are under way.
-GATHER_SECONDS: Final = 0.001
+#: Messages under way from which on a request waits for others, and the longest time for which it waits.
+UNDER_WAY: Final = 2
+GATHER_SECONDS: Final = 0.0005
 
 #: Bounds of a message of several requests: about a batch of a small model. One larger request is one message.
 GATHER_TOKENS: Final = 8192
@@ -209,12 +210,12 @@ class EngineLink:
         self._schedule()
 
     def _schedule(self) -> None:
-        """Send at the end of this turn of the loop if nothing is under way, else soon."""
+        """Send at the end of this turn of the loop if little is under way, else soon."""
         if self._timer is None and self._outbox:
-            if self._sent:
-                self._timer = self._loop.call_later(GATHER_SECONDS, self._flush)
-            else:
+            if len(self._sent) < UNDER_WAY:
                 self._timer = self._loop.call_soon(self._flush)
+            else:
+                self._timer = self._loop.call_later(GATHER_SECONDS, self._flush)
 
     def _flush(self) -> None:
         """Send every request that waits."""

@@ -9,8 +9,9 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,9 +19,11 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
+from fletcher.runtime import Encodings
 from fletcher.runtime.artifact.folder import TOKENIZER, hash_file
 from fletcher.runtime.errors import ArtifactError, FletcherError, ServiceError, StoppingError
 
+from ...engine.rows_request import RowsRequest
 from ...engine.terms import Terms
 from ...models.registry import Models
 from ...models.version import ModelVersion
@@ -47,6 +50,14 @@ __all__ = ["RowsServer"]
 
 logger = logging.getLogger("fletcher.serve.fronts")
 
+#: Tokens of messages that are submitted as one request: about a batch of a small model. A larger message goes alone.
+GATHER_TOKENS: Final = 8192
+
+#: Requests under way from which on messages wait for others, and the seconds for which they wait. Several batches run at once
+#: on a GPU: one is computed while the values of another one are sent.
+UNDER_WAY: Final = 2
+GATHER_SECONDS: Final = 0.0005
+
 #: Seconds for which a scrape waits for the fronts' metrics; a front that hangs is left out.
 PAGE_SECONDS: Final = 1.0
 
@@ -70,7 +81,11 @@ class RowsServer:
         #: Versions that fronts may use: those of the latest catalog and, until every front has taken it, earlier ones.
         self._versions: dict[tuple[str, str, str], ModelVersion] = {}
         self._numbers = itertools.count(1)
-        self._answered: deque[tuple[_Front, int, RecordDraft, Future[Any]]] = deque()
+        self._answered: deque[tuple[_Group, Future[Any]]] = deque()
+        self._gathered: dict[tuple[ModelVersion, str | None, bool, bool, Terms], list[_Part]] = {}
+        self._gathered_tokens = 0
+        self._under_way = 0
+        self._timer: asyncio.Handle | None = None
         self._scheduled = False
         self._waking: set[asyncio.Task[None]] = set()
         self._listening = threading.Event()
@@ -188,21 +203,65 @@ class RowsServer:
     # Requests ----------------------------------------------------------------------------------------------------------
 
     def compute(self, front: _Front, message: Rows, payload: memoryview) -> None:
-        """Submit the rows of a message; answer it when they are computed."""
+        """Submit the rows of a message, perhaps together with those of others; answer it when they are computed."""
         deadline = None if message.seconds is None else time.monotonic() + message.seconds
-        request = rows_request(message, payload, Terms(message.priority, message.client, deadline, message.patient))
-        draft = RecordDraft(door="http", id="")
+        terms = Terms(message.priority, message.client, deadline, message.patient)
+        request = rows_request(message, payload, terms)
+        part = _Part(front, message.id, request)
+        front.open[message.id] = part
         try:
             version = self._version(message)
-            future = self.models.submit(version, request, draft)
-            if future is None:
-                self._wake(front, message, payload, version)
-                return
         except FletcherError as error:
-            front.send(encode(failure_of(message.id, error)))
+            self._fail(part, error)
             return
-        front.open[message.id] = future
-        future.add_done_callback(partial(self._arrive, front, message.id, draft))
+        if deadline is not None or message.tokens > GATHER_TOKENS:
+            self._submit(version, [part])
+            return
+        kind = version, message.output, message.by_token, message.has_types, terms
+        self._gathered.setdefault(kind, []).append(part)
+        self._gathered_tokens += message.tokens
+        if self._gathered_tokens > GATHER_TOKENS:
+            self._flush()
+        elif self._timer is None:
+            if self._under_way < UNDER_WAY:
+                self._timer = self.loop.call_soon(self._flush)
+            else:
+                self._timer = self.loop.call_later(GATHER_SECONDS, self._flush)
+
+    def _flush(self) -> None:
+        """Submit the gathered messages: those of one kind as one request."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        gathered, self._gathered, self._gathered_tokens = self._gathered, {}, 0
+        for (version, *_), parts in gathered.items():
+            self._submit(version, parts)
+
+    def _submit(self, version: ModelVersion, parts: list[_Part]) -> None:
+        """Submit the rows of messages as one request."""
+        request = parts[0].request
+        if len(parts) > 1:
+            request = RowsRequest(
+                Encodings.concatenate([part.request.encodings for part in parts]),
+                request.output,
+                request.by_token,
+                sum(part.request.requests for part in parts),
+                request.terms,
+            )
+        draft = RecordDraft(door="http", id="")
+        try:
+            future = self.models.submit(version, request, draft)
+        except FletcherError as error:
+            self._refuse(version, parts, error)
+            return
+        if future is None:
+            self._wake(version, parts)
+            return
+        group = _Group(version, parts, draft)
+        for part in parts:
+            part.future, part.group = future, parts
+        self._under_way += 1
+        future.add_done_callback(partial(self._arrive, group))
 
     def _version(self, message: Rows) -> ModelVersion:
         """Return the version whose tokenizer made the rows.
@@ -215,26 +274,48 @@ class RowsServer:
             raise StoppingError(f"the version {message.model}@{message.version} was replaced: send the request again")
         return version
 
-    def _wake(self, front: _Front, message: Rows, payload: memoryview, version: ModelVersion) -> None:
+    def _wake(self, version: ModelVersion, parts: list[_Part]) -> None:
         """Load a version that sleeps, and submit the rows then."""
 
         async def wake() -> None:
             try:
                 await self.loop.run_in_executor(None, version.wake)
                 if version.retired:
-                    raise StoppingError(f"the model {message.model} was unloaded: send the request again")
+                    raise StoppingError(f"the model {version.spec.name} was unloaded: send the request again")
             except FletcherError as error:
-                front.send(encode(failure_of(message.id, error)))
+                for part in parts:
+                    self._fail(part, error)
             else:
-                self.compute(front, message, payload)
+                self._submit(version, parts)
 
         task = self.loop.create_task(wake())
         self._waking.add(task)  # the loop itself holds its tasks weakly
         task.add_done_callback(self._waking.discard)
 
-    def _arrive(self, front: _Front, number: int, draft: RecordDraft, future: Future[Any]) -> None:
+    def _refuse(self, version: ModelVersion, parts: list[_Part], error: BaseException) -> None:
+        """Fail messages; if computing several failed, compute each alone, so that one cannot fail others."""
+        if len(parts) > 1 and not isinstance(error, ServiceError):
+            for part in parts:
+                self._submit(version, [part])
+            return
+        for part in parts:
+            self._fail(part, error)
+
+    def cancel(self, part: _Part) -> None:
+        """Note that a message was cancelled; cancel the request if that holds for all its messages."""
+        part.cancelled = True
+        future = part.future
+        if future is not None and all(other.cancelled for other in part.group):
+            future.cancel()
+
+    def _fail(self, part: _Part, error: BaseException) -> None:
+        """Answer a message with an error."""
+        part.front.open.pop(part.id, None)
+        part.front.send(encode(failure_of(part.id, error)))
+
+    def _arrive(self, group: _Group, future: Future[Any]) -> None:
         """Queue an answer and wake the loop; runs on an engine's thread. `Bridge` in http does the same for one process."""
-        self._answered.append((front, number, draft, future))
+        self._answered.append((group, future))
         if not self._scheduled:
             self._scheduled = True
             try:
@@ -247,18 +328,57 @@ class RowsServer:
         self._scheduled = False  # first, so that an answer that arrives while this method ends wakes the loop again
         frames: dict[_Front, list[Frame]] = {}
         while self._answered:
-            front, number, draft, future = self._answered.popleft()
-            front.open.pop(number, None)
+            group, future = self._answered.popleft()
+            self._under_way -= 1
             if future.cancelled():
+                for part in group.parts:
+                    part.front.open.pop(part.id, None)
                 continue
-            error = future.exception()
-            if error is None:
-                frame = values_frame(number, future.result(), draft.stages.wait, draft.stages.compute)
-            else:
-                frame = encode(failure_of(number, error))
-            frames.setdefault(front, []).append(frame)
+            if (error := future.exception()) is not None:
+                self._refuse(group.version, group.parts, error)
+                continue
+            values, start, stages = future.result(), 0, group.draft.stages
+            for part in group.parts:
+                encodings = part.request.encodings
+                end = start + (encodings.num_tokens if part.request.by_token else len(encodings))
+                part.front.open.pop(part.id, None)
+                frame = values_frame(part.id, values[start:end], stages.wait, stages.compute)
+                frames.setdefault(part.front, []).append(frame)
+                start = end
         for front, several in frames.items():
             front.protocol.write(several)
+        if self._gathered:
+            self._flush()
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """One message of a front.
+
+    Attributes:
+        front: the front.
+        id: number of the message.
+        request: its rows.
+        future: answer of the request that its rows are a part of; None before it was submitted.
+        group: the messages of that request.
+        cancelled: whether the front does not wait for it any more.
+    """
+
+    front: _Front
+    id: int
+    request: RowsRequest
+    future: Future[Any] | None = None
+    group: Sequence[_Part] = ()
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Messages that are computed as one request, and the record that receives its stages."""
+
+    version: ModelVersion
+    parts: list[_Part]
+    draft: RecordDraft
 
 
 def _key(version: ModelVersion) -> tuple[str, str, str]:
@@ -270,12 +390,12 @@ class _Front:
 
     Attributes:
         protocol: its connection.
-        open: the futures of its messages that are not answered.
+        open: its messages that are not answered.
     """
 
     def __init__(self, server: RowsServer) -> None:
         self.protocol = FrameProtocol(self._on_frame, self._on_end, on_begin=self._on_begin)
-        self.open: dict[int, Future[Any]] = {}
+        self.open: dict[int, _Part] = {}
         self._server = server
         self._catalogs: dict[int, asyncio.Future[None]] = {}
         self._pages: dict[int, asyncio.Future[bytes]] = {}
@@ -305,8 +425,8 @@ class _Front:
         if isinstance(message, Rows):
             self._server.compute(self, message, payload)
         elif isinstance(message, Cancel):
-            if (future := self.open.get(message.id)) is not None:
-                future.cancel()
+            if (part := self.open.get(message.id)) is not None:
+                self._server.cancel(part)
         elif isinstance(message, CatalogTaken):
             # A later catalog includes every earlier one.
             for number in [number for number in self._catalogs if number <= message.number]:
@@ -319,8 +439,8 @@ class _Front:
 
     def _on_end(self) -> None:
         self._server.leave(self)
-        for future in [*self.open.values()]:
-            future.cancel()
+        for part in [*self.open.values()]:
+            self._server.cancel(part)
         for taken in self._catalogs.values():
             _end(taken, None)
         for page in self._pages.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from ..config import ProcessConfig
 from ..connections import PassedConnections
 from ..control import Connections, Control, Failed, Ready, Reload, Reloaded, Stopped
 from ..forward import Forward
+from ..switching import SWITCH_SECONDS
 from .app import FrontApp
 from .backend import FrontBackend
 from .remote_engine import RemoteEngine
@@ -161,6 +163,7 @@ def run_front(config: ProcessConfig, control: Control) -> None:
     Raises:
         FletcherError: the front cannot start.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     front = _Front(config, control)
     front.start()
     for command in control.commands():

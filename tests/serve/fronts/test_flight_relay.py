@@ -106,7 +106,7 @@ def test_large_streams_come_back_whole(url: str) -> None:
 
 def test_a_server_that_is_away_closes_the_connection_and_another_one_answers(folder: Path, servers: list[Echo]) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
-    paths = [str(folder / "nobody-listens-here"), None, str(folder / "front-1")]
+    paths = [str(folder / "no-server-here"), None, str(folder / "front-1")]
     relay = FlightRelay(listener, folder, lambda: paths.pop(0) if len(paths) > 1 else paths[0])
     port = listener.getsockname()[1]
     relay.start()

@@ -174,7 +174,7 @@ def test_the_number_of_descriptors_stays(stage: Stage) -> None:
         wait_for(lambda: len(os.listdir("/proc/self/fd")) == before)  # noqa: PTH208
 
 
-def test_a_front_that_is_killed_comes_back_and_disturbs_nobody(stage: Stage) -> None:
+def test_a_front_that_is_killed_comes_back_and_leaves_the_others_alone(stage: Stage) -> None:
     with stage.supervising() as supervisor, connections(supervisor, 4) as opened:
         victim = supervisor.pids[1][0]
         os.kill(victim, signal.SIGKILL)

@@ -398,7 +398,7 @@ def test_two_fronts_are_answered_each_with_its_own(engine: RowsServer, path: Pat
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_damaged_messages_disturb_nobody_else(front: Front, path: Path, encoder: Encoder, seed: int) -> None:
+def test_damaged_messages_leave_other_fronts_alone(front: Front, path: Path, encoder: Encoder, seed: int) -> None:
     chance = random.Random(seed)
     task = encoder.prepare(Texts(("hello", "world")))
     message = Rows(
