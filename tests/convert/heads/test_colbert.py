@@ -176,8 +176,12 @@ def test_what_is_not_reproduced_is_refused(tmp_path: Path) -> None:
     (folder / "modules.json").write_text(json.dumps([*listing, pooling]))
     with pytest.raises(CheckpointError, match="HierarchicalTokenPooling"):
         convert(folder)
-    again = listing[0] | {"idx": 9, "name": "9"}
-    for modules in ([*listing, again], [listing[3], *listing[1:3], listing[0]]):
+    layer_norm = {"idx": 9, "name": "9", "path": "9_LayerNorm", "type": "sentence_transformers.models.LayerNorm"}
+    for modules in (
+        [*listing, layer_norm],
+        [*listing, listing[0] | {"name": "9"}],
+        [listing[3], *listing[1:3], listing[0]],
+    ):
         (folder / "modules.json").write_text(json.dumps(modules))
         with pytest.raises(CheckpointError, match=r"the modules in modules\.json are "):
             convert(folder)
