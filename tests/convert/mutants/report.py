@@ -99,7 +99,9 @@ def main() -> None:
         for part in pool.map(judge_all, chunks):
             outcomes += part
             sys.stderr.write(f"\r{len(outcomes)} of {len(mutants)}")
-            for outcome in part if stream is not None else ():
+            if stream is None:
+                continue
+            for outcome in part:
                 entry = {"base": outcome.mutant.base, "kind": outcome.mutant.kind, "name": outcome.mutant.name}
                 entry |= {"place": place(outcome.mutant), "verdict": outcome.verdict, "reason": outcome.reason}
                 stream.write(f"{json.dumps(entry)}\n")
