@@ -20,7 +20,7 @@ from .ignored_keys import IgnoredKeys
 from .json_files import read_json
 from .tokenizer_version import TokenizerLike
 
-__all__ = ["Checkpoint", "StoredTensor"]
+__all__ = ["SINGLE", "Checkpoint", "StoredTensor"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

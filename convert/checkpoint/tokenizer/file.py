@@ -203,6 +203,8 @@ def _read_source(file: Path) -> tuple[dict[str, Any] | None, Tokenizer | None]:
     source = read_json(file)
     if unknown := sorted(source.keys() - SECTIONS):
         raise CheckpointError(f"{file} has sections that Fletcher does not know: {', '.join(unknown)}")
+    if "added_tokens" not in source:
+        raise CheckpointError(f"{file} lacks the section added_tokens, without which transformers does not read it")
     if dropout := source["model"].get("dropout"):
         raise CheckpointError(
             f"{file} has the dropout {dropout}: every text gets other token ids each time. Set it to null in a copy"

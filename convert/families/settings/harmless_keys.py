@@ -93,7 +93,6 @@ HARMLESS = frozenset(
 )
 
 _NUMBERS = ("attention_probs_dropout_prob", "hidden_dropout_prob", "initializer_range")
-_TOKENS = ("bos_token_id", "eos_token_id")
 _FLAGS = ("output_attentions", "output_hidden_states", "return_dict", "tie_word_embeddings", "use_cache")
 _DTYPES = (None, "bfloat16", "float16", "float32", "float64")
 
@@ -111,7 +110,8 @@ def check_types(file: Path, config: Mapping[str, Any]) -> None:
     expected = {
         **dict.fromkeys(_NUMBERS, ("a number", _is_number)),
         "classifier_dropout": ("a number or null", lambda value: value is None or _is_number(value)),
-        **dict.fromkeys(_TOKENS, ("a token id or null", _is_token)),
+        "bos_token_id": ("a token id or null", lambda value: value is None or _is_id(value)),
+        "eos_token_id": ("a token id, a list of them or null", _is_token),
         **dict.fromkeys(_FLAGS, ("true or false", lambda value: isinstance(value, bool))),
         **dict.fromkeys(("dtype", "torch_dtype"), ("a floating-point type of torch", lambda value: value in _DTYPES)),
     }
@@ -127,5 +127,8 @@ def _is_number(value: object) -> bool:
 
 
 def _is_token(value: object) -> bool:
-    ids = value if isinstance(value, list) else [value]
-    return value is None or all(isinstance(number, int) and not isinstance(number, bool) for number in ids)
+    return value is None or all(map(_is_id, value if isinstance(value, list) else [value]))
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
