@@ -165,6 +165,11 @@ def _load(checkpoint: Checkpoint, like: TokenizerLike) -> _Loaded:
         rebuilt = like == "5" and kind.kind != "generic"
         tokenizer = rebuild(kind, arguments, source) if rebuilt else stored
     else:
+        if (folder / "tokenizer.model").is_file():
+            raise CheckpointError(
+                f"{folder} has tokenizer.model and no tokenizer.json: transformers takes that file before another "
+                f"vocabulary. {SAVE_FAST}"
+            )
         model = read_vocabulary(folder, kind, like, unknown_token(kind, arguments))
         if model is None:
             raise CheckpointError(_explain_missing(folder, kind))

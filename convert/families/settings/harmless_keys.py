@@ -110,6 +110,7 @@ def check_types(file: Path, config: Mapping[str, Any]) -> None:
     expected = {
         **dict.fromkeys(_NUMBERS, ("a number", _is_number)),
         "classifier_dropout": ("a number or null", lambda value: value is None or _is_number(value)),
+        "classifier_activation": ("the name of a function", lambda value: isinstance(value, str)),
         "bos_token_id": ("a token id or null", lambda value: value is None or _is_id(value)),
         "eos_token_id": ("a token id, a list of them or null", _is_token),
         **dict.fromkeys(_FLAGS, ("true or false", lambda value: isinstance(value, bool))),

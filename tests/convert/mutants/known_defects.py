@@ -27,15 +27,7 @@ class KnownDefect:
     reason: str
 
 
-KNOWN_DEFECTS: tuple[KnownDefect, ...] = (
-    KnownDefect(
-        "class of a tokenizer whose family transformers lacks",
-        r"^new: .*tokenizer_class absent",
-        "new: normalizer.strip_accents False and tokenizer_class absent",
-        "the reference loads such a folder with the config.json of a BERT, and takes BERT's tokenizer where no file names a "
-        "class; transformers takes tokenizer.json as it is, and so does Fletcher",
-    ),
-)
+KNOWN_DEFECTS: tuple[KnownDefect, ...] = ()
 
 
 def known_defect(mutant: Mutant) -> KnownDefect | None:

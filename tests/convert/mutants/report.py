@@ -99,12 +99,11 @@ def main() -> None:
         for part in pool.map(judge_all, chunks):
             outcomes += part
             sys.stderr.write(f"\r{len(outcomes)} of {len(mutants)}")
-            if stream is None:
-                continue
             for outcome in part:
                 entry = {"base": outcome.mutant.base, "kind": outcome.mutant.kind, "name": outcome.mutant.name}
                 entry |= {"place": place(outcome.mutant), "verdict": outcome.verdict, "reason": outcome.reason}
-                stream.write(f"{json.dumps(entry)}\n")
+                if stream is not None:
+                    stream.write(f"{json.dumps(entry)}\n")
     sys.stdout.write(f"{describe(outcomes, examples=options.examples)}\n")
     sys.exit(any(outcome.verdict in DEFECTS for outcome in outcomes))
 

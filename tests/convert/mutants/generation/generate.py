@@ -33,6 +33,12 @@ _DAMAGE: Mapping[str, bytes] = {
 }
 
 
+_NO_CLASS = (
+    WriteKey("tokenizer_config.json", ("tokenizer_class",), ABSENT),
+    WriteFile("tokenizer_config.json", None),
+)
+
+
 def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
     """Return all mutants of a base, each of them once.
 
@@ -55,7 +61,12 @@ def generate(base: str, files: Mapping[str, Files]) -> list[Mutant]:
     # A restated model has its own configuration and weights, and does not read those of a mutant.
     if BASES[base].restated is not None:
         fixed = ("config.json", "model.safetensors", "model.safetensors.index.json")
-        return [mutant for mutant in distinct.values() if not any(edit.file in fixed for edit in mutant.edits)]
+        # Without a class in the files, the class of the tokenizer depends on the model type, and the reference has a BERT's.
+        return [
+            mutant
+            for mutant in distinct.values()
+            if not any(edit.file in fixed or edit in _NO_CLASS for edit in mutant.edits)
+        ]
     return list(distinct.values())
 
 
