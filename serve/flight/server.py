@@ -97,6 +97,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             super().__init__(location, middleware=middleware)
         except (pa.ArrowException, OSError) as error:
             raise ServiceError(f"Flight cannot listen on {address}: {error}") from error
+        self._own_name = address if isinstance(address, str) else self.port
         self.url = location if isinstance(address, str) else f"grpc://{HostPort(address.host, self.port)}"
 
     def do_exchange(self, context: Any, descriptor: Any, reader: Any, writer: Any) -> None:
@@ -213,7 +214,7 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
             closing.join(0.05)
         closing.join(0.2)  # gRPC sends what was written last
         if closing.is_alive():
-            _disconnect_clients(self.port)
+            _disconnect_clients(self._own_name)
             closing.join(max(deadline - time.monotonic(), 1.0))
 
     def _all_idle(self) -> bool:
@@ -281,8 +282,8 @@ def _log_and_translate(error: FletcherError, draft: RecordDraft, fields: Mapping
     return translated
 
 
-def _disconnect_clients(port: int) -> None:
-    """End the connections that clients keep open on a port of this process.
+def _disconnect_clients(own_name: int | str) -> None:
+    """End the connections that clients keep open on a port, or a Unix socket, of this process.
 
     gRPC's `Shutdown` waits for every stream, pyarrow sets no deadline for it, and the server cannot cancel a call. So a
     client with an open stream that sends nothing would keep the process alive.
@@ -293,9 +294,11 @@ def _disconnect_clients(port: int) -> None:
         except OSError:
             continue  # a file, or closed meanwhile
         try:
-            if connection.getsockname()[1] == port and connection.getpeername():
+            name = connection.getsockname()
+            if own_name == (name if isinstance(name, str | bytes) else name[1]):
+                connection.getpeername()
                 connection.shutdown(socket.SHUT_RDWR)
         except (OSError, IndexError):
-            continue  # a listening or a local socket
+            continue  # a listening socket, or one of another kind
         finally:
             connection.detach()

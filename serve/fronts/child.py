@@ -21,7 +21,8 @@ from fletcher.runtime.errors import FletcherError, InputError
 from ..models.heap import few_arenas
 from ..observe import logs
 from .config import ProcessConfig
-from .control import Control, Failed
+from .control import Control
+from .messages import Failed
 
 __all__ = ["main"]
 

@@ -18,8 +18,9 @@ from ..models.spec import ModelSpec
 from ..surroundings import Surroundings, fingerprint, flight_server_class, make_loader
 from .channel.rows_server import RowsServer
 from .config import ProcessConfig
-from .control import Changed, Control, Ready, Reload, Reloaded, Stop, Stopped
+from .control import Control
 from .forward import trusting_peer
+from .messages import Changed, Ready, Reload, Reloaded, Stop, Stopped
 from .switching import SWITCH_SECONDS
 
 if TYPE_CHECKING:

@@ -12,14 +12,13 @@ import os
 from collections.abc import Iterable
 from typing import Final
 
-import httptools
-
 from fletcher.runtime.errors import ServiceError
 
 from ..http.bridge import Receive
 from ..http.call import JSON, AsgiApp, Scope, Send
 from ..http.errors import OPENAI
 from ..request_headers import PLAIN_ID, REQUEST_ID
+from .upstream import AwayError, LeftError, Upstream
 
 __all__ = ["PEER", "Forward", "trusting_peer"]
 
@@ -42,27 +41,8 @@ ANSWER_DROPS: Final = frozenset({b"connection", b"keep-alive", b"transfer-encodi
 MAX_IDLE: Final = 32
 IDLE_SECONDS: Final = 30.0
 
-#: Bytes of an answer that wait for a slow client before the engine is slowed down.
-HIGH_WATER: Final = 1 << 18
-
 #: Seconds after which a client may try again while the engine is started again.
 RETRY_AFTER: Final = b"1"
-
-
-class _AwayError(Exception):
-    """The engine closed the connection, or cannot be reached.
-
-    Attributes:
-        stale: whether an idle connection was closed before anything of the answer arrived.
-    """
-
-    def __init__(self, *, stale: bool) -> None:
-        super().__init__()
-        self.stale = stale
-
-
-class _LeftError(Exception):
-    """The client has disconnected."""
 
 
 class Forward:
@@ -75,29 +55,29 @@ class Forward:
             path: path of the Unix socket.
         """
         self._path = path
-        self._idle: list[_Upstream] = []
+        self._idle: list[Upstream] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its answer back."""
         head, chunked = _request_head(scope)
         # A request without a body may be sent twice; the body of another one is gone with the first attempt.
         empty = not chunked and not any(name == b"content-length" and value != b"0" for name, value in scope["headers"])
-        upstream: _Upstream | None = None
+        upstream: Upstream | None = None
         try:
             while True:
                 try:
                     upstream = await self._open()
                     await self._exchange(upstream, (head, chunked), scope, receive, send)
                     return
-                except _AwayError as error:
+                except AwayError as error:
                     if not (error.stale and empty):
                         raise
-        except _AwayError:
+        except AwayError:
             if upstream is not None and upstream.begun:
                 logger.warning("the engine process ended in the middle of an answer")
                 return  # uvicorn closes a connection whose answer is incomplete
             await _refuse(scope, send)
-        except _LeftError:
+        except LeftError:
             return
 
     def close(self) -> None:
@@ -106,11 +86,11 @@ class Forward:
             upstream.close()
         self._idle.clear()
 
-    async def _open(self) -> _Upstream:
+    async def _open(self) -> Upstream:
         """Return a connection to the engine.
 
         Raises:
-            _AwayError: the engine does not listen.
+            AwayError: the engine does not listen.
         """
         now = asyncio.get_running_loop().time()
         while self._idle:
@@ -119,19 +99,19 @@ class Forward:
                 return upstream
             upstream.close()
         try:
-            _, upstream = await asyncio.get_running_loop().create_unix_connection(_Upstream, self._path)
+            _, upstream = await asyncio.get_running_loop().create_unix_connection(Upstream, self._path)
         except OSError:
-            raise _AwayError(stale=False) from None
+            raise AwayError(stale=False) from None
         return upstream
 
     async def _exchange(
-        self, upstream: _Upstream, request: tuple[bytes, bool], scope: Scope, receive: Receive, send: Send
+        self, upstream: Upstream, request: tuple[bytes, bool], scope: Scope, receive: Receive, send: Send
     ) -> None:
         """Send a request and pass its answer back. The connection is kept for the next request if it can be.
 
         Raises:
-            _AwayError: the engine closed the connection.
-            _LeftError: the client has disconnected.
+            AwayError: the engine closed the connection.
+            LeftError: the client has disconnected.
         """
         head, chunked = request
         upstream.begin(bodiless=scope["method"] == "HEAD")
@@ -158,7 +138,7 @@ class Forward:
                 upstream.close()
 
 
-async def _upload(upstream: _Upstream, receive: Receive, *, chunked: bool) -> None:
+async def _upload(upstream: Upstream, receive: Receive, *, chunked: bool) -> None:
     """Send the body of a request; then wait until the client disconnects, and end the exchange."""
     while True:
         message = await receive()
@@ -175,171 +155,6 @@ async def _upload(upstream: _Upstream, receive: Receive, *, chunked: bool) -> No
                 upstream.write(b"0\r\n\r\n")
             upstream.sent = True
         await upstream.drain()
-
-
-class _Upstream(asyncio.Protocol):
-    """A connection to the engine, and the answer that arrives on it.
-
-    Attributes:
-        lost: whether the connection has ended.
-        idle_since: time of the loop at which the last answer was complete; 0 before.
-        status: status of the answer.
-        headers: headers of the answer, names in lower case.
-        begun: whether the answer was begun towards the client.
-        sent: whether the whole request was sent.
-        reusable: whether the engine keeps the connection after the answer.
-    """
-
-    def __init__(self) -> None:
-        self.lost = False
-        self.idle_since = 0.0
-        self._transport: asyncio.Transport | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._arrived = asyncio.Event()
-        self.begin(bodiless=False)
-
-    def begin(self, *, bodiless: bool) -> None:
-        """Prepare for an answer.
-
-        Args:
-            bodiless: whether the answer ends with its headers, whatever they say.
-        """
-        # The parser does not know to which request an answer belongs, so that it would wait for the body after HEAD: each
-        # answer gets another parser.
-        self._parser = httptools.HttpResponseParser(self)
-        self._bodiless = bodiless
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.begun = self.sent = self.reusable = False
-        self._headed = self._complete = self._left = self._paused = False
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._arrived.clear()
-
-    async def head(self) -> None:
-        """Wait for the head of the answer.
-
-        Raises:
-            _AwayError: the engine closed the connection.
-            _LeftError: the client has disconnected.
-        """
-        while not self._headed:
-            await self._wait()
-
-    async def part(self) -> tuple[bytes, bool]:
-        """Wait for a part of the body.
-
-        Returns:
-            The part, and whether more follows.
-
-        Raises:
-            As `head`.
-        """
-        while not self._parts and not self._complete:
-            await self._wait()
-        part = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
-        self._size = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
-        return part, not self._complete
-
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        if self._transport is not None and not self.lost:
-            self._transport.write(data)
-
-    async def drain(self) -> None:
-        """Wait until the engine has taken most of what was written."""
-        await self._writable.wait()
-
-    def leave(self) -> None:
-        """End the exchange because the client has disconnected."""
-        self._left = True
-        self.close()
-        self._arrived.set()
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    async def _wait(self) -> None:
-        self._arrived.clear()
-        if self._left:
-            raise _LeftError
-        if self.lost:
-            # A connection that was never used is not stale: the engine ended while it computed.
-            raise _AwayError(stale=self.idle_since > 0 and not self._headed)
-        await self._arrived.wait()
-
-    # asyncio.Protocol ---------------------------------------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take the transport."""
-        self._transport = transport
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Wake everyone who waits."""
-        self.lost = True
-        self._writable.set()
-        self._arrived.set()
-
-    def pause_writing(self) -> None:
-        """Let `drain` wait."""
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        """Let `drain` continue."""
-        self._writable.set()
-
-    def data_received(self, data: bytes) -> None:
-        """Parse a piece of the answer."""
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            logger.exception("the engine's answer is not HTTP")
-            self.close()
-
-    # httptools.HttpResponseParser ---------------------------------------------------------------------------------------
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; those after the body are ignored."""
-        if not self._headed:
-            self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        """Take the end of the head; an interim answer is ignored."""
-        status = self._parser.get_status_code()
-        if status < 200:
-            self.headers.clear()
-            return
-        self.status = status
-        self._headed = True
-        self.reusable = self._parser.should_keep_alive()
-        if self._bodiless or status in (204, 304):
-            self.reusable = not any(name == b"connection" and value.lower() == b"close" for name, value in self.headers)
-            self._complete = True
-        self._arrived.set()
-
-    def on_body(self, body: bytes) -> None:
-        """Take a part of the body."""
-        if self._complete:
-            return
-        self._parts.append(body)
-        self._size += len(body)
-        if self._size > HIGH_WATER and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        self._arrived.set()
-
-    def on_message_complete(self) -> None:
-        """Take the end of the answer."""
-        if self._headed:
-            self._complete = True
-            self._arrived.set()
 
 
 def trusting_peer(app: AsgiApp) -> AsgiApp:

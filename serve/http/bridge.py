@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import Future
@@ -34,6 +35,7 @@ class Bridge:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread = threading.get_ident()
         self._arrived: deque[tuple[asyncio.Future[Embeddings], Future[Embeddings]]] = deque()
         self._scheduled = False
 
@@ -67,11 +69,14 @@ class Bridge:
 
     def _arrive(self, waiter: asyncio.Future[Embeddings], future: Future[Embeddings]) -> None:
         """Queue an answer and wake the event loop."""
-        # This runs on a worker thread. The deque is atomic; if two threads race, it is empty at the second wake-up.
+        # The deque is atomic. If two threads race, the deque is empty at the second wake-up.
         self._arrived.append((waiter, future))
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon_threadsafe(self._deliver)
+            if threading.get_ident() == self._thread:  # a front gets answers on the loop itself, which is awake
+                self._loop.call_soon(self._deliver)
+            else:
+                self._loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
         """Pass every queued answer to its waiter."""

@@ -51,8 +51,8 @@ __all__ = ["EngineLink", "RowsOf", "Waiting"]
 logger = logging.getLogger("fletcher.serve.fronts")
 
 #: Messages under way from which on a request waits for others, and the longest time for which it waits.
-UNDER_WAY: Final = 2
-GATHER_SECONDS: Final = 0.0005
+UNDER_WAY: Final = 3
+GATHER_SECONDS: Final = 0.0003
 
 #: Bounds of a message of several requests: about a batch of a small model. One larger request is one message.
 GATHER_TOKENS: Final = 8192

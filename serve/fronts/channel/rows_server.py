@@ -50,13 +50,17 @@ __all__ = ["RowsServer"]
 
 logger = logging.getLogger("fletcher.serve.fronts")
 
-#: Tokens of messages that are submitted as one request: about a batch of a small model. A larger message goes alone.
-GATHER_TOKENS: Final = 8192
+#: Largest message, in tokens, that is submitted together with others. A larger one is worth a request of its own, and
+#: batches are formed of requests.
+SMALL_TOKENS: Final = 512
+
+#: Tokens of messages that are submitted as one request.
+GATHER_TOKENS: Final = 4096
 
 #: Requests under way from which on messages wait for others, and the seconds for which they wait. Several batches run at once
 #: on a GPU: one is computed while the values of another one are sent.
-UNDER_WAY: Final = 2
-GATHER_SECONDS: Final = 0.0005
+UNDER_WAY: Final = 3
+GATHER_SECONDS: Final = 0.0003
 
 #: Seconds for which a scrape waits for the fronts' metrics; a front that hangs is left out.
 PAGE_SECONDS: Final = 1.0
@@ -214,7 +218,7 @@ class RowsServer:
         except FletcherError as error:
             self._fail(part, error)
             return
-        if deadline is not None or message.tokens > GATHER_TOKENS:
+        if deadline is not None or message.tokens > SMALL_TOKENS:
             self._submit(version, [part])
             return
         kind = version, message.output, message.by_token, message.has_types, terms

@@ -15,8 +15,8 @@ from ...models.served import ServedModel
 from ...models.spec import ModelSpec
 from ...server_options import ServerOptions
 from ..config import ProcessConfig
-from ..control import Changed, Failed, Ready, Reload, Reloaded, Report
 from ..flight_relay import FlightRelay
+from ..messages import Changed, Failed, Ready, Reload, Reloaded, Report
 from .endpoints import Endpoints
 from .handing import Handing
 from .process import ChildProcess, Timing

@@ -17,7 +17,8 @@ from typing import Final
 import msgspec
 
 from ..config import ProcessConfig
-from ..control import Channel, Connections, Failed, Ping, Pong, Ready, Received, Report, Stop, Stopped
+from ..control import Channel
+from ..messages import Connections, Failed, Ping, Pong, Ready, Received, Report, Stop, Stopped
 
 __all__ = ["CHILD_COMMAND", "USUAL_TIMING", "ChildProcess", "Timing"]
 

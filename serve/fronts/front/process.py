@@ -24,8 +24,9 @@ from ..channel.link import EngineLink
 from ..channel.wire import Catalog, CatalogEntry
 from ..config import ProcessConfig
 from ..connections import PassedConnections
-from ..control import Connections, Control, Failed, Ready, Reload, Reloaded, Stopped
+from ..control import Control
 from ..forward import Forward
+from ..messages import Connections, Failed, Ready, Reload, Reloaded, Stopped
 from ..switching import SWITCH_SECONDS
 from .app import FrontApp
 from .backend import FrontBackend
@@ -68,10 +69,12 @@ class _Front:
             longbow=surroundings.longbow,
             tracing=surroundings.tracing,
         )
+        forward = Forward(config.engine_http)
         self.connections = PassedConnections(
-            FrontApp(app, Forward(config.engine_http)),
+            FrontApp(app, forward),
             drain_seconds=options.drain_seconds,
             on_closed=lambda closed: control.send(Connections(closed)),
+            on_end=forward.close,
         )
         self._link = EngineLink(
             config.engine_rows,

@@ -20,7 +20,8 @@ from fletcher.runtime.errors import FletcherError, InputError, OptionError
 from fletcher.serve.fronts import child
 from fletcher.serve.fronts.config import ProcessConfig
 from fletcher.serve.fronts.connections import PassedConnections
-from fletcher.serve.fronts.control import Changed, Connections, Control, Ready, Reload, Reloaded, Stop, Stopped
+from fletcher.serve.fronts.control import Control
+from fletcher.serve.fronts.messages import Changed, Connections, Ready, Reload, Reloaded, Stop, Stopped
 from fletcher.serve.models.served import ServedModel
 from fletcher.serve.models.spec import ModelSpec
 
