@@ -363,5 +363,7 @@ def _describe(artifact: Artifact, loaded: Loaded, *, caches: bool) -> ModelInfo:
         half_vectors=HALF_VECTORS in outputs and not caches,
         tokenizer=artifact.manifest.files[TOKENIZER].sha256,
         reason=loaded.reason,
+        canary=artifact.manifest.status,
+        proof=artifact.manifest.proof,
         fallback=loaded.fallback,
     )

@@ -23,7 +23,14 @@ from .observe import logs
 from .observe.record import Consumer
 from .server_options import ServerOptions
 from .signals import SIGNAL_SECONDS, hangups, stop_signals
-from .surroundings import Surroundings, fingerprint, flight_server_class, load_encoder
+from .surroundings import (
+    Surroundings,
+    fingerprint,
+    flight_server_class,
+    load_encoder,
+    make_loader,
+    require_proof,
+)
 
 if TYPE_CHECKING:
     from .flight.server import FlightServer
@@ -62,11 +69,14 @@ class Server:
             consumers: functions that receive the record of every request, in addition to metrics, log and traces.
 
         Raises:
-            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, or other machines can
-                reach an address and there are no keys.
+            InputError: neither HTTP nor Flight is enabled, an address is invalid, a port is in use, other machines can
+                reach an address and there are no keys, or `require_verified` refuses a model.
             FletcherError: a model cannot be loaded.
         """
         options = ServerOptions() if options is None else options
+        load = make_loader(options, load)
+        if options.require_verified and not isinstance(models, Sequence):
+            require_proof(models.info.canary, models.info.card.name)
         self._drain_seconds = options.drain_seconds
         listening = listening_addresses(options)
         http_at, flight_at = listening.http, listening.flight

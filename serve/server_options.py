@@ -86,6 +86,14 @@ class ServerOptions(Options, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             extra={"panel": ACCESS_PANEL, "flags": ("--allow-anonymous",)},
         ),
     ] = False
+    require_verified: Annotated[
+        bool,
+        Meta(
+            description="Refuse artifacts whose canary is self-made: neither compared with sentence-transformers nor "
+            "published by the model's authors.",
+            extra={"panel": ACCESS_PANEL, "flags": ("--require-verified",)},
+        ),
+    ] = False
     max_body: Annotated[
         int | str,
         Meta(description="Size of the largest HTTP body.", extra={"metavar": "SIZE", "panel": ACCESS_PANEL}),

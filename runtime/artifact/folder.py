@@ -85,7 +85,8 @@ class Artifact:
         """
         lines = [f"{name} {info.sha256}" for name, info in sorted(self.manifest.files.items())]
         card = msgspec.json.encode(self.manifest.card, order="deterministic")
-        return hashlib.sha256("\n".join(lines).encode() + b"\n" + card).hexdigest()
+        texts = b"\nstrips_texts" if self.manifest.strips_texts else b""
+        return hashlib.sha256("\n".join(lines).encode() + b"\n" + card + texts).hexdigest()
 
     @property
     def tokenizer_file(self) -> Path:

@@ -101,7 +101,8 @@ class Reporter:
         ]
         times = [TimeRemainingColumn() if total is not None else TimeElapsedColumn()]
         with RichProgress(*columns, *times, console=Console(stderr=True)) as bars:
-            yield _Bar(bars, bars.add_task(label, total=total, counts=""), _Counts(total, units, note))
+            counts = _Counts(total, units, note)
+            yield _Bar(bars, bars.add_task(label, total=total, counts=counts.text()), counts)
 
     def result(self, result: object, table: Table | None = None) -> None:
         """Print the command's result. Call it last.
@@ -146,7 +147,7 @@ def _format_cell(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={_format_cell(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(map(_format_cell, value))
+        return ", ".join(map(_format_cell, value)) or "none"
     return str(value)
 
 
@@ -193,20 +194,41 @@ class _Counts:
         self.total = self.total if total is None else total
 
     def text(self) -> str:
-        """Return the counts as text: `1,024/20,000 texts, 512 texts/s, 9,001 tokens/s, 37 s left`."""
+        """Return the counts as text: `1,024/20,000 texts, 512 texts/s, 9,001 tokens/s, 37 s left`.
+
+        Fewer than one unit per second is shown as the seconds of one: `5/11 recipes, 24 s each, 2.4 min left`.
+        """
         seconds = max(time.monotonic() - self.started, 1e-9)
         first = _amount(self.done[0], self.units[0])
         of_total = f"/{_amount(self.total, self.units[0])}" if self.total is not None else ""
         parts = [f"{first}{of_total} {_unit(self.units[0])}"]
+        if self.done[0]:
+            parts.append(_first_rate(self.done[0] / seconds, self.units[0]))
         parts += [
             f"{_amount(round(done / seconds), unit)} {_unit(unit)}/s"
-            for done, unit in zip(self.done, self.units, strict=True)
+            for done, unit in zip(self.done[1:], self.units[1:], strict=True)
         ]
         if self.total and 0 < self.done[0] < self.total:
-            parts.append(f"{seconds / self.done[0] * (self.total - self.done[0]):,.0f} s left")
+            parts.append(f"{_duration(seconds / self.done[0] * (self.total - self.done[0]))} left")
         if note := self._note():
             parts.append(note)
         return ", ".join(parts)
+
+
+def _first_rate(per_second: float, unit: str) -> str:
+    """Return the rate of the unit that is counted; a rate below 1 as the time of one."""
+    if unit != "bytes" and per_second < 1:
+        return f"{_duration(1 / per_second)} each"
+    return f"{_amount(round(per_second), unit)} {_unit(unit)}/s"
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as text: seconds, minutes from two minutes on, hours from two hours on."""
+    if seconds >= 7200:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 120:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _unit(unit: str) -> str:

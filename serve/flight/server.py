@@ -164,7 +164,8 @@ class FlightServer(fl.FlightServerBase):  # type: ignore[misc]
                 )
             elif action.type == "health":
                 reason = self._models.not_ready()
-                body = msgspec.json.encode({"status": "ok", "ready": not reason, "reason": reason})
+                state = {"status": "ok", "ready": not reason, "reason": reason, "canary": self._models.canary}
+                body = msgspec.json.encode(state)
             elif action.type in ("load", "unload"):
                 body = self._change(action, context, draft)
             elif action.type == "stats":

@@ -15,7 +15,7 @@ from ..http.server import HttpServer
 from ..models.registry import Models
 from ..models.served import served_models
 from ..models.spec import ModelSpec
-from ..surroundings import Surroundings, fingerprint, flight_server_class, load_encoder
+from ..surroundings import Surroundings, fingerprint, flight_server_class, make_loader
 from .channel.rows_server import RowsServer
 from .config import ProcessConfig
 from .control import Control
@@ -43,7 +43,10 @@ class _Engine:
         self._drain_seconds = options.drain_seconds
         self._surroundings = surroundings = Surroundings.open(options)
         self.models = Models(
-            load_encoder, surroundings.make_engine, drain_seconds=options.drain_seconds, fingerprint=fingerprint
+            make_loader(options),
+            surroundings.make_engine,
+            drain_seconds=options.drain_seconds,
+            fingerprint=fingerprint,
         )
         self._flight: FlightServer | None = None
         self.models.apply(config.specs)

@@ -6,7 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output
+from fletcher.model_zoo.card import INPUT_TYPES, RAW, Output, Similarity
+from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.model_info import ModelInfo
 
 __all__ = ["ModelDescription"]
@@ -31,6 +32,9 @@ class ModelDescription:
         output: output of the model.
         version: label of this version.
         activation: function that turns the logits of a reranker into scores; None for other models.
+        canary: origin of the canary: `verified`, `published` or `self-made`.
+        proof: the same in words.
+        similarity: function that the model's authors compare its vectors with; None if they name none.
     """
 
     name: str
@@ -47,6 +51,9 @@ class ModelDescription:
     output: Output = "vectors"
     version: str = "1"
     activation: str | None = None
+    canary: Proof = "self-made"
+    proof: str = ""
+    similarity: Similarity | None = None
 
     @classmethod
     def of(
@@ -76,4 +83,7 @@ class ModelDescription:
             output=card.output,
             version=version,
             activation=card.activation,
+            canary=info.canary,
+            proof=info.proof,
+            similarity=card.similarity or None,
         )

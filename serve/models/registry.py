@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fletcher.model_zoo.card import Output
+from fletcher.runtime.artifact.manifest import Proof
 from fletcher.runtime.errors import InputError, StoppingError
 
 from ..engine.answering import AnsweringEngine
@@ -48,6 +49,12 @@ ANSWERED_BY: Mapping[Output, tuple[Output, ...]] = MappingProxyType(
     }
 )
 VECTORS = ANSWERED_BY["vectors"]
+
+#: Origins of canaries, the one that proves least first.
+WEAKEST_FIRST: tuple[Proof, ...] = ("self-made", "published", "verified")
+
+#: Labels of `fletcher_model_info`.
+INFO_LABELS = ("model", "version", "variant", "provider", "canary")
 
 #: Seconds between two checks for idle models.
 IDLE_LOOK_SECONDS = 0.25
@@ -96,6 +103,7 @@ class Models:
             "fletcher_model_requests", "Requests submitted to a model's engine", ["model", "version"]
         )
         self._swaps = self.metrics.labeled("fletcher_model_changes", "Models loaded and unloaded", ["kind"])
+        self.metrics.facts("fletcher_model_info", "Served models", INFO_LABELS, self._describe_versions)
         self.metrics.gauge("fletcher_models_awake", "Models that are in memory", self._count_awake)
         self._idle = threading.Thread(target=self._watch_idle, name="fletcher-idle", daemon=True)
         self._stopped = threading.Event()
@@ -229,6 +237,17 @@ class Models:
         if not reasons:
             return None
         return "; ".join(f"{name}: {reason}" if len(self._named) > 1 else str(reason) for name, reason in reasons)
+
+    @property
+    def canary(self) -> Proof:
+        """Return the weakest origin of the models' canaries: `self-made`, `published` or `verified`."""
+        origins = {version.description.canary for model in self._named for version in model.versions}
+        return next((origin for origin in WEAKEST_FIRST if origin in origins), "self-made")
+
+    def _describe_versions(self) -> list[tuple[str, ...]]:
+        """Return the labels of `fletcher_model_info`, by version."""
+        described = [version.description for model in self._named for version in model.versions]
+        return [(each.name, each.version, each.variant, each.provider, each.canary) for each in described]
 
     def not_ready(self) -> str:
         """Return the reason why the server is not ready; empty if it is ready. It can take as long as a canary run."""

@@ -54,6 +54,22 @@ class _Summed(Collector):
         return self._removed + sum(value() for value in [*self._values.values()])
 
 
+class _Facts(Collector):
+    """A gauge of 1 for each row of labels that an owner describes at a scrape."""
+
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Sequence[Sequence[str]]]
+    ) -> None:
+        self._name, self._text, self._labels, self._rows = name, text, labels, rows
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Yield the metric for an exposition."""
+        metric = GaugeMetricFamily(self._name, self._text, labels=self._labels)
+        for row in self._rows():
+            metric.add_metric(row, 1.0)
+        yield metric
+
+
 class _ByDevice(Collector):
     """A metric with the label `device`. Several owners can have values of one device; the metric is their sum or mean."""
 
@@ -169,6 +185,10 @@ class Metrics:
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is read at each scrape."""
         self._add(GaugeMetricFamily, name, text, value)
+
+    def facts(self, name: str, text: str, labels: Sequence[str], rows: Callable[[], Sequence[Sequence[str]]]) -> None:
+        """Add a metric whose labels describe something, with the value 1; the rows are read at each scrape."""
+        self.registry.register(_Facts(name, text, labels, rows))
 
     def by_device(self, metric: DeviceMetric) -> None:
         """Add a metric of a device; its value is read at each scrape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,13 @@ import pytest
 from fletcher.convert.texts import SENTENCES
 from fletcher.quantize.graph.matrices import matrices
 from fletcher.quantize.measure import parent_comparison
-from fletcher.quantize.quantized_artifact import quantize
+from fletcher.quantize.quantized_artifact import Quantized, quantize
 from fletcher.quantize.recipe import Recipe, load_recipe
 from fletcher.quantize.sensitivity import Damage, Sensitivity, exclude_greedily, plot_sensitivity, sensitivity
 from fletcher.runtime import Encoder
 from fletcher.runtime.artifact.folder import Artifact
 from fletcher.runtime.artifact.writing import describe_files, write_manifest
+from fletcher.runtime.canary import read_canary
 from fletcher.runtime.errors import ArtifactError, CanaryError, FletcherError, InputError, ProviderError
 from fletcher.runtime.machine.machine import Machine
 from fletcher.runtime.providers.cpu_features import check_instructions
@@ -52,6 +54,51 @@ def test_per_token_vectors_are_near_float32_and_do_not_depend_on_the_batch(int8:
     assert cosines.mean() >= 0.997
     assert cosines.min() >= 0.99
     assert np.sum(alone * vectors[:10], axis=1).min() >= 1 - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("short", "of which 'short' has"),
+        ("", "of which the empty one has"),
+        ("w" * 99, f"{'w' * 40}…' has"),
+        (None, "texts."),
+    ],
+)
+def test_a_canary_below_the_measured_texts_is_explained(text: str | None, words: str) -> None:
+    result = Quantized(
+        path=Path("out"),
+        variant="cpu-w8",
+        digest="",
+        recipe="w8",
+        num_bytes=1,
+        parent_bytes=4,
+        cosine_mean=0.9995,
+        cosine_p1=0.999,
+        cosine_min=0.998,
+        neighbors=1.0,
+        canary_cosine=0.996,
+        canary_text=text,
+        texts=200,
+        batch_dependent=False,
+    )
+    note = result.explain_canary()
+    assert "0.9960000, is below that of all 200 measured texts, because the canary has other" in note and words in note
+    assert dataclasses.replace(result, canary_cosine=0.9985).explain_canary() == ""
+    nan = float("nan")
+    assert dataclasses.replace(result, canary_cosine=nan, cosine_min=nan).explain_canary() == ""
+
+
+def test_the_worst_text_of_the_canary_is_named(minilm_artifact: Path, tmp_path: Path) -> None:
+    result = quantize(minilm_artifact, tmp_path / "out", "int8-per-token", texts=TEXTS)
+    canary = read_canary(Artifact.open(minilm_artifact).canary_file)
+    texts = list(canary.texts)
+    with Encoder.load(tmp_path / "out", provider="mlas") as encoder:
+        vectors = encoder.embed(texts, input_type="raw").vectors
+    cosines = np.sum(vectors * canary.vectors, axis=1)
+    assert result.canary_text == texts[int(cosines.argmin())]
+    assert result.canary_cosine == pytest.approx(cosines.min(), abs=1e-6)
+    assert result.texts == len(TEXTS) // 2  # the others calibrate
 
 
 def test_the_manifest_records_the_quantization(int8: Path, minilm_artifact: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,12 +22,15 @@ import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
 
+from fletcher.runtime.artifact.manifest import Verification
+from fletcher.runtime.artifact.writing import stamp
 from fletcher.runtime.errors import InputError
 from fletcher.serve.access.addresses import HostPort, parse
+from fletcher.serve.models.spec import ModelSpec
 from fletcher.serve.server import Server
 from fletcher.serve.server_options import ServerOptions
 
-from .fake_encoder import FakeEncoder, expected, request_for
+from .fake_encoder import FakeEncoder, expected, info, request_for
 
 SECONDS = 20.0
 
@@ -215,3 +219,39 @@ def test_serving_imports_no_torch_transformers_onnx_or_convert() -> None:
     ).stdout
     for name in ("'torch'", "'transformers'", "'optimum'", "'onnx'", "'opentelemetry'", "'fletcher.convert'"):
         assert name not in shown
+
+
+def test_a_server_that_requires_verified_models_refuses_a_self_made_canary() -> None:
+    options = ServerOptions(http="127.0.0.1:0", flight="off", require_verified=True)
+    encoder = FakeEncoder()
+    with pytest.raises(InputError, match="its canary is self-made"):
+        Server(encoder, options)
+    for canary in ("published", "verified"):
+        encoder.info = info(canary=canary, proof=f"{canary} by hand")
+        with Server(encoder, options) as server, httpx.Client(base_url=server.addresses.http or "") as client:
+            assert client.get("/ready").json()["canary"] == canary
+            described = client.get("/v1/models").json()["data"][0]
+            assert (described["canary"], described["proof"]) == (canary, f"{canary} by hand")
+            labels = f'canary="{canary}",model="fake-model",provider="by hand",variant="cpu-fp32",version="1"'
+            assert f"fletcher_model_info{{{labels}}} 1.0" in client.get("/metrics").text
+
+
+def test_a_self_made_artifact_is_refused_before_it_is_loaded_and_the_command_that_helps_is_named(
+    tiny_artifact: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
+    loaded: list[ModelSpec] = []
+
+    def load(spec: ModelSpec) -> FakeEncoder:
+        loaded.append(spec)
+        return FakeEncoder()
+
+    options = ServerOptions(http="127.0.0.1:0", flight="off", require_verified=True)
+    specs = [ModelSpec(path=str(path), name="fake-model")]
+    with pytest.raises(InputError, match=f"fletcher-convert model verify {path}"):
+        Server(specs, options, load=load)
+    assert loaded == []
+    by = "sentence-transformers 6.2.0 (SentenceTransformer)"
+    stamp(path, Verification(reference="tiny", by=by, time="2026-01-01T00:00:00Z", texts=3, tools={}, figures={}))
+    with Server(specs, options, load=load):
+        assert loaded == specs

@@ -24,6 +24,7 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     """Answer of `/ready`: the status `ready` with the provider of the first model, or `not ready` with the reason.
 
     Attributes:
+        canary: weakest origin of the models' canaries: `self-made`, `published` or `verified`.
         fallback: reason why a model runs on another provider than the requested one, if that was allowed and happened.
             It names the models if there are several.
     """
@@ -31,6 +32,7 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     status: str
     reason: str | msgspec.UnsetType = msgspec.UNSET
     provider: str | msgspec.UnsetType = msgspec.UNSET
+    canary: str | msgspec.UnsetType = msgspec.UNSET
     fallback: str | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -51,7 +53,10 @@ async def ready(call: Call) -> Response:
     first = models.named[0].answering[0]
     fallback = models.fallback
     state = Ready(
-        "ready", provider=first.description.provider, fallback=msgspec.UNSET if fallback is None else fallback
+        "ready",
+        provider=first.description.provider,
+        canary=models.canary,
+        fallback=msgspec.UNSET if fallback is None else fallback,
     )
     return Response(200, msgspec.json.encode(state))
 

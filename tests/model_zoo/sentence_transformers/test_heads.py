@@ -43,7 +43,14 @@ PLAIN = {"architectures": ["BertModel"]}
         ({"config": {}}, "embedding"),
         ({"config": MASKED, "modules": modules("Transformer", "Pooling")}, "embedding"),  # like all-mpnet-base-v2
         ({"config": CLASSIFIER, "modules": modules("Transformer", "Pooling")}, "embedding"),
-        ({"config": MASKED, "modules": modules("MLMTransformer", "SpladePooling")}, "splade"),
+        (
+            {
+                "config": MASKED,
+                "modules": modules("MLMTransformer", "SpladePooling"),
+                "said": {"model_type": "SparseEncoder"},
+            },
+            "splade",
+        ),
         ({"config": PLAIN, "modules": modules("Transformer", "Dense", "MultiVectorMask", "Normalize")}, "colbert"),
         ({"config": PLAIN, "modules": modules("Transformer", "Dense"), "said": {"model_type": "ColBERT"}}, "colbert"),
         (
@@ -72,11 +79,42 @@ def test_an_ambiguous_head_must_be_requested(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "head"), [(["Transformer", "Pooling"], "splade"), (["Transformer", "SpladePooling"], "embedding")]
+    ("kinds", "model_type", "head"),
+    [
+        (["Transformer", "Pooling"], "SentenceTransformer", "splade"),
+        (["Transformer", "SpladePooling"], "SparseEncoder", "embedding"),
+    ],
 )
-def test_a_request_cannot_contradict_the_files(tmp_path: Path, kinds: list[str], head: Any) -> None:
+def test_a_request_cannot_contradict_the_files(tmp_path: Path, kinds: list[str], model_type: str, head: Any) -> None:
+    folder = write(tmp_path, config=PLAIN, modules=modules(*kinds), said={"model_type": model_type})
     with pytest.raises(CardError, match=f"--head {head} contradicts"):
-        find_head(read_files(write(tmp_path, config=PLAIN, modules=modules(*kinds))), head)
+        find_head(read_files(folder), head)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "model_type", "expected"),
+    [
+        (["Transformer", "SpladePooling"], None, "SparseEncoder"),
+        (["Transformer", "SpladePooling"], "CrossEncoder", "SparseEncoder"),
+        (["Transformer", "MultiVectorMask"], "SparseEncoder", "MultiVectorEncoder"),
+    ],
+)
+def test_modules_of_another_kind_of_model_are_refused(
+    tmp_path: Path, kinds: list[str], model_type: str | None, expected: str
+) -> None:
+    folder = write(tmp_path, config=MASKED, modules=modules(*kinds), said={"model_type": model_type})
+    with pytest.raises(CardError, match=f"`model_type` is {model_type!r}.* needs '{expected}'"):
+        find_head(read_files(folder), None)
+
+
+def test_a_sparse_model_needs_a_masked_lm_head(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"--head splade: .*architecture 'BertModel'"):
+        find_head(read_files(write(tmp_path, config=PLAIN)), "splade")
+
+
+def test_the_number_of_labels_must_be_that_of_their_names(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match="`num_labels` is 5, and `id2label` has 2 labels"):
+        read_scoring(read_files(write(tmp_path, config={"num_labels": 5, "id2label": {"0": "a", "1": "b"}})))
 
 
 def test_scores_of_a_reranker(tmp_path: Path) -> None:
@@ -91,6 +129,8 @@ def test_scores_of_a_reranker(tmp_path: Path) -> None:
     )  # transformers' default
     assert read_scoring(read_files(write(tmp_path, config={"id2label": {"0": "x"}}))).activation == "sigmoid"
     write(tmp_path, said={"activation_fn": "torch.nn.modules.linear.Identity"})
+    assert read_scoring(read_files(folder)).activation == "sigmoid"  # the file is not read without modules.json
+    write(tmp_path, modules=modules("Transformer"))
     assert read_scoring(read_files(folder)).activation == "identity"
     write(tmp_path, said={"prompts": {"query": "q: "}})
     with pytest.raises(CardError, match="prompts"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,14 @@ def test_max_tokens_can_only_lower_the_limit(minilm: Path) -> None:
 def test_positions_after_the_padding_id_are_not_counted(minilm: Path) -> None:
     # all-mpnet-base-v2 and xlm-roberta have 514 rows, two of them before the first position.
     edit(minilm / "config.json", lambda c: c.update(model_type="mpnet", max_position_embeddings=514, pad_token_id=1))
-    edit(minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=514))
+    edit(minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=512))
     assert read_card(minilm, name="mine").max_tokens == 512
+    edit(
+        minilm / "sentence_bert_config.json", lambda c: c.update(max_seq_length=514)
+    )  # which sentence-transformers keeps
+    with pytest.raises(CardError, match=r"sentence_bert_config\.json limits texts to 514 .*--max-tokens 512"):
+        read_card(minilm, name="mine")
+    assert read_card(minilm, name="mine", max_tokens=512).max_tokens == 512
     edit(minilm / "config.json", lambda c: c.pop("pad_token_id"))
     with pytest.raises(CardError, match="pad_token_id"):
         read_card(minilm, name="mine")
@@ -102,25 +109,19 @@ def test_without_a_limit_in_the_files_max_tokens_is_required(minilm: Path) -> No
     assert read_card(minilm, name="mine", max_tokens=77).max_tokens == 77
 
 
-def test_lower_case_is_accepted_only_where_the_tokenizer_does_it(minilm: Path) -> None:
-    edit(minilm / "sentence_bert_config.json", lambda c: c.update(do_lower_case=True))
-    (minilm / "tokenizer.json").write_text(
-        '{"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}}'
-    )
-    assert read_card(minilm, name="mine").max_tokens == 256
-    (minilm / "tokenizer.json").write_text('{"normalizer": {"type": "BertNormalizer", "lowercase": false}}')
-    with pytest.raises(CardError, match="do_lower_case"):
-        read_card(minilm, name="mine")
-
-
 PROMPTS = [
-    ({"prompts": {"query": "q: ", "passage": "p: "}}, {"query": "q: ", "document": "p: ", "passage": "p: "}),
+    ({"prompts": {"query": "q: ", "passage": "p: "}}, {"query": "q: ", "passage": "p: "}),
     ({"prompts": {"query": "", "document": ""}, "default_prompt_name": None}, {}),
     ({"prompts": {"corpus": "c: ", "document": "d: "}}, {"corpus": "c: ", "document": "d: "}),
     ({"prompts": {"query": None}}, {}),
     (
         {"prompts": {"sts": "s: ", "query": "q: "}, "default_prompt_name": "sts"},
-        {"sts": "s: ", "query": "q: ", "document": "s: ", "clustering": "s: ", "classification": "s: "},
+        {"sts": "s: ", "query": "q: ", "clustering": "s: ", "classification": "s: "},
+    ),
+    ({"prompts": {"web": "w: "}, "default_prompt_name": "query"}, {"web": "w: "}),
+    (
+        {"prompts": {"query": "q: ", "clustering": ""}, "default_prompt_name": "query"},
+        {"query": "q: ", "classification": "q: "},
     ),
 ]
 
@@ -148,7 +149,6 @@ REFUSED: dict[str, tuple[str, Edit, str]] = {
         r"config_sentence_transformers\.json: .*prompts",
     ),
     "other hidden size": ("1_Pooling/config.json", lambda c: c.update(word_embedding_dimension=768), r"768.*384"),
-    "unknown pooling key": ("1_Pooling/config.json", lambda c: c.update(pooling_mode_top=True), r"pooling_mode_top"),
     "unknown pooling mode": ("1_Pooling/config.json", lambda c: c.update(pooling_mode="avg"), r"`pooling_mode`: .*avg"),
     "odd include_prompt": ("1_Pooling/config.json", lambda c: c.update(include_prompt="no"), r"include_prompt"),
     "no hidden size": ("config.json", lambda c: c.pop("hidden_size"), r"hidden_size"),
@@ -182,8 +182,8 @@ def test_pooling_without_the_prompt_is_rejected_if_there_are_prompts(minilm: Pat
     [
         [],
         ["Transformer"],
-        ["Transformer", "Pooling", "Normalize", "LayerNorm"],
-        ["Transformer", "Pooling", "Normalize", "Dense"],
+        ["Transformer", "LayerNorm", "Pooling"],
+        ["Transformer", "WeightedLayerPooling", "Pooling"],
         ["WordEmbeddings", "Pooling"],
         ["Transformer", "Pooling", "Pooling"],
     ],
@@ -268,13 +268,73 @@ def test_a_saved_model_is_read_as_by_sentence_transformers(tmp_path: Path, case:
     assert card.normalize == bool((abs(lengths - 1) < 1e-5).all())
 
 
-def test_a_default_prompt_is_used_as_by_sentence_transformers(tmp_path: Path) -> None:
+TEXT = "b a b"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [
+        ({"sts": "a a a "}, "sts"),
+        ({"query": "a ", "web": "a a "}, "web"),
+        ({"web": "a "}, "web"),
+        ({"query": "a ", "passage": "a a "}, None),
+        ({"query": "a ", "passage": "a a ", "document": ""}, None),
+        ({"query": "a ", "corpus": "a a "}, "corpus"),
+        ({"query": "a ", "document": "a a "}, "query"),
+        ({"clustering": "a ", "document": "a a "}, "clustering"),
+    ],
+)
+def test_input_types_are_sentence_transformers_calls(
+    tmp_path: Path, prompts: dict[str, str], default: str | None
+) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    folder = build(tmp_path, length=None, modules=[Pooling(16)], prompts={"sts": "a a a "}, default_prompt_name="sts")
-    reference = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    folder = build(tmp_path, length=None, modules=[Pooling(16)])
+    edit(folder / "config_sentence_transformers.json", lambda c: c.update(prompts=prompts, default_prompt_name=default))
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     card = read_card(folder, name="tiny")
-    with_default = reference.encode(["b"])
-    assert (with_default == reference.encode(["b"], prompt=card.prompts["document"])).all()
-    assert (with_default != reference.encode(["b"], prompt="")).any()
+    calls: dict[str, Callable[[str], Any]] = {
+        "query": theirs.encode_query,
+        "document": theirs.encode_document,
+        "clustering": lambda text: theirs.encode(text, prompt_name="clustering" if "clustering" in prompts else None),
+        "classification": theirs.encode,
+        **{name: partial(theirs.encode, prompt_name=name) for name in prompts},
+    }
+    for name, call in calls.items():
+        assert (call(TEXT) == theirs.encode(card.prompts.get(name, "") + TEXT, prompt="")).all(), name
+
+
+@pytest.mark.parametrize(("length", "normalized"), [(16, True), (99, True), (5, False), (None, True)])
+def test_truncate_dim_reads_as_sentence_transformers_applies_it(
+    tmp_path: Path, length: int | None, normalized: bool
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+
+    folder = build(tmp_path, length=None, modules=[Pooling(16), Normalize()], truncate_dim=length)
+    theirs = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    card = read_card(folder, name="tiny")
+    vector = theirs.encode(TEXT)
+    assert len(vector) == card.dimension == min(length or 16, 16)
+    assert card.normalize is normalized is bool(abs((vector**2).sum() - 1) < 1e-5)
+    assert card.similarity == theirs.similarity_fn_name == "cosine"
+
+
+def test_shorter_lengths_are_the_users_or_those_of_the_files(minilm: Path) -> None:
+    assert read_card(minilm, name="mine").matryoshka == ()
+    edit(minilm / "config.json", lambda c: c.update(matryoshka_dimensions=[64, 128, 384]))
+    assert read_card(minilm, name="mine").matryoshka == (128, 64)
+    assert read_card(minilm, name="mine", dimensions=(32, 256)).matryoshka == (256, 32)
+    for wrong in (384, 0):
+        with pytest.raises(CardError, match=rf"--dimensions {wrong}: the vectors have 384 elements"):
+            read_card(minilm, name="mine", dimensions=(wrong,))
+
+
+def test_similarity_is_read_if_the_model_has_it(minilm: Path) -> None:
+    settings = minilm / "config_sentence_transformers.json"
+    assert not read_card(minilm, name="mine").similarity
+    edit(settings, lambda c: c.update(similarity_fn_name="dot"))
+    assert read_card(minilm, name="mine").similarity == "dot"
+    edit(settings, lambda c: c.update(similarity_fn_name="maxsim"))  # of another kind of model, so it is not used
+    assert not read_card(minilm, name="mine").similarity

@@ -116,7 +116,7 @@ def test_json_may_come_before_the_command_or_from_the_environment(
 
 def test_text_results_have_a_line_per_field(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("show", "--token-budget", "8192") == 0
-    assert capsys.readouterr().out == "a line\nbudget  8,192\ntags\nforce   no\n"
+    assert capsys.readouterr().out == "a line\nbudget  8,192\ntags    none\nforce   no\n"
 
 
 def test_command_line_overrides_environment_overrides_file(
@@ -256,6 +256,33 @@ def test_progress_without_a_terminal_is_one_line(capsys: pytest.CaptureFixture[s
     assert captured.err.count("\n") == 1
     assert captured.err.startswith("embedding: 1,000/1,000 texts, ")
     assert captured.err.endswith(" tokens/s\n")
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "text"),
+    [
+        (0, 30, "0/11 recipes, next"),
+        (5, 120, "5/11 recipes, 24 s each, 2.4 min left, next"),
+        (1, 1000, "1/11 recipes, 16.7 min each, 2.8 h left, next"),
+        (10, 35, "10/11 recipes, 3.5 s each, 3.5 s left, next"),
+        (10, 5, "10/11 recipes, 2 recipes/s, 0.5 s left, next"),
+        (11, 22, "11/11 recipes, 2 s each, next"),
+    ],
+)
+def test_a_slow_rate_is_the_time_of_one_unit(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, done: int, seconds: float, text: str
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("fletcher.runtime.commandline.reporter.time.monotonic", lambda: now[0])
+    with Reporter().count("sweeping", total=11, units=("recipes",), note=lambda: "next") as counter:
+        now[0] += seconds
+        counter.advance(done)
+    assert capsys.readouterr().err == f"sweeping: {text}\n"
+
+
+def test_an_empty_list_is_shown_as_none(capsys: pytest.CaptureFixture[str]) -> None:
+    Reporter().result({"canary_unchecked": (), "variants": ("a", "b")})
+    assert capsys.readouterr().out == "canary unchecked  none\nvariants          a, b\n"
 
 
 def test_progress_on_a_terminal_is_a_bar() -> None:

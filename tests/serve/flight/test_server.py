@@ -405,7 +405,7 @@ def test_actions(client: Any, fake_encoder: FakeEncoder) -> None:
 
     assert act("info")["model"]["digest"] == "c0ffee"
     assert act("info")["model"]["dimensions"] == [8, 4]
-    assert act("health") == {"status": "ok", "ready": True, "reason": ""}
+    assert act("health") == {"status": "ok", "ready": True, "reason": "", "canary": "self-made"}
     stats = next(iter(client.do_action("stats"))).body.to_pybytes().decode()
     assert "fletcher_queue_tokens 0.0" in stats
     with pytest.raises(pa.ArrowKeyError, match="no action 'reboot'"):

@@ -434,7 +434,7 @@ def test_no_body_breaks_the_server(http: httpx.Client, body: bytes) -> None:
 
 
 def test_ready_names_the_provider_and_a_fallback(http: httpx.Client, fake_encoder: FakeEncoder) -> None:
-    assert http.get("/ready").json() == {"status": "ready", "provider": "by hand"}
+    assert http.get("/ready").json() == {"status": "ready", "provider": "by hand", "canary": "self-made"}
     assert "fletcher_provider_fallback 0.0" in http.get("/metrics").text
     reason = "openvino was requested, mlas runs: no such library"
     fake_encoder.info = info(fallback=reason)

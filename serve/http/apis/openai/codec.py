@@ -107,6 +107,9 @@ def describe(model: ModelDescription) -> Model:
         output=model.output,
         version=model.version,
         names=sorted(model.names),
+        canary=model.canary,
+        proof=model.proof,
+        similarity=model.similarity or msgspec.UNSET,
     )
 
 

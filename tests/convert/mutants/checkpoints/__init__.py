@@ -1,0 +1,1 @@
+"""Base checkpoints: encoders, tokenizers, and the stacks of modules beside them."""

@@ -1,0 +1,1 @@
+"""Mutants of the base checkpoints, as data."""
