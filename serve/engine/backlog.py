@@ -34,11 +34,6 @@ TURN_TOKENS: Final = 4096
 MOST_CLIENTS: Final = 4096
 
 
-#: Tokens to which the batches of several workers share what waits. A GPU computes smaller batches more slowly per token; the
-#: batches of a CPU are below it, so they are not affected.
-LEAST_SHARE: Final = 8192
-
-
 class FairQueue:
     """Waiting requests. Not safe to use from several threads: the admission's lock guards it.
 
@@ -87,15 +82,13 @@ class FairQueue:
 class Backlog:
     """Queue that forms batches. A large request gives rows for one batch, then queues again."""
 
-    def __init__(self, admission: Admission, workers: int = 1) -> None:
+    def __init__(self, admission: Admission) -> None:
         """Start with an empty queue.
 
         Args:
             admission: the open requests; its lock also guards the queue.
-            workers: number of batches that are computed at once.
         """
         self._admission = admission
-        self._workers = workers
         self._lock = admission.lock
         self._arrival = threading.Condition(self._lock)
         self._waiting = FairQueue()
@@ -160,10 +153,7 @@ class Backlog:
             )
         pieces: list[Piece] = []
         unfinished: list[OpenRequest] = []
-        # A large batch of all that waits would leave nothing for the other workers, and its requests would all be answered,
-        # and come again, at the same time. The first request may fill the batch nevertheless.
-        share = min(budget, max(LEAST_SHARE, admission.tokens // self._workers))
-        room, taken = budget, 0
+        room = budget
         for request in window:
             # A batch has one output, so rows of late chunking need another batch.
             fits = room > 0 and (not pieces or request.task.output == pieces[0].request.task.output)
@@ -173,8 +163,7 @@ class Backlog:
                 continue
             pieces.append(piece)
             tokens = piece.encodings.num_tokens
-            taken += tokens
-            room = share - taken
+            room -= tokens
             admission.charge(request, tokens)
             if request.untaken:
                 unfinished.append(request)
@@ -183,7 +172,7 @@ class Backlog:
         for request in unfinished:
             queue.push(request)
         if pieces and (queue.heap or admission.rate.sampling):
-            admission.rate.count_drained(taken, now, waiting=bool(queue.heap))
+            admission.rate.count_drained(budget - room, now, waiting=bool(queue.heap))
         if queue.heap:
             self._arrival.notify()
         return pieces
