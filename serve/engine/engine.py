@@ -245,7 +245,10 @@ class Engine:
         except BaseException as error:
             self.admission.settle(admitted, error=error)
             raise
-        self._queue(admitted, task)
+        if len(task.encodings):
+            self._backlog.push(admitted, task)
+        else:
+            self._answer_empty(admitted, task)
         return admitted.futures[0]
 
     def _prepare(self, admitted: OpenRequest) -> None:
@@ -271,15 +274,15 @@ class Engine:
             # Callers that joined the request get the error from their futures; a caller on this thread gets an exception.
             self.admission.settle(admitted, error=error)
             raise
-        self._queue(admitted, task)
-
-    def _queue(self, admitted: OpenRequest, task: Task) -> None:
-        """Queue the rows of a task; answer it at once if there is nothing to compute."""
         if len(task.encodings):
             self._backlog.push(admitted, task)
-        else:  # there are no texts, or the cache has all of them
-            admitted.task = task
-            self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
+        else:
+            self._answer_empty(admitted, task)
+
+    def _answer_empty(self, admitted: OpenRequest, task: Task) -> None:
+        """Answer a request without a row to compute: it has no texts, or the cache has all of them."""
+        admitted.task = task
+        self._workers.answer(admitted, np.empty((0, self._info.dimension), np.float32))
 
     def stop_admitting(self) -> None:
         """Reject all new requests. Admitted requests are still answered."""
