@@ -120,7 +120,13 @@ def _with_token_types(checkpoint: Checkpoint, architecture: Architecture) -> Arc
     name = row.name.removesuffix(".0")
     stored = next(tensor for full, tensor in checkpoint.tensors.items() if full.endswith(name))
     # Where the class is not known, the types are an input, and the artifact's tokenizer.json gives zeros if there are none.
-    if stored.shape[0] == 1 or gives_token_types(checkpoint) is False:
+    gives_types = gives_token_types(checkpoint)
+    if stored.shape[0] == 1 and gives_types:
+        raise CheckpointError(
+            f"{checkpoint.folder / 'tokenizer_config.json'}: its tokenizer gives the second text of a pair the token type 1, and "
+            f"{name} has one row: one of the two files belongs to another model"
+        )
+    if stored.shape[0] == 1 or gives_types is False:
         return architecture
     whole = TensorReader(checkpoint, prefixes=()).take(stored.name, stored.shape)
     table = Weight(name, whole.shape, whole.load)

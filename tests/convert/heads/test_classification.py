@@ -99,6 +99,19 @@ def test_a_tokenizer_without_token_types_gives_none(tmp_path: Path) -> None:
         np.testing.assert_allclose(encoder.score(QUERY, DOCUMENTS).scores, expected(folder), atol=1e-5)
 
 
+def test_a_tokenizer_with_more_token_types_than_the_model_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model", sizes=SIZES | {"type_vocab_size": 1})
+    set_input_names(folder, ["input_ids", "token_type_ids", "attention_mask"])
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": "BertTokenizer"}))
+    with pytest.raises(CheckpointError, match=r"tokenizer_config.json: .* the token type 1, and .* has one row"):
+        export(str(folder), tmp_path / "artifact")
+    with pytest.raises(IndexError):  # the reference's own way to refuse it
+        CrossEncoder(str(folder), device="cpu").model(
+            input_ids=torch.tensor([[0, 5, 2]]), token_type_ids=torch.tensor([[0, 1, 1]])
+        )
+
+
 @pytest.mark.parametrize(("like", "typed"), [("4", True), ("5", False)])
 def test_token_types_follow_the_version_of_transformers(tmp_path: Path, like: TokenizerLike, typed: bool) -> None:
     """PreTrainedTokenizerFast gives token types in transformers 4, and none in 5."""

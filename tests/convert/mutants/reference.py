@@ -107,7 +107,7 @@ def _embed_plain(folder: Path) -> list[NDArray[np.float32] | None]:
     with torch.inference_mode():
         for text in TEXTS:
             inputs = tokenizer(text, truncation=True, max_length=limit, return_tensors="pt")
-            rows.append(model(**inputs).last_hidden_state[0].mean(0).numpy())
+            rows.append(model(**inputs)[0][0].mean(0).numpy())
     return rows
 
 
