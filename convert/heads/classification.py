@@ -123,8 +123,8 @@ def _with_token_types(checkpoint: Checkpoint, architecture: Architecture) -> Arc
     gives_types = gives_token_types(checkpoint)
     if stored.shape[0] == 1 and gives_types:
         raise CheckpointError(
-            f"{checkpoint.folder / 'tokenizer_config.json'}: its tokenizer gives the second text of a pair the token type 1, and "
-            f"{name} has one row: one of the two files belongs to another model"
+            f"{checkpoint.folder / 'tokenizer_config.json'}: its tokenizer gives the second text of a pair the token type 1, "
+            f"and {name} has one row: one of the two files belongs to another model"
         )
     if stored.shape[0] == 1 or gives_types is False:
         return architecture
